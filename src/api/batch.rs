@@ -1,0 +1,122 @@
+//! [`Batch`]: writes that happen together.
+
+use std::sync::Arc;
+
+use super::{Keyspace, check_key, db::Owner};
+use crate::{
+    base::{Error, KeyRange, KeyspaceId, Kind, Receipt, Result},
+    engine::Durability,
+    wal::{BATCH_LEN_MAX, BatchBuf},
+};
+
+/// Writes that happen together or not at all, across keyspaces. The last word on a key counts.
+///
+/// ```
+/// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+/// # let db = Options::new().env(Memory::new()).open("my.db")?;
+/// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+/// let mut batch = db.batch();
+/// batch.put(&users, "ann", "25");
+/// batch.delete(&users, "bob");
+/// let receipt = batch.commit()?;
+/// assert_eq!(db.as_of(receipt.seqno)?.get(&users, "ann")?.unwrap(), b"25");
+/// # Ok::<_, chronolith::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a batch does nothing until `commit`"]
+pub struct Batch {
+    owner: Arc<Owner>,
+    buf: BatchBuf,
+    keyspaces: Vec<KeyspaceId>,
+    /// The first thing that was wrong: told at the commit.
+    wrong: Option<Error>,
+}
+
+impl Batch {
+    pub(super) fn new(owner: &Arc<Owner>) -> Self {
+        Self { owner: Arc::clone(owner), buf: BatchBuf::default(), keyspaces: Vec::new(), wrong: None }
+    }
+
+    /// Sets a key.
+    pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.push(Kind::Put, keyspace, key.as_ref(), value.as_ref());
+    }
+
+    /// Deletes a key.
+    pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) {
+        self.push(Kind::Delete, keyspace, key.as_ref(), &[]);
+    }
+
+    /// Deletes every key of a range, as one entry.
+    pub fn delete_range(&mut self, keyspace: &Keyspace, range: impl KeyRange) {
+        let span = range.span();
+        let checked = check_key(&span.start).and_then(|()| check_key(span.end.as_deref().unwrap_or_default()));
+        if self.accept(keyspace, checked, span.start.len() + span.end.as_ref().map_or(0, Vec::len)) && !span.is_empty()
+        {
+            self.buf.push_range(keyspace.id(), &span.start, span.end.as_deref());
+        }
+    }
+
+    /// How many operations it holds.
+    pub fn len(&self) -> usize {
+        self.buf.count() as usize
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Commits with the durability of the database.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for a keyspace that was dropped or belongs to another database, a key over 65,536 bytes, or a batch
+    /// over 64 MiB; [`DiskFull`](Error::DiskFull), [`Poisoned`](Error::Poisoned), [`Closed`](Error::Closed). Then nothing
+    /// of it was applied.
+    pub fn commit(self) -> Result<Receipt> {
+        self.commit_as(None)
+    }
+
+    /// Commits with a durability of its own.
+    ///
+    /// # Errors
+    /// As [`Batch::commit`].
+    pub fn commit_with(self, durability: Durability) -> Result<Receipt> {
+        self.commit_as(Some(durability))
+    }
+
+    fn commit_as(self, durability: Option<Durability>) -> Result<Receipt> {
+        let Self { owner, buf, keyspaces, wrong } = self;
+        match wrong {
+            Some(error) => Err(error),
+            None => owner.engine.commit(buf, &keyspaces, durability, None),
+        }
+    }
+
+    fn push(&mut self, kind: Kind, keyspace: &Keyspace, key: &[u8], value: &[u8]) {
+        if self.accept(keyspace, check_key(key), key.len() + value.len()) {
+            self.buf.push(kind, keyspace.id(), key, value);
+        }
+    }
+
+    /// Whether an operation may join; if not, the reason is kept for the commit.
+    fn accept(&mut self, keyspace: &Keyspace, checked: Result<()>, bytes: usize) -> bool {
+        let checked = checked.and_then(|()| {
+            if !keyspace.belongs_to(&self.owner) {
+                let what = format!("keyspace \"{}\" belongs to another database", keyspace.name());
+                return Err(Error::invalid(what));
+            }
+            if self.buf.len().saturating_add(bytes) > BATCH_LEN_MAX {
+                // Checked before the bytes are copied: a batch never takes much more memory than it may.
+                return Err(Error::invalid(format!("a batch encodes to at most {BATCH_LEN_MAX} bytes; split it")));
+            }
+            Ok(())
+        });
+        if let Err(error) = checked {
+            self.wrong.get_or_insert(error);
+        } else if !self.keyspaces.contains(&keyspace.id()) {
+            self.keyspaces.push(keyspace.id());
+        }
+        self.wrong.is_none()
+    }
+}

@@ -1,0 +1,165 @@
+//! Iterators over ranges: double-ended, owned, with errors as items.
+
+use crate::{
+    base::{Bytes, Error, KeySpan, KeyspaceId, Result},
+    engine::Scan,
+    merge::Direction,
+};
+
+use super::View;
+
+/// The keys and values of a range, from either end. After an error it ends.
+#[derive(Debug)]
+#[must_use = "iterators are lazy"]
+pub struct Range {
+    view: View,
+    keyspace: KeyspaceId,
+    span: KeySpan,
+    front: Option<Scan>,
+    back: Option<Scan>,
+    /// Told as the first item.
+    wrong: Option<Error>,
+    ended: bool,
+}
+
+impl Range {
+    pub(super) fn new(view: View, keyspace: KeyspaceId, span: KeySpan, wrong: Option<Error>) -> Self {
+        Self { view, keyspace, span, front: None, back: None, wrong, ended: false }
+    }
+
+    /// The same range without its values.
+    pub fn keys(self) -> Keys {
+        Keys { range: self }
+    }
+
+    /// Steps at one end; `true` when that end stands at a key that the other has not passed.
+    fn step(&mut self, direction: Direction) -> Result<bool> {
+        if self.ended {
+            return Ok(false);
+        }
+        let stepped = self.try_step(direction);
+        self.ended = !matches!(stepped, Ok(true));
+        stepped
+    }
+
+    fn try_step(&mut self, direction: Direction) -> Result<bool> {
+        if let Some(wrong) = self.wrong.take() {
+            return Err(wrong);
+        }
+        let core = self.view.core();
+        core.engine().check_open()?;
+        let (end, other) = match direction {
+            Direction::Forward => (&mut self.front, &self.back),
+            Direction::Backward => (&mut self.back, &self.front),
+        };
+        let scan = match end {
+            Some(scan) => scan,
+            None => match core.scan(self.keyspace, self.span.clone(), direction)? {
+                Some(scan) => end.insert(scan),
+                None => return Ok(false),
+            },
+        };
+        if !scan.step()? {
+            return Ok(false);
+        }
+        let met = other.as_ref().is_some_and(|other| match direction {
+            Direction::Forward => scan.key() >= other.key(),
+            Direction::Backward => scan.key() <= other.key(),
+        });
+        Ok(!met)
+    }
+
+    fn end(&self, direction: Direction) -> Option<&Scan> {
+        match direction {
+            Direction::Forward => self.front.as_ref(),
+            Direction::Backward => self.back.as_ref(),
+        }
+    }
+
+    fn item<T>(&mut self, direction: Direction, of: impl FnOnce(&Scan) -> T) -> Option<Result<T>> {
+        match self.step(direction) {
+            Ok(true) => self.end(direction).map(|scan| Ok(of(scan))),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+fn pair(scan: &Scan) -> (Bytes, Bytes) {
+    (Bytes::copy_from(scan.key()), scan.value())
+}
+
+impl Iterator for Range {
+    type Item = Result<(Bytes, Bytes)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.item(Direction::Forward, pair)
+    }
+}
+
+impl DoubleEndedIterator for Range {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.item(Direction::Backward, pair)
+    }
+}
+
+impl std::iter::FusedIterator for Range {}
+
+/// The keys of a range, from either end.
+#[derive(Debug)]
+#[must_use = "iterators are lazy"]
+pub struct Keys {
+    range: Range,
+}
+
+impl Iterator for Keys {
+    type Item = Result<Bytes>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.range.item(Direction::Forward, |scan| Bytes::copy_from(scan.key()))
+    }
+}
+
+impl DoubleEndedIterator for Keys {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.range.item(Direction::Backward, |scan| Bytes::copy_from(scan.key()))
+    }
+}
+
+impl std::iter::FusedIterator for Keys {}
+
+/// A walk through a range that lends keys and values: nothing is copied.
+///
+/// ```
+/// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+/// # let db = Options::new().env(Memory::new()).open("my.db")?;
+/// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+/// # users.put("ann", "25")?;
+/// let mut bytes = 0;
+/// let mut cursor = users.cursor("a"..);
+/// while let Some((key, value)) = cursor.next_ref()? {
+///     bytes += key.len() + value.len();
+/// }
+/// # assert_eq!(bytes, 5);
+/// # Ok::<_, chronolith::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "cursors are lazy"]
+pub struct Cursor {
+    range: Range,
+}
+
+impl Cursor {
+    pub(super) fn new(range: Range) -> Self {
+        Self { range }
+    }
+
+    /// The next key and value, lent until the next call.
+    ///
+    /// # Errors
+    /// As [`View::get`]; then the walk has ended.
+    pub fn next_ref(&mut self) -> Result<Option<(&[u8], &[u8])>> {
+        let stepped = self.range.step(Direction::Forward)?;
+        Ok(self.range.front.as_ref().filter(|_| stepped).map(|scan| (scan.key(), scan.value_ref())))
+    }
+}

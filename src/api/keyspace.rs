@@ -1,0 +1,245 @@
+//! [`Keyspace`]: one named, ordered, independent set of keys.
+
+use std::sync::Arc;
+
+use super::{Batch, Cursor, Range, View, check_key, db::Owner};
+use crate::{
+    base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Kind, Receipt, Result},
+    engine::{Checks, ViewCore},
+    wal::BatchBuf,
+};
+
+/// How often [`Keyspace::update`] runs its closure before it gives up.
+const UPDATE_TRIES: usize = 100;
+
+/// A named, ordered set of keys. Cheap to clone.
+///
+/// Every write returns a [`Receipt`]: its place in the order of all commits, and its time.
+#[derive(Clone, Debug)]
+pub struct Keyspace {
+    owner: Arc<Owner>,
+    id: KeyspaceId,
+    name: Arc<str>,
+}
+
+impl Keyspace {
+    pub(super) fn new(owner: &Arc<Owner>, id: KeyspaceId, name: &str) -> Self {
+        Self { owner: Arc::clone(owner), id, name: name.into() }
+    }
+
+    pub(super) fn id(&self) -> KeyspaceId {
+        self.id
+    }
+
+    pub(super) fn belongs_to(&self, owner: &Arc<Owner>) -> bool {
+        Arc::ptr_eq(&self.owner, owner)
+    }
+
+    /// The name it was opened with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// As [`Batch::commit`].
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Receipt> {
+        let mut batch = Batch::new(&self.owner);
+        batch.put(self, key, value);
+        batch.commit()
+    }
+
+    /// Deletes a key. Deleting a key that is not there is no error.
+    ///
+    /// # Errors
+    /// As [`Batch::commit`].
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<Receipt> {
+        let mut batch = Batch::new(&self.owner);
+        batch.delete(self, key);
+        batch.commit()
+    }
+
+    /// Deletes every key of a range, as one entry, however many they are.
+    ///
+    /// # Errors
+    /// As [`Batch::commit`].
+    pub fn delete_range(&self, range: impl KeyRange) -> Result<Receipt> {
+        let mut batch = Batch::new(&self.owner);
+        batch.delete_range(self, range);
+        batch.commit()
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`Corrupt`](Error::Corrupt) and [`Io`](Error::Io) from files, [`Closed`](Error::Closed).
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        self.owner.engine.get(self.id, key.as_ref())
+    }
+
+    /// Whether a key is there.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.get(key)?.is_some())
+    }
+
+    /// The values of several keys, all of one moment.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>> {
+        self.now().multi_get(self, keys)
+    }
+
+    /// The first key and its value.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn first(&self) -> Result<Option<(Bytes, Bytes)>> {
+        self.range(..).next().transpose()
+    }
+
+    /// The last key and its value.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn last(&self) -> Result<Option<(Bytes, Bytes)>> {
+        self.range(..).next_back().transpose()
+    }
+
+    /// The keys and values of a range, in order, all of the moment of the call.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// # for name in ["ann", "bob", "eve"] { users.put(name, "1")?; }
+    /// for item in users.range("a".."c").rev() {
+    ///     let (key, value) = item?;
+    ///     println!("{key:?} = {value:?}");
+    /// }
+    /// # assert_eq!(users.range("a".."c").count(), 2);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    #[must_use = "iterators are lazy"]
+    pub fn range(&self, range: impl KeyRange) -> Range {
+        self.now().scan(self, range.span())
+    }
+
+    /// The keys and values that begin with a prefix, in order.
+    #[must_use = "iterators are lazy"]
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range {
+        self.now().scan(self, KeySpan::prefix(prefix.as_ref()))
+    }
+
+    /// A cursor that lends keys and values instead of copying them: the fastest way through a range.
+    #[must_use = "cursors are lazy"]
+    pub fn cursor(&self, range: impl KeyRange) -> Cursor {
+        Cursor::new(self.range(range))
+    }
+
+    /// About how many keys there are, at no cost: versions, tombstones and unmerged duplicates count too.
+    pub fn approximate_len(&self) -> u64 {
+        let current = self.owner.engine.current();
+        let segments: u64 = current.trees.get(&self.id).map_or(0, |tree| {
+            tree.levels
+                .iter()
+                .flatten()
+                .map(|table| table.meta.summary.keys - table.meta.summary.tombstones.min(table.meta.summary.keys))
+                .sum()
+        });
+        let memory: u64 = current.memtables(u64::MAX).map(|table| table.entries()).sum();
+        // The memtables are shared by all keyspaces: their entries count here only while there is nothing else to go by.
+        if segments == 0 { memory } else { segments }
+    }
+
+    /// Sets a key that is not there; nothing happens, and there is no receipt, when it is.
+    ///
+    /// # Errors
+    /// As [`Batch::commit`].
+    pub fn insert_if_absent(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Option<Receipt>> {
+        self.compare_and_swap(key, None::<&[u8]>, Some(value))
+    }
+
+    /// Sets a key to `new` (deletes it for `None`) if its value is `expected` (`None`: absent). Without a receipt it was something
+    /// else, and nothing happened.
+    ///
+    /// # Errors
+    /// As [`Batch::commit`].
+    pub fn compare_and_swap(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected: Option<impl AsRef<[u8]>>,
+        new: Option<impl AsRef<[u8]>>,
+    ) -> Result<Option<Receipt>> {
+        let expected = expected.as_ref().map(AsRef::as_ref);
+        let new = new.as_ref().map(AsRef::as_ref);
+        self.read_then_write(key.as_ref(), |old| (old == expected).then(|| new.map(Bytes::copy_from)))
+    }
+
+    /// Sets a key to what the closure makes of its value (`None`: absent, or to be deleted). The closure runs again when
+    /// somebody else wrote the key meanwhile.
+    ///
+    /// # Errors
+    /// As [`Batch::commit`]; [`Conflict`](Error::Conflict) after a hundred tries.
+    pub fn update<V: AsRef<[u8]>>(
+        &self,
+        key: impl AsRef<[u8]>,
+        mut change: impl FnMut(Option<&[u8]>) -> Option<V>,
+    ) -> Result<Receipt> {
+        let key = key.as_ref();
+        let written = self.read_then_write(key, |old| Some(change(old).map(|new| Bytes::copy_from(new.as_ref()))))?;
+        written.ok_or_else(|| Error::Conflict { key: key.to_vec() })
+    }
+
+    /// Reads a key, lets `decide` choose what to write (nothing: leave it), and writes that if the key is still the same.
+    fn read_then_write(
+        &self,
+        key: &[u8],
+        mut decide: impl FnMut(Option<&[u8]>) -> Option<Option<Bytes>>,
+    ) -> Result<Option<Receipt>> {
+        check_key(key)?;
+        let engine = &self.owner.engine;
+        for _ in 0..UPDATE_TRIES {
+            let watch = Watch::start(&self.owner);
+            let old = self.get(key)?;
+            let Some(new) = decide(old.as_deref()) else { return Ok(None) };
+            let mut batch = BatchBuf::default();
+            match &new {
+                Some(value) => batch.push(Kind::Put, self.id, key, value),
+                None => batch.push(Kind::Delete, self.id, key, &[]),
+            }
+            let checks = Checks { since: watch.since, keys: vec![(self.id, key.to_vec())] };
+            match engine.commit(batch, &[self.id], None, Some(&checks)) {
+                Err(Error::Conflict { .. }) => {}
+                committed => return committed.map(Some),
+            }
+        }
+        Err(Error::Conflict { key: key.to_vec() })
+    }
+
+    fn now(&self) -> View {
+        View::new(&self.owner, ViewCore::snapshot(&self.owner.engine))
+    }
+}
+
+/// While it lives, writes are noted so that conflicts are found.
+struct Watch<'a> {
+    owner: &'a Arc<Owner>,
+    since: u64,
+}
+
+impl<'a> Watch<'a> {
+    fn start(owner: &'a Arc<Owner>) -> Self {
+        Self { owner, since: owner.engine.watch() }
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.owner.engine.unwatch();
+    }
+}

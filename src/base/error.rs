@@ -1,0 +1,178 @@
+//! What can go wrong: one variant for each thing a caller would do next.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::Seqno;
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why something was not done. The message names the file, keyspace or key, and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused. Reads may be tried again; for writes ask [`Db::health`](crate::Db::health).
+    #[error("cannot {op} {}: {source}", path.display())]
+    Io {
+        /// What was tried, in words.
+        op: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A file does not hold what was written to it. Restore it from a copy; trying again will not help.
+    #[error("{} is corrupt at byte {offset}: {what}; restore the file from a copy", path.display())]
+    Corrupt {
+        /// The damaged file.
+        path: PathBuf,
+        /// Where the damage was seen.
+        offset: u64,
+        /// What was expected there.
+        what: &'static str,
+    },
+
+    /// Somebody else has the database open. Close it there first.
+    #[error("{} is open{}; close it there first", path.display(), by(*pid))]
+    Locked {
+        /// The database.
+        path: PathBuf,
+        /// The process that holds it, when it could be read.
+        pid: Option<u32>,
+    },
+
+    /// Somebody wrote what this write depends on. Read again and retry.
+    #[error("key \"{}\" was written by somebody else meanwhile; run the operation again", key.escape_ascii())]
+    Conflict {
+        /// A key that changed.
+        key: Vec<u8>,
+    },
+
+    /// The past that was asked for has been compacted away. Ask for `oldest` or later, or keep more history with a policy.
+    #[error("the history asked for is gone; the oldest readable seqno here is {oldest}")]
+    HistoryTrimmed {
+        /// The oldest seqno at which this answer is exact.
+        oldest: Seqno,
+    },
+
+    /// The seqno or time asked for has not been committed yet.
+    #[error("seqno {asked} lies in the future; the newest commit is {newest}")]
+    InTheFuture {
+        /// What was asked for.
+        asked: Seqno,
+        /// The newest commit.
+        newest: Seqno,
+    },
+
+    /// The disk is full. Make room and write again: nothing acknowledged was lost.
+    #[error("the disk that holds {} is full; make room and write again", path.display())]
+    DiskFull {
+        /// The file that could not grow.
+        path: PathBuf,
+    },
+
+    /// A sync failed, so nothing more is acknowledged. Reads go on; close the database and open it again.
+    #[error("writes have stopped because {why}; close the database and open it again")]
+    Poisoned {
+        /// What failed.
+        why: String,
+    },
+
+    /// The database was closed; this handle, view or iterator is of no further use.
+    #[error("the database is closed; open it again")]
+    Closed,
+
+    /// An argument or option makes no sense. Correct the call.
+    #[error("{what}")]
+    Invalid {
+        /// What is wrong, and what would be right.
+        what: String,
+    },
+
+    /// The database was written by a newer release. Open it with that release; no byte was touched.
+    #[error("{} has format {version}, which this release does not know; open it with a newer one", path.display())]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        version: u32,
+    },
+}
+
+impl Error {
+    /// Whether the same operation may succeed when it is simply run again: only after a [`Error::Conflict`].
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Conflict { .. })
+    }
+
+    pub(crate) fn invalid(what: impl Into<String>) -> Self {
+        Self::Invalid { what: what.into() }
+    }
+
+    /// A system's refusal, with a full disk told from the rest.
+    pub(crate) fn io(op: &'static str, path: &Path, source: io::Error) -> Self {
+        let full = matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        );
+        let path = path.to_path_buf();
+        if full { Self::DiskFull { path } } else { Self::Io { op, path, source } }
+    }
+
+    /// The same error for a second receiver. System errors keep their kind and text.
+    pub(crate) fn duplicate(&self) -> Self {
+        match self {
+            Self::Io { op, path, source } => {
+                let source = io::Error::new(source.kind(), source.to_string());
+                Self::Io { op, path: path.clone(), source }
+            }
+            Self::Corrupt { path, offset, what } => Self::Corrupt { path: path.clone(), offset: *offset, what },
+            Self::Locked { path, pid } => Self::Locked { path: path.clone(), pid: *pid },
+            Self::Conflict { key } => Self::Conflict { key: key.clone() },
+            Self::HistoryTrimmed { oldest } => Self::HistoryTrimmed { oldest: *oldest },
+            Self::InTheFuture { asked, newest } => Self::InTheFuture { asked: *asked, newest: *newest },
+            Self::DiskFull { path } => Self::DiskFull { path: path.clone() },
+            Self::Poisoned { why } => Self::Poisoned { why: why.clone() },
+            Self::Closed => Self::Closed,
+            Self::Invalid { what } => Self::Invalid { what: what.clone() },
+            Self::NewerFormat { path, version } => Self::NewerFormat { path: path.clone(), version: *version },
+        }
+    }
+}
+
+fn by(pid: Option<u32>) -> String {
+    pid.map_or_else(|| " by another process".to_owned(), |pid| format!(" by process {pid}"))
+}
+
+/// Says what was tried on which file when a system call fails.
+pub(crate) trait IoContext<T> {
+    fn at(self, op: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn at(self, op: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T> {
+        self.map_err(|source| Error::io(op, &path(), source))
+    }
+}
+
+/// Bytes that are not what they should be: where, and what was expected there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("at byte {offset}: {what}")]
+pub struct Corruption {
+    /// Offset from the start of the decoded bytes.
+    pub offset: u64,
+    /// What was expected.
+    pub what: &'static str,
+}
+
+impl Corruption {
+    /// The error that names the file: `base` is where in it the decoded bytes began.
+    pub(crate) fn of(self, path: &Path, base: u64) -> Error {
+        Error::Corrupt { path: path.to_path_buf(), offset: base.saturating_add(self.offset), what: self.what }
+    }
+}

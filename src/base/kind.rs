@@ -1,0 +1,54 @@
+//! What an entry is. The numbers stand on disk: none is ever changed or used again.
+
+/// The kind of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// A value. Since format 1.
+    Put = 1,
+    /// A tombstone: the key is gone from here on. Since format 1.
+    Delete = 2,
+    /// A range tombstone: every key from the entry's key up to its value (exclusive). Since format 1.
+    RangeDelete = 3,
+    /// Reserved in format 1: a value to be combined by a merge strategy.
+    Operand = 4,
+    /// Reserved in format 1: the list of chunks that stands for a large value.
+    Recipe = 5,
+    /// Reserved in format 1: hides every older version of the key for good.
+    Purge = 6,
+    /// Reserved in format 1: a folded sum of 16 bytes.
+    WideSum = 7,
+}
+
+impl Kind {
+    /// The kind with this number on disk, if there is one.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Put,
+            2 => Self::Delete,
+            3 => Self::RangeDelete,
+            4 => Self::Operand,
+            5 => Self::Recipe,
+            6 => Self::Purge,
+            7 => Self::WideSum,
+            _ => return None,
+        })
+    }
+
+    /// Its number on disk.
+    pub(crate) fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_own_number() {
+        let kinds: Vec<_> = (0..=255).filter_map(Kind::from_number).collect();
+        assert_eq!(kinds.len(), 7);
+        assert!(kinds.iter().all(|kind| Kind::from_number(kind.number()) == Some(*kind)));
+    }
+}

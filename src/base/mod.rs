@@ -1,0 +1,23 @@
+//! The words everyone uses: keys, seqnos, kinds, shared bytes, errors, counters. No I/O, no locks, no bytes on disk.
+
+mod bytes;
+mod error;
+mod key;
+mod kind;
+mod seqno;
+
+pub use bytes::Bytes;
+pub(crate) use error::IoContext;
+pub use error::{Corruption, Error, Result};
+pub use key::KeyRange;
+pub(crate) use key::{KEY_LEN_MAX, KeySpan};
+pub(crate) use kind::Kind;
+pub(crate) use seqno::from_us;
+pub use seqno::{Receipt, Seqno};
+
+/// Number of a keyspace inside its database, never used twice. Numbers below [`FIRST_KEYSPACE`] are the engine's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct KeyspaceId(pub(crate) u32);
+
+/// The first number a user's keyspace can have.
+pub(crate) const FIRST_KEYSPACE: u32 = 16;

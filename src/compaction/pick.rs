@@ -1,0 +1,211 @@
+//! What to compact next: pure, from metadata alone.
+//!
+//! Levelled: level 0 holds what flushes left, newest first; each deeper level is sorted, does not overlap, and may be `ratio`
+//! times as large as the one above. The level that is furthest over its bound goes first.
+
+use std::sync::Arc;
+
+use crate::{
+    base::{KeySpan, KeyspaceId},
+    manifest::KeyspaceVersion,
+    segment::Finished,
+};
+
+/// The bounds that give a keyspace its shape.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// Level 0 is over its bound with this many segments.
+    pub(crate) l0_threshold: usize,
+    /// How many times larger each level may be than the one above.
+    pub(crate) level_ratio: u64,
+    /// The bound of level 1, in bytes.
+    pub(crate) base_bytes: u64,
+    /// The deepest level.
+    pub(crate) level_max: usize,
+}
+
+/// A compaction to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Task {
+    pub(crate) keyspace: KeyspaceId,
+    /// Inputs, newest first.
+    pub(crate) inputs: Vec<Arc<Finished>>,
+    pub(crate) output_level: u8,
+    /// Segments outside the task that may hold older entries of its keys.
+    pub(crate) below: Vec<Arc<Finished>>,
+    /// The one input only has to change its level.
+    pub(crate) just_move: bool,
+}
+
+/// How far a level is over its bound: 1000 is just at it.
+fn level_score(keyspace: &KeyspaceVersion, level: usize, shape: &Shape) -> u64 {
+    let segments = keyspace.level(level);
+    if level == 0 {
+        return 1000 * segments.len() as u64 / shape.l0_threshold.max(1) as u64;
+    }
+    let bytes: u64 = segments.iter().map(|segment| segment.file_len).sum();
+    let power = u32::try_from(level - 1).unwrap_or(u32::MAX);
+    let bound = shape.base_bytes.saturating_mul(shape.level_ratio.saturating_pow(power)).max(1);
+    bytes.saturating_mul(1000) / bound
+}
+
+/// The level of a keyspace that is furthest over its bound, and by how much; nothing when all are within.
+pub(crate) fn score(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<(usize, u64)> {
+    (0..shape.level_max)
+        .map(|level| (level, level_score(keyspace, level, shape)))
+        .filter(|(_, score)| *score >= 1000)
+        .max_by_key(|(level, score)| (*score, std::cmp::Reverse(*level)))
+}
+
+/// The task that brings a level within its bound.
+pub(crate) fn pick(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<Task> {
+    let (level, _) = score(keyspace, shape)?;
+    let upper: Vec<_> = if level == 0 {
+        // All of level 0: its segments overlap, and an older one must never end above a newer one.
+        keyspace.level(0).to_vec()
+    } else {
+        // The segment that drags the fewest bytes of the next level along, for each of its own.
+        let cost = |segment: &&Arc<Finished>| {
+            let dragged: u64 = overlapping(keyspace.level(level + 1), &segment.summary.span).map(|s| s.file_len).sum();
+            (dragged.saturating_mul(1000) / segment.file_len.max(1), segment.number)
+        };
+        keyspace.level(level).iter().min_by_key(cost).cloned().into_iter().collect()
+    };
+    let span = hull(&upper)?;
+    let lower: Vec<_> = overlapping(keyspace.level(level + 1), &span).cloned().collect();
+    let just_move = upper.len() == 1 && lower.is_empty();
+    let inputs: Vec<_> = upper.into_iter().chain(lower).collect();
+    // What the lower inputs cover may be wider than what the upper ones do.
+    let below = deeper(keyspace, level + 1, &hull(&inputs)?);
+    Some(Task { keyspace: keyspace.id, inputs, output_level: u8::try_from(level + 1).ok()?, below, just_move })
+}
+
+/// The task that brings a keyspace to its final shape: everything in one sorted level, with nothing left to drop. Nothing when
+/// it is there already.
+pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<Task> {
+    let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
+    let settled = |segment: &Arc<Finished>| {
+        let summary = &segment.summary;
+        summary.tombstones == 0 && summary.range_tombstones == 0 && summary.entries == summary.keys
+    };
+    let upper_empty = keyspace.levels.iter().take(deepest).all(Vec::is_empty);
+    if deepest > 0 && upper_empty && keyspace.level(deepest).iter().all(settled) {
+        return None;
+    }
+    // The first level that may hold it all, so that the next writes do not have to move it again.
+    let bytes: u64 = keyspace.segments().map(|segment| segment.file_len).sum();
+    let fits = |level: &usize| {
+        let power = u32::try_from(level - 1).unwrap_or(u32::MAX);
+        shape.base_bytes.saturating_mul(shape.level_ratio.saturating_pow(power)) >= bytes
+    };
+    let level = (1..shape.level_max).find(fits).unwrap_or(shape.level_max).max(deepest);
+    Some(Task {
+        keyspace: keyspace.id,
+        inputs: keyspace.segments().cloned().collect(),
+        output_level: u8::try_from(level).ok()?,
+        below: Vec::new(),
+        just_move: false,
+    })
+}
+
+/// The segments of the levels below `level` that overlap a span.
+fn deeper(keyspace: &KeyspaceVersion, level: usize, span: &KeySpan) -> Vec<Arc<Finished>> {
+    keyspace.levels.iter().skip(level + 1).flat_map(|segments| overlapping(segments, span)).cloned().collect()
+}
+
+fn overlapping<'a>(segments: &'a [Arc<Finished>], span: &'a KeySpan) -> impl Iterator<Item = &'a Arc<Finished>> {
+    segments.iter().filter(|segment| segment.summary.overlaps(span))
+}
+
+/// The smallest span around all segments.
+fn hull(segments: &[Arc<Finished>]) -> Option<KeySpan> {
+    let start = segments.iter().map(|segment| &segment.summary.span.start).min()?.clone();
+    let open = segments.iter().any(|segment| segment.summary.span.end.is_none());
+    let end = if open { None } else { segments.iter().filter_map(|segment| segment.summary.span.end.clone()).max() };
+    Some(KeySpan { start, end })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{manifest::StoredOptions, segment::Summary};
+
+    const SHAPE: Shape = Shape { l0_threshold: 2, level_ratio: 10, base_bytes: 100, level_max: 6 };
+
+    fn segment(number: u64, start: &str, end: &str, seqno: u64, file_len: u64) -> Arc<Finished> {
+        Arc::new(Finished {
+            number,
+            file_id: 0,
+            file_len,
+            footer_digest: 0,
+            summary: Summary {
+                keyspace: KeyspaceId(16),
+                lane: 0,
+                span: KeySpan { start: start.into(), end: Some(end.into()) },
+                keys: 1,
+                entries: 1,
+                tombstones: 0,
+                range_tombstones: 0,
+                raw_bytes: 1,
+                min_seqno: seqno,
+                max_seqno: seqno,
+                lowest_affected: seqno,
+            },
+        })
+    }
+
+    fn keyspace(levels: Vec<Vec<Arc<Finished>>>) -> KeyspaceVersion {
+        KeyspaceVersion {
+            id: KeyspaceId(16),
+            name: "k".into(),
+            options: StoredOptions::default(),
+            born: 1,
+            dropped: None,
+            vanished: 0,
+            horizon: 0,
+            levels,
+        }
+    }
+
+    fn numbers(segments: &[Arc<Finished>]) -> Vec<u64> {
+        segments.iter().map(|segment| segment.number).collect()
+    }
+
+    #[test]
+    fn a_full_level_0_goes_down_with_all_that_it_overlaps() {
+        let keyspace = keyspace(vec![
+            vec![segment(4, "c", "f", 9, 10), segment(3, "a", "d", 8, 10)],
+            vec![segment(1, "a", "b", 1, 10), segment(2, "x", "z", 2, 10)],
+            vec![segment(5, "b", "c", 0, 10), segment(6, "y", "z", 0, 10)],
+        ]);
+        let task = pick(&keyspace, &SHAPE).unwrap();
+        assert_eq!((numbers(&task.inputs), task.output_level), (vec![4, 3, 1], 1));
+        assert_eq!(numbers(&task.below), [5]);
+        assert!(!task.just_move);
+    }
+
+    #[test]
+    fn a_level_within_its_bounds_rests() {
+        assert_eq!(pick(&keyspace(vec![vec![segment(1, "a", "b", 1, 1000)]]), &SHAPE), None);
+        assert_eq!(pick(&keyspace(vec![Vec::new(), vec![segment(1, "a", "b", 1, 99)]]), &SHAPE), None);
+    }
+
+    #[test]
+    fn the_cheapest_segment_of_a_large_level_goes_and_a_lone_one_just_moves() {
+        let keyspace = keyspace(vec![
+            Vec::new(),
+            vec![segment(1, "a", "f", 5, 60), segment(2, "g", "k", 6, 60)],
+            vec![segment(3, "a", "c", 1, 50)],
+        ]);
+        let task = pick(&keyspace, &SHAPE).unwrap();
+        assert_eq!((numbers(&task.inputs), task.output_level, task.just_move), (vec![2], 2, true));
+    }
+
+    #[test]
+    fn everything_ends_in_one_level_and_is_then_left_alone() {
+        let one = keyspace(vec![vec![segment(2, "a", "c", 5, 60)], vec![segment(1, "a", "c", 1, 60)]]);
+        let task = everything(&one, &SHAPE).unwrap();
+        assert_eq!((numbers(&task.inputs), task.output_level), (vec![2, 1], 2));
+        assert_eq!(everything(&keyspace(vec![Vec::new(), vec![segment(1, "a", "c", 1, 60)]]), &SHAPE), None);
+    }
+}

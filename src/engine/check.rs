@@ -1,0 +1,141 @@
+//! Checking everything: every page, every entry, every log, and that they agree.
+
+use std::{fmt, path::PathBuf};
+
+use super::Engine;
+use crate::{
+    base::{Error, IoContext, Result},
+    env::Dir,
+    format::{FileKind, Header, name},
+    manifest::{ManifestStore, read_all},
+    memtable::Memtable,
+    wal::{Ending, Verdict, replay},
+};
+
+/// Damage that [`Db::verify`](crate::Db::verify) found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// The damaged file.
+    pub path: PathBuf,
+    /// The keyspace whose data it holds, where there is one.
+    pub keyspace: Option<String>,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// What [`Db::verify`](crate::Db::verify) read and found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// The damage, a line each.
+    pub findings: Vec<Finding>,
+    /// Files read.
+    pub files: u64,
+    /// Entries read in segments.
+    pub entries: u64,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "read {} files, {} entries, {} bytes", self.files, self.entries, self.bytes)?;
+        for Finding { path, keyspace, what } in &self.findings {
+            let of = keyspace.as_ref().map(|name| format!(" (keyspace \"{name}\")")).unwrap_or_default();
+            writeln!(f, "damaged: {}{of}: {what}", path.display())?;
+        }
+        if self.is_clean() { write!(f, "no damage found") } else { write!(f, "{} findings", self.findings.len()) }
+    }
+}
+
+impl Engine {
+    /// Reads everything. Damage is a finding, not an error.
+    pub(crate) fn verify(&self) -> Result<Report> {
+        self.check_open()?;
+        let mut report = Report::default();
+        self.verify_manifest(&mut report);
+        // Held while it is read: none of these files goes away.
+        let current = self.current();
+        for (id, tree) in current.trees.iter() {
+            let keyspace = current.version.keyspaces.get(id).map(|keyspace| keyspace.name.clone());
+            for table in tree.levels.iter().flatten() {
+                self.check_open()?;
+                report.files += 1;
+                report.bytes += table.meta.file_len;
+                report.entries += table.meta.summary.entries;
+                let path = self.dir.path().join(name::segment(table.meta.number));
+                let checked = table.segment().and_then(|segment| segment.check(&table.meta.summary));
+                report.note(path, keyspace.clone(), checked);
+            }
+        }
+        if !self.options.read_only {
+            for table in &current.sealed {
+                self.verify_log(&mut report, table, None);
+            }
+            let end = {
+                let commit = self.commit.lock();
+                let same = commit.memtable.log() == current.active.log();
+                commit.log.as_ref().filter(|_| same).map(|log| log.offset())
+            };
+            self.verify_log(&mut report, &current.active, end);
+        }
+        Ok(report)
+    }
+
+    /// That the manifest on the disk says what this process believes.
+    fn verify_manifest(&self, report: &mut Report) {
+        let manifest = self.manifest.lock();
+        report.files += 1;
+        report.bytes += manifest.len();
+        let read = ManifestStore::open(std::sync::Arc::clone(&self.dir)).and_then(|found| match found {
+            Some(found) if found.version() == manifest.version() => Ok(()),
+            _ => Err(Error::invalid("the manifest on the disk is not the one in force")),
+        });
+        report.note(manifest.path(), None, read);
+    }
+
+    /// That the log of a memtable reads back, up to `end` where it is still being written.
+    fn verify_log(&self, report: &mut Report, table: &Memtable, end: Option<u64>) {
+        let number = table.log();
+        let name = name::log(number);
+        let path = self.dir.path().join(&name);
+        let decided = self.manifest.lock().version().log_ends.get(&number).copied();
+        let checked = read_log(&*self.dir, &name).and_then(|bytes| {
+            report.files += 1;
+            report.bytes += bytes.len() as u64;
+            let header = Header { kind: FileKind::Log, file_id: self.database_id, number };
+            let replayed = replay(&path, &bytes, header, end.or(decided), |_| Ok(Verdict::Accept))?;
+            let whole = end.or(decided).is_some() || replayed.ending == Ending::Rotated;
+            if whole { Ok(()) } else { Err(Error::invalid("the log has lost its end")) }
+        });
+        // A flush may have finished meanwhile: then the log is gone, and rightly.
+        let current = self.current();
+        let needed = current.active.log() == number || current.sealed.iter().any(|table| table.log() == number);
+        if needed {
+            report.note(path, None, checked);
+        }
+    }
+}
+
+fn read_log(dir: &dyn Dir, name: &str) -> Result<Vec<u8>> {
+    let path = dir.path().join(name);
+    let file = dir.open(name).at("open", || path.clone())?;
+    read_all(&*file, &path)
+}
+
+impl Report {
+    fn note(&mut self, path: PathBuf, keyspace: Option<String>, checked: Result<()>) {
+        if let Err(error) = checked {
+            self.findings.push(Finding { path, keyspace, what: error.to_string() });
+        }
+    }
+}

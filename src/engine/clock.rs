@@ -1,0 +1,87 @@
+//! The clock of the database.
+//!
+//! The wall clock is read when the database is opened and then followed by the monotonic clock, so that one wrong second of the wall
+//! clock changes nothing. A step beyond the slack is believed once it has stood for an hour of monotonic time. Time never runs
+//! backwards: while the database is ahead of the wall it goes on at half speed, until both agree. Rule C1 of
+//! `docs/versions.md`.
+
+/// Differences from the wall clock up to this are ordinary drift, and followed at once.
+const SLACK_US: u64 = 500_000;
+
+/// How long a step must stand.
+const STAND_US: u64 = 3_600_000_000;
+
+/// Follows a wall clock without trusting it.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    now: u64,
+    monotonic: u64,
+    /// Since when, in monotonic time, the wall clock has been far ahead.
+    ahead_since: Option<u64>,
+}
+
+impl Clock {
+    /// A clock that starts at the wall's time, or at `newest` if that is later.
+    pub(crate) fn new(wall: u64, monotonic: u64, newest: u64) -> Self {
+        Self { now: wall.max(newest), monotonic, ahead_since: None }
+    }
+
+    /// The time now, in microseconds; never less than before.
+    pub(crate) fn now(&mut self, wall: u64, monotonic: u64) -> u64 {
+        let passed = monotonic.saturating_sub(self.monotonic);
+        self.monotonic = self.monotonic.max(monotonic);
+        let expected = self.now.saturating_add(passed);
+        if wall > expected.saturating_add(SLACK_US) {
+            let since = *self.ahead_since.get_or_insert(self.monotonic);
+            let believed = self.monotonic.saturating_sub(since) >= STAND_US;
+            self.now = if believed { wall } else { expected };
+        } else {
+            self.ahead_since = None;
+            // Slightly behind or ahead of the wall: follow it, but never backwards; far ahead: wait for it.
+            let ahead = expected.saturating_sub(wall);
+            self.now = if ahead > SLACK_US { self.now.saturating_add(passed / 2) } else { wall.max(self.now) };
+        }
+        self.now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: u64 = 1_000_000;
+
+    #[test]
+    fn time_follows_the_wall_and_never_runs_backwards() {
+        let mut clock = Clock::new(100 * S, 0, 0);
+        assert_eq!(clock.now(101 * S, S), 101 * S);
+        assert_eq!(clock.now(101 * S - 400, S), 101 * S);
+        assert!(clock.now(50 * S, 3 * S) >= 101 * S);
+    }
+
+    #[test]
+    fn one_bad_second_of_the_wall_changes_nothing() {
+        let mut clock = Clock::new(100 * S, 0, 0);
+        let ten_years = 315_360_000 * S;
+        assert_eq!(clock.now(ten_years, S), 101 * S);
+        assert_eq!(clock.now(102 * S, 2 * S), 102 * S);
+    }
+
+    #[test]
+    fn a_step_that_stands_for_an_hour_is_believed() {
+        let mut clock = Clock::new(100 * S, 0, 0);
+        let step = 100_000 * S;
+        for minute in 0..60 {
+            let monotonic = minute * 60 * S;
+            assert!(clock.now(step + monotonic, monotonic) < step, "minute {minute}");
+        }
+        assert_eq!(clock.now(step + 3600 * S, 3600 * S), step + 3600 * S);
+    }
+
+    #[test]
+    fn a_database_from_the_future_waits_at_half_speed() {
+        let mut clock = Clock::new(100 * S, 0, 200 * S);
+        assert_eq!(clock.now(110 * S, 10 * S), 205 * S);
+        assert_eq!(clock.now(300 * S, 200 * S), 300 * S);
+    }
+}

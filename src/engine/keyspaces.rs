@@ -1,0 +1,94 @@
+//! The catalogue of keyspaces: opening, creating, dropping, and forgetting what was dropped.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{Commit, Engine, KeyspaceOptions};
+use crate::{
+    base::{Error, FIRST_KEYSPACE, KeyspaceId, Result},
+    compaction::Policy,
+    manifest::{Change, Edit, KeyspaceVersion, ManifestStore, StoredOptions},
+};
+
+/// The longest name, in bytes.
+const NAME_LEN_MAX: usize = 255;
+
+impl Engine {
+    /// The keyspace of this name, created if need be.
+    pub(crate) fn keyspace(&self, name: &str, options: &KeyspaceOptions) -> Result<Arc<KeyspaceVersion>> {
+        self.check_open()?;
+        if name.is_empty() || name.len() > NAME_LEN_MAX {
+            let what = format!("the name of a keyspace has 1 to {NAME_LEN_MAX} bytes, not {}", name.len());
+            return Err(Error::invalid(what));
+        }
+        if let Some(keyspace) = self.current().version.by_name(name) {
+            return Ok(Arc::clone(keyspace));
+        }
+        self.check_writable()?;
+        let policy = options.policy.unwrap_or_else(Policy::last_writer_wins);
+        let mut manifest = self.manifest.lock();
+        if let Some(keyspace) = manifest.version().by_name(name) {
+            return Ok(Arc::clone(keyspace));
+        }
+        let id = KeyspaceId(manifest.version().next_keyspace.max(FIRST_KEYSPACE));
+        let stored = StoredOptions { policy: policy.number() };
+        self.change(&mut manifest, |seqno| Change::Create { id, name: name.to_owned(), options: stored, seqno })?;
+        manifest.version().by_name(name).cloned().ok_or(Error::Closed)
+    }
+
+    /// Drops the keyspace of this name: it is hidden at once, and forgotten when nobody reads below the drop.
+    pub(crate) fn drop_keyspace(&self, name: &str) -> Result<()> {
+        self.check_writable()?;
+        let mut manifest = self.manifest.lock();
+        let Some(keyspace) = manifest.version().by_name(name) else {
+            return Err(Error::invalid(format!("there is no keyspace \"{name}\" to drop")));
+        };
+        let id = keyspace.id;
+        self.change(&mut manifest, |seqno| Change::Drop { id, seqno })?;
+        drop(manifest);
+        self.work.wake();
+        Ok(())
+    }
+
+    /// Names of the keyspaces there are.
+    pub(crate) fn keyspace_names(&self) -> Vec<String> {
+        let version = Arc::clone(&self.current().version);
+        let alive = version.keyspaces.values().filter(|keyspace| keyspace.dropped.is_none());
+        let mut names: Vec<_> = alive.map(|keyspace| keyspace.name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Forgets a dropped keyspace that nobody can read any more; `false` when there is none.
+    pub(super) fn forget_dropped(&self) -> Result<bool> {
+        let version = Arc::clone(&self.current().version);
+        let registered = self.registry.lock();
+        let unread =
+            |keyspace: &&Arc<KeyspaceVersion>| keyspace.dropped.is_some_and(|dropped| !registered.any_below(dropped));
+        let Some(id) = version.keyspaces.values().find(unread).map(|keyspace| keyspace.id) else { return Ok(false) };
+        drop(registered);
+        self.check_writable()?;
+        let mut manifest = self.manifest.lock();
+        if manifest.version().keyspaces.contains_key(&id) {
+            let version = self.commit_edit(&mut manifest, &Edit::new([Change::Forget { id }]), &[])?;
+            self.install(&version, None, None);
+        }
+        Ok(true)
+    }
+
+    /// Commits a change that users can see, at a seqno of its own, behind every write before it (J2).
+    fn change(&self, manifest: &mut ManifestStore, change: impl FnOnce(u64) -> Change) -> Result<()> {
+        let mut commit = self.commit.lock();
+        self.check_writable()?;
+        self.sync_log_locked(&mut commit)?;
+        let seqno = self.take_seqno(&mut commit)?;
+        let time_us = commit.clock.now(self.env.wall_us(), self.env.monotonic_us()).max(commit.time_us);
+        let stamp = Change::Seqnos { last: seqno, ceiling: 0, time_us };
+        let version = self.commit_edit(manifest, &Edit::new([change(seqno), stamp]), &[])?;
+        let Commit { time_us: newest, .. } = &mut *commit;
+        *newest = time_us;
+        self.install(&version, None, None);
+        self.visible.store(seqno, Ordering::Release);
+        self.syncing.raise(seqno);
+        Ok(())
+    }
+}

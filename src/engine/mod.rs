@@ -1,0 +1,237 @@
+//! The living database: open, write, read, scan, flush, compact, reclaim, check.
+//!
+//! # Locks
+//!
+//! Always taken in this order; none is held while waiting for a thread.
+//!
+//! | lock | owns | I/O under it |
+//! | --- | --- | --- |
+//! | `flushing`, `compacting` | the right to run a flush, a compaction | the whole job |
+//! | `manifest` | the log of edits | appending and syncing an edit |
+//! | `commit` | log writer, active memtable, next seqno, clock, conflicts | appending to the log |
+//! | `registry` | who may read which seqno | none |
+//! | `current` | the superversion that new reads take | none |
+//! | `syncing`, `work` | who syncs; what background work met | none |
+//!
+//! # Invariants
+//!
+//! * E1: a seqno becomes visible only when everything at or below it is in the log and in a memtable.
+//! * E2: memtables are flushed oldest first, all keyspaces of one in one edit, so that a crash leaves a prefix of the commits.
+//! * E3: a thing is durable before anything durable points to it.
+//! * E4: a superversion that a reader holds is complete: its memtables and segments hold every version that was not dropped
+//!   by a job that knew of the reader.
+
+mod check;
+mod checkpoint;
+mod clock;
+mod compact;
+mod conflicts;
+mod flush;
+mod keyspaces;
+mod open;
+mod options;
+mod read;
+mod registry;
+mod scan;
+mod stats;
+mod superversion;
+mod sync;
+mod view;
+mod worker;
+mod write;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+pub use check::{Finding, Report};
+pub use compact::Compacted;
+pub(crate) use conflicts::Conflicts;
+pub use options::{Durability, KeyspaceOptions, Options};
+pub(crate) use scan::Scan;
+pub use stats::{LevelStats, SpaceUse, Stats};
+pub(crate) use view::ViewCore;
+pub(crate) use worker::start as start_threads;
+pub(crate) use write::Checks;
+
+use crate::{
+    base::{Error, Result},
+    env::{Background, Dir, Env},
+    manifest::{CommitFailure, Edit, ManifestStore, Version},
+    memtable::Memtable,
+    wal::{LogFile, LogWriter},
+};
+use clock::Clock;
+use registry::{Registered, Registry};
+use stats::Counters;
+use superversion::{Reclaim, SuperVersion};
+use sync::Syncing;
+use worker::Work;
+
+/// An open database.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    env: Arc<dyn Env>,
+    dir: Arc<dyn Dir>,
+    options: Options,
+    database_id: u64,
+
+    flushing: Mutex<()>,
+    compacting: Mutex<()>,
+    manifest: Mutex<ManifestStore>,
+    commit: Mutex<Commit>,
+    registry: Mutex<Registry>,
+    current: RwLock<Arc<SuperVersion>>,
+
+    /// The newest seqno that readers may see.
+    visible: AtomicU64,
+    /// Numbers for new segment files.
+    next_file: AtomicU64,
+    syncing: Syncing,
+    work: Work,
+    /// Woken when background work has made room.
+    room: Condvar,
+    room_lock: Mutex<()>,
+    closed: AtomicBool,
+    /// Set before the threads are joined: jobs give up.
+    stopping: AtomicBool,
+    poisoned: Mutex<Option<String>>,
+    is_poisoned: AtomicBool,
+    /// Segments of edits that failed: they stay until the next edit has been committed.
+    doubtful: Mutex<Vec<u64>>,
+    reclaim: Arc<Reclaim>,
+    counters: Counters,
+}
+
+/// What the one committing thread works with.
+#[derive(Debug)]
+struct Commit {
+    /// Nothing in a read-only database.
+    log: Option<LogWriter>,
+    memtable: Arc<Memtable>,
+    next_seqno: u64,
+    seqno_ceiling: u64,
+    clock: Clock,
+    /// The commit time of the newest batch.
+    time_us: u64,
+    /// Recent writes, while somebody is between reading and committing.
+    conflicts: Conflicts,
+    /// Logs that were followed by others and are not known to be synced, oldest first, with their ends.
+    unsynced: Vec<(Arc<LogFile>, u64)>,
+    /// A log was created since the directory of logs was synced.
+    names_dirty: bool,
+}
+
+impl Engine {
+    /// The error of whoever comes too late.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// That writes are still taken.
+    fn check_writable(&self) -> Result<()> {
+        self.check_open()?;
+        if self.is_poisoned.load(Ordering::Acquire)
+            && let Some(why) = &*self.poisoned.lock()
+        {
+            return Err(Error::Poisoned { why: why.clone() });
+        }
+        if self.options.read_only {
+            return Err(Error::invalid(format!(
+                "{} was opened read-only; open it without read_only(true) to write",
+                self.dir.path().display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Stops writes for good: what is on the disk is not known any more.
+    fn poison(&self, error: &Error) {
+        let mut why = self.poisoned.lock();
+        why.get_or_insert_with(|| error.to_string());
+        self.is_poisoned.store(true, Ordering::Release);
+    }
+
+    /// The superversion for a read of the present.
+    #[inline]
+    pub(crate) fn current(&self) -> Arc<SuperVersion> {
+        Arc::clone(&self.current.read())
+    }
+
+    #[inline]
+    pub(crate) fn visible(&self) -> u64 {
+        self.visible.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().to_path_buf()
+    }
+
+    /// Asks background work to end.
+    pub(crate) fn stop_work(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.work.stop();
+    }
+
+    /// What background work has met: the error for which it or the writes have stopped.
+    pub(crate) fn health(&self) -> Result<()> {
+        self.check_open()?;
+        if let Some(why) = &*self.poisoned.lock() {
+            return Err(Error::Poisoned { why: why.clone() });
+        }
+        self.work.trouble().map_or(Ok(()), Err)
+    }
+
+    /// Commits an edit. `added` are segments that it names: they are removed when it fails, as soon as that is safe.
+    fn commit_edit(&self, manifest: &mut ManifestStore, edit: &Edit, added: &[u64]) -> Result<Arc<Version>> {
+        match manifest.commit(edit) {
+            Ok(version) => {
+                let doubtful = std::mem::take(&mut *self.doubtful.lock());
+                doubtful.into_iter().for_each(|number| self.reclaim.add(crate::format::name::segment(number)));
+                Ok(version)
+            }
+            Err(CommitFailure::NotCommitted(error)) => {
+                self.doubtful.lock().extend(added);
+                Err(error)
+            }
+            Err(CommitFailure::Unknown(error)) => {
+                self.poison(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a version current. `job` is the list that the job worked by and the newest superseder of what it dropped.
+    fn install(&self, version: &Arc<Version>, flushed: Option<&Arc<Memtable>>, job: Option<(&Registered, u64)>) {
+        let registry = self.registry.lock();
+        if let Some((list, superseder)) = job {
+            registry.freeze(list, superseder);
+        }
+        let mut current = self.current.write();
+        let mut next = current.with_version(version, &self.dir, self.options.mmap, &self.reclaim);
+        if let Some(flushed) = flushed {
+            next.sealed.retain(|table| !Arc::ptr_eq(table, flushed));
+        }
+        let old = std::mem::replace(&mut *current, Arc::new(next));
+        drop(current);
+        drop(registry);
+        // The last reference to a memtable or table may go here: not under a lock.
+        drop(old);
+        self.wake_writers();
+    }
+
+    fn wake_writers(&self) {
+        drop(self.room_lock.lock());
+        self.room.notify_all();
+    }
+
+    fn runs_inline(&self) -> bool {
+        self.env.background() == Background::Caller
+    }
+}

@@ -1,0 +1,368 @@
+//! Opening: lock, look, recover, start.
+//!
+//! ```text
+//!  1 lock       the directory itself; a second opener gets `Locked`
+//!  2 look       only files of ours; CURRENT, or nothing that would miss it
+//!  3 manifest   which segments and logs there must be; each is checked for being there
+//!  4 replay     logs in order, up to the first torn tail: what lies behind is void (W3)
+//!  5 write down a new manifest: where each log ended, and seqnos from above everything that may have been given out
+//!  6 begin      a new log; what no manifest names is removed; background work starts
+//! ```
+//!
+//! Nothing is written before step 5, and step 5 is one atomic switch: a crash at any point is the same crash again.
+
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::{
+    Commit, Conflicts, Engine, Options, clock::Clock, registry::Registry, superversion::SuperVersion,
+    write::SEQNO_RESERVE,
+};
+use crate::{
+    base::{Corruption, Error, IoContext, Result},
+    env::{Dir, Env},
+    format::{FileKind, Header, name},
+    manifest::{Change, CommitFailure, Edit, ManifestStore, Version, read_all},
+    memtable::Memtable,
+    wal::{BatchView, Ending, LogWriter, RecordKind, Verdict, replay},
+};
+
+/// What the logs held.
+#[derive(Debug, Default)]
+struct Recovered {
+    /// Newest first, none empty.
+    memtables: Vec<Arc<Memtable>>,
+    /// Where each log ended.
+    ends: BTreeMap<u64, u64>,
+    last_seqno: u64,
+    time_us: u64,
+    next_log: u64,
+}
+
+impl Engine {
+    /// Opens the database in a directory.
+    pub(crate) fn open(options: &Options, path: &Path) -> Result<Self> {
+        let env = Arc::clone(&options.env);
+        let dir = open_dir(&*env, path, !options.read_only)?;
+        lock(&*dir, options.read_only)?;
+
+        look_around(&*dir)?;
+        let manifest = match ManifestStore::open(Arc::clone(&dir))? {
+            Some(manifest) => manifest,
+            None => create(&*env, &dir, options)?,
+        };
+        check_files(&*dir, manifest.version())?;
+        let recovered = replay_logs(&*dir, &manifest)?;
+        if !options.read_only {
+            sign(&*dir)?;
+        }
+        Self::begin(env, dir, options, manifest, recovered)
+    }
+
+    /// Steps 5 and 6.
+    fn begin(
+        env: Arc<dyn Env>,
+        dir: Arc<dyn Dir>,
+        options: &Options,
+        mut manifest: ManifestStore,
+        recovered: Recovered,
+    ) -> Result<Self> {
+        let clean = manifest.was_clean();
+        let before = Arc::clone(manifest.version());
+        let last = recovered.last_seqno.max(before.last_seqno);
+        // After a crash, seqnos up to the old ceiling may have been seen by somebody and lost.
+        let first = if clean { last + 1 } else { before.seqno_ceiling.max(last + 1) };
+        let ceiling = first.saturating_add(SEQNO_RESERVE);
+        let time_us = recovered.time_us.max(before.time_us);
+        let log_number = recovered.next_log;
+
+        let mut log = None;
+        if !options.read_only {
+            let mut edit = Edit::new([Change::Seqnos { last, ceiling, time_us }]);
+            let oldest = recovered.memtables.last().map_or(log_number, |table| table.log());
+            edit.push(Change::LogsFrom { number: oldest });
+            for (&number, &end) in recovered.ends.range(oldest..) {
+                edit.push(Change::LogEnd { number, end });
+            }
+            edit.push(Change::NextFile { number: unused_file(&*dir)?.max(before.next_file) });
+            manifest.commit(&edit).map_err(|(CommitFailure::NotCommitted(e) | CommitFailure::Unknown(e))| e)?;
+            let header = Header { kind: FileKind::Log, file_id: manifest.database_id(), number: log_number };
+            log = Some(LogWriter::create(&*dir, header)?);
+            remove_strangers(&*dir, &manifest, log_number);
+        }
+
+        let version = Arc::clone(manifest.version());
+        let memtable = Arc::new(Memtable::new(log_number));
+        let empty = SuperVersion::new(Arc::clone(&memtable), recovered.memtables);
+        let reclaim = Arc::default();
+        let current = empty.with_version(&version, &dir, options.mmap, &reclaim);
+        let monotonic = env.monotonic_us();
+        let engine = Self {
+            database_id: manifest.database_id(),
+            flushing: Mutex::default(),
+            compacting: Mutex::default(),
+            manifest: Mutex::new(manifest),
+            commit: Mutex::new(Commit {
+                log,
+                memtable,
+                next_seqno: first,
+                seqno_ceiling: ceiling,
+                clock: Clock::new(env.wall_us(), monotonic, time_us),
+                time_us,
+                conflicts: Conflicts::default(),
+                unsynced: Vec::new(),
+                names_dirty: true,
+            }),
+            registry: Mutex::new(Registry::default()),
+            visible: AtomicU64::new(last),
+            next_file: AtomicU64::new(version.next_file),
+            current: RwLock::new(Arc::new(current)),
+            syncing: super::Syncing::default(),
+            work: super::Work::default(),
+            room: Condvar::new(),
+            room_lock: Mutex::default(),
+            closed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            poisoned: Mutex::default(),
+            is_poisoned: AtomicBool::new(false),
+            doubtful: Mutex::default(),
+            reclaim,
+            counters: super::Counters::default(),
+            options: options.clone(),
+            env,
+            dir,
+        };
+        let replayed = !engine.current().sealed.is_empty();
+        let durable = if replayed && !clean { before.last_seqno } else { last };
+        engine.syncing.start(durable, replayed && !clean, monotonic);
+        Ok(engine)
+    }
+
+    /// Ends the database; no thread of its own runs any more. Whatever happens, the lock is free afterwards.
+    pub(crate) fn close(&self) -> Result<()> {
+        let sealed = if self.options.read_only || self.check_writable().is_err() {
+            Ok(())
+        } else {
+            self.flush_recovered().and_then(|()| self.seal())
+        };
+        self.closed.store(true, Ordering::Release);
+        self.wake_writers();
+        self.reclaim.run(&*self.dir);
+        let unlocked = self.dir.unlock().at("unlock", || self.path());
+        sealed.and(unlocked)
+    }
+
+    /// A clean end: everything is synced, and the manifest says where the logs end, so that from now on every changed byte is
+    /// found.
+    fn seal(&self) -> Result<()> {
+        let mut manifest = self.manifest.lock();
+        let mut commit = self.commit.lock();
+        // Nothing is appended behind the seal.
+        self.closed.store(true, Ordering::Release);
+        if let Some(log) = &mut commit.log {
+            log.seal(RecordKind::Closed)?;
+            // Giving reserved room back is only thrift.
+            let _trimmed = log.trim();
+        }
+        let mut ends: Vec<_> = commit.unsynced.iter().map(|(file, end)| (file.number, *end)).collect();
+        ends.extend(commit.log.as_ref().map(|log| (log.file().number, log.offset())));
+        self.sync_log_locked(&mut commit)?;
+        // Seqnos that failed writes consumed are not given out again either.
+        let last = commit.next_seqno - 1;
+        let mut edit = Edit::new([Change::Seqnos { last, ceiling: 0, time_us: commit.time_us }]);
+        for (number, end) in ends {
+            edit.push(Change::LogEnd { number, end });
+        }
+        self.commit_edit(&mut manifest, &edit, &[])?;
+        manifest.seal()
+    }
+}
+
+fn open_dir(env: &dyn Env, path: &Path, create: bool) -> Result<Arc<dyn Dir>> {
+    env.open_dir(path, create).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => Error::invalid(format!("there is no database at {}", path.display())),
+        ErrorKind::NotADirectory => Error::invalid(format!("{} is a file; a database is a directory", path.display())),
+        _ => Error::io("open", path, source),
+    })
+}
+
+fn lock(dir: &dyn Dir, shared: bool) -> Result<()> {
+    let path = || dir.path().to_path_buf();
+    if !dir.try_lock(!shared).at("lock", path)? {
+        let pid = dir.open(name::LOCK).ok().and_then(|file| {
+            let text = read_all(&*file, dir.path()).ok()?;
+            String::from_utf8(text).ok()?.trim().parse().ok()
+        });
+        return Err(Error::Locked { path: path(), pid });
+    }
+    Ok(())
+}
+
+/// Writes down who holds the lock. The lock itself is on the directory: without this file nothing is lost.
+fn sign(dir: &dyn Dir) -> Result<()> {
+    let path = || dir.path().join(name::LOCK);
+    match dir.remove(name::LOCK) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).at("remove", path),
+        _ => {}
+    }
+    let file = dir.create(name::LOCK).at("create", path)?;
+    file.write_at(0, format!("{}\n", std::process::id()).as_bytes()).at("write", path)
+}
+
+/// That the directory holds a database or nothing: a folder of other files is left as it is.
+fn look_around(dir: &dyn Dir) -> Result<()> {
+    let names = dir.list("").at("list", || dir.path().to_path_buf())?;
+    if names.iter().any(|name| name == name::CURRENT) {
+        return Ok(());
+    }
+    if let Some(stranger) = names.iter().find(|name| !name::is_ours(name)) {
+        return Err(Error::invalid(format!(
+            "{} holds \"{stranger}\" and no database; give a database a directory of its own",
+            dir.path().display()
+        )));
+    }
+    for sub in [name::SEGMENTS, name::LOGS].into_iter().filter(|sub| names.iter().any(|name| name == sub)) {
+        let inside = dir.list(sub).at("list", || dir.path().join(sub))?;
+        if !inside.is_empty() {
+            let what = "a CURRENT file beside the files of a database";
+            return Err(Corruption { offset: 0, what }.of(&dir.path().join(name::CURRENT), 0));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the directories of a new database, and an empty manifest.
+fn create(env: &dyn Env, dir: &Arc<dyn Dir>, options: &Options) -> Result<ManifestStore> {
+    if options.read_only {
+        return Err(Error::invalid(format!("there is no database at {}", dir.path().display())));
+    }
+    dir.restrict().at("restrict", || dir.path().to_path_buf())?;
+    for sub in [name::LOGS, name::SEGMENTS] {
+        dir.create_dir(sub).at("create", || dir.path().join(sub))?;
+    }
+    dir.sync_dir("").at("sync", || dir.path().to_path_buf())?;
+    Ok(ManifestStore::new(Arc::clone(dir), env.entropy()))
+}
+
+/// That every segment the manifest names is there. What is in it, its opening checks.
+fn check_files(dir: &dyn Dir, version: &Version) -> Result<()> {
+    let names = dir.list(name::SEGMENTS).at("list", || dir.path().join(name::SEGMENTS))?;
+    let there: std::collections::HashSet<u64> = names.iter().filter_map(|name| name::parse(name, ".seg")).collect();
+    let mut named = version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
+    match named.find(|segment| !there.contains(&segment.number)) {
+        None => Ok(()),
+        Some(missing) => {
+            let path = dir.path().join(name::segment(missing.number));
+            Err(Corruption { offset: 0, what: "a file that the manifest names" }.of(&path, 0))
+        }
+    }
+}
+
+/// Replays the logs from the oldest that is needed to the first torn one.
+fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Recovered> {
+    let version = manifest.version();
+    let names = dir.list(name::LOGS).at("list", || dir.path().join(name::LOGS))?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| name::parse(name, ".wal")).collect();
+    numbers.retain(|number| *number >= version.logs_from);
+    numbers.sort_unstable();
+
+    let newest = numbers.last().copied().max(version.log_ends.keys().next_back().copied());
+    let mut recovered =
+        Recovered { next_log: newest.map_or(version.logs_from.max(1), |newest| newest + 1), ..Recovered::default() };
+    // Where the first log that lost its end is; what follows it is void.
+    let mut torn: Option<u64> = None;
+    for number in version.logs_from.max(1)..recovered.next_log {
+        let path = dir.path().join(name::log(number));
+        let decided = version.log_ends.get(&number).copied();
+        if !numbers.contains(&number) {
+            if decided == Some(0) {
+                continue;
+            }
+            return Err(Corruption { offset: 0, what: "a log that the manifest or a later log needs" }.of(&path, 0));
+        }
+        let file = dir.open(&name::log(number)).at("open", || path.clone())?;
+        let owner = Arc::new(read_all(&*file, &path)?);
+        let header = Header { kind: FileKind::Log, file_id: manifest.database_id(), number };
+        let mut batches = Vec::new();
+        let replayed = replay(&path, &owner, header, decided, |place| {
+            let batch = BatchView::new(Arc::clone(&owner), place.start, place.end);
+            batches.push(batch);
+            Ok(Verdict::Accept)
+        })?;
+        if torn.is_some() {
+            if replayed.was_synced {
+                // A log is synced only after all older ones (W1): the older one was whole once.
+                let torn = dir.path().join(name::log(torn.unwrap_or(number)));
+                return Err(
+                    Corruption { offset: 0, what: "the end of a log that a later log was synced after" }.of(&torn, 0)
+                );
+            }
+            recovered.ends.insert(number, 0);
+            continue;
+        }
+        recovered.ends.insert(number, replayed.end);
+        recovered.take(number, &batches, version, &path)?;
+        // A log whose end was decided is whole up to there, seal or not.
+        if replayed.ending == Ending::Torn && decided.is_none() {
+            torn = Some(number);
+        }
+    }
+    Ok(recovered)
+}
+
+impl Recovered {
+    fn take(&mut self, number: u64, batches: &[BatchView], version: &Version, path: &Path) -> Result<()> {
+        for batch in batches {
+            let (seqno, time_us) = batch.stamp().map_err(|bad| bad.of(path, 0))?;
+            let mut known = true;
+            batch.for_each(|op| known &= op.keyspace.0 < version.next_keyspace).map_err(|bad| bad.of(path, 0))?;
+            if seqno <= self.last_seqno || seqno >= version.seqno_ceiling || !known {
+                return Err(Corruption { offset: 0, what: "batches in order, of known keyspaces" }.of(path, 0));
+            }
+            self.last_seqno = seqno;
+            self.time_us = self.time_us.max(time_us);
+        }
+        if !batches.is_empty() {
+            let table = Memtable::from_batches(number, batches).map_err(|bad| bad.of(path, 0))?;
+            self.memtables.insert(0, Arc::new(table));
+        }
+        Ok(())
+    }
+}
+
+/// A file number above every segment there is, named or not.
+fn unused_file(dir: &dyn Dir) -> Result<u64> {
+    let names = dir.list(name::SEGMENTS).at("list", || dir.path().join(name::SEGMENTS))?;
+    Ok(names.iter().filter_map(|name| name::parse(name, ".seg")).max().map_or(1, |newest| newest + 1))
+}
+
+/// Removes what no manifest names: leftovers of a crash. What cannot be removed is harmless and waits for the next open.
+fn remove_strangers(dir: &dyn Dir, manifest: &ManifestStore, newest_log: u64) {
+    let version = manifest.version();
+    let live: std::collections::HashSet<u64> =
+        version.keyspaces.values().flat_map(|keyspace| keyspace.segments()).map(|segment| segment.number).collect();
+    let list = |sub: &str| dir.list(sub).unwrap_or_default();
+    let segments = list(name::SEGMENTS);
+    let segments = segments.iter().filter_map(|name| name::parse(name, ".seg")).filter(|number| !live.contains(number));
+    let logs = list(name::LOGS);
+    let logs = logs
+        .iter()
+        .filter_map(|name| name::parse(name, ".wal"))
+        .filter(|number| *number < version.logs_from && *number != newest_log);
+    let top = list("");
+    let manifests =
+        top.iter().filter_map(|name| name::parse_manifest(name)).filter(|number| *number != manifest.number());
+    let gone = segments.map(name::segment).chain(logs.map(name::log)).chain(manifests.map(name::manifest));
+    for name in gone {
+        let _removed = dir.remove(&name);
+    }
+}

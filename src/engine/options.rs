@@ -1,0 +1,194 @@
+//! How a database is opened, and what a keyspace keeps.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use crate::{
+    base::{Error, Result},
+    compaction::{Policy, Shape},
+    env::{Env, Os},
+};
+
+/// When an acknowledged write is on the disk. Whatever is chosen, it survives the death of the process, and a power
+/// cut leaves one moment of the past: a prefix of the commits, each batch whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When the operating system writes it back. The fastest; a power cut may lose what was not yet.
+    Buffered,
+    /// At most this long after the write, plus one sync. The default, with 100 ms.
+    Interval(Duration),
+    /// Before the write returns. Those who wait share one sync.
+    Sync,
+}
+
+impl Default for Durability {
+    fn default() -> Self {
+        Self::Interval(Duration::from_millis(100))
+    }
+}
+
+/// Smallest and default budgets, in bytes.
+const BUDGET_MIN: u64 = 4 << 20;
+const BUDGET_DEFAULT: u64 = 256 << 20;
+
+/// The largest memtable: a smaller skip list is a faster one, and four of them bound the live log to 64 MiB.
+const MEMTABLE_MAX: u64 = 16 << 20;
+
+/// Sealed memtables that may wait for their flush.
+pub(crate) const SEALED_MAX: usize = 3;
+
+/// Opens databases.
+///
+/// ```
+/// use chronolith::{env::Memory, Durability, Options};
+/// let db = Options::new()
+///     .durability(Durability::Sync)
+///     .memory_budget(64 << 20)
+///     .env(Memory::new())
+///     .open("my.db")?;
+/// # Ok::<_, chronolith::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "options do nothing until `open`"]
+pub struct Options {
+    pub(crate) durability: Durability,
+    pub(crate) memory_budget: u64,
+    pub(crate) env: Arc<dyn Env>,
+    pub(crate) l0_threshold: usize,
+    pub(crate) level_ratio: u64,
+    pub(crate) mmap: bool,
+    pub(crate) read_only: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            durability: Durability::default(),
+            memory_budget: BUDGET_DEFAULT,
+            env: Arc::new(Os),
+            l0_threshold: 4,
+            level_ratio: 10,
+            mmap: true,
+            read_only: false,
+        }
+    }
+}
+
+impl Options {
+    /// The defaults: what [`Db::open`](crate::Db::open) uses.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// When acknowledged writes are on the disk.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Bytes for memtables and background work together; at least 4 MiB, by default 256 MiB. Pages of mapped files belong to
+    /// the operating system and do not count.
+    pub fn memory_budget(mut self, bytes: u64) -> Self {
+        self.memory_budget = bytes;
+        self
+    }
+
+    /// The machine to run on: [`Os`], [`env::Memory`](crate::env::Memory) or [`env::Sim`](crate::env::Sim).
+    pub fn env(mut self, env: impl Env) -> Self {
+        self.env = Arc::new(env);
+        self
+    }
+
+    /// How many segments flushes may leave before they are compacted; at least 1, by default 4.
+    pub fn l0_threshold(mut self, segments: usize) -> Self {
+        self.l0_threshold = segments;
+        self
+    }
+
+    /// How many times larger each level may be than the one above; at least 2, by default 10.
+    pub fn level_ratio(mut self, ratio: u64) -> Self {
+        self.level_ratio = ratio;
+        self
+    }
+
+    /// Whether segments are read through maps (the default) or by positioned reads, each verified.
+    ///
+    /// A map is faster. It trusts that no other program shortens the files, and that a page verified once reads the
+    /// same later; a broken medium under a verified page ends the process. Without maps all of that becomes an error.
+    pub fn mmap(mut self, map: bool) -> Self {
+        self.mmap = map;
+        self
+    }
+
+    /// Opens without changing a byte, beside other readers but no writer. The database must exist.
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Opens the database in the directory `path`, creating it if need be, and recovers it after a crash.
+    ///
+    /// # Errors
+    /// [`Locked`](Error::Locked) while somebody else has it open, also in this process and through a link;
+    /// [`Invalid`](Error::Invalid) for options that make no sense and for a folder of other files, which stays as it was;
+    /// [`Corrupt`](Error::Corrupt) when a file is damaged; [`NewerFormat`](Error::NewerFormat) for a database of a
+    /// later release; [`Io`](Error::Io) and [`DiskFull`](Error::DiskFull) from the system.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<crate::Db> {
+        self.check()?;
+        crate::Db::open_with(self, path.as_ref())
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.memory_budget < BUDGET_MIN {
+            return Err(Error::invalid(format!(
+                "memory_budget is at least {BUDGET_MIN} bytes, not {}",
+                self.memory_budget
+            )));
+        }
+        if self.l0_threshold == 0 || self.level_ratio < 2 {
+            return Err(Error::invalid("l0_threshold is at least 1 and level_ratio at least 2"));
+        }
+        if matches!(self.durability, Durability::Interval(every) if every.is_zero()) {
+            return Err(Error::invalid("an interval of zero is Durability::Sync"));
+        }
+        Ok(())
+    }
+
+    /// A memtable is sealed when it holds this many bytes.
+    pub(crate) fn memtable_bytes(&self) -> u64 {
+        (self.memory_budget / 8).min(MEMTABLE_MAX)
+    }
+
+    /// Outputs of compactions are cut at this length.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.memtable_bytes() * 2
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        Shape {
+            l0_threshold: self.l0_threshold,
+            level_ratio: self.level_ratio,
+            base_bytes: self.memtable_bytes().saturating_mul(self.l0_threshold as u64),
+            level_max: 6,
+        }
+    }
+}
+
+/// What a keyspace keeps and how. Options that are not set mean "as stored", and the default for a new keyspace.
+#[derive(Clone, Debug, Default)]
+#[must_use = "options do nothing until `Db::keyspace`"]
+pub struct KeyspaceOptions {
+    pub(crate) policy: Option<Policy>,
+}
+
+impl KeyspaceOptions {
+    /// Nothing set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What history is kept; by default [`Policy::last_writer_wins`].
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+}

@@ -1,0 +1,42 @@
+//! Point reads: memtables newest first, then segments newest first, to the first version at or below the seqno.
+
+use std::sync::atomic::Ordering;
+
+use super::{Engine, superversion::SuperVersion};
+use crate::{
+    base::{Bytes, KeyspaceId, Result},
+    merge::{Asked, Lookup},
+};
+
+impl Engine {
+    /// The newest visible value.
+    ///
+    /// The superversion is taken before the seqno: everything dropped from it was superseded at or below that seqno, so the present
+    /// is always complete (E4).
+    pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8]) -> Result<Option<Bytes>> {
+        self.check_open()?;
+        self.counters.gets.fetch_add(1, Ordering::Relaxed);
+        let current = self.current();
+        let asked = Asked { seqno: self.visible(), vanished: 0 };
+        get_in(&current, keyspace, key, asked)
+    }
+}
+
+/// Looks a key up in a superversion.
+pub(super) fn get_in(current: &SuperVersion, keyspace: KeyspaceId, key: &[u8], asked: Asked) -> Result<Option<Bytes>> {
+    let mut lookup = Lookup::new(asked);
+    for table in current.memtables(asked.seqno) {
+        if let Some(found) = table.get(keyspace, key, &mut lookup)? {
+            return Ok(found);
+        }
+    }
+    if let Some(tree) = current.trees.get(&keyspace) {
+        for table in tree.holding(key).filter(|table| table.matters_at(asked.seqno)) {
+            if let Some(found) = table.segment()?.get(key, &mut lookup)? {
+                return Ok(found);
+            }
+        }
+    }
+    lookup.nothing_left()?;
+    Ok(None)
+}

@@ -1,0 +1,333 @@
+//! Numbers about everything: counted always, collected on request.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use super::Engine;
+use crate::{
+    base::{IoContext, Result},
+    format::name,
+};
+
+/// What has happened since the database was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(super) commits: AtomicU64,
+    pub(super) gets: AtomicU64,
+    pub(super) scans: AtomicU64,
+    pub(super) log_bytes: AtomicU64,
+    pub(super) log_syncs: AtomicU64,
+    pub(super) flushes: AtomicU64,
+    pub(super) flushed_bytes: AtomicU64,
+    pub(super) compactions: AtomicU64,
+    pub(super) compacted_in: AtomicU64,
+    pub(super) compacted_out: AtomicU64,
+    pub(super) stalls: AtomicU64,
+}
+
+/// One level of one keyspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LevelStats {
+    /// The keyspace.
+    pub keyspace: String,
+    /// The level; 0 holds what flushes left.
+    pub level: usize,
+    /// Its segments.
+    pub segments: u64,
+    /// Entries in them, all versions and tombstones.
+    pub entries: u64,
+    /// Point tombstones among them.
+    pub tombstones: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// Bytes of the keys and values in them.
+    pub raw_bytes: u64,
+}
+
+/// What holds the bytes of the directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SpaceUse {
+    /// Segments that the database consists of.
+    pub live: u64,
+    /// Segments that open views and iterators still read, or that wait to be removed.
+    pub garbage: u64,
+    /// Logs, reserved room included.
+    pub log: u64,
+    /// The manifest and the small files.
+    pub manifest: u64,
+}
+
+/// Numbers about an open database, as of one moment. `Display` prints them for people;
+/// [`to_json`](Stats::to_json) and [`to_prometheus`](Stats::to_prometheus) for programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The newest commit.
+    pub seqno: u64,
+    /// Every commit up to here is known to be on the disk.
+    pub synced_seqno: u64,
+    /// Batches committed since the database was opened.
+    pub commits: u64,
+    /// Point reads since then.
+    pub gets: u64,
+    /// Scans begun since then.
+    pub scans: u64,
+    /// Bytes appended to logs since then.
+    pub log_bytes: u64,
+    /// Syncs of logs since then.
+    pub log_syncs: u64,
+    /// Memtables flushed since then.
+    pub flushes: u64,
+    /// Bytes that flushes wrote.
+    pub flushed_bytes: u64,
+    /// Compactions since then.
+    pub compactions: u64,
+    /// Bytes that compactions read.
+    pub compacted_in_bytes: u64,
+    /// Bytes that compactions wrote.
+    pub compacted_out_bytes: u64,
+    /// How often a writer was slowed down or stopped because background work was behind.
+    pub stalls: u64,
+    /// Bytes in memtables.
+    pub memtable_bytes: u64,
+    /// Memtables that wait for their flush.
+    pub sealed_memtables: u64,
+    /// Bytes of memory that open segments keep.
+    pub index_bytes: u64,
+    /// Open views, iterators included.
+    pub views: u64,
+    /// The oldest seqno that a view reads.
+    pub oldest_view: Option<u64>,
+    /// Levels that hold anything.
+    pub levels: Vec<LevelStats>,
+    /// What holds the bytes of the directory.
+    pub space: SpaceUse,
+}
+
+impl Stats {
+    /// Bytes written to segments and logs for each byte handed to the log.
+    #[must_use]
+    pub fn write_amplification(&self) -> f64 {
+        let written = self.log_bytes + self.flushed_bytes + self.compacted_out_bytes;
+        ratio(written, self.log_bytes)
+    }
+
+    /// One name and number for everything that is a single number.
+    fn numbers(&self) -> [(&'static str, u64); 17] {
+        [
+            ("seqno", self.seqno),
+            ("synced_seqno", self.synced_seqno),
+            ("commits", self.commits),
+            ("gets", self.gets),
+            ("scans", self.scans),
+            ("log_bytes", self.log_bytes),
+            ("log_syncs", self.log_syncs),
+            ("flushes", self.flushes),
+            ("flushed_bytes", self.flushed_bytes),
+            ("compactions", self.compactions),
+            ("compacted_in_bytes", self.compacted_in_bytes),
+            ("compacted_out_bytes", self.compacted_out_bytes),
+            ("stalls", self.stalls),
+            ("memtable_bytes", self.memtable_bytes),
+            ("sealed_memtables", self.sealed_memtables),
+            ("index_bytes", self.index_bytes),
+            ("views", self.views),
+        ]
+    }
+
+    fn causes(&self) -> [(&'static str, u64); 4] {
+        let SpaceUse { live, garbage, log, manifest } = self.space;
+        [("live", live), ("garbage", garbage), ("log", log), ("manifest", manifest)]
+    }
+
+    /// The same as a JSON object; `space` is an object from cause to bytes, whose sum is what the directory occupies.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut fields: Vec<String> =
+            self.numbers().iter().map(|(name, number)| format!("\"{name}\":{number}")).collect();
+        let oldest = self.oldest_view.map_or_else(|| "null".to_owned(), |seqno| seqno.to_string());
+        fields.push(format!("\"oldest_view\":{oldest}"));
+        let space: Vec<String> = self.causes().iter().map(|(cause, bytes)| format!("\"{cause}\":{bytes}")).collect();
+        fields.push(format!("\"space\":{{{}}}", space.join(",")));
+        let levels: Vec<String> = self.levels.iter().map(LevelStats::to_json).collect();
+        fields.push(format!("\"levels\":[{}]", levels.join(",")));
+        format!("{{{}}}", fields.join(","))
+    }
+
+    /// The same in the text format of Prometheus.
+    #[must_use]
+    pub fn to_prometheus(&self) -> String {
+        let mut lines = Vec::new();
+        for (name, number) in self.numbers() {
+            lines.push(format!("chronolith_{name} {number}"));
+        }
+        for (cause, bytes) in self.causes() {
+            lines.push(format!("chronolith_space_bytes{{cause=\"{cause}\"}} {bytes}"));
+        }
+        for level in &self.levels {
+            let labels = format!("keyspace={},level=\"{}\"", quoted(&level.keyspace), level.level);
+            lines.push(format!("chronolith_level_bytes{{{labels}}} {}", level.bytes));
+            lines.push(format!("chronolith_level_entries{{{labels}}} {}", level.entries));
+        }
+        lines.push(String::new());
+        lines.join("\n")
+    }
+}
+
+impl LevelStats {
+    fn to_json(&self) -> String {
+        format!(
+            "{{\"keyspace\":{},\"level\":{},\"segments\":{},\"entries\":{},\"tombstones\":{},\"bytes\":{},\"raw_bytes\":{}}}",
+            quoted(&self.keyspace),
+            self.level,
+            self.segments,
+            self.entries,
+            self.tombstones,
+            self.bytes,
+            self.raw_bytes
+        )
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seqno {} (on disk {}), {} views", self.seqno, self.synced_seqno, self.views)?;
+        writeln!(
+            f,
+            "since open: {} commits, {} gets, {} scans, {} stalls",
+            self.commits, self.gets, self.scans, self.stalls
+        )?;
+        writeln!(
+            f,
+            "written: log {}, flushes {}, compactions {}; {:.2} for each byte of the log",
+            size(self.log_bytes),
+            size(self.flushed_bytes),
+            size(self.compacted_out_bytes),
+            self.write_amplification()
+        )?;
+        writeln!(f, "memory: memtables {}, indexes {}", size(self.memtable_bytes), size(self.index_bytes))?;
+        for level in &self.levels {
+            writeln!(
+                f,
+                "{} level {}: {} segments, {} entries, {} ({:.2} of the raw data)",
+                level.keyspace,
+                level.level,
+                level.segments,
+                level.entries,
+                size(level.bytes),
+                ratio(level.bytes, level.raw_bytes)
+            )?;
+        }
+        let causes: Vec<String> =
+            self.causes().iter().map(|(cause, bytes)| format!("{cause} {}", size(*bytes))).collect();
+        write!(f, "on disk: {}", causes.join(", "))
+    }
+}
+
+impl Engine {
+    /// Collects the numbers; what the directory cannot tell counts as nothing.
+    pub(crate) fn stats(&self) -> Stats {
+        let current = self.current();
+        let (views, oldest_view) = {
+            let registry = self.registry.lock();
+            (registry.count() as u64, registry.oldest())
+        };
+        let mut stats = Stats {
+            seqno: self.visible(),
+            synced_seqno: self.syncing.synced(),
+            commits: self.counters.commits.load(Relaxed),
+            gets: self.counters.gets.load(Relaxed),
+            scans: self.counters.scans.load(Relaxed),
+            log_bytes: self.counters.log_bytes.load(Relaxed),
+            log_syncs: self.counters.log_syncs.load(Relaxed),
+            flushes: self.counters.flushes.load(Relaxed),
+            flushed_bytes: self.counters.flushed_bytes.load(Relaxed),
+            compactions: self.counters.compactions.load(Relaxed),
+            compacted_in_bytes: self.counters.compacted_in.load(Relaxed),
+            compacted_out_bytes: self.counters.compacted_out.load(Relaxed),
+            stalls: self.counters.stalls.load(Relaxed),
+            memtable_bytes: current.memtables(u64::MAX).map(|table| table.bytes()).sum(),
+            sealed_memtables: current.sealed.len() as u64,
+            index_bytes: current.tables().map(|table| table.memory() as u64).sum(),
+            views,
+            oldest_view,
+            levels: Vec::new(),
+            space: self.space().unwrap_or_default(),
+        };
+        for keyspace in current.version.keyspaces.values() {
+            for (level, segments) in keyspace.levels.iter().enumerate().filter(|(_, segments)| !segments.is_empty()) {
+                let sum = |of: fn(&crate::segment::Finished) -> u64| segments.iter().map(|segment| of(segment)).sum();
+                stats.levels.push(LevelStats {
+                    keyspace: keyspace.name.clone(),
+                    level,
+                    segments: segments.len() as u64,
+                    entries: sum(|segment| segment.summary.entries),
+                    tombstones: sum(|segment| segment.summary.tombstones),
+                    bytes: sum(|segment| segment.file_len),
+                    raw_bytes: sum(|segment| segment.summary.raw_bytes),
+                });
+            }
+        }
+        stats
+    }
+
+    /// What holds the bytes of the directory, file by file.
+    fn space(&self) -> Result<SpaceUse> {
+        let mut space = SpaceUse::default();
+        let current = self.current();
+        let live: std::collections::HashSet<u64> = current.tables().map(|table| table.meta.number).collect();
+        let list = |sub: &str| self.dir.list(sub).at("list", || self.dir.path().join(sub));
+        // A file may go while it is looked at.
+        let len = |name: &str| self.dir.open(name).and_then(|file| file.len()).unwrap_or(0);
+        for name in list(name::SEGMENTS)? {
+            let Some(number) = name::parse(&name, ".seg") else { continue };
+            let bytes = len(&name::segment(number));
+            if live.contains(&number) { space.live += bytes } else { space.garbage += bytes }
+        }
+        for number in list(name::LOGS)?.iter().filter_map(|name| name::parse(name, ".wal")) {
+            space.log += len(&name::log(number));
+        }
+        for name in list("")? {
+            if ![name::LOGS, name::SEGMENTS].contains(&name.as_str()) {
+                space.manifest += len(&name);
+            }
+        }
+        Ok(space)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Bytes in the unit that reads best.
+#[expect(clippy::cast_precision_loss, reason = "a size for people")]
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
+/// A name as a quoted string, for both formats.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            c if u32::from(c) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,214 @@
+//! What reads go through: the memtables and the segments of one moment, as one immutable value.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    base::{KeySpan, KeyspaceId, Result},
+    env::Dir,
+    format::name,
+    manifest::Version,
+    memtable::Memtable,
+    segment::{Finished, Segment},
+};
+
+/// Files that nobody reads any more and no manifest names: to be removed by background work.
+#[derive(Debug, Default)]
+pub(crate) struct Reclaim {
+    names: Mutex<Vec<String>>,
+}
+
+impl Reclaim {
+    pub(crate) fn add(&self, name: String) {
+        self.names.lock().push(name);
+    }
+
+    /// Removes what it can; what cannot be removed now stays for the next time.
+    pub(crate) fn run(&self, dir: &dyn Dir) {
+        let names = std::mem::take(&mut *self.names.lock());
+        for name in names {
+            match dir.remove(&name) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => self.add(name),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A segment of a version, opened when it is first read.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) meta: Arc<Finished>,
+    dir: Arc<dyn Dir>,
+    map: bool,
+    segment: OnceLock<Arc<Segment>>,
+    /// No version names it any more: the file goes with the last reader.
+    obsolete: AtomicBool,
+    reclaim: Arc<Reclaim>,
+}
+
+impl Table {
+    /// The open segment.
+    #[inline]
+    pub(crate) fn segment(&self) -> Result<&Arc<Segment>> {
+        match self.segment.get() {
+            Some(segment) => Ok(segment),
+            None => self.open(),
+        }
+    }
+
+    #[cold]
+    fn open(&self) -> Result<&Arc<Segment>> {
+        // Two threads may open it at once; one of the two stays.
+        let segment = Arc::new(Segment::open(&*self.dir, &self.meta, self.map)?);
+        Ok(self.segment.get_or_init(|| segment))
+    }
+
+    /// Memory that it keeps while it is open.
+    pub(crate) fn memory(&self) -> usize {
+        self.segment.get().map_or(0, |segment| segment.memory())
+    }
+
+    /// Whether a read at `seqno` can be affected by what is here (K9).
+    #[inline]
+    pub(crate) fn matters_at(&self, seqno: u64) -> bool {
+        seqno >= self.meta.summary.lowest_affected
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Acquire) {
+            self.reclaim.add(name::segment(self.meta.number));
+        }
+    }
+}
+
+/// The segments of one keyspace.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    /// Level 0 newest first, deeper levels by key.
+    pub(crate) levels: Vec<Vec<Arc<Table>>>,
+}
+
+impl Tree {
+    /// The tables that can hold a key, newest first.
+    #[inline]
+    pub(crate) fn holding<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = &'a Arc<Table>> {
+        let (top, deeper) = self.levels.split_at(self.levels.len().min(1));
+        let top = top.iter().flatten().filter(move |table| table.meta.summary.holds(key));
+        let deeper = deeper.iter().filter_map(move |level| {
+            let after = level.partition_point(|table| table.meta.summary.span.start.as_slice() <= key);
+            level.get(after.checked_sub(1)?).filter(|table| table.meta.summary.holds(key))
+        });
+        top.chain(deeper)
+    }
+
+    /// The sorted runs that overlap a span: each segment of level 0, and each deeper level.
+    pub(crate) fn runs(&self, span: &KeySpan, seqno: u64) -> Vec<Vec<Arc<Table>>> {
+        let wanted = |table: &&Arc<Table>| table.meta.summary.overlaps(span) && table.matters_at(seqno);
+        let mut runs = Vec::new();
+        for (number, level) in self.levels.iter().enumerate() {
+            let tables = level.iter().filter(wanted).cloned();
+            if number == 0 {
+                runs.extend(tables.map(|table| vec![table]));
+            } else {
+                runs.push(tables.collect());
+            }
+        }
+        runs.retain(|run| !run.is_empty());
+        runs
+    }
+}
+
+/// Memtables and segments of one moment.
+#[derive(Debug)]
+pub(crate) struct SuperVersion {
+    /// Counts up with each change.
+    pub(crate) generation: u64,
+    pub(crate) active: Arc<Memtable>,
+    /// Newest first.
+    pub(crate) sealed: Vec<Arc<Memtable>>,
+    pub(crate) version: Arc<Version>,
+    pub(crate) trees: Arc<HashMap<KeyspaceId, Tree>>,
+}
+
+impl SuperVersion {
+    pub(crate) fn new(active: Arc<Memtable>, sealed: Vec<Arc<Memtable>>) -> Self {
+        Self { generation: 0, active, sealed, version: Arc::default(), trees: Arc::default() }
+    }
+
+    /// The memtables that can hold something at or below a seqno, newest first.
+    #[inline]
+    pub(crate) fn memtables(&self, seqno: u64) -> impl Iterator<Item = &Arc<Memtable>> {
+        std::iter::once(&self.active).chain(&self.sealed).filter(move |table| table.first_seqno() <= seqno)
+    }
+
+    /// The same memtables over another version; tables that both have are shared, those that went are marked.
+    pub(crate) fn with_version(
+        &self,
+        version: &Arc<Version>,
+        dir: &Arc<dyn Dir>,
+        map: bool,
+        reclaim: &Arc<Reclaim>,
+    ) -> Self {
+        let mut old: HashMap<u64, &Arc<Table>> = self.tables().map(|table| (table.meta.number, table)).collect();
+        let mut trees = HashMap::new();
+        for (&id, keyspace) in &version.keyspaces {
+            let mut tree = Tree::default();
+            for segments in &keyspace.levels {
+                let tables = segments.iter().map(|meta| match old.remove(&meta.number) {
+                    Some(table) => Arc::clone(table),
+                    None => Arc::new(Table {
+                        meta: Arc::clone(meta),
+                        dir: Arc::clone(dir),
+                        map,
+                        segment: OnceLock::new(),
+                        obsolete: AtomicBool::new(false),
+                        reclaim: Arc::clone(reclaim),
+                    }),
+                });
+                tree.levels.push(tables.collect());
+            }
+            trees.insert(id, tree);
+        }
+        for gone in old.values() {
+            gone.obsolete.store(true, Ordering::Release);
+        }
+        Self {
+            generation: self.generation + 1,
+            active: Arc::clone(&self.active),
+            sealed: self.sealed.clone(),
+            version: Arc::clone(version),
+            trees: Arc::new(trees),
+        }
+    }
+
+    /// The same segments under other memtables.
+    pub(crate) fn with_memtables(&self, active: Arc<Memtable>, sealed: Vec<Arc<Memtable>>) -> Self {
+        Self {
+            generation: self.generation + 1,
+            active,
+            sealed,
+            version: Arc::clone(&self.version),
+            trees: Arc::clone(&self.trees),
+        }
+    }
+
+    /// All tables.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.trees.values().flat_map(|tree| tree.levels.iter().flatten())
+    }
+
+    /// The largest number of level-0 segments of any keyspace.
+    pub(crate) fn l0_max(&self) -> usize {
+        self.trees.values().filter_map(|tree| tree.levels.first()).map(Vec::len).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,157 @@
+//! Background work: named threads that flush, compact and sync, or single steps on the caller's thread.
+
+use std::{
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{Durability, Engine};
+use crate::base::{Error, IoContext, Result};
+
+/// After an error a worker tries again this much later.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// On a simulated machine, one commit in this many is followed by a background step.
+const DRAW: u32 = 4;
+
+/// What there is to do, and what doing it has met.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Counts up whenever there may be something to do.
+    round: u64,
+    stop: bool,
+    flush_trouble: Option<Error>,
+    compact_trouble: Option<Error>,
+}
+
+impl Work {
+    /// There may be something to do.
+    pub(super) fn wake(&self) {
+        self.state.lock().round += 1;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.changed.notify_all();
+    }
+
+    /// The error that keeps background work from going on, if there is one.
+    pub(super) fn trouble(&self) -> Option<Error> {
+        let state = self.state.lock();
+        state.flush_trouble.as_ref().or(state.compact_trouble.as_ref()).map(Error::duplicate)
+    }
+
+    fn note(&self, what: What, trouble: Option<Error>) {
+        let mut state = self.state.lock();
+        match what {
+            What::Flush => state.flush_trouble = trouble,
+            What::Compact => state.compact_trouble = trouble,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Flush,
+    Compact,
+}
+
+/// Starts the threads of a database.
+pub(crate) fn start(engine: &Arc<Engine>) -> Result<Vec<JoinHandle<()>>> {
+    if engine.options.read_only || engine.runs_inline() {
+        return Ok(Vec::new());
+    }
+    let mut threads = Vec::new();
+    let mut spawn = |name: &str, body: fn(&Engine)| {
+        let engine = Arc::clone(engine);
+        let path = engine.path();
+        let spawned = thread::Builder::new().name(name.to_owned()).spawn(move || body(&engine));
+        threads.push(spawned.at("start a thread for", || path)?);
+        Ok::<_, Error>(())
+    };
+    spawn("chronolith-flush", |engine| engine.work_on(What::Flush))?;
+    spawn("chronolith-compact", |engine| engine.work_on(What::Compact))?;
+    if let Durability::Interval(_) = engine.options.durability {
+        spawn("chronolith-sync", Engine::sync_at_intervals)?;
+    }
+    Ok(threads)
+}
+
+impl Engine {
+    /// One background step on the caller's thread: `false` when there was nothing to do.
+    pub(super) fn background_step(&self) -> Result<bool> {
+        let flushed = self.step(What::Flush)?;
+        let stepped = flushed || self.step(What::Compact)?;
+        self.reclaim.run(&*self.dir);
+        Ok(stepped)
+    }
+
+    /// On a machine without threads: a background step at a drawn point. What it meets is told by the writes it hinders.
+    pub(super) fn drawn_step(&self) {
+        if self.runs_inline() && self.env.draw(DRAW) == 0 {
+            let _met = self.background_step();
+        }
+    }
+
+    fn step(&self, what: What) -> Result<bool> {
+        let stepped = match what {
+            What::Flush => self.flush_oldest(),
+            What::Compact => self.forget_dropped().and_then(|forgot| Ok(forgot || self.compact_most_urgent()?)),
+        };
+        self.work.note(what, stepped.as_ref().err().map(Error::duplicate));
+        stepped
+    }
+
+    fn work_on(&self, what: What) {
+        loop {
+            let (round, stop) = {
+                let state = self.work.state.lock();
+                (state.round, state.stop)
+            };
+            if stop {
+                return;
+            }
+            let stepped = self.step(what);
+            self.wake_writers();
+            let mut state = self.work.state.lock();
+            match stepped {
+                Ok(true) => {}
+                Ok(false) => {
+                    while state.round == round && !state.stop {
+                        self.work.changed.wait(&mut state);
+                    }
+                }
+                Err(_) if !state.stop => {
+                    self.work.changed.wait_for(&mut state, TRY_AGAIN);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn sync_at_intervals(&self) {
+        let Durability::Interval(every) = self.options.durability else { return };
+        loop {
+            let mut state = self.work.state.lock();
+            if !state.stop {
+                self.work.changed.wait_for(&mut state, every);
+            }
+            if state.stop {
+                return;
+            }
+            drop(state);
+            // A failure poisons the database: there is nobody here to tell.
+            let _synced = self.sync_if_due(every);
+        }
+    }
+}

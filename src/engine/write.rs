@@ -1,0 +1,250 @@
+//! Committing a batch.
+//!
+//! ```text
+//!  1 room       slow down or wait while flushes and compactions are behind
+//!  2 check      keyspaces alive, what was read still true
+//!  3 log        append; rotate when the memtable is full
+//!  4 memtable   insert
+//!  5 publish    the seqno becomes visible (E1)
+//!  6 sync       as asked: those who wait share one
+//! ```
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{Commit, Durability, Engine, options::SEALED_MAX};
+use crate::{
+    base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Receipt, Result, Seqno, from_us},
+    format::{FileKind, Header, name},
+    memtable::{Memtable, RANGE_TOMBSTONES_MAX},
+    wal::{BATCH_LEN_MAX, BatchBuf, BatchView, LogWriter, RecordKind},
+};
+
+/// Seqnos reserved ahead: after a crash numbering goes on above them, so none is ever given out twice.
+pub(super) const SEQNO_RESERVE: u64 = 1 << 32;
+
+/// A writer that waits looks again this often whether it should go on waiting.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The longest that a writer is slowed down for one batch.
+const DELAY_MAX: Duration = Duration::from_millis(2);
+
+/// What a commit depends on: keys that must not have changed since a seqno.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    pub(crate) since: u64,
+    pub(crate) keys: Vec<(KeyspaceId, Vec<u8>)>,
+}
+
+impl Engine {
+    /// Commits a batch that writes to `keyspaces`.
+    pub(crate) fn commit(
+        &self,
+        mut batch: BatchBuf,
+        keyspaces: &[KeyspaceId],
+        durability: Option<Durability>,
+        checks: Option<&Checks>,
+    ) -> Result<Receipt> {
+        self.check_writable()?;
+        if batch.len() > BATCH_LEN_MAX {
+            return Err(Error::invalid(format!(
+                "a batch encodes to at most {BATCH_LEN_MAX} bytes, not {}; split it",
+                batch.len()
+            )));
+        }
+        self.wait_for_room()?;
+
+        let receipt = {
+            let mut commit = self.commit.lock();
+            // Again, under the lock: closing and poisoning happen between.
+            self.check_writable()?;
+            self.check_keyspaces(keyspaces)?;
+            if let Some(checks) = checks
+                && let Some((_, key)) =
+                    checks.keys.iter().find(|(id, key)| commit.conflicts.changed_since(*id, key, checks.since))
+            {
+                return Err(Error::Conflict { key: key.clone() });
+            }
+            self.rotate_if_full(&mut commit)?;
+            if batch.count() == 0 {
+                // Nothing to write: the receipt of the newest commit says when nothing happened.
+                let (seqno, time) = (Seqno(self.visible()), from_us(commit.time_us));
+                return Ok(Receipt { seqno, time });
+            }
+            self.append(&mut commit, &mut batch)?
+        };
+        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        match durability.unwrap_or(self.options.durability) {
+            Durability::Sync => self.sync_upto(receipt.seqno.0)?,
+            Durability::Interval(every) if self.runs_inline() => self.sync_if_due(every)?,
+            Durability::Interval(_) | Durability::Buffered => {}
+        }
+        self.drawn_step();
+        Ok(receipt)
+    }
+
+    /// Steps 3 to 5.
+    fn append(&self, commit: &mut Commit, batch: &mut BatchBuf) -> Result<Receipt> {
+        let seqno = self.take_seqno(commit)?;
+        let now = commit.clock.now(self.env.wall_us(), self.env.monotonic_us());
+        let time_us = now.max(commit.time_us);
+        batch.stamp(seqno, time_us);
+        let payload_len = batch.len();
+        let log = commit.log.as_mut().ok_or(Error::Closed)?;
+        if let Err(error) = log.append(batch) {
+            // On a full disk the next batch may fit again. Any other failure says nothing good about this file.
+            if !matches!(error, Error::DiskFull { .. }) {
+                self.poison(&error);
+            }
+            return Err(error);
+        }
+        self.counters.log_bytes.fetch_add(payload_len as u64, Ordering::Relaxed);
+        let view = std::mem::take(batch).into_shared(payload_len);
+        let inserted = commit.memtable.insert(&view).and_then(|()| Self::note_writes(commit, &view, seqno));
+        inserted.map_err(|bad| bad.of(&self.dir.path().join(name::LOGS), 0))?;
+        commit.time_us = time_us;
+        self.visible.store(seqno, Ordering::Release);
+        Ok(Receipt { seqno: Seqno(seqno), time: from_us(time_us) })
+    }
+
+    fn note_writes(commit: &mut Commit, view: &BatchView, seqno: u64) -> Result<(), crate::base::Corruption> {
+        if !commit.conflicts.is_watched() {
+            return Ok(());
+        }
+        view.for_each(|op| {
+            if op.kind == Kind::RangeDelete {
+                let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
+                commit.conflicts.note_range(op.keyspace, span, seqno);
+            } else {
+                commit.conflicts.note_key(op.keyspace, op.key, seqno);
+            }
+        })
+    }
+
+    /// The next seqno. A failed append leaves a hole: a number is never given out twice.
+    pub(super) fn take_seqno(&self, commit: &mut Commit) -> Result<u64> {
+        let seqno = commit.next_seqno;
+        if seqno >= commit.seqno_ceiling {
+            return Err(Error::invalid(format!(
+                "{SEQNO_RESERVE} commits since the database was opened; close it and open it again"
+            )));
+        }
+        commit.next_seqno += 1;
+        Ok(seqno)
+    }
+
+    fn check_keyspaces(&self, keyspaces: &[KeyspaceId]) -> Result<()> {
+        let current = self.current.read();
+        for id in keyspaces {
+            match current.version.keyspaces.get(id) {
+                Some(keyspace) if keyspace.dropped.is_none() => {}
+                Some(keyspace) => {
+                    return Err(Error::invalid(format!("keyspace \"{}\" was dropped", keyspace.name)));
+                }
+                None => return Err(Error::invalid("the keyspace was dropped")),
+            }
+        }
+        Ok(())
+    }
+
+    fn rotate_if_full(&self, commit: &mut Commit) -> Result<()> {
+        let table = &commit.memtable;
+        let full = table.bytes() >= self.options.memtable_bytes() || table.range_tombstones() >= RANGE_TOMBSTONES_MAX;
+        if full { self.rotate(commit) } else { Ok(()) }
+    }
+
+    /// Seals the memtable and its log, and starts new ones. An empty memtable stays.
+    pub(super) fn rotate(&self, commit: &mut Commit) -> Result<()> {
+        if commit.memtable.is_empty() {
+            return Ok(());
+        }
+        let log = commit.log.as_mut().ok_or(Error::Closed)?;
+        let number = log.file().number + 1;
+        let header = Header { kind: FileKind::Log, file_id: self.database_id, number };
+        let created = LogWriter::create(&*self.dir, header);
+        let sealed = created.and_then(|next| log.seal(RecordKind::Rotated).map(|()| next));
+        let next = match sealed {
+            Ok(next) => next,
+            Err(error) => {
+                // The name may exist although creating it failed; without the seal (W3) the new log would be void anyway.
+                let _removed = self.dir.remove(&name::log(number));
+                return Err(error);
+            }
+        };
+        let old = std::mem::replace(log, next);
+        // Giving reserved room back is only thrift.
+        let _trimmed = old.trim();
+        commit.unsynced.push((Arc::clone(old.file()), old.offset()));
+        commit.names_dirty = true;
+
+        let active = Arc::new(Memtable::new(number));
+        let full = std::mem::replace(&mut commit.memtable, Arc::clone(&active));
+        let mut current = self.current.write();
+        let sealed = std::iter::once(full).chain(current.sealed.iter().cloned()).collect();
+        *current = Arc::new(current.with_memtables(active, sealed));
+        drop(current);
+        self.work.wake();
+        Ok(())
+    }
+
+    /// Slows writers down while compactions are behind, and stops them while flushes are, without burning a core. Every wait ends:
+    /// with room, or with the error that keeps background work from making any.
+    fn wait_for_room(&self) -> Result<()> {
+        let threshold = self.options.l0_threshold;
+        loop {
+            let (sealed, l0) = {
+                let current = self.current.read();
+                (current.sealed.len(), current.l0_max())
+            };
+            let must_wait = sealed >= SEALED_MAX || l0 >= 8 * threshold;
+            let behind = l0.saturating_sub(3 * threshold);
+            if !must_wait && behind == 0 {
+                return Ok(());
+            }
+            if self.runs_inline() {
+                if !self.background_step()? && must_wait {
+                    return self.health();
+                }
+                if !must_wait {
+                    return Ok(());
+                }
+                continue;
+            }
+            self.work.wake();
+            self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+            let mut guard = self.room_lock.lock();
+            if !must_wait {
+                // The further behind, the longer: from nothing to the most at the point where writers stop.
+                let share = u32::try_from(behind).unwrap_or(u32::MAX);
+                let whole = u32::try_from(5 * threshold).unwrap_or(u32::MAX).max(1);
+                self.room.wait_for(&mut guard, DELAY_MAX * share.min(whole) / whole);
+                return Ok(());
+            }
+            self.room.wait_for(&mut guard, LOOK_AGAIN);
+            drop(guard);
+            self.check_writable()?;
+            if let Some(error) = self.work.trouble() {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Begins to watch for conflicts; gives the seqno to read at.
+    pub(crate) fn watch(&self) -> u64 {
+        let mut commit = self.commit.lock();
+        let seqno = self.visible();
+        commit.conflicts.watch(seqno);
+        seqno
+    }
+
+    pub(crate) fn unwatch(&self) {
+        self.commit.lock().conflicts.unwatch();
+    }
+
+    /// Makes the names of new logs durable.
+    pub(super) fn sync_log_names(&self) -> Result<()> {
+        self.dir.sync_dir(name::LOGS).at("sync", || self.dir.path().join(name::LOGS))
+    }
+}

@@ -1,0 +1,657 @@
+//! What the two machines without a real disk keep in its place: bytes, names, locks, and what a power cut leaves.
+//!
+//! [`Bytes`], [`Tree`] and [`Locks`] serve both. [`Disk`] serves the simulated one: it holds everything twice, as
+//! programs see it and as the medium has it, with the operations between the two in one order of time.
+//!
+//! ```text
+//!              names                    bytes of an inode
+//!   seen       CURRENT → 7              [ header | a | b ]
+//!   pending    31: CURRENT.tmp → ∅,     29: write b
+//!                  CURRENT → 7
+//!   durable    CURRENT → 3              [ header | a ]
+//! ```
+//!
+//! A sync moves what is pending into what is durable. A failed sync drops it: programs still see it, the medium
+//! never gets it. A power cut lets a [`Loss`] choose among what is pending; the result is both seen and durable.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    io::{self, ErrorKind},
+    mem,
+    ops::{Bound, Range},
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{Loss, Region, prng::Prng};
+
+/// What a medium writes whole or not at all.
+const SECTOR: usize = 512;
+
+/// The bytes of a file. A clone costs nothing until one of the two is written.
+#[derive(Clone, Default)]
+#[expect(clippy::rc_buffer, reason = "written in place while it has one owner, copied when it has more")]
+pub(super) struct Bytes(Arc<Vec<u8>>);
+
+impl Bytes {
+    pub(super) fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    pub(super) fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        if buf.is_empty() {
+            return Ok(());
+        }
+        let range = span(offset, buf.len()).ok_or(ErrorKind::UnexpectedEof)?;
+        buf.copy_from_slice(self.0.get(range).ok_or(ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    /// Writes `bytes` at `offset`; what lies between the old end and `offset` reads as zero.
+    pub(super) fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let range = span(offset, bytes.len()).ok_or(ErrorKind::FileTooLarge)?;
+        self.extend(range.end as u64)?;
+        if let Some(place) = Arc::make_mut(&mut self.0).get_mut(range) {
+            place.copy_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    /// Makes the file at least `len` bytes long, with zeros.
+    pub(super) fn extend(&mut self, len: u64) -> io::Result<()> {
+        if len > self.len() { self.set_len(len) } else { Ok(()) }
+    }
+
+    pub(super) fn set_len(&mut self, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(|_| ErrorKind::FileTooLarge)?;
+        let bytes = Arc::make_mut(&mut self.0);
+        // A length from a test of absurd lengths must not end the process.
+        bytes.try_reserve(len.saturating_sub(bytes.len())).map_err(|_| ErrorKind::StorageFull)?;
+        bytes.resize(len, 0);
+        Ok(())
+    }
+
+    /// The bytes as they are now; later writes do not reach them.
+    pub(super) fn region(&self) -> Region {
+        Region::Heap(Arc::clone(&self.0))
+    }
+
+    pub(super) fn to_vec(&self) -> Vec<u8> {
+        self.0.to_vec()
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(bytes))
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+fn span(offset: u64, len: usize) -> Option<Range<usize>> {
+    let start = usize::try_from(offset).ok()?;
+    Some(start..start.checked_add(len)?)
+}
+
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Entry<F> {
+    Dir,
+    File(F),
+}
+
+/// What one operation does to names, all of it or nothing; `None` removes.
+pub(super) type Changes<F> = Vec<(PathBuf, Option<Entry<F>>)>;
+
+/// Names by full path. Operations only say what they would change, with the errors a real file system gives; whoever
+/// asked applies it.
+#[derive(Clone, Debug)]
+pub(super) struct Tree<F> {
+    entries: BTreeMap<PathBuf, Entry<F>>,
+}
+
+impl<F> Default for Tree<F> {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new() }
+    }
+}
+
+impl<F: Clone + PartialEq> Tree<F> {
+    pub(super) fn apply(&mut self, changes: Changes<F>) {
+        for (path, entry) in changes {
+            match entry {
+                Some(entry) => self.entries.insert(path, entry),
+                None => self.entries.remove(&path),
+            };
+        }
+    }
+
+    /// Removes every name whose directory is gone.
+    fn prune(&mut self) {
+        let mut kept = Self::default();
+        // A directory sorts before what is in it.
+        for (path, entry) in mem::take(&mut self.entries) {
+            if path.parent().is_some_and(|dir| kept.check_dir(dir).is_ok()) {
+                kept.entries.insert(path, entry);
+            }
+        }
+        *self = kept;
+    }
+
+    /// Fails unless `path` is a directory.
+    pub(super) fn check_dir(&self, path: &Path) -> io::Result<()> {
+        match self.entries.get(path) {
+            Some(Entry::Dir) => Ok(()),
+            Some(Entry::File(_)) => Err(ErrorKind::NotADirectory.into()),
+            // The roots of all paths, relative and absolute, are always there.
+            None if path.parent().is_none() => Ok(()),
+            None => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// The file behind a name.
+    pub(super) fn file(&self, path: &Path) -> io::Result<F> {
+        match self.entries.get(path) {
+            Some(Entry::File(file)) => Ok(file.clone()),
+            None => Err(ErrorKind::NotFound.into()),
+            Some(Entry::Dir) => Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file")),
+        }
+    }
+
+    /// The names right in `dir`, sorted.
+    pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.check_dir(dir)?;
+        let inside = self.entries.range::<Path, _>((Bound::Excluded(dir), Bound::Unbounded));
+        let names = inside
+            .map(|(path, _)| path)
+            .take_while(|path| path.starts_with(dir))
+            .filter(|path| path.parent() == Some(dir))
+            .filter_map(|path| path.file_name());
+        Ok(names.map(|name| name.to_string_lossy().into_owned()).collect())
+    }
+
+    pub(super) fn files(&self) -> impl Iterator<Item = (&PathBuf, &F)> {
+        self.entries.iter().filter_map(|(path, entry)| match entry {
+            Entry::File(file) => Some((path, file)),
+            Entry::Dir => None,
+        })
+    }
+
+    /// The directory `path` and its parents, as far as they are missing.
+    pub(super) fn make_dirs(&self, path: &Path) -> io::Result<Changes<F>> {
+        let mut missing = Vec::new();
+        for dir in path.ancestors() {
+            match self.check_dir(dir) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    missing.push((dir.to_path_buf(), Some(Entry::Dir)));
+                }
+                found => {
+                    found?;
+                    break;
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    pub(super) fn create_dir(&self, path: PathBuf) -> io::Result<Changes<F>> {
+        match self.check_dir(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.check_dir(parent(&path)?)?;
+                Ok(vec![(path, Some(Entry::Dir))])
+            }
+            found => found.map(|()| Vec::new()),
+        }
+    }
+
+    /// A new name for `file`, which may have others.
+    pub(super) fn create(&self, path: PathBuf, file: F) -> io::Result<Changes<F>> {
+        self.check_dir(parent(&path)?)?;
+        if self.entries.contains_key(&path) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        Ok(vec![(path, Some(Entry::File(file)))])
+    }
+
+    pub(super) fn rename(&self, from: PathBuf, to: PathBuf) -> io::Result<Changes<F>> {
+        if from.parent() != to.parent() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "a rename stays inside one directory"));
+        }
+        let file = self.file(&from)?;
+        match self.entries.get(&to) {
+            Some(Entry::Dir) => Err(ErrorKind::IsADirectory.into()),
+            // Two names of one file: POSIX leaves both.
+            Some(Entry::File(old)) if *old == file => Ok(Vec::new()),
+            _ => Ok(vec![(from, None), (to, Some(Entry::File(file)))]),
+        }
+    }
+
+    pub(super) fn remove(&self, path: PathBuf) -> io::Result<Changes<F>> {
+        match self.entries.get(&path) {
+            Some(Entry::File(_)) => Ok(vec![(path, None)]),
+            Some(Entry::Dir) => Err(ErrorKind::IsADirectory.into()),
+            None => Err(ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+fn parent(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| ErrorKind::AlreadyExists.into())
+}
+
+/// One spelling for every path: without `.` and doubled slashes. A path is a key here, it leads through no links.
+pub(super) fn normalise(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
+}
+
+/// The full path of the relative `name` in `dir`; `""` is `dir` itself.
+pub(super) fn at(dir: &Path, name: &str) -> io::Result<PathBuf> {
+    let mut path = dir.to_path_buf();
+    for part in Path::new(name).components() {
+        match part {
+            Component::Normal(part) => path.push(part),
+            Component::CurDir => {}
+            _ => {
+                return Err(io::Error::new(ErrorKind::InvalidInput, "a name leads out of its directory"));
+            }
+        }
+    }
+    Ok(path)
+}
+
+/// What a write to a file opened for reading gets.
+pub(super) fn read_only() -> io::Error {
+    io::Error::new(ErrorKind::PermissionDenied, "opened for reading")
+}
+
+/// Who holds which directory. A second handle conflicts even in the same process.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Locks {
+    held: Vec<Lock>,
+}
+
+#[derive(Clone, Debug)]
+struct Lock {
+    path: PathBuf,
+    handle: u64,
+    exclusive: bool,
+}
+
+impl Locks {
+    /// Locks `path` for `handle`, which may already hold it the other way.
+    pub(super) fn try_lock(&mut self, path: &Path, handle: u64, exclusive: bool) -> bool {
+        let conflict = |lock: &Lock| lock.path == path && lock.handle != handle && (exclusive || lock.exclusive);
+        if self.held.iter().any(conflict) {
+            return false;
+        }
+        self.unlock(handle);
+        self.held.push(Lock { path: path.to_path_buf(), handle, exclusive });
+        true
+    }
+
+    pub(super) fn unlock(&mut self, handle: u64) {
+        self.held.retain(|lock| lock.handle != handle);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.held.clear();
+    }
+}
+
+/// Names an inode; never used again.
+pub(super) type InodeId = u64;
+
+/// One change of a file that no sync has covered yet.
+#[derive(Clone)]
+enum Edit {
+    Write { offset: u64, bytes: Arc<[u8]> },
+    Extend { len: u64 },
+    SetLen { len: u64 },
+}
+
+impl Edit {
+    fn apply(&self, to: &mut Bytes) -> io::Result<()> {
+        match self {
+            Self::Write { offset, bytes } => to.write_at(*offset, bytes),
+            Self::Extend { len } => to.extend(*len),
+            Self::SetLen { len } => to.set_len(*len),
+        }
+    }
+
+    /// How long a file of `len` bytes is afterwards.
+    fn len_after(&self, len: u64) -> u64 {
+        match self {
+            Self::Write { offset, bytes } => len.max(offset.saturating_add(bytes.len() as u64)),
+            Self::Extend { len: at_least } => len.max(*at_least),
+            Self::SetLen { len } => *len,
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Inode {
+    /// As programs read it.
+    seen: Bytes,
+    /// As the last sync left it.
+    durable: Bytes,
+    /// What lies between the two, by sequence number.
+    pending: Vec<(u64, Edit)>,
+    /// Open handles keep a file that has no name.
+    handle_count: usize,
+}
+
+impl Inode {
+    /// The durable bytes with those pending edits that `kept` chooses.
+    fn with(&self, kept: impl Fn(u64) -> bool) -> Bytes {
+        let mut image = self.durable.clone();
+        for (_, edit) in self.pending.iter().filter(|(seq, _)| kept(*seq)) {
+            settle(&edit.apply(&mut image));
+        }
+        image
+    }
+
+    /// Every pending edit kept, lost or torn, each on its own, and the length on its own too.
+    fn torn(&self, prng: &mut Prng) -> Bytes {
+        let mut image = self.durable.clone();
+        if self.pending.is_empty() {
+            return image;
+        }
+        for (_, edit) in &self.pending {
+            match (edit, prng.below(3)) {
+                (_, 0) => settle(&edit.apply(&mut image)),
+                (Edit::Write { offset, bytes }, 1) => tear(&mut image, *offset, bytes, prng),
+                _ => {}
+            }
+        }
+        let old = self.durable.len();
+        let new = self.pending.iter().fold(old, |len, (_, edit)| edit.len_after(len));
+        let len = match prng.below(3) {
+            0 => old,
+            1 if new > old => old + prng.below(new - old),
+            _ => new,
+        };
+        settle(&image.set_len(len));
+        image
+    }
+}
+
+/// Applying again what was applied before cannot fail: the bytes found room then.
+fn settle(applied: &io::Result<()>) {
+    debug_assert!(applied.is_ok(), "{applied:?}");
+}
+
+/// Writes `bytes` so that each sector gets the new bytes, keeps the old ones, or holds zeros or noise. Bytes of the
+/// same sectors outside the write stay: they may be durable, and a medium rewrites them with what they were.
+fn tear(image: &mut Bytes, mut offset: u64, mut bytes: &[u8], prng: &mut Prng) {
+    while !bytes.is_empty() {
+        let into = usize::try_from(offset % SECTOR as u64).unwrap_or(0);
+        let (sector, rest) = bytes.split_at(bytes.len().min(SECTOR - into));
+        match prng.below(4) {
+            0 => settle(&image.write_at(offset, sector)),
+            1 => settle(&image.write_at(offset, &vec![0; sector.len()])),
+            2 => {
+                let noise: Vec<u8> = sector.iter().map(|_| prng.next().to_le_bytes()[0]).collect();
+                settle(&image.write_at(offset, &noise));
+            }
+            _ => {}
+        }
+        offset += sector.len() as u64;
+        bytes = rest;
+    }
+}
+
+/// One change of names that no directory sync has covered yet.
+#[derive(Clone)]
+struct Naming {
+    seq: u64,
+    dir: PathBuf,
+    changes: Changes<InodeId>,
+}
+
+/// A disk with everything that is needed to say what a power cut leaves of it.
+#[derive(Clone, Default)]
+pub(super) struct Disk {
+    /// As programs see the names.
+    names: Tree<InodeId>,
+    /// As the last directory syncs left the names.
+    durable: Tree<InodeId>,
+    /// What lies between the two.
+    pending: Vec<Naming>,
+    inodes: BTreeMap<InodeId, Inode>,
+    /// The last number given to an operation or an inode: one order of time for the whole machine.
+    last: u64,
+}
+
+impl Disk {
+    pub(super) fn names(&self) -> &Tree<InodeId> {
+        &self.names
+    }
+
+    /// Makes a directory and its parents, durable at once.
+    pub(super) fn make_dirs(&mut self, path: &Path) -> io::Result<()> {
+        let made = self.names.make_dirs(path)?;
+        self.set_names(made);
+        Ok(())
+    }
+
+    pub(super) fn create_dir(&mut self, path: PathBuf) -> io::Result<()> {
+        let changes = self.names.create_dir(path)?;
+        self.change_names(changes);
+        Ok(())
+    }
+
+    pub(super) fn create(&mut self, path: PathBuf) -> io::Result<InodeId> {
+        let id = self.tick();
+        let changes = self.names.create(path, id)?;
+        self.inodes.insert(id, Inode::default());
+        self.change_names(changes);
+        Ok(id)
+    }
+
+    pub(super) fn rename(&mut self, from: PathBuf, to: PathBuf) -> io::Result<()> {
+        let changes = self.names.rename(from, to)?;
+        self.change_names(changes);
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, path: PathBuf) -> io::Result<()> {
+        let changes = self.names.remove(path)?;
+        self.change_names(changes);
+        Ok(())
+    }
+
+    pub(super) fn link(&mut self, from: &Path, to: PathBuf) -> io::Result<()> {
+        let changes = self.names.create(to, self.names.file(from)?)?;
+        self.change_names(changes);
+        Ok(())
+    }
+
+    /// Makes the names in `dir` durable.
+    pub(super) fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
+        self.names.check_dir(dir)?;
+        let (covered, pending) = mem::take(&mut self.pending).into_iter().partition(|naming| naming.dir == dir);
+        self.pending = pending;
+        let covered: Vec<Naming> = covered;
+        for naming in covered {
+            self.durable.apply(naming.changes);
+        }
+        self.collect();
+        Ok(())
+    }
+
+    /// Counts one more handle of a file.
+    pub(super) fn open(&mut self, id: InodeId) {
+        if let Some(inode) = self.inodes.get_mut(&id) {
+            inode.handle_count += 1;
+        }
+    }
+
+    /// Counts one handle of a file less.
+    pub(super) fn close(&mut self, id: InodeId) {
+        if let Some(inode) = self.inodes.get_mut(&id) {
+            inode.handle_count = inode.handle_count.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn bytes(&self, id: InodeId) -> io::Result<&Bytes> {
+        Ok(&self.inodes.get(&id).ok_or(ErrorKind::NotFound)?.seen)
+    }
+
+    pub(super) fn write_at(&mut self, id: InodeId, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.edit(id, Edit::Write { offset, bytes: bytes.into() })
+    }
+
+    pub(super) fn extend(&mut self, id: InodeId, len: u64) -> io::Result<()> {
+        self.edit(id, Edit::Extend { len })
+    }
+
+    pub(super) fn set_len(&mut self, id: InodeId, len: u64) -> io::Result<()> {
+        self.edit(id, Edit::SetLen { len })
+    }
+
+    /// Makes durable what is pending, and nothing else: what a failed sync forgot stays forgotten.
+    pub(super) fn sync(&mut self, id: InodeId) -> io::Result<()> {
+        let inode = self.inodes.get_mut(&id).ok_or(ErrorKind::NotFound)?;
+        for (_, edit) in mem::take(&mut inode.pending) {
+            edit.apply(&mut inode.durable)?;
+        }
+        Ok(())
+    }
+
+    /// A sync fails: the pages count as clean from now on, although the medium does not have them.
+    pub(super) fn forget(&mut self, id: InodeId) {
+        if let Some(inode) = self.inodes.get_mut(&id) {
+            inode.pending.clear();
+        }
+    }
+
+    /// The bytes of all files that have a name.
+    pub(super) fn used_bytes(&self) -> u64 {
+        let named: BTreeSet<InodeId> = self.names.files().map(|(_, id)| *id).collect();
+        named.iter().filter_map(|id| self.inodes.get(id)).map(|inode| inode.seen.len()).sum()
+    }
+
+    /// Puts bytes onto the medium behind everybody's back.
+    pub(super) fn overwrite(&mut self, path: PathBuf, bytes: Vec<u8>) {
+        let id = self.names.file(&path).unwrap_or_else(|_| self.tick());
+        if let Some(dir) = path.parent()
+            && let Ok(made) = self.names.make_dirs(dir)
+        {
+            self.set_names(made);
+        }
+        let inode = self.inodes.entry(id).or_default();
+        inode.seen = bytes.into();
+        inode.durable = inode.seen.clone();
+        inode.pending.clear();
+        self.set_names(vec![(path, Some(Entry::File(id)))]);
+    }
+
+    /// Takes a file from the medium behind everybody's back.
+    pub(super) fn erase(&mut self, path: PathBuf) {
+        if self.names.file(&path).is_ok() {
+            self.set_names(vec![(path, None)]);
+        }
+    }
+
+    /// The power goes and comes back: what is left is all there is, and all of it is durable.
+    pub(super) fn cut_power(&mut self, loss: Loss, prng: &mut Prng) {
+        let end = if loss == Loss::Prefix { self.draw_end(prng) } else { 0 };
+        for inode in self.inodes.values_mut() {
+            inode.durable = match loss {
+                Loss::Nothing | Loss::DataOnly => inode.with(|_| true),
+                Loss::Everything | Loss::NamesKept => inode.with(|_| false),
+                Loss::Prefix => inode.with(|seq| seq < end),
+                Loss::Torn => inode.torn(prng),
+            };
+            inode.seen = inode.durable.clone();
+            inode.pending.clear();
+        }
+        for naming in mem::take(&mut self.pending) {
+            let kept = match loss {
+                Loss::Nothing | Loss::NamesKept => true,
+                Loss::Everything | Loss::DataOnly => false,
+                Loss::Prefix => naming.seq < end,
+                Loss::Torn => prng.below(2) == 0,
+            };
+            if kept {
+                self.durable.apply(naming.changes);
+            }
+        }
+        self.durable.prune();
+        self.names = self.durable.clone();
+        self.release();
+    }
+
+    /// Closes every handle.
+    pub(super) fn release(&mut self) {
+        for inode in self.inodes.values_mut() {
+            inode.handle_count = 0;
+        }
+        self.collect();
+    }
+
+    /// Draws where in the order of time the pending operations end that survive.
+    fn draw_end(&self, prng: &mut Prng) -> u64 {
+        let edits = self.inodes.values().flat_map(|inode| inode.pending.iter().map(|(seq, _)| *seq));
+        let mut seqs: Vec<u64> = self.pending.iter().map(|naming| naming.seq).chain(edits).collect();
+        seqs.sort_unstable();
+        seqs.get(prng.index(seqs.len() + 1)).copied().unwrap_or(u64::MAX)
+    }
+
+    fn edit(&mut self, id: InodeId, edit: Edit) -> io::Result<()> {
+        let seq = self.tick();
+        let inode = self.inodes.get_mut(&id).ok_or(ErrorKind::NotFound)?;
+        edit.apply(&mut inode.seen)?;
+        inode.pending.push((seq, edit));
+        Ok(())
+    }
+
+    /// Changes the names that programs see; a power cut may take it back.
+    fn change_names(&mut self, changes: Changes<InodeId>) {
+        let Some(dir) = changes.first().and_then(|(path, _)| path.parent()).map(Path::to_path_buf) else {
+            return;
+        };
+        let seq = self.tick();
+        self.names.apply(changes.clone());
+        self.pending.push(Naming { seq, dir, changes });
+    }
+
+    /// Changes names durably, whatever is pending for them.
+    fn set_names(&mut self, changes: Changes<InodeId>) {
+        for naming in &mut self.pending {
+            naming.changes.retain(|(path, _)| changes.iter().all(|(set, _)| set != path));
+        }
+        self.pending.retain(|naming| !naming.changes.is_empty());
+        self.names.apply(changes.clone());
+        self.durable.apply(changes);
+    }
+
+    /// Frees every inode that no name, no pending name and no handle leads to.
+    fn collect(&mut self) {
+        let pending = self.pending.iter().flat_map(|naming| &naming.changes);
+        let pending = pending.filter_map(|(_, entry)| match entry {
+            Some(Entry::File(id)) => Some(*id),
+            _ => None,
+        });
+        let named = self.names.files().chain(self.durable.files()).map(|(_, id)| *id);
+        let live: BTreeSet<InodeId> = named.chain(pending).collect();
+        self.inodes.retain(|id, inode| inode.handle_count > 0 || live.contains(id));
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+}

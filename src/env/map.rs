@@ -1,0 +1,53 @@
+//! Read-only bytes of a finished file: mapped, or a copy where there is no map. The one file with `unsafe` in the core.
+
+#![expect(unsafe_code, reason = "mapping a file is an unsafe call; the contract that makes it sound is below")]
+
+use std::{fs::File, io, ops::Deref, sync::Arc};
+
+use memmap2::Mmap;
+
+/// The bytes of a finished file, cheap to clone. Cloning keeps the map, and so the file's space, alive.
+#[derive(Clone, Debug)]
+pub enum Region {
+    /// Mapped from a real file.
+    Map(Arc<Mmap>),
+    /// Held in memory.
+    Heap(Arc<Vec<u8>>),
+}
+
+impl Region {
+    /// Maps `file` for reading.
+    pub(super) fn map(file: &File) -> io::Result<Self> {
+        if file.metadata()?.len() == 0 {
+            // An empty map is an error on some systems.
+            return Ok(Self::Heap(Arc::new(Vec::new())));
+        }
+        // SAFETY: a map is sound while nobody changes the bytes under it. The engine maps only files that it finished:
+        // they were created exclusively under a name that is never used again, the one writer has closed them,
+        // nothing in this crate opens an existing file for writing or cutting, and the exclusive lock on the
+        // directory keeps other engines away. Another program that cuts the file under us ends the process with
+        // SIGBUS: `Options::mmap(false)` exists for whoever must fear that.
+        let map = unsafe { Mmap::map(file) }?;
+        Ok(Self::Map(Arc::new(map)))
+    }
+
+    /// An owner for shared windows into these bytes.
+    pub(crate) fn owner(&self) -> Arc<dyn AsRef<[u8]> + Send + Sync> {
+        match self {
+            Self::Map(map) => Arc::<Mmap>::clone(map),
+            Self::Heap(heap) => Arc::<Vec<u8>>::clone(heap),
+        }
+    }
+}
+
+impl Deref for Region {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Heap(heap) => heap,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The only door to the outside: files, directories, locks, clocks, randomness, and who runs background work.
+//!
+//! Nothing above this module names `std::fs` or reads a clock. Three machines stand behind the door:
+//! [`Os`], the real one; [`Memory`], files that live as long as the value; and [`Sim`], a simulated machine that remembers
+//! only what was synced, fails any call on demand and replays from a seed.
+//!
+//! # The durability contract
+//!
+//! * [`File::write_at`] reaches the operating system: it survives the death of the process, not a power cut.
+//! * [`File::sync`] makes the bytes and the length of that file survive a power cut. Until it returned, any subset of
+//!   the writes since the last sync may have reached the medium, in any order, torn at any 512-byte sector.
+//! * [`Dir::create`], [`Dir::rename`], [`Dir::remove`] and [`Dir::create_dir`] survive a power cut only after
+//!   [`Dir::sync_dir`] of the directory that holds the name.
+//! * After a sync has failed, nothing is known about the bytes it covered; a second sync that succeeds proves nothing.
+
+mod clock;
+mod disk;
+mod map;
+mod memory;
+mod os;
+mod prng;
+mod sim;
+
+use std::{fmt::Debug, io, path::Path, sync::Arc};
+
+pub use map::Region;
+pub use memory::Memory;
+pub use os::Os;
+pub use sim::{Fault, Loss, Sim};
+
+/// A machine: where files live, what time it is, who runs background work.
+pub trait Env: Debug + Send + Sync + 'static {
+    /// Opens the directory at `path`; with `create`, makes it (mode 0700) and its missing parents first.
+    ///
+    /// # Errors
+    /// `NotFound` without `create`; `NotADirectory` when something else is there.
+    fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Dir>>;
+
+    /// The wall clock, in microseconds since 1970.
+    fn wall_us(&self) -> u64;
+
+    /// A clock that never steps, in microseconds since some moment.
+    fn monotonic_us(&self) -> u64;
+
+    /// 64 random bits.
+    fn entropy(&self) -> u64;
+
+    /// Who runs background work.
+    fn background(&self) -> Background;
+
+    /// A number below `below`, drawn from the seed of a simulated machine: where background steps run when
+    /// [`Background::Caller`] runs them. Machines with threads are never asked.
+    fn draw(&self, below: u32) -> u32;
+}
+
+/// Who runs background work: flushes, compactions, interval syncs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Background {
+    /// Named threads of the database.
+    Threads,
+    /// The thread that calls, at drawn points, so that a run replays from its seed.
+    Caller,
+}
+
+/// An open directory. Names are relative, with `/` between a sub-directory and a file; the engine makes them from
+/// numbers, never from stored text.
+pub trait Dir: Debug + Send + Sync {
+    /// Where it was opened.
+    fn path(&self) -> &Path;
+
+    /// Locks the directory itself, shared or exclusively, until it is dropped; `false` if somebody else holds it.
+    fn try_lock(&self, exclusive: bool) -> io::Result<bool>;
+
+    /// Gives the lock back.
+    fn unlock(&self) -> io::Result<()>;
+
+    /// Takes every right to this directory from everybody but its owner (mode 0700).
+    fn restrict(&self) -> io::Result<()>;
+
+    /// The names in the sub-directory `sub`, sorted; `""` is the directory itself.
+    fn list(&self, sub: &str) -> io::Result<Vec<String>>;
+
+    /// Makes a sub-directory with mode 0700; an existing real directory is fine, a link or a file is an error.
+    fn create_dir(&self, name: &str) -> io::Result<()>;
+
+    /// Creates a file with mode 0600 that must not exist yet, for reading and writing.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// Opens an existing regular file for reading. Links and special files are refused.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// Renames a file inside one directory, replacing what was there.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Gives the finished file `name` a second name in another directory. Fails where hard links cannot reach.
+    fn link(&self, name: &str, to: &dyn Dir, to_name: &str) -> io::Result<()>;
+
+    /// Makes the names in the sub-directory `sub` durable.
+    fn sync_dir(&self, sub: &str) -> io::Result<()>;
+
+    /// Bytes that can still be written to this file system.
+    fn available_space(&self) -> io::Result<u64>;
+}
+
+/// An open regular file.
+#[expect(clippy::len_without_is_empty, reason = "a length on disk, not a container")]
+pub trait File: Debug + Send + Sync {
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Fills `buf` from `offset`; `UnexpectedEof` when the file ends before.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `buf` at `offset`.
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
+
+    /// Reserves room so that the file can grow to `len` bytes; the bytes read as zero.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+
+    /// Cuts or extends the file.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Makes the bytes and the length durable.
+    fn sync(&self) -> io::Result<()>;
+
+    /// The bytes of the finished file, to read in place. The caller never writes or cuts it again.
+    fn map(&self) -> io::Result<Region>;
+}

@@ -1,0 +1,20 @@
+//! How every byte reaches the disk: numbers, frames, checksums, file headers, file names.
+//!
+//! Everything read from a file passes through [`Reader`], which checks each length and offset before it is used. The
+//! formats themselves are specified in `docs/format/`.
+
+mod cursor;
+mod header;
+pub(crate) mod name;
+
+pub(crate) use cursor::{Reader, Writer};
+pub(crate) use header::{BadHeader, FileKind, Header};
+
+/// CRC-32 (IEEE) of several pieces in a row.
+pub(crate) fn crc(pieces: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for piece in pieces {
+        hasher.update(piece);
+    }
+    hasher.finalize()
+}

@@ -1,0 +1,60 @@
+//! The names of files, made from numbers and read back into them. No stored text ever becomes part of a path.
+
+pub(crate) const LOCK: &str = "LOCK";
+pub(crate) const CURRENT: &str = "CURRENT";
+pub(crate) const CURRENT_NEW: &str = "CURRENT.new";
+pub(crate) const LOGS: &str = "wal";
+pub(crate) const SEGMENTS: &str = "segments";
+
+/// Names that later parts of the format use, known here so that they are not taken for a stranger's.
+const RESERVED: [&str; 2] = ["TIMELINE", "packs"];
+
+pub(crate) fn manifest(number: u64) -> String {
+    format!("MANIFEST-{number}")
+}
+
+pub(crate) fn log(number: u64) -> String {
+    format!("{LOGS}/{number}.wal")
+}
+
+pub(crate) fn segment(number: u64) -> String {
+    format!("{SEGMENTS}/{number}.seg")
+}
+
+/// The number of a file in its sub-directory, from its bare name.
+pub(crate) fn parse(name: &str, ending: &str) -> Option<u64> {
+    number(name.strip_suffix(ending)?)
+}
+
+/// The number of a manifest, from its name.
+pub(crate) fn parse_manifest(name: &str) -> Option<u64> {
+    number(name.strip_prefix("MANIFEST-")?)
+}
+
+/// Whether a name at the top of the directory can be one of ours.
+pub(crate) fn is_ours(name: &str) -> bool {
+    [LOCK, CURRENT, CURRENT_NEW, LOGS, SEGMENTS].contains(&name)
+        || RESERVED.contains(&name)
+        || parse_manifest(name).is_some()
+}
+
+/// Only the digits that a number prints as: `007` and `+7` are not ours.
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number: &u64| number.to_string() == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_and_strangers_do_not() {
+        assert_eq!(log(7), "wal/7.wal");
+        assert_eq!(parse("7.wal", ".wal"), Some(7));
+        assert_eq!(parse_manifest(&manifest(3)), Some(3));
+        for stranger in ["07.wal", "+7.wal", "7.wal.bak", ".wal", "7.seg"] {
+            assert_eq!(parse(stranger, ".wal"), None, "{stranger}");
+        }
+        assert!(is_ours("CURRENT") && !is_ours("notes.txt"));
+    }
+}

@@ -1,0 +1,54 @@
+//! An embedded key-value database engine that remembers: ordered keyspaces, atomic batches, any moment of the past.
+//!
+//! ```
+//! # use chronolith::{env::Memory, KeyspaceOptions, Options};
+//! # let open = |path| Options::new().env(Memory::new()).open(path);
+//! let db = open("my.db")?; // `Db::open` for a directory on disk
+//! let users = db.keyspace("users", KeyspaceOptions::new())?;
+//! users.put("ann", "25")?;
+//! let before = db.snapshot();
+//! users.put("ann", "26")?;
+//!
+//! assert_eq!(users.get("ann")?.unwrap(), b"26");
+//! assert_eq!(before.get(&users, "ann")?.unwrap(), b"25");
+//! # Ok::<_, chronolith::Error>(())
+//! ```
+//!
+//! | to | see |
+//! | --- | --- |
+//! | open, create, recover | [`Db::open`], [`Options`] |
+//! | write one key, or many at once | [`Keyspace::put`], [`Keyspace::delete_range`], [`Batch`] |
+//! | read one key, or many in order | [`Keyspace::get`], [`Keyspace::range`], [`Keyspace::prefix`], [`Keyspace::cursor`] |
+//! | look back | [`Db::snapshot`], [`Db::as_of`], [`View`] |
+//! | know when a write is on the disk | [`Durability`], [`Db::persist`] |
+//! | run it | [`Db::stats`], [`Db::verify`], [`Db::checkpoint`], [`Db::compact`], [`Db::health`] |
+//! | test a program against power cuts | [`env::Sim`] |
+//!
+//! ```text
+//!  put · delete · batch                 get · range · as_of
+//!        ▼                                    ▼
+//!  log, then memtable  ────────▶  memtables, then segments, newest first
+//!        ▼ full                               ▲
+//!  flush ▶ segments ▶ compaction ▶ fewer, better segments
+//! ```
+
+mod api;
+mod base;
+mod compaction;
+mod engine;
+pub mod env;
+mod format;
+mod manifest;
+mod memtable;
+mod merge;
+mod segment;
+mod wal;
+
+pub use api::{Batch, Cursor, Db, Keys, Keyspace, Range, View};
+pub use base::{Bytes, Corruption, Error, KeyRange, Receipt, Result, Seqno};
+pub use compaction::Policy;
+pub use engine::{Compacted, Durability, Finding, KeyspaceOptions, LevelStats, Options, Report, SpaceUse, Stats};
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct ReadmeDoctests;

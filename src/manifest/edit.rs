@@ -1,0 +1,265 @@
+//! One step from a version to the next.
+//!
+//! ```text
+//!  edit:    change change …
+//!  change:  tag u8 · length varint · body
+//! ```
+//!
+//! A change whose tag is unknown refuses the file below 128 and is skipped from 128 on, so that a later format may add
+//! hints that an earlier release need not understand.
+
+use crate::{
+    base::{Corruption, KeyspaceId},
+    format::{Reader, Writer},
+    segment::{Finished, Summary},
+};
+
+/// The first tag that a reader may skip.
+const FIRST_OPTIONAL_TAG: u8 = 128;
+
+/// What a keyspace's options say on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct StoredOptions {
+    /// The compaction policy: 0 is last-writer-wins.
+    pub(crate) policy: u8,
+}
+
+/// One change of a version. The tags stand on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A keyspace is born, at a seqno of its own.
+    Create { id: KeyspaceId, name: String, options: StoredOptions, seqno: u64 },
+    /// A keyspace is dropped, at a seqno of its own. It stays, hidden, while somebody may still read it.
+    Drop { id: KeyspaceId, seqno: u64 },
+    /// A dropped keyspace goes, with all its segments.
+    Forget { id: KeyspaceId },
+    /// A segment joins a level.
+    Add { level: u8, segment: Finished },
+    /// A segment leaves.
+    Remove { keyspace: KeyspaceId, number: u64 },
+    /// The traces that dropping leaves, raised (K5, K6).
+    Marks { keyspace: KeyspaceId, vanished: u64, horizon: u64 },
+    /// Logs below this number are needed no more.
+    LogsFrom { number: u64 },
+    /// A log ends here, whatever stands behind.
+    LogEnd { number: u64, end: u64 },
+    /// File numbers below this may have been used.
+    NextFile { number: u64 },
+    /// Seqnos up to `last` were given out; up to `ceiling` they may have been. Commits up to `time_us` have happened.
+    Seqnos { last: u64, ceiling: u64, time_us: u64 },
+}
+
+/// Changes that become visible together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Edit {
+    pub(crate) changes: Vec<Change>,
+}
+
+impl Edit {
+    pub(crate) fn new(changes: impl IntoIterator<Item = Change>) -> Self {
+        Self { changes: changes.into_iter().collect() }
+    }
+
+    pub(crate) fn push(&mut self, change: Change) {
+        self.changes.push(change);
+    }
+
+    /// Encodes the edit; [`Edit::decode`] is the exact inverse.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        for change in &self.changes {
+            let (tag, body) = change.encode();
+            out.u8(tag);
+            out.prefixed(&body);
+        }
+        out.into_bytes()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Corruption> {
+        let mut reader = Reader::new(bytes);
+        let mut edit = Self::default();
+        while reader.remaining() > 0 {
+            let tag = reader.u8("tag of a change")?;
+            let mut body = Reader::new(reader.prefixed("body of a change")?);
+            match Change::decode(tag, &mut body)? {
+                Some(change) => {
+                    body.finish("end of a change")?;
+                    edit.push(change);
+                }
+                None if tag >= FIRST_OPTIONAL_TAG => {}
+                None => return Err(reader.corrupt("a change that this release knows")),
+            }
+        }
+        Ok(edit)
+    }
+}
+
+impl Change {
+    fn encode(&self) -> (u8, Vec<u8>) {
+        let mut out = Writer::default();
+        let tag = match self {
+            Self::Create { id, name, options, seqno } => {
+                out.varint(u64::from(id.0));
+                out.varint(*seqno);
+                out.u8(options.policy);
+                out.prefixed(name.as_bytes());
+                1
+            }
+            Self::Drop { id, seqno } => {
+                out.varint(u64::from(id.0));
+                out.varint(*seqno);
+                2
+            }
+            Self::Forget { id } => {
+                out.varint(u64::from(id.0));
+                3
+            }
+            Self::Add { level, segment } => {
+                out.u8(*level);
+                out.varint(segment.number);
+                out.u64(segment.file_id);
+                out.varint(segment.file_len);
+                out.u32(segment.footer_digest);
+                segment.summary.encode(&mut out);
+                4
+            }
+            Self::Remove { keyspace, number } => {
+                out.varint(u64::from(keyspace.0));
+                out.varint(*number);
+                5
+            }
+            Self::Marks { keyspace, vanished, horizon } => {
+                out.varint(u64::from(keyspace.0));
+                out.varint(*vanished);
+                out.varint(*horizon);
+                6
+            }
+            Self::LogsFrom { number } => {
+                out.varint(*number);
+                7
+            }
+            Self::LogEnd { number, end } => {
+                out.varint(*number);
+                out.varint(*end);
+                8
+            }
+            Self::NextFile { number } => {
+                out.varint(*number);
+                9
+            }
+            Self::Seqnos { last, ceiling, time_us } => {
+                out.varint(*last);
+                out.varint(*ceiling);
+                out.varint(*time_us);
+                10
+            }
+        };
+        (tag, out.into_bytes())
+    }
+
+    fn decode(tag: u8, body: &mut Reader<'_>) -> Result<Option<Self>, Corruption> {
+        let keyspace = |body: &mut Reader<'_>| {
+            let id = body.varint("keyspace")?;
+            u32::try_from(id).map(KeyspaceId).map_err(|_| body.corrupt("keyspace"))
+        };
+        Ok(Some(match tag {
+            1 => {
+                let (id, seqno) = (keyspace(body)?, body.varint("seqno")?);
+                let options = StoredOptions { policy: body.u8("policy")? };
+                if options.policy != 0 {
+                    return Err(body.corrupt("a policy that this release knows"));
+                }
+                let name = std::str::from_utf8(body.prefixed("name")?).map_err(|_| body.corrupt("name"))?;
+                Self::Create { id, name: name.to_owned(), options, seqno }
+            }
+            2 => Self::Drop { id: keyspace(body)?, seqno: body.varint("seqno")? },
+            3 => Self::Forget { id: keyspace(body)? },
+            4 => Self::Add {
+                level: body.u8("level")?,
+                segment: Finished {
+                    number: body.varint("segment number")?,
+                    file_id: body.u64("file id")?,
+                    file_len: body.varint("file length")?,
+                    footer_digest: body.u32("footer digest")?,
+                    summary: Summary::decode(body)?,
+                },
+            },
+            5 => Self::Remove { keyspace: keyspace(body)?, number: body.varint("segment number")? },
+            6 => Self::Marks {
+                keyspace: keyspace(body)?,
+                vanished: body.varint("vanished")?,
+                horizon: body.varint("horizon")?,
+            },
+            7 => Self::LogsFrom { number: body.varint("log number")? },
+            8 => Self::LogEnd { number: body.varint("log number")?, end: body.varint("log end")? },
+            9 => Self::NextFile { number: body.varint("file number")? },
+            10 => Self::Seqnos {
+                last: body.varint("last seqno")?,
+                ceiling: body.varint("seqno ceiling")?,
+                time_us: body.varint("commit time")?,
+            },
+            _ => return Ok(None),
+        }))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::base::KeySpan;
+
+    pub(crate) fn segment(number: u64, span: (&str, &str), seqnos: (u64, u64)) -> Finished {
+        Finished {
+            number,
+            file_id: number * 7,
+            file_len: 1000,
+            footer_digest: 5,
+            summary: Summary {
+                keyspace: KeyspaceId(16),
+                lane: 0,
+                span: KeySpan { start: span.0.into(), end: Some(span.1.into()) },
+                keys: 1,
+                entries: 1,
+                tombstones: 0,
+                range_tombstones: 0,
+                raw_bytes: 10,
+                min_seqno: seqnos.0,
+                max_seqno: seqnos.1,
+                lowest_affected: seqnos.0,
+            },
+        }
+    }
+
+    #[test]
+    fn every_change_reads_back() {
+        let id = KeyspaceId(300);
+        let options = StoredOptions::default();
+        let edit = Edit::new([
+            Change::Create { id, name: "users".into(), options, seqno: 7 },
+            Change::Drop { id, seqno: 9 },
+            Change::Forget { id },
+            Change::Add { level: 3, segment: segment(4, ("a", "b"), (1, 2)) },
+            Change::Remove { keyspace: id, number: 1 << 40 },
+            Change::Marks { keyspace: id, vanished: 1, horizon: 2 },
+            Change::LogsFrom { number: 3 },
+            Change::LogEnd { number: 2, end: 99 },
+            Change::NextFile { number: 12 },
+            Change::Seqnos { last: 5, ceiling: 1 << 33, time_us: 1 << 50 },
+        ]);
+        assert_eq!(Edit::decode(&edit.encode()), Ok(edit));
+    }
+
+    #[test]
+    fn an_unknown_change_is_skipped_only_if_it_may_be() {
+        assert_eq!(Edit::decode(&[200, 2, 1, 1]), Ok(Edit::default()));
+        assert!(Edit::decode(&[100, 2, 1, 1]).is_err());
+    }
+
+    #[test]
+    fn an_edit_cut_inside_a_change_is_corruption() {
+        let bytes = Edit::new([Change::Add { level: 0, segment: segment(4, ("a", "b"), (1, 2)) }]).encode();
+        for len in 1..bytes.len() {
+            assert!(Edit::decode(&bytes[..len]).is_err(), "{len} bytes");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Which segments make up the database, which logs are live, and what is known of each keyspace.
+//!
+//! ```text
+//!  CURRENT ──▶ MANIFEST-7 ──▶ header · edit (a snapshot) · edit · edit · …
+//! ```
+//!
+//! A [`Version`] is immutable metadata; an [`Edit`] is the difference between two. Every edit is durable before anything acts on
+//! it. The format is specified in `docs/format/manifest.md`.
+
+mod edit;
+mod store;
+mod version;
+
+pub(crate) use edit::{Change, Edit, StoredOptions};
+pub(crate) use store::{CommitFailure, ManifestStore, read_all};
+pub(crate) use version::{KeyspaceVersion, Version};

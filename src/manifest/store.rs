@@ -1,0 +1,309 @@
+//! The manifest on disk: reading it, appending edits, and switching to a new file atomically.
+//!
+//! `CURRENT` is 44 bytes: a file header with the id of the database and the number of the manifest in force, the length at
+//! which a clean close sealed that manifest (0 while the database is open or after a crash), and a checksum. It is
+//! replaced by rename. With the length in it, a manifest that lost its end after a clean close is found out.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{edit::Edit, version::Version};
+use crate::{
+    base::{Corruption, Error, IoContext, Result},
+    env::Dir,
+    format::{FileKind, Header, Reader, Writer, crc, name},
+    wal::{LogWriter, RecordKind, Verdict, replay},
+};
+
+/// A manifest longer than this, and than four of its snapshots, is replaced by a new one.
+const ROLL_MIN: u64 = 256 << 10;
+
+/// Why an edit was not committed.
+#[derive(Debug)]
+pub(crate) enum CommitFailure {
+    /// It did not happen, and will not: what it would have replaced is still in force. Files that it would have added must stay
+    /// until the next edit is committed, since the failed record may still be read after a crash.
+    NotCommitted(Error),
+    /// A sync failed: nobody knows what is on the disk.
+    Unknown(Error),
+}
+
+/// The manifest of an open database.
+#[derive(Debug)]
+pub(crate) struct ManifestStore {
+    dir: Arc<dyn Dir>,
+    database_id: u64,
+    version: Arc<Version>,
+    /// The file in force, once one was written by this process.
+    writer: Option<LogWriter>,
+    number: u64,
+    snapshot_len: u64,
+    /// An append failed: the next edit goes to a new file.
+    must_roll: bool,
+    clean: bool,
+}
+
+impl ManifestStore {
+    /// The manifest of a new database; nothing is written before [`ManifestStore::roll`].
+    pub(crate) fn new(dir: Arc<dyn Dir>, database_id: u64) -> Self {
+        Self {
+            dir,
+            database_id,
+            version: Arc::default(),
+            writer: None,
+            number: 0,
+            snapshot_len: 0,
+            must_roll: true,
+            clean: true,
+        }
+    }
+
+    /// Reads the manifest that `CURRENT` names; `None` without a `CURRENT`. Writes nothing.
+    pub(crate) fn open(dir: Arc<dyn Dir>) -> Result<Option<Self>> {
+        let current = match dir.open(name::CURRENT) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("open", &dir.path().join(name::CURRENT), e)),
+        };
+        let path = dir.path().join(name::CURRENT);
+        let bytes = read_all(&*current, &path)?;
+        let header = Header::decode(&bytes, FileKind::Current).map_err(|bad| bad.of(&path))?;
+        let sealed = decode_sealed(&bytes).map_err(|bad| bad.of(&path, 0))?;
+
+        let manifest = name::manifest(header.number);
+        let path = dir.path().join(&manifest);
+        let file = dir.open(&manifest).at("open", || path.clone())?;
+        let bytes = read_all(&*file, &path)?;
+        if sealed.is_some_and(|sealed| bytes.len() as u64 != sealed) {
+            let what = "the length at which the manifest was sealed";
+            return Err(Corruption { offset: bytes.len() as u64, what }.of(&path, 0));
+        }
+        let expected = Header { kind: FileKind::Manifest, ..header };
+        let mut version = Version::default();
+        let mut edits = 0;
+        replay(&path, &bytes, expected, sealed, |place| {
+            let base = place.start as u64;
+            let edit = Edit::decode(bytes.get(place).unwrap_or_default()).map_err(|bad| bad.of(&path, base))?;
+            version = version.apply(&edit).map_err(|bad| bad.of(&path, base))?;
+            edits += 1;
+            Ok(Verdict::Accept)
+        })?;
+        if edits == 0 {
+            // A manifest is named by CURRENT only after its snapshot was synced.
+            return Err(Corruption { offset: 0, what: "a snapshot of the database" }.of(&path, 0));
+        }
+        Ok(Some(Self {
+            dir,
+            database_id: header.file_id,
+            version: Arc::new(version),
+            writer: None,
+            number: header.number,
+            snapshot_len: 0,
+            must_roll: true,
+            clean: sealed.is_some(),
+        }))
+    }
+
+    pub(crate) fn database_id(&self) -> u64 {
+        self.database_id
+    }
+
+    pub(crate) fn version(&self) -> &Arc<Version> {
+        &self.version
+    }
+
+    /// Whether the database was closed cleanly before it was opened.
+    pub(crate) fn was_clean(&self) -> bool {
+        self.clean
+    }
+
+    /// Bytes that the manifest in force takes.
+    pub(crate) fn len(&self) -> u64 {
+        self.writer.as_ref().map_or(0, LogWriter::offset)
+    }
+
+    /// Commits an edit: after `Ok` it is durable and is the current version.
+    pub(crate) fn commit(&mut self, edit: &Edit) -> Result<Arc<Version>, CommitFailure> {
+        let path = || self.dir.path().join(name::manifest(self.number));
+        let next = self.version.apply(edit).map_err(|bad| CommitFailure::NotCommitted(bad.of(&path(), 0)))?;
+        let next = Arc::new(next);
+        if self.must_roll || self.len() > ROLL_MIN.max(4 * self.snapshot_len) {
+            self.roll(Arc::clone(&next))?;
+        } else if let Some(writer) = &mut self.writer {
+            if let Err(e) = writer.append_bytes(&edit.encode()) {
+                self.must_roll = true;
+                return Err(CommitFailure::NotCommitted(e));
+            }
+            writer.file().sync(writer.offset()).map_err(CommitFailure::Unknown)?;
+        }
+        self.version = Arc::clone(&next);
+        Ok(next)
+    }
+
+    /// Starts a new manifest with a snapshot of `version` and puts it in force.
+    fn roll(&mut self, version: Arc<Version>) -> Result<(), CommitFailure> {
+        let not_committed = CommitFailure::NotCommitted;
+        let number = self.unused_number().map_err(not_committed)?;
+        let header = Header { kind: FileKind::Manifest, file_id: self.database_id, number };
+        let mut writer = LogWriter::create(&*self.dir, header).map_err(not_committed)?;
+        let appended = writer.append_bytes(&version.snapshot().encode());
+        let written = appended.and_then(|()| writer.file().sync(writer.offset()));
+        // Nothing names the new file yet: a failure here leaves the old one in force.
+        written.and_then(|()| self.sync_dir()).map_err(not_committed)?;
+        self.switch(number, 0)?;
+
+        let old = std::mem::replace(&mut self.number, number);
+        self.snapshot_len = writer.offset();
+        self.writer = Some(writer);
+        self.must_roll = false;
+        self.version = version;
+        // The old manifest is garbage now; if it cannot be removed, the next open removes it.
+        let _removed = self.dir.remove(&name::manifest(old));
+        Ok(())
+    }
+
+    /// Seals the manifest at a clean close.
+    pub(crate) fn seal(&mut self) -> Result<()> {
+        if let Some(writer) = &mut self.writer {
+            writer.seal(RecordKind::Closed)?;
+            writer.file().sync(writer.offset())?;
+            let len = writer.offset();
+            self.switch(self.number, len).map_err(|(CommitFailure::NotCommitted(e) | CommitFailure::Unknown(e))| e)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces `CURRENT`.
+    fn switch(&self, number: u64, sealed: u64) -> Result<(), CommitFailure> {
+        let path = || self.dir.path().join(name::CURRENT_NEW);
+        let write = || {
+            match self.dir.remove(name::CURRENT_NEW) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).at("remove", path),
+                _ => {}
+            }
+            let file = self.dir.create(name::CURRENT_NEW).at("create", path)?;
+            file.write_at(0, &encode_current(self.database_id, number, sealed)).at("write", path)?;
+            file.sync().at("sync", path)
+        };
+        write().map_err(CommitFailure::NotCommitted)?;
+        // A rename that reports failure may have happened all the same.
+        self.dir
+            .rename(name::CURRENT_NEW, name::CURRENT)
+            .at("rename", path)
+            .and_then(|()| self.sync_dir())
+            .map_err(CommitFailure::Unknown)
+    }
+
+    fn sync_dir(&self) -> Result<()> {
+        self.dir.sync_dir("").at("sync", || self.dir.path().to_path_buf())
+    }
+
+    /// A number above every manifest there is: a crash may have left one that no `CURRENT` names.
+    fn unused_number(&self) -> Result<u64> {
+        let names = self.dir.list("").at("list", || self.dir.path().to_path_buf())?;
+        let used = names.iter().filter_map(|name| name::parse_manifest(name)).max().unwrap_or(0);
+        Ok(used.max(self.number) + 1)
+    }
+
+    /// Where the manifest in force lies.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join(name::manifest(self.number))
+    }
+
+    /// The number of the manifest in force.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+fn encode_current(database_id: u64, number: u64, sealed: u64) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.raw(&Header { kind: FileKind::Current, file_id: database_id, number }.encode());
+    out.u64(sealed);
+    out.u32(crc(&[out.bytes()]));
+    out.into_bytes()
+}
+
+/// The length at which the manifest was sealed, behind the header.
+fn decode_sealed(bytes: &[u8]) -> Result<Option<u64>, Corruption> {
+    let mut reader = Reader::starting_at(bytes, Header::LEN);
+    let sealed = reader.u64("sealed length")?;
+    reader.expect_u32(crc(&[bytes.get(..Header::LEN + 8).unwrap_or_default()]), "checksum of CURRENT")?;
+    reader.finish("end of CURRENT")?;
+    Ok((sealed != 0).then_some(sealed))
+}
+
+/// The longest file that is read whole: one largest batch and its frame, or a manifest of a million segments.
+const READ_ALL_MAX: u64 = 1 << 30;
+
+/// Reads a small file whole.
+pub(crate) fn read_all(file: &dyn crate::env::File, path: &std::path::Path) -> Result<Vec<u8>> {
+    let len = file.len().at("read the length of", || path.to_path_buf())?;
+    let len = Some(len).filter(|len| *len <= READ_ALL_MAX).and_then(|len| usize::try_from(len).ok());
+    let Some(len) = len else {
+        return Err(Corruption { offset: 0, what: "a file of at most 1 GiB" }.of(path, 0));
+    };
+    let mut bytes = vec![0; len];
+    file.read_at(0, &mut bytes).at("read", || path.to_path_buf())?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        env::{Env, Memory},
+        manifest::Change,
+    };
+
+    fn dir() -> Arc<dyn Dir> {
+        Memory::new().open_dir(Path::new("/db"), true).unwrap()
+    }
+
+    fn next_file(number: u64) -> Edit {
+        Edit::new([Change::NextFile { number }])
+    }
+
+    #[test]
+    fn edits_are_there_after_reopening() {
+        let dir = dir();
+        assert!(ManifestStore::open(Arc::clone(&dir)).unwrap().is_none());
+        let mut store = ManifestStore::new(Arc::clone(&dir), 42);
+        for number in 1..100 {
+            store.commit(&next_file(number)).unwrap();
+        }
+        let found = ManifestStore::open(Arc::clone(&dir)).unwrap().unwrap();
+        assert_eq!((found.version().next_file, found.database_id(), found.was_clean()), (99, 42, false));
+        store.seal().unwrap();
+        let found = ManifestStore::open(dir).unwrap().unwrap();
+        assert_eq!((found.version().next_file, found.was_clean()), (99, true));
+    }
+
+    #[test]
+    fn a_sealed_manifest_cut_anywhere_is_corruption() {
+        let dir = dir();
+        let mut store = ManifestStore::new(Arc::clone(&dir), 42);
+        store.commit(&next_file(5)).unwrap();
+        store.commit(&next_file(9)).unwrap();
+        store.seal().unwrap();
+        let path = name::manifest(store.number());
+        let bytes = read_all(&*dir.open(&path).unwrap(), &store.path()).unwrap();
+        for len in 0..bytes.len() {
+            dir.remove(&path).unwrap();
+            dir.create(&path).unwrap().write_at(0, &bytes[..len]).unwrap();
+            assert!(ManifestStore::open(Arc::clone(&dir)).is_err(), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_long_manifest_is_replaced_by_its_snapshot() {
+        let dir = dir();
+        let mut store = ManifestStore::new(Arc::clone(&dir), 42);
+        for number in 1..20_000 {
+            store.commit(&next_file(number)).unwrap();
+        }
+        assert!(store.len() < 2 * ROLL_MIN, "{} bytes", store.len());
+        assert_eq!(dir.list("").unwrap().len(), 2, "CURRENT and one manifest");
+    }
+}

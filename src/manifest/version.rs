@@ -1,0 +1,270 @@
+//! The database at one moment, as metadata: keyspaces, levels, segments, logs.
+//!
+//! Invariants, checked when an edit is applied and when a manifest is read:
+//!
+//! * V1: level 0 is ordered newest first, and its segments do not share a seqno.
+//! * V2: segments of a deeper level are ordered by key and do not overlap.
+//! * V3: every segment belongs to a keyspace that exists, and its number is used once.
+//! * V4: `vanished`, `horizon` and every counter only move forward.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::edit::{Change, Edit, StoredOptions};
+use crate::{
+    base::{Corruption, FIRST_KEYSPACE, KeyspaceId},
+    segment::Finished,
+};
+
+/// More levels than any database needs.
+pub(crate) const LEVELS_MAX: usize = 8;
+
+/// One keyspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyspaceVersion {
+    pub(crate) id: KeyspaceId,
+    pub(crate) name: String,
+    pub(crate) options: StoredOptions,
+    /// The seqno of its birth.
+    pub(crate) born: u64,
+    /// The seqno at which it was dropped; it is hidden since.
+    pub(crate) dropped: Option<u64>,
+    pub(crate) vanished: u64,
+    pub(crate) horizon: u64,
+    /// Level 0 newest first, deeper levels by key.
+    pub(crate) levels: Vec<Vec<Arc<Finished>>>,
+}
+
+impl KeyspaceVersion {
+    /// The segments of a level.
+    pub(crate) fn level(&self, level: usize) -> &[Arc<Finished>] {
+        self.levels.get(level).map_or(&[], Vec::as_slice)
+    }
+
+    /// All segments, newest level first.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<Finished>> {
+        self.levels.iter().flatten()
+    }
+}
+
+/// The database at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) keyspaces: BTreeMap<KeyspaceId, Arc<KeyspaceVersion>>,
+    /// The number for the next keyspace.
+    pub(crate) next_keyspace: u32,
+    /// Logs below this number are needed no more.
+    pub(crate) logs_from: u64,
+    /// Where logs end, where that was decided.
+    pub(crate) log_ends: BTreeMap<u64, u64>,
+    pub(crate) next_file: u64,
+    pub(crate) last_seqno: u64,
+    pub(crate) seqno_ceiling: u64,
+    pub(crate) time_us: u64,
+}
+
+impl Version {
+    /// The keyspace of this name that is not dropped.
+    pub(crate) fn by_name(&self, name: &str) -> Option<&Arc<KeyspaceVersion>> {
+        self.keyspaces.values().find(|keyspace| keyspace.dropped.is_none() && keyspace.name == name)
+    }
+
+    /// The version after an edit; an edit that breaks an invariant is corruption.
+    pub(crate) fn apply(&self, edit: &Edit) -> Result<Self, Corruption> {
+        let mut next = self.clone();
+        for change in &edit.changes {
+            next.change(change)?;
+        }
+        next.check()?;
+        Ok(next)
+    }
+
+    /// One edit that makes this version out of nothing.
+    pub(crate) fn snapshot(&self) -> Edit {
+        let mut edit = Edit::new([
+            Change::NextFile { number: self.next_file },
+            Change::LogsFrom { number: self.logs_from },
+            Change::Seqnos { last: self.last_seqno, ceiling: self.seqno_ceiling, time_us: self.time_us },
+        ]);
+        for (&number, &end) in &self.log_ends {
+            edit.push(Change::LogEnd { number, end });
+        }
+        for keyspace in self.keyspaces.values() {
+            let KeyspaceVersion { id, born, vanished, horizon, .. } = **keyspace;
+            let (name, options) = (keyspace.name.clone(), keyspace.options.clone());
+            edit.push(Change::Create { id, name, options, seqno: born });
+            edit.push(Change::Marks { keyspace: id, vanished, horizon });
+            for (level, segments) in (0u8..).zip(&keyspace.levels) {
+                for segment in segments {
+                    edit.push(Change::Add { level, segment: Finished::clone(segment) });
+                }
+            }
+            if let Some(seqno) = keyspace.dropped {
+                edit.push(Change::Drop { id, seqno });
+            }
+        }
+        edit
+    }
+
+    fn keyspace_mut(&mut self, id: KeyspaceId) -> Result<&mut KeyspaceVersion, Corruption> {
+        self.keyspaces.get_mut(&id).map(Arc::make_mut).ok_or(broken("a keyspace that exists (V3)"))
+    }
+
+    fn change(&mut self, change: &Change) -> Result<(), Corruption> {
+        match change {
+            Change::Create { id, name, options, seqno } => {
+                if self.keyspaces.contains_key(id) || id.0 < FIRST_KEYSPACE || self.by_name(name).is_some() {
+                    return Err(broken("a new keyspace with a name and number of its own"));
+                }
+                let keyspace = KeyspaceVersion {
+                    id: *id,
+                    name: name.clone(),
+                    options: options.clone(),
+                    born: *seqno,
+                    dropped: None,
+                    vanished: 0,
+                    horizon: 0,
+                    levels: Vec::new(),
+                };
+                self.keyspaces.insert(*id, Arc::new(keyspace));
+                self.next_keyspace = self.next_keyspace.max(id.0.saturating_add(1)).max(FIRST_KEYSPACE);
+                self.last_seqno = self.last_seqno.max(*seqno);
+            }
+            Change::Drop { id, seqno } => {
+                self.keyspace_mut(*id)?.dropped = Some(*seqno);
+                self.last_seqno = self.last_seqno.max(*seqno);
+            }
+            Change::Forget { id } => {
+                self.keyspaces.remove(id);
+            }
+            Change::Add { level, segment } => {
+                let level = usize::from(*level);
+                if level >= LEVELS_MAX {
+                    return Err(broken("a level that exists"));
+                }
+                let levels = &mut self.keyspace_mut(segment.summary.keyspace)?.levels;
+                if levels.len() <= level {
+                    levels.resize(level + 1, Vec::new());
+                }
+                if let Some(segments) = levels.get_mut(level) {
+                    segments.push(Arc::new(segment.clone()));
+                    if level == 0 {
+                        segments.sort_by_key(|segment| std::cmp::Reverse(segment.summary.max_seqno));
+                    } else {
+                        segments.sort_by(|a, b| a.summary.span.start.cmp(&b.summary.span.start));
+                    }
+                }
+                self.next_file = self.next_file.max(segment.number.saturating_add(1));
+            }
+            Change::Remove { keyspace, number } => {
+                let levels = &mut self.keyspace_mut(*keyspace)?.levels;
+                let before: usize = levels.iter().map(Vec::len).sum();
+                for segments in levels.iter_mut() {
+                    segments.retain(|segment| segment.number != *number);
+                }
+                if levels.iter().map(Vec::len).sum::<usize>() + 1 != before {
+                    return Err(broken("a segment to remove that is there"));
+                }
+            }
+            Change::Marks { keyspace, vanished, horizon } => {
+                let keyspace = self.keyspace_mut(*keyspace)?;
+                keyspace.vanished = keyspace.vanished.max(*vanished);
+                keyspace.horizon = keyspace.horizon.max(*horizon);
+            }
+            Change::LogsFrom { number } => {
+                self.logs_from = self.logs_from.max(*number);
+                self.log_ends = self.log_ends.split_off(&self.logs_from);
+            }
+            Change::LogEnd { number, end } => {
+                self.log_ends.insert(*number, *end);
+            }
+            Change::NextFile { number } => self.next_file = self.next_file.max(*number),
+            Change::Seqnos { last, ceiling, time_us } => {
+                self.last_seqno = self.last_seqno.max(*last);
+                self.seqno_ceiling = self.seqno_ceiling.max(*ceiling);
+                self.time_us = self.time_us.max(*time_us);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Corruption> {
+        let mut numbers = std::collections::HashSet::new();
+        for keyspace in self.keyspaces.values() {
+            let newest_first = |a: &Arc<Finished>, b: &Arc<Finished>| a.summary.min_seqno > b.summary.max_seqno;
+            if !keyspace.level(0).is_sorted_by(newest_first) {
+                return Err(broken("level 0 newest first (V1)"));
+            }
+            let apart = |a: &Arc<Finished>, b: &Arc<Finished>| {
+                a.summary.span.end.as_ref().is_some_and(|end| *end <= b.summary.span.start)
+            };
+            if !keyspace.levels.iter().skip(1).all(|segments| segments.is_sorted_by(apart)) {
+                return Err(broken("segments of a level that do not overlap (V2)"));
+            }
+            let own = keyspace.segments().all(|segment| segment.summary.keyspace == keyspace.id);
+            if !own || !keyspace.segments().all(|segment| numbers.insert(segment.number)) {
+                return Err(broken("segments with a number and keyspace of their own (V3)"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn broken(what: &'static str) -> Corruption {
+    Corruption { offset: 0, what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::edit::tests::segment;
+
+    fn with_keyspace() -> Version {
+        let create =
+            Change::Create { id: KeyspaceId(16), name: "k".into(), options: StoredOptions::default(), seqno: 1 };
+        Version::default().apply(&Edit::new([create])).unwrap()
+    }
+
+    #[test]
+    fn a_snapshot_makes_the_version_out_of_nothing() {
+        let version = with_keyspace()
+            .apply(&Edit::new([
+                Change::Add { level: 0, segment: segment(1, ("a", "z"), (5, 9)) },
+                Change::Add { level: 0, segment: segment(2, ("a", "z"), (10, 12)) },
+                Change::Add { level: 2, segment: segment(3, ("m", "p"), (1, 2)) },
+                Change::Add { level: 2, segment: segment(4, ("a", "m"), (1, 2)) },
+                Change::Marks { keyspace: KeyspaceId(16), vanished: 4, horizon: 5 },
+                Change::LogsFrom { number: 3 },
+                Change::LogEnd { number: 3, end: 70 },
+                Change::Seqnos { last: 12, ceiling: 1 << 32, time_us: 8 },
+            ]))
+            .unwrap();
+        assert_eq!(Version::default().apply(&version.snapshot()), Ok(version.clone()));
+        let keyspace = &version.keyspaces[&KeyspaceId(16)];
+        let numbers = |level| keyspace.level(level).iter().map(|s| s.number).collect::<Vec<_>>();
+        assert_eq!((numbers(0), numbers(2)), (vec![2, 1], vec![4, 3]));
+    }
+
+    #[test]
+    fn an_edit_that_breaks_an_invariant_is_refused() {
+        let version = with_keyspace();
+        let add = |level, segment| Change::Add { level, segment };
+        for (changes, invariant) in [
+            (vec![add(0, segment(1, ("a", "b"), (5, 9))), add(0, segment(2, ("a", "b"), (9, 12)))], "V1"),
+            (vec![add(1, segment(1, ("a", "m"), (1, 1))), add(1, segment(2, ("c", "d"), (1, 1)))], "V2"),
+            (vec![add(0, segment(1, ("a", "m"), (1, 1))), add(1, segment(1, ("c", "d"), (1, 1)))], "V3"),
+            (vec![Change::Remove { keyspace: KeyspaceId(16), number: 8 }], "there"),
+            (vec![Change::Drop { id: KeyspaceId(99), seqno: 1 }], "V3"),
+        ] {
+            let refused = version.apply(&Edit::new(changes)).unwrap_err();
+            assert!(refused.what.contains(invariant), "{refused}");
+        }
+    }
+
+    #[test]
+    fn marks_only_move_forward() {
+        let marks = |vanished, horizon| Edit::new([Change::Marks { keyspace: KeyspaceId(16), vanished, horizon }]);
+        let version = with_keyspace().apply(&marks(9, 9)).unwrap().apply(&marks(3, 12)).unwrap();
+        let keyspace = &version.keyspaces[&KeyspaceId(16)];
+        assert_eq!((keyspace.vanished, keyspace.horizon), (9, 12));
+    }
+}

@@ -1,0 +1,136 @@
+//! Reading a memtable in order.
+//!
+//! A live table is read some entries at a time: the skip list hands out guards that borrow it, and a cursor must own what it
+//! stands on. What is inserted behind the cursor's back is newer than any reader of this cursor asks for.
+
+use std::{ops::Bound, sync::Arc};
+
+use super::{Key, Memtable, Store, Value};
+use crate::{
+    base::{Bytes, KeyspaceId, Result},
+    merge::{Direction, EntryRef, Source},
+};
+
+/// Entries fetched at a time: few at first, for look-ups of one key, then more.
+const FETCH_FIRST: usize = 4;
+const FETCH_MAX: usize = 128;
+
+/// A place in a memtable, inside one keyspace.
+#[derive(Debug)]
+pub(crate) struct MemCursor {
+    table: Arc<Memtable>,
+    keyspace: KeyspaceId,
+    direction: Direction,
+    /// Of a live table: entries fetched, and the place in them.
+    fetched: Vec<(Key, Value)>,
+    at: usize,
+    fetch: usize,
+    /// Of a run: the place in it.
+    run_at: Option<usize>,
+}
+
+impl MemCursor {
+    /// A cursor that stands nowhere until it is sent somewhere.
+    pub(crate) fn new(table: &Arc<Memtable>, keyspace: KeyspaceId, direction: Direction) -> Self {
+        let table = Arc::clone(table);
+        Self { table, keyspace, direction, fetched: Vec::new(), at: 0, fetch: FETCH_FIRST, run_at: None }
+    }
+
+    fn current(&self) -> Option<(&Key, &Value)> {
+        let (key, value) = match &self.table.store {
+            Store::Live(_) => self.fetched.get(self.at)?,
+            Store::Run(run) => run.get(self.run_at?)?,
+        };
+        (key.keyspace == self.keyspace).then_some((key, value))
+    }
+
+    /// Fetches the next entries of a live table from a bound on.
+    fn fill(&mut self, from: Bound<&Key>) {
+        let Store::Live(map) = &self.table.store else { return };
+        self.fetched.clear();
+        self.at = 0;
+        let count = self.fetch;
+        let copy = |key: &Key, value: &Value| (key.clone(), value.clone());
+        match self.direction {
+            Direction::Forward => {
+                let entries = map.range::<Key, _>((from, Bound::Unbounded)).take(count);
+                self.fetched.extend(entries.map(|entry| copy(entry.key(), entry.value())));
+            }
+            Direction::Backward => {
+                let entries = map.range::<Key, _>((Bound::Unbounded, from)).rev().take(count);
+                self.fetched.extend(entries.map(|entry| copy(entry.key(), entry.value())));
+            }
+        }
+        self.fetch = (count * 2).min(FETCH_MAX);
+    }
+}
+
+impl Source for MemCursor {
+    fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+        self.fetch = FETCH_FIRST;
+        self.fetched.clear();
+        self.run_at = None;
+        // Before every version of `key`; with no key before everything of the next keyspace.
+        let edge = match key {
+            Some(key) => Key::newest(self.keyspace, key, u64::MAX),
+            None => match self.keyspace.0.checked_add(1) {
+                Some(next) => Key::newest(KeyspaceId(next), &[], u64::MAX),
+                None => return Ok(()),
+            },
+        };
+        match (&self.table.store, self.direction) {
+            (Store::Run(run), direction) => {
+                let after = run.partition_point(|(entry, _)| *entry < edge);
+                self.run_at = match direction {
+                    Direction::Forward => Some(after),
+                    Direction::Backward => after.checked_sub(1),
+                };
+            }
+            (Store::Live(_), Direction::Forward) => self.fill(Bound::Included(&edge)),
+            (Store::Live(_), Direction::Backward) => self.fill(Bound::Excluded(&edge)),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn entry(&self) -> Option<EntryRef<'_>> {
+        let (key, value) = self.current()?;
+        Some(EntryRef {
+            key: &key.user,
+            seqno: key.seqno,
+            ordinal: key.ordinal,
+            kind: value.kind,
+            gap_start: None,
+            moved: false,
+            value: &value.bytes,
+        })
+    }
+
+    fn value(&self) -> Bytes {
+        self.current().map(|(_, value)| value.bytes.clone()).unwrap_or_default()
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        match (&self.table.store, self.direction) {
+            (Store::Run(_), Direction::Forward) => self.run_at = self.run_at.map(|at| at + 1),
+            (Store::Run(_), Direction::Backward) => self.run_at = self.run_at.and_then(|at| at.checked_sub(1)),
+            (Store::Live(_), _) => {
+                self.at += 1;
+                if self.at == self.fetched.len()
+                    && let Some((last, _)) = self.fetched.pop()
+                {
+                    self.fill(Bound::Excluded(&last));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn newest(&self) -> u64 {
+        // A live table grows while it is read.
+        match &self.table.store {
+            Store::Live(_) => u64::MAX,
+            Store::Run(_) => self.table.last_seqno(),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Many sorted sources into one, and many versions into the one that a reader sees.
+//!
+//! A [`Source`] is anything sorted: a memtable, a segment, a run of segments. [`Kway`] merges them in internal order:
+//! keys ascending, versions of a key newest first. [`Visible`] reads that stream as of a seqno. Range tombstones travel
+//! beside the stream, as [`Fragments`].
+
+mod fragments;
+mod kway;
+mod visible;
+
+use crate::base::{Bytes, Kind, Result};
+
+pub(crate) use fragments::{Fragment, Fragments, Mark, RangeTombstone};
+pub(crate) use kway::Kway;
+pub(crate) use visible::{Asked, Found, Lookup, Visible};
+
+/// Which way a source runs. A source never turns round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// Keys ascending; the versions of a key newest first.
+    Forward,
+    /// The exact reverse.
+    Backward,
+}
+
+/// One version of a key, as it stands in its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EntryRef<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) seqno: u64,
+    /// Position in its batch: only memtables know it, and only equal seqnos need it.
+    pub(crate) ordinal: u32,
+    pub(crate) kind: Kind,
+    /// The smallest seqno that was dropped or folded directly beneath this entry.
+    pub(crate) gap_start: Option<u64>,
+    /// A version from beneath this entry lives in the history tier.
+    pub(crate) moved: bool,
+    pub(crate) value: &'a [u8],
+}
+
+/// A sorted stream of entries, in one direction.
+pub(crate) trait Source {
+    /// Goes to the first entry with a key ≥ `key` (forward), or to the last one with a key < `key` (backward). No key is
+    /// the end: forward nothing is left there, backward everything lies before it.
+    fn seek(&mut self, key: Option<&[u8]>) -> Result<()>;
+
+    /// The entry it stands at.
+    fn entry(&self) -> Option<EntryRef<'_>>;
+
+    /// The value of the entry it stands at, to keep.
+    fn value(&self) -> Bytes;
+
+    /// Steps to the next entry in its direction.
+    fn advance(&mut self) -> Result<()>;
+
+    /// No entry here is newer than this.
+    fn newest(&self) -> u64;
+}

@@ -1,0 +1,330 @@
+//! What a reader sees: the newest version at its seqno, absence, or that this history is gone.
+//!
+//! ```text
+//!   versions of one key, newest first        asked for S = 25
+//!     v5@50  gap_start 42
+//!     v3@30  gap_start 20     n: the kept entry just above S; its gap reaches down to 20 ≤ 25: trimmed
+//!     v1@10                   c: the newest kept entry at or below S
+//! ```
+//!
+//! Rules R1, R2, R4 and R5 of `docs/versions.md`. Range tombstones count as entries of every key they cover.
+
+use std::sync::Arc;
+
+use super::{Direction, Fragments, Kway, Mark, Source};
+use crate::base::{Bytes, Error, KeySpan, Kind, Result, Seqno};
+
+/// What a reader asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// The moment.
+    pub(crate) seqno: u64,
+    /// Below this seqno, finding nothing may mean that what was there is gone.
+    pub(crate) vanished: u64,
+}
+
+impl Asked {
+    /// That history is gone here; `above` is the entry whose gap says so, if one does.
+    #[cold]
+    pub(crate) fn trimmed(&self, above: Option<u64>) -> Error {
+        let oldest = above.map_or(self.vanished, |seqno| seqno.max(self.vanished));
+        Error::HistoryTrimmed { oldest: Seqno(oldest) }
+    }
+}
+
+/// What a look-up has found so far, from newer sources to older ones.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lookup {
+    asked: Asked,
+    /// The entry just above the moment, and its gap.
+    above: Option<(u64, Option<u64>)>,
+}
+
+/// What one entry means for a look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// It is newer than the moment: look further down.
+    Above,
+    /// It is the answer: a value.
+    Value,
+    /// It is the answer: absence.
+    Deleted,
+}
+
+impl Lookup {
+    pub(crate) fn new(asked: Asked) -> Self {
+        Self { asked, above: None }
+    }
+
+    pub(crate) fn seqno(&self) -> u64 {
+        self.asked.seqno
+    }
+
+    /// Shows the next older version of the key: a point entry or a mark of a range tombstone.
+    #[inline]
+    pub(crate) fn see(&mut self, seqno: u64, gap_start: Option<u64>, kind: Kind) -> Result<Found> {
+        if seqno > self.asked.seqno {
+            self.above = Some((seqno, gap_start));
+            return Ok(Found::Above);
+        }
+        self.check_gap()?;
+        match kind {
+            Kind::Put => Ok(Found::Value),
+            Kind::Delete | Kind::RangeDelete => Ok(Found::Deleted),
+            // Written by a release that knows these kinds; files say so in their headers before it comes to this.
+            Kind::Operand | Kind::Recipe | Kind::Purge | Kind::WideSum => {
+                Err(Error::invalid("this release cannot read entries of a later format; open it with a newer one"))
+            }
+        }
+    }
+
+    /// That nothing is left to show: the key is absent, unless history is gone.
+    pub(crate) fn nothing_left(&self) -> Result<()> {
+        self.check_gap()?;
+        if self.asked.seqno < self.asked.vanished {
+            return Err(self.asked.trimmed(None));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn check_gap(&self) -> Result<()> {
+        match self.above {
+            Some((seqno, Some(gap))) if gap <= self.asked.seqno => Err(self.asked.trimmed(Some(seqno))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The keys and values that a reader sees in a span, in one direction.
+#[derive(Debug)]
+pub(crate) struct Visible<S> {
+    merge: Kway<S>,
+    /// The range tombstones of all sources, cut as one.
+    tombstones: Arc<Fragments>,
+    asked: Asked,
+    span: KeySpan,
+    direction: Direction,
+    /// The current key, copied: its source moves on.
+    key: Vec<u8>,
+    /// The current value when the source has moved on (backward).
+    held: Option<Bytes>,
+    /// The source at the top stands at the current entry (forward).
+    at_top: bool,
+    started: bool,
+    ended: bool,
+}
+
+impl<S: Source> Visible<S> {
+    pub(crate) fn new(
+        merge: Kway<S>,
+        tombstones: Arc<Fragments>,
+        asked: Asked,
+        span: KeySpan,
+        direction: Direction,
+    ) -> Self {
+        Self {
+            merge,
+            tombstones,
+            asked,
+            ended: span.is_empty(),
+            span,
+            direction,
+            key: Vec::new(),
+            held: None,
+            at_top: false,
+            started: false,
+        }
+    }
+
+    /// Steps to the next visible key; `false` at the end. An error ends it.
+    pub(crate) fn step(&mut self) -> Result<bool> {
+        if self.ended {
+            return Ok(false);
+        }
+        let stepped = self.try_step();
+        self.ended = !matches!(stepped, Ok(true));
+        stepped
+    }
+
+    /// The current key.
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// The current value, lent.
+    pub(crate) fn value_ref(&self) -> &[u8] {
+        match &self.held {
+            Some(held) => held,
+            None => self.merge.top().and_then(Source::entry).map_or(&[], |entry| entry.value),
+        }
+    }
+
+    /// The current value, to keep.
+    pub(crate) fn value(&self) -> Bytes {
+        match &self.held {
+            Some(held) => held.clone(),
+            None => self.merge.top().map(Source::value).unwrap_or_default(),
+        }
+    }
+
+    fn try_step(&mut self) -> Result<bool> {
+        if !self.started {
+            self.started = true;
+            self.refuse_below_the_marks()?;
+            match self.direction {
+                Direction::Forward => self.merge.seek(Some(&self.span.start))?,
+                Direction::Backward => self.merge.seek(self.span.end.as_deref())?,
+            }
+        }
+        match self.direction {
+            Direction::Forward => self.forward(),
+            Direction::Backward => self.backward(),
+        }
+    }
+
+    /// A scan is refused when some key in its span would be: also a key that left no entry of its own.
+    fn refuse_below_the_marks(&self) -> Result<()> {
+        if self.asked.seqno < self.asked.vanished {
+            return Err(self.asked.trimmed(None));
+        }
+        for fragment in self.tombstones.overlapping(&self.span) {
+            let above = fragment.marks.iter().rfind(|mark| mark.seqno > self.asked.seqno);
+            if let Some(Mark { seqno, gap_start: Some(gap), .. }) = above
+                && *gap <= self.asked.seqno
+            {
+                return Err(self.asked.trimmed(Some(*seqno)));
+            }
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self) -> Result<bool> {
+        if self.at_top {
+            self.at_top = false;
+            self.skip_rest_of_key()?;
+        }
+        loop {
+            let Some(entry) = self.merge.top().and_then(Source::entry) else { return Ok(false) };
+            if self.span.end.as_deref().is_some_and(|end| entry.key >= end) {
+                return Ok(false);
+            }
+            self.key.clear();
+            self.key.extend_from_slice(entry.key);
+            let fragment = self.tombstones.find(&self.key);
+            match self.resolve_forward(fragment)? {
+                Found::Value => {
+                    self.at_top = true;
+                    return Ok(true);
+                }
+                Found::Deleted | Found::Above => {
+                    self.skip_rest_of_key()?;
+                    self.skip_deleted_span(fragment)?;
+                }
+            }
+        }
+    }
+
+    /// Reads the versions of the current key, newest first, and stops at the one that is seen.
+    fn resolve_forward(&mut self, fragment: Option<usize>) -> Result<Found> {
+        let tombstones = Arc::clone(&self.tombstones);
+        let marks = fragment.and_then(|index| tombstones.get(index)).map_or(&[][..], |f| &f.marks);
+        let mut marks = marks.iter().peekable();
+        let mut lookup = Lookup::new(self.asked);
+        while let Some(entry) = self.merge.top().and_then(Source::entry) {
+            if entry.key != self.key {
+                break;
+            }
+            let (seqno, ordinal, gap, kind) = (entry.seqno, entry.ordinal, entry.gap_start, entry.kind);
+            while let Some(mark) = marks.next_if(|mark| (mark.seqno, mark.ordinal) > (seqno, ordinal)) {
+                match lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? {
+                    Found::Above => {}
+                    found => return Ok(found),
+                }
+            }
+            match lookup.see(seqno, gap, kind)? {
+                Found::Above => self.merge.advance()?,
+                found => return Ok(found),
+            }
+        }
+        for mark in marks {
+            if lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? != Found::Above {
+                return Ok(Found::Deleted);
+            }
+        }
+        lookup.nothing_left()?;
+        Ok(Found::Deleted)
+    }
+
+    fn skip_rest_of_key(&mut self) -> Result<()> {
+        while self.merge.top().and_then(Source::entry).is_some_and(|entry| entry.key == self.key) {
+            self.merge.advance()?;
+        }
+        Ok(())
+    }
+
+    /// Jumps over what a range tombstone hides, in the sources that hold nothing newer than it.
+    fn skip_deleted_span(&mut self, fragment: Option<usize>) -> Result<()> {
+        let Some(fragment) = fragment.and_then(|index| self.tombstones.get(index)) else { return Ok(()) };
+        let Some(mark) = fragment.marks.iter().find(|mark| mark.seqno <= self.asked.seqno) else {
+            return Ok(());
+        };
+        match self.direction {
+            Direction::Forward => self.merge.skip_older(mark.seqno, fragment.span.end.as_deref()),
+            Direction::Backward => self.merge.skip_older(mark.seqno, Some(&fragment.span.start)),
+        }
+    }
+
+    fn backward(&mut self) -> Result<bool> {
+        loop {
+            let Some(entry) = self.merge.top().and_then(Source::entry) else { return Ok(false) };
+            if entry.key < self.span.start.as_slice() {
+                return Ok(false);
+            }
+            self.key.clear();
+            self.key.extend_from_slice(entry.key);
+            let fragment = self.tombstones.find(&self.key);
+            self.held = self.resolve_backward(fragment)?;
+            if self.held.is_some() {
+                return Ok(true);
+            }
+            self.skip_deleted_span(fragment)?;
+        }
+    }
+
+    /// Reads all versions of the current key, oldest first: the last one at or below the moment is the candidate, the
+    /// first one above it carries the gap.
+    fn resolve_backward(&mut self, fragment: Option<usize>) -> Result<Option<Bytes>> {
+        let mut candidate: Option<(u64, u32, Kind, Bytes)> = None;
+        let mut above: Option<(u64, Option<u64>)> = None;
+        while let Some(source) = self.merge.top()
+            && let Some(entry) = source.entry()
+            && entry.key == self.key
+        {
+            if entry.seqno <= self.asked.seqno {
+                let value = if entry.kind == Kind::Put { source.value() } else { Bytes::default() };
+                candidate = Some((entry.seqno, entry.ordinal, entry.kind, value));
+            } else if above.is_none() {
+                above = Some((entry.seqno, entry.gap_start));
+            }
+            self.merge.advance()?;
+        }
+        let marks = fragment.and_then(|i| self.tombstones.get(i)).map_or(&[][..], |f| &f.marks);
+        for mark in marks.iter().rev() {
+            if mark.seqno <= self.asked.seqno {
+                let newer = |c: &(u64, u32, Kind, Bytes)| (mark.seqno, mark.ordinal) > (c.0, c.1);
+                if candidate.as_ref().is_none_or(newer) {
+                    candidate = Some((mark.seqno, mark.ordinal, Kind::RangeDelete, Bytes::default()));
+                }
+            } else if above.is_none_or(|(seqno, _)| mark.seqno < seqno) {
+                above = Some((mark.seqno, mark.gap_start));
+            }
+        }
+        let mut lookup = Lookup { asked: self.asked, above };
+        let Some((seqno, _, kind, value)) = candidate else {
+            lookup.nothing_left()?;
+            return Ok(None);
+        };
+        Ok((lookup.see(seqno, None, kind)? == Found::Value).then_some(value))
+    }
+}

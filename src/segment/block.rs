@@ -1,0 +1,79 @@
+//! A block: some entries in a row, and where each begins.
+
+use super::{
+    ALIGN,
+    entry::{Decoded, decode},
+};
+use crate::{
+    base::Corruption,
+    format::{Reader, Writer},
+};
+
+/// Ends a block whose entries began at `offsets` in `out`.
+pub(super) fn finish(out: &mut Writer, offsets: &[usize]) {
+    for &offset in offsets {
+        out.u16(u16::try_from(offset / ALIGN).unwrap_or(u16::MAX));
+    }
+    out.u16(u16::try_from(offsets.len()).unwrap_or(u16::MAX));
+    out.pad_to(ALIGN);
+}
+
+/// Where the parts of a block are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    offsets_at: usize,
+    count: usize,
+}
+
+impl Layout {
+    /// Reads the end of a block.
+    ///
+    /// The padding behind the count is 0 or 2 bytes; a count is never 0, so its place is unambiguous: the last two bytes if
+    /// they are not zero.
+    #[inline]
+    pub(super) fn of(block: &[u8]) -> Result<Self, Corruption> {
+        let end = |back: usize| {
+            let at = block.len().checked_sub(back)?;
+            Some((at, usize::from(Reader::starting_at(block, at).u16("block end").ok()?)))
+        };
+        let (count_at, count) = match end(2) {
+            Some((_, 0)) => end(4),
+            found => found,
+        }
+        .filter(|(_, count)| *count > 0)
+        .ok_or(Corruption { offset: 0, what: "entry count of the block" })?;
+        let offsets_at = count_at
+            .checked_sub(2 * count)
+            .ok_or(Corruption { offset: count_at as u64, what: "entry offsets of the block" })?;
+        Ok(Self { offsets_at, count })
+    }
+
+    pub(super) fn count(self) -> usize {
+        self.count
+    }
+
+    /// Decodes entry number `index`.
+    #[inline]
+    pub(super) fn entry(self, block: &[u8], index: usize, base: u64) -> Result<Decoded, Corruption> {
+        let at = self.offsets_at + 2 * index;
+        let offset = Reader::starting_at(block, at).u16("entry offset")?;
+        // Entries end where the offsets begin: bytes behind them never pass for a key or value.
+        let entries = block.get(..self.offsets_at).unwrap_or_default();
+        decode(entries, usize::from(offset) * ALIGN, base)
+    }
+
+    /// The number of the first entry with a key ≥ `key`; the count if there is none.
+    pub(super) fn lower_bound(self, block: &[u8], key: &[u8], base: u64) -> Result<usize, Corruption> {
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low.midpoint(high);
+            let decoded = self.entry(block, middle, base)?;
+            if block.get(decoded.key).unwrap_or_default() < key {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+}

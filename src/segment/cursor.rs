@@ -1,0 +1,292 @@
+//! Reading a segment in order, in either direction.
+
+use std::sync::Arc;
+
+use super::{Segment, block::Layout, entry::Decoded, reader::BlockData};
+use crate::{
+    base::{Bytes, Result},
+    merge::{Direction, EntryRef, Source},
+};
+
+/// A place in a segment.
+#[derive(Debug)]
+pub(crate) struct SegmentCursor {
+    segment: Arc<Segment>,
+    direction: Direction,
+    block: usize,
+    data: Option<(BlockData, Layout)>,
+    index: usize,
+    current: Option<Decoded>,
+}
+
+impl SegmentCursor {
+    /// A cursor that stands nowhere until it is sent somewhere.
+    pub(crate) fn new(segment: Arc<Segment>, direction: Direction) -> Self {
+        Self { segment, direction, block: 0, data: None, index: 0, current: None }
+    }
+
+    /// Loads a block; `false` when there is none of that number.
+    fn load(&mut self, block: usize) -> Result<bool> {
+        self.block = block;
+        self.data = None;
+        self.current = None;
+        if block >= self.segment.block_count() {
+            return Ok(false);
+        }
+        let data = self.segment.block(block)?;
+        let layout = Layout::of(data.bytes(&self.segment)).map_err(|bad| self.segment.in_block(bad, block))?;
+        self.data = Some((data, layout));
+        Ok(true)
+    }
+
+    /// Stands at an entry of the loaded block.
+    fn stand(&mut self, index: usize) -> Result<()> {
+        self.index = index;
+        self.current = match &self.data {
+            Some((data, layout)) => {
+                let decoded = layout.entry(data.bytes(&self.segment), index, self.segment.base());
+                Some(decoded.map_err(|bad| self.segment.in_block(bad, self.block))?)
+            }
+            None => None,
+        };
+        Ok(())
+    }
+
+    fn count(&self) -> usize {
+        self.data.as_ref().map_or(0, |(_, layout)| layout.count())
+    }
+}
+
+impl Source for SegmentCursor {
+    fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+        let Some(key) = key else {
+            let last = self.segment.block_count().checked_sub(1);
+            let from_end = if self.direction == Direction::Backward { last } else { None };
+            if self.load(from_end.unwrap_or(usize::MAX))? {
+                self.stand(self.count() - 1)?;
+            }
+            return Ok(());
+        };
+        let block = self.segment.find_block(key);
+        if !self.load(block)? {
+            return Ok(());
+        }
+        let at = match &self.data {
+            Some((data, layout)) => layout
+                .lower_bound(data.bytes(&self.segment), key, self.segment.base())
+                .map_err(|bad| self.segment.in_block(bad, block))?,
+            None => 0,
+        };
+        match self.direction {
+            Direction::Forward if at < self.count() => self.stand(at),
+            Direction::Forward => {
+                if self.load(block + 1)? {
+                    self.stand(0)?;
+                }
+                Ok(())
+            }
+            // Everything before the block is below the key: only the first block can hold nothing below it.
+            Direction::Backward => match (at.checked_sub(1), block.checked_sub(1)) {
+                (Some(before), _) => self.stand(before),
+                (None, Some(block)) => {
+                    if self.load(block)? {
+                        self.stand(self.count() - 1)?;
+                    }
+                    Ok(())
+                }
+                (None, None) => {
+                    self.current = None;
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    #[inline]
+    fn entry(&self) -> Option<EntryRef<'_>> {
+        let decoded = self.current.as_ref()?;
+        let (data, _) = self.data.as_ref()?;
+        let bytes = data.bytes(&self.segment);
+        Some(EntryRef {
+            key: bytes.get(decoded.key.clone())?,
+            seqno: decoded.entry.seqno,
+            ordinal: 0,
+            kind: decoded.entry.kind,
+            gap_start: decoded.entry.gap_start,
+            moved: decoded.entry.moved,
+            value: bytes.get(decoded.value.clone())?,
+        })
+    }
+
+    fn value(&self) -> Bytes {
+        match (&self.data, &self.current) {
+            (Some((data, _)), Some(decoded)) => data.share(&self.segment, decoded),
+            _ => Bytes::default(),
+        }
+    }
+
+    #[inline]
+    fn advance(&mut self) -> Result<()> {
+        match self.direction {
+            Direction::Forward => {
+                if self.index + 1 < self.count() {
+                    return self.stand(self.index + 1);
+                }
+                if self.load(self.block.saturating_add(1))? {
+                    self.stand(0)?;
+                }
+            }
+            Direction::Backward => {
+                if let Some(before) = self.index.checked_sub(1) {
+                    return self.stand(before);
+                }
+                match self.block.checked_sub(1) {
+                    Some(block) if self.load(block)? => self.stand(self.count() - 1)?,
+                    _ => self.current = None,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn newest(&self) -> u64 {
+        self.segment.max_seqno()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        base::{KeySpan, KeyspaceId, Kind},
+        env::{Env, Memory},
+        merge::{Asked, Fragments, Lookup, Mark, RangeTombstone},
+        segment::{Entry, Finished, SegmentWriter},
+    };
+
+    fn put(seqno: u64, older_follows: bool) -> Entry {
+        let kind = Kind::Put;
+        Entry { kind, seqno, gap_start: None, moved: false, time: None, until: None, older_follows }
+    }
+
+    /// `count` keys, every third with two versions; opened through the map and without it.
+    fn segments(count: u32, ranges: &[RangeTombstone]) -> ([Arc<Segment>; 2], Finished) {
+        let env = Memory::new();
+        let dir = env.open_dir(Path::new("/db"), true).unwrap();
+        dir.create_dir("segments").unwrap();
+        let mut writer = SegmentWriter::create(&*dir, (7, 99), KeyspaceId(16), 10).unwrap();
+        for i in 0..count {
+            let key = format!("key{:06}", i * 2);
+            if i % 3 == 0 {
+                writer.add(&put(50, true), key.as_bytes(), &vec![1; i as usize % 900]).unwrap();
+            }
+            writer.add(&put(20, false), key.as_bytes(), key.as_bytes()).unwrap();
+        }
+        let finished = writer.finish(&Fragments::cut(ranges)).unwrap();
+        let open = |map| Arc::new(Segment::open(&*dir, &finished, map).unwrap());
+        let both = [open(true), open(false)];
+        for segment in &both {
+            segment.check(&finished.summary).unwrap();
+        }
+        (both, finished)
+    }
+
+    fn get(segment: &Segment, key: &str, seqno: u64) -> Option<Option<Bytes>> {
+        let mut lookup = Lookup::new(Asked { seqno, vanished: 0 });
+        segment.get(key.as_bytes(), &mut lookup).unwrap()
+    }
+
+    #[test]
+    fn every_key_is_found_at_every_version_and_no_other() {
+        let ([mapped, read], finished) = segments(3000, &[]);
+        assert_eq!((finished.summary.keys, finished.summary.entries), (3000, 4000));
+        for segment in [&mapped, &read] {
+            for i in 0..3000u32 {
+                let key = format!("key{:06}", i * 2);
+                let newest = if i % 3 == 0 { vec![1; i as usize % 900] } else { key.clone().into_bytes() };
+                assert_eq!(get(segment, &key, 100), Some(Some(Bytes::from(newest))));
+                assert_eq!(get(segment, &key, 49), Some(Some(Bytes::from(key.as_str()))));
+                assert_eq!(get(segment, &key, 19), None);
+                assert_eq!(get(segment, &format!("key{:06}", i * 2 + 1), 100), None);
+            }
+            assert_eq!(get(segment, "", 100), None);
+            assert_eq!(get(segment, "zzz", 100), None);
+        }
+    }
+
+    #[test]
+    fn cursors_meet_the_same_entries_from_both_ends_and_from_any_key() {
+        for count in [0, 1, 40, 2000] {
+            let (both, _) = segments(count, &[]);
+            for segment in &both {
+                let walk = |direction, key: Option<&[u8]>| {
+                    let mut cursor = SegmentCursor::new(Arc::clone(segment), direction);
+                    cursor.seek(key).unwrap();
+                    let mut seen = Vec::new();
+                    while let Some(entry) = cursor.entry() {
+                        seen.push((entry.key.to_vec(), entry.seqno));
+                        cursor.advance().unwrap();
+                    }
+                    seen
+                };
+                let forward = walk(Direction::Forward, Some(b""));
+                assert_eq!(forward.len() as u32, count + count.div_ceil(3));
+                let mut backward = walk(Direction::Backward, None);
+                backward.reverse();
+                assert_eq!(backward, forward);
+                assert!(walk(Direction::Forward, None).is_empty());
+                for probe in ["", "key000007", "key000008", "key001999", "zz"] {
+                    let at = forward.partition_point(|(key, _)| key.as_slice() < probe.as_bytes());
+                    assert_eq!(walk(Direction::Forward, Some(probe.as_bytes())), forward[at..], "{probe}");
+                    let mut before = walk(Direction::Backward, Some(probe.as_bytes()));
+                    before.reverse();
+                    assert_eq!(before, forward[..at], "{probe}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_tombstone_hides_what_is_older_and_widens_the_span() {
+        let tombstone = RangeTombstone {
+            span: KeySpan { start: "a".into(), end: None },
+            mark: Mark { seqno: 30, ordinal: 0, gap_start: Some(12) },
+        };
+        let (both, finished) = segments(10, &[tombstone]);
+        assert_eq!(finished.summary.span, KeySpan { start: "a".into(), end: None });
+        assert_eq!(finished.summary.lowest_affected, 12);
+        for segment in &both {
+            assert_eq!(get(segment, "key000002", 100), Some(None));
+            assert_eq!(get(segment, "key000000", 100), Some(Some(Bytes::default())));
+            assert_eq!(get(segment, "key000000", 40), Some(None));
+            assert_eq!(get(segment, "other", 40), Some(None));
+            let mut lookup = Lookup::new(Asked { seqno: 25, vanished: 0 });
+            assert!(segment.get(b"key000002", &mut lookup).is_err(), "the gap reaches below 25");
+            assert_eq!(get(segment, "key000002", 11), None);
+        }
+    }
+
+    #[test]
+    fn versions_of_one_key_may_fill_many_blocks() {
+        let env = Memory::new();
+        let dir = env.open_dir(Path::new("/db"), true).unwrap();
+        dir.create_dir("segments").unwrap();
+        let mut writer = SegmentWriter::create(&*dir, (1, 1), KeyspaceId(16), 1).unwrap();
+        writer.add(&put(3, false), b"a", b"first").unwrap();
+        for seqno in (1..=2000u64).rev() {
+            writer.add(&put(seqno, seqno > 1), b"k", &[7; 100]).unwrap();
+        }
+        writer.add(&put(5, false), b"l", b"last").unwrap();
+        let finished = writer.finish(&Fragments::default()).unwrap();
+        let segment = Segment::open(&*dir, &finished, true).unwrap();
+        segment.check(&finished.summary).unwrap();
+        assert!(segment.block_count() > 3);
+        for seqno in [1, 2, 500, 1999, 2000] {
+            assert_eq!(get(&segment, "k", seqno), Some(Some(Bytes::copy_from(&[7; 100]))));
+        }
+        assert_eq!(get(&segment, "k", 0), None);
+        assert_eq!(get(&segment, "l", 9), Some(Some(Bytes::from("last"))));
+    }
+}

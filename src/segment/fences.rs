@@ -1,0 +1,212 @@
+//! The fences of a segment: which block a key can be in.
+//!
+//! ```text
+//!  0       4          8                       …             …
+//!  ├───────┼──────────┼───────────────────────┼─────────────┼─────────┤
+//!  │ count │ data end │ offset of each block  │ end of each │ keys    │
+//!  │       │          │ (u32)                 │ key (u32)   │         │
+//! ```
+//!
+//! A fence is the shortest key above everything before its block: enough to tell where a key belongs. In memory each also
+//! has its first eight bytes behind what all fences share, as a number: most searches compare nothing else.
+
+use super::ALIGN;
+use crate::{
+    base::Corruption,
+    format::{Reader, Writer},
+};
+
+/// Collects fences while a segment is written.
+#[derive(Debug, Default)]
+pub(super) struct FenceWriter {
+    offsets: Vec<u32>,
+    ends: Vec<u32>,
+    keys: Vec<u8>,
+}
+
+impl FenceWriter {
+    /// Notes that a block begins at `offset` with `first`, after a block that ended with `last`.
+    pub(super) fn push(&mut self, offset: u32, last: Option<&[u8]>, first: &[u8]) {
+        let fence = last.map_or(first, |last| separator(last, first));
+        self.offsets.push(offset);
+        self.keys.extend_from_slice(fence);
+        self.ends.push(u32::try_from(self.keys.len()).unwrap_or(u32::MAX));
+    }
+
+    pub(super) fn encode(&self, data_end: u32) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.u32(u32::try_from(self.offsets.len()).unwrap_or(u32::MAX));
+        out.u32(data_end);
+        for number in self.offsets.iter().chain(&self.ends) {
+            out.u32(*number);
+        }
+        out.raw(&self.keys);
+        out.into_bytes()
+    }
+}
+
+/// The shortest prefix of `first` that is above `last`; all of `first` when they are the same key.
+fn separator<'a>(last: &[u8], first: &'a [u8]) -> &'a [u8] {
+    let shared = last.iter().zip(first).take_while(|(a, b)| a == b).count();
+    first.get(..=shared).unwrap_or(first)
+}
+
+/// The fences of an open segment.
+#[derive(Debug)]
+pub(super) struct Fences {
+    /// Where each block begins, and where the last one ends.
+    offsets: Vec<u32>,
+    ends: Vec<u32>,
+    keys: Vec<u8>,
+    /// How many bytes all fences begin with alike.
+    shared: usize,
+    heads: Vec<u64>,
+}
+
+impl Fences {
+    /// Decodes and checks everything once: blocks in order and inside `data`, keys in order.
+    pub(super) fn decode(bytes: &[u8], data_start: u32, data_limit: u64) -> Result<Self, Corruption> {
+        let mut reader = Reader::new(bytes);
+        let count = reader.u32("fence count")? as usize;
+        let data_end = reader.u32("end of the data")?;
+        let numbers = |reader: &mut Reader<'_>, what| {
+            let len = count.checked_mul(4).ok_or_else(|| reader.corrupt(what))?;
+            let raw = reader.take(len, what)?;
+            let numbers = raw.chunks_exact(4).map(|four| Reader::new(four).u32(what));
+            numbers.collect::<Result<Vec<u32>, Corruption>>()
+        };
+        let mut offsets = numbers(&mut reader, "block offsets")?;
+        offsets.push(data_end);
+        let ends = numbers(&mut reader, "fence ends")?;
+        let keys = reader.take(reader.remaining(), "fence keys")?.to_vec();
+
+        let bad = |what| Err(Corruption { offset: 0, what });
+        let aligned = offsets.iter().all(|offset| (*offset as usize).is_multiple_of(ALIGN));
+        let in_order = offsets.is_sorted_by(|a, b| a < b) && offsets.first().is_none_or(|first| *first >= data_start);
+        if !aligned || !in_order || u64::from(data_end) > data_limit {
+            return bad("block offsets in order, inside the data");
+        }
+        if !ends.is_sorted() || ends.last().map_or(0, |end| *end as usize) != keys.len() {
+            return bad("fence keys that fill their room");
+        }
+        let mut fences = Self { offsets, ends, keys, shared: 0, heads: Vec::new() };
+        if !(1..count).all(|index| fences.key(index - 1) <= fences.key(index)) {
+            return bad("fences in order");
+        }
+        if let Some(last) = count.checked_sub(1) {
+            let shared = fences.key(0).iter().zip(fences.key(last)).take_while(|(a, b)| a == b).count();
+            fences.shared = shared;
+            fences.heads = (0..count).map(|index| head(fences.key(index), shared)).collect();
+        }
+        Ok(fences)
+    }
+
+    /// How many blocks there are.
+    pub(super) fn count(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Where a block lies in the file.
+    #[inline]
+    pub(super) fn block(&self, index: usize) -> Option<(usize, usize)> {
+        Some((*self.offsets.get(index)? as usize, *self.offsets.get(index + 1)? as usize))
+    }
+
+    /// The block in which the first entry with a key ≥ `key` is, or the one before it when that entry comes first in its block.
+    #[inline]
+    pub(super) fn find(&self, key: &[u8]) -> usize {
+        self.below(key).saturating_sub(1)
+    }
+
+    /// How many fences are below `key`.
+    fn below(&self, key: &[u8]) -> usize {
+        let common = self.key(0).get(..self.shared).unwrap_or_default();
+        match key.get(..self.shared) {
+            Some(start) if start == common => {}
+            // Shorter, or other at the start: all fences lie on one side.
+            _ => return if key > common { self.count() } else { 0 },
+        }
+        let wanted = head(key, self.shared);
+        let low = self.heads.partition_point(|head| *head < wanted);
+        let alike = self.heads.get(low..).unwrap_or_default().partition_point(|head| *head == wanted);
+        let (mut from, mut to) = (low, low + alike);
+        while from < to {
+            let middle = from.midpoint(to);
+            if self.key(middle) < key {
+                from = middle + 1;
+            } else {
+                to = middle;
+            }
+        }
+        from
+    }
+
+    fn key(&self, index: usize) -> &[u8] {
+        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |end| *end as usize);
+        let end = self.ends.get(index).map_or(0, |end| *end as usize);
+        self.keys.get(start..end).unwrap_or_default()
+    }
+
+    /// Bytes of memory it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.keys.len() + 16 * self.ends.len()
+    }
+}
+
+/// Eight bytes of a key from `from`, so that numbers compare as the bytes do; a shorter key is filled with zeros.
+fn head(key: &[u8], from: usize) -> u64 {
+    let rest = key.get(from..).unwrap_or_default();
+    rest.iter().chain(std::iter::repeat(&0)).take(8).fold(0, |head, byte| head << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fences(keys: &[&str]) -> Fences {
+        let mut writer = FenceWriter::default();
+        for (index, key) in keys.iter().enumerate() {
+            writer.push(32 + 64 * u32::try_from(index).unwrap(), None, key.as_bytes());
+        }
+        let end = 32 + 64 * u32::try_from(keys.len()).unwrap();
+        Fences::decode(&writer.encode(end), 32, u64::from(end)).unwrap()
+    }
+
+    #[test]
+    fn a_key_is_found_by_plain_comparison_whatever_the_fences_share() {
+        let sets: [&[&str]; 4] = [
+            &["", "a", "b"],
+            &["user/0001", "user/0001", "user/0200", "user/0200000000001", "user/0200000000002"],
+            &["same", "same", "same"],
+            &["k"],
+        ];
+        let probes = ["", "a", "k", "kk", "j", "same", "sam", "same\0", "user/", "user/02", "user/0200000000001a", "z"];
+        for keys in sets {
+            let fences = fences(keys);
+            for probe in probes {
+                let below = keys.iter().filter(|key| **key < probe).count();
+                assert_eq!(fences.below(probe.as_bytes()), below, "{probe} in {keys:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_separator_is_short_and_between() {
+        assert_eq!(separator(b"apple", b"banana"), b"b");
+        assert_eq!(separator(b"car", b"cart"), b"cart");
+        assert_eq!(separator(b"same", b"same"), b"same");
+        assert_eq!(separator(b"user/0199", b"user/0200"), b"user/02");
+    }
+
+    #[test]
+    fn fences_out_of_order_are_corruption() {
+        let mut writer = FenceWriter::default();
+        writer.push(32, None, b"b");
+        writer.push(64, None, b"a");
+        assert!(Fences::decode(&writer.encode(96), 32, 96).is_err());
+        let mut writer = FenceWriter::default();
+        writer.push(64, None, b"a");
+        writer.push(32, None, b"b");
+        assert!(Fences::decode(&writer.encode(96), 32, 96).is_err());
+    }
+}

@@ -1,0 +1,173 @@
+//! The end of a segment: where its sections are, and proof that it was finished.
+//!
+//! ```text
+//!  table: one line of 24 bytes for each section        tail: 24 bytes
+//!  tag u32 · flags u32 · offset u64 · length u32 · crc │ file id u64 · table length u32 · table crc · tail crc · magic
+//! ```
+//!
+//! The magic comes last, so a segment cut short is never mistaken for a whole one. A section whose tag is unknown is skipped when
+//! its flags say that it is optional, and refuses the file when they do not.
+
+use crate::{
+    base::Corruption,
+    format::{Reader, Writer, crc},
+};
+
+/// Ends every finished segment.
+const MAGIC: u32 = u32::from_le_bytes(*b"SEGE");
+
+/// Length of the tail, in bytes.
+pub(super) const TAIL_LEN: usize = 24;
+
+const LINE_LEN: usize = 24;
+
+/// More sections than any release will ever write.
+const SECTIONS_MAX: usize = 64;
+
+/// Flag of a section: a reader that does not know it may skip it.
+const OPTIONAL: u32 = 1;
+
+/// What a section holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Tag {
+    Fences = u32::from_le_bytes(*b"FENC"),
+    Pages = u32::from_le_bytes(*b"PAGE"),
+    Ranges = u32::from_le_bytes(*b"RANG"),
+    Summary = u32::from_le_bytes(*b"SUMM"),
+}
+
+impl Tag {
+    fn from_number(number: u32) -> Option<Self> {
+        [Self::Fences, Self::Pages, Self::Ranges, Self::Summary].into_iter().find(|tag| *tag as u32 == number)
+    }
+}
+
+/// A section: where it is, and its checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Section {
+    pub(super) tag: Tag,
+    pub(super) offset: u64,
+    pub(super) len: u32,
+    pub(super) crc: u32,
+}
+
+/// Encodes table and tail.
+pub(super) fn encode(sections: &[Section], file_id: u64) -> Vec<u8> {
+    let mut out = Writer::default();
+    for section in sections {
+        out.u32(section.tag as u32);
+        out.u32(0);
+        out.u64(section.offset);
+        out.u32(section.len);
+        out.u32(section.crc);
+    }
+    let table = crc(&[out.bytes()]);
+    let len = u32::try_from(out.len()).unwrap_or(u32::MAX);
+    let mut tail = Writer::default();
+    tail.u64(file_id);
+    tail.u32(len);
+    tail.u32(table);
+    tail.u32(crc(&[tail.bytes()]));
+    tail.u32(MAGIC);
+    out.raw(tail.bytes());
+    out.into_bytes()
+}
+
+/// The digest that the manifest keeps of a footer.
+pub(super) fn digest(footer: &[u8]) -> u32 {
+    crc(&[footer])
+}
+
+/// The file id and the length of the table, from the last bytes of the file.
+pub(super) fn decode_tail(tail: &[u8]) -> Result<(u64, usize, u32), Corruption> {
+    let mut reader = Reader::new(tail);
+    let file_id = reader.u64("file id")?;
+    let len = reader.u32("length of the section table")? as usize;
+    let table_crc = reader.u32("checksum of the section table")?;
+    let sum = crc(&[tail.get(..16).unwrap_or_default()]);
+    reader.expect_u32(sum, "footer checksum")?;
+    reader.expect_u32(MAGIC, "segment magic")?;
+    reader.finish("end of the footer")?;
+    if !len.is_multiple_of(LINE_LEN) || len / LINE_LEN > SECTIONS_MAX {
+        return Err(Corruption { offset: 8, what: "length of the section table" });
+    }
+    Ok((file_id, len, table_crc))
+}
+
+/// Decodes the section table. Each section lies before `limit`, where the table begins.
+pub(super) fn decode_table(table: &[u8], table_crc: u32, limit: u64) -> Result<Vec<Section>, Corruption> {
+    if crc(&[table]) != table_crc {
+        return Err(Corruption { offset: 0, what: "checksum of the section table" });
+    }
+    let mut sections = Vec::new();
+    let mut reader = Reader::new(table);
+    while reader.remaining() > 0 {
+        let number = reader.u32("section tag")?;
+        let flags = reader.u32("section flags")?;
+        let offset = reader.u64("section offset")?;
+        let len = reader.u32("section length")?;
+        let crc = reader.u32("section checksum")?;
+        if offset.checked_add(u64::from(len)).is_none_or(|end| end > limit) {
+            return Err(reader.corrupt("a section inside the file"));
+        }
+        match Tag::from_number(number) {
+            Some(tag) => sections.push(Section { tag, offset, len, crc }),
+            None if flags & OPTIONAL != 0 => {}
+            None => return Err(reader.corrupt("a section that this release knows")),
+        }
+    }
+    Ok(sections)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sections() -> Vec<Section> {
+        vec![
+            Section { tag: Tag::Fences, offset: 32, len: 100, crc: 7 },
+            Section { tag: Tag::Summary, offset: 132, len: 9, crc: 8 },
+        ]
+    }
+
+    fn decode(bytes: &[u8]) -> Result<(u64, Vec<Section>), Corruption> {
+        let tail_at = bytes.len().checked_sub(TAIL_LEN).ok_or(Corruption { offset: 0, what: "footer" })?;
+        let (file_id, len, table_crc) = decode_tail(&bytes[tail_at..])?;
+        let table_at = tail_at.checked_sub(len).ok_or(Corruption { offset: 0, what: "table" })?;
+        Ok((file_id, decode_table(&bytes[table_at..tail_at], table_crc, 141)?))
+    }
+
+    #[test]
+    fn decodes_what_it_encoded() {
+        assert_eq!(decode(&encode(&sections(), 42)), Ok((42, sections())));
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_is_corruption() {
+        let good = encode(&sections(), 42);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&bad).is_err(), "bit {bit} flipped unnoticed");
+        }
+        for len in 0..good.len() {
+            assert!(decode(&good[..len]).is_err(), "{len} bytes taken for a footer");
+        }
+    }
+
+    #[test]
+    fn an_unknown_section_is_skipped_only_if_it_is_optional() {
+        let line = |flags: u32| {
+            let mut out = Writer::default();
+            out.u32(0x1234);
+            out.u32(flags);
+            out.u64(0);
+            out.u32(0);
+            out.u32(0);
+            out.into_bytes()
+        };
+        assert_eq!(decode_table(&line(OPTIONAL), crc(&[&line(OPTIONAL)]), 10), Ok(Vec::new()));
+        assert!(decode_table(&line(0), crc(&[&line(0)]), 10).is_err());
+    }
+}

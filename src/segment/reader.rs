@@ -1,0 +1,360 @@
+//! An open segment: point look-ups, blocks, and the check of everything.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    Entry, Finished, PAGE, Summary,
+    block::Layout,
+    entry::Decoded,
+    fences::Fences,
+    footer::{self, Section, TAIL_LEN, Tag},
+};
+use crate::{
+    base::{Bytes, Corruption, Error, IoContext, KeySpan, Kind, Result},
+    env::{Dir, File, Region},
+    format::{FileKind, Header, Reader, crc, name},
+    merge::{Found, Fragment, Fragments, Lookup, Mark},
+};
+
+/// Where blocks begin: behind the header and the base of the seqnos.
+const DATA_START: u32 = Header::LEN as u32 + 8;
+
+/// An open segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    /// The mapped file; without it every read is a positioned one, and verified.
+    region: Option<Region>,
+    base: u64,
+    data_end: usize,
+    fences: Fences,
+    page_crcs: Vec<u32>,
+    /// A bit for each page that has been verified.
+    verified: Vec<AtomicU64>,
+    ranges: Arc<Fragments>,
+    max_seqno: u64,
+}
+
+/// The bytes of one block.
+#[derive(Clone, Debug)]
+pub(super) enum BlockData {
+    /// Where they are in the map.
+    Mapped(usize, usize),
+    /// Whole pages that were read, and where the block is in them.
+    Read(Arc<Vec<u8>>, usize, usize),
+}
+
+impl Segment {
+    /// Opens the segment that the manifest describes, checking that it is the very file and whole. Data is checked later,
+    /// page by page, when it is first touched.
+    pub(crate) fn open(dir: &dyn Dir, expected: &Finished, map: bool) -> Result<Self> {
+        let name = name::segment(expected.number);
+        let path = dir.path().join(&name);
+        let file = dir.open(&name).at("open", || path.clone())?;
+        let len = file.len().at("read the length of", || path.clone())?;
+        let corrupt = |offset, what| Corruption { offset, what }.of(&path, 0);
+        if len != expected.file_len {
+            return Err(corrupt(len, "the length that the manifest names"));
+        }
+        let read = |offset: u64, len: usize| {
+            let mut buf = vec![0; len];
+            file.read_at(offset, &mut buf).at("read", || path.clone())?;
+            Ok::<_, Error>(buf)
+        };
+
+        let head = read(0, DATA_START as usize)?;
+        let header = Header::decode(&head, FileKind::Segment).map_err(|bad| bad.of(&path))?;
+        if header.file_id != expected.file_id || header.number != expected.number {
+            return Err(corrupt(8, "the id that the manifest names; another file stands in its place"));
+        }
+        let sections = read_sections(&path, len, expected, &read)?;
+        let section = |tag: Tag| sections.iter().find(|section| section.tag == tag);
+        let bytes = |section: &Section| {
+            let bytes = read(section.offset, section.len as usize)?;
+            if crc(&[&bytes]) != section.crc {
+                return Err(corrupt(section.offset, "the checksum of the section"));
+            }
+            Ok(bytes)
+        };
+        let needed = |tag: Tag| section(tag).ok_or_else(|| corrupt(len, "a section that every segment has"));
+
+        let fence_section = needed(Tag::Fences)?;
+        let fences = Fences::decode(&bytes(fence_section)?, DATA_START, fence_section.offset)
+            .map_err(|bad| bad.of(&path, fence_section.offset))?;
+        let page_section = needed(Tag::Pages)?;
+        let page_bytes = bytes(page_section)?;
+        let page_crcs: Vec<u32> = page_bytes
+            .chunks_exact(4)
+            .map(|four| Reader::new(four).u32("page checksum"))
+            .collect::<Result<_, Corruption>>()
+            .map_err(|bad| bad.of(&path, page_section.offset))?;
+        // Sections follow the data at once: the fences begin where the data ends.
+        let data_end = usize::try_from(fence_section.offset).unwrap_or(usize::MAX);
+        if page_crcs.len() != data_end.div_ceil(PAGE) || page_bytes.len() % 4 != 0 {
+            return Err(corrupt(page_section.offset, "a checksum for each page of data"));
+        }
+        let ranges = match section(Tag::Ranges) {
+            None => Fragments::default(),
+            Some(section) => {
+                let bytes = bytes(section)?;
+                decode_ranges(&bytes).map_err(|bad| bad.of(&path, section.offset))?
+            }
+        };
+        let base = Reader::starting_at(&head, Header::LEN).u64("base").map_err(|bad| bad.of(&path, 0))?;
+        let region = if map { Some(file.map().at("map", || path.clone())?) } else { None };
+        if region.as_ref().is_some_and(|region| (region.len() as u64) < len) {
+            return Err(corrupt(len, "the length that the manifest names"));
+        }
+        let verified = (0..page_crcs.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self {
+            path,
+            file,
+            region,
+            base,
+            data_end,
+            fences,
+            page_crcs,
+            verified,
+            ranges: Arc::new(ranges),
+            max_seqno: expected.summary.max_seqno,
+        })
+    }
+
+    /// The range tombstones.
+    pub(crate) fn ranges(&self) -> &Arc<Fragments> {
+        &self.ranges
+    }
+
+    pub(crate) fn max_seqno(&self) -> u64 {
+        self.max_seqno
+    }
+
+    /// Bytes of memory that stay with it while it is open.
+    pub(crate) fn memory(&self) -> usize {
+        self.fences.memory() + self.page_crcs.len() * 5
+    }
+
+    /// Looks a key up: the value, absence, or nothing to say. Shows every version from the newest down.
+    pub(crate) fn get(&self, key: &[u8], lookup: &mut Lookup) -> Result<Option<Option<Bytes>>> {
+        let fragment = self.ranges.covering(key);
+        let mut marks = fragment.map_or(&[][..], |fragment: &Fragment| &fragment.marks).iter().peekable();
+        let mut block = self.fences.find(key);
+        let mut first = true;
+        'blocks: while block < self.fences.count() {
+            let data = self.block(block)?;
+            let bytes = data.bytes(self);
+            let layout = Layout::of(bytes).map_err(|bad| self.in_block(bad, block))?;
+            let mut index = 0;
+            if first {
+                index = layout.lower_bound(bytes, key, self.base).map_err(|bad| self.in_block(bad, block))?;
+            }
+            while index < layout.count() {
+                first = false;
+                let decoded = layout.entry(bytes, index, self.base).map_err(|bad| self.in_block(bad, block))?;
+                if bytes.get(decoded.key.clone()) != Some(key) {
+                    break 'blocks;
+                }
+                let entry = decoded.entry;
+                while let Some(mark) = marks.next_if(|mark| mark.seqno > entry.seqno) {
+                    if lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? != Found::Above {
+                        return Ok(Some(None));
+                    }
+                }
+                match lookup.see(entry.seqno, entry.gap_start, entry.kind)? {
+                    Found::Above => {}
+                    Found::Value => return Ok(Some(Some(data.share(self, &decoded)))),
+                    Found::Deleted => return Ok(Some(None)),
+                }
+                if !entry.older_follows {
+                    break 'blocks;
+                }
+                index += 1;
+            }
+            block += 1;
+        }
+        for mark in marks {
+            if lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? != Found::Above {
+                return Ok(Some(None));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
+    pub(super) fn block_count(&self) -> usize {
+        self.fences.count()
+    }
+
+    /// The block where a key belongs.
+    pub(super) fn find_block(&self, key: &[u8]) -> usize {
+        self.fences.find(key)
+    }
+
+    /// The bytes of a block, verified.
+    pub(super) fn block(&self, index: usize) -> Result<BlockData> {
+        let place = self.fences.block(index).filter(|(_, end)| *end <= self.data_end);
+        let (start, end) = place.ok_or_else(|| self.corrupt(0, "a block inside the data"))?;
+        if self.region.is_some() {
+            for page in start / PAGE..end.div_ceil(PAGE) {
+                self.verify_page(page)?;
+            }
+            return Ok(BlockData::Mapped(start, end));
+        }
+        let from = start / PAGE * PAGE;
+        let pages = self.read_pages(start / PAGE, end.div_ceil(PAGE))?;
+        Ok(BlockData::Read(Arc::new(pages), start - from, end - from))
+    }
+
+    pub(super) fn in_block(&self, bad: Corruption, block: usize) -> Error {
+        bad.of(&self.path, self.fences.block(block).map_or(0, |(start, _)| start as u64))
+    }
+
+    /// Checks a page through an ordinary read the first time it is touched.
+    #[inline]
+    fn verify_page(&self, page: usize) -> Result<()> {
+        let bit = 1u64 << (page % 64);
+        let known = self.verified.get(page / 64).is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0);
+        if known { Ok(()) } else { self.verify_first(page, bit) }
+    }
+
+    #[cold]
+    fn verify_first(&self, page: usize, bit: u64) -> Result<()> {
+        self.read_pages(page, page + 1)?;
+        if let Some(word) = self.verified.get(page / 64) {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Reads pages by position and verifies each.
+    fn read_pages(&self, from: usize, to: usize) -> Result<Vec<u8>> {
+        let start = from * PAGE;
+        let end = (to * PAGE).min(self.data_end);
+        let mut bytes = vec![0; end.saturating_sub(start)];
+        self.file.read_at(start as u64, &mut bytes).at("read", || self.path.clone())?;
+        for (index, page) in bytes.chunks(PAGE).enumerate() {
+            if self.page_crcs.get(from + index) != Some(&crc(&[page])) {
+                return Err(self.corrupt(((from + index) * PAGE) as u64, "the checksum of the page"));
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn corrupt(&self, offset: u64, what: &'static str) -> Error {
+        Corruption { offset, what }.of(&self.path, 0)
+    }
+
+    /// Reads and checks everything: each page, each entry, their order, and that the summary tells the truth.
+    pub(crate) fn check(&self, summary: &Summary) -> Result<()> {
+        for page in 0..self.page_crcs.len() {
+            self.read_pages(page, page + 1)?;
+        }
+        let mut last: Option<(Vec<u8>, u64, bool)> = None;
+        let (mut keys, mut entries) = (0, 0);
+        for block in 0..self.fences.count() {
+            let data = self.block(block)?;
+            let bytes = data.bytes(self);
+            let wrong = |bad| self.in_block(bad, block);
+            let layout = Layout::of(bytes).map_err(wrong)?;
+            for index in 0..layout.count() {
+                let decoded = layout.entry(bytes, index, self.base).map_err(wrong)?;
+                let key = bytes.get(decoded.key).unwrap_or_default();
+                let Entry { seqno, older_follows, .. } = decoded.entry;
+                let same = last.as_ref().is_some_and(|(last, _, _)| last == key);
+                let in_order = last.as_ref().is_none_or(|(last, newer, follows)| {
+                    *follows == same && if same { *newer > seqno } else { last.as_slice() < key }
+                });
+                let in_span = summary.holds(key) && (summary.min_seqno..=summary.max_seqno).contains(&seqno);
+                if !in_order || !in_span {
+                    return Err(wrong(Corruption { offset: 0, what: "entries in order, inside the segment's span" }));
+                }
+                keys += u64::from(!same);
+                entries += 1;
+                last = Some((key.to_vec(), seqno, older_follows));
+            }
+        }
+        if (keys, entries) != (summary.keys, summary.entries) || last.is_some_and(|(_, _, follows)| follows) {
+            return Err(self.corrupt(0, "as many entries as the manifest names"));
+        }
+        Ok(())
+    }
+}
+
+impl BlockData {
+    /// The block's bytes.
+    #[inline]
+    pub(super) fn bytes<'a>(&'a self, segment: &'a Segment) -> &'a [u8] {
+        let (bytes, start, end): (&[u8], _, _) = match self {
+            Self::Mapped(start, end) => (segment.region.as_deref().unwrap_or_default(), start, end),
+            Self::Read(pages, start, end) => (pages, start, end),
+        };
+        bytes.get(*start..*end).unwrap_or_default()
+    }
+
+    /// The value of an entry of this block, to keep.
+    pub(super) fn share(&self, segment: &Segment, decoded: &Decoded) -> Bytes {
+        let value = self.bytes(segment).get(decoded.value.clone()).unwrap_or_default();
+        match (self, &segment.region) {
+            (Self::Mapped(start, _), Some(region)) => {
+                Bytes::window(|| region.owner(), start + decoded.value.start, value)
+            }
+            (Self::Read(pages, start, _), _) => {
+                let owner = || -> Arc<dyn AsRef<[u8]> + Send + Sync> { Arc::<Vec<u8>>::clone(pages) };
+                Bytes::window(owner, start + decoded.value.start, value)
+            }
+            _ => Bytes::copy_from(value),
+        }
+    }
+}
+
+/// Reads the footer from the end and the section table before it, and holds the digest against the manifest's.
+fn read_sections(
+    path: &Path,
+    len: u64,
+    expected: &Finished,
+    read: &impl Fn(u64, usize) -> Result<Vec<u8>>,
+) -> Result<Vec<Section>> {
+    let corrupt = |offset, what| Corruption { offset, what }.of(path, 0);
+    let tail_at = len.checked_sub(TAIL_LEN as u64).ok_or_else(|| corrupt(len, "footer"))?;
+    let tail = read(tail_at, TAIL_LEN)?;
+    let (file_id, table_len, table_crc) = footer::decode_tail(&tail).map_err(|bad| bad.of(path, tail_at))?;
+    let table_at = tail_at.checked_sub(table_len as u64).ok_or_else(|| corrupt(tail_at, "section table"))?;
+    let table = read(table_at, table_len)?;
+    let digest = footer::digest(&[table.as_slice(), &tail].concat());
+    if file_id != expected.file_id || digest != expected.footer_digest {
+        return Err(corrupt(tail_at, "the footer that the manifest names; another file stands in its place"));
+    }
+    footer::decode_table(&table, table_crc, table_at).map_err(|bad| bad.of(path, table_at))
+}
+
+fn decode_ranges(bytes: &[u8]) -> Result<Fragments, Corruption> {
+    let mut reader = Reader::new(bytes);
+    let mut fragments = Vec::new();
+    while reader.remaining() > 0 {
+        let start = reader.prefixed("start of a range")?.to_vec();
+        let end = match reader.u8("end of a range")? {
+            0 => None,
+            1 => Some(reader.prefixed("end of a range")?.to_vec()),
+            _ => return Err(reader.corrupt("end of a range")),
+        };
+        let count = reader.length("marks of a range")?;
+        let mut marks = Vec::new();
+        for _ in 0..count {
+            let seqno = reader.varint("seqno of a range")?;
+            let gap = reader.varint("gap of a range")?;
+            marks.push(Mark { seqno, ordinal: 0, gap_start: (gap != 0).then_some(gap) });
+        }
+        fragments.push(Fragment { span: KeySpan { start, end }, marks });
+    }
+    Fragments::from_sorted(fragments).ok_or(Corruption { offset: 0, what: "ranges in order and apart" })
+}

@@ -1,0 +1,272 @@
+//! Writing a segment in one pass: entries come in order, sections follow, the footer comes last.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{
+    BLOCK_LEN, BLOCK_LEN_MAX, PAGE, block,
+    entry::{Entry, encode},
+    fences::FenceWriter,
+    footer::{self, Section, Tag},
+    summary::Summary,
+};
+use crate::{
+    base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Result},
+    env::{Dir, File},
+    format::{FileKind, Header, Writer, crc, name},
+    merge::Fragments,
+};
+
+/// Bytes gathered before they are written.
+const CHUNK: usize = 256 << 10;
+
+/// A finished segment: all that the manifest records of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finished {
+    pub(crate) number: u64,
+    pub(crate) file_id: u64,
+    pub(crate) file_len: u64,
+    pub(crate) footer_digest: u32,
+    pub(crate) summary: Summary,
+}
+
+/// A segment being written.
+#[derive(Debug)]
+pub(crate) struct SegmentWriter {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    number: u64,
+    file_id: u64,
+    base: u64,
+    /// Bytes not yet written, and where they go.
+    out: Writer,
+    written: u64,
+    /// Where the current block begins in `out`, and its entries in the block.
+    block_at: usize,
+    offsets: Vec<usize>,
+    fences: FenceWriter,
+    pages: Vec<u32>,
+    last_key: Option<Vec<u8>>,
+    /// The last key of the block before.
+    fence_after: Option<Vec<u8>>,
+    summary: Summary,
+}
+
+impl SegmentWriter {
+    /// Creates segment file `number`. No seqno of its entries or tombstones is below `base`.
+    pub(crate) fn create(
+        dir: &dyn Dir,
+        (number, file_id): (u64, u64),
+        keyspace: KeyspaceId,
+        base: u64,
+    ) -> Result<Self> {
+        let name = name::segment(number);
+        let path = dir.path().join(&name);
+        let file = dir.create(&name).at("create", || path.clone())?;
+        let mut out = Writer::default();
+        out.raw(&Header { kind: FileKind::Segment, file_id, number }.encode());
+        // What every entry's seqno is counted from. Behind the header, so that an entry can be read without the summary.
+        out.u64(base);
+        Ok(Self {
+            file,
+            path,
+            number,
+            file_id,
+            base,
+            block_at: out.len(),
+            out,
+            written: 0,
+            offsets: Vec::new(),
+            fences: FenceWriter::default(),
+            pages: Vec::new(),
+            last_key: None,
+            fence_after: None,
+            summary: Summary {
+                keyspace,
+                lane: 0,
+                span: KeySpan { start: Vec::new(), end: None },
+                keys: 0,
+                entries: 0,
+                tombstones: 0,
+                range_tombstones: 0,
+                raw_bytes: 0,
+                min_seqno: u64::MAX,
+                max_seqno: 0,
+                lowest_affected: u64::MAX,
+            },
+        })
+    }
+
+    /// Adds the next entry in order: keys ascending, versions of a key newest first.
+    pub(crate) fn add(&mut self, entry: &Entry, key: &[u8], value: &[u8]) -> Result<()> {
+        let same_key = self.last_key.as_deref() == Some(key);
+        let block_len = self.out.len() - self.block_at;
+        if block_len >= BLOCK_LEN && (!same_key || block_len >= BLOCK_LEN_MAX) {
+            self.end_block()?;
+        }
+        if self.offsets.is_empty() {
+            let offset = self.position()?;
+            self.fences.push(offset, self.fence_after.as_deref(), key);
+        }
+        self.offsets.push(self.out.len() - self.block_at);
+        encode(&mut self.out, entry, self.base, key, value);
+
+        if !same_key {
+            if self.summary.entries == 0 {
+                self.summary.span.start = key.to_vec();
+            }
+            self.summary.keys += 1;
+            let last = self.last_key.get_or_insert_default();
+            last.clear();
+            last.extend_from_slice(key);
+        }
+        self.summary.entries += 1;
+        self.summary.tombstones += u64::from(entry.kind == Kind::Delete);
+        self.summary.raw_bytes += (key.len() + value.len()) as u64;
+        self.note(entry.seqno, entry.gap_start);
+        if entry.kind == Kind::Purge {
+            self.summary.lowest_affected = 0;
+        }
+        Ok(())
+    }
+
+    /// About how long the file is so far.
+    pub(crate) fn len(&self) -> u64 {
+        self.written + self.out.len() as u64
+    }
+
+    /// Ends the segment with its range tombstones and makes it durable. The caller syncs the directory.
+    pub(crate) fn finish(mut self, ranges: &Fragments) -> Result<Finished> {
+        self.end_block()?;
+        self.span(ranges);
+        let data_end = self.position()?;
+        self.write_pages()?;
+        if self.out.len() > 0 {
+            self.pages.push(crc(&[self.out.bytes()]));
+        }
+
+        let mut sections = Vec::new();
+        let fences = self.fences.encode(data_end);
+        self.section(&mut sections, Tag::Fences, &fences)?;
+        let mut pages = Writer::default();
+        for sum in &self.pages {
+            pages.u32(*sum);
+        }
+        self.section(&mut sections, Tag::Pages, pages.bytes())?;
+        if !ranges.is_empty() {
+            self.section(&mut sections, Tag::Ranges, &encode_ranges(ranges))?;
+        }
+        let mut summary = Writer::default();
+        self.summary.encode(&mut summary);
+        self.section(&mut sections, Tag::Summary, summary.bytes())?;
+
+        let footer = footer::encode(&sections, self.file_id);
+        self.out.raw(&footer);
+        let file_len = self.len();
+        self.write_out()?;
+        self.file.sync().at("sync", || self.path.clone())?;
+        Ok(Finished {
+            number: self.number,
+            file_id: self.file_id,
+            file_len,
+            footer_digest: footer::digest(&footer),
+            summary: self.summary,
+        })
+    }
+
+    /// Widens the span to the range tombstones, and counts them.
+    fn span(&mut self, ranges: &Fragments) {
+        for fragment in ranges.iter() {
+            self.summary.range_tombstones += fragment.marks.len() as u64;
+            for mark in &fragment.marks {
+                self.note(mark.seqno, mark.gap_start);
+            }
+        }
+        let points = self.last_key.as_ref().map(|last| KeySpan {
+            start: std::mem::take(&mut self.summary.span.start),
+            end: Some([last.as_slice(), &[0]].concat()),
+        });
+        let spans = || points.iter().chain(ranges.iter().map(|fragment| &fragment.span));
+        let open = spans().any(|span| span.end.is_none());
+        self.summary.span = KeySpan {
+            start: spans().map(|span| &span.start).min().cloned().unwrap_or_default(),
+            end: if open { None } else { spans().filter_map(|span| span.end.clone()).max() },
+        };
+    }
+
+    fn note(&mut self, seqno: u64, gap_start: Option<u64>) {
+        let summary = &mut self.summary;
+        summary.min_seqno = summary.min_seqno.min(seqno);
+        summary.max_seqno = summary.max_seqno.max(seqno);
+        summary.lowest_affected = summary.lowest_affected.min(gap_start.unwrap_or(seqno)).min(seqno);
+    }
+
+    fn section(&mut self, sections: &mut Vec<Section>, tag: Tag, bytes: &[u8]) -> Result<()> {
+        let offset = self.len();
+        let len = u32::try_from(bytes.len()).map_err(|_| self.too_long())?;
+        sections.push(Section { tag, offset, len, crc: crc(&[bytes]) });
+        self.out.raw(bytes);
+        self.write_out()
+    }
+
+    fn end_block(&mut self) -> Result<()> {
+        if !self.offsets.is_empty() {
+            block::finish(&mut self.out, &self.offsets);
+            self.offsets.clear();
+            self.fence_after.clone_from(&self.last_key);
+        }
+        if self.out.len() >= CHUNK {
+            self.write_pages()?;
+        }
+        self.block_at = self.out.len();
+        Ok(())
+    }
+
+    /// Checksums and writes the whole pages of data gathered; the start of the next page stays.
+    fn write_pages(&mut self) -> Result<()> {
+        let whole = self.out.len() / PAGE * PAGE;
+        let pages = self.out.bytes().get(..whole).unwrap_or_default();
+        self.pages.extend(pages.chunks(PAGE).map(|page| crc(&[page])));
+        self.file.write_at(self.written, pages).at("write", || self.path.clone())?;
+        self.written += whole as u64;
+        self.out.remove_front(whole);
+        Ok(())
+    }
+
+    /// Writes everything gathered: from the end of the data on, pages do not matter any more.
+    fn write_out(&mut self) -> Result<()> {
+        self.file.write_at(self.written, self.out.bytes()).at("write", || self.path.clone())?;
+        self.written += self.out.len() as u64;
+        self.out.clear();
+        Ok(())
+    }
+
+    fn position(&self) -> Result<u32> {
+        u32::try_from(self.len()).map_err(|_| self.too_long())
+    }
+
+    fn too_long(&self) -> Error {
+        Error::invalid(format!("segment {} would grow past 4 GiB", self.path.display()))
+    }
+}
+
+/// The section of range tombstones: per fragment its start, its end and its marks.
+fn encode_ranges(ranges: &Fragments) -> Vec<u8> {
+    let mut out = Writer::default();
+    for fragment in ranges.iter() {
+        out.prefixed(&fragment.span.start);
+        match &fragment.span.end {
+            None => out.u8(0),
+            Some(end) => {
+                out.u8(1);
+                out.prefixed(end);
+            }
+        }
+        out.varint(fragment.marks.len() as u64);
+        for mark in &fragment.marks {
+            out.varint(mark.seqno);
+            // A gap is never at 0: the first commit is 1.
+            out.varint(mark.gap_start.unwrap_or(0));
+        }
+    }
+    out.into_bytes()
+}

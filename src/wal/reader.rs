@@ -1,0 +1,278 @@
+//! Replaying a log, and telling a torn tail from corruption.
+//!
+//! ```text
+//!   good  good  good  BAD  ?  ?  good  ?  …
+//!                     │         └─ its synced mark lies above BAD: BAD was on the disk once: corruption
+//!                     └─ no later header has such a mark: the tail that a power cut tore; the log ends here
+//! ```
+//!
+//! Pages reach the disk in any order, so a good record behind a bad one proves nothing by itself (W2); only a mark does.
+
+use std::{ops::Range, path::Path};
+
+use super::{
+    RecordKind,
+    record::{ALIGN, FIRST_RECORD, RECORD_HEADER_LEN, RecordHeader, decode_header, record_len, seed},
+};
+use crate::{
+    base::{Corruption, Error, Result},
+    format::{BadHeader, Header, Reader, crc},
+};
+
+/// How a log ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// With the seal of a log that was followed by another.
+    Rotated,
+    /// With the seal of a clean close.
+    Closed,
+    /// Without a seal: a crash.
+    Torn,
+}
+
+/// What a replay found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Replay {
+    /// Where the good records end.
+    pub(crate) end: u64,
+    pub(crate) ending: Ending,
+    /// The log carries proof that it, and so every older log, was synced once (W1).
+    pub(crate) was_synced: bool,
+}
+
+/// What the receiver of a record says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Accept,
+    /// What the record points to is not there. Beyond the synced mark that makes it part of the torn tail.
+    Refuse,
+}
+
+/// Replays the log that must have the header `expected`, calling `each` with the place of each record's payload.
+///
+/// `ends_at` is where an earlier recovery or a clean close found the end: up to there everything must be good, and what
+/// lies behind is nothing.
+///
+/// # Errors
+/// [`Error::Corrupt`] for damage below a synced mark or below `ends_at`; what `each` returns.
+pub(crate) fn replay(
+    path: &Path,
+    bytes: &[u8],
+    expected: Header,
+    ends_at: Option<u64>,
+    mut each: impl FnMut(Range<usize>) -> Result<Verdict>,
+) -> Result<Replay> {
+    let log = Log { path, bytes, seed: seed(&expected) };
+    if ends_at == Some(0) {
+        // A log that an earlier recovery declared void.
+        return Ok(Replay { end: 0, ending: Ending::Torn, was_synced: false });
+    }
+    match Header::decode(bytes, expected.kind) {
+        Ok(header) if header == expected => {}
+        Ok(_) => return Err(log.corrupt(8, "the id of this log; another file stands in its place")),
+        Err(bad @ BadHeader::Newer(_)) => return Err(bad.of(path)),
+        // A header that never reached the disk, unless something proves that it did.
+        Err(bad) if ends_at.is_some() || log.is_marked(0) => return Err(bad.of(path)),
+        Err(_) => return Ok(Replay { end: 0, ending: Ending::Torn, was_synced: false }),
+    }
+
+    let mut at = FIRST_RECORD;
+    let mut previous = 0;
+    let mut was_synced = false;
+    let mut ending = Ending::Torn;
+    while ending == Ending::Torn && ends_at.is_none_or(|end| at < end) {
+        let (record, payload) = match log.record(at, previous) {
+            Ok(found) => found,
+            Err(bad) if ends_at.is_some() || log.is_marked(at) => return Err(bad.of(path, at)),
+            Err(_) => break,
+        };
+        match record.kind {
+            RecordKind::Data => {
+                if each(payload)? == Verdict::Refuse {
+                    if ends_at.is_some() || log.is_marked(at) {
+                        return Err(log.corrupt(at, "what a synced record points to"));
+                    }
+                    break;
+                }
+            }
+            RecordKind::Rotated => ending = Ending::Rotated,
+            RecordKind::Closed => ending = Ending::Closed,
+        }
+        was_synced |= record.synced_upto > 0;
+        previous = record.own_crc;
+        at += record_len(record.len);
+    }
+    if let Some(end) = ends_at
+        && at != end
+    {
+        return Err(log.corrupt(at, "the end of the log that the manifest names"));
+    }
+    Ok(Replay { end: at, ending, was_synced: was_synced || log.is_marked(at) })
+}
+
+struct Log<'a> {
+    path: &'a Path,
+    bytes: &'a [u8],
+    seed: u32,
+}
+
+impl Log<'_> {
+    fn record(&self, at: u64, previous: u32) -> Result<(RecordHeader, Range<usize>), Corruption> {
+        let start = usize::try_from(at).unwrap_or(usize::MAX);
+        let rest = self.bytes.get(start..).unwrap_or_default();
+        let header = decode_header(rest, self.seed, at)?;
+        if header.previous != previous {
+            return Err(Corruption { offset: 12, what: "the checksum of the record before" });
+        }
+        let mut reader = Reader::starting_at(rest, RECORD_HEADER_LEN);
+        let payload = reader.take(header.len as usize, "record payload")?;
+        if crc(&[payload]) != header.payload_crc {
+            return Err(Corruption { offset: 8, what: "payload checksum" });
+        }
+        let from = start + RECORD_HEADER_LEN;
+        Ok((header, from..from + payload.len()))
+    }
+
+    /// Whether a record header at or behind `at` says that the log was synced beyond `at`.
+    ///
+    /// Only headers are checked, at each aligned place: a payload cannot take part in hiding what was synced, and the cost
+    /// stays linear whatever the bytes say.
+    fn is_marked(&self, at: u64) -> bool {
+        let first = at.max(FIRST_RECORD);
+        let mut place = usize::try_from(first).unwrap_or(usize::MAX);
+        while let Some(rest) = self.bytes.get(place..)
+            && rest.len() >= RECORD_HEADER_LEN
+        {
+            if let Ok(header) = decode_header(rest, self.seed, place as u64)
+                && u64::from(header.synced_upto) > at
+            {
+                return true;
+            }
+            place += ALIGN;
+        }
+        false
+    }
+
+    fn corrupt(&self, offset: u64, what: &'static str) -> Error {
+        Corruption { offset, what }.of(self.path, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::PathBuf, sync::Arc};
+
+    use super::*;
+    use crate::{
+        base::{KeyspaceId, Kind},
+        env::{Env, Memory},
+        format::FileKind,
+        wal::{BatchBuf, BatchView, LogWriter},
+    };
+
+    const HEADER: Header = Header { kind: FileKind::Log, file_id: 0xdb, number: 1 };
+
+    /// A log of `count` batches; the log is synced after the first `synced` of them.
+    fn log(count: u64, synced: u64, seal: Option<RecordKind>) -> Vec<u8> {
+        let env = Memory::new();
+        let dir = env.open_dir(Path::new("/db"), true).unwrap();
+        dir.create_dir("wal").unwrap();
+        let mut writer = LogWriter::create(&*dir, HEADER).unwrap();
+        for seqno in 1..=count {
+            let mut batch = BatchBuf::default();
+            batch.push(Kind::Put, KeyspaceId(16), format!("key{seqno}").as_bytes(), b"value");
+            batch.stamp(seqno, 0);
+            writer.append(&mut batch).unwrap();
+            if seqno == synced {
+                writer.file().sync(writer.offset()).unwrap();
+            }
+        }
+        if let Some(kind) = seal {
+            writer.seal(kind).unwrap();
+        }
+        writer.trim().unwrap();
+        let file = dir.open("wal/1.wal").unwrap();
+        let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+        file.read_at(0, &mut bytes).unwrap();
+        bytes
+    }
+
+    fn seqnos(bytes: &[u8], ends_at: Option<u64>) -> Result<(Vec<u64>, Replay)> {
+        let owner = Arc::new(bytes.to_vec());
+        let mut seqnos = Vec::new();
+        let path = PathBuf::from("wal/1.wal");
+        let replay = replay(&path, bytes, HEADER, ends_at, |place| {
+            let view = BatchView::new(Arc::clone(&owner), place.start, place.end);
+            seqnos.push(view.stamp().unwrap().0);
+            Ok(Verdict::Accept)
+        })?;
+        Ok((seqnos, replay))
+    }
+
+    #[test]
+    fn a_sealed_log_reads_back_whole() {
+        let bytes = log(3, 0, Some(RecordKind::Closed));
+        let (seen, replay) = seqnos(&bytes, None).unwrap();
+        assert_eq!((seen, replay.ending), (vec![1, 2, 3], Ending::Closed));
+        assert_eq!(replay.end, bytes.len() as u64);
+    }
+
+    #[test]
+    fn any_cut_of_an_unsynced_log_is_a_prefix() {
+        let bytes = log(4, 0, None);
+        for len in 0..bytes.len() {
+            let (seen, replay) = seqnos(&bytes[..len], None).unwrap();
+            assert_eq!(seen, (1..=seen.len() as u64).collect::<Vec<_>>());
+            assert_eq!(replay.ending, Ending::Torn);
+        }
+    }
+
+    #[test]
+    fn a_flip_below_a_synced_mark_is_corruption_and_beyond_it_a_torn_tail() {
+        let bytes = log(4, 2, None);
+        let record = (bytes.len() - Header::LEN) / 4;
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x10;
+            let below = at < Header::LEN + 2 * record;
+            match seqnos(&bad, None) {
+                Ok((seen, _)) => {
+                    let padding = seen.len() == 4;
+                    assert!(padding || !below && seen.len() >= 2, "byte {at}: {seen:?}");
+                }
+                Err(e) => assert!(below, "byte {at}: {e}"),
+            }
+        }
+    }
+
+    #[test]
+    fn where_a_recovery_ended_a_log_nothing_behind_it_counts() {
+        let bytes = log(3, 0, None);
+        let record = (bytes.len() - Header::LEN) / 3;
+        let end = (Header::LEN + 2 * record) as u64;
+        assert_eq!(seqnos(&bytes, Some(end)).unwrap().0, [1, 2]);
+        assert!(seqnos(&bytes[..Header::LEN + record], Some(end)).is_err());
+        assert_eq!(seqnos(&bytes, Some(0)).unwrap().0, [0; 0]);
+    }
+
+    #[test]
+    fn a_log_of_another_number_or_database_is_refused() {
+        let bytes = log(1, 0, None);
+        let path = PathBuf::from("wal/2.wal");
+        for other in [Header { number: 2, ..HEADER }, Header { file_id: 0xdc, ..HEADER }] {
+            assert!(replay(&path, &bytes, other, None, |_| Ok(Verdict::Accept)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_refused_record_ends_an_unsynced_log() {
+        let bytes = log(3, 0, None);
+        let mut count = 0;
+        let replay = replay(Path::new("1.wal"), &bytes, HEADER, None, |_| {
+            count += 1;
+            Ok(if count == 2 { Verdict::Refuse } else { Verdict::Accept })
+        });
+        assert_eq!(replay.unwrap().ending, Ending::Torn);
+        assert_eq!(count, 2);
+    }
+}
