@@ -77,6 +77,7 @@ impl Db {
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) for a name that is empty or longer than 255 bytes.
+    #[expect(clippy::needless_pass_by_value, reason = "options are built for the call")]
     pub fn keyspace(&self, name: impl AsRef<str>, options: KeyspaceOptions) -> Result<Keyspace> {
         let keyspace = self.engine().keyspace(name.as_ref(), &options)?;
         Ok(Keyspace::new(&self.owner, keyspace.id, &keyspace.name))

@@ -169,6 +169,7 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Batch::commit`].
+    #[expect(clippy::needless_pass_by_value, reason = "as easy to call as `put`")]
     pub fn compare_and_swap(
         &self,
         key: impl AsRef<[u8]>,

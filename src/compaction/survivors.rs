@@ -202,12 +202,11 @@ impl Survivors {
     pub(crate) fn end_key(&mut self, out: &mut impl FnMut(&Entry, &[u8], &[u8]) -> Result<()>) -> Result<()> {
         if self.in_key {
             self.in_key = false;
-            if self.tombstone_may_go() {
-                if let Some(Pending { entry, .. }) = self.pending.take()
-                    && entry.gap_start.is_some()
-                {
-                    self.traces.vanished = self.traces.vanished.max(entry.seqno);
-                }
+            if self.tombstone_may_go()
+                && let Some(Pending { entry, .. }) = self.pending.take()
+                && entry.gap_start.is_some()
+            {
+                self.traces.vanished = self.traces.vanished.max(entry.seqno);
             }
             self.emit_pending(false, out)?;
         }

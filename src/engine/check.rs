@@ -9,7 +9,7 @@ use crate::{
     format::{FileKind, Header, name},
     manifest::{ManifestStore, read_all},
     memtable::Memtable,
-    wal::{Ending, Verdict, replay},
+    wal::{Ending, LogWriter, Verdict, replay},
 };
 
 /// Damage that [`Db::verify`](crate::Db::verify) found.
@@ -84,7 +84,7 @@ impl Engine {
             let end = {
                 let commit = self.commit.lock();
                 let same = commit.memtable.log() == current.active.log();
-                commit.log.as_ref().filter(|_| same).map(|log| log.offset())
+                commit.log.as_ref().filter(|_| same).map(LogWriter::offset)
             };
             self.verify_log(&mut report, &current.active, end);
         }

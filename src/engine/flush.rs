@@ -55,7 +55,7 @@ impl Engine {
             let Outcome { segments, traces, .. } = outcome;
             if !manifest.version().keyspaces.contains_key(&id) {
                 // Forgotten while its segment was written.
-                segments.iter().for_each(|segment| self.reclaim.add(name::segment(segment.number)));
+                self.reclaim.add_segments(segments.iter().map(|segment| segment.number));
                 continue;
             }
             edit.push(Change::Marks { keyspace: id, vanished: traces.vanished, horizon: traces.horizon });
@@ -122,7 +122,7 @@ impl Engine {
 
     /// Removes the files of a job that failed before any edit named them.
     pub(super) fn discard(&self, made: &[u64]) {
-        made.iter().for_each(|number| self.reclaim.add(name::segment(*number)));
+        self.reclaim.add_segments(made.iter().copied());
         self.reclaim.run(&*self.dir);
     }
 

@@ -80,7 +80,7 @@ impl Engine {
         let mut commit = self.commit.lock();
         self.check_writable()?;
         self.sync_log_locked(&mut commit)?;
-        let seqno = self.take_seqno(&mut commit)?;
+        let seqno = Self::take_seqno(&mut commit)?;
         let time_us = commit.clock.now(self.env.wall_us(), self.env.monotonic_us()).max(commit.time_us);
         let stamp = Change::Seqnos { last: seqno, ceiling: 0, time_us };
         let version = self.commit_edit(manifest, &Edit::new([change(seqno), stamp]), &[])?;

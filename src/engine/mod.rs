@@ -193,7 +193,7 @@ impl Engine {
         match manifest.commit(edit) {
             Ok(version) => {
                 let doubtful = std::mem::take(&mut *self.doubtful.lock());
-                doubtful.into_iter().for_each(|number| self.reclaim.add(crate::format::name::segment(number)));
+                self.reclaim.add_segments(doubtful);
                 Ok(version)
             }
             Err(CommitFailure::NotCommitted(error)) => {

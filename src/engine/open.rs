@@ -257,8 +257,8 @@ fn create(env: &dyn Env, dir: &Arc<dyn Dir>, options: &Options) -> Result<Manife
 fn check_files(dir: &dyn Dir, version: &Version) -> Result<()> {
     let names = dir.list(name::SEGMENTS).at("list", || dir.path().join(name::SEGMENTS))?;
     let there: std::collections::HashSet<u64> = names.iter().filter_map(|name| name::parse(name, ".seg")).collect();
-    let mut named = version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
-    match named.find(|segment| !there.contains(&segment.number)) {
+    let mut segments = version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
+    match segments.find(|segment| !there.contains(&segment.number)) {
         None => Ok(()),
         Some(missing) => {
             let path = dir.path().join(name::segment(missing.number));

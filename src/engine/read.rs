@@ -27,13 +27,13 @@ pub(super) fn get_in(current: &SuperVersion, keyspace: KeyspaceId, key: &[u8], a
     let mut lookup = Lookup::new(asked);
     for table in current.memtables(asked.seqno) {
         if let Some(found) = table.get(keyspace, key, &mut lookup)? {
-            return Ok(found);
+            return Ok(found.into_value());
         }
     }
     if let Some(tree) = current.trees.get(&keyspace) {
         for table in tree.holding(key).filter(|table| table.matters_at(asked.seqno)) {
             if let Some(found) = table.segment()?.get(key, &mut lookup)? {
-                return Ok(found);
+                return Ok(found.into_value());
             }
         }
     }

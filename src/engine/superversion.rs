@@ -30,6 +30,10 @@ impl Reclaim {
         self.names.lock().push(name);
     }
 
+    pub(crate) fn add_segments(&self, numbers: impl IntoIterator<Item = u64>) {
+        self.names.lock().extend(numbers.into_iter().map(name::segment));
+    }
+
     /// Removes what it can; what cannot be removed now stays for the next time.
     pub(crate) fn run(&self, dir: &dyn Dir) {
         let names = std::mem::take(&mut *self.names.lock());

@@ -36,7 +36,7 @@ impl ViewCore {
     /// A view of the present.
     pub(crate) fn snapshot(engine: &Arc<Engine>) -> Arc<Self> {
         // The seqno is read under the lock: no job that starts later can miss it.
-        Arc::new(Self::register(engine, |engine| engine.visible()))
+        Arc::new(Self::register(engine, Engine::visible))
     }
 
     /// A view of a past moment.
@@ -51,10 +51,11 @@ impl ViewCore {
 
     fn register(engine: &Arc<Engine>, seqno: impl FnOnce(&Engine) -> u64) -> Self {
         let mut registry = engine.registry.lock();
-        // Files first, then the seqno: as for reads of the present, the files are complete up to it.
-        let files = engine.current();
+        // The seqno first: the files that are taken after it hold every commit up to it. No job can drop anything between,
+        // because its result becomes current under this lock.
         let opened = engine.visible();
         let seqno = seqno(engine).min(opened);
+        let files = engine.current();
         let (ticket, frozen) = registry.register(seqno);
         drop(registry);
         Self {

@@ -125,7 +125,6 @@ impl Engine {
             self.wake_writers();
             let mut state = self.work.state.lock();
             match stepped {
-                Ok(true) => {}
                 Ok(false) => {
                     while state.round == round && !state.stop {
                         self.work.changed.wait(&mut state);
@@ -134,7 +133,7 @@ impl Engine {
                 Err(_) if !state.stop => {
                     self.work.changed.wait_for(&mut state, TRY_AGAIN);
                 }
-                Err(_) => {}
+                Ok(true) | Err(_) => {}
             }
         }
     }

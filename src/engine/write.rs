@@ -87,7 +87,7 @@ impl Engine {
 
     /// Steps 3 to 5.
     fn append(&self, commit: &mut Commit, batch: &mut BatchBuf) -> Result<Receipt> {
-        let seqno = self.take_seqno(commit)?;
+        let seqno = Self::take_seqno(commit)?;
         let now = commit.clock.now(self.env.wall_us(), self.env.monotonic_us());
         let time_us = now.max(commit.time_us);
         batch.stamp(seqno, time_us);
@@ -124,7 +124,7 @@ impl Engine {
     }
 
     /// The next seqno. A failed append leaves a hole: a number is never given out twice.
-    pub(super) fn take_seqno(&self, commit: &mut Commit) -> Result<u64> {
+    pub(super) fn take_seqno(commit: &mut Commit) -> Result<u64> {
         let seqno = commit.next_seqno;
         if seqno >= commit.seqno_ceiling {
             return Err(Error::invalid(format!(

@@ -27,7 +27,7 @@ use crossbeam_skiplist::SkipMap;
 
 use crate::{
     base::{Bytes, Corruption, KeyspaceId, Kind, Result},
-    merge::{Found, Fragments, Lookup},
+    merge::{Answer, Found, Fragments, Lookup},
     wal::{BatchView, Op},
 };
 
@@ -77,6 +77,7 @@ struct Value {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one value per memtable")]
 enum Store {
     Live(SkipMap<Key, Value>),
     Run(Vec<(Key, Value)>),
@@ -216,7 +217,7 @@ impl Memtable {
     /// Looks a key up: the value, absence, or nothing to say.
     ///
     /// Entries here have no gaps, so what stands above the asked seqno need not be shown to the look-up.
-    pub(crate) fn get(&self, keyspace: KeyspaceId, user: &[u8], lookup: &mut Lookup) -> Result<Option<Option<Bytes>>> {
+    pub(crate) fn get(&self, keyspace: KeyspaceId, user: &[u8], lookup: &mut Lookup) -> Result<Option<Answer>> {
         let asked = lookup.seqno();
         let mark = self.ranges.newest_covering(keyspace, user, asked);
         let from = Key::newest(keyspace, user, asked);
@@ -232,11 +233,12 @@ impl Memtable {
         };
         match (point, mark) {
             (Some((seqno, ordinal, value)), mark) if mark.is_none_or(|mark| mark < (seqno, ordinal)) => {
-                Ok(Some((lookup.see(seqno, None, value.kind)? == Found::Value).then_some(value.bytes)))
+                let found = lookup.see(seqno, None, value.kind)?;
+                Ok(Some(if found == Found::Value { Answer::Value(value.bytes) } else { Answer::Deleted }))
             }
             (_, Some((seqno, _))) => {
                 lookup.see(seqno, None, Kind::RangeDelete)?;
-                Ok(Some(None))
+                Ok(Some(Answer::Deleted))
             }
             _ => Ok(None),
         }
@@ -262,7 +264,7 @@ mod tests {
         buf.into_shared(len)
     }
 
-    fn get(table: &Memtable, key: &str, seqno: u64) -> Option<Option<Bytes>> {
+    fn get(table: &Memtable, key: &str, seqno: u64) -> Option<Answer> {
         let mut lookup = Lookup::new(Asked { seqno, vanished: 0 });
         table.get(KS, key.as_bytes(), &mut lookup).unwrap()
     }
@@ -312,8 +314,8 @@ mod tests {
             buf.push(Kind::Put, KS, b"b", b"2");
         })];
         for table in both(&batches) {
-            assert_eq!(get(&table, "a", 5), Some(None));
-            assert_eq!(get(&table, "b", 5), Some(Some(Bytes::from("2"))));
+            assert_eq!(get(&table, "a", 5), Some(Answer::Deleted));
+            assert_eq!(get(&table, "b", 5), Some(Answer::Value(Bytes::from("2"))));
             assert_eq!(get(&table, "b", 4), None);
             assert_eq!(get(&table, "c", 9), None);
         }
@@ -328,9 +330,9 @@ mod tests {
         ];
         for table in both(&batches) {
             assert_eq!(get(&table, "k", 0), None);
-            assert_eq!(get(&table, "k", 1), Some(Some(Bytes::from("one"))));
-            assert_eq!(get(&table, "k", 2), Some(None));
-            assert_eq!(get(&table, "k", 9), Some(Some(Bytes::from(vec![7; 2000]))));
+            assert_eq!(get(&table, "k", 1), Some(Answer::Value(Bytes::from("one"))));
+            assert_eq!(get(&table, "k", 2), Some(Answer::Deleted));
+            assert_eq!(get(&table, "k", 9), Some(Answer::Value(Bytes::from(vec![7; 2000]))));
             assert_eq!((table.first_seqno(), table.last_seqno()), (1, 3));
         }
     }

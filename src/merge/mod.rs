@@ -12,7 +12,7 @@ use crate::base::{Bytes, Kind, Result};
 
 pub(crate) use fragments::{Fragment, Fragments, Mark, RangeTombstone};
 pub(crate) use kway::Kway;
-pub(crate) use visible::{Asked, Found, Lookup, Visible};
+pub(crate) use visible::{Answer, Asked, Found, Lookup, Visible};
 
 /// Which way a source runs. A source never turns round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -40,6 +40,23 @@ pub(crate) struct Lookup {
     above: Option<(u64, Option<u64>)>,
 }
 
+/// What a source answers to a look-up that ends there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Value(Bytes),
+    Deleted,
+}
+
+impl Answer {
+    /// The answer as readers get it.
+    pub(crate) fn into_value(self) -> Option<Bytes> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Deleted => None,
+        }
+    }
+}
+
 /// What one entry means for a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {

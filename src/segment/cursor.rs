@@ -162,7 +162,7 @@ mod tests {
     use crate::{
         base::{KeySpan, KeyspaceId, Kind},
         env::{Env, Memory},
-        merge::{Asked, Fragments, Lookup, Mark, RangeTombstone},
+        merge::{Answer, Asked, Fragments, Lookup, Mark, RangeTombstone},
         segment::{Entry, Finished, SegmentWriter},
     };
 
@@ -172,7 +172,7 @@ mod tests {
     }
 
     /// `count` keys, every third with two versions; opened through the map and without it.
-    fn segments(count: u32, ranges: &[RangeTombstone]) -> ([Arc<Segment>; 2], Finished) {
+    fn segments(count: usize, ranges: &[RangeTombstone]) -> ([Arc<Segment>; 2], Finished) {
         let env = Memory::new();
         let dir = env.open_dir(Path::new("/db"), true).unwrap();
         dir.create_dir("segments").unwrap();
@@ -180,7 +180,7 @@ mod tests {
         for i in 0..count {
             let key = format!("key{:06}", i * 2);
             if i % 3 == 0 {
-                writer.add(&put(50, true), key.as_bytes(), &vec![1; i as usize % 900]).unwrap();
+                writer.add(&put(50, true), key.as_bytes(), &vec![1; i % 900]).unwrap();
             }
             writer.add(&put(20, false), key.as_bytes(), key.as_bytes()).unwrap();
         }
@@ -193,7 +193,7 @@ mod tests {
         (both, finished)
     }
 
-    fn get(segment: &Segment, key: &str, seqno: u64) -> Option<Option<Bytes>> {
+    fn get(segment: &Segment, key: &str, seqno: u64) -> Option<Answer> {
         let mut lookup = Lookup::new(Asked { seqno, vanished: 0 });
         segment.get(key.as_bytes(), &mut lookup).unwrap()
     }
@@ -203,11 +203,11 @@ mod tests {
         let ([mapped, read], finished) = segments(3000, &[]);
         assert_eq!((finished.summary.keys, finished.summary.entries), (3000, 4000));
         for segment in [&mapped, &read] {
-            for i in 0..3000u32 {
+            for i in 0..3000 {
                 let key = format!("key{:06}", i * 2);
-                let newest = if i % 3 == 0 { vec![1; i as usize % 900] } else { key.clone().into_bytes() };
-                assert_eq!(get(segment, &key, 100), Some(Some(Bytes::from(newest))));
-                assert_eq!(get(segment, &key, 49), Some(Some(Bytes::from(key.as_str()))));
+                let newest = if i % 3 == 0 { vec![1; i % 900] } else { key.clone().into_bytes() };
+                assert_eq!(get(segment, &key, 100), Some(Answer::Value(Bytes::from(newest))));
+                assert_eq!(get(segment, &key, 49), Some(Answer::Value(Bytes::from(key.as_str()))));
                 assert_eq!(get(segment, &key, 19), None);
                 assert_eq!(get(segment, &format!("key{:06}", i * 2 + 1), 100), None);
             }
@@ -232,7 +232,7 @@ mod tests {
                     seen
                 };
                 let forward = walk(Direction::Forward, Some(b""));
-                assert_eq!(forward.len() as u32, count + count.div_ceil(3));
+                assert_eq!(forward.len(), count + count.div_ceil(3));
                 let mut backward = walk(Direction::Backward, None);
                 backward.reverse();
                 assert_eq!(backward, forward);
@@ -258,10 +258,10 @@ mod tests {
         assert_eq!(finished.summary.span, KeySpan { start: "a".into(), end: None });
         assert_eq!(finished.summary.lowest_affected, 12);
         for segment in &both {
-            assert_eq!(get(segment, "key000002", 100), Some(None));
-            assert_eq!(get(segment, "key000000", 100), Some(Some(Bytes::default())));
-            assert_eq!(get(segment, "key000000", 40), Some(None));
-            assert_eq!(get(segment, "other", 40), Some(None));
+            assert_eq!(get(segment, "key000002", 100), Some(Answer::Deleted));
+            assert_eq!(get(segment, "key000000", 100), Some(Answer::Value(Bytes::default())));
+            assert_eq!(get(segment, "key000000", 40), Some(Answer::Deleted));
+            assert_eq!(get(segment, "other", 40), Some(Answer::Deleted));
             let mut lookup = Lookup::new(Asked { seqno: 25, vanished: 0 });
             assert!(segment.get(b"key000002", &mut lookup).is_err(), "the gap reaches below 25");
             assert_eq!(get(segment, "key000002", 11), None);
@@ -284,9 +284,9 @@ mod tests {
         segment.check(&finished.summary).unwrap();
         assert!(segment.block_count() > 3);
         for seqno in [1, 2, 500, 1999, 2000] {
-            assert_eq!(get(&segment, "k", seqno), Some(Some(Bytes::copy_from(&[7; 100]))));
+            assert_eq!(get(&segment, "k", seqno), Some(Answer::Value(Bytes::copy_from(&[7; 100]))));
         }
         assert_eq!(get(&segment, "k", 0), None);
-        assert_eq!(get(&segment, "l", 9), Some(Some(Bytes::from("last"))));
+        assert_eq!(get(&segment, "l", 9), Some(Answer::Value(Bytes::from("last"))));
     }
 }

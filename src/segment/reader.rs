@@ -19,11 +19,12 @@ use crate::{
     base::{Bytes, Corruption, Error, IoContext, KeySpan, Kind, Result},
     env::{Dir, File, Region},
     format::{FileKind, Header, Reader, crc, name},
-    merge::{Found, Fragment, Fragments, Lookup, Mark},
+    merge::{Answer, Found, Fragment, Fragments, Lookup, Mark},
 };
 
 /// Where blocks begin: behind the header and the base of the seqnos.
-const DATA_START: u32 = Header::LEN as u32 + 8;
+const DATA_START: u32 = 40;
+const _: () = assert!(DATA_START as usize == Header::LEN + 8);
 
 /// An open segment.
 #[derive(Debug)]
@@ -42,6 +43,7 @@ pub(crate) struct Segment {
     max_seqno: u64,
 }
 
+#[expect(clippy::rc_buffer, reason = "the buffer is shared as it was filled, not copied")]
 /// The bytes of one block.
 #[derive(Clone, Debug)]
 pub(super) enum BlockData {
@@ -142,7 +144,7 @@ impl Segment {
     }
 
     /// Looks a key up: the value, absence, or nothing to say. Shows every version from the newest down.
-    pub(crate) fn get(&self, key: &[u8], lookup: &mut Lookup) -> Result<Option<Option<Bytes>>> {
+    pub(crate) fn get(&self, key: &[u8], lookup: &mut Lookup) -> Result<Option<Answer>> {
         let fragment = self.ranges.covering(key);
         let mut marks = fragment.map_or(&[][..], |fragment: &Fragment| &fragment.marks).iter().peekable();
         let mut block = self.fences.find(key);
@@ -164,13 +166,13 @@ impl Segment {
                 let entry = decoded.entry;
                 while let Some(mark) = marks.next_if(|mark| mark.seqno > entry.seqno) {
                     if lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? != Found::Above {
-                        return Ok(Some(None));
+                        return Ok(Some(Answer::Deleted));
                     }
                 }
                 match lookup.see(entry.seqno, entry.gap_start, entry.kind)? {
                     Found::Above => {}
-                    Found::Value => return Ok(Some(Some(data.share(self, &decoded)))),
-                    Found::Deleted => return Ok(Some(None)),
+                    Found::Value => return Ok(Some(Answer::Value(data.share(self, &decoded)))),
+                    Found::Deleted => return Ok(Some(Answer::Deleted)),
                 }
                 if !entry.older_follows {
                     break 'blocks;
@@ -181,7 +183,7 @@ impl Segment {
         }
         for mark in marks {
             if lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? != Found::Above {
-                return Ok(Some(None));
+                return Ok(Some(Answer::Deleted));
             }
         }
         Ok(None)

@@ -101,6 +101,7 @@ impl BatchBuf {
 }
 
 /// A batch as it stands in its log record; operations are places in shared bytes.
+#[expect(clippy::rc_buffer, reason = "the buffer is shared as it was filled, not copied")]
 #[derive(Clone, Debug)]
 pub(crate) struct BatchView {
     owner: Arc<Vec<u8>>,
@@ -128,11 +129,13 @@ impl<'a> Op<'a> {
 }
 
 impl BatchView {
+    #[expect(clippy::rc_buffer, reason = "the buffer is shared as it was filled, not copied")]
     /// A view of the payload at `start..end` of a log's bytes.
     pub(crate) fn new(owner: Arc<Vec<u8>>, start: usize, end: usize) -> Self {
         Self { owner, start, end }
     }
 
+    #[expect(clippy::rc_buffer, reason = "the buffer is shared as it was filled, not copied")]
     /// The bytes that operations are places in.
     pub(crate) fn owner(&self) -> &Arc<Vec<u8>> {
         &self.owner

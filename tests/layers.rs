@@ -1,0 +1,153 @@
+//! Checks what no compiler checks: who may import whom, and that the operating system has one door.
+//! How long a file may grow is left to judgement: when it wants to be two, the reader feels it first.
+//!
+//! This is the architecture, written down where it cannot rot. To add a module, give it a rank; to
+//! want an arrow upwards is to have put something in the wrong place.
+
+#![expect(clippy::unwrap_used, clippy::string_slice, reason = "a test fails by panicking")]
+
+use std::{fs, path::Path};
+
+/// A module may import from modules of a lower rank, and from no other.
+const RANKS: &[(&str, u32)] = &[
+    ("base", 0),
+    ("format", 1),
+    ("env", 1),
+    ("merge", 1),
+    ("wal", 2),
+    ("memtable", 3),
+    ("segment", 3),
+    ("manifest", 4),
+    ("compaction", 5),
+    ("engine", 6),
+    ("api", 7),
+];
+
+/// Words that may appear only below the given places.
+const DOORS: &[(&str, &[&str])] = &[
+    ("std::fs", &["src/env/"]),
+    ("Instant::now", &["src/env/"]),
+    ("SystemTime::now", &["src/env/"]),
+    ("thread::sleep", &[]),
+    ("unsafe ", &["src/env/map.rs"]),
+];
+
+/// What a module of a lower rank may name of a higher one: re-exports of the crate for doc links, and the open database.
+const ROOT_NAMES: &[&str] = &["Db", "Error"];
+
+#[test]
+fn source_is_tidy() {
+    let mut faults = Vec::new();
+    let mut files = 0;
+    visit(Path::new("src"), &mut |path, text| {
+        files += 1;
+        check(path, text, &mut |line, what| faults.push(format!("{path}:{line}: {what}")));
+    });
+    assert!(files > 40, "only {files} files were found");
+    assert!(faults.is_empty(), "untidy:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn untidiness_is_noticed() {
+    let faults_of = |path: &str, text: &str| {
+        let mut faults = Vec::new();
+        check(path, text, &mut |_, what| faults.push(what));
+        faults.join("; ")
+    };
+    assert_eq!(faults_of("src/wal/a.rs", "//! Head.\nuse crate::base::Error;\n"), "");
+    assert!(faults_of("src/wal/a.rs", "//! Head.\nuse crate::engine::Engine;\n").contains("wal may not import engine"));
+    assert!(faults_of("src/wal/a.rs", "//! Head.\nuse crate::{base::X, api::Db};\n").contains("wal may not import api"));
+    assert!(faults_of("src/wal/a.rs", "//! Head.\nuse std::fs;\n").contains("std::fs"));
+    assert!(faults_of("src/wal/mod.rs", "//! Head.\nuse super::engine;\n").contains("super"));
+    assert!(faults_of("src/wal/a.rs", "fn f() {}\n").contains("what it is for"));
+    assert!(faults_of("src/new/a.rs", "//! Head.\n").contains("no rank"));
+}
+
+fn check(path: &str, text: &str, fault: &mut dyn FnMut(usize, String)) {
+    let code = text.split("#[cfg(test)]\n").next().unwrap_or(text);
+    if !text.starts_with("//!") {
+        fault(1, "does not say what it is for".into());
+    }
+    for (number, line) in code.lines().enumerate() {
+        let line = line.split("//").next().unwrap_or(line);
+        if line.contains("super::super::") || path.ends_with("mod.rs") && line.contains("super::") {
+            fault(number + 1, "names another module by `super`, not `crate`".into());
+        }
+        for (word, doors) in DOORS {
+            if line.contains(word) && !doors.iter().any(|door| path.starts_with(door)) {
+                fault(number + 1, format!("`{word}` belongs in {}", doors.join(" or ")));
+            }
+        }
+    }
+    let Some((user, user_rank)) = RANKS.iter().find(|(m, _)| path.starts_with(&format!("src/{m}/"))) else {
+        if path != "src/lib.rs" {
+            fault(1, "has no rank".into());
+        }
+        return;
+    };
+    for used in imports(code) {
+        match RANKS.iter().find(|(module, _)| *module == used) {
+            Some((other, rank)) if other != user && rank >= user_rank => {
+                fault(1, format!("{user} may not import {other}"));
+            }
+            None if !ROOT_NAMES.contains(&used) => {
+                fault(1, format!("import {used} by the module that defines it"));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The modules that `code` names right after `crate::`, alone or in a `{group}`; documentation may name anything.
+fn imports(code: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(next) = code[at..].find("crate::") {
+        let start = at + next;
+        let line = &code[code[..start].rfind('\n').map_or(0, |end| end + 1)..start];
+        let path = &code[start + "crate::".len()..];
+        at = start + "crate::".len();
+        if !line.contains("//") {
+            found.extend(path.strip_prefix('{').map_or_else(|| vec![path], arms).into_iter().map(word));
+        }
+    }
+    found
+}
+
+/// The arms of a use group, up to the brace that closes it.
+fn arms(group: &str) -> Vec<&str> {
+    let (mut arms, mut depth, mut start) = (Vec::new(), 0, 0);
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            '}' | ',' if depth == 0 => {
+                arms.push(group[start..at].trim());
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    arms.retain(|arm| !arm.is_empty());
+    arms
+}
+
+/// The identifier that `text` begins with.
+fn word(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_');
+    &text[..end.unwrap_or(text.len())]
+}
+
+fn visit(dir: &Path, check: &mut impl FnMut(&str, &str)) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            visit(&path, check);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            check(&path.to_string_lossy().replace('\\', "/"), &fs::read_to_string(&path).unwrap());
+        }
+    }
+}
