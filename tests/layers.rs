@@ -56,7 +56,9 @@ fn untidiness_is_noticed() {
     };
     assert_eq!(faults_of("src/wal/a.rs", "//! Head.\nuse crate::base::Error;\n"), "");
     assert!(faults_of("src/wal/a.rs", "//! Head.\nuse crate::engine::Engine;\n").contains("wal may not import engine"));
-    assert!(faults_of("src/wal/a.rs", "//! Head.\nuse crate::{base::X, api::Db};\n").contains("wal may not import api"));
+    assert!(
+        faults_of("src/wal/a.rs", "//! Head.\nuse crate::{base::X, api::Db};\n").contains("wal may not import api")
+    );
     assert!(faults_of("src/wal/a.rs", "//! Head.\nuse std::fs;\n").contains("std::fs"));
     assert!(faults_of("src/wal/mod.rs", "//! Head.\nuse super::engine;\n").contains("super"));
     assert!(faults_of("src/wal/a.rs", "fn f() {}\n").contains("what it is for"));

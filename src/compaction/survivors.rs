@@ -37,10 +37,11 @@ impl Demands {
         self.registered.get(at).copied().filter(|seqno| *seqno < to)
     }
 
-    /// Whether a tombstone that hides nothing any more must stay: a view at or above it, but below `vanished`, would take its
-    /// absence for lost history.
-    fn holds_tombstone(&self, seqno: u64) -> bool {
-        self.any_in(seqno, self.vanished).is_some()
+    /// Whether a tombstone that hides nothing any more must stay for the sake of a view. One at or above it, but below `vanished`, would
+    /// take its absence for lost history. One below it that its gap refuses would take the absence for "never there".
+    fn holds_tombstone(&self, seqno: u64, gap_start: Option<u64>) -> bool {
+        let above = self.any_in(seqno, self.vanished);
+        above.or_else(|| self.any_in(gap_start?, seqno)).is_some()
     }
 }
 
@@ -348,7 +349,7 @@ impl Survivors {
             && !entry.moved
             && !older_mark
             && self.below.is_clear_at(&self.key)
-            && !self.demands.holds_tombstone(entry.seqno)
+            && !self.demands.holds_tombstone(entry.seqno, entry.gap_start)
     }
 
     fn emit_pending(
@@ -367,7 +368,7 @@ impl Survivors {
         if let [only] = passing.marks.as_slice()
             && !only.hides
             && self.below.is_clear(&passing.span)
-            && !self.demands.holds_tombstone(only.mark.seqno)
+            && !self.demands.holds_tombstone(only.mark.seqno, only.mark.gap_start)
         {
             if only.mark.gap_start.is_some() {
                 self.traces.vanished = self.traces.vanished.max(only.mark.seqno);

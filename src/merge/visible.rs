@@ -24,9 +24,9 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// That history is gone here; `above` is the entry whose gap says so, if one does.
+    /// That a span is refused for the sake of keys that left no entry of their own; `above` is the mark whose gap says so.
     #[cold]
-    pub(crate) fn trimmed(&self, above: Option<u64>) -> Error {
+    fn refused(&self, above: Option<u64>) -> Error {
         let oldest = above.map_or(self.vanished, |seqno| seqno.max(self.vanished));
         Error::HistoryTrimmed { oldest: Seqno(oldest) }
     }
@@ -36,8 +36,26 @@ impl Asked {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lookup {
     asked: Asked,
-    /// The entry just above the moment, and its gap.
-    above: Option<(u64, Option<u64>)>,
+    /// The entry just above the moment.
+    above: Option<Above>,
+    /// The entry just above `vanished`: it may refuse that moment too.
+    above_vanished: Option<Above>,
+    /// The oldest entry above the moment at whose own seqno the key is readable.
+    readable: Option<u64>,
+}
+
+/// An entry above some moment.
+#[derive(Clone, Copy, Debug)]
+struct Above {
+    seqno: u64,
+    gap_start: Option<u64>,
+}
+
+impl Above {
+    /// Whether what was dropped beneath this entry is needed to answer for `seqno`.
+    fn refuses(self, seqno: u64) -> bool {
+        self.gap_start.is_some_and(|gap| gap <= seqno)
+    }
 }
 
 /// What a source answers to a look-up that ends there.
@@ -70,7 +88,7 @@ pub(crate) enum Found {
 
 impl Lookup {
     pub(crate) fn new(asked: Asked) -> Self {
-        Self { asked, above: None }
+        Self { asked, above: None, above_vanished: None, readable: None }
     }
 
     pub(crate) fn seqno(&self) -> u64 {
@@ -81,7 +99,7 @@ impl Lookup {
     #[inline]
     pub(crate) fn see(&mut self, seqno: u64, gap_start: Option<u64>, kind: Kind) -> Result<Found> {
         if seqno > self.asked.seqno {
-            self.above = Some((seqno, gap_start));
+            self.see_above(Above { seqno, gap_start });
             return Ok(Found::Above);
         }
         self.check_gap()?;
@@ -95,11 +113,21 @@ impl Lookup {
         }
     }
 
+    fn see_above(&mut self, entry: Above) {
+        if entry.seqno > self.asked.vanished {
+            self.above_vanished = Some(entry);
+        }
+        if entry.seqno >= self.asked.vanished && self.above.is_none_or(|newer| !newer.refuses(entry.seqno)) {
+            self.readable = Some(entry.seqno);
+        }
+        self.above = Some(entry);
+    }
+
     /// That nothing is left to show: the key is absent, unless history is gone.
     pub(crate) fn nothing_left(&self) -> Result<()> {
         self.check_gap()?;
         if self.asked.seqno < self.asked.vanished {
-            return Err(self.asked.trimmed(None));
+            return Err(self.trimmed());
         }
         Ok(())
     }
@@ -107,9 +135,19 @@ impl Lookup {
     #[inline]
     fn check_gap(&self) -> Result<()> {
         match self.above {
-            Some((seqno, Some(gap))) if gap <= self.asked.seqno => Err(self.asked.trimmed(Some(seqno))),
+            Some(above) if above.refuses(self.asked.seqno) => Err(self.trimmed()),
             _ => Ok(()),
         }
+    }
+
+    /// The error that names the oldest readable moment (R5): `vanished` itself, unless what stands just above refuses that too; else
+    /// the oldest entry above that is readable at its own seqno. Without any entry above, `vanished` is readable.
+    #[cold]
+    fn trimmed(&self) -> Error {
+        let Asked { seqno, vanished } = self.asked;
+        let at_vanished = seqno < vanished && self.above_vanished.is_none_or(|above| !above.refuses(vanished));
+        let oldest = if at_vanished { vanished } else { self.readable.unwrap_or(vanished) };
+        Error::HistoryTrimmed { oldest: Seqno(oldest) }
     }
 }
 
@@ -203,14 +241,14 @@ impl<S: Source> Visible<S> {
     /// A scan is refused when some key in its span would be: also a key that left no entry of its own.
     fn refuse_below_the_marks(&self) -> Result<()> {
         if self.asked.seqno < self.asked.vanished {
-            return Err(self.asked.trimmed(None));
+            return Err(self.asked.refused(None));
         }
         for fragment in self.tombstones.overlapping(&self.span) {
             let above = fragment.marks.iter().rfind(|mark| mark.seqno > self.asked.seqno);
             if let Some(Mark { seqno, gap_start: Some(gap), .. }) = above
                 && *gap <= self.asked.seqno
             {
-                return Err(self.asked.trimmed(Some(*seqno)));
+                return Err(self.asked.refused(Some(*seqno)));
             }
         }
         Ok(())
@@ -309,11 +347,11 @@ impl<S: Source> Visible<S> {
         }
     }
 
-    /// Reads all versions of the current key, oldest first: the last one at or below the moment is the candidate, the
-    /// first one above it carries the gap.
+    /// Reads all versions of the current key, oldest first: the last one at or below the moment is the candidate. Those above
+    /// it are shown to a look-up newest first, as in the other direction.
     fn resolve_backward(&mut self, fragment: Option<usize>) -> Result<Option<Bytes>> {
         let mut candidate: Option<(u64, u32, Kind, Bytes)> = None;
-        let mut above: Option<(u64, Option<u64>)> = None;
+        let mut above: Vec<(u64, Option<u64>, Kind)> = Vec::new();
         while let Some(source) = self.merge.top()
             && let Some(entry) = source.entry()
             && entry.key == self.key
@@ -321,23 +359,24 @@ impl<S: Source> Visible<S> {
             if entry.seqno <= self.asked.seqno {
                 let value = if entry.kind == Kind::Put { source.value() } else { Bytes::default() };
                 candidate = Some((entry.seqno, entry.ordinal, entry.kind, value));
-            } else if above.is_none() {
-                above = Some((entry.seqno, entry.gap_start));
+            } else {
+                above.push((entry.seqno, entry.gap_start, entry.kind));
             }
             self.merge.advance()?;
         }
         let marks = fragment.and_then(|i| self.tombstones.get(i)).map_or(&[][..], |f| &f.marks);
         for mark in marks.iter().rev() {
-            if mark.seqno <= self.asked.seqno {
-                let newer = |c: &(u64, u32, Kind, Bytes)| (mark.seqno, mark.ordinal) > (c.0, c.1);
-                if candidate.as_ref().is_none_or(newer) {
-                    candidate = Some((mark.seqno, mark.ordinal, Kind::RangeDelete, Bytes::default()));
-                }
-            } else if above.is_none_or(|(seqno, _)| mark.seqno < seqno) {
-                above = Some((mark.seqno, mark.gap_start));
+            if mark.seqno > self.asked.seqno {
+                above.push((mark.seqno, mark.gap_start, Kind::RangeDelete));
+            } else if candidate.as_ref().is_none_or(|c| (mark.seqno, mark.ordinal) > (c.0, c.1)) {
+                candidate = Some((mark.seqno, mark.ordinal, Kind::RangeDelete, Bytes::default()));
             }
         }
-        let mut lookup = Lookup { asked: self.asked, above };
+        above.sort_by_key(|(seqno, ..)| std::cmp::Reverse(*seqno));
+        let mut lookup = Lookup::new(self.asked);
+        for (seqno, gap_start, kind) in above {
+            lookup.see(seqno, gap_start, kind)?;
+        }
         let Some((seqno, _, kind, value)) = candidate else {
             lookup.nothing_left()?;
             return Ok(None);
