@@ -65,7 +65,7 @@ impl Db {
 
     pub(crate) fn open_with(options: &Options, path: &Path) -> Result<Self> {
         let engine = Arc::new(Engine::open(options, path)?);
-        let threads = start_threads(&engine)?;
+        let threads = start_threads(&engine).inspect_err(|_| engine.stop_work())?;
         Ok(Self { owner: Arc::new(Owner { engine, threads: Mutex::new(threads) }) })
     }
 

@@ -10,6 +10,7 @@
 //! ```
 
 use std::{
+    io::ErrorKind,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -163,12 +164,20 @@ impl Engine {
         let log = commit.log.as_mut().ok_or(Error::Closed)?;
         let number = log.file().number + 1;
         let header = Header { kind: FileKind::Log, file_id: self.database_id, number };
-        let created = LogWriter::create(&*self.dir, header);
+        let created = LogWriter::create(&*self.dir, header).or_else(|error| match error {
+            Error::Io { source, .. } if source.kind() == ErrorKind::AlreadyExists => {
+                let path = || self.dir.path().join(name::log(number));
+                self.dir.remove(&name::log(number)).at("remove", path)?;
+                LogWriter::create(&*self.dir, header)
+            }
+            error => Err(error),
+        });
         let sealed = created.and_then(|next| log.seal(RecordKind::Rotated).map(|()| next));
         let next = match sealed {
             Ok(next) => next,
             Err(error) => {
-                // The name may exist although creating it failed; without the seal (W3) the new log would be void anyway.
+                // The name may exist although creating it failed. Without the seal (W3) the new log is void, and if it cannot be removed
+                // now, the next attempt does.
                 let _removed = self.dir.remove(&name::log(number));
                 return Err(error);
             }

@@ -100,7 +100,10 @@ impl SegmentWriter {
     pub(crate) fn add(&mut self, entry: &Entry, key: &[u8], value: &[u8]) -> Result<()> {
         let same_key = self.last_key.as_deref() == Some(key);
         let block_len = self.out.len() - self.block_at;
-        if block_len >= BLOCK_LEN && (!same_key || block_len >= BLOCK_LEN_MAX) {
+        let full = block_len >= BLOCK_LEN && !same_key;
+        // A large entry gets a block of its own: whoever reads its neighbours does not have to verify its pages.
+        let too_long = block_len + key.len() + value.len() > BLOCK_LEN_MAX;
+        if !self.offsets.is_empty() && (full || too_long) {
             self.end_block()?;
         }
         if self.offsets.is_empty() {
