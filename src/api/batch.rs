@@ -50,7 +50,9 @@ impl Batch {
     /// Deletes every key of a range, as one entry.
     pub fn delete_range(&mut self, keyspace: &Keyspace, range: impl KeyRange) {
         let span = range.span();
-        let checked = check_key(&span.start).and_then(|()| check_key(span.end.as_deref().unwrap_or_default()));
+        // An inclusive end is one byte longer than its key.
+        let end = span.end.as_deref().map(|end| end.strip_suffix(&[0]).unwrap_or(end));
+        let checked = check_key(&span.start).and_then(|()| check_key(end.unwrap_or_default()));
         if self.accept(keyspace, checked, span.start.len() + span.end.as_ref().map_or(0, Vec::len)) && !span.is_empty()
         {
             self.buf.push_range(keyspace.id(), &span.start, span.end.as_deref());
@@ -70,9 +72,10 @@ impl Batch {
     /// Commits with the durability of the database.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) for a keyspace that was dropped or belongs to another database, a key over 65,536 bytes, or a batch
-    /// over 64 MiB; [`DiskFull`](Error::DiskFull), [`Poisoned`](Error::Poisoned), [`Closed`](Error::Closed). Then nothing
-    /// of it was applied.
+    /// [`Invalid`](Error::Invalid) for a keyspace that was dropped or belongs to another database, a key over 65,536 bytes, a batch
+    /// over 64 MiB or with more than 1000 ranges to delete; [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed): nothing of it was
+    /// applied. [`Poisoned`](Error::Poisoned) and [`Io`](Error::Io) from a sync: it is applied, but nobody knows whether it is on the
+    /// disk; when the database has been opened again, it is there as a whole or not at all.
     pub fn commit(self) -> Result<Receipt> {
         self.commit_as(None)
     }

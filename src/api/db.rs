@@ -33,12 +33,13 @@ pub(super) struct Owner {
 
 impl Owner {
     fn close(&self) -> Result<()> {
+        // Held to the end: of two who close, the second waits until the first is done.
+        let mut threads = self.threads.lock();
         if self.engine.check_open().is_err() {
             return Ok(());
         }
         self.engine.stop_work();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
+        for thread in threads.drain(..) {
             // A thread that panicked has already said so; closing goes on without it.
             let _ended = thread.join();
         }

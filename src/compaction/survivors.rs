@@ -67,8 +67,26 @@ pub(crate) struct Traces {
     pub(crate) vanished: u64,
     /// The newest superseder of anything dropped (K6).
     pub(crate) horizon: u64,
+    /// Some tombstone left.
+    pub(crate) tombstones_left: bool,
     /// Registered seqnos for whose sake old versions were kept.
     pub(crate) held_by: Vec<u64>,
+}
+
+impl Traces {
+    fn tombstone_left(&mut self, seqno: u64, gap_start: Option<u64>) {
+        self.tombstones_left = true;
+        if gap_start.is_some() {
+            self.vanished = self.vanished.max(seqno);
+        }
+    }
+
+    /// The seqno below which a view that the job did not know of may have lost what it stands on; `vanished` is the keyspace's
+    /// mark now. A tombstone that left, with or without its past, changes what such a view says below that mark.
+    pub(crate) fn newest_change(&self, vanished: u64) -> u64 {
+        let marks = self.horizon.max(self.vanished);
+        if self.tombstones_left { marks.max(vanished) } else { marks }
+    }
 }
 
 /// A fragment on its way through.
@@ -165,10 +183,13 @@ impl Survivors {
             // The same moment: a later word of the same batch, or its range tombstone, stands for this one.
             return Ok(());
         }
+        let lowest = entry.gap_start.unwrap_or(entry.seqno).min(entry.seqno);
         let keep = match self.above {
             None => true,
             Some(above) => {
-                let wanted = self.demands.any_in(entry.seqno, above);
+                // A gap noted on a mark speaks for every key that the mark covers: it must not refuse a view for the sake of a neighbour.
+                let from = self.mark_gap().map_or(entry.seqno, |gap| lowest.min(gap));
+                let wanted = self.demands.any_in(from, above);
                 self.traces.held_by.extend(wanted);
                 wanted.is_some() || self.policy.owes()
             }
@@ -193,7 +214,7 @@ impl Survivors {
             });
         } else {
             self.traces.horizon = self.traces.horizon.max(self.above.unwrap_or(0));
-            self.note_gap(entry.gap_start.unwrap_or(entry.seqno).min(entry.seqno));
+            self.note_gap(lowest);
         }
         self.above = Some(entry.seqno);
         Ok(())
@@ -205,9 +226,8 @@ impl Survivors {
             self.in_key = false;
             if self.tombstone_may_go()
                 && let Some(Pending { entry, .. }) = self.pending.take()
-                && entry.gap_start.is_some()
             {
-                self.traces.vanished = self.traces.vanished.max(entry.seqno);
+                self.traces.tombstone_left(entry.seqno, entry.gap_start);
             }
             self.emit_pending(false, out)?;
         }
@@ -320,6 +340,13 @@ impl Survivors {
         }
     }
 
+    /// The gap that the next one dropped would be noted with, when a mark holds it: what the mark has of other keys counts too.
+    fn mark_gap(&self) -> Option<u64> {
+        let Holder::Mark(fragment, mark) = self.holder else { return None };
+        let mark = self.fragments.get(fragment)?.marks.get(mark)?.mark;
+        Some(mark.gap_start.unwrap_or(mark.seqno))
+    }
+
     fn note_gap(&mut self, seqno: u64) {
         match self.holder {
             // A first version is never dropped, so there is always a holder by then.
@@ -370,9 +397,7 @@ impl Survivors {
             && self.below.is_clear(&passing.span)
             && !self.demands.holds_tombstone(only.mark.seqno, only.mark.gap_start)
         {
-            if only.mark.gap_start.is_some() {
-                self.traces.vanished = self.traces.vanished.max(only.mark.seqno);
-            }
+            self.traces.tombstone_left(only.mark.seqno, only.mark.gap_start);
             return None;
         }
         let marks = passing.marks.into_iter().map(|passing| Mark { ordinal: 0, ..passing.mark }).collect();

@@ -9,7 +9,7 @@ use crate::{
     format::{FileKind, Header, name},
     manifest::{ManifestStore, read_all},
     memtable::Memtable,
-    wal::{Ending, LogWriter, Verdict, replay},
+    wal::{Ending, LogEnd, LogWriter, Verdict, replay},
 };
 
 /// Damage that [`Db::verify`](crate::Db::verify) found.
@@ -73,7 +73,7 @@ impl Engine {
                 report.bytes += table.meta.file_len;
                 report.entries += table.meta.summary.entries;
                 let path = self.dir.path().join(name::segment(table.meta.number));
-                let checked = table.segment().and_then(|segment| segment.check(&table.meta.summary));
+                let checked = table.segment().and_then(|segment| segment.check(&table.meta));
                 report.note(path, keyspace.clone(), checked);
             }
         }
@@ -113,8 +113,10 @@ impl Engine {
             report.files += 1;
             report.bytes += bytes.len() as u64;
             let header = Header { kind: FileKind::Log, file_id: self.database_id, number };
-            let replayed = replay(&path, &bytes, header, end.or(decided), |_| Ok(Verdict::Accept))?;
-            let whole = end.or(decided).is_some() || replayed.ending == Ending::Rotated;
+            let replayed =
+                replay(&path, &bytes, header, end.map(LogEnd::Exactly).or(decided), |_| Ok(Verdict::Accept))?;
+            let decided_end = decided.map(LogEnd::offset);
+            let whole = end.or(decided_end) == Some(replayed.end) || replayed.ending == Ending::Rotated;
             if whole { Ok(()) } else { Err(Error::invalid("the log has lost its end")) }
         });
         // A flush may have finished meanwhile: then the log is gone, and rightly.

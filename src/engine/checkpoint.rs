@@ -5,7 +5,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::Engine;
+use super::{Engine, ViewCore, superversion::SuperVersion};
 use crate::{
     base::{Error, IoContext, Result},
     env::Dir,
@@ -18,10 +18,12 @@ const COPY_CHUNK: usize = 1 << 20;
 
 impl Engine {
     /// Copies everything committed before the call to a new database at `path`.
-    pub(crate) fn checkpoint(&self, path: &Path) -> Result<()> {
+    pub(crate) fn checkpoint(self: &Arc<Self>, path: &Path) -> Result<()> {
         self.check_writable()?;
+        // While this view is open, no keyspace that is dropped from now on is forgotten.
+        let held = ViewCore::snapshot(self);
         self.flush()?;
-        let current = self.current();
+        let (current, mut version) = self.moment()?;
         let target = self.env.open_dir(path, true).at("create", || path.to_path_buf())?;
         let at = || target.path().to_path_buf();
         if !target.list("").at("list", at)?.is_empty() {
@@ -32,8 +34,6 @@ impl Engine {
         for sub in [name::LOGS, name::SEGMENTS] {
             target.create_dir(sub).at("create", || target.path().join(sub))?;
         }
-        let mut version = Version::clone(&current.version);
-        version.keyspaces.retain(|_, keyspace| keyspace.dropped.is_none());
         version.log_ends.clear();
         version.seqno_ceiling = version.last_seqno;
         for segment in version.keyspaces.values().flat_map(|keyspace| keyspace.segments()) {
@@ -48,7 +48,30 @@ impl Engine {
         let mut manifest = ManifestStore::new(Arc::clone(&target), self.env.entropy());
         let committed = manifest.commit(&version.snapshot());
         committed.map_err(|(CommitFailure::NotCommitted(e) | CommitFailure::Unknown(e))| e)?;
+        // The files that are copied live as long as this does.
+        drop((current, held));
         manifest.seal()
+    }
+
+    /// The segments of now, as the version of one moment: what was committed since the last flush, and the keyspaces that were created
+    /// or dropped since, are taken back out.
+    fn moment(&self) -> Result<(Arc<SuperVersion>, Version)> {
+        let commit = self.commit.lock();
+        self.check_open()?;
+        let current = self.current();
+        let unflushed = std::iter::once(&current.active).chain(&current.sealed).map(|table| table.first_seqno()).min();
+        let last = unflushed.map_or(u64::MAX, |first| first.saturating_sub(1)).min(self.visible());
+        let mut version = Version::clone(&current.version);
+        version.last_seqno = last;
+        version.time_us = commit.time_us;
+        version.keyspaces.retain(|_, keyspace| {
+            let dropped = keyspace.dropped.is_some_and(|dropped| dropped <= last);
+            keyspace.born <= last && !dropped
+        });
+        for keyspace in version.keyspaces.values_mut().filter(|keyspace| keyspace.dropped.is_some()) {
+            Arc::make_mut(keyspace).dropped = None;
+        }
+        Ok((current, version))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Engine, scan::RunCursor};
+use super::{Engine, scan::RunCursor, worker::What};
 use crate::{
     base::{Result, Seqno},
     compaction::{Below, Demands, Job, Outcome, Policy, Task, everything, pick, run, score},
@@ -44,6 +44,7 @@ impl Engine {
         report.still_held_by.sort_unstable();
         report.still_held_by.dedup();
         report.bytes_after = self.segment_bytes_now();
+        self.work.note(What::Compact, None);
         self.reclaim.run(&*self.dir);
         Ok(report)
     }
@@ -82,8 +83,8 @@ impl Engine {
     }
 
     fn run_task(&self, task: &Task) -> Result<Outcome> {
-        let current = self.current();
         let registered = self.registry.lock().list();
+        let current = self.current();
         let Some(keyspace) = current.version.keyspaces.get(&task.keyspace) else { return Ok(Outcome::default()) };
         let Some(tree) = current.trees.get(&task.keyspace) else { return Ok(Outcome::default()) };
 
@@ -136,9 +137,10 @@ impl Engine {
         edit.push(Change::NextFile { number: self.next_file.load(Ordering::Relaxed) });
 
         let mut manifest = self.manifest.lock();
-        if manifest.version().keyspaces.contains_key(&task.keyspace) {
+        if let Some(keyspace) = manifest.version().keyspaces.get(&task.keyspace) {
+            let superseder = outcome.traces.newest_change(keyspace.vanished);
             let version = self.commit_edit(&mut manifest, &edit, &made)?;
-            self.install(&version, None, Some((&registered, horizon.max(vanished))));
+            self.install(&version, None, Some((&registered, superseder)));
         } else {
             self.discard(&made);
         }

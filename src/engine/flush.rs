@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Engine, superversion::SuperVersion};
+use super::{Engine, superversion::SuperVersion, worker::What};
 use crate::{
     base::{IoContext, KeyspaceId, Result},
     compaction::{Below, Demands, Job, Outcome, Policy, run},
@@ -19,6 +19,7 @@ impl Engine {
         self.check_writable()?;
         self.seal_active()?;
         while self.flush_oldest()? {}
+        self.work.note(What::Flush, None);
         Ok(())
     }
 
@@ -32,12 +33,11 @@ impl Engine {
     /// Flushes the oldest sealed memtable; `false` when there is none.
     pub(super) fn flush_oldest(&self) -> Result<bool> {
         let _one = self.flushing.lock();
+        // Taken before the files: whoever registers later is dealt with when the result is installed.
+        let registered = self.registry.lock().list();
         let current = self.current();
         let Some(table) = current.sealed.last() else { return Ok(false) };
         self.check_writable()?;
-
-        // Taken before any byte is read: who registers later is dealt with when the result is installed.
-        let registered = self.registry.lock().list();
         let mut made = Vec::new();
         let outcomes = self.write_segments(&current, table, &registered.seqnos, &mut made);
         let finished = outcomes.and_then(|outcomes| {
@@ -53,28 +53,30 @@ impl Engine {
         let mut superseder = 0;
         for (id, outcome) in outcomes {
             let Outcome { segments, traces, .. } = outcome;
-            if !manifest.version().keyspaces.contains_key(&id) {
+            let Some(keyspace) = manifest.version().keyspaces.get(&id) else {
                 // Forgotten while its segment was written.
                 self.reclaim.add_segments(segments.iter().map(|segment| segment.number));
                 continue;
-            }
+            };
             edit.push(Change::Marks { keyspace: id, vanished: traces.vanished, horizon: traces.horizon });
             for segment in segments {
                 self.counters.flushed_bytes.fetch_add(segment.file_len, Ordering::Relaxed);
                 edit.push(Change::Add { level: 0, segment });
             }
-            superseder = superseder.max(traces.horizon).max(traces.vanished);
+            superseder = superseder.max(traces.newest_change(keyspace.vanished));
         }
-        edit.push(Change::LogsFrom { number: table.log() + 1 });
+        // Logs between that hold nothing are not needed either: they may never have been synced, and would void what follows.
+        let next_log = current.sealed.iter().rev().nth(1).unwrap_or(&current.active).log();
+        edit.push(Change::LogsFrom { number: next_log });
         edit.push(Change::NextFile { number: self.next_file.load(Ordering::Relaxed) });
-        edit.push(Change::Seqnos { last: table.last_seqno(), ceiling: 0, time_us: 0 });
+        edit.push(Change::Seqnos { last: table.last_seqno(), next: 0, ceiling: 0, time_us: table.time_us() });
         let version = self.commit_edit(&mut manifest, &edit, &made)?;
         self.install(&version, Some(table), Some((&registered, superseder)));
-        self.commit.lock().unsynced.retain(|(file, _)| file.number > table.log());
+        self.commit.lock().unsynced.retain(|(file, _)| file.number >= next_log);
         drop(manifest);
 
         self.syncing.raise(table.last_seqno());
-        self.reclaim.add(name::log(table.log()));
+        (table.log()..next_log).for_each(|number| self.reclaim.add(name::log(number)));
         self.reclaim.run(&*self.dir);
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.work.wake();

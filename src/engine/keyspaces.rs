@@ -25,6 +25,8 @@ impl Engine {
         }
         self.check_writable()?;
         let policy = options.policy.unwrap_or_else(Policy::last_writer_wins);
+        // What was recovered goes to segments before a change that is durable at once may stand behind it.
+        self.flush_recovered()?;
         let mut manifest = self.manifest.lock();
         if let Some(keyspace) = manifest.version().by_name(name) {
             return Ok(Arc::clone(keyspace));
@@ -38,6 +40,7 @@ impl Engine {
     /// Drops the keyspace of this name: it is hidden at once, and forgotten when nobody reads below the drop.
     pub(crate) fn drop_keyspace(&self, name: &str) -> Result<()> {
         self.check_writable()?;
+        self.flush_recovered()?;
         let mut manifest = self.manifest.lock();
         let Some(keyspace) = manifest.version().by_name(name) else {
             return Err(Error::invalid(format!("there is no keyspace \"{name}\" to drop")));
@@ -60,17 +63,20 @@ impl Engine {
 
     /// Forgets a dropped keyspace that nobody can read any more; `false` when there is none.
     pub(super) fn forget_dropped(&self) -> Result<bool> {
+        let registered = self.registry.lock().list();
         let version = Arc::clone(&self.current().version);
-        let registered = self.registry.lock();
-        let unread =
-            |keyspace: &&Arc<KeyspaceVersion>| keyspace.dropped.is_some_and(|dropped| !registered.any_below(dropped));
-        let Some(id) = version.keyspaces.values().find(unread).map(|keyspace| keyspace.id) else { return Ok(false) };
-        drop(registered);
-        self.check_writable()?;
+        let unread = |keyspace: &&Arc<KeyspaceVersion>| {
+            let dropped = keyspace.dropped.filter(|dropped| *dropped <= self.visible());
+            dropped.is_some_and(|dropped| registered.seqnos.first().is_none_or(|oldest| *oldest >= dropped))
+        };
+        let Some(keyspace) = version.keyspaces.values().find(unread) else { return Ok(false) };
         let mut manifest = self.manifest.lock();
-        if manifest.version().keyspaces.contains_key(&id) {
-            let version = self.commit_edit(&mut manifest, &Edit::new([Change::Forget { id }]), &[])?;
-            self.install(&version, None, None);
+        self.check_writable()?;
+        if manifest.version().keyspaces.contains_key(&keyspace.id) {
+            let forget = Edit::new([Change::Forget { id: keyspace.id }]);
+            let version = self.commit_edit(&mut manifest, &forget, &[])?;
+            // A view that was opened meanwhile, below the drop, goes on reading the files of its birth.
+            self.install(&version, None, Some((&registered, keyspace.dropped.unwrap_or(0))));
         }
         Ok(true)
     }
@@ -82,7 +88,7 @@ impl Engine {
         self.sync_log_locked(&mut commit)?;
         let seqno = Self::take_seqno(&mut commit)?;
         let time_us = commit.clock.now(self.env.wall_us(), self.env.monotonic_us()).max(commit.time_us);
-        let stamp = Change::Seqnos { last: seqno, ceiling: 0, time_us };
+        let stamp = Change::Seqnos { last: seqno, next: 0, ceiling: 0, time_us };
         let version = self.commit_edit(manifest, &Edit::new([change(seqno), stamp]), &[])?;
         let Commit { time_us: newest, .. } = &mut *commit;
         *newest = time_us;

@@ -124,8 +124,8 @@ struct Commit {
     conflicts: Conflicts,
     /// Logs that were followed by others and are not known to be synced, oldest first, with their ends.
     unsynced: Vec<(Arc<LogFile>, u64)>,
-    /// A log was created since the directory of logs was synced.
-    names_dirty: bool,
+    /// The newest log whose name is known to be durable.
+    named: u64,
 }
 
 impl Engine {
@@ -177,6 +177,7 @@ impl Engine {
     pub(crate) fn stop_work(&self) {
         self.stopping.store(true, Ordering::Release);
         self.work.stop();
+        self.syncing.stop();
     }
 
     /// What background work has met: the error for which it or the writes have stopped.

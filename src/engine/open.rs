@@ -33,7 +33,7 @@ use crate::{
     format::{FileKind, Header, name},
     manifest::{Change, CommitFailure, Edit, ManifestStore, Version, read_all},
     memtable::Memtable,
-    wal::{BatchView, Ending, LogWriter, RecordKind, Verdict, replay},
+    wal::{BatchView, Ending, LogEnd, LogWriter, RecordKind, Verdict, replay},
 };
 
 /// What the logs held.
@@ -41,8 +41,8 @@ use crate::{
 struct Recovered {
     /// Newest first, none empty.
     memtables: Vec<Arc<Memtable>>,
-    /// Where each log ended.
-    ends: BTreeMap<u64, u64>,
+    /// What is known of each log's end now.
+    ends: BTreeMap<u64, LogEnd>,
     last_seqno: u64,
     time_us: u64,
     next_log: u64,
@@ -80,14 +80,14 @@ impl Engine {
         let before = Arc::clone(manifest.version());
         let last = recovered.last_seqno.max(before.last_seqno);
         // After a crash, seqnos up to the old ceiling may have been seen by somebody and lost.
-        let first = if clean { last + 1 } else { before.seqno_ceiling.max(last + 1) };
+        let first = if clean { before.next_seqno } else { before.seqno_ceiling }.max(last + 1);
         let ceiling = first.saturating_add(SEQNO_RESERVE);
         let time_us = recovered.time_us.max(before.time_us);
         let log_number = recovered.next_log;
 
         let mut log = None;
         if !options.read_only {
-            let mut edit = Edit::new([Change::Seqnos { last, ceiling, time_us }]);
+            let mut edit = Edit::new([Change::Seqnos { last, next: first, ceiling, time_us }]);
             let oldest = recovered.memtables.last().map_or(log_number, |table| table.log());
             edit.push(Change::LogsFrom { number: oldest });
             for (&number, &end) in recovered.ends.range(oldest..) {
@@ -120,7 +120,7 @@ impl Engine {
                 time_us,
                 conflicts: Conflicts::default(),
                 unsynced: Vec::new(),
-                names_dirty: true,
+                named: 0,
             }),
             registry: Mutex::new(Registry::default()),
             visible: AtomicU64::new(last),
@@ -143,20 +143,23 @@ impl Engine {
         };
         let replayed = !engine.current().sealed.is_empty();
         let durable = if replayed && !clean { before.last_seqno } else { last };
-        engine.syncing.start(durable, replayed && !clean, monotonic);
+        engine.syncing.start(durable, replayed && !clean);
         Ok(engine)
     }
 
     /// Ends the database; no thread of its own runs any more. Whatever happens, the lock is free afterwards.
+    ///
+    /// Jobs that users run on other threads are waited for: they look whether they should stop. None begins behind the seal, and no
+    /// file is touched once the lock is free.
     pub(crate) fn close(&self) -> Result<()> {
-        let sealed = if self.options.read_only || self.check_writable().is_err() {
-            Ok(())
-        } else {
-            self.flush_recovered().and_then(|()| self.seal())
-        };
+        let writable = !self.options.read_only && self.check_writable().is_ok();
+        let recovered = if writable { self.flush_recovered() } else { Ok(()) };
+        let _no_flush = self.flushing.lock();
+        let _no_compaction = self.compacting.lock();
+        let sealed = recovered.and_then(|()| if writable { self.seal() } else { Ok(()) });
         self.closed.store(true, Ordering::Release);
         self.wake_writers();
-        self.reclaim.run(&*self.dir);
+        self.reclaim.end(&*self.dir);
         let unlocked = self.dir.unlock().at("unlock", || self.path());
         sealed.and(unlocked)
     }
@@ -176,11 +179,10 @@ impl Engine {
         let mut ends: Vec<_> = commit.unsynced.iter().map(|(file, end)| (file.number, *end)).collect();
         ends.extend(commit.log.as_ref().map(|log| (log.file().number, log.offset())));
         self.sync_log_locked(&mut commit)?;
-        // Seqnos that failed writes consumed are not given out again either.
-        let last = commit.next_seqno - 1;
-        let mut edit = Edit::new([Change::Seqnos { last, ceiling: 0, time_us: commit.time_us }]);
+        let (last, next, time_us) = (self.visible(), commit.next_seqno, commit.time_us);
+        let mut edit = Edit::new([Change::Seqnos { last, next, ceiling: 0, time_us }]);
         for (number, end) in ends {
-            edit.push(Change::LogEnd { number, end });
+            edit.push(Change::LogEnd { number, end: LogEnd::Exactly(end) });
         }
         self.commit_edit(&mut manifest, &edit, &[])?;
         manifest.seal()
@@ -282,37 +284,40 @@ fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Recovered> {
     let mut torn: Option<u64> = None;
     for number in version.logs_from.max(1)..recovered.next_log {
         let path = dir.path().join(name::log(number));
-        let decided = version.log_ends.get(&number).copied();
+        let known = version.log_ends.get(&number).copied();
         if !numbers.contains(&number) {
-            if decided == Some(0) {
-                continue;
+            // The name of a log is durable before its bytes count: a log that is not there was never synced.
+            if matches!(known, Some(LogEnd::Exactly(end)) if end > 0) {
+                return Err(Corruption { offset: 0, what: "a log that the manifest names" }.of(&path, 0));
             }
-            return Err(Corruption { offset: 0, what: "a log that the manifest or a later log needs" }.of(&path, 0));
+            recovered.ends.insert(number, LogEnd::AtMost(0));
+            torn.get_or_insert(number);
+            continue;
         }
         let file = dir.open(&name::log(number)).at("open", || path.clone())?;
         let owner = Arc::new(read_all(&*file, &path)?);
         let header = Header { kind: FileKind::Log, file_id: manifest.database_id(), number };
         let mut batches = Vec::new();
-        let replayed = replay(&path, &owner, header, decided, |place| {
-            let batch = BatchView::new(Arc::clone(&owner), place.start, place.end);
-            batches.push(batch);
+        let replayed = replay(&path, &owner, header, known, |place| {
+            batches.push(BatchView::new(Arc::clone(&owner), place.start, place.end));
             Ok(Verdict::Accept)
         })?;
-        if torn.is_some() {
+        if let Some(torn) = torn {
             if replayed.was_synced {
                 // A log is synced only after all older ones (W1): the older one was whole once.
-                let torn = dir.path().join(name::log(torn.unwrap_or(number)));
-                return Err(
-                    Corruption { offset: 0, what: "the end of a log that a later log was synced after" }.of(&torn, 0)
-                );
+                let what = "the end of a log that a later log was synced after";
+                return Err(Corruption { offset: 0, what }.of(&dir.path().join(name::log(torn)), 0));
             }
-            recovered.ends.insert(number, 0);
+            recovered.ends.insert(number, LogEnd::AtMost(0));
             continue;
         }
-        recovered.ends.insert(number, replayed.end);
         recovered.take(number, &batches, version, &path)?;
-        // A log whose end was decided is whole up to there, seal or not.
-        if replayed.ending == Ending::Torn && decided.is_none() {
+        let exact = matches!(known, Some(LogEnd::Exactly(_)));
+        let end = if exact { LogEnd::Exactly(replayed.end) } else { LogEnd::AtMost(replayed.end) };
+        recovered.ends.insert(number, end);
+        // A log is whole with a seal, or when it reaches the end that an earlier recovery found.
+        let whole = known.map_or(replayed.ending != Ending::Torn, |known| known.offset() == replayed.end);
+        if !whole {
             torn = Some(number);
         }
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Engine, superversion::SuperVersion};
 use crate::{
-    base::{Bytes, KeyspaceId, Result},
+    base::{Bytes, Error, KeyspaceId, Result},
     merge::{Asked, Lookup},
 };
 
@@ -17,6 +17,9 @@ impl Engine {
         self.check_open()?;
         self.counters.gets.fetch_add(1, Ordering::Relaxed);
         let current = self.current();
+        if current.trees.get(&keyspace).is_none_or(|tree| tree.dropped) {
+            return Err(dropped(&current, keyspace));
+        }
         let asked = Asked { seqno: self.visible(), vanished: 0 };
         get_in(&current, keyspace, key, asked)
     }
@@ -39,4 +42,11 @@ pub(super) fn get_in(current: &SuperVersion, keyspace: KeyspaceId, key: &[u8], a
     }
     lookup.nothing_left()?;
     Ok(None)
+}
+
+/// That a keyspace is gone, by its name if that is still known.
+#[cold]
+pub(super) fn dropped(current: &SuperVersion, keyspace: KeyspaceId) -> Error {
+    let name = current.version.keyspaces.get(&keyspace).map_or("", |keyspace| &keyspace.name);
+    Error::invalid(format!("keyspace \"{name}\" was dropped"))
 }

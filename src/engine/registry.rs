@@ -63,11 +63,6 @@ impl Registry {
         Registered { seqnos, upto: self.next }
     }
 
-    /// Whether somebody reads below a seqno.
-    pub(crate) fn any_below(&self, seqno: u64) -> bool {
-        self.readers.values().any(|reader| reader.seqno < seqno)
-    }
-
     pub(crate) fn count(&self) -> usize {
         self.readers.len()
     }

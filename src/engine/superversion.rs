@@ -1,7 +1,7 @@
 //! What reads go through: the memtables and the segments of one moment, as one immutable value.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -22,27 +22,38 @@ use crate::{
 /// Files that nobody reads any more and no manifest names: to be removed by background work.
 #[derive(Debug, Default)]
 pub(crate) struct Reclaim {
-    names: Mutex<Vec<String>>,
+    state: Mutex<ReclaimState>,
+}
+
+#[derive(Debug, Default)]
+struct ReclaimState {
+    names: Vec<String>,
+    /// The directory may belong to somebody else by now.
+    ended: bool,
 }
 
 impl Reclaim {
     pub(crate) fn add(&self, name: String) {
-        self.names.lock().push(name);
+        self.state.lock().names.push(name);
     }
 
     pub(crate) fn add_segments(&self, numbers: impl IntoIterator<Item = u64>) {
-        self.names.lock().extend(numbers.into_iter().map(name::segment));
+        self.state.lock().names.extend(numbers.into_iter().map(name::segment));
     }
 
-    /// Removes what it can; what cannot be removed now stays for the next time.
+    /// Removes what it can, in order; what cannot be removed now stays for the next time.
     pub(crate) fn run(&self, dir: &dyn Dir) {
-        let names = std::mem::take(&mut *self.names.lock());
-        for name in names {
-            match dir.remove(&name) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => self.add(name),
-                _ => {}
-            }
+        let mut state = self.state.lock();
+        if !state.ended {
+            state.names.sort_unstable();
+            state.names.retain(|name| matches!(dir.remove(name), Err(e) if e.kind() != std::io::ErrorKind::NotFound));
         }
+    }
+
+    /// Removes what it can for the last time.
+    pub(crate) fn end(&self, dir: &dyn Dir) {
+        self.run(dir);
+        self.state.lock().ended = true;
     }
 }
 
@@ -98,6 +109,8 @@ impl Drop for Table {
 /// The segments of one keyspace.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
+    /// The keyspace was dropped: only views from before still read it.
+    pub(crate) dropped: bool,
     /// Level 0 newest first, deeper levels by key.
     pub(crate) levels: Vec<Vec<Arc<Table>>>,
 }
@@ -141,7 +154,7 @@ pub(crate) struct SuperVersion {
     /// Newest first.
     pub(crate) sealed: Vec<Arc<Memtable>>,
     pub(crate) version: Arc<Version>,
-    pub(crate) trees: Arc<HashMap<KeyspaceId, Tree>>,
+    pub(crate) trees: Arc<BTreeMap<KeyspaceId, Tree>>,
 }
 
 impl SuperVersion {
@@ -163,10 +176,10 @@ impl SuperVersion {
         map: bool,
         reclaim: &Arc<Reclaim>,
     ) -> Self {
-        let mut old: HashMap<u64, &Arc<Table>> = self.tables().map(|table| (table.meta.number, table)).collect();
-        let mut trees = HashMap::new();
+        let mut old: BTreeMap<u64, &Arc<Table>> = self.tables().map(|table| (table.meta.number, table)).collect();
+        let mut trees = BTreeMap::new();
         for (&id, keyspace) in &version.keyspaces {
-            let mut tree = Tree::default();
+            let mut tree = Tree { dropped: keyspace.dropped.is_some(), ..Tree::default() };
             for segments in &keyspace.levels {
                 let tables = segments.iter().map(|meta| match old.remove(&meta.number) {
                     Some(table) => Arc::clone(table),

@@ -3,7 +3,13 @@
 //! Logs are synced oldest first (W1), the names of new ones before their bytes count. After the first failed sync nothing more is
 //! acknowledged: the system may have thrown the unsynced pages away and report success the next time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -21,6 +27,22 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 pub(crate) struct Syncing {
     state: Mutex<State>,
     done: Condvar,
+    /// When, in monotonic microseconds, the commits with an interval must be on the disk at the latest.
+    due: Due,
+}
+
+/// The next moment at which a sync is due, and who waits for it.
+#[derive(Debug)]
+struct Due {
+    at_us: AtomicU64,
+    ended: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Default for Due {
+    fn default() -> Self {
+        Self { at_us: AtomicU64::new(NOT_DUE), ended: Mutex::default(), changed: Condvar::new() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -32,9 +54,10 @@ struct State {
     /// Commits were recovered from a log that nobody knows to be on the disk: they go to segments before anything is
     /// acknowledged as durable.
     recovered: bool,
-    /// When the last sync began, for intervals without a thread of their own.
-    last_us: u64,
 }
+
+/// Nobody waits for a sync.
+const NOT_DUE: u64 = u64::MAX;
 
 /// Something to run before any sync of the log: what the log is going to point to must be durable first (E3).
 type Hook = fn(&Engine) -> Result<()>;
@@ -44,8 +67,14 @@ const BEFORE_SYNC: [Hook; 1] = [Engine::flush_recovered];
 
 impl Syncing {
     /// At open: what the manifest and the logs prove to be durable, and whether there is more.
-    pub(super) fn start(&self, synced: u64, recovered: bool, now_us: u64) {
-        *self.state.lock() = State { synced, leader: false, recovered, last_us: now_us };
+    pub(super) fn start(&self, synced: u64, recovered: bool) {
+        *self.state.lock() = State { synced, leader: false, recovered };
+    }
+
+    /// Ends the thread that syncs at intervals.
+    pub(super) fn stop(&self) {
+        *self.due.ended.lock() = true;
+        self.due.changed.notify_all();
     }
 
     /// Commits at or below are durable in segments.
@@ -74,7 +103,6 @@ impl Engine {
             self.syncing.done.wait_for(&mut state, LOOK_AGAIN);
         }
         state.leader = true;
-        state.last_us = self.env.monotonic_us();
         let synced = MutexGuard::unlocked(&mut state, || self.sync_log());
         state.leader = false;
         self.syncing.done.notify_all();
@@ -82,14 +110,45 @@ impl Engine {
         Ok(())
     }
 
-    /// Syncs when an interval has passed since the last time.
-    pub(super) fn sync_if_due(&self, every: Duration) -> Result<()> {
-        let due = {
-            let state = self.syncing.state.lock();
-            let passed = self.env.monotonic_us().saturating_sub(state.last_us);
-            u128::from(passed) >= every.as_micros()
-        };
-        if due { self.sync_upto(self.visible()) } else { Ok(()) }
+    /// Makes sure that everything visible now is synced within an interval: by the thread that waits for it, or on a machine
+    /// without threads by the first commit that finds it due.
+    pub(super) fn sync_within(&self, every: Duration) -> Result<()> {
+        let now = self.env.monotonic_us();
+        let due = &self.syncing.due;
+        let at = now.saturating_add(u64::try_from(every.as_micros()).unwrap_or(NOT_DUE)).min(NOT_DUE - 1);
+        let before = due.at_us.fetch_min(at, Ordering::AcqRel);
+        if self.runs_inline() {
+            return if before <= now { self.sync_due() } else { Ok(()) };
+        }
+        if at < before {
+            // Under the lock: the thread must not be between looking and waiting.
+            drop(due.ended.lock());
+            due.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    fn sync_due(&self) -> Result<()> {
+        self.syncing.due.at_us.store(NOT_DUE, Ordering::Release);
+        self.sync_upto(self.visible())
+    }
+
+    /// The thread that syncs when it is due.
+    pub(super) fn sync_at_intervals(&self) {
+        let due = &self.syncing.due;
+        let mut ended = due.ended.lock();
+        while !*ended {
+            let at = due.at_us.load(Ordering::Acquire);
+            let left = at.saturating_sub(self.env.monotonic_us());
+            if at == NOT_DUE {
+                due.changed.wait(&mut ended);
+            } else if left > 0 {
+                due.changed.wait_for(&mut ended, Duration::from_micros(left));
+            } else {
+                // A failure poisons the database, or is told by the writes that it stops: there is nobody here to tell.
+                let _synced = MutexGuard::unlocked(&mut ended, || self.sync_due());
+            }
+        }
     }
 
     /// Everything that is visible now is durable when this returns.
@@ -103,35 +162,38 @@ impl Engine {
         for hook in BEFORE_SYNC {
             hook(self)?;
         }
-        let (upto, files, names_dirty) = {
-            let mut commit = self.commit.lock();
-            let files = files_to_sync(&commit);
-            (self.visible(), files, std::mem::take(&mut commit.names_dirty))
+        let (upto, files, named) = {
+            let commit = self.commit.lock();
+            (self.visible(), files_to_sync(&commit), commit.named)
         };
-        self.sync_files(&files, names_dirty)?;
-        let newest = files.last().map_or(0, |(file, _)| file.number);
-        self.commit.lock().unsynced.retain(|(file, _)| file.number >= newest);
+        let newest = self.sync_files(&files, named)?;
+        let mut commit = self.commit.lock();
+        commit.unsynced.retain(|(file, _)| file.number >= newest);
+        commit.named = commit.named.max(newest);
         Ok(upto)
     }
 
-    /// The same under the commit lock, for edits that must not overtake the log.
+    /// The same under the commit lock, for edits that must not overtake the log. What was recovered has been flushed before.
     pub(super) fn sync_log_locked(&self, commit: &mut Commit) -> Result<()> {
         let files = files_to_sync(commit);
-        self.sync_files(&files, std::mem::take(&mut commit.names_dirty))?;
+        commit.named = self.sync_files(&files, commit.named)?.max(commit.named);
         commit.unsynced.clear();
         self.syncing.raise(self.visible());
         Ok(())
     }
 
-    fn sync_files(&self, files: &[(Arc<LogFile>, u64)], names_dirty: bool) -> Result<()> {
-        let names = if names_dirty { self.sync_log_names() } else { Ok(()) };
-        let synced = names.and_then(|()| files.iter().try_for_each(|(file, end)| self.sync_file(file, *end)));
-        synced.inspect_err(|error| self.poison(error))
+    /// Syncs logs, and before them their names if the newest is above the newest whose name is durable. Gives the newest number.
+    fn sync_files(&self, files: &[(Arc<LogFile>, u64)], named: u64) -> Result<u64> {
+        let newest = files.last().map_or(0, |(file, _)| file.number);
+        let name_sync = if newest > named { self.sync_log_names() } else { Ok(()) };
+        let synced = name_sync.and_then(|()| files.iter().try_for_each(|(file, end)| self.sync_file(file, *end)));
+        synced.inspect_err(|error| self.poison(error))?;
+        Ok(newest)
     }
 
     fn sync_file(&self, file: &LogFile, end: u64) -> Result<()> {
         file.sync(end)?;
-        self.counters.log_syncs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.counters.log_syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Durability, Engine};
+use super::Engine;
 use crate::base::{Error, IoContext, Result};
 
 /// After an error a worker tries again this much later.
@@ -51,7 +51,7 @@ impl Work {
         state.flush_trouble.as_ref().or(state.compact_trouble.as_ref()).map(Error::duplicate)
     }
 
-    fn note(&self, what: What, trouble: Option<Error>) {
+    pub(super) fn note(&self, what: What, trouble: Option<Error>) {
         let mut state = self.state.lock();
         match what {
             What::Flush => state.flush_trouble = trouble,
@@ -60,8 +60,9 @@ impl Work {
     }
 }
 
+/// The two kinds of background work.
 #[derive(Clone, Copy, Debug)]
-enum What {
+pub(super) enum What {
     Flush,
     Compact,
 }
@@ -81,9 +82,7 @@ pub(crate) fn start(engine: &Arc<Engine>) -> Result<Vec<JoinHandle<()>>> {
     };
     spawn("chronolith-flush", |engine| engine.work_on(What::Flush))?;
     spawn("chronolith-compact", |engine| engine.work_on(What::Compact))?;
-    if let Durability::Interval(_) = engine.options.durability {
-        spawn("chronolith-sync", Engine::sync_at_intervals)?;
-    }
+    spawn("chronolith-sync", Engine::sync_at_intervals)?;
     Ok(threads)
 }
 
@@ -135,22 +134,6 @@ impl Engine {
                 }
                 Ok(true) | Err(_) => {}
             }
-        }
-    }
-
-    fn sync_at_intervals(&self) {
-        let Durability::Interval(every) = self.options.durability else { return };
-        loop {
-            let mut state = self.work.state.lock();
-            if !state.stop {
-                self.work.changed.wait_for(&mut state, every);
-            }
-            if state.stop {
-                return;
-            }
-            drop(state);
-            // A failure poisons the database: there is nobody here to tell.
-            let _synced = self.sync_if_due(every);
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Commit, Durability, Engine, options::SEALED_MAX};
+use super::{Commit, Durability, Engine, options::SEALED_MAX, read::dropped};
 use crate::{
     base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Receipt, Result, Seqno, from_us},
     format::{FileKind, Header, name},
@@ -55,6 +55,12 @@ impl Engine {
                 batch.len()
             )));
         }
+        if batch.range_deletes() > RANGE_TOMBSTONES_MAX {
+            return Err(Error::invalid(format!(
+                "a batch deletes at most {RANGE_TOMBSTONES_MAX} ranges, not {}; split it",
+                batch.range_deletes()
+            )));
+        }
         self.wait_for_room()?;
 
         let receipt = {
@@ -68,7 +74,7 @@ impl Engine {
             {
                 return Err(Error::Conflict { key: key.clone() });
             }
-            self.rotate_if_full(&mut commit)?;
+            self.rotate_if_full(&mut commit, batch.range_deletes())?;
             if batch.count() == 0 {
                 // Nothing to write: the receipt of the newest commit says when nothing happened.
                 let (seqno, time) = (Seqno(self.visible()), from_us(commit.time_us));
@@ -79,8 +85,9 @@ impl Engine {
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         match durability.unwrap_or(self.options.durability) {
             Durability::Sync => self.sync_upto(receipt.seqno.0)?,
-            Durability::Interval(every) if self.runs_inline() => self.sync_if_due(every)?,
-            Durability::Interval(_) | Durability::Buffered => {}
+            Durability::Interval(every) if every.is_zero() => self.sync_upto(receipt.seqno.0)?,
+            Durability::Interval(every) => self.sync_within(every)?,
+            Durability::Buffered => {}
         }
         self.drawn_step();
         Ok(receipt)
@@ -138,21 +145,16 @@ impl Engine {
 
     fn check_keyspaces(&self, keyspaces: &[KeyspaceId]) -> Result<()> {
         let current = self.current.read();
-        for id in keyspaces {
-            match current.version.keyspaces.get(id) {
-                Some(keyspace) if keyspace.dropped.is_none() => {}
-                Some(keyspace) => {
-                    return Err(Error::invalid(format!("keyspace \"{}\" was dropped", keyspace.name)));
-                }
-                None => return Err(Error::invalid("the keyspace was dropped")),
-            }
+        match keyspaces.iter().find(|id| current.trees.get(id).is_none_or(|tree| tree.dropped)) {
+            Some(gone) => Err(dropped(&current, *gone)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    fn rotate_if_full(&self, commit: &mut Commit) -> Result<()> {
+    fn rotate_if_full(&self, commit: &mut Commit, range_deletes: u64) -> Result<()> {
         let table = &commit.memtable;
-        let full = table.bytes() >= self.options.memtable_bytes() || table.range_tombstones() >= RANGE_TOMBSTONES_MAX;
+        let full = table.bytes() >= self.options.memtable_bytes()
+            || table.range_tombstones() + range_deletes > RANGE_TOMBSTONES_MAX;
         if full { self.rotate(commit) } else { Ok(()) }
     }
 
@@ -186,7 +188,6 @@ impl Engine {
         // Giving reserved room back is only thrift.
         let _trimmed = old.trim();
         commit.unsynced.push((Arc::clone(old.file()), old.offset()));
-        commit.names_dirty = true;
 
         let active = Arc::new(Memtable::new(number));
         let full = std::mem::replace(&mut commit.memtable, Arc::clone(&active));
@@ -207,17 +208,19 @@ impl Engine {
                 let current = self.current.read();
                 (current.sealed.len(), current.l0_max())
             };
-            let must_wait = sealed >= SEALED_MAX || l0 >= 8 * threshold;
-            let behind = l0.saturating_sub(3 * threshold);
+            let must_wait = sealed >= SEALED_MAX || l0 >= threshold.saturating_mul(8);
+            let behind = l0.saturating_sub(threshold.saturating_mul(3));
             if !must_wait && behind == 0 {
                 return Ok(());
             }
             if self.runs_inline() {
-                if !self.background_step()? && must_wait {
-                    return self.health();
-                }
+                let stepped = self.background_step();
                 if !must_wait {
+                    // Only slowed down: what the step met is told by those whom it stops.
                     return Ok(());
+                }
+                if !stepped? {
+                    return self.health();
                 }
                 continue;
             }
@@ -227,7 +230,7 @@ impl Engine {
             if !must_wait {
                 // The further behind, the longer: from nothing to the most at the point where writers stop.
                 let share = u32::try_from(behind).unwrap_or(u32::MAX);
-                let whole = u32::try_from(5 * threshold).unwrap_or(u32::MAX).max(1);
+                let whole = u32::try_from(threshold.saturating_mul(5)).unwrap_or(u32::MAX).max(1);
                 self.room.wait_for(&mut guard, DELAY_MAX * share.min(whole) / whole);
                 return Ok(());
             }

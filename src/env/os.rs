@@ -95,8 +95,13 @@ impl Dir for OsDir {
     }
 
     fn list(&self, sub: &str) -> io::Result<Vec<String>> {
+        let path = self.at(sub);
+        if !fs::symlink_metadata(&path)?.is_dir() {
+            // Opening looks into every sub-directory first: a link is never followed further than here.
+            return Err(io::Error::new(ErrorKind::NotADirectory, "a link or a file stands where a directory belongs"));
+        }
         let mut names = Vec::new();
-        for entry in fs::read_dir(self.at(sub))? {
+        for entry in fs::read_dir(path)? {
             names.push(entry?.file_name().to_string_lossy().into_owned());
         }
         names.sort_unstable();
@@ -248,16 +253,41 @@ fn new_dir(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// Makes the database directory; missing parents get the ordinary mode.
+/// Makes the database directory, and makes its name durable; missing parents get the ordinary mode.
 fn make_dir(path: &Path) -> io::Result<()> {
     match new_dir(path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(()),
         Err(e) if e.kind() == ErrorKind::NotFound => {
             if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent)?;
+                make_parents(parent)?;
             }
-            new_dir(path)
+            new_dir(path)?;
         }
+        other => other?,
+    }
+    sync_parent(path)
+}
+
+/// Makes a directory and those above it that are missing.
+fn make_parents(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_parents(parent)?;
+    }
+    match fs::create_dir(path) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Ok(()) => sync_parent(path),
         other => other,
+    }
+}
+
+/// Makes the name of a new directory durable.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => fs::File::open(parent)?.sync_all(),
+        Some(_) => fs::File::open(".")?.sync_all(),
+        None => Ok(()),
     }
 }

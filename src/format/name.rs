@@ -6,6 +6,9 @@ pub(crate) const CURRENT_NEW: &str = "CURRENT.new";
 pub(crate) const LOGS: &str = "wal";
 pub(crate) const SEGMENTS: &str = "segments";
 
+/// Files are counted from 1: a name with a number like this is a stranger's.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// Names that later parts of the format use, known here so that they are not taken for a stranger's.
 const RESERVED: [&str; 2] = ["TIMELINE", "packs"];
 
@@ -38,9 +41,9 @@ pub(crate) fn is_ours(name: &str) -> bool {
         || parse_manifest(name).is_some()
 }
 
-/// Only the digits that a number prints as: `007` and `+7` are not ours.
+/// Only the digits that a number prints as: `007` and `+7` are not ours. Nor are numbers that counting never reaches.
 fn number(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|number: &u64| number.to_string() == text)
+    text.parse().ok().filter(|number: &u64| *number < NUMBER_MAX && number.to_string() == text)
 }
 
 #[cfg(test)]
@@ -52,7 +55,7 @@ mod tests {
         assert_eq!(log(7), "wal/7.wal");
         assert_eq!(parse("7.wal", ".wal"), Some(7));
         assert_eq!(parse_manifest(&manifest(3)), Some(3));
-        for stranger in ["07.wal", "+7.wal", "7.wal.bak", ".wal", "7.seg"] {
+        for stranger in ["07.wal", "18446744073709551615.wal", "+7.wal", "7.wal.bak", ".wal", "7.seg"] {
             assert_eq!(parse(stranger, ".wal"), None, "{stranger}");
         }
         assert!(is_ours("CURRENT") && !is_ours("notes.txt"));

@@ -12,7 +12,14 @@ use crate::{
     base::{Corruption, KeyspaceId},
     format::{Reader, Writer},
     segment::{Finished, Summary},
+    wal::LogEnd,
 };
+
+/// The largest file number or seqno that makes sense.
+const COUNTER_MAX: u64 = 1 << 62;
+
+/// Longer than any segment can be.
+const FILE_LEN_MAX: u64 = 1 << 40;
 
 /// The first tag that a reader may skip.
 const FIRST_OPTIONAL_TAG: u8 = 128;
@@ -41,12 +48,15 @@ pub(crate) enum Change {
     Marks { keyspace: KeyspaceId, vanished: u64, horizon: u64 },
     /// Logs below this number are needed no more.
     LogsFrom { number: u64 },
-    /// A log ends here, whatever stands behind.
-    LogEnd { number: u64, end: u64 },
+    /// What is known of the end of a log.
+    LogEnd { number: u64, end: LogEnd },
     /// File numbers below this may have been used.
     NextFile { number: u64 },
-    /// Seqnos up to `last` were given out; up to `ceiling` they may have been. Commits up to `time_us` have happened.
-    Seqnos { last: u64, ceiling: u64, time_us: u64 },
+    /// Keyspace numbers below this have been used.
+    NextKeyspace { number: u32 },
+    /// The newest commit is `last`. After a clean end numbering goes on at `next` at the earliest, after any other at `ceiling`:
+    /// seqnos below may have been given out. Commits up to `time_us` have happened.
+    Seqnos { last: u64, next: u64, ceiling: u64, time_us: u64 },
 }
 
 /// Changes that become visible together.
@@ -140,15 +150,23 @@ impl Change {
             }
             Self::LogEnd { number, end } => {
                 out.varint(*number);
-                out.varint(*end);
-                8
+                out.varint(end.offset());
+                match end {
+                    LogEnd::Exactly(_) => 8,
+                    LogEnd::AtMost(_) => 11,
+                }
             }
             Self::NextFile { number } => {
                 out.varint(*number);
                 9
             }
-            Self::Seqnos { last, ceiling, time_us } => {
+            Self::NextKeyspace { number } => {
+                out.varint(u64::from(*number));
+                12
+            }
+            Self::Seqnos { last, next, ceiling, time_us } => {
                 out.varint(*last);
+                out.varint(*next);
                 out.varint(*ceiling);
                 out.varint(*time_us);
                 10
@@ -164,7 +182,7 @@ impl Change {
         };
         Ok(Some(match tag {
             1 => {
-                let (id, seqno) = (keyspace(body)?, body.varint("seqno")?);
+                let (id, seqno) = (keyspace(body)?, counter(body, "seqno")?);
                 let options = StoredOptions { policy: body.u8("policy")? };
                 if options.policy != 0 {
                     return Err(body.corrupt("a policy that this release knows"));
@@ -172,14 +190,14 @@ impl Change {
                 let name = std::str::from_utf8(body.prefixed("name")?).map_err(|_| body.corrupt("name"))?;
                 Self::Create { id, name: name.to_owned(), options, seqno }
             }
-            2 => Self::Drop { id: keyspace(body)?, seqno: body.varint("seqno")? },
+            2 => Self::Drop { id: keyspace(body)?, seqno: counter(body, "seqno")? },
             3 => Self::Forget { id: keyspace(body)? },
             4 => Self::Add {
                 level: body.u8("level")?,
                 segment: Finished {
-                    number: body.varint("segment number")?,
+                    number: counter(body, "segment number")?,
                     file_id: body.u64("file id")?,
-                    file_len: body.varint("file length")?,
+                    file_len: bounded(body, "file length", FILE_LEN_MAX)?,
                     footer_digest: body.u32("footer digest")?,
                     summary: Summary::decode(body)?,
                 },
@@ -187,20 +205,34 @@ impl Change {
             5 => Self::Remove { keyspace: keyspace(body)?, number: body.varint("segment number")? },
             6 => Self::Marks {
                 keyspace: keyspace(body)?,
-                vanished: body.varint("vanished")?,
-                horizon: body.varint("horizon")?,
+                vanished: counter(body, "vanished")?,
+                horizon: counter(body, "horizon")?,
             },
-            7 => Self::LogsFrom { number: body.varint("log number")? },
-            8 => Self::LogEnd { number: body.varint("log number")?, end: body.varint("log end")? },
-            9 => Self::NextFile { number: body.varint("file number")? },
+            7 => Self::LogsFrom { number: counter(body, "log number")? },
+            8 => Self::LogEnd { number: counter(body, "log number")?, end: LogEnd::Exactly(body.varint("log end")?) },
+            9 => Self::NextFile { number: counter(body, "file number")? },
             10 => Self::Seqnos {
-                last: body.varint("last seqno")?,
-                ceiling: body.varint("seqno ceiling")?,
+                last: counter(body, "last seqno")?,
+                next: counter(body, "next seqno")?,
+                ceiling: counter(body, "seqno ceiling")?,
                 time_us: body.varint("commit time")?,
             },
+            11 => Self::LogEnd { number: counter(body, "log number")?, end: LogEnd::AtMost(body.varint("log end")?) },
+            12 => Self::NextKeyspace { number: keyspace(body)?.0 },
             _ => return Ok(None),
         }))
     }
+}
+
+/// A number that something counts up from.
+fn counter(body: &mut Reader<'_>, what: &'static str) -> Result<u64, Corruption> {
+    bounded(body, what, COUNTER_MAX)
+}
+
+/// A number that is small enough to count and add with: larger ones were never written.
+fn bounded(body: &mut Reader<'_>, what: &'static str, max: u64) -> Result<u64, Corruption> {
+    let number = body.varint(what)?;
+    if number > max { Err(body.corrupt(what)) } else { Ok(number) }
 }
 
 #[cfg(test)]
@@ -242,9 +274,11 @@ pub(super) mod tests {
             Change::Remove { keyspace: id, number: 1 << 40 },
             Change::Marks { keyspace: id, vanished: 1, horizon: 2 },
             Change::LogsFrom { number: 3 },
-            Change::LogEnd { number: 2, end: 99 },
+            Change::LogEnd { number: 2, end: LogEnd::Exactly(99) },
+            Change::LogEnd { number: 3, end: LogEnd::AtMost(0) },
+            Change::NextKeyspace { number: 300 },
             Change::NextFile { number: 12 },
-            Change::Seqnos { last: 5, ceiling: 1 << 33, time_us: 1 << 50 },
+            Change::Seqnos { last: 5, next: 9, ceiling: 1 << 33, time_us: 1 << 50 },
         ]);
         assert_eq!(Edit::decode(&edit.encode()), Ok(edit));
     }

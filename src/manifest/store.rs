@@ -11,7 +11,7 @@ use crate::{
     base::{Corruption, Error, IoContext, Result},
     env::Dir,
     format::{FileKind, Header, Reader, Writer, crc, name},
-    wal::{LogWriter, RecordKind, Verdict, replay},
+    wal::{LogEnd, LogWriter, RecordKind, Verdict, replay},
 };
 
 /// A manifest longer than this, and than four of its snapshots, is replaced by a new one.
@@ -80,7 +80,7 @@ impl ManifestStore {
         let expected = Header { kind: FileKind::Manifest, ..header };
         let mut version = Version::default();
         let mut edits = 0;
-        replay(&path, &bytes, expected, sealed, |place| {
+        replay(&path, &bytes, expected, sealed.map(LogEnd::Exactly), |place| {
             let base = place.start as u64;
             let edit = Edit::decode(bytes.get(place).unwrap_or_default()).map_err(|bad| bad.of(&path, base))?;
             version = version.apply(&edit).map_err(|bad| bad.of(&path, base))?;
@@ -201,7 +201,7 @@ impl ManifestStore {
     fn unused_number(&self) -> Result<u64> {
         let names = self.dir.list("").at("list", || self.dir.path().to_path_buf())?;
         let used = names.iter().filter_map(|name| name::parse_manifest(name)).max().unwrap_or(0);
-        Ok(used.max(self.number) + 1)
+        Ok(used.max(self.number).saturating_add(1))
     }
 
     /// Where the manifest in force lies.

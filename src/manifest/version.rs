@@ -13,6 +13,7 @@ use super::edit::{Change, Edit, StoredOptions};
 use crate::{
     base::{Corruption, FIRST_KEYSPACE, KeyspaceId},
     segment::Finished,
+    wal::LogEnd,
 };
 
 /// More levels than any database needs.
@@ -54,10 +55,11 @@ pub(crate) struct Version {
     pub(crate) next_keyspace: u32,
     /// Logs below this number are needed no more.
     pub(crate) logs_from: u64,
-    /// Where logs end, where that was decided.
-    pub(crate) log_ends: BTreeMap<u64, u64>,
+    /// What is known of the ends of logs.
+    pub(crate) log_ends: BTreeMap<u64, LogEnd>,
     pub(crate) next_file: u64,
     pub(crate) last_seqno: u64,
+    pub(crate) next_seqno: u64,
     pub(crate) seqno_ceiling: u64,
     pub(crate) time_us: u64,
 }
@@ -83,7 +85,13 @@ impl Version {
         let mut edit = Edit::new([
             Change::NextFile { number: self.next_file },
             Change::LogsFrom { number: self.logs_from },
-            Change::Seqnos { last: self.last_seqno, ceiling: self.seqno_ceiling, time_us: self.time_us },
+            Change::NextKeyspace { number: self.next_keyspace },
+            Change::Seqnos {
+                last: self.last_seqno,
+                next: self.next_seqno,
+                ceiling: self.seqno_ceiling,
+                time_us: self.time_us,
+            },
         ]);
         for (&number, &end) in &self.log_ends {
             edit.push(Change::LogEnd { number, end });
@@ -164,6 +172,8 @@ impl Version {
                 if levels.iter().map(Vec::len).sum::<usize>() + 1 != before {
                     return Err(broken("a segment to remove that is there"));
                 }
+                // Levels end with one that holds something: equal versions are equal however they came about.
+                levels.truncate(levels.iter().rposition(|segments| !segments.is_empty()).map_or(0, |last| last + 1));
             }
             Change::Marks { keyspace, vanished, horizon } => {
                 let keyspace = self.keyspace_mut(*keyspace)?;
@@ -177,8 +187,10 @@ impl Version {
             Change::LogEnd { number, end } => {
                 self.log_ends.insert(*number, *end);
             }
+            Change::NextKeyspace { number } => self.next_keyspace = self.next_keyspace.max(*number),
             Change::NextFile { number } => self.next_file = self.next_file.max(*number),
-            Change::Seqnos { last, ceiling, time_us } => {
+            Change::Seqnos { last, next, ceiling, time_us } => {
+                self.next_seqno = self.next_seqno.max(*next);
                 self.last_seqno = self.last_seqno.max(*last);
                 self.seqno_ceiling = self.seqno_ceiling.max(*ceiling);
                 self.time_us = self.time_us.max(*time_us);
@@ -234,8 +246,8 @@ mod tests {
                 Change::Add { level: 2, segment: segment(4, ("a", "m"), (1, 2)) },
                 Change::Marks { keyspace: KeyspaceId(16), vanished: 4, horizon: 5 },
                 Change::LogsFrom { number: 3 },
-                Change::LogEnd { number: 3, end: 70 },
-                Change::Seqnos { last: 12, ceiling: 1 << 32, time_us: 8 },
+                Change::LogEnd { number: 3, end: LogEnd::AtMost(70) },
+                Change::Seqnos { last: 12, next: 20, ceiling: 1 << 32, time_us: 8 },
             ]))
             .unwrap();
         assert_eq!(Version::default().apply(&version.snapshot()), Ok(version.clone()));

@@ -95,6 +95,8 @@ pub(crate) struct Memtable {
     /// The seqnos inside; `first` is `u64::MAX` while it is empty.
     first: AtomicU64,
     last: AtomicU64,
+    /// The newest commit time inside.
+    time_us: AtomicU64,
 }
 
 impl Memtable {
@@ -112,6 +114,7 @@ impl Memtable {
             entries: AtomicU64::new(0),
             first: AtomicU64::new(u64::MAX),
             last: AtomicU64::new(0),
+            time_us: AtomicU64::new(0),
         }
     }
 
@@ -138,7 +141,7 @@ impl Memtable {
 
     /// Hands out the point entries of a batch, keeps its range tombstones, and counts both.
     fn read(&self, batch: &BatchView, mut each: impl FnMut(Key, Value)) -> Result<(), Corruption> {
-        let (seqno, _) = batch.stamp()?;
+        let (seqno, time_us) = batch.stamp()?;
         let owner = batch.owner();
         let mut ordinal = 0;
         let mut bytes = 0;
@@ -158,6 +161,7 @@ impl Memtable {
         self.entries.fetch_add(u64::from(ordinal), Relaxed);
         self.first.fetch_min(seqno, Relaxed);
         self.last.fetch_max(seqno, Relaxed);
+        self.time_us.fetch_max(time_us, Relaxed);
         Ok(())
     }
 
@@ -185,6 +189,11 @@ impl Memtable {
 
     pub(crate) fn last_seqno(&self) -> u64 {
         self.last.load(Relaxed)
+    }
+
+    /// The newest commit time inside, in microseconds.
+    pub(crate) fn time_us(&self) -> u64 {
+        self.time_us.load(Relaxed)
     }
 
     pub(crate) fn range_tombstones(&self) -> u64 {

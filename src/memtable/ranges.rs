@@ -15,7 +15,7 @@ use crate::{
     merge::{Fragments, Mark, RangeTombstone},
 };
 
-/// The longest tail.
+/// The longest tail while there are few.
 const TAIL_MAX: usize = 32;
 
 /// Range tombstones of all keyspaces.
@@ -56,7 +56,8 @@ impl Ranges {
         let mut sets = self.sets.write();
         if let Some((_, set)) = sets.iter_mut().find(|(id, _)| *id == keyspace) {
             set.all.push(tombstone);
-            if set.tail().len() > TAIL_MAX {
+            // Cutting all of them anew each time the tail has grown by half costs little in all.
+            if set.tail().len() > TAIL_MAX.max(set.cut_len / 2) {
                 set.cut_all();
             }
         } else {

@@ -257,7 +257,9 @@ impl Segment {
     }
 
     /// Reads and checks everything: each page, each entry, their order, and that the summary tells the truth.
-    pub(crate) fn check(&self, summary: &Summary) -> Result<()> {
+    pub(crate) fn check(&self, expected: &Finished) -> Result<()> {
+        let summary = &expected.summary;
+        self.check_sections(expected)?;
         for page in 0..self.page_crcs.len() {
             self.read_pages(page, page + 1)?;
         }
@@ -287,6 +289,30 @@ impl Segment {
         }
         if (keys, entries) != (summary.keys, summary.entries) || last.is_some_and(|(_, _, follows)| follows) {
             return Err(self.corrupt(0, "as many entries as the manifest names"));
+        }
+        Ok(())
+    }
+}
+
+impl Segment {
+    /// Reads every section again, also those that opening has no need of, and holds the summary against the manifest's.
+    fn check_sections(&self, expected: &Finished) -> Result<()> {
+        let read = |offset: u64, len: usize| {
+            let mut buf = vec![0; len];
+            self.file.read_at(offset, &mut buf).at("read", || self.path.clone())?;
+            Ok::<_, Error>(buf)
+        };
+        for section in read_sections(&self.path, expected.file_len, expected, &read)? {
+            let bytes = read(section.offset, section.len as usize)?;
+            if crc(&[&bytes]) != section.crc {
+                return Err(self.corrupt(section.offset, "the checksum of the section"));
+            }
+            if section.tag == Tag::Summary {
+                let summary = Summary::decode(&mut Reader::new(&bytes));
+                if summary.map_err(|bad| bad.of(&self.path, section.offset))? != expected.summary {
+                    return Err(self.corrupt(section.offset, "the summary that the manifest names"));
+                }
+            }
         }
         Ok(())
     }

@@ -69,11 +69,11 @@ impl Summary {
             keyspace: KeyspaceId(keyspace),
             lane,
             span: KeySpan { start, end },
-            keys: reader.varint("key count")?,
-            entries: reader.varint("entry count")?,
-            tombstones: reader.varint("tombstone count")?,
-            range_tombstones: reader.varint("range tombstone count")?,
-            raw_bytes: reader.varint("raw bytes")?,
+            keys: count(reader, "key count")?,
+            entries: count(reader, "entry count")?,
+            tombstones: count(reader, "tombstone count")?,
+            range_tombstones: count(reader, "range tombstone count")?,
+            raw_bytes: count(reader, "raw bytes")?,
             min_seqno: reader.varint("smallest seqno")?,
             max_seqno: reader.varint("largest seqno")?,
             lowest_affected: reader.varint("lowest affected seqno")?,
@@ -93,4 +93,12 @@ impl Summary {
     pub(crate) fn holds(&self, key: &[u8]) -> bool {
         self.span.start.as_slice() <= key && self.span.end.as_deref().is_none_or(|end| key < end)
     }
+}
+
+/// More than any segment can hold: sums of such counts never overflow.
+const COUNT_MAX: u64 = 1 << 40;
+
+fn count(reader: &mut Reader<'_>, what: &'static str) -> Result<u64, Corruption> {
+    let count = reader.varint(what)?;
+    if count > COUNT_MAX { Err(reader.corrupt(what)) } else { Ok(count) }
 }

@@ -31,11 +31,12 @@ const FLAG_SESSION: u32 = 1;
 pub(crate) struct BatchBuf {
     record: Vec<u8>,
     count: u32,
+    range_deletes: u64,
 }
 
 impl Default for BatchBuf {
     fn default() -> Self {
-        Self { record: vec![0; Self::ROOM + HEADER_LEN], count: 0 }
+        Self { record: vec![0; Self::ROOM + HEADER_LEN], count: 0, range_deletes: 0 }
     }
 }
 
@@ -59,11 +60,17 @@ impl BatchBuf {
     pub(crate) fn push_range(&mut self, keyspace: KeyspaceId, start: &[u8], end: Option<&[u8]>) {
         let end = end.map_or_else(|| vec![0], |end| [&[1], end].concat());
         self.push(Kind::RangeDelete, keyspace, start, &end);
+        self.range_deletes += 1;
     }
 
     /// The encoded length so far.
     pub(crate) fn len(&self) -> usize {
         self.record.len() - Self::ROOM
+    }
+
+    /// How many of the operations delete a range.
+    pub(crate) fn range_deletes(&self) -> u64 {
+        self.range_deletes
     }
 
     /// The number of operations.

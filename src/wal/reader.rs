@@ -30,6 +30,27 @@ pub(crate) enum Ending {
     Torn,
 }
 
+/// What is known of a log's end before it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogEnd {
+    /// The log ends exactly here, and everything before was on the disk when that was written down.
+    Exactly(u64),
+    /// A recovery read up to here. What lies behind is void; what lies before may be lost to a power cut.
+    AtMost(u64),
+}
+
+impl LogEnd {
+    pub(crate) fn offset(self) -> u64 {
+        match self {
+            Self::Exactly(end) | Self::AtMost(end) => end,
+        }
+    }
+
+    fn is_exact(self) -> bool {
+        matches!(self, Self::Exactly(_))
+    }
+}
+
 /// What a replay found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Replay {
@@ -50,19 +71,20 @@ pub(crate) enum Verdict {
 
 /// Replays the log that must have the header `expected`, calling `each` with the place of each record's payload.
 ///
-/// `ends_at` is where an earlier recovery or a clean close found the end: up to there everything must be good, and what
-/// lies behind is nothing.
+/// `known` is what the manifest says of its end.
 ///
 /// # Errors
-/// [`Error::Corrupt`] for damage below a synced mark or below `ends_at`; what `each` returns.
+/// [`Error::Corrupt`] for damage below a synced mark or below an exact end; what `each` returns.
 pub(crate) fn replay(
     path: &Path,
     bytes: &[u8],
     expected: Header,
-    ends_at: Option<u64>,
+    known: Option<LogEnd>,
     mut each: impl FnMut(Range<usize>) -> Result<Verdict>,
 ) -> Result<Replay> {
     let log = Log { path, bytes, seed: seed(&expected) };
+    let ends_at = known.map(LogEnd::offset);
+    let exact = known.is_some_and(LogEnd::is_exact);
     if ends_at == Some(0) {
         // A log that an earlier recovery declared void.
         return Ok(Replay { end: 0, ending: Ending::Torn, was_synced: false });
@@ -72,7 +94,7 @@ pub(crate) fn replay(
         Ok(_) => return Err(log.corrupt(8, "the id of this log; another file stands in its place")),
         Err(bad @ BadHeader::Newer(_)) => return Err(bad.of(path)),
         // A header that never reached the disk, unless something proves that it did.
-        Err(bad) if ends_at.is_some() || log.is_marked(0) => return Err(bad.of(path)),
+        Err(bad) if exact || log.is_marked(0) => return Err(bad.of(path)),
         Err(_) => return Ok(Replay { end: 0, ending: Ending::Torn, was_synced: false }),
     }
 
@@ -83,13 +105,13 @@ pub(crate) fn replay(
     while ending == Ending::Torn && ends_at.is_none_or(|end| at < end) {
         let (record, payload) = match log.record(at, previous) {
             Ok(found) => found,
-            Err(bad) if ends_at.is_some() || log.is_marked(at) => return Err(bad.of(path, at)),
+            Err(bad) if exact || log.is_marked(at) => return Err(bad.of(path, at)),
             Err(_) => break,
         };
         match record.kind {
             RecordKind::Data => {
                 if each(payload)? == Verdict::Refuse {
-                    if ends_at.is_some() || log.is_marked(at) {
+                    if exact || log.is_marked(at) {
                         return Err(log.corrupt(at, "what a synced record points to"));
                     }
                     break;
@@ -102,9 +124,7 @@ pub(crate) fn replay(
         previous = record.own_crc;
         at += record_len(record.len);
     }
-    if let Some(end) = ends_at
-        && at != end
-    {
+    if ends_at.is_some_and(|end| if exact { at != end } else { at > end }) {
         return Err(log.corrupt(at, "the end of the log that the manifest names"));
     }
     Ok(Replay { end: at, ending, was_synced: was_synced || log.is_marked(at) })
@@ -197,11 +217,11 @@ mod tests {
         bytes
     }
 
-    fn seqnos(bytes: &[u8], ends_at: Option<u64>) -> Result<(Vec<u64>, Replay)> {
+    fn seqnos(bytes: &[u8], known: Option<LogEnd>) -> Result<(Vec<u64>, Replay)> {
         let owner = Arc::new(bytes.to_vec());
         let mut seqnos = Vec::new();
         let path = PathBuf::from("wal/1.wal");
-        let replay = replay(&path, bytes, HEADER, ends_at, |place| {
+        let replay = replay(&path, bytes, HEADER, known, |place| {
             let view = BatchView::new(Arc::clone(&owner), place.start, place.end);
             seqnos.push(view.stamp().unwrap().0);
             Ok(Verdict::Accept)
@@ -250,9 +270,13 @@ mod tests {
         let bytes = log(3, 0, None);
         let record = (bytes.len() - Header::LEN) / 3;
         let end = (Header::LEN + 2 * record) as u64;
-        assert_eq!(seqnos(&bytes, Some(end)).unwrap().0, [1, 2]);
-        assert!(seqnos(&bytes[..Header::LEN + record], Some(end)).is_err());
-        assert_eq!(seqnos(&bytes, Some(0)).unwrap().0, [0; 0]);
+        for known in [LogEnd::Exactly(end), LogEnd::AtMost(end)] {
+            assert_eq!(seqnos(&bytes, Some(known)).unwrap().0, [1, 2]);
+        }
+        let cut = &bytes[..Header::LEN + record];
+        assert!(seqnos(cut, Some(LogEnd::Exactly(end))).is_err());
+        assert_eq!(seqnos(cut, Some(LogEnd::AtMost(end))).unwrap().0, [1]);
+        assert_eq!(seqnos(&bytes, Some(LogEnd::AtMost(0))).unwrap().0, [0; 0]);
     }
 
     #[test]
