@@ -278,10 +278,13 @@ impl Survivors {
             if above == Some(mark.seqno) {
                 continue;
             }
-            let wanted = above.map(|above| self.demands.any_in(mark.seqno, above));
+            // As for entries beneath a mark: a gap speaks for every key, and whoever stays between two marks needs both.
+            let lowest = mark.gap_start.unwrap_or(mark.seqno).min(mark.seqno);
+            let from = |kept: &PassingMark| kept.mark.gap_start.map_or(lowest, |gap| gap.min(lowest));
+            let wanted = above.zip(thinned.last()).map(|(above, kept)| self.demands.any_in(from(kept), above));
             match (wanted, thinned.last_mut()) {
                 (Some(None), Some(kept)) if !self.policy.owes() => {
-                    kept.mark.widen_gap(mark.gap_start.unwrap_or(mark.seqno).min(mark.seqno));
+                    kept.mark.widen_gap(lowest);
                     self.traces.horizon = self.traces.horizon.max(above.unwrap_or(0));
                 }
                 _ => {

@@ -87,7 +87,9 @@ impl Engine {
 
         let mut log = None;
         if !options.read_only {
-            let mut edit = Edit::new([Change::Seqnos { last, next: first, ceiling, time_us }]);
+            // Commits that only an unsynced log holds may be gone after the next crash: they are not written down as there.
+            let known = if clean { last } else { before.last_seqno };
+            let mut edit = Edit::new([Change::Seqnos { last: known, next: first, ceiling, time_us }]);
             let oldest = recovered.memtables.last().map_or(log_number, |table| table.log());
             edit.push(Change::LogsFrom { number: oldest });
             for (&number, &end) in recovered.ends.range(oldest..) {
@@ -152,11 +154,11 @@ impl Engine {
     /// Jobs that users run on other threads are waited for: they look whether they should stop. None begins behind the seal, and no
     /// file is touched once the lock is free.
     pub(crate) fn close(&self) -> Result<()> {
-        let writable = !self.options.read_only && self.check_writable().is_ok();
-        let recovered = if writable { self.flush_recovered() } else { Ok(()) };
+        let read_only = self.options.read_only;
+        let recovered = if read_only { Ok(()) } else { self.check_writable().and_then(|()| self.flush_recovered()) };
         let _no_flush = self.flushing.lock();
         let _no_compaction = self.compacting.lock();
-        let sealed = recovered.and_then(|()| if writable { self.seal() } else { Ok(()) });
+        let sealed = if read_only { recovered } else { recovered.and_then(|()| self.seal()) };
         self.closed.store(true, Ordering::Release);
         self.wake_writers();
         self.reclaim.end(&*self.dir);

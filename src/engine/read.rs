@@ -2,7 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Engine, superversion::SuperVersion};
+use super::{
+    Engine,
+    superversion::{SuperVersion, Table},
+};
 use crate::{
     base::{Bytes, Error, KeyspaceId, Result},
     merge::{Asked, Lookup},
@@ -27,6 +30,21 @@ impl Engine {
 
 /// Looks a key up in a superversion.
 pub(super) fn get_in(current: &SuperVersion, keyspace: KeyspaceId, key: &[u8], asked: Asked) -> Result<Option<Bytes>> {
+    match look_up(current, keyspace, key, asked, |table| table.matters_at(asked.seqno)) {
+        // Which moment is readable instead depends also on what the answer itself does not.
+        Err(Error::HistoryTrimmed { .. }) => look_up(current, keyspace, key, asked, |_| true),
+        found => found,
+    }
+}
+
+#[inline]
+fn look_up(
+    current: &SuperVersion,
+    keyspace: KeyspaceId,
+    key: &[u8],
+    asked: Asked,
+    matters: impl Fn(&Table) -> bool,
+) -> Result<Option<Bytes>> {
     let mut lookup = Lookup::new(asked);
     for table in current.memtables(asked.seqno) {
         if let Some(found) = table.get(keyspace, key, &mut lookup)? {
@@ -34,7 +52,7 @@ pub(super) fn get_in(current: &SuperVersion, keyspace: KeyspaceId, key: &[u8], a
         }
     }
     if let Some(tree) = current.trees.get(&keyspace) {
-        for table in tree.holding(key).filter(|table| table.matters_at(asked.seqno)) {
+        for table in tree.holding(key).filter(|table| matters(table)) {
             if let Some(found) = table.segment()?.get(key, &mut lookup)? {
                 return Ok(found.into_value());
             }

@@ -1,0 +1,1468 @@
+//! Power cuts, failing calls and full disks: at every call of every workload, on a simulated machine.
+//!
+//! A workload is a list of steps. It runs once to count its changing calls, then once for each of them with a fault there.
+//! What may be there afterwards follows from what was answered:
+//!
+//! * every commit is there whole or not at all, and those that are there are a prefix of those that returned `Ok`;
+//! * the prefix holds everything that was acknowledged as durable;
+//! * a commit that returned an error is there or not: its mark, a key that only it writes, tells which.
+//!
+//! `CHRONOLITH_CRASH_SEED` sets another seed, `CHRONOLITH_CRASH_FULL=1` runs what the ordinary run only samples.
+
+#![expect(clippy::print_stdout, reason = "the counts are what the tests show")]
+#![expect(clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use chronolith::{
+    Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Range, Receipt, View,
+    env::{Background, Dir, Env, Fault, File, Loss, Region, Sim},
+};
+
+const DB: &str = "db";
+const COPY: &str = "copy";
+
+// ---------------------------------------------------------------- workloads
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Put { to: &'static str, key: u16, len: usize },
+    Delete { from: &'static str, key: u16 },
+    DeleteRange { from: &'static str, start: u16, end: u16 },
+}
+
+impl Op {
+    fn keyspace(self) -> &'static str {
+        match self {
+            Self::Put { to: name, .. } | Self::Delete { from: name, .. } | Self::DeleteRange { from: name, .. } => name,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Create(&'static str),
+    Drop(&'static str),
+    /// One batch, with the durability of the database.
+    Write(Vec<Op>),
+    WriteAs(Durability, Vec<Op>),
+    Persist,
+    Flush,
+    Compact,
+    /// A clean close, and opening again.
+    Reopen,
+    /// Opens a view; from then on it must show what it shows now.
+    View,
+    CheckViews,
+    ForgetViews,
+    /// Milliseconds go by.
+    Pass(u64),
+    Checkpoint,
+}
+
+#[derive(Clone, Debug)]
+struct Workload {
+    name: &'static str,
+    durability: Durability,
+    l0_threshold: usize,
+    steps: Vec<Step>,
+}
+
+fn put(to: &'static str, key: u16, len: usize) -> Op {
+    Op::Put { to, key, len }
+}
+
+fn write(to: &'static str, key: u16, len: usize) -> Step {
+    Step::Write(vec![put(to, key, len)])
+}
+
+#[expect(clippy::too_many_lines, reason = "a list")]
+fn workloads() -> Vec<Workload> {
+    use Step::{
+        CheckViews, Checkpoint, Compact, Create, Drop, Flush, ForgetViews, Pass, Persist, Reopen, View, Write, WriteAs,
+    };
+    let delete = |from, key| Write(vec![Op::Delete { from, key }]);
+    let delete_range = |from, start, end| Write(vec![Op::DeleteRange { from, start, end }]);
+    let workload = |name, durability, steps| Workload { name, durability, l0_threshold: 4, steps };
+    let many = |keys: std::ops::Range<u16>, len: usize| keys.map(move |key| write("a", key, len));
+    vec![
+        workload("synced puts", Durability::Sync, [vec![Create("a")], many(0..8, 20).collect()].concat()),
+        workload(
+            "buffered puts, then persist",
+            Durability::Buffered,
+            [
+                vec![Create("a")],
+                many(0..4, 20).collect(),
+                vec![Persist],
+                many(2..6, 900).collect(),
+                vec![Persist, write("a", 9, 0), WriteAs(Durability::Sync, vec![put("a", 10, 5)]), write("a", 11, 3)],
+            ]
+            .concat(),
+        ),
+        workload(
+            "batches across keyspaces",
+            Durability::Buffered,
+            vec![
+                Create("a"),
+                Create("b"),
+                Write(vec![put("a", 1, 10), put("b", 1, 10)]),
+                WriteAs(Durability::Sync, vec![put("b", 2, 700), put("a", 2, 700), Op::Delete { from: "a", key: 1 }]),
+                Write(vec![put("a", 3, 3000), put("b", 3, 3000)]),
+                Flush,
+                Write(vec![put("a", 2, 5), Op::DeleteRange { from: "b", start: 0, end: 3 }]),
+                WriteAs(Durability::Sync, vec![put("a", 4, 5), put("b", 4, 5)]),
+                Write(vec![put("a", 5, 5), put("b", 5, 5)]),
+            ],
+        ),
+        workload(
+            "overwrite, delete, flush",
+            Durability::Sync,
+            [
+                vec![Create("a")],
+                many(0..4, 50).collect(),
+                vec![Flush],
+                many(1..3, 60).collect(),
+                vec![delete("a", 3), Flush, delete("a", 0), write("a", 3, 7), Flush, delete("a", 1)],
+            ]
+            .concat(),
+        ),
+        workload(
+            "delete a range, flush, compact",
+            Durability::Buffered,
+            [
+                vec![Create("a")],
+                many(0..6, 80).collect(),
+                vec![Flush, delete_range("a", 1, 4), Flush, write("a", 2, 9), Compact, delete_range("a", 0, 9)],
+                vec![write("a", 7, 9), Compact, write("a", 8, 9), Persist],
+            ]
+            .concat(),
+        ),
+        workload(
+            "flush and compact under a view",
+            Durability::Buffered,
+            [
+                vec![Create("a")],
+                many(0..3, 40).collect(),
+                vec![View],
+                many(1..4, 41).collect(),
+                vec![Flush, View, delete("a", 1), Compact, CheckViews, delete_range("a", 0, 3), Compact, CheckViews],
+                vec![ForgetViews, write("a", 5, 1), Compact],
+            ]
+            .concat(),
+        ),
+        workload(
+            "create, drop, create again",
+            Durability::Buffered,
+            vec![
+                Create("a"),
+                Create("b"),
+                write("a", 1, 10),
+                write("b", 1, 10),
+                Drop("a"),
+                write("b", 2, 10),
+                Create("a"),
+                write("a", 2, 10),
+                Flush,
+                View,
+                Drop("a"),
+                CheckViews,
+                Compact,
+                ForgetViews,
+                Create("a"),
+                Compact,
+                write("a", 3, 10),
+                Drop("b"),
+                Persist,
+            ],
+        ),
+        workload(
+            "a keyspace forgotten before its flush",
+            Durability::Buffered,
+            [
+                vec![Create("a"), Create("b"), write("b", 1, 10), Drop("b")],
+                many(0..8, 10).collect(),
+                vec![Reopen, Reopen, Create("c"), write("c", 2, 10), Reopen, write("c", 3, 10), Persist],
+            ]
+            .concat(),
+        ),
+        workload(
+            "close and open again",
+            Durability::Buffered,
+            [
+                vec![Create("a")],
+                many(0..3, 30).collect(),
+                vec![Reopen, write("a", 1, 31), Reopen, Reopen, Flush, write("a", 2, 32)],
+                vec![WriteAs(Durability::Sync, vec![put("a", 4, 4)]), write("a", 6, 6), Reopen, write("a", 5, 5)],
+            ]
+            .concat(),
+        ),
+        Workload {
+            l0_threshold: 1,
+            ..workload(
+                "memtables and logs rotate",
+                Durability::Buffered,
+                [vec![Create("a")], many(0..28, 60_000).collect(), vec![Persist], many(20..31, 60_000).collect()]
+                    .concat(),
+            )
+        },
+        workload(
+            "synced at intervals",
+            Durability::Interval(Duration::from_millis(100)),
+            [
+                vec![Create("a"), write("a", 0, 10), Pass(60), write("a", 1, 10), Pass(60), write("a", 2, 10)],
+                vec![write("a", 3, 10), Pass(99), write("a", 4, 10), Pass(1), write("a", 5, 10), Pass(1000)],
+                vec![write("a", 6, 10), write("a", 7, 10), Flush, Pass(150), write("a", 8, 10), write("a", 9, 10)],
+            ]
+            .concat(),
+        ),
+        workload(
+            "checkpoint",
+            Durability::Buffered,
+            vec![
+                Create("a"),
+                write("a", 1, 10),
+                Create("b"),
+                Flush,
+                write("b", 2, 5000),
+                Drop("b"),
+                write("a", 3, 10),
+                Checkpoint,
+                write("a", 1, 11),
+                Compact,
+            ],
+        ),
+        workload(
+            "values longer than pages",
+            Durability::Sync,
+            vec![Create("a"), write("a", 1, 20_000), write("a", 2, 200_000), Flush, write("a", 1, 70_000), Compact],
+        ),
+        workload(
+            "a large batch",
+            Durability::Buffered,
+            vec![
+                Create("a"),
+                write("a", 500, 1),
+                Write((0..250).map(|key| put("a", key, 1000)).collect()),
+                write("a", 501, 1),
+                Flush,
+                WriteAs(Durability::Sync, (100..350).map(|key| put("a", key, 1001)).collect()),
+                write("a", 502, 1),
+            ],
+        ),
+    ]
+}
+
+// ---------------------------------------------------------------- the oracle
+
+/// What stands for a value: its length and a hash.
+type Digest = (usize, u64);
+
+/// The keys of a keyspace.
+type Content = BTreeMap<Vec<u8>, Digest>;
+
+/// The keyspaces of a database.
+type State = BTreeMap<String, Content>;
+
+/// The digests of values by what they were made from, so that each is made once.
+type Values = BTreeMap<(usize, u16, usize), Digest>;
+
+#[derive(Clone, Debug)]
+enum What {
+    Create(&'static str),
+    Drop(&'static str),
+    Write(Vec<Op>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Sure,
+    /// It returned an error: there or not.
+    Unknown,
+    /// It was looked for, and is not there.
+    Void,
+}
+
+#[derive(Clone, Debug)]
+struct Event {
+    number: usize,
+    what: What,
+    fate: Fate,
+}
+
+fn key_of(key: u16) -> Vec<u8> {
+    format!("k{key:04}").into_bytes()
+}
+
+/// The key that only this commit writes, in the keyspace of its first operation.
+fn mark_of(number: usize) -> Vec<u8> {
+    format!("~{number:04}").into_bytes()
+}
+
+fn value_of(number: usize, key: u16, len: usize) -> Vec<u8> {
+    let mut x = ((number as u64 + 1) << 32 | u64::from(key) << 8 | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut value = Vec::with_capacity(len + 8);
+    while value.len() < len {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        value.extend_from_slice(&x.to_le_bytes());
+    }
+    value.truncate(len);
+    value
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    let hash = bytes.chunks(8).fold(0xcbf2_9ce4_8422_2325_u64, |hash, chunk| {
+        let mut word = [0; 8];
+        word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+        (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0100_0000_01b3).rotate_left(29)
+    });
+    (bytes.len(), hash)
+}
+
+impl Event {
+    fn apply(&self, state: &mut State, values: &mut Values) {
+        match &self.what {
+            What::Create(name) => {
+                state.entry((*name).to_owned()).or_default();
+            }
+            What::Drop(name) => {
+                state.remove(*name);
+            }
+            What::Write(ops) => {
+                for op in ops {
+                    let keys = state.entry(op.keyspace().to_owned()).or_default();
+                    match *op {
+                        Op::Put { key, len, .. } => {
+                            let value = values
+                                .entry((self.number, key, len))
+                                .or_insert_with(|| digest(&value_of(self.number, key, len)));
+                            keys.insert(key_of(key), *value);
+                        }
+                        Op::Delete { key, .. } => {
+                            keys.remove(&key_of(key));
+                        }
+                        Op::DeleteRange { start, end, .. } => {
+                            let gone = key_of(start)..key_of(end);
+                            keys.retain(|key, _| !gone.contains(key));
+                        }
+                    }
+                }
+                if let Some(first) = ops.first() {
+                    state.entry(first.keyspace().to_owned()).or_default().insert(mark_of(self.number), digest(b""));
+                }
+            }
+        }
+    }
+
+    fn is_marked(&self, seen: &State) -> bool {
+        let What::Write(ops) = &self.what else { return false };
+        let keys = ops.first().and_then(|op| seen.get(op.keyspace()));
+        keys.is_some_and(|keys| keys.contains_key(&mark_of(self.number)))
+    }
+}
+
+/// What a run was told.
+#[derive(Debug, Default)]
+struct Run {
+    events: Vec<Event>,
+    /// So many of the events are acknowledged as durable.
+    floor: usize,
+    newest: u64,
+    /// How many events the checkpoint must hold, and whether it was acknowledged.
+    copied: Option<(usize, bool)>,
+    errors: Vec<String>,
+    values: Mutex<Values>,
+}
+
+impl Run {
+    /// How many events make up what was seen: at least `floor`, of the first `upto`.
+    fn explain(&self, seen: &State, floor: usize, upto: usize) -> Result<usize, String> {
+        let events = self.events.get(..upto).unwrap_or(&self.events);
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = events.iter().filter(|event| event.fate == Fate::Unknown && !matches!(event.what, What::Write(_)));
+        let open: Vec<usize> = open.map(|event| event.number).collect();
+        for choice in 0..1_u32 << open.len().min(8) {
+            let mut state = State::new();
+            for count in 0..=events.len() {
+                if count >= floor && state == *seen {
+                    return Ok(count);
+                }
+                let Some(event) = events.get(count) else { break };
+                let chosen = open.iter().position(|number| *number == event.number);
+                let happened = match event.fate {
+                    Fate::Sure => true,
+                    Fate::Void => false,
+                    Fate::Unknown => chosen.map_or(event.is_marked(seen), |bit| choice >> bit & 1 == 1),
+                };
+                if happened {
+                    event.apply(&mut state, &mut values);
+                }
+            }
+        }
+        let mut text =
+            format!("expected a prefix of {} events with at least the first {floor}; there is", events.len());
+        for (name, keys) in seen {
+            let _ = write!(text, " {name}:");
+            for (key, (len, _)) in keys {
+                let _ = write!(text, " {}={len}", key.escape_ascii());
+            }
+        }
+        let _ = write!(text, "; the events were");
+        for Event { number, what, fate } in events {
+            let what = format!("{what:?}");
+            let _ = write!(text, "\n    {number} {fate:?} {}", what.get(..160).unwrap_or(&what));
+        }
+        Err(text)
+    }
+
+    fn all(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Finds out about what returned an error.
+    fn resolve(&mut self, seen: &State) {
+        for event in &mut self.events {
+            if event.fate == Fate::Unknown && matches!(event.what, What::Write(_)) {
+                event.fate = if event.is_marked(seen) { Fate::Sure } else { Fate::Void };
+            }
+        }
+    }
+}
+
+fn failed(what: &str) -> impl Fn(Error) -> String {
+    move |error| format!("{what}: {error} ({error:?})")
+}
+
+/// Reads everything, every way, and checks that all ways agree.
+fn observe(db: &Db, view: Option<&View>) -> Result<State, String> {
+    let mut state = State::new();
+    for name in db.keyspaces() {
+        let keyspace = db.keyspace(&name, KeyspaceOptions::new()).map_err(failed("keyspace"))?;
+        state.insert(name, observe_keyspace(&keyspace, view)?);
+    }
+    Ok(state)
+}
+
+fn observe_keyspace(keyspace: &Keyspace, view: Option<&View>) -> Result<Content, String> {
+    let range = || -> Range { view.map_or_else(|| keyspace.range(..), |view| view.range(keyspace, ..)) };
+    let forward: Vec<_> = range().collect::<Result<_, _>>().map_err(failed("scan"))?;
+    let mut backward: Vec<_> = range().rev().collect::<Result<_, _>>().map_err(failed("scan backward"))?;
+    backward.reverse();
+    if forward != backward {
+        return Err(format!("forward there are {} keys, backward {}, or they differ", forward.len(), backward.len()));
+    }
+    let get = |key: &[u8]| match view {
+        None => keyspace.get(key),
+        Some(view) => view.get(keyspace, key),
+    };
+    let mut keys = BTreeMap::new();
+    for (key, value) in &forward {
+        if get(key).map_err(failed("get"))?.as_ref() != Some(value) {
+            return Err(format!("the scan has key {}, and get says something else", key.escape_ascii()));
+        }
+        keys.insert(key.to_vec(), digest(value));
+    }
+    for absent in (0..12).map(key_of).filter(|key| !keys.contains_key(key)) {
+        if get(&absent).map_err(failed("get"))?.is_some() {
+            return Err(format!("get has key {}, and the scan has not", absent.escape_ascii()));
+        }
+    }
+    Ok(keys)
+}
+
+fn verify(db: &Db) -> Result<(), String> {
+    let report = db.verify().map_err(failed("verify"))?;
+    if report.is_clean() { Ok(()) } else { Err(format!("verify: {report}")) }
+}
+
+impl Workload {
+    fn options(&self, env: impl Env) -> Options {
+        Options::new().durability(self.durability).memory_budget(4 << 20).l0_threshold(self.l0_threshold).env(env)
+    }
+
+    fn open(&self, sim: &Sim) -> Result<Db, Error> {
+        self.options(sim.clone()).open(DB)
+    }
+}
+
+/// How much is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// That it opens, and what is there.
+    Look,
+    /// And that it goes on working: writes, closes, opens.
+    Work,
+    /// And that a power cut after all that was made durable takes nothing.
+    CutAgain,
+}
+
+/// Opens what a crash left, and checks that it is right.
+fn check(sim: &Sim, workload: &Workload, run: &Run, floor: usize, depth: Depth) -> Result<(), String> {
+    let db = workload.open(sim).map_err(failed("open"))?;
+    let mut seen = observe(&db, None)?;
+    run.explain(&seen, floor, run.all())?;
+    verify(&db)?;
+    if depth == Depth::Look {
+        drop(db);
+        return check_copy(sim, workload, run);
+    }
+
+    let mut newest = run.newest;
+    let names: BTreeSet<String> = seen.keys().cloned().chain(["after".to_owned()]).collect();
+    for name in names {
+        let keyspace = db.keyspace(&name, KeyspaceOptions::new()).map_err(failed("create afterwards"))?;
+        let receipt = keyspace.put("~after", "once more").map_err(failed("put afterwards"))?;
+        let seqno = u64::from(receipt.seqno);
+        if seqno <= newest {
+            return Err(format!("seqno {seqno} was given out, and {newest} before the crash"));
+        }
+        newest = seqno;
+        seen.entry(name).or_default().insert(b"~after".to_vec(), digest(b"once more"));
+    }
+    db.persist().map_err(failed("persist afterwards"))?;
+    if depth == Depth::CutAgain {
+        let cut = sim.fork();
+        cut.cut_power_with(Loss::Everything);
+        let again = workload.open(&cut).map_err(failed("open after a cut behind persist"))?;
+        if observe(&again, None)? != seen {
+            return Err("a power cut behind persist lost something".to_owned());
+        }
+        verify(&again)?;
+    }
+    db.close().map_err(failed("close afterwards"))?;
+    let db = workload.open(sim).map_err(failed("open again"))?;
+    if observe(&db, None)? != seen {
+        return Err("closing and opening again changed something".to_owned());
+    }
+    verify(&db)?;
+    drop(db);
+    check_copy(sim, workload, run)
+}
+
+/// A copy that was acknowledged opens; one that opens is complete.
+fn check_copy(sim: &Sim, workload: &Workload, run: &Run) -> Result<(), String> {
+    let Some((events, acknowledged)) = run.copied else { return Ok(()) };
+    match workload.options(sim.clone()).read_only(true).open(COPY) {
+        Ok(copy) => {
+            let seen = observe(&copy, None).map_err(|e| format!("the copy: {e}"))?;
+            run.explain(&seen, events, events).map_err(|e| format!("the copy: {e}"))?;
+            verify(&copy).map_err(|e| format!("the copy: {e}"))
+        }
+        Err(error) if acknowledged => Err(format!("the copy does not open: {error} ({error:?})")),
+        Err(_) => Ok(()),
+    }
+}
+
+// ---------------------------------------------------------------- running a workload
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    Stop,
+    GoOn,
+}
+
+/// A workload under way.
+struct Runner<'a> {
+    sim: &'a Sim,
+    workload: &'a Workload,
+    env: Option<Traced>,
+    after: After,
+    run: Run,
+    db: Option<Db>,
+    handles: BTreeMap<&'static str, Keyspace>,
+    views: Vec<(View, Vec<Keyspace>, State)>,
+    now_ms: u64,
+    /// When each event happened.
+    times_ms: Vec<u64>,
+    poisoned: bool,
+}
+
+impl<'a> Runner<'a> {
+    /// Runs all steps, or up to the first error. `Err` is a broken promise.
+    fn run(sim: &'a Sim, workload: &'a Workload, after: After) -> Result<Self, String> {
+        Self::run_on(sim, None, workload, after)
+    }
+
+    fn run_on(sim: &'a Sim, env: Option<Traced>, workload: &'a Workload, after: After) -> Result<Self, String> {
+        let mut runner = Runner {
+            sim,
+            workload,
+            env,
+            after,
+            run: Run::default(),
+            db: None,
+            handles: BTreeMap::new(),
+            views: Vec::new(),
+            now_ms: 0,
+            times_ms: Vec::new(),
+            poisoned: false,
+        };
+        if runner.open().is_err() && after == After::Stop {
+            return Ok(runner);
+        }
+        for (number, step) in workload.steps.iter().enumerate() {
+            if runner.db.is_none() && runner.open().is_err() {
+                continue;
+            }
+            let at = |why: String| format!("step {number}, {}: {why}", step.brief());
+            let was_poisoned = runner.poisoned;
+            let Err(error) = runner.step(step).map_err(at)? else {
+                if was_poisoned && step.writes() {
+                    return Err(at("succeeded although writes had stopped for good".to_owned()));
+                }
+                continue;
+            };
+            runner.run.errors.push(at(error.to_string()));
+            if after == After::Stop {
+                break;
+            }
+            runner.after_error(&error).map_err(at)?;
+        }
+        Ok(runner)
+    }
+
+    fn open(&mut self) -> Result<(), Error> {
+        let opened = match &self.env {
+            None => self.workload.open(self.sim),
+            Some(env) => self.workload.options(env.clone()).open(DB),
+        };
+        let db = opened.inspect_err(|error| self.run.errors.push(format!("open: {error}")))?;
+        self.db = Some(db);
+        self.poisoned = false;
+        Ok(())
+    }
+
+    /// Reads go on, and show what was acknowledged.
+    fn after_error(&mut self, error: &Error) -> Result<(), String> {
+        if let Error::Corrupt { .. } | Error::Locked { .. } | Error::NewerFormat { .. } | Error::Conflict { .. } = error
+        {
+            return Err(format!("a failing call is no reason to say {error}"));
+        }
+        let Some(db) = &self.db else { return Ok(()) };
+        let health = db.health();
+        self.poisoned = matches!(health, Err(Error::Poisoned { .. }));
+        if matches!(error, Error::Poisoned { .. }) && !self.poisoned {
+            return Err("writes have stopped, but health does not say so".to_owned());
+        }
+        let seen = observe(db, None).map_err(|e| format!("reading after an error: {e}"))?;
+        self.run.explain(&seen, self.run.all(), self.run.all()).map_err(|e| format!("after an error: {e}"))?;
+        Ok(())
+    }
+
+    fn handle(&mut self, name: &'static str) -> Option<Keyspace> {
+        if let Some(keyspace) = self.handles.get(name) {
+            return Some(keyspace.clone());
+        }
+        let db = self.db.as_ref()?;
+        if !db.keyspaces().iter().any(|there| there == name) {
+            return None;
+        }
+        let keyspace = db.keyspace(name, KeyspaceOptions::new()).ok()?;
+        self.handles.insert(name, keyspace.clone());
+        Some(keyspace)
+    }
+
+    fn durable(&mut self) {
+        self.run.floor = self.run.all();
+    }
+
+    fn event(&mut self, what: What, fate: Fate) {
+        self.run.events.push(Event { number: self.run.all(), what, fate });
+        self.times_ms.push(self.now_ms);
+    }
+
+    /// The outer error is a broken promise, the inner one an answer.
+    fn step(&mut self, step: &Step) -> Result<Result<(), Error>, String> {
+        let Some(db) = self.db.clone() else { return Ok(Ok(())) };
+        let done = match step {
+            Step::Create(name) => {
+                if self.handle(name).is_some() {
+                    return Ok(Ok(()));
+                }
+                let created = db.keyspace(name, KeyspaceOptions::new());
+                self.event(What::Create(name), if created.is_ok() { Fate::Sure } else { Fate::Unknown });
+                created.map(|keyspace| {
+                    self.handles.insert(name, keyspace);
+                    self.run.newest = self.run.newest.max(db.snapshot().seqno().into());
+                    self.durable();
+                })
+            }
+            Step::Drop(name) => {
+                if self.handle(name).is_none() {
+                    return Ok(Ok(()));
+                }
+                let dropped = db.drop_keyspace(name);
+                self.event(What::Drop(name), if dropped.is_ok() { Fate::Sure } else { Fate::Unknown });
+                dropped.map(|()| {
+                    self.handles.remove(name);
+                    self.run.newest = self.run.newest.max(db.snapshot().seqno().into());
+                    self.durable();
+                })
+            }
+            Step::Write(ops) => return self.write(&db, ops, None),
+            Step::WriteAs(durability, ops) => return self.write(&db, ops, Some(*durability)),
+            Step::Persist => db.persist().map(|()| self.durable()),
+            Step::Flush => db.flush().map(|()| self.durable()),
+            Step::Compact => db.compact().map(|_| self.durable()),
+            Step::Reopen => return self.reopen(db),
+            Step::View => {
+                let view = db.snapshot();
+                let keyspaces: Vec<Keyspace> =
+                    db.keyspaces().iter().filter_map(|name| db.keyspace(name, KeyspaceOptions::new()).ok()).collect();
+                let state = Self::look(&view, &keyspaces);
+                match state {
+                    Ok(state) => self.views.push((view, keyspaces, state)),
+                    Err(_) if self.after == After::Stop => {}
+                    Err(error) => return Err(error),
+                }
+                Ok(())
+            }
+            Step::CheckViews => {
+                for (view, keyspaces, before) in &self.views {
+                    match Self::look(view, keyspaces) {
+                        Ok(now) if now == *before => {}
+                        Ok(_) => return Err("a view shows something else than before".to_owned()),
+                        Err(error) if self.after == After::GoOn => return Err(error),
+                        Err(_) => {}
+                    }
+                }
+                Ok(())
+            }
+            Step::ForgetViews => {
+                self.views.clear();
+                Ok(())
+            }
+            Step::Pass(ms) => {
+                self.now_ms += ms;
+                self.sim.set_time(self.sim.now() + Duration::from_millis(*ms));
+                Ok(())
+            }
+            Step::Checkpoint => {
+                let copied = db.checkpoint(COPY);
+                self.run.copied = Some((self.run.all(), copied.is_ok()));
+                copied.map(|()| self.durable())
+            }
+        };
+        Ok(done)
+    }
+
+    fn look(view: &View, keyspaces: &[Keyspace]) -> Result<State, String> {
+        let each =
+            keyspaces.iter().map(|keyspace| Ok((keyspace.name().to_owned(), observe_keyspace(keyspace, Some(view))?)));
+        each.collect()
+    }
+
+    fn write(&mut self, db: &Db, ops: &[Op], durability: Option<Durability>) -> Result<Result<(), Error>, String> {
+        let number = self.run.all();
+        let mut batch = db.batch();
+        for op in ops {
+            let Some(keyspace) = self.handle(op.keyspace()) else {
+                return Ok(Err(Error::Invalid { what: "the keyspace was never made".to_owned() }));
+            };
+            match *op {
+                Op::Put { key, len, .. } => batch.put(&keyspace, key_of(key), value_of(number, key, len)),
+                Op::Delete { key, .. } => batch.delete(&keyspace, key_of(key)),
+                Op::DeleteRange { start, end, .. } => batch.delete_range(&keyspace, key_of(start)..key_of(end)),
+            }
+        }
+        if let Some(keyspace) = ops.first().and_then(|op| self.handle(op.keyspace())) {
+            batch.put(&keyspace, mark_of(number), "");
+        }
+        let durability = durability.unwrap_or(self.workload.durability);
+        let committed: Result<Receipt, Error> = batch.commit_with(durability);
+        let fate = match &committed {
+            Ok(_) => Fate::Sure,
+            // Refused before anything was tried.
+            Err(Error::Poisoned { .. }) => Fate::Void,
+            Err(_) => Fate::Unknown,
+        };
+        self.event(What::Write(ops.to_vec()), fate);
+        let receipt = match committed {
+            Ok(receipt) => receipt,
+            Err(error) => return Ok(Err(error)),
+        };
+        let seqno = u64::from(receipt.seqno);
+        if seqno <= self.run.newest {
+            return Err(format!("seqno {seqno} was given out after {}", self.run.newest));
+        }
+        self.run.newest = seqno;
+        let is_durable = match durability {
+            Durability::Sync => true,
+            Durability::Interval(every) => {
+                let old = self.times_ms.partition_point(|ms| u128::from(self.now_ms - ms) >= every.as_millis());
+                self.run.floor = self.run.floor.max(old);
+                false
+            }
+            Durability::Buffered => false,
+        };
+        if is_durable {
+            self.durable();
+        }
+        Ok(Ok(()))
+    }
+
+    fn reopen(&mut self, db: Db) -> Result<Result<(), Error>, String> {
+        self.db = None;
+        self.handles.clear();
+        self.views.clear();
+        let closed = db.close();
+        if closed.is_ok() {
+            self.run.floor = self.run.all();
+        }
+        if closed.is_err() && self.after == After::Stop {
+            return Ok(closed);
+        }
+        // A fault that comes once has come.
+        let opened = self.open().or_else(|error| if self.after == After::GoOn { self.open() } else { Err(error) });
+        if opened.is_ok()
+            && self.after == After::GoOn
+            && let Some(db) = &self.db
+        {
+            let seen = observe(db, None)?;
+            self.run.explain(&seen, self.run.all(), self.run.all()).map_err(|e| format!("after opening: {e}"))?;
+            self.run.resolve(&seen);
+        }
+        Ok(closed.and(opened))
+    }
+}
+
+impl Step {
+    fn brief(&self) -> String {
+        let text = format!("{self:?}");
+        text.get(..60).unwrap_or(&text).to_owned()
+    }
+
+    /// Whether it cannot succeed when writes have stopped.
+    fn writes(&self) -> bool {
+        matches!(self, Self::Persist | Self::Flush | Self::Compact | Self::Checkpoint)
+            || matches!(self, Self::Write(_) | Self::WriteAs(..))
+    }
+}
+
+// ---------------------------------------------------------------- what each call is
+
+/// A simulated machine that writes down what each changing call is.
+#[derive(Clone, Debug)]
+struct Traced {
+    sim: Sim,
+    trace: Arc<Mutex<Vec<String>>>,
+}
+
+#[derive(Debug)]
+struct TracedDir {
+    inner: Arc<dyn Dir>,
+    env: Traced,
+}
+
+#[derive(Debug)]
+struct TracedFile {
+    inner: Arc<dyn File>,
+    env: Traced,
+    name: String,
+}
+
+impl Traced {
+    fn new(sim: &Sim) -> Self {
+        Self { sim: sim.clone(), trace: Arc::default() }
+    }
+
+    /// Notes every call that `what` is counted as.
+    fn note<T>(&self, what: &str, call: impl FnOnce() -> T) -> T {
+        let before = self.sim.calls();
+        let done = call();
+        let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+        (before..self.sim.calls()).for_each(|_| trace.push(what.to_owned()));
+        done
+    }
+}
+
+impl Env for Traced {
+    fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Dir>> {
+        Ok(Arc::new(TracedDir { inner: self.sim.open_dir(path, create)?, env: self.clone() }))
+    }
+
+    fn wall_us(&self) -> u64 {
+        self.sim.wall_us()
+    }
+
+    fn monotonic_us(&self) -> u64 {
+        self.sim.monotonic_us()
+    }
+
+    fn entropy(&self) -> u64 {
+        self.sim.entropy()
+    }
+
+    fn background(&self) -> Background {
+        self.sim.background()
+    }
+
+    fn draw(&self, below: u32) -> u32 {
+        self.sim.draw(below)
+    }
+}
+
+impl TracedDir {
+    fn file(&self, inner: Arc<dyn File>, name: &str) -> Arc<dyn File> {
+        Arc::new(TracedFile { inner, env: self.env.clone(), name: name.to_owned() })
+    }
+}
+
+impl Dir for TracedDir {
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+
+    fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
+        self.inner.try_lock(exclusive)
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.inner.unlock()
+    }
+
+    fn restrict(&self) -> io::Result<()> {
+        self.inner.restrict()
+    }
+
+    fn list(&self, sub: &str) -> io::Result<Vec<String>> {
+        self.inner.list(sub)
+    }
+
+    fn create_dir(&self, name: &str) -> io::Result<()> {
+        self.env.note(&format!("create_dir {name}"), || self.inner.create_dir(name))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.env.note(&format!("create {name}"), || self.inner.create(name)).map(|inner| self.file(inner, name))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.inner.open(name).map(|inner| self.file(inner, name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.env.note(&format!("rename {from} to {to}"), || self.inner.rename(from, to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.env.note(&format!("remove {name}"), || self.inner.remove(name))
+    }
+
+    fn link(&self, name: &str, to: &dyn Dir, to_name: &str) -> io::Result<()> {
+        self.env.note(&format!("link {name}"), || self.inner.link(name, to, to_name))
+    }
+
+    fn sync_dir(&self, sub: &str) -> io::Result<()> {
+        self.env.note(&format!("sync_dir {sub}"), || self.inner.sync_dir(sub))
+    }
+
+    fn available_space(&self) -> io::Result<u64> {
+        self.inner.available_space()
+    }
+}
+
+impl File for TracedFile {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.inner.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        let what = format!("write {} bytes to {} at {offset}", buf.len(), self.name);
+        self.env.note(&what, || self.inner.write_at(offset, buf))
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.env.note(&format!("allocate {len} for {}", self.name), || self.inner.allocate(len))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.env.note(&format!("cut {} to {len}", self.name), || self.inner.set_len(len))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.env.note(&format!("sync {}", self.name), || self.inner.sync())
+    }
+
+    fn map(&self) -> io::Result<Region> {
+        self.inner.map()
+    }
+}
+
+// ---------------------------------------------------------------- sweeps
+
+fn seed() -> u64 {
+    std::env::var("CHRONOLITH_CRASH_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+fn is_full() -> bool {
+    std::env::var("CHRONOLITH_CRASH_FULL").is_ok_and(|text| text == "1")
+}
+
+/// What went wrong, and how much was tried.
+#[derive(Debug, Default)]
+struct Tally {
+    tried: AtomicU64,
+    /// The kind of each, and the whole text.
+    failures: Mutex<Vec<(String, String)>>,
+}
+
+impl Tally {
+    /// Tries one point; a panic is a failure like any other.
+    fn attempt(&self, place: impl FnOnce() -> String, body: impl FnOnce() -> Result<(), String>) {
+        self.tried.fetch_add(1, Ordering::Relaxed);
+        let why = match catch_unwind(AssertUnwindSafe(body)) {
+            Ok(Ok(())) => return,
+            Ok(Err(why)) => why,
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                format!("panicked: {}", text.unwrap_or_default())
+            }
+        };
+        self.fail(&place(), &why);
+    }
+
+    fn fail(&self, place: &str, why: &str) {
+        let kind = why.chars().filter(|c| !c.is_ascii_digit()).take(100).collect();
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).push((kind, format!("{place}: {why}")));
+    }
+
+    fn tried(&self) -> u64 {
+        self.tried.load(Ordering::Relaxed)
+    }
+
+    /// Fails with the first failure of each kind; kinds differ by more than numbers.
+    fn end(&self, exist: u64) {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds: BTreeMap<String, (usize, &str)> = BTreeMap::new();
+        for (kind, text) in failures.iter() {
+            kinds.entry(kind.clone()).or_insert((0, text)).0 += 1;
+        }
+        if !kinds.is_empty() {
+            let told: Vec<String> = kinds.values().map(|(count, text)| format!("{count} times:{text}")).collect();
+            panic!("{} of {} failed:\n\n{}", failures.len(), self.tried(), told.join("\n\n"));
+        }
+        drop(failures);
+        assert_eq!(self.tried(), exist, "not everything that exists was tried");
+    }
+}
+
+/// Runs `body` for each workload on two threads, with a description of each of its changing calls.
+fn for_each_workload(workloads: &[Workload], tally: &Tally, body: impl Fn(&Workload, &[String]) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(workload) = workloads.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match trace(workload) {
+                        Ok(trace) => body(workload, &trace),
+                        Err(why) => tally.fail(&format!("\n\"{}\", seed {}, undisturbed", workload.name, seed()), &why),
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// The changing calls of a workload that nothing disturbs.
+fn trace(workload: &Workload) -> Result<Vec<String>, String> {
+    let sim = Sim::new(seed());
+    let traced = Traced::new(&sim);
+    let runner = Runner::run_on(&sim, Some(traced.clone()), workload, After::GoOn)?;
+    if !runner.run.errors.is_empty() {
+        return Err(runner.run.errors.join("; "));
+    }
+    // The runner still holds the database: what closing calls comes later.
+    let trace = traced.trace.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if trace.len() as u64 == sim.calls() { Ok(trace) } else { Err("calls were made that no trace has".to_owned()) }
+}
+
+fn place(workload: &Workload, call: usize, what: &str, how: impl std::fmt::Debug) -> String {
+    format!("\n\"{}\", seed {}, call {call} ({what}), {how:?}", workload.name, seed())
+}
+
+/// Runs a workload up to a power cut at a call.
+fn run_to_cut<'a>(sim: &'a Sim, workload: &'a Workload, call: usize) -> Result<Runner<'a>, String> {
+    sim.fail_at(call as u64, Fault::Cut);
+    let runner = Runner::run(sim, workload, After::Stop)?;
+    if sim.calls() == call as u64 + 1 { Ok(runner) } else { Err(format!("the run made {} calls", sim.calls())) }
+}
+
+fn cut_everywhere(workloads: &[Workload]) {
+    let started = Instant::now();
+    let (tally, points) = (Tally::default(), AtomicU64::new(0));
+    for_each_workload(workloads, &tally, |workload, trace| {
+        points.fetch_add(trace.len() as u64, Ordering::Relaxed);
+        println!("  {:<32} {:>5} points", workload.name, trace.len());
+        for (call, what) in trace.iter().enumerate() {
+            let sim = Sim::new(seed());
+            let runner = match catch_unwind(AssertUnwindSafe(|| run_to_cut(&sim, workload, call))) {
+                Ok(Ok(runner)) => runner,
+                Ok(Err(why)) => {
+                    tally.attempt(|| place(workload, call, what, "before the cut"), || Err(why));
+                    continue;
+                }
+                Err(_) => {
+                    tally.attempt(|| place(workload, call, what, "before the cut"), || Err("panicked".to_owned()));
+                    continue;
+                }
+            };
+            for loss in Loss::ALL {
+                let image = sim.fork();
+                image.cut_power_with(loss);
+                tally.attempt(
+                    || place(workload, call, what, loss),
+                    || check(&image, workload, &runner.run, runner.run.floor, Depth::Work),
+                );
+            }
+        }
+    });
+    let points = points.into_inner();
+    println!("{points} points x 6 losses = {} images, {:.1?}", tally.tried(), started.elapsed());
+    tally.end(points * Loss::ALL.len() as u64);
+}
+
+fn named(names: &[&str]) -> Vec<Workload> {
+    let found: Vec<_> = workloads().into_iter().filter(|workload| names.contains(&workload.name)).collect();
+    assert_eq!(found.len(), names.len());
+    found
+}
+
+#[test]
+fn a_power_cut_at_any_call_leaves_a_prefix_of_whole_batches() {
+    cut_everywhere(&workloads());
+}
+
+#[test]
+fn a_process_that_dies_loses_nothing() {
+    let started = Instant::now();
+    let (tally, exist) = (Tally::default(), AtomicU64::new(0));
+    for_each_workload(&workloads(), &tally, |workload, _| {
+        for steps in 0..=workload.steps.len() {
+            exist.fetch_add(1, Ordering::Relaxed);
+            let start = workload.steps.iter().take(steps).cloned().collect();
+            let start = Workload { steps: start, ..workload.clone() };
+            tally.attempt(
+                || format!("\n\"{}\", seed {}, after {steps} steps", workload.name, seed()),
+                || {
+                    let sim = Sim::new(seed());
+                    let runner = Runner::run(&sim, &start, After::GoOn)?;
+                    // What the system has and the disk may not have is still there; nobody closed anything.
+                    check(&sim.fork(), &start, &runner.run, runner.run.all(), Depth::CutAgain)
+                },
+            );
+        }
+    });
+    println!("{} ends of a process, {:.1?}", tally.tried(), started.elapsed());
+    tally.end(exist.into_inner());
+}
+
+#[test]
+fn a_second_power_cut_during_recovery_changes_nothing() {
+    let started = Instant::now();
+    let (tally, exist) = (Tally::default(), AtomicU64::new(0));
+    let some = ["batches across keyspaces", "create, drop, create again", "close and open again"];
+    // Every call is met in the first sweep already; here every call of a recovery is, after some of them.
+    let (workloads, stride) = if is_full() { (workloads(), 1) } else { (named(&some), 5) };
+    let losses = [Loss::Everything, Loss::Torn];
+    for_each_workload(&workloads, &tally, |workload, trace| {
+        for (call, what) in trace.iter().enumerate().step_by(stride) {
+            let sim = Sim::new(seed());
+            let Ok(runner) = run_to_cut(&sim, workload, call) else {
+                continue; // Told by the sweep of first cuts.
+            };
+            let run = &runner.run;
+            for first in losses {
+                let image = sim.fork();
+                image.cut_power_with(first);
+                let (counted, before) = (image.fork(), image.calls());
+                let opened = workload.open(&counted);
+                let calls = counted.calls() - before;
+                drop(opened);
+                exist.fetch_add(calls * losses.len() as u64, Ordering::Relaxed);
+                for within in 0..calls {
+                    let again = image.fork();
+                    again.fail_at(before + within, Fault::Cut);
+                    let opened = catch_unwind(AssertUnwindSafe(|| workload.open(&again)));
+                    for second in losses {
+                        let depth = if second == Loss::Everything { Depth::Work } else { Depth::Look };
+                        let image = again.fork();
+                        image.cut_power_with(second);
+                        tally.attempt(
+                            || place(workload, call, what, (first, "then call", within, "of recovery", second)),
+                            || {
+                                if opened.is_err() {
+                                    return Err("opening panicked".to_owned());
+                                }
+                                check(&image, workload, run, run.floor, depth)
+                            },
+                        );
+                    }
+                }
+            }
+        }
+    });
+    println!("{} images after two cuts, {:.1?}", tally.tried(), started.elapsed());
+    tally.end(exist.into_inner());
+}
+
+/// One call fails; everything goes on. Then: an intact machine, a power cut before the close, one after it.
+fn fail_one(workload: &Workload, call: usize, what: &str, fault: Fault) -> Result<(), String> {
+    let sim = Sim::new(seed());
+    sim.fail_at(call as u64, fault);
+    let mut runner = Runner::run(&sim, workload, After::GoOn)?;
+    let answers = format!("\n  the run was answered {:?}", runner.run.errors);
+    fail_one_and_end(&sim, &mut runner, call, what).map_err(|why| why + &answers)
+}
+
+fn fail_one_and_end(sim: &Sim, runner: &mut Runner<'_>, call: usize, what: &str) -> Result<(), String> {
+    let workload = runner.workload;
+    if sim.calls() <= call as u64 {
+        return Err(format!("only {} calls were made", sim.calls()));
+    }
+    let is_log_sync = what.starts_with("sync wal/") || what == "sync_dir wal";
+    let reopens = workload.steps.iter().any(|step| matches!(step, Step::Reopen));
+    sim.clear_faults();
+    if let Some(db) = &runner.db {
+        let poisoned = matches!(db.health(), Err(Error::Poisoned { .. }));
+        if is_log_sync && !reopens && !poisoned {
+            return Err(format!("a failed sync of the log did not stop writes; {:?}", runner.run.errors));
+        }
+        let seen = observe(db, None)?;
+        runner.run.explain(&seen, runner.run.all(), runner.run.all()).map_err(|e| format!("still open: {e}"))?;
+        // Trouble is over: writes go on, or have stopped for good.
+        for step in [Step::Create("a"), Step::WriteAs(Durability::Sync, vec![put("a", 999, 9)]), Step::Flush] {
+            match runner.step(&step)? {
+                Ok(()) if poisoned && step.writes() => return Err(format!("{step:?} succeeded after a failed sync")),
+                Err(error) if !poisoned => return Err(format!("{step:?} fails though the trouble is over: {error}")),
+                _ => {}
+            }
+        }
+    }
+    let cut = sim.fork();
+    cut.cut_power_with(Loss::Everything);
+    check(&cut, workload, &runner.run, runner.run.floor, Depth::Look).map_err(|e| format!("cut before close: {e}"))?;
+
+    runner.handles.clear();
+    runner.views.clear();
+    // A database that did not open again was not closed either.
+    let closed = runner.db.take().map(Db::close);
+    let is_whole = matches!(closed, Some(Ok(())));
+    let run = &runner.run;
+    let cut = sim.fork();
+    cut.cut_power_with(Loss::Everything);
+    let floor = if is_whole { run.all() } else { run.floor };
+    check(&cut, workload, run, floor, Depth::Work).map_err(|e| format!("cut after close ({closed:?}): {e}"))?;
+    check(sim, workload, run, run.all(), Depth::CutAgain)
+        .map_err(|e| format!("opened again after close ({closed:?}): {e}"))
+}
+
+#[test]
+fn a_call_that_fails_is_told_and_costs_nothing_acknowledged() {
+    let started = Instant::now();
+    let (tally, exist) = (Tally::default(), AtomicU64::new(0));
+    let faults = [Fault::Eio, Fault::Enospc, Fault::ShortWrite, Fault::EioForever, Fault::EnospcForever];
+    let points = AtomicU64::new(0);
+    for_each_workload(&workloads(), &tally, |workload, trace| {
+        points.fetch_add(trace.len() as u64, Ordering::Relaxed);
+        for (call, what) in trace.iter().enumerate() {
+            // To other calls a short write is an `EIO`.
+            for fault in faults.into_iter().filter(|fault| *fault != Fault::ShortWrite || what.starts_with("write ")) {
+                exist.fetch_add(1, Ordering::Relaxed);
+                tally.attempt(|| place(workload, call, what, fault), || fail_one(workload, call, what, fault));
+            }
+        }
+    });
+    println!(
+        "{} points x 4 faults, 5 for writes = {} runs x 3 ends, {:.1?}",
+        points.into_inner(),
+        tally.tried(),
+        started.elapsed()
+    );
+    tally.end(exist.into_inner());
+}
+
+#[test]
+fn a_read_that_fails_is_told_and_never_gives_wrong_data() {
+    let started = Instant::now();
+    let (tally, exist) = (Tally::default(), AtomicU64::new(0));
+    for_each_workload(&workloads(), &tally, |workload, _| {
+        let sim = Sim::new(seed());
+        let Ok(runner) = Runner::run(&sim, workload, After::GoOn) else { return };
+        let crashed = sim.fork();
+        let Runner { run, db, .. } = runner;
+        drop(db);
+        for (image, how) in [(&crashed, "not closed"), (&sim, "closed")] {
+            let (counted, before) = (image.fork(), image.reads());
+            let opened = workload.open(&counted).map(|db| observe(&db, None));
+            let reads = counted.reads() - before;
+            drop(opened);
+            exist.fetch_add(reads, Ordering::Relaxed);
+            for read in 0..reads {
+                let again = image.fork();
+                again.fail_read_at(before + read);
+                tally.attempt(
+                    || format!("\n\"{}\", seed {}, {how}, read {read} of {reads}", workload.name, seed()),
+                    || {
+                        if let Ok(db) = workload.open(&again)
+                            && let Ok(seen) = observe(&db, None)
+                        {
+                            run.explain(&seen, run.all(), run.all())?;
+                        }
+                        check(&again, workload, &run, run.all(), Depth::Look).map_err(|e| format!("afterwards: {e}"))
+                    },
+                );
+            }
+        }
+    });
+    println!("{} failing reads, {:.1?}", tally.tried(), started.elapsed());
+    tally.end(exist.into_inner());
+}
+
+/// Fills a disk of `space` bytes, frees it, fills it again.
+fn fill(space: u64, len: usize, durability: Durability) -> Result<u64, String> {
+    let workload = Workload { name: "disk full", durability, l0_threshold: 2, steps: Vec::new() };
+    let sim = Sim::new(seed());
+    let mut runner = Runner::run(&sim, &workload, After::GoOn)?;
+    runner.step(&Step::Create("a"))?.map_err(failed("create"))?;
+    let (mut key, mut full) = (0, 0);
+    for round in 1..=3 {
+        sim.set_space(Some(space * round));
+        let mut refused = 0;
+        for tries in 0.. {
+            key = (key + 1) % 400;
+            match runner.step(&write("a", key, len))? {
+                Ok(()) if tries > 4000 => return Err("the disk never fills".to_owned()),
+                Ok(()) => {}
+                Err(error @ Error::DiskFull { .. }) => {
+                    runner.after_error(&error)?;
+                    refused += 1;
+                    full += 1;
+                    // Whatever needs room may say that there is none, and reads go on.
+                    for step in [Step::Flush, Step::Compact, Step::Persist] {
+                        match runner.step(&step)? {
+                            Err(error @ Error::DiskFull { .. }) => runner.after_error(&error)?,
+                            Err(error) => return Err(format!("{step:?} on a full disk: {error}")),
+                            Ok(()) => {}
+                        }
+                    }
+                    if refused == 3 {
+                        break;
+                    }
+                }
+                Err(error) => return Err(format!("a full disk is no reason to say {error}")),
+            }
+        }
+        let cut = sim.fork();
+        cut.set_space(None);
+        cut.cut_power_with(Loss::Everything);
+        check(&cut, &workload, &runner.run, runner.run.floor, Depth::CutAgain)
+            .map_err(|e| format!("cut while full: {e}"))?;
+        sim.set_space(None);
+        for step in [write("a", 900, len), Step::Persist, Step::Flush, Step::Compact] {
+            runner.step(&step)?.map_err(failed("with space again"))?;
+        }
+        if let Some(db) = &runner.db {
+            db.health().map_err(failed("health with space again"))?;
+            verify(db)?;
+        }
+        if round == 2 {
+            runner.step(&Step::Reopen)?.map_err(failed("reopen"))?;
+        }
+    }
+    runner.step(&Step::Reopen)?.map_err(failed("reopen"))?;
+    let Runner { run, db, handles, .. } = runner;
+    drop((db, handles));
+    check(&sim, &workload, &run, run.all(), Depth::CutAgain)?;
+    Ok(full)
+}
+
+#[test]
+fn a_full_disk_stops_writes_and_nothing_else() {
+    let started = Instant::now();
+    let (tally, full) = (Tally::default(), AtomicU64::new(0));
+    let durabilities = [Durability::Sync, Durability::Buffered];
+    // From "hardly a manifest fits" to "some memtables fit", and off every page boundary.
+    let spaces: Vec<u64> = (0..24).map(|n| 8_191 + n * 60_013).collect();
+    let cases: Vec<_> =
+        spaces.iter().flat_map(|s| durabilities.map(|d| [9, 3_000, 40_000].map(|l| (*s, l, d)))).collect();
+    let cases: Vec<_> = cases.into_iter().flatten().filter(|(space, len, _)| *len > 9 || *space < 100_000).collect();
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(&(space, len, durability)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    tally.attempt(
+                        || format!("\ndisk of {space} bytes, values of {len}, {durability:?}, seed {}", seed()),
+                        || {
+                            fill(space, len, durability).map(|times| {
+                                full.fetch_add(times, Ordering::Relaxed);
+                            })
+                        },
+                    );
+                }
+            });
+        }
+    });
+    println!("{} disks filled, {} writes refused, {:.1?}", tally.tried(), full.into_inner(), started.elapsed());
+    tally.end(cases.len() as u64);
+}
+
+fn files(sim: &Sim) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    sim.files()
+        .into_iter()
+        .map(|path| {
+            let bytes = sim.read_file(&path).unwrap_or_default();
+            (path, bytes)
+        })
+        .collect()
+}
+
+#[test]
+fn a_seed_replays_byte_for_byte() {
+    let (tally, exist) = (Tally::default(), AtomicU64::new(0));
+    for_each_workload(&workloads(), &tally, |workload, trace| {
+        // Undisturbed, and with cuts here and there: what survives them is drawn from the seed too.
+        let cuts = (0..trace.len()).step_by(7).map(Some).chain([None]);
+        for cut in cuts {
+            exist.fetch_add(1, Ordering::Relaxed);
+            let once = || {
+                let sim = Sim::new(seed());
+                if let Some(call) = cut {
+                    sim.fail_at(call as u64, Fault::Cut);
+                }
+                let runner = Runner::run(&sim, workload, After::Stop)?;
+                let newest = runner.run.newest;
+                drop(runner);
+                let closed = files(&sim);
+                sim.cut_power();
+                let torn = files(&sim);
+                drop(workload.open(&sim));
+                Ok::<_, String>((newest, sim.calls(), sim.reads(), closed, torn, files(&sim)))
+            };
+            tally.attempt(
+                || format!("\n\"{}\", seed {}, cut at {cut:?}", workload.name, seed()),
+                || if once()? == once()? { Ok(()) } else { Err("two runs differ".to_owned()) },
+            );
+        }
+    });
+    println!("{} runs, twice each", tally.tried());
+    tally.end(exist.into_inner());
+}

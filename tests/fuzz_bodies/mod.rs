@@ -1,0 +1,261 @@
+//! What the fuzzer runs, as plain functions over bytes: they fail by panicking.
+//!
+//! The first three damage one file of a small database. The input says how:
+//!
+//! ```text
+//!  odd first byte    the rest is the whole file
+//!  even              patches: offset u16 · length u8 · bytes …, over the real file
+//! ```
+//!
+//! [`operations`] takes the input as calls, checked against a map.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use chronolith::{
+    Db, Durability, Keyspace, KeyspaceOptions, Options,
+    env::{Loss, Sim},
+};
+
+/// A function that a fuzzer calls.
+pub type Body = fn(&[u8]);
+
+/// A body by its name, which is also that of its corpus.
+pub const TARGETS: [(&str, Body); 4] = [
+    ("wal_replay", wal_replay),
+    ("segment_open", segment_open),
+    ("manifest_replay", manifest_replay),
+    ("operations", operations),
+];
+
+fn options(sim: &Sim) -> Options {
+    Options::new().env(sim.clone()).memory_budget(4 << 20).durability(Durability::Buffered).mmap(false)
+}
+
+fn space(db: &Db) -> Keyspace {
+    db.keyspace("data", KeyspaceOptions::new()).expect("a keyspace of a healthy database")
+}
+
+/// A machine whose power went: one segment, and a log without an end that was synced once.
+fn template() -> &'static Sim {
+    static TEMPLATE: OnceLock<Sim> = OnceLock::new();
+    TEMPLATE.get_or_init(|| {
+        let sim = Sim::new(7);
+        // Too little to reserve room in logs: they stay short.
+        sim.set_space(Some(900 << 10));
+        let db = options(&sim).open("db").expect("a new database");
+        let data = space(&db);
+        for round in 0..3_u8 {
+            for key in 0..10_u8 {
+                let value = vec![b'a' + round; usize::from(key) * 9];
+                let _receipt = data.put([b'k', key * (round + 1)], value).expect("a put");
+            }
+            let _receipt = data.delete_range([b'k', 4]..[b'k', 6 + round]).expect("a range");
+            if round == 0 {
+                db.flush().expect("a flush");
+            } else if round == 1 {
+                db.persist().expect("a sync");
+            }
+        }
+        sim.cut_power_with(Loss::Nothing);
+        sim
+    })
+}
+
+fn first_file(sim: &Sim, wanted: &str) -> PathBuf {
+    let files = sim.files();
+    let found = files.iter().find(|path| path.to_string_lossy().contains(wanted));
+    found.expect("a file of each kind").clone()
+}
+
+/// The bytes that the input makes of a file.
+fn damaged(original: Vec<u8>, data: &[u8]) -> Vec<u8> {
+    let Some((how, mut rest)) = data.split_first() else { return original };
+    if how % 2 == 1 {
+        return rest.to_vec();
+    }
+    let mut bytes = original;
+    while let Some(([low, high, len], more)) = rest.split_first_chunk() {
+        let at = usize::from(u16::from_le_bytes([*low, *high]));
+        let patch = more.get(..usize::from(*len)).unwrap_or(more);
+        for (place, byte) in bytes.iter_mut().skip(at).zip(patch) {
+            *place = *byte;
+        }
+        rest = more.get(patch.len()..).unwrap_or_default();
+    }
+    bytes
+}
+
+/// Opens and reads a database with one damaged file.
+fn check(wanted: &str, data: &[u8]) {
+    let template = template();
+    let sim = template.fork();
+    let path = first_file(template, wanted);
+    let original = template.read_file(&path).expect("a file that was listed");
+    sim.write_file(&path, damaged(original, data));
+    for _ in 0..2 {
+        let Ok(db) = options(&sim).open("db") else { return };
+        if !read(&db) {
+            return;
+        }
+        // Where nothing was found, nothing may go wrong later either.
+        db.flush().expect("a flush where nothing is wrong");
+        let _compacted = db.compact().expect("a compaction where nothing is wrong");
+        db.close().expect("a close where nothing is wrong");
+    }
+}
+
+/// Reads in every way; `true` if nothing was told. Then scans and gets must agree.
+fn read(db: &Db) -> bool {
+    let mut is_well = db.verify().is_ok_and(|report| report.is_clean());
+    for name in db.keyspaces() {
+        let Ok(keyspace) = db.keyspace(&name, KeyspaceOptions::new()) else { return false };
+        let forwards: Result<Vec<_>, _> = keyspace.range(..).collect();
+        let backwards: Result<Vec<_>, _> = keyspace.range(..).rev().collect();
+        let gets: Result<Vec<_>, _> = (0..=255_u8).map(|key| keyspace.get([b'k', key])).collect();
+        if let Ok(view) = db.as_of(5) {
+            let _past = view.range(&keyspace, ..).flatten().count();
+        }
+        let (Ok(forwards), Ok(mut backwards), Ok(gets)) = (forwards, backwards, gets) else {
+            is_well = false;
+            continue;
+        };
+        backwards.reverse();
+        if is_well {
+            assert_eq!(forwards, backwards, "both directions show the same");
+            for (key, value) in &forwards {
+                let got = keyspace.get(key).expect("what a scan could read");
+                assert_eq!(got.as_ref(), Some(value), "a get shows what a scan shows");
+            }
+            let got = gets.iter().flatten().count();
+            let scanned = forwards.iter().filter(|(key, _)| key.len() == 2 && key.first() == Some(&b'k')).count();
+            assert_eq!(got, scanned, "a scan shows what gets show");
+        }
+    }
+    is_well
+}
+
+/// A damaged log.
+pub fn wal_replay(data: &[u8]) {
+    check(".wal", data);
+}
+
+/// A damaged segment.
+pub fn segment_open(data: &[u8]) {
+    check(".seg", data);
+}
+
+/// A damaged manifest.
+pub fn manifest_replay(data: &[u8]) {
+    check("MANIFEST-", data);
+}
+
+/// Calls, each of some bytes, against a map of the latest state.
+pub fn operations(data: &[u8]) {
+    let sim = Sim::new(u64::from(data.first().copied().unwrap_or(0)));
+    sim.set_space(Some(900 << 10));
+    let mut db = options(&sim).open("db").expect("a new database");
+    let mut keyspace = space(&db);
+    let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    let mut bytes = data.iter().copied().skip(1);
+    let mut calls = 0;
+    while let Some(call) = bytes.next() {
+        calls += 1;
+        if calls > 400 {
+            break;
+        }
+        let mut next = || bytes.next().unwrap_or(0);
+        let mut key = || vec![next() % 32; usize::from(next() % 3)];
+        match call % 16 {
+            0..=4 => {
+                let key = key();
+                let value = vec![next(); usize::from(next()) * 2];
+                let _receipt = keyspace.put(&key, &value).expect("a put");
+                model.insert(key, value);
+            }
+            5 | 6 => {
+                let key = key();
+                let _receipt = keyspace.delete(&key).expect("a delete");
+                model.remove(&key);
+            }
+            7 => {
+                let (from, to) = (key(), key());
+                let _receipt = keyspace.delete_range(&from..&to).expect("a range");
+                model.retain(|key, _| *key < from || *key >= to);
+            }
+            8 => {
+                let mut batch = db.batch();
+                for _ in 0..next() % 5 {
+                    let (key, value) = (vec![next() % 32], vec![next(); 3]);
+                    batch.put(&keyspace, &key, &value);
+                    model.insert(key, value);
+                }
+                let _receipt = batch.commit().expect("a batch");
+            }
+            9 => {
+                let (from, to) = (key(), key());
+                let found: Vec<_> = keyspace.range(&from..&to).map(|item| item.expect("an item")).collect();
+                let is_in = |key: &Vec<u8>| *key >= from && *key < to;
+                let wanted: Vec<_> = model.iter().filter(|(key, _)| is_in(key)).collect();
+                assert_eq!(found.len(), wanted.len(), "a range holds what it should");
+                for ((key, value), (k, v)) in found.iter().zip(wanted) {
+                    assert!(*key == k.as_slice() && *value == v.as_slice(), "a range shows what was written");
+                }
+            }
+            10 => {
+                let key = key();
+                let found = keyspace.get(&key).expect("a get");
+                assert_eq!(found.as_deref(), model.get(&key).map(Vec::as_slice), "a get shows what was written");
+            }
+            11 => db.flush().expect("a flush"),
+            12 => {
+                let _compacted = db.compact().expect("a compaction");
+            }
+            13 => {
+                drop(keyspace);
+                db.close().expect("a close");
+                db = options(&sim).open("db").expect("a database that was closed");
+                keyspace = space(&db);
+                check_all(&keyspace, &model);
+            }
+            14 => {
+                db.persist().expect("a sync");
+                sim.cut_power();
+                drop((keyspace, db));
+                db = options(&sim).open("db").expect("a database after a power cut");
+                keyspace = space(&db);
+                check_all(&keyspace, &model);
+            }
+            _ => {
+                let report = db.verify().expect("a check");
+                assert!(report.is_clean(), "{report}");
+            }
+        }
+    }
+    check_all(&keyspace, &model);
+}
+
+fn check_all(keyspace: &Keyspace, model: &BTreeMap<Vec<u8>, Vec<u8>>) {
+    let found: Vec<_> = keyspace.range(..).map(|item| item.expect("an item")).collect();
+    assert_eq!(found.len(), model.len(), "as many keys as were written");
+    for ((key, value), (k, v)) in found.iter().zip(model) {
+        assert!(*key == k.as_slice() && *value == v.as_slice(), "a scan shows what was written");
+    }
+}
+
+/// The real file that a body damages, for seeds; `None` where there is none.
+#[must_use]
+pub fn original(target: &str) -> Option<Vec<u8>> {
+    let wanted = match target {
+        "wal_replay" => ".wal",
+        "segment_open" => ".seg",
+        "manifest_replay" => "MANIFEST-",
+        _ => return None,
+    };
+    let sim = template();
+    let path: &Path = &first_file(sim, wanted);
+    sim.read_file(path)
+}

@@ -1,0 +1,1160 @@
+//! Any bytes in any file, anything in place of any file: the exact data or an error that names a file, never anything else.
+//!
+//! Small databases are damaged one file at a time, then opened, read in every way, verified, written to and opened again:
+//!
+//! ```text
+//!  closed      a clean end: every flip is found, or hit bytes that carry nothing
+//!  crashed     logs without an end: what was never known synced may go, as a tail of the commits
+//!  layered     segments in levels, tombstones of ranges, versions kept for a view, a sealed log and an open one
+//! ```
+//!
+//! Without `CHRONOLITH_HOSTILE_FULL=1` one drawn bit pattern is flipped in each byte and some lengths are left out.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::exit,
+    reason = "a test fails by panicking and tells what it ran"
+)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use chronolith::{
+    Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Range,
+    env::{Fault, Loss, Sim},
+};
+
+/// No step over files of some kilobytes asks for more memory at once.
+const LARGEST_REQUEST: usize = 16 << 20;
+
+/// No case takes longer, whatever else the machine does.
+const LONGEST_CASE: Duration = Duration::from_secs(30);
+
+thread_local! {
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The system's allocator, noting the largest request of each thread.
+struct Watched;
+
+#[expect(unsafe_code, reason = "only an allocator sees what a damaged length asks for")]
+// SAFETY: every call goes on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Watched {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        note(new_size);
+        // SAFETY: as the caller promised.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static WATCHED: Watched = Watched;
+
+fn note(size: usize) {
+    // A thread that ends has no counter any more.
+    let _noted = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
+}
+
+type Content = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The keyspaces, in this order everywhere.
+const SPACES: [&str; 2] = ["left", "right"];
+
+/// The database just after a commit.
+#[derive(Clone, Debug, Default)]
+struct Moment {
+    seqno: u64,
+    spaces: [Content; 2],
+}
+
+/// A record of a log, as `docs/format/wal.md` draws it.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    start: usize,
+    end: usize,
+    synced_upto: usize,
+    is_data: bool,
+}
+
+const LOG_HEADER_LEN: usize = 32;
+const RECORD_HEADER_LEN: usize = 24;
+
+fn records(bytes: &[u8]) -> Vec<Record> {
+    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let mut found = Vec::new();
+    let mut start = LOG_HEADER_LEN;
+    while start + RECORD_HEADER_LEN <= bytes.len() && bytes[start..start + RECORD_HEADER_LEN].iter().any(|b| *b != 0) {
+        let end = start + RECORD_HEADER_LEN + number(start + 4);
+        found.push(Record { start, end, synced_upto: number(start + 16), is_data: bytes[start + 20] == 1 });
+        start = end.next_multiple_of(8);
+    }
+    found
+}
+
+/// A database to damage.
+struct Template {
+    name: &'static str,
+    sim: Sim,
+    clean: bool,
+    moments: Vec<Moment>,
+    /// Seqnos at which the undamaged database answers.
+    answered: BTreeSet<u64>,
+    files: Vec<(PathBuf, Vec<u8>)>,
+    /// What files held earlier, oldest first.
+    older: BTreeMap<PathBuf, Vec<Vec<u8>>>,
+}
+
+fn options(sim: &Sim, mmap: bool) -> Options {
+    Options::new().env(sim.clone()).memory_budget(4 << 20).durability(Durability::Buffered).mmap(mmap)
+}
+
+struct Builder {
+    sim: Sim,
+    db: Db,
+    spaces: Vec<Keyspace>,
+    moments: Vec<Moment>,
+    older: BTreeMap<PathBuf, Vec<Vec<u8>>>,
+}
+
+enum Op {
+    Put(usize, String, Vec<u8>),
+    Delete(usize, String),
+    Range(usize, String, String),
+}
+
+fn put(space: usize, key: usize, round: usize) -> Op {
+    // Inline, copied and shared lengths.
+    let len = match (key * 7 + round) % 9 {
+        0 => 0,
+        4 => 600,
+        6 => 90,
+        n => n * 3,
+    };
+    let text = format!("{space}.{key}.{round}.");
+    Op::Put(space, name(key), text.bytes().cycle().take(len).collect())
+}
+
+fn name(key: usize) -> String {
+    format!("key-{key:02}")
+}
+
+fn delete(space: usize, key: usize) -> Op {
+    Op::Delete(space, name(key))
+}
+
+fn delete_range(space: usize, from: usize, to: usize) -> Op {
+    Op::Range(space, name(from), name(to))
+}
+
+impl Builder {
+    fn new(seed: u64) -> Self {
+        let sim = Sim::new(seed);
+        // Too little to reserve room in logs: each byte of a log carries something.
+        sim.set_space(Some(900 << 10));
+        let db = options(&sim, true).open("db").unwrap();
+        let mut new = Self { sim, db, spaces: Vec::new(), moments: vec![Moment::default()], older: BTreeMap::new() };
+        new.spaces = new.handles();
+        new.capture();
+        new
+    }
+
+    fn handles(&self) -> Vec<Keyspace> {
+        SPACES.iter().map(|space| self.db.keyspace(space, KeyspaceOptions::new()).unwrap()).collect()
+    }
+
+    fn capture(&mut self) {
+        for path in self.sim.files() {
+            let bytes = self.sim.read_file(&path).unwrap();
+            let seen = self.older.entry(path).or_default();
+            if seen.last() != Some(&bytes) {
+                seen.push(bytes);
+            }
+        }
+    }
+
+    fn commit(&mut self, ops: Vec<Op>) {
+        let mut batch = self.db.batch();
+        let mut moment = self.moments.last().unwrap().clone();
+        for op in ops {
+            match op {
+                Op::Put(space, key, value) => {
+                    batch.put(&self.spaces[space], &key, &value);
+                    moment.spaces[space].insert(key.into_bytes(), value);
+                }
+                Op::Delete(space, key) => {
+                    batch.delete(&self.spaces[space], &key);
+                    moment.spaces[space].remove(key.as_bytes());
+                }
+                Op::Range(space, from, to) => {
+                    batch.delete_range(&self.spaces[space], from.as_str()..to.as_str());
+                    moment.spaces[space]
+                        .retain(|key, _| key < &from.clone().into_bytes() || key >= &to.clone().into_bytes());
+                }
+            }
+        }
+        moment.seqno = batch.commit().unwrap().seqno.into();
+        self.moments.push(moment);
+        self.capture();
+    }
+
+    fn round(&mut self, round: usize, keys: impl Iterator<Item = usize>) {
+        for key in keys {
+            self.commit(vec![put(0, key, round), put(1, key * 2 % 20, round)]);
+        }
+    }
+
+    fn flush(&mut self) {
+        self.db.flush().unwrap();
+        self.capture();
+    }
+
+    fn compact(&mut self) {
+        self.db.compact().unwrap();
+        self.capture();
+    }
+
+    fn persist(&mut self) {
+        self.db.persist().unwrap();
+        self.capture();
+    }
+
+    fn reopen(&mut self) {
+        self.spaces.clear();
+        self.db = options(&self.sim, true).open("db").unwrap();
+        self.spaces = self.handles();
+        self.capture();
+    }
+
+    fn close(&mut self) {
+        self.db.clone().close().unwrap();
+        self.capture();
+    }
+
+    fn crash(&mut self) {
+        self.sim.cut_power_with(Loss::Nothing);
+    }
+
+    fn logs(&self) -> Vec<PathBuf> {
+        self.sim.files().into_iter().filter(|path| kind(path) == "log").collect()
+    }
+
+    fn end(self, name: &'static str, clean: bool) -> Template {
+        let Self { sim, db, spaces, moments, older } = self;
+        drop((db, spaces));
+        sim.clear_faults();
+        let files = sim.files().into_iter().map(|path| (path.clone(), sim.read_file(&path).unwrap())).collect();
+        let mut template = Template { name, sim, clean, moments, answered: BTreeSet::new(), files, older };
+        template.answered = template.answers();
+        template
+    }
+}
+
+/// Segments and tombstones, and two logs that a clean close ended.
+fn closed(seed: u64) -> Option<Template> {
+    let mut b = Builder::new(seed);
+    b.round(1, 0..8);
+    b.flush();
+    b.round(2, (2..12).step_by(3));
+    b.commit(vec![delete_range(0, 3, 6), delete(1, 4), put(0, 4, 2)]);
+    b.persist();
+    b.compact();
+    b.round(3, 6..10);
+    b.commit(vec![delete_range(1, 0, 5), put(1, 2, 3)]);
+    b.flush();
+    b.round(4, 10..14);
+    b.close();
+    b.reopen();
+    b.commit(vec![delete(0, 7), put(1, 9, 5)]);
+    b.commit(vec![delete_range(0, 0, 2), put(0, 1, 5)]);
+    b.close();
+    let logs = b.logs();
+    (logs.len() == 2).then(|| b.end("closed", true))
+}
+
+/// One log without an end, synced twice in the middle.
+fn crashed(seed: u64) -> Option<Template> {
+    let mut b = Builder::new(seed);
+    b.round(1, 0..6);
+    b.flush();
+    b.round(2, 2..6);
+    b.persist();
+    b.round(3, 4..8);
+    b.commit(vec![delete_range(0, 0, 3), delete(1, 8)]);
+    b.persist();
+    b.round(4, 8..12);
+    b.crash();
+    (b.logs().len() == 1 && marks(&b) == (true, true)).then(|| b.end("crashed", false))
+}
+
+/// A crash, an open that wrote down where the log ended, and another crash.
+fn crashed_twice(seed: u64) -> Option<Template> {
+    let mut b = Builder::new(seed);
+    b.round(1, 0..5);
+    b.persist();
+    b.round(2, 3..6);
+    b.crash();
+    b.reopen();
+    b.round(3, 5..8);
+    b.crash();
+    let logs = b.logs();
+    (logs.len() == 2).then(|| b.end("crashed twice", false))
+}
+
+/// Levels, tombstones, versions that a view kept, a sealed log and an open one. With `synced` the open one has a mark.
+fn layered(seed: u64, fail: u64, synced: bool) -> Option<Template> {
+    let mut b = Builder::new(seed);
+    b.round(1, 0..8);
+    b.compact();
+    let first = b.db.snapshot();
+    b.round(2, 0..4);
+    b.commit(vec![delete_range(0, 2, 7), put(0, 3, 2)]);
+    b.flush();
+    let second = b.db.snapshot();
+    b.round(3, 2..6);
+    b.commit(vec![delete_range(1, 3, 9)]);
+    b.compact();
+    b.round(4, 1..3);
+    b.flush();
+    b.round(5, 3..6);
+    // The log is sealed, but the flush that would end its time fails.
+    b.sim.fail_at(b.sim.calls() + fail, Fault::Enospc);
+    if b.db.flush().is_ok() || b.logs().len() != 2 {
+        return None;
+    }
+    b.sim.clear_faults();
+    b.round(6, 5..7);
+    if b.logs().len() != 2 {
+        return None;
+    }
+    if synced {
+        b.persist();
+        b.round(7, 7..9);
+    }
+    drop((first, second));
+    b.crash();
+    let [old, new] = <[PathBuf; 2]>::try_from(b.logs()).ok()?;
+    let found = [old, new].map(|path| records(&b.sim.read_file(&path).unwrap()));
+    let sealed = found[0].last().is_some_and(|record| !record.is_data);
+    let marked = found[1].iter().any(|record| record.synced_upto > 0);
+    let segments = b.sim.files().iter().filter(|path| kind(path) == "segment").count();
+    let name = if synced { "layered, synced" } else { "layered" };
+    (sealed && marked == synced && !found[1].is_empty() && segments >= 4).then(|| b.end(name, false))
+}
+
+/// Whether the only log has records below a mark, and some beyond.
+fn marks(b: &Builder) -> (bool, bool) {
+    let found = records(&b.sim.read_file(&b.logs()[0]).unwrap());
+    let mark = found.iter().map(|record| record.synced_upto).max().unwrap_or(0);
+    (mark > LOG_HEADER_LEN, found.iter().any(|record| record.start >= mark))
+}
+
+fn templates() -> Vec<Template> {
+    // Background steps run at drawn points: the first seed that leaves the files that are wanted.
+    let first = |build: &dyn Fn(u64) -> Option<Template>| (1..2000).find_map(build).expect("a seed for each state");
+    let layered = |synced| first(&|n| layered(n / 12, n % 12, synced));
+    vec![first(&closed), first(&crashed), first(&crashed_twice), layered(false), layered(true)]
+}
+
+fn kind(path: &Path) -> &'static str {
+    let text = path.to_string_lossy();
+    match () {
+        () if text.ends_with(".wal") => "log",
+        () if text.ends_with(".seg") => "segment",
+        () if text.contains("MANIFEST-") => "manifest",
+        () if text.ends_with("CURRENT") => "current",
+        () => "lock",
+    }
+}
+
+/// What happens to one file.
+#[derive(Clone, Debug)]
+enum Damage {
+    None,
+    Flip(usize, u8),
+    Cut(usize),
+    Zeros(usize),
+    Garbage(usize),
+    Sector(usize),
+    Noise,
+    Delete,
+    /// The bytes of another file, or of this one at another time.
+    Replace(&'static str, Vec<u8>),
+    Swap(PathBuf),
+}
+
+impl Damage {
+    fn name(&self) -> String {
+        match self {
+            Self::Flip(at, mask) => format!("byte {at} flipped by {mask:#04x}"),
+            Self::Cut(len) => format!("cut to {len} bytes"),
+            Self::Zeros(by) => format!("{by} zeros added"),
+            Self::Garbage(by) => format!("{by} bytes of garbage added"),
+            Self::Sector(at) => format!("sector at {at} zeroed"),
+            Self::Replace(what, bytes) => format!("replaced by {what} of {} bytes", bytes.len()),
+            Self::Swap(with) => format!("swapped with {}", with.display()),
+            Self::None | Self::Noise | Self::Delete => format!("{self:?}"),
+        }
+    }
+
+    /// The bytes that stand there afterwards.
+    fn apply(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut bad = bytes.to_vec();
+        match self {
+            Self::None | Self::Swap(_) => {}
+            Self::Flip(at, mask) => bad[*at] ^= mask,
+            Self::Cut(len) => bad.truncate(*len),
+            Self::Zeros(by) => bad.resize(bad.len() + by, 0),
+            Self::Garbage(by) => bad.extend((0..*by).map(|n| noise(n as u64, bytes.len() as u64))),
+            Self::Sector(at) => {
+                let end = bad.len().min(at + 512);
+                bad[*at..end].fill(0);
+            }
+            Self::Noise => bad = (0..bytes.len()).map(|n| noise(n as u64, 7)).collect(),
+            Self::Delete => return None,
+            Self::Replace(_, other) => bad.clone_from(other),
+        }
+        Some(bad)
+    }
+}
+
+/// A drawn byte.
+fn noise(a: u64, b: u64) -> u8 {
+    let mixed = (a ^ b.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed >> 40).to_le_bytes()[0]
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    template: usize,
+    file: usize,
+    damage: Damage,
+    mmap: bool,
+}
+
+/// Every case of a template.
+fn cases(index: usize, template: &Template, foreign: &BTreeMap<PathBuf, Vec<u8>>, full: bool) -> Vec<Case> {
+    let mut all = Vec::new();
+    for (file, (path, bytes)) in template.files.iter().enumerate() {
+        let len = bytes.len();
+        let mut damages = vec![Damage::None, Damage::Noise, Damage::Delete];
+        for at in 0..len {
+            if full {
+                damages.extend((0..8).map(|bit| Damage::Flip(at, 1 << bit)));
+            } else {
+                damages.push(Damage::Flip(at, noise(at as u64, (index * 100 + file) as u64).max(1)));
+            }
+        }
+        let starts = if kind(path) == "log" || kind(path) == "manifest" { records(bytes) } else { Vec::new() };
+        let near = |at: usize| {
+            let edges = [0, LOG_HEADER_LEN, len].into_iter().chain(starts.iter().map(|record| record.start));
+            edges.into_iter().any(|edge| at.abs_diff(edge) <= 8)
+        };
+        damages.extend((0..len).filter(|at| full || len <= 600 || near(*at) || at % 5 == 0).map(Damage::Cut));
+        for by in [1, 8, 24, 44, 512, 4096] {
+            damages.extend([Damage::Zeros(by), Damage::Garbage(by)]);
+        }
+        damages.extend((0..len).step_by(512).map(Damage::Sector));
+        let alike = |other: &&(PathBuf, Vec<u8>)| kind(&other.0) == kind(path) && other.0 != *path;
+        for (other, bytes) in template.files.iter().filter(alike) {
+            damages.extend([Damage::Replace("another file", bytes.clone()), Damage::Swap(other.clone())]);
+        }
+        // Kinds crossed over, once each.
+        for (other, bytes) in template.files.iter().filter(|other| kind(&other.0) != kind(path)).take(4) {
+            damages.extend([Damage::Replace("a file of another kind", bytes.clone()), Damage::Swap(other.clone())]);
+        }
+        for old in template.older.get(path).into_iter().flatten().filter(|old| *old != bytes) {
+            damages.push(Damage::Replace("its older version", old.clone()));
+        }
+        // Older files of the kind that exist no more.
+        for (other, versions) in template.older.iter().filter(|(other, _)| kind(other) == kind(path) && *other != path)
+        {
+            let gone = !template.files.iter().any(|(there, _)| there == other);
+            damages
+                .extend(versions.last().filter(|_| gone).map(|old| Damage::Replace("a file that went", old.clone())));
+        }
+        damages.extend(foreign.get(path).map(|bytes| Damage::Replace("another database's", bytes.clone())));
+        for (n, damage) in damages.into_iter().enumerate() {
+            // Only segments are mapped, but what opens them is not theirs alone.
+            let both = full || kind(path) == "segment" || !matches!(damage, Damage::Flip(..) | Damage::Cut(_));
+            for mmap in [true, false].into_iter().filter(|mmap| both || *mmap == (n % 2 == 0)) {
+                all.push(Case { template: index, file, damage: damage.clone(), mmap });
+            }
+        }
+    }
+    all
+}
+
+/// How a case went that is as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// Opening was refused.
+    Refused,
+    /// A read or `verify` told.
+    Found,
+    /// All data is there, and nothing was told.
+    Exact,
+    /// What was never known synced is gone, as a tail of the commits.
+    Shorter,
+}
+
+/// The commits that may be gone: after damage, at least `floor` moments must be there.
+fn floor(template: &Template, path: &Path, bad: Option<&[u8]>) -> usize {
+    let all = template.moments.len();
+    if template.clean || kind(path) != "log" {
+        return all;
+    }
+    let logs: Vec<_> = template.files.iter().filter(|(path, _)| kind(path) == "log").collect();
+    let found: Vec<_> = logs.iter().map(|(_, bytes)| records(bytes)).collect();
+    let log = logs.iter().position(|(there, _)| there == path).unwrap();
+    let original = &logs[log].1;
+    let bad = bad.unwrap_or_default();
+    let same = |from: usize, to: usize| bad.get(from..to) == original.get(from..to);
+    let is_data = |record: &&Record| record.is_data;
+    let first = if same(0, LOG_HEADER_LEN) { found[log].iter().position(|r| !same(r.start, r.end)) } else { Some(0) };
+    let Some(first) = first else { return all };
+    let at = if same(0, LOG_HEADER_LEN) { found[log][first].start } else { 0 };
+    let marked = found[log].iter().any(|r| same(r.start, r.start + RECORD_HEADER_LEN) && r.synced_upto > at);
+    if marked || found[log + 1..].iter().flatten().any(|record| record.synced_upto > 0) {
+        return all;
+    }
+    let lost = found[log][first..].iter().chain(found[log + 1..].iter().flatten()).filter(is_data).count();
+    all - lost
+}
+
+/// Whether an error says which file, or at least which database.
+fn check_named(error: &Error, while_: &str) -> Result<(), String> {
+    let is_right = match error {
+        Error::Corrupt { path, .. } | Error::NewerFormat { path, .. } | Error::Io { path, .. } => {
+            path.starts_with("db")
+        }
+        Error::Invalid { .. } | Error::Poisoned { .. } => error.to_string().contains("db"),
+        _ => false,
+    };
+    if is_right { Ok(()) } else { Err(format!("{while_}: an error that names no file: {error:?}")) }
+}
+
+/// What reading found: errors that were told, while everything else was exact.
+#[derive(Default)]
+struct Told {
+    errors: Vec<String>,
+}
+
+impl Told {
+    fn note<T>(&mut self, result: chronolith::Result<T>, while_: &str) -> Result<Option<T>, String> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                check_named(&error, while_)?;
+                self.errors.push(format!("{while_}: {error}"));
+                Ok(None)
+            }
+        }
+    }
+
+    fn scan<'a>(
+        &mut self,
+        found: impl Iterator<Item = chronolith::Result<(chronolith::Bytes, chronolith::Bytes)>>,
+        expected: impl Iterator<Item = (&'a Vec<u8>, &'a Vec<u8>)>,
+        while_: &str,
+    ) -> Result<(), String> {
+        let mut expected = expected;
+        for item in found {
+            let Some((key, value)) = self.note(item, while_)? else { return Ok(()) };
+            match expected.next() {
+                Some((k, v)) if key == k.as_slice() && value == v.as_slice() => {}
+                other => return Err(format!("{while_}: found {key:?}, expected {:?}", other.map(|(key, _)| key))),
+            }
+        }
+        match expected.next() {
+            None => Ok(()),
+            Some((key, _)) => {
+                Err(format!("{while_}: it ended before {:?} without an error", key.escape_ascii().to_string()))
+            }
+        }
+    }
+
+    /// Reads everything of one moment, through ranges and gets.
+    fn read(
+        &mut self,
+        content: &Content,
+        range: impl Fn() -> Range,
+        get: impl Fn(&[u8]) -> chronolith::Result<Option<chronolith::Bytes>>,
+        what: &str,
+    ) -> Result<(), String> {
+        self.scan(range(), content.iter(), &format!("{what}, forwards"))?;
+        self.scan(range().rev(), content.iter().rev(), &format!("{what}, backwards"))?;
+        for key in 0..22 {
+            let key = name(key).into_bytes();
+            if let Some(found) = self.note(get(&key), &format!("{what}, get"))?
+                && found.as_deref() != content.get(&key).map(Vec::as_slice)
+            {
+                return Err(format!("{what}: get of {} gave {found:?}", key.escape_ascii()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_trimmed(range: Range) -> bool {
+    range.take(1).any(|item| matches!(item, Err(Error::HistoryTrimmed { .. })))
+}
+
+impl Template {
+    /// The seqnos at which the past is asked for.
+    fn asked(&self, moments: usize) -> impl Iterator<Item = &Moment> {
+        let step = (moments / 5).max(1);
+        self.moments[..moments].iter().rev().step_by(step)
+    }
+
+    /// At which seqnos the undamaged database answers.
+    fn answers(&self) -> BTreeSet<u64> {
+        let sim = self.sim.fork();
+        let db = options(&sim, true).open("db").unwrap();
+        let spaces = SPACES.map(|space| db.keyspace(space, KeyspaceOptions::new()).unwrap());
+        let mut answered = BTreeSet::new();
+        for moment in self.asked(self.moments.len()) {
+            let view = db.as_of(moment.seqno).unwrap();
+            if spaces.iter().all(|space| !is_trimmed(view.range(space, ..))) {
+                answered.insert(moment.seqno);
+            }
+        }
+        answered
+    }
+
+    /// Opens, and finds out which moment it is.
+    fn open(&self, sim: &Sim, mmap: bool) -> chronolith::Result<(Db, usize)> {
+        let db = options(sim, mmap).open("db")?;
+        let seqno: u64 = db.snapshot().seqno().into();
+        let moments = self.moments.partition_point(|moment| moment.seqno <= seqno);
+        Ok((db, moments))
+    }
+
+    fn read_present(db: &Db, spaces: &[Keyspace], now: &[Content; 2], told: &mut Told) -> Result<(), String> {
+        for (space, content) in spaces.iter().zip(now) {
+            told.read(content, || space.range(..), |key| space.get(key), space.name())?;
+        }
+        let report = told.note(db.verify(), "verify")?;
+        for finding in report.into_iter().flat_map(|report| report.findings) {
+            if !finding.path.starts_with("db") {
+                return Err(format!("a finding that names no file: {finding:?}"));
+            }
+            told.errors.push(format!("verify: {}", finding.what));
+        }
+        Ok(())
+    }
+
+    fn read_past(&self, db: &Db, spaces: &[Keyspace], moments: usize, told: &mut Told) -> Result<(), String> {
+        for moment in self.asked(moments) {
+            let Some(view) = told.note(db.as_of(moment.seqno), "as_of")? else { continue };
+            for (space, content) in spaces.iter().zip(&moment.spaces) {
+                let what = format!("{} as of {}", space.name(), moment.seqno);
+                if is_trimmed(view.range(space, ..)) {
+                    if self.answered.contains(&moment.seqno) {
+                        return Err(format!("{what}: the past is gone"));
+                    }
+                    continue;
+                }
+                let trimmed_is_fine = |found: chronolith::Result<_>| match found {
+                    Err(Error::HistoryTrimmed { .. }) if !self.answered.contains(&moment.seqno) => {
+                        Err(Error::Invalid { what: "db: trimmed".to_owned() })
+                    }
+                    found => found,
+                };
+                if self.answered.contains(&moment.seqno) {
+                    told.read(content, || view.range(space, ..), |key| trimmed_is_fine(view.get(space, key)), &what)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One case from beginning to end.
+    fn run(&self, file: usize, damage: &Damage, mmap: bool) -> Result<Outcome, String> {
+        let sim = self.sim.fork();
+        let (path, bytes) = &self.files[file];
+        let floor = match damage {
+            Damage::Swap(with) => {
+                let theirs = &self.files.iter().find(|(path, _)| path == with).unwrap().1;
+                sim.write_file(path, theirs.clone());
+                sim.write_file(with, bytes.clone());
+                floor(self, path, Some(theirs)).min(floor(self, with, Some(bytes)))
+            }
+            damage => {
+                let bad = damage.apply(bytes);
+                match &bad {
+                    Some(bad) => sim.write_file(path, bad.clone()),
+                    None => sim.remove_file(path),
+                }
+                floor(self, path, bad.as_deref())
+            }
+        };
+
+        let mut told = Told::default();
+        let Some((db, moments)) = told.note(self.open(&sim, mmap), "open")? else { return Ok(Outcome::Refused) };
+        let all = self.moments.len();
+        if moments < floor {
+            return Err(format!("{moments} of {all} commits are left, and at least {floor} must be"));
+        }
+        if db.keyspaces() != SPACES {
+            return Err(format!("the keyspaces are {:?}", db.keyspaces()));
+        }
+        let spaces = SPACES.map(|space| db.keyspace(space, KeyspaceOptions::new()).unwrap());
+        let mut now = self.moments[moments - 1].spaces.clone();
+        Self::read_present(&db, &spaces, &now, &mut told)?;
+        self.read_past(&db, &spaces, moments, &mut told)?;
+        let outcome = match (told.errors.is_empty(), moments == all) {
+            (false, _) => Outcome::Found,
+            (true, true) => Outcome::Exact,
+            (true, false) => Outcome::Shorter,
+        };
+
+        // What was told once may be told again; otherwise it is a healthy database.
+        let mut later = Told::default();
+        for (space, content) in spaces.iter().zip(&mut now) {
+            if later.note(space.put("key-11", "late"), "put")?.is_some() {
+                content.insert(b"key-11".to_vec(), b"late".to_vec());
+            }
+            if later.note(space.delete_range("key-03".."key-05"), "delete_range")?.is_some() {
+                content.retain(|key, _| !(b"key-03".as_slice()..b"key-05".as_slice()).contains(&key.as_slice()));
+            }
+        }
+        later.note(db.flush(), "flush")?;
+        later.note(db.compact(), "compact")?;
+        Self::read_present(&db, &spaces, &now, &mut later)?;
+        drop(spaces);
+        later.note(db.close(), "close")?;
+        if let Some((db, _)) = later.note(self.open(&sim, mmap), "open again")? {
+            if db.keyspaces() != SPACES {
+                return Err(format!("opened again: the keyspaces are {:?}", db.keyspaces()));
+            }
+            let spaces = SPACES.map(|space| db.keyspace(space, KeyspaceOptions::new()).unwrap());
+            Self::read_present(&db, &spaces, &now, &mut later).map_err(|what| format!("opened again: {what}"))?;
+        }
+        match later.errors.first() {
+            Some(error) if told.errors.is_empty() => Err(format!("nothing was wrong before: {error}")),
+            _ => Ok(outcome),
+        }
+    }
+}
+
+/// Whether a byte carries anything: padding does not, nor the file that only says who holds the lock.
+fn carries(path: &Path, bytes: &[u8], at: usize) -> bool {
+    match kind(path) {
+        "log" | "manifest" => at < LOG_HEADER_LEN || records(bytes).iter().any(|r| (r.start..r.end).contains(&at)),
+        kind => kind == "current" || kind == "segment",
+    }
+}
+
+/// What a worker is at, for the one who watches.
+type Slot = Mutex<Option<(Instant, String)>>;
+
+#[derive(Default)]
+struct Tally {
+    outcomes: BTreeMap<(&'static str, &'static str), BTreeMap<Outcome, usize>>,
+    wrong: Vec<String>,
+    flips_unseen: BTreeMap<(&'static str, String), Vec<usize>>,
+}
+
+fn run_all(templates: &[Template], cases: &[Case]) -> Tally {
+    let tally = Mutex::new(Tally::default());
+    let next = AtomicUsize::new(0);
+    let done = AtomicBool::new(false);
+    let workers = thread::available_parallelism().map_or(2, usize::from);
+    let slots: Vec<Slot> = (0..workers).map(|_| Slot::default()).collect();
+    thread::scope(|scope| {
+        let handles: Vec<_> = slots
+            .iter()
+            .map(|slot| {
+                scope.spawn(|| {
+                    while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        run_one(&templates[case.template], case, slot, &tally);
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for slot in &slots {
+                    if let Some((since, what)) = &*slot.lock().unwrap()
+                        && since.elapsed() > LONGEST_CASE
+                    {
+                        eprintln!("it does not end: {what}");
+                        std::process::exit(101);
+                    }
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        for handle in handles {
+            handle.join().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    tally.into_inner().unwrap()
+}
+
+fn run_one(template: &Template, case: &Case, slot: &Slot, tally: &Mutex<Tally>) {
+    let (path, _) = &template.files[case.file];
+    let map = if case.mmap { "mapped" } else { "not mapped" };
+    let what = format!("{}: {} {}, {map}", template.name, path.display(), case.damage.name());
+    *slot.lock().unwrap() = Some((Instant::now(), what.clone()));
+    LARGEST.set(0);
+    let run = catch_unwind(AssertUnwindSafe(|| template.run(case.file, &case.damage, case.mmap)));
+    *slot.lock().unwrap() = None;
+    let largest = LARGEST.get();
+    let result = match run {
+        Ok(_) if largest > LARGEST_REQUEST => Err(format!("{largest} bytes of memory at once")),
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            Err(format!(
+                "panic: {}",
+                text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
+            ))
+        }
+    };
+    let tally = &mut *tally.lock().unwrap();
+    match result {
+        Ok(outcome) => {
+            *tally.outcomes.entry((template.name, kind(path))).or_default().entry(outcome).or_default() += 1;
+            if let (Outcome::Exact, Damage::Flip(at, _)) = (outcome, &case.damage) {
+                let unseen = tally.flips_unseen.entry((template.name, path.display().to_string())).or_default();
+                if unseen.last() != Some(at) {
+                    unseen.push(*at);
+                }
+            }
+        }
+        Err(wrong) => tally.wrong.push(format!("{what}: {wrong}")),
+    }
+}
+
+#[test]
+fn any_damage_to_any_one_file_is_told_or_harmless() {
+    let full = std::env::var_os("CHRONOLITH_HOSTILE_FULL").is_some();
+    let began = Instant::now();
+    let templates = templates();
+    let foreign: BTreeMap<_, _> = {
+        // Another database of the same history.
+        let mut b = Builder::new(424_242);
+        b.round(1, 0..8);
+        b.flush();
+        b.round(2, 2..6);
+        b.compact();
+        b.round(3, 0..3);
+        b.flush();
+        b.round(4, 0..2);
+        b.older.into_iter().map(|(path, mut versions)| (path, versions.pop().unwrap())).collect()
+    };
+    let cases: Vec<_> = templates.iter().enumerate().flat_map(|(n, t)| cases(n, t, &foreign, full)).collect();
+    let tally = run_all(&templates, &cases);
+
+    let mut text = String::new();
+    for ((template, kind), outcomes) in &tally.outcomes {
+        writeln!(text, "{template:16} {kind:9} {outcomes:?}").unwrap();
+    }
+    for ((template, path), places) in &tally.flips_unseen {
+        writeln!(text, "{template}: {path}: {} flips changed nothing that counts", places.len()).unwrap();
+    }
+    println!("{text}{} cases in {:?}", cases.len(), began.elapsed());
+    let shown: Vec<_> = tally.wrong.iter().take(40).map(String::as_str).collect();
+    assert!(tally.wrong.is_empty(), "{} of {} cases went wrong:\n{}", tally.wrong.len(), cases.len(), shown.join("\n"));
+    // A clean end seals: what a file carries is all covered.
+    for ((template, path), places) in tally.flips_unseen.into_iter().filter(|((name, _), _)| *name == "closed") {
+        let files = &templates[0].files;
+        let (path, bytes) = files.iter().find(|(there, _)| there.to_string_lossy() == path).unwrap();
+        let uncovered: Vec<_> = places.into_iter().filter(|at| carries(path, bytes, *at)).collect();
+        assert!(uncovered.is_empty(), "{template}: {}: flips went unseen at {uncovered:?}", path.display());
+    }
+}
+
+/// What is planted where a file or directory of the database belongs.
+#[cfg(unix)]
+mod planted {
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+        path::{Path, PathBuf},
+        process::Command,
+        sync::mpsc,
+        thread,
+        time::Duration,
+    };
+
+    use chronolith::{Db, Durability, Error, KeyspaceOptions, Options};
+    use tempfile::TempDir;
+
+    /// No open or close waits this long for anything but a pipe that never speaks.
+    const HANG: Duration = Duration::from_secs(30);
+
+    fn open(path: &Path) -> chronolith::Result<Db> {
+        Options::new().memory_budget(4 << 20).durability(Durability::Buffered).open(path)
+    }
+
+    /// A database with a segment and a log, cleanly closed.
+    fn make(path: &Path) {
+        let db = open(path).unwrap();
+        let data = db.keyspace("data", KeyspaceOptions::new()).unwrap();
+        data.put("a", "1").unwrap();
+        db.flush().unwrap();
+        data.put("b", "2").unwrap();
+        db.close().unwrap();
+    }
+
+    /// Opens, uses everything, closes; what was there must be there still, or something must tell.
+    fn try_all(path: &Path) -> chronolith::Result<()> {
+        let db = open(path)?;
+        let data = db.keyspace("data", KeyspaceOptions::new())?;
+        for (key, value) in [("a", "1"), ("b", "2")] {
+            let found = data.get(key)?;
+            assert_eq!(found.as_deref(), Some(value.as_bytes()), "{key}");
+        }
+        data.put("c", "3")?;
+        db.flush()?;
+        db.compact()?;
+        let report = db.verify()?;
+        assert!(report.is_clean(), "{report}");
+        db.close()
+    }
+
+    fn within<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (sender, receiver) = mpsc::channel();
+        let worker = thread::spawn(move || sender.send(work()));
+        let result = receiver.recv_timeout(HANG);
+        if matches!(result, Err(mpsc::RecvTimeoutError::Timeout)) {
+            panic!("{what}: it hangs");
+        }
+        worker.join().unwrap_or_else(|_| panic!("{what}: a panic")).unwrap();
+        result.unwrap()
+    }
+
+    /// Every file below a directory: its path, length, mode and bytes; links as what they say.
+    fn snapshot(root: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
+        let mut all = Vec::new();
+        let mut todo = vec![root.to_path_buf()];
+        while let Some(path) = todo.pop() {
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let bytes = match () {
+                () if meta.is_symlink() => fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes(),
+                () if meta.is_file() => fs::read(&path).unwrap(),
+                () => Vec::new(),
+            };
+            if meta.is_dir() {
+                todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+            all.push((path, meta.mode(), bytes));
+        }
+        all.sort();
+        all
+    }
+
+    fn mkfifo(path: &Path) {
+        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    }
+
+    fn remove(path: &Path) {
+        match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_dir() => fs::remove_dir_all(path).unwrap(),
+            Ok(_) => fs::remove_file(path).unwrap(),
+            Err(_) => {}
+        }
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let all = snapshot(path);
+        let inside = all.iter().filter_map(|(file, _, _)| Some(file.strip_prefix(path).ok()?.to_str()?.to_owned()));
+        inside.filter(|name| !name.is_empty()).collect()
+    }
+
+    /// Names that the next open and its first flushes and compactions will make, beside those that are there.
+    fn coming() -> Vec<String> {
+        let manifests = (1..6).map(|n| format!("MANIFEST-{n}"));
+        let logs = (1..6).map(|n| format!("wal/{n}.wal"));
+        let segments = (1..8).map(|n| format!("segments/{n}.seg"));
+        manifests.chain(logs).chain(segments).chain(["CURRENT.new".to_owned()]).collect()
+    }
+
+    #[test]
+    fn what_is_planted_in_place_of_a_file_is_refused_or_harmless_and_never_followed() {
+        let (mut refused, mut harmless, mut wrong) = (0, 0, Vec::new());
+        let sample = TempDir::new().unwrap();
+        make(&sample.path().join("db"));
+        let mut places = names(&sample.path().join("db"));
+        places.extend(coming());
+        places.sort();
+        places.dedup();
+        for fresh in [false, true] {
+            for place in &places {
+                for plant in [
+                    "link to a file",
+                    "link to nothing",
+                    "link to a directory",
+                    "link to the same",
+                    "pipe",
+                    "directory",
+                ] {
+                    let home = TempDir::new().unwrap();
+                    let (path, outside) = (home.path().join("db"), home.path().join("outside"));
+                    if fresh {
+                        fs::create_dir(&path).unwrap();
+                        fs::create_dir_all(path.join(place).parent().unwrap()).unwrap();
+                    } else {
+                        make(&path);
+                    }
+                    fs::create_dir_all(outside.join("full")).unwrap();
+                    fs::write(outside.join("file"), "precious").unwrap();
+                    fs::write(outside.join("full/1.wal"), "precious").unwrap();
+                    fs::write(outside.join("full/1.seg"), "precious").unwrap();
+                    let target = path.join(place);
+                    match plant {
+                        "link to the same" if fs::symlink_metadata(&target).is_ok() => {
+                            // The very file, moved out and linked to.
+                            fs::rename(&target, outside.join("moved")).unwrap();
+                            symlink(outside.join("moved"), &target).unwrap();
+                        }
+                        "link to the same" => continue,
+                        "pipe" => {
+                            remove(&target);
+                            mkfifo(&target);
+                        }
+                        "directory" => {
+                            remove(&target);
+                            fs::create_dir(&target).unwrap();
+                        }
+                        link => {
+                            remove(&target);
+                            let to = match link {
+                                "link to a file" => outside.join("file"),
+                                "link to nothing" => outside.join("nothing"),
+                                _ => outside.join("full"),
+                            };
+                            symlink(to, &target).unwrap();
+                        }
+                    }
+                    let before = snapshot(&outside);
+                    let what = format!("{plant} at {place}{}", if fresh { " of a new database" } else { "" });
+                    let run = path.clone();
+                    let result =
+                        within(&what, move || if fresh { open(&run).and_then(Db::close) } else { try_all(&run) });
+                    match result {
+                        Ok(()) => harmless += 1,
+                        Err(error) => {
+                            refused += 1;
+                            if !error.to_string().contains("db") {
+                                wrong.push(format!("{what}: an error that names no file: {error}"));
+                            }
+                        }
+                    }
+                    if snapshot(&outside) != before {
+                        wrong.push(format!("{what}: something outside was changed"));
+                    }
+                }
+            }
+        }
+        println!("{refused} plants refused, {harmless} harmless");
+        assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
+    }
+
+    #[test]
+    fn a_folder_with_a_foreign_file_is_left_as_it_was() {
+        for extra in [&["notes.txt"][..], &["notes.txt", "wal/1.wal"], &["MANIFEST-x"], &[".hidden", "MANIFEST-1"]] {
+            let home = TempDir::new().unwrap();
+            for name in extra {
+                let path = home.path().join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "mine").unwrap();
+            }
+            fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            let before = snapshot(home.path());
+            assert!(matches!(open(home.path()), Err(Error::Invalid { .. })), "{extra:?}");
+            assert_eq!(snapshot(home.path()), before, "{extra:?}");
+        }
+    }
+
+    #[test]
+    fn a_database_that_lost_its_current_file_is_not_taken_for_a_new_one() {
+        for keep in ["segments", "wal"] {
+            let home = TempDir::new().unwrap();
+            let path = home.path().join("db");
+            make(&path);
+            fs::remove_file(path.join("CURRENT")).unwrap();
+            for other in ["segments", "wal"].into_iter().filter(|other| *other != keep) {
+                fs::remove_dir_all(path.join(other)).unwrap();
+            }
+            let before = snapshot(&path);
+            let error = open(&path).expect_err("a database without CURRENT");
+            assert!(error.to_string().contains("CURRENT"), "{error}");
+            assert_eq!(snapshot(&path), before, "nothing is made beside {keep}");
+        }
+    }
+
+    /// Run by [`modes_are_private_under_any_umask`] in a process with another umask.
+    #[test]
+    fn a_database_made_under_the_umask_of_the_process() {
+        let Some(path) = std::env::var_os("CHRONOLITH_HOSTILE_UMASK") else { return };
+        let path = Path::new(&path);
+        make(path);
+        let db = open(path).unwrap();
+        db.keyspace("data", KeyspaceOptions::new()).unwrap().put("c", "3").unwrap();
+        db.flush().unwrap();
+        db.checkpoint(path.with_file_name("copy")).unwrap();
+        // While it is open: the files of an open database count too.
+        for root in [path.to_path_buf(), path.with_file_name("copy")] {
+            for (file, mode, _) in snapshot(&root) {
+                let wanted = if file.is_dir() { 0o700 } else { 0o600 };
+                assert_eq!(mode & 0o7777, wanted, "{}", file.display());
+            }
+        }
+        db.close().unwrap();
+        assert!(names(path).len() >= 6);
+    }
+
+    #[test]
+    fn modes_are_private_under_any_umask() {
+        for umask in ["000", "022", "077", "277"] {
+            let home = TempDir::new().unwrap();
+            let script = format!("umask {umask}; exec \"$0\" --exact {TEST} --nocapture");
+            let mut command = Command::new("sh");
+            command.arg("-c").arg(script).arg(std::env::current_exe().unwrap());
+            let output = command.env("CHRONOLITH_HOSTILE_UMASK", home.path().join("db")).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && text.contains("1 passed"), "umask {umask}: {text}");
+            assert!(home.path().join("db/CURRENT").exists(), "umask {umask}: it ran");
+        }
+    }
+
+    const TEST: &str = "planted::a_database_made_under_the_umask_of_the_process";
+}
