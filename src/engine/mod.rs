@@ -124,8 +124,6 @@ struct Commit {
     conflicts: Conflicts,
     /// Logs that were followed by others and are not known to be synced, oldest first, with their ends.
     unsynced: Vec<(Arc<LogFile>, u64)>,
-    /// The newest log whose name is known to be durable.
-    named: u64,
 }
 
 impl Engine {

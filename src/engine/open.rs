@@ -99,6 +99,7 @@ impl Engine {
             manifest.commit(&edit).map_err(|(CommitFailure::NotCommitted(e) | CommitFailure::Unknown(e))| e)?;
             let header = Header { kind: FileKind::Log, file_id: manifest.database_id(), number: log_number };
             log = Some(LogWriter::create(&*dir, header)?);
+            dir.sync_dir(name::LOGS).at("sync", || dir.path().join(name::LOGS))?;
             remove_strangers(&*dir, &manifest, log_number);
         }
 
@@ -122,7 +123,6 @@ impl Engine {
                 time_us,
                 conflicts: Conflicts::default(),
                 unsynced: Vec::new(),
-                named: 0,
             }),
             registry: Mutex::new(Registry::default()),
             visible: AtomicU64::new(last),
@@ -288,9 +288,10 @@ fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Recovered> {
         let path = dir.path().join(name::log(number));
         let known = version.log_ends.get(&number).copied();
         if !numbers.contains(&number) {
-            // The name of a log is durable before its bytes count: a log that is not there was never synced.
-            if matches!(known, Some(LogEnd::Exactly(end)) if end > 0) {
-                return Err(Corruption { offset: 0, what: "a log that the manifest names" }.of(&path, 0));
+            // The name of a log is durable before the next one is begun (W4). Only one that a recovery has seen in the page cache may
+            // be gone for no other reason than a power cut.
+            if !matches!(known, Some(LogEnd::AtMost(_) | LogEnd::Exactly(0))) {
+                return Err(Corruption { offset: 0, what: "a log that the manifest or a later log needs" }.of(&path, 0));
             }
             recovered.ends.insert(number, LogEnd::AtMost(0));
             torn.get_or_insert(number);

@@ -1,6 +1,6 @@
 //! Making the log durable: whoever waits first syncs for all who wait.
 //!
-//! Logs are synced oldest first (W1), the names of new ones before their bytes count. After the first failed sync nothing more is
+//! Logs are synced oldest first (W1); their names are durable since they were created. After the first failed sync nothing more is
 //! acknowledged: the system may have thrown the unsynced pages away and report success the next time.
 
 use std::{
@@ -162,33 +162,27 @@ impl Engine {
         for hook in BEFORE_SYNC {
             hook(self)?;
         }
-        let (upto, files, named) = {
+        let (upto, files) = {
             let commit = self.commit.lock();
-            (self.visible(), files_to_sync(&commit), commit.named)
+            (self.visible(), files_to_sync(&commit))
         };
-        let newest = self.sync_files(&files, named)?;
-        let mut commit = self.commit.lock();
-        commit.unsynced.retain(|(file, _)| file.number >= newest);
-        commit.named = commit.named.max(newest);
+        self.sync_files(&files)?;
+        let newest = files.last().map_or(0, |(file, _)| file.number);
+        self.commit.lock().unsynced.retain(|(file, _)| file.number >= newest);
         Ok(upto)
     }
 
     /// The same under the commit lock, for edits that must not overtake the log. What was recovered has been flushed before.
     pub(super) fn sync_log_locked(&self, commit: &mut Commit) -> Result<()> {
-        let files = files_to_sync(commit);
-        commit.named = self.sync_files(&files, commit.named)?.max(commit.named);
+        self.sync_files(&files_to_sync(commit))?;
         commit.unsynced.clear();
         self.syncing.raise(self.visible());
         Ok(())
     }
 
-    /// Syncs logs, and before them their names if the newest is above the newest whose name is durable. Gives the newest number.
-    fn sync_files(&self, files: &[(Arc<LogFile>, u64)], named: u64) -> Result<u64> {
-        let newest = files.last().map_or(0, |(file, _)| file.number);
-        let name_sync = if newest > named { self.sync_log_names() } else { Ok(()) };
-        let synced = name_sync.and_then(|()| files.iter().try_for_each(|(file, end)| self.sync_file(file, *end)));
-        synced.inspect_err(|error| self.poison(error))?;
-        Ok(newest)
+    fn sync_files(&self, files: &[(Arc<LogFile>, u64)]) -> Result<()> {
+        let synced = files.iter().try_for_each(|(file, end)| self.sync_file(file, *end));
+        synced.inspect_err(|error| self.poison(error))
     }
 
     fn sync_file(&self, file: &LogFile, end: u64) -> Result<()> {

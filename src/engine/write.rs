@@ -174,7 +174,11 @@ impl Engine {
             }
             error => Err(error),
         });
-        let sealed = created.and_then(|next| log.seal(RecordKind::Rotated).map(|()| next));
+        let named = created.and_then(|next| {
+            self.sync_log_names().inspect_err(|error| self.poison(error))?;
+            Ok(next)
+        });
+        let sealed = named.and_then(|next| log.seal(RecordKind::Rotated).map(|()| next));
         let next = match sealed {
             Ok(next) => next,
             Err(error) => {
