@@ -628,7 +628,7 @@ impl<'a> Runner<'a> {
             if after == After::Stop {
                 break;
             }
-            runner.after_error(&error).map_err(at)?;
+            runner.after_error(step, &error).map_err(at)?;
         }
         Ok(runner)
     }
@@ -645,7 +645,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Reads go on, and show what was acknowledged.
-    fn after_error(&mut self, error: &Error) -> Result<(), String> {
+    fn after_error(&mut self, step: &Step, error: &Error) -> Result<(), String> {
         if let Error::Corrupt { .. } | Error::Locked { .. } | Error::NewerFormat { .. } | Error::Conflict { .. } = error
         {
             return Err(format!("a failing call is no reason to say {error}"));
@@ -653,7 +653,8 @@ impl<'a> Runner<'a> {
         let Some(db) = &self.db else { return Ok(()) };
         let health = db.health();
         self.poisoned = matches!(health, Err(Error::Poisoned { .. }));
-        if matches!(error, Error::Poisoned { .. }) && !self.poisoned {
+        // A close that says so was followed by opening again.
+        if matches!(error, Error::Poisoned { .. }) && !self.poisoned && !matches!(step, Step::Reopen) {
             return Err("writes have stopped, but health does not say so".to_owned());
         }
         let seen = observe(db, None).map_err(|e| format!("reading after an error: {e}"))?;
@@ -1238,7 +1239,9 @@ fn fail_one_and_end(sim: &Sim, runner: &mut Runner<'_>, call: usize, what: &str)
         return Err(format!("only {} calls were made", sim.calls()));
     }
     let is_log_sync = what.starts_with("sync wal/") || what == "sync_dir wal";
-    let reopens = workload.steps.iter().any(|step| matches!(step, Step::Reopen));
+    // An open that failed, or one that came later, begins anew.
+    let reopens = workload.steps.iter().any(|step| matches!(step, Step::Reopen))
+        || runner.run.errors.iter().any(|error| error.starts_with("open"));
     sim.clear_faults();
     if let Some(db) = &runner.db {
         let poisoned = matches!(db.health(), Err(Error::Poisoned { .. }));
@@ -1269,7 +1272,7 @@ fn fail_one_and_end(sim: &Sim, runner: &mut Runner<'_>, call: usize, what: &str)
     let cut = sim.fork();
     cut.cut_power_with(Loss::Everything);
     let floor = if is_whole { run.all() } else { run.floor };
-    check(&cut, workload, run, floor, Depth::Work).map_err(|e| format!("cut after close ({closed:?}): {e}"))?;
+    check(&cut, workload, run, floor, Depth::Look).map_err(|e| format!("cut after close ({closed:?}): {e}"))?;
     check(sim, workload, run, run.all(), Depth::CutAgain)
         .map_err(|e| format!("opened again after close ({closed:?}): {e}"))
 }
@@ -1283,15 +1286,24 @@ fn a_call_that_fails_is_told_and_costs_nothing_acknowledged() {
     for_each_workload(&workloads(), &tally, |workload, trace| {
         points.fetch_add(trace.len() as u64, Ordering::Relaxed);
         for (call, what) in trace.iter().enumerate() {
-            // To other calls a short write is an `EIO`.
-            for fault in faults.into_iter().filter(|fault| *fault != Fault::ShortWrite || what.starts_with("write ")) {
+            for fault in faults {
+                let applies = match fault {
+                    // To other calls a short write is an `EIO`.
+                    Fault::ShortWrite => what.starts_with("write "),
+                    Fault::EioForever => is_full() || call % 2 == 0,
+                    Fault::EnospcForever => is_full() || call % 2 == 1,
+                    _ => true,
+                };
+                if !applies {
+                    continue;
+                }
                 exist.fetch_add(1, Ordering::Relaxed);
                 tally.attempt(|| place(workload, call, what, fault), || fail_one(workload, call, what, fault));
             }
         }
     });
     println!(
-        "{} points x 4 faults, 5 for writes = {} runs x 3 ends, {:.1?}",
+        "{} points x 3 faults, 4 for writes = {} runs x 3 ends, {:.1?}",
         points.into_inner(),
         tally.tried(),
         started.elapsed()
@@ -1348,17 +1360,18 @@ fn fill(space: u64, len: usize, durability: Durability) -> Result<u64, String> {
         let mut refused = 0;
         for tries in 0.. {
             key = (key + 1) % 400;
-            match runner.step(&write("a", key, len))? {
+            let putting = write("a", key, len);
+            match runner.step(&putting)? {
                 Ok(()) if tries > 4000 => return Err("the disk never fills".to_owned()),
                 Ok(()) => {}
                 Err(error @ Error::DiskFull { .. }) => {
-                    runner.after_error(&error)?;
+                    runner.after_error(&putting, &error)?;
                     refused += 1;
                     full += 1;
                     // Whatever needs room may say that there is none, and reads go on.
                     for step in [Step::Flush, Step::Compact, Step::Persist] {
                         match runner.step(&step)? {
-                            Err(error @ Error::DiskFull { .. }) => runner.after_error(&error)?,
+                            Err(error @ Error::DiskFull { .. }) => runner.after_error(&step, &error)?,
                             Err(error) => return Err(format!("{step:?} on a full disk: {error}")),
                             Ok(()) => {}
                         }

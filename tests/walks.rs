@@ -44,7 +44,7 @@ impl Walk {
                 self.ask(&view, key, expected);
             }
             ["view", seqno, key, "->", expected] => {
-                let view = self.views[&seqno.parse().unwrap()].clone();
+                let view = self.views.get(&seqno.parse().unwrap()).unwrap().clone();
                 self.ask(&view, key, expected);
             }
             [write, arguments @ ..] => {

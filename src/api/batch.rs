@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Keyspace, check_key, db::Owner};
+use super::{Keyspace, check_batch_len, check_key, db::Owner};
 use crate::{
     base::{Error, KeyRange, KeyspaceId, Kind, Receipt, Result},
     engine::Durability,
-    wal::{BATCH_LEN_MAX, BatchBuf},
+    wal::BatchBuf,
 };
 
 /// Writes that happen together or not at all, across keyspaces. The last word on a key counts.
@@ -109,11 +109,7 @@ impl Batch {
                 let what = format!("keyspace \"{}\" belongs to another database", keyspace.name());
                 return Err(Error::invalid(what));
             }
-            if self.buf.len().saturating_add(bytes) > BATCH_LEN_MAX {
-                // Checked before the bytes are copied: a batch never takes much more memory than it may.
-                return Err(Error::invalid(format!("a batch encodes to at most {BATCH_LEN_MAX} bytes; split it")));
-            }
-            Ok(())
+            check_batch_len(self.buf.len().saturating_add(bytes))
         });
         if let Err(error) = checked {
             self.wrong.get_or_insert(error);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Batch, Cursor, Range, View, check_key, db::Owner};
+use super::{Batch, Cursor, Range, View, check_batch_len, check_key, db::Owner};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Kind, Receipt, Result},
     engine::{Checks, ViewCore},
@@ -45,9 +45,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Batch::commit`].
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Receipt> {
-        let mut batch = Batch::new(&self.owner);
-        batch.put(self, key, value);
-        batch.commit()
+        self.write(Kind::Put, key.as_ref(), value.as_ref())
     }
 
     /// Deletes a key. Deleting a key that is not there is no error.
@@ -55,9 +53,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Batch::commit`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<Receipt> {
-        let mut batch = Batch::new(&self.owner);
-        batch.delete(self, key);
-        batch.commit()
+        self.write(Kind::Delete, key.as_ref(), &[])
     }
 
     /// Deletes every key of a range, as one entry, however many they are.
@@ -220,6 +216,15 @@ impl Keyspace {
             }
         }
         Err(Error::Conflict { key: key.to_vec() })
+    }
+
+    /// A batch of one operation, without what several would need.
+    fn write(&self, kind: Kind, key: &[u8], value: &[u8]) -> Result<Receipt> {
+        check_key(key)?;
+        check_batch_len(key.len().saturating_add(value.len()))?;
+        let mut batch = BatchBuf::default();
+        batch.push(kind, self.id, key, value);
+        self.owner.engine.commit(batch, &[self.id], None, None)
     }
 
     fn now(&self) -> View {

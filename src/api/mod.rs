@@ -12,11 +12,22 @@ pub use iter::{Cursor, Keys, Range};
 pub use keyspace::Keyspace;
 pub use view::View;
 
-use crate::base::{Error, KEY_LEN_MAX, Result};
+use crate::{
+    base::{Error, KEY_LEN_MAX, Result},
+    wal::BATCH_LEN_MAX,
+};
 
 fn check_key(key: &[u8]) -> Result<()> {
     if key.len() > KEY_LEN_MAX {
         return Err(Error::invalid(format!("a key has at most {KEY_LEN_MAX} bytes, not {}", key.len())));
+    }
+    Ok(())
+}
+
+/// Checked before the bytes are copied: a batch never takes much more memory than it may.
+fn check_batch_len(len: usize) -> Result<()> {
+    if len > BATCH_LEN_MAX {
+        return Err(Error::invalid(format!("a batch encodes to at most {BATCH_LEN_MAX} bytes, not {len}; split it")));
     }
     Ok(())
 }

@@ -282,12 +282,12 @@ impl<S: Source> Visible<S> {
 
     /// Reads the versions of the current key, newest first, and stops at the one that is seen.
     fn resolve_forward(&mut self, fragment: Option<usize>) -> Result<Found> {
-        let tombstones = Arc::clone(&self.tombstones);
+        let Self { merge, tombstones, key, asked, .. } = self;
         let marks = fragment.and_then(|index| tombstones.get(index)).map_or(&[][..], |f| &f.marks);
         let mut marks = marks.iter().peekable();
-        let mut lookup = Lookup::new(self.asked);
-        while let Some(entry) = self.merge.top().and_then(Source::entry) {
-            if entry.key != self.key {
+        let mut lookup = Lookup::new(*asked);
+        while let Some(entry) = merge.top().and_then(Source::entry) {
+            if entry.key != key {
                 break;
             }
             let (seqno, ordinal, gap, kind) = (entry.seqno, entry.ordinal, entry.gap_start, entry.kind);
@@ -298,7 +298,7 @@ impl<S: Source> Visible<S> {
                 }
             }
             match lookup.see(seqno, gap, kind)? {
-                Found::Above => self.merge.advance()?,
+                Found::Above => merge.advance()?,
                 found => return Ok(found),
             }
         }

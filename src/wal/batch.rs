@@ -46,7 +46,8 @@ impl BatchBuf {
 
     /// Adds an operation.
     pub(crate) fn push(&mut self, kind: Kind, keyspace: KeyspaceId, key: &[u8], value: &[u8]) {
-        self.record.reserve(key.len() + value.len() + 16);
+        // Room for the numbers and for the padding of the record: a batch of one operation grows once.
+        self.record.reserve(key.len() + value.len() + 32);
         self.record.push(kind.number());
         self.varint(u64::from(keyspace.0));
         self.varint(key.len() as u64);
@@ -80,11 +81,13 @@ impl BatchBuf {
 
     /// Fills in the header, once it is known.
     pub(crate) fn stamp(&mut self, seqno: u64, time_us: u64) {
-        let header =
-            [seqno.to_le_bytes().as_slice(), &time_us.to_le_bytes(), &self.count.to_le_bytes(), &0u32.to_le_bytes()]
-                .concat();
-        if let Some(room) = self.record.get_mut(Self::ROOM..Self::ROOM + HEADER_LEN) {
-            room.copy_from_slice(&header);
+        let fields = [&seqno.to_le_bytes()[..], &time_us.to_le_bytes(), &self.count.to_le_bytes(), &0u32.to_le_bytes()];
+        let mut at = Self::ROOM;
+        for field in fields {
+            if let Some(room) = self.record.get_mut(at..at + field.len()) {
+                room.copy_from_slice(field);
+            }
+            at += field.len();
         }
     }
 

@@ -12,7 +12,7 @@ use std::{ops::Range, path::Path};
 
 use super::{
     RecordKind,
-    record::{ALIGN, FIRST_RECORD, RECORD_HEADER_LEN, RecordHeader, decode_header, record_len, seed},
+    record::{ALIGN, FIRST_RECORD, RECORD_HEADER_LEN, RecordHeader, decode_header, may_be_header, record_len, seed},
 };
 use crate::{
     base::{Corruption, Error, Result},
@@ -163,7 +163,8 @@ impl Log<'_> {
         while let Some(rest) = self.bytes.get(place..)
             && rest.len() >= RECORD_HEADER_LEN
         {
-            if let Ok(header) = decode_header(rest, self.seed, place as u64)
+            if may_be_header(rest)
+                && let Ok(header) = decode_header(rest, self.seed, place as u64)
                 && u64::from(header.synced_upto) > at
             {
                 return true;

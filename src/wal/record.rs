@@ -71,9 +71,9 @@ pub(crate) fn seal_record(
         field.copy_from_slice(&part.to_le_bytes());
     }
     let own_crc = header_crc(seed, offset, &fields);
-    let header = [&own_crc.to_le_bytes(), fields.as_slice()].concat();
-    if let Some(room) = record.get_mut(..RECORD_HEADER_LEN) {
-        room.copy_from_slice(&header);
+    if let Some((room, rest)) = record.get_mut(..RECORD_HEADER_LEN).and_then(|header| header.split_at_mut_checked(4)) {
+        room.copy_from_slice(&own_crc.to_le_bytes());
+        rest.copy_from_slice(&fields);
     }
     record.resize(record.len().next_multiple_of(ALIGN), 0);
     own_crc
@@ -99,6 +99,11 @@ pub(crate) fn decode_header(bytes: &[u8], seed: u32, offset: u64) -> Result<Reco
         _ => return Err(reader.corrupt("record kind")),
     };
     Ok(RecordHeader { own_crc, len, payload_crc, previous, synced_upto, kind })
+}
+
+/// Whether bytes can be the header of a record at all: what is left to the checksum is rare.
+pub(crate) fn may_be_header(bytes: &[u8]) -> bool {
+    matches!(bytes.get(20..RECORD_HEADER_LEN), Some([1..=3, 0, 0, 0]))
 }
 
 /// The length on disk of a record with this payload.
