@@ -561,7 +561,7 @@ fn check_named(error: &Error, while_: &str) -> Result<(), String> {
         Error::Corrupt { path, .. } | Error::NewerFormat { path, .. } | Error::Io { path, .. } => {
             path.starts_with("db")
         }
-        Error::Invalid { .. } | Error::Poisoned { .. } => error.to_string().contains("db"),
+        Error::Invalid { .. } => error.to_string().contains("db"),
         _ => false,
     };
     if is_right { Ok(()) } else { Err(format!("{while_}: an error that names no file: {error:?}")) }

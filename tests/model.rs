@@ -1175,7 +1175,7 @@ impl World {
         let newest = self.newest();
         ensure!(u64::from(db.snapshot().seqno()) == newest, "a snapshot at {}, not {newest}", db.snapshot().seqno());
         let future = db.as_of(newest + 1);
-        ensure!(matches!(future, Err(Error::InTheFuture { .. })), "as_of({}) after {newest} is opened", newest + 1);
+        ensure!(matches!(future, Err(Error::InTheFuture)), "as_of({}) after {newest} is opened", newest + 1);
         db.health().map_err(told("health"))?;
         for slot in 0..NAMES.len() {
             let Some((at, keyspace)) = self.alive(slot) else { continue };

@@ -59,28 +59,18 @@ pub enum Error {
         oldest: Seqno,
     },
 
-    /// The seqno or time asked for has not been committed yet.
-    #[error("seqno {asked} lies in the future; the newest commit is {newest}")]
-    InTheFuture {
-        /// What was asked for.
-        asked: Seqno,
-        /// The newest commit.
-        newest: Seqno,
-    },
+    /// The seqno or time asked for has not been committed yet. Ask for the newest with [`Db::snapshot`](crate::Db::snapshot).
+    #[error("that moment lies in the future; `snapshot` shows the newest")]
+    InTheFuture,
 
     /// The disk is full. Make room and write again: nothing acknowledged was lost.
-    #[error("the disk that holds {} is full; make room and write again", path.display())]
-    DiskFull {
-        /// The file that could not grow.
-        path: PathBuf,
-    },
+    #[error("the disk is full; make room and write again")]
+    DiskFull,
 
-    /// A sync failed, so nothing more is acknowledged. Reads go on; close the database and open it again.
-    #[error("writes have stopped because {why}; close the database and open it again")]
-    Poisoned {
-        /// What failed.
-        why: String,
-    },
+    /// A sync failed, so nothing more is acknowledged. Reads go on; close the database and open it again. What failed stands in
+    /// [`Stats::trouble`](crate::Stats::trouble).
+    #[error("writes have stopped because a sync failed; close the database and open it again")]
+    Poisoned,
 
     /// The database was closed; this handle, view or iterator is of no further use.
     #[error("the database is closed; open it again")]
@@ -120,8 +110,7 @@ impl Error {
             source.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
         );
-        let path = path.to_path_buf();
-        if full { Self::DiskFull { path } } else { Self::Io { op, path, source } }
+        if full { Self::DiskFull } else { Self::Io { op, path: path.to_path_buf(), source } }
     }
 
     /// The same error for a second receiver. System errors keep their kind and text.
@@ -135,9 +124,9 @@ impl Error {
             Self::Locked { path, pid } => Self::Locked { path: path.clone(), pid: *pid },
             Self::Conflict { key } => Self::Conflict { key: key.clone() },
             Self::HistoryTrimmed { oldest } => Self::HistoryTrimmed { oldest: *oldest },
-            Self::InTheFuture { asked, newest } => Self::InTheFuture { asked: *asked, newest: *newest },
-            Self::DiskFull { path } => Self::DiskFull { path: path.clone() },
-            Self::Poisoned { why } => Self::Poisoned { why: why.clone() },
+            Self::InTheFuture => Self::InTheFuture,
+            Self::DiskFull => Self::DiskFull,
+            Self::Poisoned => Self::Poisoned,
             Self::Closed => Self::Closed,
             Self::Invalid { what } => Self::Invalid { what: what.clone() },
             Self::NewerFormat { path, version } => Self::NewerFormat { path: path.clone(), version: *version },

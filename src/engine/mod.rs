@@ -101,6 +101,7 @@ pub(crate) struct Engine {
     closed: AtomicBool,
     /// Set before the threads are joined: jobs give up.
     stopping: AtomicBool,
+    /// What poisoned it.
     poisoned: Mutex<Option<String>>,
     is_poisoned: AtomicBool,
     /// Segments of edits that failed: they stay until the next edit has been committed.
@@ -135,10 +136,8 @@ impl Engine {
     /// That writes are still taken.
     fn check_writable(&self) -> Result<()> {
         self.check_open()?;
-        if self.is_poisoned.load(Ordering::Acquire)
-            && let Some(why) = &*self.poisoned.lock()
-        {
-            return Err(Error::Poisoned { why: why.clone() });
+        if self.is_poisoned.load(Ordering::Acquire) {
+            return Err(Error::Poisoned);
         }
         if self.options.read_only {
             return Err(Error::invalid(format!(
@@ -181,8 +180,8 @@ impl Engine {
     /// What background work has met: the error for which it or the writes have stopped.
     pub(crate) fn health(&self) -> Result<()> {
         self.check_open()?;
-        if let Some(why) = &*self.poisoned.lock() {
-            return Err(Error::Poisoned { why: why.clone() });
+        if self.is_poisoned.load(Ordering::Acquire) {
+            return Err(Error::Poisoned);
         }
         self.work.trouble().map_or(Ok(()), Err)
     }

@@ -106,6 +106,10 @@ pub struct Stats {
     pub levels: Vec<LevelStats>,
     /// What holds the bytes of the directory.
     pub space: SpaceUse,
+    /// Bytes that the file system still has room for.
+    pub disk_free_bytes: u64,
+    /// What has stopped writes or background work, in words.
+    pub trouble: Option<String>,
 }
 
 impl Stats {
@@ -117,7 +121,7 @@ impl Stats {
     }
 
     /// One name and number for everything that is a single number.
-    fn numbers(&self) -> [(&'static str, u64); 17] {
+    fn numbers(&self) -> [(&'static str, u64); 18] {
         [
             ("seqno", self.seqno),
             ("synced_seqno", self.synced_seqno),
@@ -136,6 +140,7 @@ impl Stats {
             ("sealed_memtables", self.sealed_memtables),
             ("index_bytes", self.index_bytes),
             ("views", self.views),
+            ("disk_free_bytes", self.disk_free_bytes),
         ]
     }
 
@@ -151,6 +156,8 @@ impl Stats {
             self.numbers().iter().map(|(name, number)| format!("\"{name}\":{number}")).collect();
         let oldest = self.oldest_view.map_or_else(|| "null".to_owned(), |seqno| seqno.to_string());
         fields.push(format!("\"oldest_view\":{oldest}"));
+        let trouble = self.trouble.as_deref().map_or_else(|| "null".to_owned(), quoted);
+        fields.push(format!("\"trouble\":{trouble}"));
         let space: Vec<String> = self.causes().iter().map(|(cause, bytes)| format!("\"{cause}\":{bytes}")).collect();
         fields.push(format!("\"space\":{{{}}}", space.join(",")));
         let levels: Vec<String> = self.levels.iter().map(LevelStats::to_json).collect();
@@ -224,7 +231,8 @@ impl fmt::Display for Stats {
         }
         let causes: Vec<String> =
             self.causes().iter().map(|(cause, bytes)| format!("{cause} {}", size(*bytes))).collect();
-        write!(f, "on disk: {}", causes.join(", "))
+        write!(f, "on disk: {}; {} free", causes.join(", "), size(self.disk_free_bytes))?;
+        self.trouble.as_ref().map_or(Ok(()), |trouble| write!(f, "\ntrouble: {trouble}"))
     }
 }
 
@@ -257,6 +265,8 @@ impl Engine {
             oldest_view,
             levels: Vec::new(),
             space: self.space().unwrap_or_default(),
+            disk_free_bytes: self.dir.available_space().unwrap_or(0),
+            trouble: self.poisoned.lock().clone().or_else(|| self.work.trouble().map(|error| error.to_string())),
         };
         for keyspace in current.version.keyspaces.values() {
             for (level, segments) in keyspace.levels.iter().enumerate().filter(|(_, segments)| !segments.is_empty()) {

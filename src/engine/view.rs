@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 
 use super::{Engine, Scan, read::get_in, scan::scan_in, superversion::SuperVersion};
 use crate::{
-    base::{Bytes, Error, KeySpan, KeyspaceId, Result, Seqno},
+    base::{Bytes, Error, KeySpan, KeyspaceId, Result},
     manifest::KeyspaceVersion,
     merge::{Asked, Direction},
 };
@@ -42,9 +42,8 @@ impl ViewCore {
     /// A view of a past moment.
     pub(crate) fn as_of(engine: &Arc<Engine>, seqno: u64) -> Result<Arc<Self>> {
         engine.check_open()?;
-        let newest = engine.visible();
-        if seqno > newest {
-            return Err(Error::InTheFuture { asked: Seqno(seqno), newest: Seqno(newest) });
+        if seqno > engine.visible() {
+            return Err(Error::InTheFuture);
         }
         Ok(Arc::new(Self::register(engine, |_| seqno)))
     }

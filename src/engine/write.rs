@@ -103,7 +103,7 @@ impl Engine {
         let log = commit.log.as_mut().ok_or(Error::Closed)?;
         if let Err(error) = log.append(batch) {
             // On a full disk the next batch may fit again. Any other failure says nothing good about this file.
-            if !matches!(error, Error::DiskFull { .. }) {
+            if !matches!(error, Error::DiskFull) {
                 self.poison(&error);
             }
             return Err(error);
