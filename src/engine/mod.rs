@@ -195,7 +195,11 @@ impl Engine {
                 Ok(version)
             }
             Err(CommitFailure::NotCommitted(error)) => {
-                self.doubtful.lock().extend(added);
+                if manifest.in_doubt() {
+                    self.doubtful.lock().extend(added);
+                } else {
+                    self.reclaim.add_segments(added.iter().copied());
+                }
                 Err(error)
             }
             Err(CommitFailure::Unknown(error)) => {

@@ -293,8 +293,10 @@ fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Recovered> {
             if !matches!(known, Some(LogEnd::AtMost(_) | LogEnd::Exactly(0))) {
                 return Err(Corruption { offset: 0, what: "a log that the manifest or a later log needs" }.of(&path, 0));
             }
+            if known.is_some_and(|known| known.offset() > 0) {
+                torn.get_or_insert(number);
+            }
             recovered.ends.insert(number, LogEnd::AtMost(0));
-            torn.get_or_insert(number);
             continue;
         }
         let file = dir.open(&name::log(number)).at("open", || path.clone())?;
@@ -316,7 +318,9 @@ fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Recovered> {
         }
         recovered.take(number, &batches, version, &path)?;
         let exact = matches!(known, Some(LogEnd::Exactly(_)));
-        let end = if exact { LogEnd::Exactly(replayed.end) } else { LogEnd::AtMost(replayed.end) };
+        // A log without a batch is nothing that anybody could miss.
+        let end = if batches.is_empty() { 0 } else { replayed.end };
+        let end = if exact { LogEnd::Exactly(replayed.end) } else { LogEnd::AtMost(end) };
         recovered.ends.insert(number, end);
         // A log is whole with a seal, or when it reaches the end that an earlier recovery found.
         let whole = known.map_or(replayed.ending != Ending::Torn, |known| known.offset() == replayed.end);

@@ -56,6 +56,9 @@ struct State {
     recovered: bool,
 }
 
+/// An interval sync that failed for another reason than the sync itself is tried again this much later.
+const TRY_AGAIN_US: u64 = 500_000;
+
 /// Nobody waits for a sync.
 const NOT_DUE: u64 = u64::MAX;
 
@@ -116,7 +119,7 @@ impl Engine {
         let now = self.env.monotonic_us();
         let due = &self.syncing.due;
         let at = now.saturating_add(u64::try_from(every.as_micros()).unwrap_or(NOT_DUE)).min(NOT_DUE - 1);
-        let before = due.at_us.fetch_min(at, Ordering::AcqRel);
+        let before = due.at_us.fetch_min(at, Ordering::SeqCst);
         if self.runs_inline() {
             return if before <= now { self.sync_due() } else { Ok(()) };
         }
@@ -128,9 +131,16 @@ impl Engine {
         Ok(())
     }
 
+    /// Syncs what is due. What could not be synced, though syncs themselves still work, is due again a little later.
     fn sync_due(&self) -> Result<()> {
-        self.syncing.due.at_us.store(NOT_DUE, Ordering::Release);
-        self.sync_upto(self.visible())
+        let due = &self.syncing.due.at_us;
+        // Taken back before the newest seqno is read, for every processor: a commit that comes later sets a moment of its own.
+        due.swap(NOT_DUE, Ordering::SeqCst);
+        self.sync_upto(self.visible()).inspect_err(|_| {
+            if self.check_writable().is_ok() {
+                due.fetch_min(self.env.monotonic_us().saturating_add(TRY_AGAIN_US), Ordering::SeqCst);
+            }
+        })
     }
 
     /// The thread that syncs when it is due.

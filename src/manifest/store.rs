@@ -20,8 +20,8 @@ const ROLL_MIN: u64 = 256 << 10;
 /// Why an edit was not committed.
 #[derive(Debug)]
 pub(crate) enum CommitFailure {
-    /// It did not happen, and will not: what it would have replaced is still in force. Files that it would have added must stay
-    /// until the next edit is committed, since the failed record may still be read after a crash.
+    /// It did not happen: what it would have replaced is still in force. While the manifest is in doubt, files that it would have added
+    /// must stay, since the failed record may still be read after a crash.
     NotCommitted(Error),
     /// A sync failed: nobody knows what is on the disk.
     Unknown(Error),
@@ -116,6 +116,11 @@ impl ManifestStore {
         self.clean
     }
 
+    /// Whether an edit that was not committed may be found to have been after a crash, until the next one is committed.
+    pub(crate) fn in_doubt(&self) -> bool {
+        self.must_roll && self.writer.is_some()
+    }
+
     /// Bytes that the manifest in force takes.
     pub(crate) fn len(&self) -> u64 {
         self.writer.as_ref().map_or(0, LogWriter::offset)
@@ -130,8 +135,12 @@ impl ManifestStore {
             self.roll(Arc::clone(&next))?;
         } else if let Some(writer) = &mut self.writer {
             if let Err(e) = writer.append_bytes(&edit.encode()) {
+                // The record may be on the disk all the same, and would be read after a crash: away from this file at once.
                 self.must_roll = true;
-                return Err(CommitFailure::NotCommitted(e));
+                return match self.roll(Arc::clone(&self.version)) {
+                    Err(unknown @ CommitFailure::Unknown(_)) => Err(unknown),
+                    Ok(()) | Err(CommitFailure::NotCommitted(_)) => Err(CommitFailure::NotCommitted(e)),
+                };
             }
             writer.file().sync(writer.offset()).map_err(CommitFailure::Unknown)?;
         }
