@@ -317,3 +317,29 @@ fn stats_speak_to_people_and_programs_and_account_for_every_byte() {
     assert_eq!(space.live + space.garbage + space.log + space.manifest, on_disk);
     assert_eq!(users.approximate_len(), 1000);
 }
+
+#[test]
+fn a_close_beside_busy_threads_is_clean() {
+    // A compaction that another thread had asked for once committed behind the seal: the database did not open again.
+    for round in 0..20 {
+        let memory = env::Memory::new();
+        let options = Options::new().env(memory.clone()).memory_budget(4 << 20).l0_threshold(1);
+        let db = options.open("my.db").unwrap();
+        let users = db.keyspace("users", KeyspaceOptions::new()).unwrap();
+        let acknowledged = std::thread::scope(|scope| {
+            let writer =
+                scope.spawn(|| (0..u32::MAX).take_while(|n| users.put(n.to_be_bytes(), [7; 3000]).is_ok()).count());
+            for _ in 0..2 {
+                scope.spawn(|| while db.compact().is_ok() {});
+            }
+            scope.spawn(|| while db.flush().is_ok() {});
+            std::thread::sleep(Duration::from_millis(5 + round * 3));
+            db.clone().close().unwrap();
+            writer.join().unwrap()
+        });
+        let db = options.open("my.db").unwrap();
+        let users = db.keyspace("users", KeyspaceOptions::new()).unwrap();
+        assert_eq!(users.range(..).count(), acknowledged, "round {round}");
+        assert!(db.verify().unwrap().is_clean());
+    }
+}

@@ -34,6 +34,7 @@ impl Engine {
         let ids: Vec<_> = self.current().version.keyspaces.keys().copied().collect();
         for id in ids {
             let _one = self.compacting.lock();
+            self.check_writable()?;
             let version = Arc::clone(&self.current().version);
             let task = version.keyspaces.get(&id).and_then(|keyspace| everything(keyspace, &self.options.shape()));
             if let Some(task) = task {

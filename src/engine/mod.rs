@@ -187,7 +187,10 @@ impl Engine {
     }
 
     /// Commits an edit. `added` are segments that it names: they are removed when it fails, as soon as that is safe.
+    ///
+    /// Nothing is committed behind the seal of a clean end: the lock may be somebody else's by then.
     fn commit_edit(&self, manifest: &mut ManifestStore, edit: &Edit, added: &[u64]) -> Result<Arc<Version>> {
+        self.check_open()?;
         match manifest.commit(edit) {
             Ok(version) => {
                 let doubtful = std::mem::take(&mut *self.doubtful.lock());

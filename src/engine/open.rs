@@ -159,7 +159,11 @@ impl Engine {
         let _no_flush = self.flushing.lock();
         let _no_compaction = self.compacting.lock();
         let sealed = if read_only { recovered } else { recovered.and_then(|()| self.seal()) };
-        self.closed.store(true, Ordering::Release);
+        {
+            // Also where no seal was reached: whoever takes the manifest next finds the database closed.
+            let _no_edit = self.manifest.lock();
+            self.closed.store(true, Ordering::Release);
+        }
         self.wake_writers();
         self.reclaim.end(&*self.dir);
         let unlocked = self.dir.unlock().at("unlock", || self.path());
@@ -186,7 +190,8 @@ impl Engine {
         for (number, end) in ends {
             edit.push(Change::LogEnd { number, end: LogEnd::Exactly(end) });
         }
-        self.commit_edit(&mut manifest, &edit, &[])?;
+        // The last edit of all: `commit_edit` takes none any more.
+        manifest.commit(&edit).map_err(|(CommitFailure::NotCommitted(e) | CommitFailure::Unknown(e))| e)?;
         manifest.seal()
     }
 }
