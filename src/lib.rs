@@ -18,9 +18,11 @@
 //! | --- | --- |
 //! | open, create, recover | [`Db::open`], [`Options`] |
 //! | write one key, or many at once | [`Keyspace::put`], [`Keyspace::delete_range`], [`Batch`] |
+//! | write what depends on what is there | [`Keyspace::update`], [`Keyspace::compare_and_swap`], [`Keyspace::insert_if_absent`] |
 //! | read one key, or many in order | [`Keyspace::get`], [`Keyspace::range`], [`Keyspace::prefix`], [`Keyspace::cursor`] |
 //! | look back | [`Db::snapshot`], [`Db::as_of`], [`View`] |
 //! | know when a write is on the disk | [`Durability`], [`Db::persist`] |
+//! | handle what goes wrong | [`Error`]: a variant for each thing you would do next |
 //! | run it | [`Db::stats`], [`Db::verify`], [`Db::checkpoint`], [`Db::compact`], [`Db::health`] |
 //! | test a program against power cuts | [`env::Sim`] |
 //!

@@ -1,8 +1,8 @@
 //! [`Batch`]: writes that happen together.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use super::{Keyspace, check_batch_len, check_key, db::Owner};
+use super::{Keyspace, check_batch_len, check_key, db::Owner, foreign};
 use crate::{
     base::{Error, KeyRange, KeyspaceId, Kind, Receipt, Result},
     engine::Durability,
@@ -22,7 +22,6 @@ use crate::{
 /// assert_eq!(db.as_of(receipt.seqno)?.get(&users, "ann")?.unwrap(), b"25");
 /// # Ok::<_, chronolith::Error>(())
 /// ```
-#[derive(Debug)]
 #[must_use = "a batch does nothing until `commit`"]
 pub struct Batch {
     owner: Arc<Owner>,
@@ -30,6 +29,12 @@ pub struct Batch {
     keyspaces: Vec<KeyspaceId>,
     /// The first thing that was wrong: told at the commit.
     wrong: Option<Error>,
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Batch({} operations)", self.len())
+    }
 }
 
 impl Batch {
@@ -72,10 +77,11 @@ impl Batch {
     /// Commits with the durability of the database.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) for a keyspace that was dropped or belongs to another database, a key over 65,536 bytes, a batch
-    /// over 64 MiB or with more than 1000 ranges to delete; [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed): nothing of it was
-    /// applied. [`Poisoned`](Error::Poisoned) and [`Io`](Error::Io) from a sync: it is applied, but nobody knows whether it is on the
-    /// disk; when the database has been opened again, it is there as a whole or not at all.
+    /// Nothing was applied with [`Invalid`](Error::Invalid) (a keyspace that was dropped or belongs to another database, a key over 65,536 bytes,
+    /// a batch over 64 MiB or with more than 1000 ranges to delete), [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed), and
+    /// [`Poisoned`](Error::Poisoned), which an earlier failure causes. With [`Io`](Error::Io) the log failed under this very batch: when
+    /// it could not be appended, it was not applied; when it could not be synced, it is visible, but nobody knows whether it is on the
+    /// disk. When the database has been opened again, it is there as a whole or not at all.
     pub fn commit(self) -> Result<Receipt> {
         self.commit_as(None)
     }
@@ -106,8 +112,7 @@ impl Batch {
     fn accept(&mut self, keyspace: &Keyspace, checked: Result<()>, bytes: usize) -> bool {
         let checked = checked.and_then(|()| {
             if !keyspace.belongs_to(&self.owner) {
-                let what = format!("keyspace \"{}\" belongs to another database", keyspace.name());
-                return Err(Error::invalid(what));
+                return Err(foreign(keyspace));
             }
             check_batch_len(self.buf.len().saturating_add(bytes))
         });

@@ -1,6 +1,6 @@
 //! [`Db`]: open, keyspaces, batches, views, care.
 
-use std::{path::Path, sync::Arc, thread::JoinHandle};
+use std::{fmt, path::Path, sync::Arc, thread::JoinHandle};
 
 use parking_lot::Mutex;
 
@@ -10,7 +10,8 @@ use crate::{
     engine::{Compacted, Engine, KeyspaceOptions, Options, Report, Stats, ViewCore, start_threads},
 };
 
-/// An open database. Cheap to clone: clones, keyspaces and views share it, and it is closed when the last of them goes.
+/// An open database. Cheap to clone: clones, keyspaces, views and iterators share it, and it is closed when the last of them goes. Call
+/// [`close`](Db::close) to learn of errors and to free the lock whoever still holds a handle.
 ///
 /// ```no_run
 /// use chronolith::{Db, KeyspaceOptions};
@@ -19,16 +20,21 @@ use crate::{
 /// users.put("ann", "25")?;
 /// # Ok::<_, chronolith::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Db {
     owner: Arc<Owner>,
 }
 
 /// Ends the threads and closes the engine when the last handle goes.
-#[derive(Debug)]
 pub(super) struct Owner {
     pub(super) engine: Arc<Engine>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Db({:?}, seqno {})", self.engine().path(), self.seqno())
+    }
 }
 
 impl Owner {
@@ -121,6 +127,11 @@ impl Db {
         Ok(View::new(&self.owner, ViewCore::as_of(self.engine(), seqno.into().0)?))
     }
 
+    /// The newest commit.
+    pub fn seqno(&self) -> Seqno {
+        Seqno(self.engine().visible())
+    }
+
     /// Waits until every write so far is on the disk.
     ///
     /// # Errors
@@ -159,10 +170,11 @@ impl Db {
     }
 
     /// Makes a consistent copy of everything committed before the call in a new directory, by hard links where they reach. The copy opens
-    /// as a database.
+    /// as a database. Missing parents of the directory are made too.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when something is in that directory already.
+    /// [`Invalid`](crate::Error::Invalid) when something is in that directory already, when it lies inside this database, and when this
+    /// database is open read-only.
     pub fn checkpoint(&self, path: impl AsRef<Path>) -> Result<()> {
         self.engine().checkpoint(path.as_ref())
     }

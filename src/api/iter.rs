@@ -1,15 +1,15 @@
 //! Iterators over ranges: double-ended, owned, with errors as items.
 
+use std::fmt;
+
+use super::View;
 use crate::{
     base::{Bytes, Error, KeySpan, KeyspaceId, Result},
     engine::Scan,
     merge::Direction,
 };
 
-use super::View;
-
 /// The keys and values of a range, from either end. After an error it ends.
-#[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct Range {
     view: View,
@@ -20,6 +20,13 @@ pub struct Range {
     /// Told as the first item.
     wrong: Option<Error>,
     ended: bool,
+}
+
+impl fmt::Debug for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.span.end.as_ref().map(|end| end.escape_ascii().to_string());
+        write!(f, "Range({:?}, {}..{})", self.view, self.span.start.escape_ascii(), end.unwrap_or_default())
+    }
 }
 
 impl Range {

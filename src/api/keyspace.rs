@@ -1,6 +1,6 @@
 //! [`Keyspace`]: one named, ordered, independent set of keys.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::{Batch, Cursor, Range, View, check_batch_len, check_key, db::Owner};
 use crate::{
@@ -15,11 +15,17 @@ const UPDATE_TRIES: usize = 100;
 /// A named, ordered set of keys. Cheap to clone.
 ///
 /// Every write returns a [`Receipt`]: its place in the order of all commits, and its time.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Keyspace {
     owner: Arc<Owner>,
     id: KeyspaceId,
     name: Arc<str>,
+}
+
+impl fmt::Debug for Keyspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keyspace({:?})", self.name)
+    }
 }
 
 impl Keyspace {
@@ -56,7 +62,7 @@ impl Keyspace {
         self.write(Kind::Delete, key.as_ref(), &[])
     }
 
-    /// Deletes every key of a range, as one entry, however many they are.
+    /// Deletes every key of a range, as one entry, however many they are; `delete_range(..)` empties the keyspace.
     ///
     /// # Errors
     /// As [`Batch::commit`].
@@ -82,7 +88,7 @@ impl Keyspace {
         Ok(self.get(key)?.is_some())
     }
 
-    /// The values of several keys, all of one moment.
+    /// The values of several keys, in the order asked, all of one moment.
     ///
     /// # Errors
     /// As [`Keyspace::get`].
@@ -137,7 +143,16 @@ impl Keyspace {
         Cursor::new(self.range(range))
     }
 
-    /// About how many keys there are, at no cost: versions, tombstones and unmerged duplicates count too.
+    /// Whether there is no key.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.range(..).keys().next().transpose()?.is_none())
+    }
+
+    /// An upper estimate of how many keys there are, at no cost: a key that was written many times, or deleted since, may count each
+    /// time until it is compacted. For the exact number: `range(..).keys().count()`.
     pub fn approximate_len(&self) -> u64 {
         let current = self.owner.engine.current();
         let segments: u64 = current.trees.get(&self.id).map_or(0, |tree| {
@@ -155,7 +170,7 @@ impl Keyspace {
     /// Sets a key that is not there; nothing happens, and there is no receipt, when it is.
     ///
     /// # Errors
-    /// As [`Batch::commit`].
+    /// As [`Keyspace::update`].
     pub fn insert_if_absent(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Option<Receipt>> {
         self.compare_and_swap(key, None::<&[u8]>, Some(value))
     }
@@ -163,8 +178,19 @@ impl Keyspace {
     /// Sets a key to `new` (deletes it for `None`) if its value is `expected` (`None`: absent). Without a receipt it was something
     /// else, and nothing happened.
     ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// assert!(users.compare_and_swap("ann", None::<&str>, Some("25"))?.is_some());
+    /// assert!(users.compare_and_swap("ann", Some("24"), Some("26"))?.is_none());
+    /// assert!(users.compare_and_swap("ann", Some("25"), None::<&str>)?.is_some());
+    /// # assert!(users.is_empty()?);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// As [`Batch::commit`].
+    /// As [`Keyspace::update`].
     #[expect(clippy::needless_pass_by_value, reason = "as easy to call as `put`")]
     pub fn compare_and_swap(
         &self,
@@ -179,6 +205,20 @@ impl Keyspace {
 
     /// Sets a key to what the closure makes of its value (`None`: absent, or to be deleted). The closure runs again when
     /// somebody else wrote the key meanwhile.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let hits = db.keyspace("hits", KeyspaceOptions::new())?;
+    /// let one_more = |old: Option<&[u8]>| {
+    ///     let count = old.and_then(|old| Some(u64::from_le_bytes(old.try_into().ok()?))).unwrap_or(0);
+    ///     Some((count + 1).to_le_bytes())
+    /// };
+    /// hits.update("page/1", one_more)?;
+    /// hits.update("page/1", one_more)?;
+    /// assert_eq!(hits.get("page/1")?.unwrap(), 2u64.to_le_bytes().as_slice());
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Batch::commit`]; [`Conflict`](Error::Conflict) after a hundred tries.
@@ -207,6 +247,7 @@ impl Keyspace {
             let mut batch = BatchBuf::default();
             match &new {
                 Some(value) => batch.push(Kind::Put, self.id, key, value),
+                None if old.is_none() => {}
                 None => batch.push(Kind::Delete, self.id, key, &[]),
             }
             let checks = Checks { since: watch.since, keys: vec![(self.id, key.to_vec())] };

@@ -27,7 +27,15 @@ fn check_key(key: &[u8]) -> Result<()> {
 /// Checked before the bytes are copied: a batch never takes much more memory than it may.
 fn check_batch_len(len: usize) -> Result<()> {
     if len > BATCH_LEN_MAX {
-        return Err(Error::invalid(format!("a batch encodes to at most {BATCH_LEN_MAX} bytes, not {len}; split it")));
+        return Err(Error::invalid(format!(
+            "a batch, or one value with its key, encodes to at most {BATCH_LEN_MAX} bytes, not {len}; split it"
+        )));
     }
     Ok(())
+}
+
+/// That a keyspace was not opened through this database.
+fn foreign(keyspace: &Keyspace) -> Error {
+    let name = keyspace.name();
+    Error::invalid(format!("keyspace \"{name}\" was opened through another `Db`; get it from this one with `keyspace`"))
 }

@@ -1,21 +1,27 @@
 //! [`View`]: the whole database at one moment.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use super::{Cursor, Keyspace, Range, db::Owner};
+use super::{Cursor, Keyspace, Range, db::Owner, foreign};
 use crate::{
-    base::{Bytes, Error, KeyRange, KeySpan, Result, Seqno},
+    base::{Bytes, KeyRange, KeySpan, Result, Seqno},
     engine::ViewCore,
 };
 
 /// The whole database as it was at one moment. Cheap to clone; while a view lives, what it sees is kept.
 ///
-/// Reads answer exactly as of that moment, or with [`HistoryTrimmed`](Error::HistoryTrimmed) where the history was already
+/// Reads answer exactly as of that moment, or with [`HistoryTrimmed`](crate::Error::HistoryTrimmed) where the history was already
 /// gone when the view was opened; never with something else.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct View {
     owner: Arc<Owner>,
     core: Arc<ViewCore>,
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "View({})", self.seqno())
+    }
 }
 
 impl View {
@@ -35,8 +41,8 @@ impl View {
     /// The value that a key had.
     ///
     /// # Errors
-    /// [`HistoryTrimmed`](Error::HistoryTrimmed); [`Invalid`](Error::Invalid) for a keyspace of another database or one that was
-    /// dropped before the view was opened; [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed).
+    /// [`HistoryTrimmed`](crate::Error::HistoryTrimmed); [`Invalid`](crate::Error::Invalid) for a keyspace of another database or one that was
+    /// dropped before the view was opened; [`Corrupt`](crate::Error::Corrupt), [`Io`](crate::Error::Io), [`Closed`](crate::Error::Closed).
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.check(keyspace)?;
         self.core.get(keyspace.id(), key.as_ref())
@@ -105,6 +111,6 @@ impl View {
         if keyspace.belongs_to(&self.owner) {
             return Ok(());
         }
-        Err(Error::invalid(format!("keyspace \"{}\" belongs to another database", keyspace.name())))
+        Err(foreign(keyspace))
     }
 }

@@ -52,14 +52,14 @@ pub enum Error {
         key: Vec<u8>,
     },
 
-    /// The past that was asked for has been compacted away. Ask for `oldest` or later, or keep more history with a policy.
-    #[error("the history asked for is gone; the oldest readable seqno here is {oldest}")]
+    /// The past that was asked for has been compacted away. Ask for `oldest` or later, or hold a snapshot before it is needed.
+    #[error("the history asked for is gone; ask for seqno {oldest} or later, or hold a snapshot before you need it")]
     HistoryTrimmed {
         /// The oldest seqno at which this answer is exact.
         oldest: Seqno,
     },
 
-    /// The seqno or time asked for has not been committed yet. Ask for the newest with [`Db::snapshot`](crate::Db::snapshot).
+    /// The seqno asked for has not been committed yet. Ask for the newest with [`Db::snapshot`](crate::Db::snapshot).
     #[error("that moment lies in the future; `snapshot` shows the newest")]
     InTheFuture,
 
@@ -67,9 +67,11 @@ pub enum Error {
     #[error("the disk is full; make room and write again")]
     DiskFull,
 
-    /// A sync failed, so nothing more is acknowledged. Reads go on; close the database and open it again. What failed stands in
-    /// [`Stats::trouble`](crate::Stats::trouble).
-    #[error("writes have stopped because a sync failed; close the database and open it again")]
+    /// The log or the manifest could not be written or synced, so nothing more is acknowledged. Reads go on; close the database and open it
+    /// again. What failed stands in [`Stats::trouble`](crate::Stats::trouble).
+    #[error(
+        "writes have stopped because the log could not be written or synced (`stats` says why); close the database and open it again"
+    )]
     Poisoned,
 
     /// The database was closed; this handle, view or iterator is of no further use.
@@ -135,7 +137,7 @@ impl Error {
 }
 
 fn by(pid: Option<u32>) -> String {
-    pid.map_or_else(|| " by another process".to_owned(), |pid| format!(" by process {pid}"))
+    pid.map_or_else(|| " elsewhere, perhaps only for reading".to_owned(), |pid| format!(" by process {pid}"))
 }
 
 /// Says what was tried on which file when a system call fails.

@@ -5,7 +5,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// The position of a batch in the one order of all commits. The first commit is 1; 0 is the empty database.
+/// The position of a batch in the one order of all commits. The first is 1; 0 is the empty database. Creating or dropping a keyspace takes a
+/// seqno too, and after a crash numbering jumps by 2^32: compare seqnos, do not count with them.
 ///
 /// ```
 /// use chronolith::Seqno;
@@ -33,7 +34,8 @@ impl fmt::Display for Seqno {
     }
 }
 
-/// What every write returns: where it stands in the order of all commits, and when it was committed.
+/// What every write returns: where it stands in the order of all commits, and when it was committed. A write of nothing, such as an empty
+/// batch, returns where the newest commit stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// The commit's position; `db.as_of(receipt.seqno)` is the database just after it.

@@ -24,6 +24,11 @@ impl Engine {
         let held = ViewCore::snapshot(self);
         self.flush()?;
         let (current, mut version) = self.moment()?;
+        let inside = std::path::absolute(path).is_ok_and(|path| path.starts_with(self.dir.path()));
+        if inside || path.starts_with(self.dir.path()) {
+            let what = format!("{} lies inside the database; a checkpoint goes elsewhere", path.display());
+            return Err(Error::invalid(what));
+        }
         let target = self.env.open_dir(path, true).at("create", || path.to_path_buf())?;
         let at = || target.path().to_path_buf();
         if !target.list("").at("list", at)?.is_empty() {

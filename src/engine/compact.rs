@@ -17,7 +17,7 @@ pub struct Compacted {
     /// Seqnos of open views for whose sake old versions are still kept. When those views are dropped, the next compaction
     /// lets the versions go.
     pub still_held_by: Vec<Seqno>,
-    /// Bytes of segments before and after.
+    /// Bytes of segments before.
     pub bytes_before: u64,
     /// Bytes of segments after.
     pub bytes_after: u64,

@@ -198,7 +198,11 @@ impl Engine {
 
 fn open_dir(env: &dyn Env, path: &Path, create: bool) -> Result<Arc<dyn Dir>> {
     env.open_dir(path, create).map_err(|source| match source.kind() {
-        ErrorKind::NotFound => Error::invalid(format!("there is no database at {}", path.display())),
+        ErrorKind::NotFound => {
+            let what =
+                format!("there is no database at {}; open it without read_only(true) to create it", path.display());
+            Error::invalid(what)
+        }
         ErrorKind::NotADirectory => Error::invalid(format!("{} is a file; a database is a directory", path.display())),
         _ => Error::io("open", path, source),
     })
@@ -206,14 +210,19 @@ fn open_dir(env: &dyn Env, path: &Path, create: bool) -> Result<Arc<dyn Dir>> {
 
 fn lock(dir: &dyn Dir, shared: bool) -> Result<()> {
     let path = || dir.path().to_path_buf();
-    if !dir.try_lock(!shared).at("lock", path)? {
-        let pid = dir.open(name::LOCK).ok().and_then(|file| {
-            let text = read_all(&*file, dir.path()).ok()?;
-            String::from_utf8(text).ok()?.trim().parse().ok()
-        });
-        return Err(Error::Locked { path: path(), pid });
+    if dir.try_lock(!shared).at("lock", path)? {
+        return Ok(());
     }
-    Ok(())
+    // LOCK names the newest writer. When a shared lock can be had, only readers are there, and the name is old.
+    if !shared && dir.try_lock(false).at("lock", path)? {
+        dir.unlock().at("unlock", path)?;
+        return Err(Error::Locked { path: path(), pid: None });
+    }
+    let pid = dir.open(name::LOCK).ok().and_then(|file| {
+        let text = read_all(&*file, dir.path()).ok()?;
+        String::from_utf8(text).ok()?.trim().parse().ok()
+    });
+    Err(Error::Locked { path: path(), pid })
 }
 
 /// Writes down who holds the lock. The lock itself is on the directory: without this file nothing is lost.
@@ -252,7 +261,10 @@ fn look_around(dir: &dyn Dir) -> Result<()> {
 /// Makes the directories of a new database, and an empty manifest.
 fn create(env: &dyn Env, dir: &Arc<dyn Dir>, options: &Options) -> Result<ManifestStore> {
     if options.read_only {
-        return Err(Error::invalid(format!("there is no database at {}", dir.path().display())));
+        return Err(Error::invalid(format!(
+            "there is no database at {}; open it without read_only(true) to create it",
+            dir.path().display()
+        )));
     }
     dir.restrict().at("restrict", || dir.path().to_path_buf())?;
     for sub in [name::LOGS, name::SEGMENTS] {

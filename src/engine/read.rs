@@ -66,5 +66,5 @@ fn look_up(
 #[cold]
 pub(super) fn dropped(current: &SuperVersion, keyspace: KeyspaceId) -> Error {
     let name = current.version.keyspaces.get(&keyspace).map_or("", |keyspace| &keyspace.name);
-    Error::invalid(format!("keyspace \"{name}\" was dropped"))
+    Error::invalid(format!("keyspace \"{name}\" was dropped; `Db::keyspace` makes it anew"))
 }

@@ -165,7 +165,7 @@ impl Stats {
         format!("{{{}}}", fields.join(","))
     }
 
-    /// The same in the text format of Prometheus.
+    /// The main numbers in the text format of Prometheus, all as untyped metrics.
     #[must_use]
     pub fn to_prometheus(&self) -> String {
         let mut lines = Vec::new();
