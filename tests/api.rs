@@ -343,3 +343,23 @@ fn a_close_beside_busy_threads_is_clean() {
         assert!(db.verify().unwrap().is_clean());
     }
 }
+
+#[test]
+fn a_keyspace_that_a_full_disk_refuses_stops_nothing_for_good() {
+    let machine = env::Sim::new(3);
+    let db = Options::new().env(machine.clone()).durability(Durability::Sync).open("my.db").unwrap();
+    let users = db.keyspace("users", KeyspaceOptions::new()).unwrap();
+    users.put("k", "1").unwrap();
+    machine.set_space(Some(0));
+    assert!(matches!(db.keyspace("new", KeyspaceOptions::new()), Err(Error::DiskFull)));
+    assert!(matches!(db.drop_keyspace("users"), Err(Error::DiskFull)));
+    assert!(matches!(users.put("k", "2"), Err(Error::DiskFull)));
+    assert_eq!(users.get("k").unwrap().unwrap(), b"1");
+    machine.set_space(None);
+    users.put("k", "3").unwrap();
+    db.health().unwrap();
+    machine.cut_power();
+    let db = Options::new().env(machine).open("my.db").unwrap();
+    assert_eq!(db.keyspaces(), ["users"]);
+    assert_eq!(db.keyspace("users", KeyspaceOptions::new()).unwrap().get("k").unwrap().unwrap(), b"3");
+}

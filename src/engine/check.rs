@@ -131,7 +131,11 @@ impl Engine {
 fn read_log(dir: &dyn Dir, name: &str) -> Result<Vec<u8>> {
     let path = dir.path().join(name);
     let file = dir.open(name).at("open", || path.clone())?;
-    read_all(&*file, &path)
+    match read_all(&*file, &path) {
+        // A rotation gave reserved room back between looking at the length and reading: it does so once.
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::UnexpectedEof => read_all(&*file, &path),
+        read => read,
+    }
 }
 
 impl Report {

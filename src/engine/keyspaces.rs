@@ -89,11 +89,9 @@ impl Engine {
         let seqno = Self::take_seqno(&mut commit)?;
         let time_us = commit.clock.now(self.env.wall_us(), self.env.monotonic_us()).max(commit.time_us);
         let stamp = Change::Seqnos { last: seqno, next: 0, ceiling: 0, time_us };
-        let version = self.commit_edit(manifest, &Edit::new([change(seqno), stamp]), &[]).inspect_err(|error| {
-            if manifest.in_doubt() {
-                // A drop that was refused must not take later commits with it after a crash.
-                self.poison(error);
-            }
+        let version = self.commit_edit(manifest, &Edit::new([change(seqno), stamp]), &[]).inspect_err(|_| {
+            // A drop that was refused must not take later commits with it after a crash: none is taken before that is certain.
+            self.in_doubt.store(manifest.in_doubt(), Ordering::Release);
         })?;
         let Commit { time_us: newest, .. } = &mut *commit;
         *newest = time_us;

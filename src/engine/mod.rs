@@ -104,6 +104,8 @@ pub(crate) struct Engine {
     /// What poisoned it.
     poisoned: Mutex<Option<String>>,
     is_poisoned: AtomicBool,
+    /// A keyspace was refused, and yet may be found created or dropped after a crash: nothing is written before that is settled.
+    in_doubt: AtomicBool,
     /// Segments of edits that failed: they stay until the next edit has been committed.
     doubtful: Mutex<Vec<u64>>,
     reclaim: Arc<Reclaim>,
@@ -210,6 +212,23 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// Ends the doubt that a refused change of a keyspace has left, before anything is written behind it.
+    fn settle(&self) -> Result<()> {
+        if self.in_doubt.load(Ordering::Acquire) {
+            let mut manifest = self.manifest.lock();
+            self.check_open()?;
+            match manifest.settle() {
+                Ok(()) => self.in_doubt.store(false, Ordering::Release),
+                Err(CommitFailure::NotCommitted(error)) => return Err(error),
+                Err(CommitFailure::Unknown(error)) => {
+                    self.poison(&error);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes a version current. `job` is the list that the job worked by and the newest superseder of what it dropped.

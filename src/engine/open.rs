@@ -137,6 +137,7 @@ impl Engine {
             poisoned: Mutex::default(),
             is_poisoned: AtomicBool::new(false),
             doubtful: Mutex::default(),
+            in_doubt: AtomicBool::new(false),
             reclaim,
             counters: super::Counters::default(),
             options: options.clone(),

@@ -164,6 +164,7 @@ impl Engine {
     /// Everything that is visible now is durable when this returns.
     pub(crate) fn persist(&self) -> Result<()> {
         self.check_writable()?;
+        self.settle()?;
         self.sync_upto(self.visible())
     }
 

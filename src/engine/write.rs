@@ -61,6 +61,7 @@ impl Engine {
                 batch.range_deletes()
             )));
         }
+        self.settle()?;
         self.wait_for_room()?;
 
         let receipt = {

@@ -121,6 +121,11 @@ impl ManifestStore {
         self.must_roll && self.writer.is_some()
     }
 
+    /// Ends a doubt with a new manifest that says what is in force.
+    pub(crate) fn settle(&mut self) -> Result<(), CommitFailure> {
+        if self.in_doubt() { self.roll(Arc::clone(&self.version)) } else { Ok(()) }
+    }
+
     /// Bytes that the manifest in force takes.
     pub(crate) fn len(&self) -> u64 {
         self.writer.as_ref().map_or(0, LogWriter::offset)
