@@ -1,6 +1,6 @@
 //! Segments in, fewer better segments out.
 //!
-//! Choosing is pure and doing is dumb: [`pick`] reads metadata and names a [`Task`]; [`Survivors`] decides entry by entry what
+//! Choosing is pure and doing is dumb: [`pick()`] reads metadata and names a [`Task`]; [`survivors::Survivors`] decides entry by entry what
 //! stays; [`run`] moves the bytes. A flush is the same job with a memtable as its only input.
 
 mod job;
