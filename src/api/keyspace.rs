@@ -247,7 +247,6 @@ impl Keyspace {
             let mut batch = BatchBuf::default();
             match &new {
                 Some(value) => batch.push(Kind::Put, self.id, key, value),
-                None if old.is_none() => {}
                 None => batch.push(Kind::Delete, self.id, key, &[]),
             }
             let checks = Checks { since: watch.since, keys: vec![(self.id, key.to_vec())] };
