@@ -269,6 +269,28 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_of_range_tombstones_alone_has_nothing_to_walk_and_still_hides() {
+        let tombstone = RangeTombstone {
+            span: KeySpan { start: "b".into(), end: Some("d".into()) },
+            mark: Mark { seqno: 30, ordinal: 0, gap_start: None },
+        };
+        let (both, finished) = segments(0, &[tombstone]);
+        assert_eq!((finished.summary.entries, finished.summary.range_tombstones), (0, 1));
+        for segment in &both {
+            for direction in [Direction::Forward, Direction::Backward] {
+                for key in [None, Some(&b"c"[..])] {
+                    let mut cursor = SegmentCursor::new(Arc::clone(segment), direction);
+                    cursor.seek(key).unwrap();
+                    assert_eq!(cursor.entry(), None);
+                }
+            }
+            assert_eq!(get(segment, "c", 30), Some(Answer::Deleted));
+            assert_eq!(get(segment, "c", 29), None);
+            assert_eq!(get(segment, "d", 30), None);
+        }
+    }
+
+    #[test]
     fn versions_of_one_key_may_fill_many_blocks() {
         let env = Memory::new();
         let dir = env.open_dir(Path::new("/db"), true).unwrap();
