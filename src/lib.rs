@@ -42,14 +42,19 @@ pub mod env;
 mod format;
 mod manifest;
 mod memtable;
-mod merge;
+pub mod merge;
+pub mod phash;
 mod segment;
 mod wal;
 
 pub use api::{Batch, Cursor, Db, Keys, Keyspace, Range, View};
 pub use base::{Bytes, Corruption, Error, KeyRange, Receipt, Result, Seqno};
 pub use compaction::Policy;
-pub use engine::{Compacted, Durability, Finding, KeyspaceOptions, LevelStats, Options, Report, SpaceUse, Stats};
+pub use engine::{
+    Compacted, Durability, Explain, Finding, KeyspaceOptions, LevelStats, Options, ReadOutcome, Report, SpaceUse,
+    Stats, Step,
+};
+pub use merge::{CustomMerge, Merge, MergeStrategy};
 
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]

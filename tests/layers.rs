@@ -13,14 +13,15 @@ const RANKS: &[(&str, u32)] = &[
     ("base", 0),
     ("format", 1),
     ("env", 1),
-    ("merge", 1),
+    ("merge", 2),
     ("wal", 2),
+    ("phash", 3),
     ("memtable", 3),
-    ("segment", 3),
-    ("manifest", 4),
-    ("compaction", 5),
-    ("engine", 6),
-    ("api", 7),
+    ("segment", 4),
+    ("manifest", 5),
+    ("compaction", 6),
+    ("engine", 7),
+    ("api", 8),
 ];
 
 /// Words that may appear only below the given places.

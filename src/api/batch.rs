@@ -2,10 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Keyspace, check_batch_len, check_key, db::Owner, foreign};
+use super::{Keyspace, check_batch_len, check_key, commit, db::Owner, foreign};
 use crate::{
-    base::{Error, KeyRange, KeyspaceId, Kind, Receipt, Result},
-    engine::Durability,
+    base::{Error, KeyRange, Kind, Receipt, Result},
+    engine::{Durability, Opened},
     wal::BatchBuf,
 };
 
@@ -26,7 +26,7 @@ use crate::{
 pub struct Batch {
     owner: Arc<Owner>,
     buf: BatchBuf,
-    keyspaces: Vec<KeyspaceId>,
+    keyspaces: Vec<Opened>,
     /// The first thing that was wrong: told at the commit.
     wrong: Option<Error>,
 }
@@ -42,9 +42,14 @@ impl Batch {
         Self { owner: Arc::clone(owner), buf: BatchBuf::default(), keyspaces: Vec::new(), wrong: None }
     }
 
-    /// Sets a key.
+    /// Sets a key; what that means where the key is there already, the merge strategy of the keyspace says.
     pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        self.push(Kind::Put, keyspace, key.as_ref(), value.as_ref());
+        self.push_value(Kind::Put, keyspace, key.as_ref(), value.as_ref());
+    }
+
+    /// Adds an operand to a key: see [`Keyspace::merge`].
+    pub fn merge(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) {
+        self.push_value(keyspace.opened().strategy.operand_kind(), keyspace, key.as_ref(), operand.as_ref());
     }
 
     /// Deletes a key.
@@ -78,7 +83,9 @@ impl Batch {
     ///
     /// # Errors
     /// Nothing was applied with [`Invalid`](Error::Invalid) (a keyspace that was dropped or belongs to another database, a key over 65,536 bytes,
-    /// a batch over 64 MiB or with more than 1000 ranges to delete), [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed), and
+    /// a batch over 64 MiB or with more than 1000 ranges to delete, a value that the merge strategy does not take),
+    /// [`Duplicate`](Error::Duplicate) (a key that is there, under [`ErrorOnDuplicate`](crate::MergeStrategy::ErrorOnDuplicate)),
+    /// [`Conflict`](Error::Conflict) (under that strategy or [`FirstWins`](crate::MergeStrategy::FirstWins), when others wrote the keys each of a hundred times), [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed), and
     /// [`Poisoned`](Error::Poisoned), which an earlier failure causes. With [`Io`](Error::Io) the log failed under this very batch: when
     /// it could not be appended, it was not applied; when it could not be synced, it is visible, but nobody knows whether it is on the
     /// disk. When the database has been opened again, it is there as a whole or not at all.
@@ -98,7 +105,14 @@ impl Batch {
         let Self { owner, buf, keyspaces, wrong } = self;
         match wrong {
             Some(error) => Err(error),
-            None => owner.engine.commit(buf, &keyspaces, durability, None),
+            None => commit(&owner.engine, buf, &keyspaces, durability, None),
+        }
+    }
+
+    fn push_value(&mut self, kind: Kind, keyspace: &Keyspace, key: &[u8], value: &[u8]) {
+        match keyspace.opened().strategy.stored(value) {
+            Ok(stored) => self.push(kind, keyspace, key, &stored),
+            Err(error) => drop(self.wrong.get_or_insert(error)),
         }
     }
 
@@ -118,8 +132,8 @@ impl Batch {
         });
         if let Err(error) = checked {
             self.wrong.get_or_insert(error);
-        } else if !self.keyspaces.contains(&keyspace.id()) {
-            self.keyspaces.push(keyspace.id());
+        } else if !self.keyspaces.iter().any(|opened| opened.id == keyspace.id()) {
+            self.keyspaces.push(keyspace.opened().clone());
         }
         self.wrong.is_none()
     }

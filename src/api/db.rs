@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::{Batch, Keyspace, View};
 use crate::{
     base::{Result, Seqno},
-    engine::{Compacted, Engine, KeyspaceOptions, Options, Report, Stats, ViewCore, start_threads},
+    engine::{Compacted, Engine, KeyspaceOptions, Opened, Options, Report, Stats, ViewCore, start_threads},
 };
 
 /// An open database. Cheap to clone: clones, keyspaces, views and iterators share it, and it is closed when the last of them goes. Call
@@ -83,11 +83,12 @@ impl Db {
     /// The keyspace of this name, created if need be. Options that are not set mean "as stored".
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) for a name that is empty or longer than 255 bytes.
+    /// [`Invalid`](crate::Error::Invalid) for a name that is empty or longer than 255 bytes, for another merge strategy than the one that the
+    /// keyspace was created with, and for none where that is a custom one.
     #[expect(clippy::needless_pass_by_value, reason = "options are built for the call")]
     pub fn keyspace(&self, name: impl AsRef<str>, options: KeyspaceOptions) -> Result<Keyspace> {
-        let keyspace = self.engine().keyspace(name.as_ref(), &options)?;
-        Ok(Keyspace::new(&self.owner, keyspace.id, &keyspace.name))
+        let (keyspace, strategy) = self.engine().keyspace(name.as_ref(), &options)?;
+        Ok(Keyspace::new(&self.owner, Opened { id: keyspace.id, strategy }, &keyspace.name))
     }
 
     /// The names of all keyspaces, sorted.

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::View;
 use crate::{
-    base::{Bytes, Error, KeySpan, KeyspaceId, Result},
-    engine::Scan,
+    base::{Bytes, Error, KeySpan, Result},
+    engine::{Opened, Scan},
     merge::Direction,
 };
 
@@ -13,7 +13,7 @@ use crate::{
 #[must_use = "iterators are lazy"]
 pub struct Range {
     view: View,
-    keyspace: KeyspaceId,
+    keyspace: Opened,
     span: KeySpan,
     front: Option<Scan>,
     back: Option<Scan>,
@@ -30,7 +30,7 @@ impl fmt::Debug for Range {
 }
 
 impl Range {
-    pub(super) fn new(view: View, keyspace: KeyspaceId, span: KeySpan, wrong: Option<Error>) -> Self {
+    pub(super) fn new(view: View, keyspace: Opened, span: KeySpan, wrong: Option<Error>) -> Self {
         Self { view, keyspace, span, front: None, back: None, wrong, ended: false }
     }
 
@@ -61,7 +61,7 @@ impl Range {
         };
         let scan = match end {
             Some(scan) => scan,
-            None => match core.scan(self.keyspace, self.span.clone(), direction)? {
+            None => match core.scan(&self.keyspace, self.span.clone(), direction)? {
                 Some(scan) => end.insert(scan),
                 None => return Ok(false),
             },

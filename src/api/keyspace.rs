@@ -2,10 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Batch, Cursor, Range, View, check_batch_len, check_key, db::Owner};
+use super::{Batch, Cursor, Range, View, check_batch_len, check_key, commit, db::Owner};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Kind, Receipt, Result},
-    engine::{Checks, ViewCore},
+    engine::{Checks, Explain, Opened, ViewCore, Watched},
     wal::BatchBuf,
 };
 
@@ -18,7 +18,7 @@ const UPDATE_TRIES: usize = 100;
 #[derive(Clone)]
 pub struct Keyspace {
     owner: Arc<Owner>,
-    id: KeyspaceId,
+    opened: Opened,
     name: Arc<str>,
 }
 
@@ -29,12 +29,16 @@ impl fmt::Debug for Keyspace {
 }
 
 impl Keyspace {
-    pub(super) fn new(owner: &Arc<Owner>, id: KeyspaceId, name: &str) -> Self {
-        Self { owner: Arc::clone(owner), id, name: name.into() }
+    pub(super) fn new(owner: &Arc<Owner>, opened: Opened, name: &str) -> Self {
+        Self { owner: Arc::clone(owner), opened, name: name.into() }
     }
 
     pub(super) fn id(&self) -> KeyspaceId {
-        self.id
+        self.opened.id
+    }
+
+    pub(super) fn opened(&self) -> &Opened {
+        &self.opened
     }
 
     pub(super) fn belongs_to(&self, owner: &Arc<Owner>) -> bool {
@@ -46,12 +50,41 @@ impl Keyspace {
         &self.name
     }
 
-    /// Sets a key.
+    /// Sets a key; what that means where the key is there already, the merge strategy says.
     ///
     /// # Errors
     /// As [`Batch::commit`].
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Receipt> {
-        self.write(Kind::Put, key.as_ref(), value.as_ref())
+        self.write(Kind::Put, key.as_ref(), &self.opened.strategy.stored(value.as_ref())?)
+    }
+
+    /// Adds an operand to a key, without reading it: what comes of it, the [`MergeStrategy`](crate::MergeStrategy) says. With a strategy
+    /// that knows no operands it is [`put`](Keyspace::put).
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, MergeStrategy, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let hits = db.keyspace("hits", KeyspaceOptions::new().merge(MergeStrategy::Sum))?;
+    /// let before = hits.merge("page/1", 1i64.to_le_bytes())?;
+    /// hits.merge("page/1", 1i64.to_le_bytes())?;
+    /// assert_eq!(hits.get("page/1")?.unwrap(), 2i64.to_le_bytes().as_slice());
+    /// assert_eq!(db.as_of(before.seqno)?.get(&hits, "page/1")?.unwrap(), 1i64.to_le_bytes().as_slice());
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Batch::commit`].
+    pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<Receipt> {
+        let strategy = &self.opened.strategy;
+        self.write(strategy.operand_kind(), key.as_ref(), &strategy.stored(operand.as_ref())?)
+    }
+
+    /// Where a read of a key looks, and what it finds there: which memtables and segments, which slot of the index, how many blocks.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn explain(&self, key: impl AsRef<[u8]>) -> Result<Explain> {
+        self.owner.engine.explain(&self.opened, key.as_ref())
     }
 
     /// Deletes a key. Deleting a key that is not there is no error.
@@ -77,7 +110,7 @@ impl Keyspace {
     /// # Errors
     /// [`Corrupt`](Error::Corrupt) and [`Io`](Error::Io) from files, [`Closed`](Error::Closed).
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
-        self.owner.engine.get(self.id, key.as_ref())
+        self.owner.engine.get(&self.opened, key.as_ref())
     }
 
     /// Whether a key is there.
@@ -155,7 +188,7 @@ impl Keyspace {
     /// time until it is compacted. For the exact number: `range(..).keys().count()`.
     pub fn approximate_len(&self) -> u64 {
         let current = self.owner.engine.current();
-        let segments: u64 = current.trees.get(&self.id).map_or(0, |tree| {
+        let segments: u64 = current.trees.get(&self.id()).map_or(0, |tree| {
             tree.levels
                 .iter()
                 .flatten()
@@ -241,16 +274,16 @@ impl Keyspace {
         check_key(key)?;
         let engine = &self.owner.engine;
         for _ in 0..UPDATE_TRIES {
-            let watch = Watch::start(&self.owner);
+            let watched = Watched::begin(engine);
             let old = self.get(key)?;
             let Some(new) = decide(old.as_deref()) else { return Ok(None) };
             let mut batch = BatchBuf::default();
             match &new {
-                Some(value) => batch.push(Kind::Put, self.id, key, value),
-                None => batch.push(Kind::Delete, self.id, key, &[]),
+                Some(value) => batch.push(Kind::Put, self.id(), key, &self.opened.strategy.stored(value)?),
+                None => batch.push(Kind::Delete, self.id(), key, &[]),
             }
-            let checks = Checks { since: watch.since, keys: vec![(self.id, key.to_vec())] };
-            match engine.commit(batch, &[self.id], None, Some(&checks)) {
+            let checks = Checks { since: watched.since, keys: vec![(self.id(), key.to_vec())] };
+            match commit(engine, batch, std::slice::from_ref(&self.opened), None, Some(&checks)) {
                 Err(Error::Conflict { .. }) => {}
                 committed => return committed.map(Some),
             }
@@ -263,29 +296,11 @@ impl Keyspace {
         check_key(key)?;
         check_batch_len(key.len().saturating_add(value.len()))?;
         let mut batch = BatchBuf::default();
-        batch.push(kind, self.id, key, value);
-        self.owner.engine.commit(batch, &[self.id], None, None)
+        batch.push(kind, self.id(), key, value);
+        commit(&self.owner.engine, batch, std::slice::from_ref(&self.opened), None, None)
     }
 
     fn now(&self) -> View {
         View::new(&self.owner, ViewCore::snapshot(&self.owner.engine))
-    }
-}
-
-/// While it lives, writes are noted so that conflicts are found.
-struct Watch<'a> {
-    owner: &'a Arc<Owner>,
-    since: u64,
-}
-
-impl<'a> Watch<'a> {
-    fn start(owner: &'a Arc<Owner>) -> Self {
-        Self { owner, since: owner.engine.watch() }
-    }
-}
-
-impl Drop for Watch<'_> {
-    fn drop(&mut self) {
-        self.owner.engine.unwatch();
     }
 }

@@ -13,9 +13,25 @@ pub use keyspace::Keyspace;
 pub use view::View;
 
 use crate::{
-    base::{Error, KEY_LEN_MAX, Result},
-    wal::BATCH_LEN_MAX,
+    base::{Error, KEY_LEN_MAX, Receipt, Result},
+    engine::{Checks, Durability, Engine, Opened},
+    wal::{BATCH_LEN_MAX, BatchBuf},
 };
+
+/// Commits a batch, by way of the decision where a keyspace's strategy wants one.
+fn commit(
+    engine: &Engine,
+    batch: BatchBuf,
+    keyspaces: &[Opened],
+    durability: Option<Durability>,
+    checks: Option<&Checks>,
+) -> Result<Receipt> {
+    if keyspaces.iter().any(|opened| opened.strategy.decides_at_write()) {
+        engine.commit_decided(&batch, keyspaces, durability, checks)
+    } else {
+        engine.commit(batch, keyspaces, durability, checks)
+    }
+}
 
 fn check_key(key: &[u8]) -> Result<()> {
     if key.len() > KEY_LEN_MAX {

@@ -45,7 +45,7 @@ impl View {
     /// dropped before the view was opened; [`Corrupt`](crate::Error::Corrupt), [`Io`](crate::Error::Io), [`Closed`](crate::Error::Closed).
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.check(keyspace)?;
-        self.core.get(keyspace.id(), key.as_ref())
+        self.core.get(keyspace.opened(), key.as_ref())
     }
 
     /// Whether a key was there.
@@ -104,7 +104,7 @@ impl View {
 
     pub(super) fn scan(&self, keyspace: &Keyspace, span: KeySpan) -> Range {
         let wrong = self.check(keyspace).err();
-        Range::new(self.clone(), keyspace.id(), span, wrong)
+        Range::new(self.clone(), keyspace.opened().clone(), span, wrong)
     }
 
     fn check(&self, keyspace: &Keyspace) -> Result<()> {

@@ -52,6 +52,17 @@ pub enum Error {
         key: Vec<u8>,
     },
 
+    /// The key is there already, in a keyspace or map whose strategy is to refuse that. Nothing was applied.
+    #[error("key \"{}\" is there already, and the strategy is ErrorOnDuplicate; delete it first, or leave it", key.escape_ascii())]
+    Duplicate {
+        /// The key.
+        key: Vec<u8>,
+    },
+
+    /// A long operation was told to stop. Nothing was changed.
+    #[error("the operation was cancelled")]
+    Cancelled,
+
     /// The past that was asked for has been compacted away. Ask for `oldest` or later, or hold a snapshot before it is needed.
     #[error("the history asked for is gone; ask for seqno {oldest} or later, or hold a snapshot before you need it")]
     HistoryTrimmed {
@@ -125,6 +136,8 @@ impl Error {
             Self::Corrupt { path, offset, what } => Self::Corrupt { path: path.clone(), offset: *offset, what },
             Self::Locked { path, pid } => Self::Locked { path: path.clone(), pid: *pid },
             Self::Conflict { key } => Self::Conflict { key: key.clone() },
+            Self::Duplicate { key } => Self::Duplicate { key: key.clone() },
+            Self::Cancelled => Self::Cancelled,
             Self::HistoryTrimmed { oldest } => Self::HistoryTrimmed { oldest: *oldest },
             Self::InTheFuture => Self::InTheFuture,
             Self::DiskFull => Self::DiskFull,
@@ -162,6 +175,11 @@ pub struct Corruption {
 }
 
 impl Corruption {
+    /// The same, of bytes that began at `base` of a larger whole.
+    pub(crate) fn behind(self, base: usize) -> Self {
+        Self { offset: self.offset.saturating_add(base as u64), ..self }
+    }
+
     /// The error that names the file: `base` is where in it the decoded bytes began.
     pub(crate) fn of(self, path: &Path, base: u64) -> Error {
         Error::Corrupt { path: path.to_path_buf(), offset: base.saturating_add(self.offset), what: self.what }

@@ -46,6 +46,10 @@ impl KeySpan {
         Self { start: prefix.to_vec(), end: prefix_end(prefix) }
     }
 
+    pub(crate) fn holds(&self, key: &[u8]) -> bool {
+        self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.end.as_ref().is_some_and(|end| *end <= self.start)
     }

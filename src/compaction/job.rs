@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     base::{Error, KeySpan, Result},
-    merge::{Direction, Fragments, Kway, Source},
+    merge::{Direction, Fragments, Kway, MergeStrategy, Source},
     segment::{Finished, SegmentWriter},
 };
 
@@ -21,6 +21,8 @@ pub(crate) struct Job<S> {
     /// The range tombstones of all inputs, cut as one.
     pub(crate) fragments: Fragments,
     pub(crate) policy: Policy,
+    /// Without one operands stay as they are.
+    pub(crate) strategy: Option<MergeStrategy>,
     pub(crate) demands: Demands,
     pub(crate) below: Below,
     /// Outputs are cut, between two keys, when they reach this length.
@@ -42,8 +44,8 @@ pub(crate) fn run<S: Source>(
     mut create: impl FnMut() -> Result<SegmentWriter>,
     stop: impl Fn() -> bool,
 ) -> Result<Outcome> {
-    let Job { sources, fragments, policy, demands, below, output_len } = job;
-    let mut survivors = Survivors::new(policy, demands, below, &fragments);
+    let Job { sources, fragments, policy, strategy, demands, below, output_len } = job;
+    let mut survivors = Survivors::new((policy, strategy), demands, below, &fragments);
     let mut outcome = Outcome::default();
     let mut writer: Option<SegmentWriter> = None;
 
@@ -56,12 +58,12 @@ pub(crate) fn run<S: Source>(
         if outcome.entries_in.is_multiple_of(STOP_CHECK) && stop() {
             return Err(Error::Closed);
         }
-        if writer.as_ref().is_some_and(|writer| writer.len() >= output_len) && survivors.is_new_key(entry.key) {
+        if writer.as_ref().is_some_and(|writer| writer.is_full(output_len)) && survivors.is_new_key(entry.key) {
             survivors.end_key(&mut |entry, key, value| {
                 add(&mut writer, &mut create, &mut outcome.entries_out, (entry, key, value))
             })?;
             let ranges = survivors.fragments_before(Some(entry.key));
-            outcome.segments.extend(writer.take().map(|writer| writer.finish(&ranges)).transpose()?);
+            outcome.segments.extend(finish(writer.take(), &ranges, &survivors)?);
         }
         survivors.take(&entry, || source.value(), &mut |entry, key, value| {
             add(&mut writer, &mut create, &mut outcome.entries_out, (entry, key, value))
@@ -75,13 +77,17 @@ pub(crate) fn run<S: Source>(
     if writer.is_none() && !ranges.is_empty() {
         writer = Some(create()?);
     }
-    outcome.segments.extend(writer.map(|writer| writer.finish(&ranges)).transpose()?);
+    outcome.segments.extend(finish(writer, &ranges, &survivors)?);
     outcome.traces = survivors.into_traces();
     debug_assert!(
         outcome.segments.is_sorted_by(|a, b| apart(&a.summary.span, &b.summary.span)),
         "outputs are apart (V2)"
     );
     Ok(outcome)
+}
+
+fn finish(writer: Option<SegmentWriter>, ranges: &Fragments, survivors: &Survivors) -> Result<Option<Finished>> {
+    writer.map(|writer| writer.finish(ranges, |span| survivors.passed(span))).transpose()
 }
 
 fn add(

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::Policy;
 use crate::{
     base::{Bytes, KeySpan, Kind, Result},
-    merge::{EntryRef, Fragment, Fragments, Mark},
+    merge::{EntryRef, Fragment, Fragments, Gathered, Mark, MergeStrategy},
     segment::{Entry, Finished},
 };
 
@@ -116,12 +116,44 @@ enum Holder {
 struct Pending {
     entry: Entry,
     value: Bytes,
+    /// What was folded into it, when it is an operand: its value is made of that when it is emitted.
+    gathered: Option<Gathered>,
+}
+
+impl Pending {
+    /// Folds the next older entry into an operand; `false` when they are to stay apart.
+    fn fold(&mut self, strategy: &MergeStrategy, key: &[u8], kind: Kind, value: impl FnOnce() -> Bytes) -> bool {
+        let Self { value: newest, gathered, .. } = self;
+        if gathered.is_none() {
+            *gathered = strategy.gather(newest);
+        }
+        let Some(parts) = gathered else { return false };
+        let fits = match kind {
+            // A base of nothing: what is gathered is the state.
+            Kind::Delete => true,
+            Kind::Put | Kind::WideSum | Kind::Operand => parts.store_older(key, &value()),
+            Kind::RangeDelete | Kind::Recipe | Kind::Purge => false,
+        };
+        if fits && kind != Kind::Operand {
+            self.settle(true);
+        }
+        fits
+    }
+
+    /// Makes the entry of what was gathered; a state, when its base is in it.
+    fn settle(&mut self, state: bool) {
+        if let Some(gathered) = self.gathered.take() {
+            (self.entry.kind, self.value) = gathered.into_entry(state);
+        }
+    }
 }
 
 /// Takes entries in order and gives out those that survive.
 #[derive(Debug)]
 pub(crate) struct Survivors {
     policy: Policy,
+    /// Without one operands stay as they are: a custom strategy that this process has not been given yet.
+    strategy: Option<MergeStrategy>,
     demands: Demands,
     below: Below,
     fragments: Vec<Passing>,
@@ -143,9 +175,15 @@ pub(crate) struct Survivors {
 
 impl Survivors {
     /// Survivors of a merge of entries and `fragments`, all of one keyspace.
-    pub(crate) fn new(policy: Policy, demands: Demands, below: Below, fragments: &Fragments) -> Self {
+    pub(crate) fn new(
+        (policy, strategy): (Policy, Option<MergeStrategy>),
+        demands: Demands,
+        below: Below,
+        fragments: &Fragments,
+    ) -> Self {
         let mut survivors = Self {
             policy,
+            strategy,
             demands,
             below,
             fragments: Vec::new(),
@@ -171,7 +209,7 @@ impl Survivors {
     pub(crate) fn take(
         &mut self,
         entry: &EntryRef<'_>,
-        value: impl FnOnce() -> Bytes,
+        value: impl Fn() -> Bytes,
         out: &mut impl FnMut(&Entry, &[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
         if !self.in_key || entry.key != self.key {
@@ -179,13 +217,16 @@ impl Survivors {
             self.begin_key(entry.key);
         }
         self.see_marks_above(entry.seqno, entry.ordinal);
-        if self.above == Some(entry.seqno) {
-            // The same moment: a later word of the same batch, or its range tombstone, stands for this one.
+        let beneath_operand = self.beneath_operand();
+        let same_moment = self.above == Some(entry.seqno);
+        if same_moment && !beneath_operand {
+            // A later word of the same batch, or its range tombstone, stands for this one.
             return Ok(());
         }
         let lowest = entry.gap_start.unwrap_or(entry.seqno).min(entry.seqno);
-        let keep = match self.above {
+        let wanted = match self.above {
             None => true,
+            Some(_) if same_moment => false,
             Some(above) => {
                 // A gap noted on a mark speaks for every key that the mark covers: it must not refuse a view for the sake of a neighbour.
                 let from = self.mark_gap().map_or(entry.seqno, |gap| lowest.min(gap));
@@ -194,7 +235,9 @@ impl Survivors {
                 wanted.is_some() || self.policy.owes()
             }
         };
-        if keep {
+        // Nobody reads between an operand and what is beneath it: they may become one. Where they cannot, both stay.
+        let folded = !wanted && beneath_operand && self.fold(entry.kind, &value);
+        if wanted || beneath_operand && !folded {
             self.emit_pending(true, out)?;
             self.newest = self.above.is_none();
             self.kept += 1;
@@ -211,8 +254,9 @@ impl Survivors {
                     older_follows: false,
                 },
                 value: value(),
+                gathered: None,
             });
-        } else {
+        } else if !same_moment {
             self.traces.horizon = self.traces.horizon.max(self.above.unwrap_or(0));
             self.note_gap(lowest);
         }
@@ -224,6 +268,10 @@ impl Survivors {
     pub(crate) fn end_key(&mut self, out: &mut impl FnMut(&Entry, &[u8], &[u8]) -> Result<()>) -> Result<()> {
         if self.in_key {
             self.in_key = false;
+            if self.beneath_operand() && self.below.is_clear_at(&self.key) {
+                // Nothing older is left anywhere: what was gathered is the state.
+                self.fold(Kind::Delete, Bytes::default);
+            }
             if self.tombstone_may_go()
                 && let Some(Pending { entry, .. }) = self.pending.take()
             {
@@ -295,6 +343,18 @@ impl Survivors {
             above = Some(mark.seqno);
         }
         thinned
+    }
+
+    /// Whether the version just above the next one is an operand, so that the next one is a part of it.
+    fn beneath_operand(&self) -> bool {
+        let operand = |pending: &Pending| pending.entry.kind == Kind::Operand;
+        self.holder == Holder::Pending && self.pending.as_ref().is_some_and(operand)
+    }
+
+    /// Folds the next older version into the pending operand; `false` when it has to stay apart.
+    fn fold(&mut self, kind: Kind, value: impl FnOnce() -> Bytes) -> bool {
+        let (Some(pending), Some(strategy)) = (&mut self.pending, &self.strategy) else { return false };
+        pending.fold(strategy, &self.key, kind, value)
     }
 
     fn begin_key(&mut self, key: &[u8]) {
@@ -387,10 +447,14 @@ impl Survivors {
         older_follows: bool,
         out: &mut impl FnMut(&Entry, &[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
-        match self.pending.take() {
-            Some(Pending { entry, value }) => out(&Entry { older_follows, ..entry }, &self.key, &value),
-            None => Ok(()),
-        }
+        let Some(mut pending) = self.pending.take() else { return Ok(()) };
+        pending.settle(false);
+        out(&Entry { older_follows, ..pending.entry }, &self.key, &pending.value)
+    }
+
+    /// Whether reads may go on from a segment of this span to older ones.
+    pub(crate) fn passed(&self, span: &KeySpan) -> bool {
+        !self.below.is_clear(span)
     }
 
     /// A fragment as it goes to disk, or nothing when its tombstones may go.

@@ -108,6 +108,7 @@ impl Engine {
             sources,
             fragments: Fragments::merged(&fragments),
             policy: Policy::from_number(keyspace.options.policy),
+            strategy: self.strategy_of(keyspace),
             demands: Demands { registered: registered.seqnos.clone(), vanished: keyspace.vanished },
             below: Below(task.below.clone()),
             output_len: self.options.segment_bytes(),
@@ -115,7 +116,7 @@ impl Engine {
         let mut made = Vec::new();
         let base = Self::base_of(&task.inputs);
         let stop = || self.stopping.load(Ordering::Relaxed);
-        let ran = run(job, || self.new_segment(task.keyspace, base, &mut made), stop);
+        let ran = run(job, || self.new_segment(keyspace, base, &mut made), stop);
         let named = ran.and_then(|outcome| {
             if !made.is_empty() {
                 self.sync_segment_names()?;

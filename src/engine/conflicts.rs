@@ -66,10 +66,9 @@ impl Conflicts {
 
     /// Whether a key may have been written after `seqno`.
     pub(crate) fn changed_since(&self, keyspace: KeyspaceId, key: &[u8], seqno: u64) -> bool {
-        let covers = |span: &KeySpan| span.start.as_slice() <= key && span.end.as_deref().is_none_or(|end| key < end);
         seqno < self.floor
             || self.keys.get(&self.hash(keyspace, key)).is_some_and(|written| *written > seqno)
-            || self.ranges.iter().any(|(id, span, written)| *id == keyspace && *written > seqno && covers(span))
+            || self.ranges.iter().any(|(id, span, written)| *id == keyspace && *written > seqno && span.holds(key))
     }
 
     fn forget(&mut self, floor: u64) {

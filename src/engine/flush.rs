@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Engine, superversion::SuperVersion, worker::What};
+use super::{Engine, keyspaces::point_index, superversion::SuperVersion, worker::What};
 use crate::{
     base::{IoContext, KeyspaceId, Result},
     compaction::{Below, Demands, Job, Outcome, Policy, run},
     format::name,
-    manifest::{Change, Edit},
+    manifest::{Change, Edit, KeyspaceVersion},
     memtable::{MemCursor, Memtable},
     merge::Direction,
     segment::{Finished, SegmentWriter},
@@ -99,22 +99,30 @@ impl Engine {
                 sources: vec![MemCursor::new(table, id, Direction::Forward)],
                 fragments: (*table.fragments(id)).clone(),
                 policy: Policy::from_number(keyspace.options.policy),
+                strategy: self.strategy_of(keyspace),
                 demands: Demands { registered: registered.to_vec(), vanished: keyspace.vanished },
                 below: Below(keyspace.segments().cloned().collect()),
                 // One segment for a memtable: two would share seqnos in level 0 (V1).
                 output_len: u64::MAX,
             };
             // A memtable is small: its flush is finished also while the database is being closed.
-            outcomes.push((id, run(job, || self.new_segment(id, table.first_seqno(), made), || false)?));
+            let create = || self.new_segment(keyspace, table.first_seqno(), made);
+            outcomes.push((id, run(job, create, || false)?));
         }
         Ok(outcomes)
     }
 
     /// Creates a segment file, noting its number.
-    pub(super) fn new_segment(&self, id: KeyspaceId, base: u64, made: &mut Vec<u64>) -> Result<SegmentWriter> {
+    pub(super) fn new_segment(
+        &self,
+        keyspace: &KeyspaceVersion,
+        base: u64,
+        made: &mut Vec<u64>,
+    ) -> Result<SegmentWriter> {
         let number = self.next_file.fetch_add(1, Ordering::Relaxed);
         made.push(number);
-        SegmentWriter::create(&*self.dir, (number, self.env.entropy()), id, base)
+        let index = point_index(&keyspace.options);
+        SegmentWriter::create(&*self.dir, (number, self.env.entropy()), keyspace.id, base, index)
     }
 
     pub(super) fn sync_segment_names(&self) -> Result<()> {

@@ -7,34 +7,108 @@ use crate::{
     base::{Error, FIRST_KEYSPACE, KeyspaceId, Result},
     compaction::Policy,
     manifest::{Change, Edit, KeyspaceVersion, ManifestStore, StoredOptions},
+    merge::{MergeStrategy, name_of},
+    segment::PointIndex,
 };
 
 /// The longest name, in bytes.
 const NAME_LEN_MAX: usize = 255;
 
+fn point_index_number(asked: Option<bool>) -> u8 {
+    asked.map_or(0, |index| if index { 2 } else { 1 })
+}
+
+/// Which index the segments of a keyspace get.
+pub(super) fn point_index(options: &StoredOptions) -> PointIndex {
+    match options.point_index {
+        1 => PointIndex::Never,
+        2 => PointIndex::Always,
+        _ => PointIndex::Auto,
+    }
+}
+
+/// The options of a keyspace with those that are set and differ; nothing when none do.
+fn configured(keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Option<StoredOptions> {
+    let mut stored = keyspace.options.clone();
+    if let Some(policy) = options.policy {
+        stored.policy = policy.number();
+    }
+    if options.point_index.is_some() {
+        stored.point_index = point_index_number(options.point_index);
+    }
+    (stored != keyspace.options).then_some(stored)
+}
+
 impl Engine {
-    /// The keyspace of this name, created if need be.
-    pub(crate) fn keyspace(&self, name: &str, options: &KeyspaceOptions) -> Result<Arc<KeyspaceVersion>> {
+    /// The keyspace of this name, created if need be, and its merge strategy.
+    pub(crate) fn keyspace(
+        &self,
+        name: &str,
+        options: &KeyspaceOptions,
+    ) -> Result<(Arc<KeyspaceVersion>, MergeStrategy)> {
         self.check_open()?;
         if name.is_empty() || name.len() > NAME_LEN_MAX {
             let what = format!("the name of a keyspace has 1 to {NAME_LEN_MAX} bytes, not {}", name.len());
             return Err(Error::invalid(what));
         }
-        if let Some(keyspace) = self.current().version.by_name(name) {
-            return Ok(Arc::clone(keyspace));
+        if let Some(strategy) = &options.merge {
+            strategy.check_name()?;
+        }
+        let found = self.current().version.by_name(name).cloned();
+        if let Some(keyspace) = found.filter(|keyspace| configured(keyspace, options).is_none()) {
+            return self.give(keyspace, options);
         }
         self.check_writable()?;
-        let policy = options.policy.unwrap_or_else(Policy::last_writer_wins);
         // What was recovered goes to segments before a change that is durable at once may stand behind it.
         self.flush_recovered()?;
         let mut manifest = self.manifest.lock();
-        if let Some(keyspace) = manifest.version().by_name(name) {
-            return Ok(Arc::clone(keyspace));
+        let found = manifest.version().by_name(name).cloned();
+        if let Some(keyspace) = found {
+            let (id, changed) = (keyspace.id, configured(&keyspace, options));
+            let given = self.give(keyspace, options)?;
+            let Some(options) = changed else { return Ok(given) };
+            self.change(&mut manifest, |seqno| Change::Configure { id, options, seqno })?;
+        } else {
+            let id = KeyspaceId(manifest.version().next_keyspace.max(FIRST_KEYSPACE));
+            let strategy = options.merge.clone().unwrap_or_default();
+            let stored = StoredOptions {
+                policy: options.policy.unwrap_or_else(Policy::last_writer_wins).number(),
+                merge: strategy.number(),
+                merge_name: strategy.custom_name().to_owned(),
+                point_index: point_index_number(options.point_index),
+            };
+            self.change(&mut manifest, |seqno| Change::Create { id, name: name.to_owned(), options: stored, seqno })?;
         }
-        let id = KeyspaceId(manifest.version().next_keyspace.max(FIRST_KEYSPACE));
-        let stored = StoredOptions { policy: policy.number() };
-        self.change(&mut manifest, |seqno| Change::Create { id, name: name.to_owned(), options: stored, seqno })?;
-        manifest.version().by_name(name).cloned().ok_or(Error::Closed)
+        let keyspace = manifest.version().by_name(name).cloned().ok_or(Error::Closed)?;
+        self.give(keyspace, options)
+    }
+
+    /// Hands out a keyspace, if its merge strategy is the one that was asked for.
+    fn give(
+        &self,
+        keyspace: Arc<KeyspaceVersion>,
+        options: &KeyspaceOptions,
+    ) -> Result<(Arc<KeyspaceVersion>, MergeStrategy)> {
+        let StoredOptions { merge, merge_name, .. } = &keyspace.options;
+        let asked = match (&options.merge, MergeStrategy::built_in(*merge)) {
+            (None, Some(stored)) => return Ok((keyspace, stored)),
+            (None, None) => None,
+            (Some(asked), _) if (asked.number(), asked.custom_name()) == (*merge, merge_name) => {
+                let mut strategy = asked.clone();
+                if matches!(asked, MergeStrategy::Custom(_)) {
+                    // The first one given is the one that all use.
+                    strategy = self.customs.lock().entry(keyspace.id).or_insert(strategy).clone();
+                }
+                return Ok((keyspace, strategy));
+            }
+            (Some(asked), _) => Some(asked.name()),
+        };
+        let asked = asked.map_or_else(|| "none was given".to_owned(), |asked| format!("{asked} was given"));
+        Err(Error::invalid(format!(
+            "keyspace \"{}\" has the merge strategy {}, but {asked}; open it with the one it was created with",
+            keyspace.name,
+            name_of(*merge, merge_name)
+        )))
     }
 
     /// Drops the keyspace of this name: it is hidden at once, and forgotten when nobody reads below the drop.

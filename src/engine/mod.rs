@@ -10,7 +10,7 @@
 //! | `manifest` | the log of edits | appending and syncing an edit |
 //! | `commit` | log writer, active memtable, next seqno, clock, conflicts | appending to the log |
 //! | `registry` | who may read which seqno | none |
-//! | `current` | the superversion that new reads take | none |
+//! | `current`, `customs` | the superversion that new reads take; the custom strategies | none |
 //! | `syncing`, `work` | who syncs; what background work met | none |
 //!
 //! # Invariants
@@ -26,6 +26,8 @@ mod checkpoint;
 mod clock;
 mod compact;
 mod conflicts;
+mod decide;
+mod explain;
 mod flush;
 mod keyspaces;
 mod open;
@@ -41,6 +43,7 @@ mod worker;
 mod write;
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -53,21 +56,25 @@ use parking_lot::{Condvar, Mutex, RwLock};
 pub use check::{Finding, Report};
 pub use compact::Compacted;
 pub(crate) use conflicts::Conflicts;
+pub use explain::{Explain, Outcome as ReadOutcome, Step};
 pub use options::{Durability, KeyspaceOptions, Options};
+pub(crate) use read::Opened;
 pub(crate) use scan::Scan;
 pub use stats::{LevelStats, SpaceUse, Stats};
 pub(crate) use view::ViewCore;
 pub(crate) use worker::start as start_threads;
-pub(crate) use write::Checks;
+pub(crate) use write::{Checks, Watched};
 
 use crate::{
-    base::{Error, Result},
+    base::{Error, KeyspaceId, Result},
     env::{Background, Dir, Env},
-    manifest::{CommitFailure, Edit, ManifestStore, Version},
+    manifest::{CommitFailure, Edit, KeyspaceVersion, ManifestStore, Version},
     memtable::Memtable,
+    merge::MergeStrategy,
     wal::{LogFile, LogWriter},
 };
 use clock::Clock;
+use decide::Chains;
 use registry::{Registered, Registry};
 use stats::Counters;
 use superversion::{Reclaim, SuperVersion};
@@ -110,6 +117,8 @@ pub(crate) struct Engine {
     doubtful: Mutex<Vec<u64>>,
     reclaim: Arc<Reclaim>,
     counters: Counters,
+    /// The custom merge strategies that this process has been given.
+    customs: Mutex<BTreeMap<KeyspaceId, MergeStrategy>>,
 }
 
 /// What the one committing thread works with.
@@ -125,6 +134,8 @@ struct Commit {
     time_us: u64,
     /// Recent writes, while somebody is between reading and committing.
     conflicts: Conflicts,
+    /// How long the chains of operands have grown.
+    chains: Chains,
     /// Logs that were followed by others and are not known to be synced, oldest first, with their ends.
     unsynced: Vec<(Arc<LogFile>, u64)>,
 }
@@ -248,6 +259,11 @@ impl Engine {
         // The last reference to a memtable or table may go here: not under a lock.
         drop(old);
         self.wake_writers();
+    }
+
+    /// The merge strategy of a keyspace; nothing for a custom one that this process has not been given.
+    fn strategy_of(&self, keyspace: &KeyspaceVersion) -> Option<MergeStrategy> {
+        MergeStrategy::built_in(keyspace.options.merge).or_else(|| self.customs.lock().get(&keyspace.id).cloned())
     }
 
     fn wake_writers(&self) {

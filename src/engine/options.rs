@@ -6,6 +6,7 @@ use crate::{
     base::{Error, Result},
     compaction::{Policy, Shape},
     env::{Env, Os},
+    merge::MergeStrategy,
 };
 
 /// When an acknowledged write is on the disk. Whatever is chosen, it survives the death of the process, and a power
@@ -178,6 +179,8 @@ impl Options {
 #[must_use = "options do nothing until `Db::keyspace`"]
 pub struct KeyspaceOptions {
     pub(crate) policy: Option<Policy>,
+    pub(crate) merge: Option<MergeStrategy>,
+    pub(crate) point_index: Option<bool>,
 }
 
 impl KeyspaceOptions {
@@ -189,6 +192,20 @@ impl KeyspaceOptions {
     /// What history is kept; by default [`Policy::last_writer_wins`].
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = Some(policy);
+        self
+    }
+
+    /// What several writes of one key mean; by default [`MergeStrategy::LastWins`]. A keyspace keeps the strategy it was created with:
+    /// another one is an error, and so is none where a custom one is stored.
+    pub fn merge(mut self, strategy: MergeStrategy) -> Self {
+        self.merge = Some(strategy);
+        self
+    }
+
+    /// Whether segments carry the perfect-hash index by which single keys are found. Not set, they do from a size where it pays; `false` is
+    /// for keyspaces of which only ranges are read; `true` gives one also to the smallest. Segments that exist keep what they have.
+    pub fn point_index(mut self, index: bool) -> Self {
+        self.point_index = Some(index);
         self
     }
 }

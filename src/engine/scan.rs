@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use super::superversion::{SuperVersion, Table};
+use super::{
+    read::Opened,
+    superversion::{SuperVersion, Table},
+};
 use crate::{
-    base::{Bytes, KeySpan, KeyspaceId, Result},
+    base::{Bytes, KeySpan, Result},
     memtable::MemCursor,
     merge::{Asked, Direction, EntryRef, Fragments, Kway, Source, Visible},
     segment::SegmentCursor,
@@ -151,11 +154,12 @@ pub(crate) type Scan = Visible<AnySource>;
 /// A scan of a superversion; it keeps what it reads alive.
 pub(super) fn scan_in(
     current: &SuperVersion,
-    keyspace: KeyspaceId,
+    opened: &Opened,
     span: KeySpan,
     asked: Asked,
     direction: Direction,
 ) -> Result<Scan> {
+    let keyspace = opened.id;
     let mut sources = Vec::new();
     let mut tombstones: Vec<Arc<Fragments>> = Vec::new();
     for table in current.memtables(asked.seqno) {
@@ -176,5 +180,5 @@ pub(super) fn scan_in(
         [only] => Arc::clone(only),
         several => Arc::new(Fragments::merged(several)),
     };
-    Ok(Visible::new(Kway::new(sources, direction), tombstones, asked, span, direction))
+    Ok(Visible::new(Kway::new(sources, direction), tombstones, asked, span, (direction, opened.strategy.clone())))
 }

@@ -25,6 +25,12 @@ pub(crate) struct Counters {
     pub(super) compacted_in: AtomicU64,
     pub(super) compacted_out: AtomicU64,
     pub(super) stalls: AtomicU64,
+    pub(super) filter_rejections: AtomicU64,
+    pub(super) filter_false_positives: AtomicU64,
+    pub(super) slot_probes: AtomicU64,
+    pub(super) fingerprint_rejections: AtomicU64,
+    pub(super) fingerprint_false_positives: AtomicU64,
+    pub(super) block_probes: AtomicU64,
 }
 
 /// One level of one keyspace.
@@ -45,6 +51,12 @@ pub struct LevelStats {
     pub bytes: u64,
     /// Bytes of the keys and values in them.
     pub raw_bytes: u64,
+    /// Different keys in those that carry a perfect-hash index and are open.
+    pub indexed_keys: u64,
+    /// Bytes of those indexes in the files, filters aside.
+    pub index_bytes: u64,
+    /// Bytes of their filters in the files.
+    pub filter_bytes: u64,
 }
 
 /// What holds the bytes of the directory.
@@ -76,6 +88,18 @@ pub struct Stats {
     pub gets: u64,
     /// Scans begun since then.
     pub scans: u64,
+    /// Segments that point reads passed because the filter said so.
+    pub filter_rejections: u64,
+    /// Segments that the filter let a point read into for nothing.
+    pub filter_false_positives: u64,
+    /// Slots of perfect-hash indexes that point reads looked at.
+    pub slot_probes: u64,
+    /// Slots with another fingerprint: the key was not there, and no data was read.
+    pub fingerprint_rejections: u64,
+    /// Slots with the same fingerprint whose entry had another key.
+    pub fingerprint_false_positives: u64,
+    /// Data blocks that point reads read anything of.
+    pub block_probes: u64,
     /// Bytes appended to logs since then.
     pub log_bytes: u64,
     /// Syncs of logs since then.
@@ -120,14 +144,38 @@ impl Stats {
         ratio(written, self.log_bytes)
     }
 
+    /// Data blocks, filters aside, that a point read has looked at on average.
+    #[must_use]
+    pub fn blocks_per_get(&self) -> f64 {
+        ratio(self.block_probes, self.gets)
+    }
+
+    /// Of the absent keys that filters were asked for, how many they let pass: 0.01 is usual.
+    #[must_use]
+    pub fn filter_false_positive_rate(&self) -> f64 {
+        ratio(self.filter_false_positives, self.filter_false_positives + self.filter_rejections)
+    }
+
+    /// Of the absent keys that came to a slot, how many had its fingerprint: 1 in 256 is usual.
+    #[must_use]
+    pub fn fingerprint_false_positive_rate(&self) -> f64 {
+        ratio(self.fingerprint_false_positives, self.fingerprint_false_positives + self.fingerprint_rejections)
+    }
+
     /// One name and number for everything that is a single number.
-    fn numbers(&self) -> [(&'static str, u64); 18] {
+    fn numbers(&self) -> [(&'static str, u64); 24] {
         [
             ("seqno", self.seqno),
             ("synced_seqno", self.synced_seqno),
             ("commits", self.commits),
             ("gets", self.gets),
             ("scans", self.scans),
+            ("filter_rejections", self.filter_rejections),
+            ("filter_false_positives", self.filter_false_positives),
+            ("slot_probes", self.slot_probes),
+            ("fingerprint_rejections", self.fingerprint_rejections),
+            ("fingerprint_false_positives", self.fingerprint_false_positives),
+            ("block_probes", self.block_probes),
             ("log_bytes", self.log_bytes),
             ("log_syncs", self.log_syncs),
             ("flushes", self.flushes),
@@ -188,15 +236,24 @@ impl Stats {
 impl LevelStats {
     fn to_json(&self) -> String {
         format!(
-            "{{\"keyspace\":{},\"level\":{},\"segments\":{},\"entries\":{},\"tombstones\":{},\"bytes\":{},\"raw_bytes\":{}}}",
+            "{{\"keyspace\":{},\"level\":{},\"segments\":{},\"entries\":{},\"tombstones\":{},\"bytes\":{},\"raw_bytes\":{},\"indexed_keys\":{},\"index_bytes\":{},\"filter_bytes\":{}}}",
             quoted(&self.keyspace),
             self.level,
             self.segments,
             self.entries,
             self.tombstones,
             self.bytes,
-            self.raw_bytes
+            self.raw_bytes,
+            self.indexed_keys,
+            self.index_bytes,
+            self.filter_bytes
         )
+    }
+
+    /// Bytes of the perfect-hash index in the files for each key that it finds, filters aside.
+    #[must_use]
+    pub fn index_bytes_per_key(&self) -> f64 {
+        ratio(self.index_bytes, self.indexed_keys)
     }
 }
 
@@ -210,6 +267,14 @@ impl fmt::Display for Stats {
         )?;
         writeln!(
             f,
+            "point reads: {:.2} blocks each; filters ruled out {} segments and let {:.2}% of the absent pass, fingerprints {:.2}%",
+            self.blocks_per_get(),
+            self.filter_rejections,
+            100.0 * self.filter_false_positive_rate(),
+            100.0 * self.fingerprint_false_positive_rate()
+        )?;
+        writeln!(
+            f,
             "written: log {}, flushes {}, compactions {}; {:.2} for each byte of the log",
             size(self.log_bytes),
             size(self.flushed_bytes),
@@ -220,13 +285,14 @@ impl fmt::Display for Stats {
         for level in &self.levels {
             writeln!(
                 f,
-                "{} level {}: {} segments, {} entries, {} ({:.2} of the raw data)",
+                "{} level {}: {} segments, {} entries, {} ({:.2} of the raw data), index {:.2} bytes a key",
                 level.keyspace,
                 level.level,
                 level.segments,
                 level.entries,
                 size(level.bytes),
-                ratio(level.bytes, level.raw_bytes)
+                ratio(level.bytes, level.raw_bytes),
+                level.index_bytes_per_key()
             )?;
         }
         let causes: Vec<String> =
@@ -250,6 +316,12 @@ impl Engine {
             commits: self.counters.commits.load(Relaxed),
             gets: self.counters.gets.load(Relaxed),
             scans: self.counters.scans.load(Relaxed),
+            filter_rejections: self.counters.filter_rejections.load(Relaxed),
+            filter_false_positives: self.counters.filter_false_positives.load(Relaxed),
+            slot_probes: self.counters.slot_probes.load(Relaxed),
+            fingerprint_rejections: self.counters.fingerprint_rejections.load(Relaxed),
+            fingerprint_false_positives: self.counters.fingerprint_false_positives.load(Relaxed),
+            block_probes: self.counters.block_probes.load(Relaxed),
             log_bytes: self.counters.log_bytes.load(Relaxed),
             log_syncs: self.counters.log_syncs.load(Relaxed),
             flushes: self.counters.flushes.load(Relaxed),
@@ -271,7 +343,17 @@ impl Engine {
         for keyspace in current.version.keyspaces.values() {
             for (level, segments) in keyspace.levels.iter().enumerate().filter(|(_, segments)| !segments.is_empty()) {
                 let sum = |of: fn(&crate::segment::Finished) -> u64| segments.iter().map(|segment| of(segment)).sum();
+                let tables = current.trees.get(&keyspace.id).and_then(|tree| tree.levels.get(level));
+                let mut index = (0, 0, 0);
+                for (table, numbers) in tables.into_iter().flatten().filter_map(|t| Some((t, t.index_numbers()?))) {
+                    index.0 += table.meta.summary.keys;
+                    index.1 += numbers.slot_bytes;
+                    index.2 += numbers.filter_bytes;
+                }
                 stats.levels.push(LevelStats {
+                    indexed_keys: index.0,
+                    index_bytes: index.1,
+                    filter_bytes: index.2,
                     keyspace: keyspace.name.clone(),
                     level,
                     segments: segments.len() as u64,

@@ -16,7 +16,7 @@ use crate::{
     format::name,
     manifest::Version,
     memtable::Memtable,
-    segment::{Finished, Segment},
+    segment::{Finished, IndexNumbers, Segment},
 };
 
 /// Files that nobody reads any more and no manifest names: to be removed by background work.
@@ -89,6 +89,11 @@ impl Table {
     /// Memory that it keeps while it is open.
     pub(crate) fn memory(&self) -> usize {
         self.segment.get().map_or(0, |segment| segment.memory())
+    }
+
+    /// What its index takes in the file; nothing when it has none, or is not open.
+    pub(crate) fn index_numbers(&self) -> Option<IndexNumbers> {
+        self.segment.get()?.index_numbers()
     }
 
     /// Whether a read at `seqno` can be affected by what is here (K9).

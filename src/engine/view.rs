@@ -10,7 +10,12 @@ use std::{
 
 use parking_lot::RwLock;
 
-use super::{Engine, Scan, read::get_in, scan::scan_in, superversion::SuperVersion};
+use super::{
+    Engine, Scan,
+    read::{Opened, get_in},
+    scan::scan_in,
+    superversion::SuperVersion,
+};
 use crate::{
     base::{Bytes, Error, KeySpan, KeyspaceId, Result},
     manifest::KeyspaceVersion,
@@ -76,15 +81,15 @@ impl ViewCore {
         &self.engine
     }
 
-    pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8]) -> Result<Option<Bytes>> {
-        let Some(asked) = self.asked(keyspace)? else { return Ok(None) };
+    pub(crate) fn get(&self, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
+        let Some(asked) = self.asked(keyspace.id)? else { return Ok(None) };
         self.engine.counters.gets.fetch_add(1, Ordering::Relaxed);
-        get_in(&self.files(), keyspace, key, asked)
+        get_in(&self.files(), keyspace, key, asked, &self.engine.counters)
     }
 
     /// The visible keys and values of a span; nothing where the keyspace was not yet born.
-    pub(crate) fn scan(&self, keyspace: KeyspaceId, span: KeySpan, direction: Direction) -> Result<Option<Scan>> {
-        let Some(asked) = self.asked(keyspace)? else { return Ok(None) };
+    pub(crate) fn scan(&self, keyspace: &Opened, span: KeySpan, direction: Direction) -> Result<Option<Scan>> {
+        let Some(asked) = self.asked(keyspace.id)? else { return Ok(None) };
         self.engine.counters.scans.fetch_add(1, Ordering::Relaxed);
         scan_in(&self.files(), keyspace, span, asked, direction).map(Some)
     }

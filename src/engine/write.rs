@@ -15,7 +15,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Commit, Durability, Engine, options::SEALED_MAX, read::dropped};
+use super::{
+    Commit, Durability, Engine,
+    options::SEALED_MAX,
+    read::{Opened, dropped},
+};
 use crate::{
     base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Receipt, Result, Seqno, from_us},
     format::{FileKind, Header, name},
@@ -39,12 +43,35 @@ pub(crate) struct Checks {
     pub(crate) keys: Vec<(KeyspaceId, Vec<u8>)>,
 }
 
+/// While it lives, writes are noted, so that conflicts are found.
+#[derive(Debug)]
+pub(crate) struct Watched<'a> {
+    engine: &'a Engine,
+    /// What is read from now on is as of this seqno or newer.
+    pub(crate) since: u64,
+}
+
+impl<'a> Watched<'a> {
+    pub(crate) fn begin(engine: &'a Engine) -> Self {
+        let mut commit = engine.commit.lock();
+        let since = engine.visible();
+        commit.conflicts.watch(since);
+        Self { engine, since }
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        self.engine.commit.lock().conflicts.unwatch();
+    }
+}
+
 impl Engine {
-    /// Commits a batch that writes to `keyspaces`.
+    /// Commits a batch that writes to `keyspaces`, of which none decides at the write, or everything has been decided.
     pub(crate) fn commit(
         &self,
         mut batch: BatchBuf,
-        keyspaces: &[KeyspaceId],
+        keyspaces: &[Opened],
         durability: Option<Durability>,
         checks: Option<&Checks>,
     ) -> Result<Receipt> {
@@ -61,6 +88,9 @@ impl Engine {
                 batch.range_deletes()
             )));
         }
+        if batch.operands() > 0 && batch.count() > 1 {
+            Self::check_sums(&batch, keyspaces)?;
+        }
         self.settle()?;
         self.wait_for_room()?;
 
@@ -76,10 +106,13 @@ impl Engine {
                 return Err(Error::Conflict { key: key.clone() });
             }
             self.rotate_if_full(&mut commit, batch.range_deletes())?;
-            if batch.count() == 0 {
+            if batch.count() == 0 && checks.is_none() {
                 // Nothing to write: the receipt of the newest commit says when nothing happened.
                 let (seqno, time) = (Seqno(self.visible()), from_us(commit.time_us));
                 return Ok(Receipt { seqno, time });
+            }
+            if batch.operands() > 0 {
+                self.end_long_chains(&mut commit, &mut batch, keyspaces);
             }
             self.append(&mut commit, &mut batch)?
         };
@@ -144,10 +177,10 @@ impl Engine {
         Ok(seqno)
     }
 
-    fn check_keyspaces(&self, keyspaces: &[KeyspaceId]) -> Result<()> {
+    fn check_keyspaces(&self, keyspaces: &[Opened]) -> Result<()> {
         let current = self.current.read();
-        match keyspaces.iter().find(|id| current.trees.get(id).is_none_or(|tree| tree.dropped)) {
-            Some(gone) => Err(dropped(&current, *gone)),
+        match keyspaces.iter().find(|opened| current.trees.get(&opened.id).is_none_or(|tree| tree.dropped)) {
+            Some(gone) => Err(dropped(&current, gone.id)),
             None => Ok(()),
         }
     }
@@ -246,18 +279,6 @@ impl Engine {
                 return Err(error);
             }
         }
-    }
-
-    /// Begins to watch for conflicts; gives the seqno to read at.
-    pub(crate) fn watch(&self) -> u64 {
-        let mut commit = self.commit.lock();
-        let seqno = self.visible();
-        commit.conflicts.watch(seqno);
-        seqno
-    }
-
-    pub(crate) fn unwatch(&self) {
-        self.commit.lock().conflicts.unwatch();
     }
 
     /// Makes the names of new logs durable.

@@ -112,6 +112,12 @@ impl<'a> Reader<'a> {
         usize::try_from(value).map_err(|_| self.corrupt(what))
     }
 
+    /// A fixed integer that counts bytes or things in memory.
+    pub(crate) fn length_u64(&mut self, what: &'static str) -> Result<usize, Corruption> {
+        let value = self.u64(what)?;
+        usize::try_from(value).map_err(|_| self.corrupt(what))
+    }
+
     /// Bytes behind their length.
     pub(crate) fn prefixed(&mut self, what: &'static str) -> Result<&'a [u8], Corruption> {
         let len = self.length(what)?;

@@ -22,6 +22,8 @@ pub(crate) enum FileKind {
     Log = u32::from_le_bytes(*b"WLOG"),
     Segment = u32::from_le_bytes(*b"SEGM"),
     Current = u32::from_le_bytes(*b"CURR"),
+    /// A perfect-hash map: a file by itself, of no database.
+    Map = u32::from_le_bytes(*b"PMAP"),
 }
 
 /// The header of a file.

@@ -11,6 +11,7 @@
 use crate::{
     base::{Corruption, KeyspaceId},
     format::{Reader, Writer},
+    merge::NUMBER_CUSTOM,
     segment::{Finished, Summary},
     wal::LogEnd,
 };
@@ -25,10 +26,46 @@ const FILE_LEN_MAX: u64 = 1 << 40;
 const FIRST_OPTIONAL_TAG: u8 = 128;
 
 /// What a keyspace's options say on disk.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StoredOptions {
     /// The compaction policy: 0 is last-writer-wins.
     pub(crate) policy: u8,
+    /// The merge strategy: 0 is last-wins; a custom one has a name.
+    pub(crate) merge: u8,
+    pub(crate) merge_name: String,
+    /// Which index segments get: 0 where it pays, 1 never, 2 always.
+    pub(crate) point_index: u8,
+}
+
+impl StoredOptions {
+    /// Appends what a line of the catalogue says behind the name; nothing, as in the first manifests, for the defaults.
+    fn encode_tail(&self, out: &mut Writer) {
+        if (self.merge, self.point_index) != (0, 0) {
+            out.u8(self.merge);
+            out.prefixed(self.merge_name.as_bytes());
+            out.u8(self.point_index);
+        }
+    }
+
+    fn decode_tail(policy: u8, body: &mut Reader<'_>) -> Result<Self, Corruption> {
+        if policy != 0 {
+            return Err(body.corrupt("a policy that this release knows"));
+        }
+        if body.remaining() == 0 {
+            return Ok(Self { policy, ..Self::default() });
+        }
+        let merge = body.u8("merge strategy")?;
+        let name = std::str::from_utf8(body.prefixed("name of a strategy")?)
+            .map_err(|_| body.corrupt("name of a strategy"))?;
+        let merge_name = name.to_owned();
+        let point_index = body.u8("point index")?;
+        let custom = merge == NUMBER_CUSTOM;
+        if merge > NUMBER_CUSTOM || point_index > 2 || custom == merge_name.is_empty() || (merge, point_index) == (0, 0)
+        {
+            return Err(body.corrupt("options that this release knows"));
+        }
+        Ok(Self { policy, merge, merge_name, point_index })
+    }
 }
 
 /// One change of a version. The tags stand on disk.
@@ -36,6 +73,8 @@ pub(crate) struct StoredOptions {
 pub(crate) enum Change {
     /// A keyspace is born, at a seqno of its own.
     Create { id: KeyspaceId, name: String, options: StoredOptions, seqno: u64 },
+    /// A keyspace gets other options, at a seqno of its own. Its merge strategy stays.
+    Configure { id: KeyspaceId, options: StoredOptions, seqno: u64 },
     /// A keyspace is dropped, at a seqno of its own. It stays, hidden, while somebody may still read it.
     Drop { id: KeyspaceId, seqno: u64 },
     /// A dropped keyspace goes, with all its segments.
@@ -113,7 +152,15 @@ impl Change {
                 out.varint(*seqno);
                 out.u8(options.policy);
                 out.prefixed(name.as_bytes());
+                options.encode_tail(&mut out);
                 1
+            }
+            Self::Configure { id, options, seqno } => {
+                out.varint(u64::from(id.0));
+                out.varint(*seqno);
+                out.u8(options.policy);
+                options.encode_tail(&mut out);
+                13
             }
             Self::Drop { id, seqno } => {
                 out.varint(u64::from(id.0));
@@ -183,11 +230,9 @@ impl Change {
         Ok(Some(match tag {
             1 => {
                 let (id, seqno) = (keyspace(body)?, counter(body, "seqno")?);
-                let options = StoredOptions { policy: body.u8("policy")? };
-                if options.policy != 0 {
-                    return Err(body.corrupt("a policy that this release knows"));
-                }
+                let policy = body.u8("policy")?;
                 let name = std::str::from_utf8(body.prefixed("name")?).map_err(|_| body.corrupt("name"))?;
+                let options = StoredOptions::decode_tail(policy, body)?;
                 Self::Create { id, name: name.to_owned(), options, seqno }
             }
             2 => Self::Drop { id: keyspace(body)?, seqno: counter(body, "seqno")? },
@@ -219,6 +264,11 @@ impl Change {
             },
             11 => Self::LogEnd { number: counter(body, "log number")?, end: LogEnd::AtMost(body.varint("log end")?) },
             12 => Self::NextKeyspace { number: keyspace(body)?.0 },
+            13 => {
+                let (id, seqno) = (keyspace(body)?, counter(body, "seqno")?);
+                let policy = body.u8("policy")?;
+                Self::Configure { id, options: StoredOptions::decode_tail(policy, body)?, seqno }
+            }
             _ => return Ok(None),
         }))
     }
@@ -266,8 +316,12 @@ pub(super) mod tests {
     fn every_change_reads_back() {
         let id = KeyspaceId(300);
         let options = StoredOptions::default();
+        let custom = StoredOptions { policy: 0, merge: NUMBER_CUSTOM, merge_name: "longest".into(), point_index: 2 };
+        let sum = StoredOptions { merge: 2, ..StoredOptions::default() };
         let edit = Edit::new([
             Change::Create { id, name: "users".into(), options, seqno: 7 },
+            Change::Create { id, name: "words".into(), options: custom, seqno: 7 },
+            Change::Configure { id, options: sum, seqno: 8 },
             Change::Drop { id, seqno: 9 },
             Change::Forget { id },
             Change::Add { level: 3, segment: segment(4, ("a", "b"), (1, 2)) },

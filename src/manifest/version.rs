@@ -6,6 +6,7 @@
 //! * V2: segments of a deeper level are ordered by key and do not overlap.
 //! * V3: every segment belongs to a keyspace that exists, and its number is used once.
 //! * V4: `vanished`, `horizon` and every counter only move forward.
+//! * V5: a keyspace keeps the merge strategy it was created with.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -135,6 +136,14 @@ impl Version {
                 };
                 self.keyspaces.insert(*id, Arc::new(keyspace));
                 self.next_keyspace = self.next_keyspace.max(id.0.saturating_add(1)).max(FIRST_KEYSPACE);
+                self.last_seqno = self.last_seqno.max(*seqno);
+            }
+            Change::Configure { id, options, seqno } => {
+                let keyspace = self.keyspace_mut(*id)?;
+                if (keyspace.options.merge, &keyspace.options.merge_name) != (options.merge, &options.merge_name) {
+                    return Err(broken("a keyspace that keeps its merge strategy (V5)"));
+                }
+                keyspace.options = options.clone();
                 self.last_seqno = self.last_seqno.max(*seqno);
             }
             Change::Drop { id, seqno } => {

@@ -37,6 +37,9 @@ use ranges::Ranges;
 /// What an entry costs beyond its key and value: node, tower, counters.
 const ENTRY_OVERHEAD: u64 = 120;
 
+/// What a batch costs beyond its entries: also one that stores nothing takes room in the log.
+const BATCH_OVERHEAD: u64 = 64;
+
 /// A table with this many range tombstones is full.
 pub(crate) const RANGE_TOMBSTONES_MAX: u64 = 1000;
 
@@ -144,7 +147,7 @@ impl Memtable {
         let (seqno, time_us) = batch.stamp()?;
         let owner = batch.owner();
         let mut ordinal = 0;
-        let mut bytes = 0;
+        let mut bytes = BATCH_OVERHEAD;
         batch.for_each(|op: Op<'_>| {
             bytes += (op.key.len() + op.value.len()) as u64 + ENTRY_OVERHEAD;
             if op.kind == Kind::RangeDelete {
@@ -179,8 +182,9 @@ impl Memtable {
         self.entries.load(Relaxed)
     }
 
+    /// Whether no batch is inside.
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries() == 0
+        self.first_seqno() == u64::MAX
     }
 
     pub(crate) fn first_seqno(&self) -> u64 {
@@ -223,33 +227,51 @@ impl Memtable {
         found
     }
 
-    /// Looks a key up: the value, absence, or nothing to say.
+    /// Looks a key up: the value, absence, or nothing to say. Operands on the way are shown to the look-up.
     ///
-    /// Entries here have no gaps, so what stands above the asked seqno need not be shown to the look-up.
+    /// Entries here have no gaps, so what stands above the asked seqno need not be shown.
     pub(crate) fn get(&self, keyspace: KeyspaceId, user: &[u8], lookup: &mut Lookup) -> Result<Option<Answer>> {
         let asked = lookup.seqno();
         let mark = self.ranges.newest_covering(keyspace, user, asked);
         let from = Key::newest(keyspace, user, asked);
-        let point = match &self.store {
-            Store::Live(map) => map
-                .lower_bound(Bound::Included(&from))
-                .filter(|entry| entry.key().keyspace == keyspace && entry.key().user == user)
-                .map(|entry| (entry.key().seqno, entry.key().ordinal, entry.value().clone())),
-            Store::Run(run) => run
-                .get(run.partition_point(|(key, _)| *key < from))
-                .filter(|(key, _)| key.keyspace == keyspace && key.user == user)
-                .map(|(key, value)| (key.seqno, key.ordinal, value.clone())),
-        };
-        match (point, mark) {
-            (Some((seqno, ordinal, value)), mark) if mark.is_none_or(|mark| mark < (seqno, ordinal)) => {
-                let found = lookup.see(seqno, None, value.kind)?;
-                Ok(Some(if found == Found::Value { Answer::Value(value.bytes) } else { Answer::Deleted }))
+        let mut each = |key: &Key, value: &Value| -> Option<Result<Answer>> {
+            if mark.is_some_and(|mark| mark > (key.seqno, key.ordinal)) {
+                // What is left is older than the range tombstone.
+                return Some(lookup.see(mark.unwrap_or_default().0, None, Kind::RangeDelete).map(|_| Answer::Deleted));
             }
-            (_, Some((seqno, _))) => {
+            match lookup.see(key.seqno, None, value.kind) {
+                Ok(Found::Operand) => {
+                    lookup.push(value.bytes.clone());
+                    None
+                }
+                Ok(found) => found.answer(|| value.bytes.clone()).map(Ok),
+                Err(error) => Some(Err(error)),
+            }
+        };
+        let is_same = |key: &Key| key.keyspace == keyspace && key.user == user;
+        let answer = match &self.store {
+            Store::Live(map) => {
+                let mut next = map.lower_bound(Bound::Included(&from));
+                loop {
+                    let Some(entry) = next.filter(|entry| is_same(entry.key())) else { break None };
+                    if let Some(answer) = each(entry.key(), entry.value()) {
+                        break Some(answer);
+                    }
+                    next = entry.next();
+                }
+            }
+            Store::Run(run) => {
+                let older = run.get(run.partition_point(|(key, _)| *key < from)..).unwrap_or_default();
+                older.iter().take_while(|(key, _)| is_same(key)).find_map(|(key, value)| each(key, value))
+            }
+        };
+        match (answer, mark) {
+            (Some(answer), _) => answer.map(Some),
+            (None, Some((seqno, _))) => {
                 lookup.see(seqno, None, Kind::RangeDelete)?;
                 Ok(Some(Answer::Deleted))
             }
-            _ => Ok(None),
+            (None, None) => Ok(None),
         }
     }
 }

@@ -1,17 +1,22 @@
-//! Many sorted sources into one, and many versions into the one that a reader sees.
+//! Many sorted sources into one, many versions into the one that a reader sees, many values into one.
 //!
-//! A [`Source`] is anything sorted: a memtable, a segment, a run of segments. [`Kway`] merges them in internal order:
-//! keys ascending, versions of a key newest first. [`Visible`] reads that stream as of a seqno. Range tombstones travel
-//! beside the stream, as [`Fragments`].
+//! Users find here [`append_items`], which reads the lists of [`MergeStrategy::Append`].
+//!
+//! Inside, a `Source` is anything sorted: a memtable, a segment, a run of segments. `Kway` merges them in internal order: keys
+//! ascending, versions of a key newest first. `Visible` reads that stream as of a seqno. Range tombstones travel beside the stream, as
+//! `Fragments`. A [`MergeStrategy`] folds operands.
 
 mod fragments;
 mod kway;
+mod strategy;
 mod visible;
 
 use crate::base::{Bytes, Kind, Result};
 
 pub(crate) use fragments::{Fragment, Fragments, Mark, RangeTombstone};
 pub(crate) use kway::Kway;
+pub use strategy::{AppendItems, CustomMerge, Merge, MergeStrategy, append_items};
+pub(crate) use strategy::{Gathered, NUMBER_CUSTOM, append_list, name_of, number, wide_sum};
 pub(crate) use visible::{Answer, Asked, Found, Lookup, Visible};
 
 /// Which way a source runs. A source never turns round.

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use super::{Direction, Fragments, Kway, Mark, Source};
+use super::{Direction, Fragments, Kway, Mark, MergeStrategy, Source, wide_sum};
 use crate::base::{Bytes, Error, KeySpan, Kind, Result, Seqno};
 
 /// What a reader asks for.
@@ -33,9 +33,11 @@ impl Asked {
 }
 
 /// What a look-up has found so far, from newer sources to older ones.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Lookup {
     asked: Asked,
+    /// Operands at or below the moment, newest first: what is found beneath is their base.
+    operands: Vec<Bytes>,
     /// The entry just above the moment.
     above: Option<Above>,
     /// The entry just above `vanished`: it may refuse that moment too.
@@ -62,17 +64,9 @@ impl Above {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Value(Bytes),
+    /// A folded sum, which is wide.
+    Wide(Bytes),
     Deleted,
-}
-
-impl Answer {
-    /// The answer as readers get it.
-    pub(crate) fn into_value(self) -> Option<Bytes> {
-        match self {
-            Self::Value(value) => Some(value),
-            Self::Deleted => None,
-        }
-    }
 }
 
 /// What one entry means for a look-up.
@@ -82,13 +76,29 @@ pub(crate) enum Found {
     Above,
     /// It is the answer: a value.
     Value,
+    /// It is the answer: a folded sum, which is wide.
+    Wide,
+    /// It is a part of the answer: an operand, to be shown with [`Lookup::push`]. What it is folded upon is further down.
+    Operand,
     /// It is the answer: absence.
     Deleted,
 }
 
+impl Found {
+    /// The answer of a source that found this, if the look-up ends with it.
+    pub(crate) fn answer(self, value: impl FnOnce() -> Bytes) -> Option<Answer> {
+        match self {
+            Self::Value => Some(Answer::Value(value())),
+            Self::Wide => Some(Answer::Wide(value())),
+            Self::Deleted => Some(Answer::Deleted),
+            Self::Above | Self::Operand => None,
+        }
+    }
+}
+
 impl Lookup {
     pub(crate) fn new(asked: Asked) -> Self {
-        Self { asked, above: None, above_vanished: None, readable: None }
+        Self { asked, operands: Vec::new(), above: None, above_vanished: None, readable: None }
     }
 
     pub(crate) fn seqno(&self) -> u64 {
@@ -102,15 +112,58 @@ impl Lookup {
             self.see_above(Above { seqno, gap_start });
             return Ok(Found::Above);
         }
-        self.check_gap()?;
+        if self.operands.is_empty() {
+            self.check_gap()?;
+        }
         match kind {
             Kind::Put => Ok(Found::Value),
+            Kind::WideSum => Ok(Found::Wide),
+            Kind::Operand => Ok(Found::Operand),
             Kind::Delete | Kind::RangeDelete => Ok(Found::Deleted),
             // Written by a release that knows these kinds; files say so in their headers before it comes to this.
-            Kind::Operand | Kind::Recipe | Kind::Purge | Kind::WideSum => {
+            Kind::Recipe | Kind::Purge => {
                 Err(Error::invalid("this release cannot read entries of a later format; open it with a newer one"))
             }
         }
+    }
+
+    /// Takes the value of an operand that was seen.
+    pub(crate) fn push(&mut self, operand: Bytes) {
+        self.operands.push(operand);
+    }
+
+    /// How many operands were seen.
+    pub(crate) fn operands(&self) -> usize {
+        self.operands.len()
+    }
+
+    /// The value as readers get it, once a source has answered or none is left.
+    pub(crate) fn finish(self, answer: Option<Answer>, strategy: &MergeStrategy, key: &[u8]) -> Result<Option<Bytes>> {
+        if !self.operands.is_empty() {
+            // Nothing beneath the oldest operand was ever there, or its gap would have told.
+            let base = match &answer {
+                Some(Answer::Value(base) | Answer::Wide(base)) => Some(base),
+                Some(Answer::Deleted) | None => None,
+            };
+            return strategy.fold(key, base, &self.operands).map(Some);
+        }
+        match answer {
+            Some(Answer::Value(value)) => Ok(Some(value)),
+            Some(Answer::Wide(value)) => wide_sum(key, &value).map(Some),
+            Some(Answer::Deleted) => Ok(None),
+            None => self.nothing_left().map(|()| None),
+        }
+    }
+
+    /// What an entry that replaces everything found would hold; nothing when no operand was found, or they cannot be stored as one.
+    pub(crate) fn state(&self, answer: Option<&Answer>, strategy: &MergeStrategy, key: &[u8]) -> Option<(Kind, Bytes)> {
+        let (newest, older) = self.operands.split_first()?;
+        let mut gathered = strategy.gather(newest)?;
+        let base = match answer {
+            Some(Answer::Value(base) | Answer::Wide(base)) => Some(base),
+            Some(Answer::Deleted) | None => None,
+        };
+        older.iter().chain(base).all(|older| gathered.store_older(key, older)).then(|| gathered.into_entry(true))
     }
 
     fn see_above(&mut self, entry: Above) {
@@ -124,7 +177,7 @@ impl Lookup {
     }
 
     /// That nothing is left to show: the key is absent, unless history is gone.
-    pub(crate) fn nothing_left(&self) -> Result<()> {
+    fn nothing_left(&self) -> Result<()> {
         self.check_gap()?;
         if self.asked.seqno < self.asked.vanished {
             return Err(self.trimmed());
@@ -160,9 +213,10 @@ pub(crate) struct Visible<S> {
     asked: Asked,
     span: KeySpan,
     direction: Direction,
+    strategy: MergeStrategy,
     /// The current key, copied: its source moves on.
     key: Vec<u8>,
-    /// The current value when the source has moved on (backward).
+    /// The current value when no source stands at it: after a fold, and backward.
     held: Option<Bytes>,
     /// The source at the top stands at the current entry (forward).
     at_top: bool,
@@ -176,10 +230,11 @@ impl<S: Source> Visible<S> {
         tombstones: Arc<Fragments>,
         asked: Asked,
         span: KeySpan,
-        direction: Direction,
+        (direction, strategy): (Direction, MergeStrategy),
     ) -> Self {
         Self {
             merge,
+            strategy,
             tombstones,
             asked,
             ended: span.is_empty(),
@@ -257,6 +312,7 @@ impl<S: Source> Visible<S> {
     fn forward(&mut self) -> Result<bool> {
         if self.at_top {
             self.at_top = false;
+            self.held = None;
             self.skip_rest_of_key()?;
         }
         loop {
@@ -267,48 +323,54 @@ impl<S: Source> Visible<S> {
             self.key.clear();
             self.key.extend_from_slice(entry.key);
             let fragment = self.tombstones.find(&self.key);
-            match self.resolve_forward(fragment)? {
-                Found::Value => {
-                    self.at_top = true;
-                    return Ok(true);
-                }
-                Found::Deleted | Found::Above => {
-                    self.skip_rest_of_key()?;
-                    self.skip_deleted_span(fragment)?;
-                }
+            if self.resolve_forward(fragment)? {
+                self.at_top = true;
+                return Ok(true);
             }
+            self.skip_rest_of_key()?;
+            self.skip_deleted_span(fragment)?;
         }
     }
 
-    /// Reads the versions of the current key, newest first, and stops at the one that is seen.
-    fn resolve_forward(&mut self, fragment: Option<usize>) -> Result<Found> {
-        let Self { merge, tombstones, key, asked, .. } = self;
+    /// Reads the versions of the current key, newest first, and stops at the one that is seen; `false` when the key is not there.
+    fn resolve_forward(&mut self, fragment: Option<usize>) -> Result<bool> {
+        let Self { merge, tombstones, key, asked, strategy, held, .. } = self;
         let marks = fragment.and_then(|index| tombstones.get(index)).map_or(&[][..], |f| &f.marks);
         let mut marks = marks.iter().peekable();
         let mut lookup = Lookup::new(*asked);
-        while let Some(entry) = merge.top().and_then(Source::entry) {
+        let mut found = None;
+        'versions: while let Some(source) = merge.top()
+            && let Some(entry) = source.entry()
+        {
             if entry.key != key {
                 break;
             }
-            let (seqno, ordinal, gap, kind) = (entry.seqno, entry.ordinal, entry.gap_start, entry.kind);
+            let (seqno, ordinal) = (entry.seqno, entry.ordinal);
             while let Some(mark) = marks.next_if(|mark| (mark.seqno, mark.ordinal) > (seqno, ordinal)) {
-                match lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? {
-                    Found::Above => {}
-                    found => return Ok(found),
+                if lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? == Found::Deleted {
+                    found = Some(Answer::Deleted);
+                    break 'versions;
                 }
             }
-            match lookup.see(seqno, gap, kind)? {
-                Found::Above => merge.advance()?,
-                found => return Ok(found),
+            match lookup.see(seqno, entry.gap_start, entry.kind)? {
+                Found::Above => {}
+                Found::Operand => lookup.push(source.value()),
+                // The usual case: the source goes on standing at the value, which is lent from there.
+                Found::Value if lookup.operands() == 0 => return Ok(true),
+                end => {
+                    found = end.answer(|| source.value());
+                    break;
+                }
             }
+            merge.advance()?;
         }
         for mark in marks {
-            if lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? != Found::Above {
-                return Ok(Found::Deleted);
+            if found.is_none() && lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? == Found::Deleted {
+                found = Some(Answer::Deleted);
             }
         }
-        lookup.nothing_left()?;
-        Ok(Found::Deleted)
+        *held = lookup.finish(found, strategy, key)?;
+        Ok(held.is_some())
     }
 
     fn skip_rest_of_key(&mut self) -> Result<()> {
@@ -347,18 +409,21 @@ impl<S: Source> Visible<S> {
         }
     }
 
-    /// Reads all versions of the current key, oldest first: the last one at or below the moment is the candidate. Those above
-    /// it are shown to a look-up newest first, as in the other direction.
+    /// Reads all versions of the current key, oldest first, and keeps what is at or below the moment down to its base. That and what
+    /// is above are then shown to a look-up newest first, as in the other direction.
     fn resolve_backward(&mut self, fragment: Option<usize>) -> Result<Option<Bytes>> {
-        let mut candidate: Option<(u64, u32, Kind, Bytes)> = None;
+        let mut below: Vec<(u64, u32, Kind, Bytes)> = Vec::new();
         let mut above: Vec<(u64, Option<u64>, Kind)> = Vec::new();
         while let Some(source) = self.merge.top()
             && let Some(entry) = source.entry()
             && entry.key == self.key
         {
             if entry.seqno <= self.asked.seqno {
-                let value = if entry.kind == Kind::Put { source.value() } else { Bytes::default() };
-                candidate = Some((entry.seqno, entry.ordinal, entry.kind, value));
+                if entry.kind != Kind::Operand {
+                    below.clear();
+                }
+                let value = if entry.kind == Kind::Delete { Bytes::default() } else { source.value() };
+                below.push((entry.seqno, entry.ordinal, entry.kind, value));
             } else {
                 above.push((entry.seqno, entry.gap_start, entry.kind));
             }
@@ -368,8 +433,13 @@ impl<S: Source> Visible<S> {
         for mark in marks.iter().rev() {
             if mark.seqno > self.asked.seqno {
                 above.push((mark.seqno, mark.gap_start, Kind::RangeDelete));
-            } else if candidate.as_ref().is_none_or(|c| (mark.seqno, mark.ordinal) > (c.0, c.1)) {
-                candidate = Some((mark.seqno, mark.ordinal, Kind::RangeDelete, Bytes::default()));
+            } else {
+                let place = (mark.seqno, mark.ordinal);
+                // At the same place the point entry is the newer one: segments keep no ordinals.
+                below.retain(|(seqno, ordinal, ..)| (*seqno, *ordinal) >= place);
+                if below.is_empty() {
+                    below.push((mark.seqno, mark.ordinal, Kind::RangeDelete, Bytes::default()));
+                }
             }
         }
         above.sort_by_key(|(seqno, ..)| std::cmp::Reverse(*seqno));
@@ -377,10 +447,13 @@ impl<S: Source> Visible<S> {
         for (seqno, gap_start, kind) in above {
             lookup.see(seqno, gap_start, kind)?;
         }
-        let Some((seqno, _, kind, value)) = candidate else {
-            lookup.nothing_left()?;
-            return Ok(None);
-        };
-        Ok((lookup.see(seqno, None, kind)? == Found::Value).then_some(value))
+        let mut answer = None;
+        for (seqno, _, kind, value) in below.into_iter().rev() {
+            match lookup.see(seqno, None, kind)? {
+                Found::Operand => lookup.push(value),
+                end => answer = end.answer(|| value),
+            }
+        }
+        lookup.finish(answer, &self.strategy, &self.key)
     }
 }

@@ -59,14 +59,20 @@ impl Layout {
         self.count
     }
 
+    /// Where entry number `index` begins in the block.
+    #[inline]
+    pub(super) fn offset(self, block: &[u8], index: usize) -> Result<usize, Corruption> {
+        let at = self.offsets_at + 2 * index;
+        Ok(usize::from(Reader::starting_at(block, at).u16("entry offset")?) * ALIGN)
+    }
+
     /// Decodes entry number `index`.
     #[inline]
     pub(super) fn entry(self, block: &[u8], index: usize, base: u64) -> Result<Decoded, Corruption> {
-        let at = self.offsets_at + 2 * index;
-        let offset = Reader::starting_at(block, at).u16("entry offset")?;
+        let offset = self.offset(block, index)?;
         // Entries end where the offsets begin: bytes behind them never pass for a key or value.
         let entries = block.get(..self.offsets_at).unwrap_or_default();
-        decode(entries, usize::from(offset) * ALIGN, base)
+        decode(entries, offset, base)
     }
 
     /// The number of the first entry with a key ≥ `key`; the count if there is none.

@@ -163,7 +163,7 @@ mod tests {
         base::{KeySpan, KeyspaceId, Kind},
         env::{Env, Memory},
         merge::{Answer, Asked, Fragments, Lookup, Mark, RangeTombstone},
-        segment::{Entry, Finished, SegmentWriter},
+        segment::{Entry, Finished, PointIndex, PointKey, Probe, SegmentWriter},
     };
 
     fn put(seqno: u64, older_follows: bool) -> Entry {
@@ -176,7 +176,7 @@ mod tests {
         let env = Memory::new();
         let dir = env.open_dir(Path::new("/db"), true).unwrap();
         dir.create_dir("segments").unwrap();
-        let mut writer = SegmentWriter::create(&*dir, (7, 99), KeyspaceId(16), 10).unwrap();
+        let mut writer = SegmentWriter::create(&*dir, (7, 99), KeyspaceId(16), 10, PointIndex::Always).unwrap();
         for i in 0..count {
             let key = format!("key{:06}", i * 2);
             if i % 3 == 0 {
@@ -184,7 +184,7 @@ mod tests {
             }
             writer.add(&put(20, false), key.as_bytes(), key.as_bytes()).unwrap();
         }
-        let finished = writer.finish(&Fragments::cut(ranges)).unwrap();
+        let finished = writer.finish(&Fragments::cut(ranges), |_| true).unwrap();
         let open = |map| Arc::new(Segment::open(&*dir, &finished, map).unwrap());
         let both = [open(true), open(false)];
         for segment in &both {
@@ -195,7 +195,7 @@ mod tests {
 
     fn get(segment: &Segment, key: &str, seqno: u64) -> Option<Answer> {
         let mut lookup = Lookup::new(Asked { seqno, vanished: 0 });
-        segment.get(key.as_bytes(), &mut lookup).unwrap()
+        segment.get(&mut PointKey::new(key.as_bytes()), &mut lookup, &mut Probe::default()).unwrap()
     }
 
     #[test]
@@ -263,7 +263,8 @@ mod tests {
             assert_eq!(get(segment, "key000000", 40), Some(Answer::Deleted));
             assert_eq!(get(segment, "other", 40), Some(Answer::Deleted));
             let mut lookup = Lookup::new(Asked { seqno: 25, vanished: 0 });
-            assert!(segment.get(b"key000002", &mut lookup).is_err(), "the gap reaches below 25");
+            let refused = segment.get(&mut PointKey::new(b"key000002"), &mut lookup, &mut Probe::default());
+            assert!(refused.is_err(), "the gap reaches below 25");
             assert_eq!(get(segment, "key000002", 11), None);
         }
     }
@@ -295,13 +296,13 @@ mod tests {
         let env = Memory::new();
         let dir = env.open_dir(Path::new("/db"), true).unwrap();
         dir.create_dir("segments").unwrap();
-        let mut writer = SegmentWriter::create(&*dir, (1, 1), KeyspaceId(16), 1).unwrap();
+        let mut writer = SegmentWriter::create(&*dir, (1, 1), KeyspaceId(16), 1, PointIndex::Auto).unwrap();
         writer.add(&put(3, false), b"a", b"first").unwrap();
         for seqno in (1..=2000u64).rev() {
             writer.add(&put(seqno, seqno > 1), b"k", &[7; 100]).unwrap();
         }
         writer.add(&put(5, false), b"l", b"last").unwrap();
-        let finished = writer.finish(&Fragments::default()).unwrap();
+        let finished = writer.finish(&Fragments::default(), |_| true).unwrap();
         let segment = Segment::open(&*dir, &finished, true).unwrap();
         segment.check(&finished).unwrap();
         assert!(segment.block_count() > 3);

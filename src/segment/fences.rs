@@ -106,6 +106,11 @@ impl Fences {
         self.ends.len()
     }
 
+    /// Where the last block ends.
+    pub(super) fn blocks_end(&self) -> usize {
+        self.offsets.last().map_or(0, |end| *end as usize)
+    }
+
     /// Where a block lies in the file.
     #[inline]
     pub(super) fn block(&self, index: usize) -> Option<(usize, usize)> {

@@ -35,11 +35,18 @@ pub(super) enum Tag {
     Pages = u32::from_le_bytes(*b"PAGE"),
     Ranges = u32::from_le_bytes(*b"RANG"),
     Summary = u32::from_le_bytes(*b"SUMM"),
+    /// The perfect-hash index: whoever does not know it finds keys by the fences.
+    Index = u32::from_le_bytes(*b"INDX"),
 }
 
 impl Tag {
     fn from_number(number: u32) -> Option<Self> {
-        [Self::Fences, Self::Pages, Self::Ranges, Self::Summary].into_iter().find(|tag| *tag as u32 == number)
+        let known = [Self::Fences, Self::Pages, Self::Ranges, Self::Summary, Self::Index];
+        known.into_iter().find(|tag| *tag as u32 == number)
+    }
+
+    fn flags(self) -> u32 {
+        if self == Self::Index { OPTIONAL } else { 0 }
     }
 }
 
@@ -57,7 +64,7 @@ pub(super) fn encode(sections: &[Section], file_id: u64) -> Vec<u8> {
     let mut out = Writer::default();
     for section in sections {
         out.u32(section.tag as u32);
-        out.u32(0);
+        out.u32(section.tag.flags());
         out.u64(section.offset);
         out.u32(section.len);
         out.u32(section.crc);

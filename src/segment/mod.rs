@@ -1,17 +1,18 @@
 //! An immutable sorted file: entries of one keyspace, found by search or read in order.
 //!
 //! ```text
-//!  ├────────┬───────┬───────┬─────┬───────┬────────┬───────┬────────┬────────┬──────┤
-//!  │ header │ block │ block │  …  │ block │ fences │ pages │ ranges │ summary│footer│
-//!  └────────┴───────┴───────┴─────┴───────┴────────┴───────┴────────┴────────┴──────┘
-//!  └──── data: a CRC for each 4 KiB page ─┘└─ sections: a CRC each, in the footer's table ─┘
+//!  ├────────┬───────┬───────┬─────┬───────┬────────┬────────────┬────────┬───────┬────────┬───────┬─────────┬──────┤
+//!  │ header │ block │ block │  …  │ block │ filter │ partitions │ fences │ pages │ ranges │ index │ summary │footer│
+//!  └────────┴───────┴───────┴─────┴───────┴────────┴────────────┴────────┴───────┴────────┴───────┴─────────┴──────┘
+//!  └────────── data: a CRC for each 4 KiB page ─────────────────┘└──── sections: a CRC each, in the footer's table ─┘
 //!
 //!  block:  entry entry … │ offset of each entry (u16, in units of 4 bytes) │ count (u16) │
 //!  entry:  flags · key length · value length · seqno · [gap] · [extension] · key · value · to a multiple of 4
 //! ```
 //!
 //! Entries describe themselves and begin at multiples of 4 bytes, with full keys: whoever knows the offset of an entry can
-//! read it without its block. Pages are verified when they are first touched, through an ordinary read, so that a bad
+//! read it without its block. That is what the perfect-hash index does: filter and partitions lie behind the blocks, and the section
+//! `index` says where. Pages are verified when they are first touched, through an ordinary read, so that a bad
 //! medium is an error; then they are served from the map.
 //!
 //! The format is specified in `docs/format/segment.md` and pinned by the bytes in `tests/golden/`.
@@ -21,13 +22,15 @@ mod cursor;
 mod entry;
 mod fences;
 mod footer;
+mod index;
 mod reader;
 mod summary;
 mod writer;
 
 pub(crate) use cursor::SegmentCursor;
 pub(crate) use entry::Entry;
-pub(crate) use reader::Segment;
+pub(crate) use index::PointIndex;
+pub(crate) use reader::{IndexNumbers, PointKey, Probe, Segment};
 pub(crate) use summary::Summary;
 pub(crate) use writer::{Finished, SegmentWriter};
 

@@ -11,20 +11,25 @@ use std::{
 use super::{
     Entry, Finished, PAGE, Summary,
     block::Layout,
-    entry::Decoded,
+    entry::{Decoded, decode},
     fences::Fences,
     footer::{self, Section, TAIL_LEN, Tag},
+    index::{Index, may_hold, pages},
 };
 use crate::{
     base::{Bytes, Corruption, Error, IoContext, KeySpan, Kind, Result},
     env::{Dir, File, Region},
     format::{FileKind, Header, Reader, crc, name},
     merge::{Answer, Found, Fragment, Fragments, Lookup, Mark},
+    phash::Hash,
 };
 
 /// Where blocks begin: behind the header and the base of the seqnos.
 const DATA_START: u32 = 40;
 const _: () = assert!(DATA_START as usize == Header::LEN + 8);
+
+/// No entry has a longer head: flags, lengths, and numbers of at most ten bytes each.
+const ENTRY_HEAD_MAX: usize = 64;
 
 /// An open segment.
 #[derive(Debug)]
@@ -34,11 +39,16 @@ pub(crate) struct Segment {
     /// The mapped file; without it every read is a positioned one, and verified.
     region: Option<Region>,
     base: u64,
+    /// Where the blocks end, and where everything does that pages are verified of.
+    blocks_end: usize,
     data_end: usize,
     fences: Fences,
+    index: Option<Index>,
     page_crcs: Vec<u32>,
     /// A bit for each page that has been verified.
     verified: Vec<AtomicU64>,
+    /// A bit for each partition of the index whose pages have been.
+    verified_partitions: Vec<AtomicU64>,
     ranges: Arc<Fragments>,
     max_seqno: u64,
 }
@@ -109,13 +119,28 @@ impl Segment {
                 decode_ranges(&bytes).map_err(|bad| bad.of(&path, section.offset))?
             }
         };
+        let blocks_end = fences.blocks_end();
+        let index = match section(Tag::Index) {
+            // Without a map a look-up in the index would read more pages than the search by fences.
+            Some(section) if map => {
+                let data = blocks_end as u64..fence_section.offset;
+                let index = Index::decode(&bytes(section)?, data, expected.summary.keys);
+                Some(index.map_err(|bad| bad.of(&path, section.offset))?)
+            }
+            _ => None,
+        };
+        let partitions = index.as_ref().map_or(0, Index::partitions);
         let base = Reader::starting_at(&head, Header::LEN).u64("base").map_err(|bad| bad.of(&path, 0))?;
         let region = if map { Some(file.map().at("map", || path.clone())?) } else { None };
         if region.as_ref().is_some_and(|region| (region.len() as u64) < len) {
             return Err(corrupt(len, "the length that the manifest names"));
         }
-        let verified = (0..page_crcs.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let bits = |count: usize| (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let verified = bits(page_crcs.len());
         Ok(Self {
+            verified_partitions: bits(partitions),
+            blocks_end,
+            index,
             path,
             file,
             region,
@@ -140,16 +165,88 @@ impl Segment {
 
     /// Bytes of memory that stay with it while it is open.
     pub(crate) fn memory(&self) -> usize {
-        self.fences.memory() + self.page_crcs.len() * 5
+        self.fences.memory() + self.page_crcs.len() * 5 + self.index.as_ref().map_or(0, Index::memory)
     }
 
-    /// Looks a key up: the value, absence, or nothing to say. Shows every version from the newest down.
-    pub(crate) fn get(&self, key: &[u8], lookup: &mut Lookup) -> Result<Option<Answer>> {
-        let fragment = self.ranges.covering(key);
-        let mut marks = fragment.map_or(&[][..], |fragment: &Fragment| &fragment.marks).iter().peekable();
+    /// What the index takes in the file.
+    pub(crate) fn index_numbers(&self) -> Option<IndexNumbers> {
+        let (filter_bytes, slot_bytes) = self.index.as_ref()?.file_bytes();
+        Some(IndexNumbers { slot_bytes, filter_bytes })
+    }
+
+    /// Looks a key up: the value, absence, or nothing to say. Every version from the newest down, and every operand on the way, is shown
+    /// to the look-up; `probe` is told where it was looked.
+    pub(crate) fn get(&self, key: &mut PointKey<'_>, lookup: &mut Lookup, probe: &mut Probe) -> Result<Option<Answer>> {
+        let fragment = self.ranges.covering(key.key);
+        let mut marks = Marks(fragment.map_or(&[][..], |fragment: &Fragment| &fragment.marks));
+        let answer = match (&self.index, &self.region) {
+            (Some(index), Some(region)) => self.get_indexed(index, region, key, &mut marks, lookup, probe)?,
+            _ => self.get_by_fences(key.key, &mut marks, lookup, probe)?,
+        };
+        if answer.is_some() {
+            return Ok(answer);
+        }
+        marks.show_above(None, lookup)
+    }
+
+    /// From the key's hash to its newest entry; by the fences when an older one is wanted.
+    fn get_indexed(
+        &self,
+        index: &Index,
+        region: &Region,
+        key: &mut PointKey<'_>,
+        marks: &mut Marks<'_>,
+        lookup: &mut Lookup,
+        probe: &mut Probe,
+    ) -> Result<Option<Answer>> {
+        let hash = index.seeded(key.hash());
+        if let Some((start, end)) = index.filter_line(hash) {
+            pages(start, end).try_for_each(|page| self.verify_page(page))?;
+            let passed = region.get(start..end).is_some_and(|line| may_hold(line, hash));
+            probe.filter = Some(passed);
+            if !passed {
+                return Ok(None);
+            }
+        }
+        let inside = || self.corrupt(0, "a slot of the index inside the data");
+        let (partition, start, end) = index.partition(hash).ok_or_else(inside)?;
+        self.verify_partition(partition, start, end)?;
+        let slot = index.slot(region, hash).ok_or_else(inside)?;
+        probe.slot = Some((slot.partition, slot.slot));
+        let Some(at) = slot.entry_at else { return Ok(None) };
+        probe.entry_at = Some(at as u64);
+        probe.blocks += 1;
+
+        pages(at, (at + ENTRY_HEAD_MAX).min(self.blocks_end)).try_for_each(|page| self.verify_page(page))?;
+        let entries = region.get(..self.blocks_end).unwrap_or_default();
+        let decoded = decode(entries, at, self.base).map_err(|bad| bad.of(&self.path, 0))?;
+        pages(decoded.key.start, decoded.value.end).try_for_each(|page| self.verify_page(page))?;
+        if entries.get(decoded.key.clone()) != Some(key.key) {
+            return Ok(None);
+        }
+        probe.key_found = true;
+        let entry = decoded.entry;
+        if entry.older_follows && (entry.seqno > lookup.seqno() || entry.kind == Kind::Operand) {
+            return self.get_by_fences(key.key, marks, lookup, probe);
+        }
+        let value = || {
+            let value = entries.get(decoded.value.clone()).unwrap_or_default();
+            Bytes::window(|| region.owner(), decoded.value.start, value)
+        };
+        marks.show_entry(&entry, value, lookup)
+    }
+
+    fn get_by_fences(
+        &self,
+        key: &[u8],
+        marks: &mut Marks<'_>,
+        lookup: &mut Lookup,
+        probe: &mut Probe,
+    ) -> Result<Option<Answer>> {
         let mut block = self.fences.find(key);
         let mut first = true;
-        'blocks: while block < self.fences.count() {
+        while block < self.fences.count() {
+            probe.blocks += 1;
             let data = self.block(block)?;
             let bytes = data.bytes(self);
             let layout = Layout::of(bytes).map_err(|bad| self.in_block(bad, block))?;
@@ -161,32 +258,30 @@ impl Segment {
                 first = false;
                 let decoded = layout.entry(bytes, index, self.base).map_err(|bad| self.in_block(bad, block))?;
                 if bytes.get(decoded.key.clone()) != Some(key) {
-                    break 'blocks;
+                    return Ok(None);
                 }
-                let entry = decoded.entry;
-                while let Some(mark) = marks.next_if(|mark| mark.seqno > entry.seqno) {
-                    if lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? != Found::Above {
-                        return Ok(Some(Answer::Deleted));
-                    }
-                }
-                match lookup.see(entry.seqno, entry.gap_start, entry.kind)? {
-                    Found::Above => {}
-                    Found::Value => return Ok(Some(Answer::Value(data.share(self, &decoded)))),
-                    Found::Deleted => return Ok(Some(Answer::Deleted)),
-                }
-                if !entry.older_follows {
-                    break 'blocks;
+                probe.key_found = true;
+                let answer = marks.show_entry(&decoded.entry, || data.share(self, &decoded), lookup)?;
+                if answer.is_some() || !decoded.entry.older_follows {
+                    return Ok(answer);
                 }
                 index += 1;
             }
             block += 1;
         }
-        for mark in marks {
-            if lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? != Found::Above {
-                return Ok(Some(Answer::Deleted));
-            }
-        }
         Ok(None)
+    }
+
+    /// Checks the pages of a partition of the index the first time it is touched.
+    #[inline]
+    fn verify_partition(&self, partition: u64, start: usize, end: usize) -> Result<()> {
+        let (word, bit) = (usize::try_from(partition / 64).unwrap_or(usize::MAX), 1u64 << (partition % 64));
+        let Some(word) = self.verified_partitions.get(word) else { return Ok(()) };
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            pages(start, end).try_for_each(|page| self.verify_page(page))?;
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     pub(super) fn base(&self) -> u64 {
@@ -263,7 +358,7 @@ impl Segment {
         for page in 0..self.page_crcs.len() {
             self.read_pages(page, page + 1)?;
         }
-        let mut last: Option<(Vec<u8>, u64, bool)> = None;
+        let mut last: Option<(Vec<u8>, u64, Kind, bool)> = None;
         let (mut keys, mut entries) = (0, 0);
         for block in 0..self.fences.count() {
             let data = self.block(block)?;
@@ -274,20 +369,30 @@ impl Segment {
                 let decoded = layout.entry(bytes, index, self.base).map_err(wrong)?;
                 let key = bytes.get(decoded.key).unwrap_or_default();
                 let Entry { seqno, older_follows, .. } = decoded.entry;
-                let same = last.as_ref().is_some_and(|(last, _, _)| last == key);
-                let in_order = last.as_ref().is_none_or(|(last, newer, follows)| {
-                    *follows == same && if same { *newer > seqno } else { last.as_slice() < key }
+                let start = self.fences.block(block).map_or(0, |(start, _)| start);
+                let offset = start + layout.offset(bytes, index).map_err(wrong)?;
+                let same = last.as_ref().is_some_and(|(last, ..)| last == key);
+                let in_order = last.as_ref().is_none_or(|(last, newer, kind, follows)| {
+                    // Operands of one batch that could not be combined share its seqno.
+                    let below = *newer > seqno || *newer == seqno && *kind == Kind::Operand;
+                    *follows == same && if same { below } else { last.as_slice() < key }
                 });
                 let in_span = summary.holds(key) && (summary.min_seqno..=summary.max_seqno).contains(&seqno);
                 if !in_order || !in_span {
                     return Err(wrong(Corruption { offset: 0, what: "entries in order, inside the segment's span" }));
                 }
+                if !same && !self.is_indexed(key, offset) {
+                    return Err(wrong(Corruption {
+                        offset: 0,
+                        what: "every key in the index, with the place of its newest entry",
+                    }));
+                }
                 keys += u64::from(!same);
                 entries += 1;
-                last = Some((key.to_vec(), seqno, older_follows));
+                last = Some((key.to_vec(), seqno, decoded.entry.kind, older_follows));
             }
         }
-        if (keys, entries) != (summary.keys, summary.entries) || last.is_some_and(|(_, _, follows)| follows) {
+        if (keys, entries) != (summary.keys, summary.entries) || last.is_some_and(|(.., follows)| follows) {
             return Err(self.corrupt(0, "as many entries as the manifest names"));
         }
         Ok(())
@@ -295,6 +400,18 @@ impl Segment {
 }
 
 impl Segment {
+    /// Whether the index, if there is one, leads from a key to its newest entry.
+    fn is_indexed(&self, key: &[u8], offset: usize) -> bool {
+        let (Some(index), Some(region)) = (&self.index, &self.region) else { return true };
+        let hash = index.seeded(Hash::of(key));
+        if let Some((start, end)) = index.filter_line(hash)
+            && !region.get(start..end).is_some_and(|line| may_hold(line, hash))
+        {
+            return false;
+        }
+        index.slot(region, hash).and_then(|slot| slot.entry_at) == Some(offset)
+    }
+
     /// Reads every section again, also those that opening has no need of, and holds the summary against the manifest's.
     fn check_sections(&self, expected: &Finished) -> Result<()> {
         let read = |offset: u64, len: usize| {
@@ -315,6 +432,85 @@ impl Segment {
             }
         }
         Ok(())
+    }
+}
+
+/// A key that is looked up in several segments: hashed once, and only where an index is met.
+#[derive(Debug)]
+pub(crate) struct PointKey<'a> {
+    key: &'a [u8],
+    hash: Option<Hash>,
+}
+
+impl<'a> PointKey<'a> {
+    pub(crate) fn new(key: &'a [u8]) -> Self {
+        Self { key, hash: None }
+    }
+
+    #[inline]
+    fn hash(&mut self) -> Hash {
+        *self.hash.get_or_insert_with(|| Hash::of(self.key))
+    }
+}
+
+/// Where a look-up has looked in a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Probe {
+    /// Whether the filter let the key pass, where there is one.
+    pub(crate) filter: Option<bool>,
+    /// The partition and the slot of the index that were looked at.
+    pub(crate) slot: Option<(u64, u64)>,
+    /// Where the entry begins that the slot names, if the fingerprint was the key's.
+    pub(crate) entry_at: Option<u64>,
+    /// Blocks of which an entry was read.
+    pub(crate) blocks: u32,
+    /// An entry of the key was there.
+    pub(crate) key_found: bool,
+}
+
+/// What the index of a segment takes, in bytes of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IndexNumbers {
+    pub(crate) slot_bytes: u64,
+    pub(crate) filter_bytes: u64,
+}
+
+/// The marks of range tombstones over a key that are still to be shown, newest first.
+struct Marks<'a>(&'a [Mark]);
+
+impl Marks<'_> {
+    /// Shows the marks above an entry; all that are left, without one.
+    #[inline]
+    fn show_above(&mut self, seqno: Option<u64>, lookup: &mut Lookup) -> Result<Option<Answer>> {
+        while let Some((mark, rest)) = self.0.split_first()
+            && seqno.is_none_or(|seqno| mark.seqno > seqno)
+        {
+            self.0 = rest;
+            if lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? == Found::Deleted {
+                return Ok(Some(Answer::Deleted));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Shows an entry, behind the marks above it.
+    #[inline]
+    fn show_entry(
+        &mut self,
+        entry: &Entry,
+        value: impl FnOnce() -> Bytes,
+        lookup: &mut Lookup,
+    ) -> Result<Option<Answer>> {
+        if let Some(answer) = self.show_above(Some(entry.seqno), lookup)? {
+            return Ok(Some(answer));
+        }
+        match lookup.see(entry.seqno, entry.gap_start, entry.kind)? {
+            Found::Operand => {
+                lookup.push(value());
+                Ok(None)
+            }
+            found => Ok(found.answer(value)),
+        }
     }
 }
 

@@ -91,7 +91,7 @@ impl Summary {
     }
 
     pub(crate) fn holds(&self, key: &[u8]) -> bool {
-        self.span.start.as_slice() <= key && self.span.end.as_deref().is_none_or(|end| key < end)
+        self.span.holds(key)
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     entry::{Entry, encode},
     fences::FenceWriter,
     footer::{self, Section, Tag},
+    index::{BUILD_BYTES, IndexWriter, PointIndex},
     summary::Summary,
 };
 use crate::{
@@ -44,6 +45,7 @@ pub(crate) struct SegmentWriter {
     block_at: usize,
     offsets: Vec<usize>,
     fences: FenceWriter,
+    index: IndexWriter,
     pages: Vec<u32>,
     last_key: Option<Vec<u8>>,
     /// The last key of the block before.
@@ -58,6 +60,7 @@ impl SegmentWriter {
         (number, file_id): (u64, u64),
         keyspace: KeyspaceId,
         base: u64,
+        index: PointIndex,
     ) -> Result<Self> {
         let name = name::segment(number);
         let path = dir.path().join(&name);
@@ -77,6 +80,8 @@ impl SegmentWriter {
             written: 0,
             offsets: Vec::new(),
             fences: FenceWriter::default(),
+            // The id of the file is drawn at random: so nobody can choose keys that are hard to index.
+            index: IndexWriter::new(file_id, index),
             pages: Vec::new(),
             last_key: None,
             fence_after: None,
@@ -110,6 +115,9 @@ impl SegmentWriter {
             let offset = self.position()?;
             self.fences.push(offset, self.fence_after.as_deref(), key);
         }
+        if !same_key {
+            self.index.push(key, self.position()?);
+        }
         self.offsets.push(self.out.len() - self.block_at);
         encode(&mut self.out, entry, self.base, key, value);
 
@@ -132,16 +140,26 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// About how long the file is so far.
-    pub(crate) fn len(&self) -> u64 {
+    /// Whether the segment should be ended: it is about `len` bytes long, or building its index would take more memory than that.
+    pub(crate) fn is_full(&self, len: u64) -> bool {
+        self.len() >= len || self.summary.keys.saturating_mul(BUILD_BYTES) / 2 >= len
+    }
+
+    fn len(&self) -> u64 {
         self.written + self.out.len() as u64
     }
 
-    /// Ends the segment with its range tombstones and makes it durable. The caller syncs the directory.
-    pub(crate) fn finish(mut self, ranges: &Fragments) -> Result<Finished> {
+    /// Ends the segment with its range tombstones and makes it durable. The caller syncs the directory. `passed` says for a span whether
+    /// reads may go on to older segments: then a filter spares them this one.
+    pub(crate) fn finish(mut self, ranges: &Fragments, passed: impl FnOnce(&KeySpan) -> bool) -> Result<Finished> {
         self.end_block()?;
         self.span(ranges);
         let data_end = self.position()?;
+        let index = std::mem::replace(&mut self.index, IndexWriter::new(0, PointIndex::Never));
+        let index = index.finish(data_end, passed(&self.summary.span));
+        if let Some(index) = &index {
+            self.out.raw(&index.data);
+        }
         self.write_pages()?;
         if self.out.len() > 0 {
             self.pages.push(crc(&[self.out.bytes()]));
@@ -157,6 +175,9 @@ impl SegmentWriter {
         self.section(&mut sections, Tag::Pages, pages.bytes())?;
         if !ranges.is_empty() {
             self.section(&mut sections, Tag::Ranges, &encode_ranges(ranges))?;
+        }
+        if let Some(index) = &index {
+            self.section(&mut sections, Tag::Index, &index.section)?;
         }
         let mut summary = Writer::default();
         self.summary.encode(&mut summary);

@@ -32,11 +32,12 @@ pub(crate) struct BatchBuf {
     record: Vec<u8>,
     count: u32,
     range_deletes: u64,
+    operands: u32,
 }
 
 impl Default for BatchBuf {
     fn default() -> Self {
-        Self { record: vec![0; Self::ROOM + HEADER_LEN], count: 0, range_deletes: 0 }
+        Self { record: vec![0; Self::ROOM + HEADER_LEN], count: 0, range_deletes: 0, operands: 0 }
     }
 }
 
@@ -55,13 +56,14 @@ impl BatchBuf {
         self.varint(value.len() as u64);
         self.record.extend_from_slice(value);
         self.count = self.count.saturating_add(1);
+        self.range_deletes += u64::from(kind == Kind::RangeDelete);
+        self.operands = self.operands.saturating_add(u32::from(kind == Kind::Operand));
     }
 
     /// Adds a range tombstone; no end is the end of the keyspace.
     pub(crate) fn push_range(&mut self, keyspace: KeyspaceId, start: &[u8], end: Option<&[u8]>) {
         let end = end.map_or_else(|| vec![0], |end| [&[1], end].concat());
         self.push(Kind::RangeDelete, keyspace, start, &end);
-        self.range_deletes += 1;
     }
 
     /// The encoded length so far.
@@ -72,6 +74,20 @@ impl BatchBuf {
     /// How many of the operations delete a range.
     pub(crate) fn range_deletes(&self) -> u64 {
         self.range_deletes
+    }
+
+    /// How many of the operations are operands.
+    pub(crate) fn operands(&self) -> u32 {
+        self.operands
+    }
+
+    /// Calls `each` with every operation in order.
+    pub(crate) fn for_each<'a>(&'a self, mut each: impl FnMut(Op<'a>)) -> Result<(), Corruption> {
+        let mut reader = Reader::starting_at(&self.record, Self::ROOM + HEADER_LEN);
+        for _ in 0..self.count {
+            each(BatchView::op(&mut reader)?);
+        }
+        Ok(())
     }
 
     /// The number of operations.

@@ -1,0 +1,263 @@
+//! What a write depends on before it is one: first values that stay, duplicates that are refused, sums that do not fit, chains of
+//! operands that have grown long.
+//!
+//! ```text
+//!  FirstWins, ErrorOnDuplicate     read what is there ▸ leave out or refuse ▸ commit, if nothing of it has changed; else once more
+//!  Sum                             a base and its operands in one batch: does the sum fit?
+//!  Sum, Append, custom             every 256th operand of a key is followed, at the same seqno, by the state it leads to
+//! ```
+//!
+//! The state that ends a long chain is what a reader at that seqno sees anyway, so no answer changes, past ones included; reads stop
+//! there. (Rejected: a compaction of the key down to its base, as the first design had it. It comes after the reads have been slow, and
+//! views between the operands keep it from folding them.)
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+};
+
+use super::{
+    Commit, Durability, Engine,
+    read::{Opened, look_up},
+    write::{Checks, Watched},
+};
+use crate::{
+    base::{Error, KeySpan, KeyspaceId, Kind, Receipt, Result},
+    memtable::Memtable,
+    merge::{Asked, Lookup, MergeStrategy, number, wide_sum},
+    wal::{BATCH_LEN_MAX, BatchBuf, Op},
+};
+
+/// How often a batch is decided anew because somebody else wrote its keys meanwhile.
+const TRIES: usize = 100;
+
+/// Operands of one key in a row before a state follows. A long state takes more of them, so that it is not written too often.
+const CHAIN_MAX: u32 = 256;
+
+/// States written behind one batch at most: each is a read under the lock of commits.
+const STATES_MAX: usize = 16;
+
+/// The numbers of one operation take fewer bytes.
+const OP_HEAD_MAX: usize = 32;
+
+/// Keys whose chains are counted; with more, counting begins anew.
+const CHAINS_MAX: usize = 1 << 16;
+
+/// How many operands of each key have been written since its last state.
+#[derive(Debug, Default)]
+pub(super) struct Chains {
+    counts: HashMap<u64, Chain>,
+    hasher: RandomState,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Chain {
+    operands: u32,
+    limit: u32,
+}
+
+impl Chains {
+    /// Counts an operand; whether the chain has grown long.
+    fn count(&mut self, keyspace: KeyspaceId, key: &[u8]) -> bool {
+        if self.counts.len() >= CHAINS_MAX {
+            self.counts.clear();
+        }
+        let hash = self.hasher.hash_one((keyspace, key));
+        let chain = self.counts.entry(hash).or_insert(Chain { operands: 0, limit: CHAIN_MAX });
+        chain.operands = chain.operands.saturating_add(1);
+        chain.operands >= chain.limit
+    }
+
+    /// A state of so many bytes was written.
+    fn ended(&mut self, keyspace: KeyspaceId, key: &[u8], len: usize) {
+        let limit = u32::try_from(len / 256).unwrap_or(u32::MAX).max(CHAIN_MAX);
+        self.counts.insert(self.hasher.hash_one((keyspace, key)), Chain { operands: 0, limit });
+    }
+}
+
+/// Keys of keyspaces.
+type Keys = Vec<(KeyspaceId, Vec<u8>)>;
+
+/// What a batch has said of its keys so far.
+#[derive(Default)]
+struct Overlay {
+    /// Whether each key is there.
+    keys: HashMap<(KeyspaceId, Vec<u8>), bool>,
+    ranges: Vec<(KeyspaceId, KeySpan)>,
+}
+
+impl Overlay {
+    fn range(&mut self, keyspace: KeyspaceId, span: KeySpan) {
+        self.keys.retain(|(id, key), _| *id != keyspace || !span.holds(key));
+        self.ranges.push((keyspace, span));
+    }
+
+    /// Whether the key is there, if the batch says anything of it.
+    fn says(&self, keyspace: KeyspaceId, key: &[u8]) -> Option<bool> {
+        let deleted = || self.ranges.iter().any(|(id, span)| *id == keyspace && span.holds(key)).then_some(false);
+        self.keys.get(&(keyspace, key.to_vec())).copied().or_else(deleted)
+    }
+}
+
+impl Engine {
+    /// Commits a batch with puts that depend on what is there: those of keyspaces whose strategy decides at the write.
+    pub(crate) fn commit_decided(
+        &self,
+        batch: &BatchBuf,
+        keyspaces: &[Opened],
+        durability: Option<Durability>,
+        checks: Option<&Checks>,
+    ) -> Result<Receipt> {
+        let mut lost = None;
+        for _ in 0..TRIES {
+            let watched = Watched::begin(self);
+            let (decided, keys) = self.decide(batch, keyspaces)?;
+            let mut all = Checks { since: watched.since, keys };
+            if let Some(checks) = checks {
+                all.since = all.since.min(checks.since);
+                all.keys.extend(checks.keys.iter().cloned());
+            }
+            match self.commit(decided, keyspaces, durability, Some(&all)) {
+                Err(Error::Conflict { key }) if checks.is_none() => lost = Some(key),
+                committed => return committed,
+            }
+        }
+        Err(Error::Conflict { key: lost.unwrap_or_default() })
+    }
+
+    /// The batch without the puts that change nothing, and the keys that this depends on.
+    fn decide(&self, batch: &BatchBuf, keyspaces: &[Opened]) -> Result<(BatchBuf, Keys)> {
+        let mut decided = BatchBuf::default();
+        let mut read = Vec::new();
+        let mut overlay = Overlay::default();
+        let mut failed = None;
+        let each = |op: Op<'_>| {
+            let deciding =
+                keyspaces.iter().find(|opened| opened.id == op.keyspace && opened.strategy.decides_at_write());
+            let mut keep = true;
+            if let Some(opened) = deciding.filter(|_| failed.is_none()) {
+                match op.kind {
+                    Kind::RangeDelete => {
+                        let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
+                        overlay.range(op.keyspace, span);
+                    }
+                    Kind::Delete => {
+                        overlay.keys.insert((op.keyspace, op.key.to_vec()), false);
+                    }
+                    _ => match self.is_live(opened, op.key, &overlay, &mut read) {
+                        Err(error) => failed = Some(error),
+                        Ok(false) => {
+                            overlay.keys.insert((op.keyspace, op.key.to_vec()), true);
+                        }
+                        Ok(true) if matches!(opened.strategy, MergeStrategy::ErrorOnDuplicate) => {
+                            failed = Some(Error::Duplicate { key: op.key.to_vec() });
+                        }
+                        Ok(true) => keep = false,
+                    },
+                }
+            }
+            if keep {
+                decided.push(op.kind, op.keyspace, op.key, op.value);
+            }
+        };
+        // The batch was encoded by this process a moment ago.
+        batch.for_each(each).map_err(|bad| Error::invalid(bad.to_string()))?;
+        failed.map_or(Ok((decided, read)), Err)
+    }
+
+    fn is_live(&self, keyspace: &Opened, key: &[u8], overlay: &Overlay, read: &mut Keys) -> Result<bool> {
+        if let Some(said) = overlay.says(keyspace.id, key) {
+            return Ok(said);
+        }
+        read.push((keyspace.id, key.to_vec()));
+        Ok(self.get(keyspace, key)?.is_some())
+    }
+
+    /// That no sum whose base is in the batch itself is too large: that can be seen here, and is refused.
+    pub(super) fn check_sums(batch: &BatchBuf, keyspaces: &[Opened]) -> Result<()> {
+        let is_sum =
+            |id| keyspaces.iter().any(|opened| opened.id == id && matches!(opened.strategy, MergeStrategy::Sum));
+        // Only keys with a base in the batch: of the others nothing is known here.
+        let mut sums: HashMap<(KeyspaceId, &[u8]), i128> = HashMap::new();
+        let summed = batch.for_each(|op| {
+            let value = number(op.value).unwrap_or(0);
+            match op.kind {
+                Kind::Put | Kind::Delete if is_sum(op.keyspace) => {
+                    sums.insert((op.keyspace, op.key), if op.kind == Kind::Put { value } else { 0 });
+                }
+                Kind::Operand => {
+                    sums.entry((op.keyspace, op.key)).and_modify(|sum| *sum = sum.saturating_add(value));
+                }
+                _ => {}
+            }
+        });
+        summed.map_err(|bad| Error::invalid(bad.to_string()))?;
+        sums.into_iter().try_for_each(|((_, key), sum)| wide_sum(key, &sum.to_le_bytes()).map(drop))
+    }
+
+    /// Counts the operands of a batch, and puts a state behind those that end a long chain. The batch will get the next seqno.
+    ///
+    /// What cannot be read or folded now is left as it is: the next operand tries again.
+    pub(super) fn end_long_chains(&self, commit: &mut Commit, batch: &mut BatchBuf, keyspaces: &[Opened]) {
+        let mut long = Keys::new();
+        let counted = batch.for_each(|op| {
+            if op.kind == Kind::Operand && commit.chains.count(op.keyspace, op.key) && long.len() < STATES_MAX {
+                long.push((op.keyspace, op.key.to_vec()));
+            }
+        });
+        if counted.is_err() || long.is_empty() {
+            return;
+        }
+        long.sort_unstable();
+        long.dedup();
+        let seqno = commit.next_seqno;
+        let mut stamped = batch.clone();
+        stamped.stamp(seqno, 0);
+        let len = stamped.len();
+        let Ok(scratch) = Memtable::from_batches(0, &[stamped.into_shared(len)]) else { return };
+        let current = self.current();
+        for (id, key) in long {
+            let Some(opened) = keyspaces.iter().find(|opened| opened.id == id) else { continue };
+            let mut lookup = Lookup::new(Asked { seqno, vanished: 0 });
+            let answer = scratch.get(id, &key, &mut lookup).and_then(|answer| match answer {
+                Some(answer) => Ok(Some(answer)),
+                None => look_up(&current, id, &key, &mut lookup, |_| true, |_| {}),
+            });
+            let state = answer.ok().and_then(|answer| lookup.state(answer.as_ref(), &opened.strategy, &key));
+            if let Some((kind, value)) = state
+                && batch.len() + key.len() + value.len() + OP_HEAD_MAX <= BATCH_LEN_MAX
+            {
+                batch.push(kind, id, &key, &value);
+                commit.chains.ended(id, &key, value.len());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_long_at_its_limit_and_begins_anew_with_a_state() {
+        let mut chains = Chains::default();
+        let long = |chains: &mut Chains| (1..=100_000u32).find(|_| chains.count(KeyspaceId(16), b"k"));
+        assert_eq!(long(&mut chains), Some(CHAIN_MAX));
+        chains.ended(KeyspaceId(16), b"k", 1 << 20);
+        assert_eq!(long(&mut chains), Some(4096));
+    }
+
+    #[test]
+    fn the_last_word_of_a_batch_on_a_key_is_what_later_ones_are_decided_by() {
+        let id = KeyspaceId(16);
+        let mut overlay = Overlay::default();
+        overlay.keys.insert((id, b"b".to_vec()), true);
+        overlay.range(id, KeySpan { start: b"a".to_vec(), end: Some(b"c".to_vec()) });
+        assert_eq!(
+            (overlay.says(id, b"b"), overlay.says(id, b"c"), overlay.says(KeyspaceId(17), b"b")),
+            (Some(false), None, None)
+        );
+        overlay.keys.insert((id, b"b".to_vec()), true);
+        assert_eq!(overlay.says(id, b"b"), Some(true));
+    }
+}

@@ -1,0 +1,179 @@
+//! Where a read looks and why: the same look-up as any other, told step by step.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    Engine,
+    read::{Opened, Place, dropped, look_up},
+};
+use crate::{
+    base::{Result, Seqno},
+    merge::{Answer, Asked, Lookup},
+    segment::Probe,
+};
+
+/// Where a read of a key looks, and what it finds there: what [`Keyspace::explain`](crate::Keyspace::explain) answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Explain {
+    /// The moment that was read.
+    pub seqno: Seqno,
+    /// The places that were looked at, in order.
+    pub steps: Vec<Step>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// One place that a read looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// A memtable.
+    #[non_exhaustive]
+    Memtable {
+        /// The number of its log.
+        log: u64,
+        /// It has something of the key.
+        found: bool,
+    },
+    /// A segment whose span holds the key. Segments that cannot hold it are not looked at, and not told.
+    #[non_exhaustive]
+    Segment {
+        /// The number in its file name.
+        number: u64,
+        /// The level it is in; 0 holds what flushes left.
+        level: usize,
+        /// Whether the filter let the key pass; nothing where there is no filter.
+        filter: Option<bool>,
+        /// The partition and the slot of the perfect-hash index; nothing where that was not asked.
+        slot: Option<(u64, u64)>,
+        /// Where in the file the entry begins that the slot names, if the fingerprint was the key's.
+        entry_at: Option<u64>,
+        /// Data blocks of which anything was read.
+        blocks: u32,
+        /// It has an entry of the key.
+        found: bool,
+    },
+}
+
+/// What a read finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// A value.
+    Value,
+    /// Operands, folded to a value; how many.
+    Folded(usize),
+    /// A tombstone: the key was deleted.
+    Deleted,
+    /// Nothing: the key was never written, or nothing of it is left.
+    Absent,
+}
+
+impl Explain {
+    /// Data blocks of which anything was read: 1 for a key in a fully compacted keyspace, 0 for a key that filters or fingerprints rule out.
+    #[must_use]
+    pub fn blocks(&self) -> u32 {
+        self.steps.iter().map(|step| if let Step::Segment { blocks, .. } = step { *blocks } else { 0 }).sum()
+    }
+
+    /// Segments whose filter, index or blocks were asked.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.steps.iter().filter(|step| matches!(step, Step::Segment { .. })).count()
+    }
+}
+
+impl fmt::Display for Explain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "read at seqno {}", self.seqno)?;
+        for step in &self.steps {
+            writeln!(f, "  {step}")?;
+        }
+        match self.outcome {
+            Outcome::Value => write!(f, "a value; {} data blocks read", self.blocks()),
+            Outcome::Folded(operands) => write!(f, "{operands} operands folded; {} data blocks read", self.blocks()),
+            Outcome::Deleted => write!(f, "deleted; {} data blocks read", self.blocks()),
+            Outcome::Absent => write!(f, "absent; {} data blocks read", self.blocks()),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memtable { log, found } => {
+                write!(f, "memtable of log {log}: {}", if *found { "found" } else { "not there" })
+            }
+            Self::Segment { number, level, filter, slot, entry_at, blocks, found } => {
+                write!(f, "segment {number}, level {level}: ")?;
+                if *filter == Some(false) {
+                    return write!(f, "the filter rules it out");
+                }
+                if filter.is_some() {
+                    write!(f, "passes the filter, ")?;
+                }
+                match (slot, entry_at) {
+                    (Some((partition, slot)), None) => {
+                        return write!(f, "slot {slot} of partition {partition} has another fingerprint");
+                    }
+                    (Some((partition, slot)), Some(at)) => {
+                        write!(f, "slot {slot} of partition {partition} names the entry at byte {at}, ")?;
+                    }
+                    (None, _) => write!(f, "searched by fences, ")?,
+                }
+                write!(f, "{blocks} blocks read, {}", if *found { "found" } else { "not there" })
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Reads the newest value as [`Engine::get`] does, and tells where it looked.
+    pub(crate) fn explain(&self, keyspace: &Opened, key: &[u8]) -> Result<Explain> {
+        self.check_open()?;
+        let current = self.current();
+        let Some(tree) = current.trees.get(&keyspace.id).filter(|tree| !tree.dropped) else {
+            return Err(dropped(&current, keyspace.id));
+        };
+        let seqno = self.visible();
+        let mut lookup = Lookup::new(Asked { seqno, vanished: 0 });
+        let mut steps = Vec::new();
+        let level_of = |number: u64| {
+            let holds = |tables: &Vec<Arc<super::superversion::Table>>| tables.iter().any(|t| t.meta.number == number);
+            tree.levels.iter().position(holds).unwrap_or(0)
+        };
+        let answer = look_up(
+            &current,
+            keyspace.id,
+            key,
+            &mut lookup,
+            |table| table.matters_at(seqno),
+            |place| {
+                steps.push(match place {
+                    Place::Memtable(table, found) => Step::Memtable { log: table.log(), found },
+                    Place::Segment(table, probe) => {
+                        let Probe { filter, slot, entry_at, blocks, key_found } = probe;
+                        let number = table.meta.number;
+                        Step::Segment {
+                            number,
+                            level: level_of(number),
+                            filter,
+                            slot,
+                            entry_at,
+                            blocks,
+                            found: key_found,
+                        }
+                    }
+                });
+            },
+        )?;
+        let outcome = match (lookup.operands(), answer) {
+            (0, Some(Answer::Value(_) | Answer::Wide(_))) => Outcome::Value,
+            (0, Some(Answer::Deleted)) => Outcome::Deleted,
+            (0, None) => Outcome::Absent,
+            (operands, _) => Outcome::Folded(operands),
+        };
+        Ok(Explain { seqno: Seqno(seqno), steps, outcome })
+    }
+}

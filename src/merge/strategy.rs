@@ -1,0 +1,462 @@
+//! What several writes of one key mean: the six strategies, and how operands are folded.
+//!
+//! ```text
+//!   newest first        Sum                       Append
+//!   operand   +3@40     40: 1 + 2 + 3 = 6         40: a b c d
+//!   operand   +2@30     30: 1 + 2     = 3         30: a b c
+//!   put        1@20     20: 1                     20: a b
+//!   put        9@10     10: 9                     10: z
+//! ```
+//!
+//! A put is a base that replaces what is older; an operand is combined with it. A delete is a base of nothing: an operand above it, or
+//! with nothing beneath it, is the value by itself. The fold of a key's entries is the same wherever and whenever it is made, because a
+//! strategy is associative: reads, flushes and compactions all gather them in a [`Gathered`].
+
+use std::{fmt, panic::AssertUnwindSafe, sync::Arc};
+
+use crate::{
+    base::{Bytes, Error, Kind, Result},
+    format::{Reader, Writer},
+};
+
+/// The longest put, operand or fold of a keyspace that folds, in bytes. What would grow past it stays as operands.
+pub(crate) const FOLD_LEN_MAX: usize = 1 << 20;
+
+/// The longest name of a custom strategy, in bytes.
+const NAME_LEN_MAX: usize = 255;
+
+/// Combines values of one key: what [`MergeStrategy::custom`] takes.
+///
+/// Values may be combined in any grouping, in their order: `merge` must be associative, and give the same for the same bytes every time.
+/// It must not use the database that calls it. When it fails or panics while the database tidies up, nothing is lost: the operands stay
+/// as they are, and the next read tells the error.
+pub trait Merge: Send + Sync + 'static {
+    /// What `older`, followed by `newer`, amounts to.
+    ///
+    /// # Errors
+    /// Whatever keeps them from being combined; a read of the key answers it.
+    fn merge(&self, key: &[u8], older: &[u8], newer: &[u8]) -> Result<Vec<u8>>;
+}
+
+/// What several writes of one key mean. A keyspace keeps the strategy it was created with.
+///
+/// ```
+/// # use chronolith::{env::Memory, KeyspaceOptions, MergeStrategy, Options};
+/// # let db = Options::new().env(Memory::new()).open("my.db")?;
+/// let hits = db.keyspace("hits", KeyspaceOptions::new().merge(MergeStrategy::Sum))?;
+/// hits.merge("page/1", 2i64.to_le_bytes())?;
+/// hits.merge("page/1", 3i64.to_le_bytes())?;
+/// assert_eq!(hits.get("page/1")?.unwrap(), 5i64.to_le_bytes().as_slice());
+/// # Ok::<_, chronolith::Error>(())
+/// ```
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum MergeStrategy {
+    /// The newest value counts; `merge` is `put`. The default.
+    #[default]
+    LastWins,
+    /// The first value of a key stays until the key is deleted; later puts and merges of it change nothing and say so by a receipt.
+    FirstWins,
+    /// Values are numbers, `i64` in little-endian bytes, and `merge` adds. A sum that does not fit is an error, which loses nothing: later
+    /// operands may bring it back.
+    Sum,
+    /// `merge` appends an item. The value is the list of all items in order, to be read with
+    /// [`append_items`].
+    Append,
+    /// A put or merge of a key that is there fails with [`Duplicate`](Error::Duplicate).
+    ErrorOnDuplicate,
+    /// The user's own, by name: see [`MergeStrategy::custom`].
+    Custom(CustomMerge),
+}
+
+/// A strategy of the user's own, with the name by which the database remembers it.
+#[derive(Clone)]
+pub struct CustomMerge {
+    name: Arc<str>,
+    merge: Arc<dyn Merge>,
+}
+
+impl fmt::Debug for CustomMerge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CustomMerge({:?})", self.name)
+    }
+}
+
+impl fmt::Debug for MergeStrategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
+impl MergeStrategy {
+    /// A strategy of the user's own. The database keeps the name with the keyspace, and refuses to open the keyspace without a strategy of
+    /// that name: what it does must never change under one name.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Merge, MergeStrategy, Options, Result};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// struct Longest;
+    /// impl Merge for Longest {
+    ///     fn merge(&self, _key: &[u8], older: &[u8], newer: &[u8]) -> Result<Vec<u8>> {
+    ///         Ok(if newer.len() > older.len() { newer } else { older }.to_vec())
+    ///     }
+    /// }
+    /// let words = db.keyspace("words", KeyspaceOptions::new().merge(MergeStrategy::custom("longest", Longest)))?;
+    /// for word in ["pear", "banana", "fig"] {
+    ///     words.merge("fruit", word)?;
+    /// }
+    /// assert_eq!(words.get("fruit")?.unwrap(), "banana");
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    #[must_use]
+    pub fn custom(name: impl AsRef<str>, merge: impl Merge) -> Self {
+        Self::Custom(CustomMerge { name: name.as_ref().into(), merge: Arc::new(merge) })
+    }
+
+    /// The number that stands on disk; never changed or used again.
+    pub(crate) fn number(&self) -> u8 {
+        match self {
+            Self::LastWins => 0,
+            Self::FirstWins => 1,
+            Self::Sum => 2,
+            Self::Append => 3,
+            Self::ErrorOnDuplicate => 4,
+            Self::Custom(_) => NUMBER_CUSTOM,
+        }
+    }
+
+    /// The built-in strategy with this number.
+    pub(crate) fn built_in(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::LastWins,
+            1 => Self::FirstWins,
+            2 => Self::Sum,
+            3 => Self::Append,
+            4 => Self::ErrorOnDuplicate,
+            _ => return None,
+        })
+    }
+
+    /// The name of a custom strategy; nothing for the others.
+    pub(crate) fn custom_name(&self) -> &str {
+        match self {
+            Self::Custom(custom) => &custom.name,
+            _ => "",
+        }
+    }
+
+    /// What it is called in messages.
+    pub(crate) fn name(&self) -> String {
+        name_of(self.number(), self.custom_name())
+    }
+
+    /// That a custom name can be stored.
+    pub(crate) fn check_name(&self) -> Result<()> {
+        match self {
+            Self::Custom(custom) if custom.name.is_empty() || custom.name.len() > NAME_LEN_MAX => {
+                let what =
+                    format!("the name of a merge strategy has 1 to {NAME_LEN_MAX} bytes, not {}", custom.name.len());
+                Err(Error::invalid(what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether puts and merges depend on what is there, and are decided when they are written.
+    pub(crate) fn decides_at_write(&self) -> bool {
+        matches!(self, Self::FirstWins | Self::ErrorOnDuplicate)
+    }
+
+    /// Whether operands are stored and folded.
+    pub(crate) fn folds(&self) -> bool {
+        matches!(self, Self::Sum | Self::Append | Self::Custom(_))
+    }
+
+    /// A put's or merge's value as it is stored.
+    pub(crate) fn stored<'a>(&self, value: &'a [u8]) -> Result<std::borrow::Cow<'a, [u8]>> {
+        if self.folds() && value.len() > FOLD_LEN_MAX {
+            let (name, len) = (self.name(), value.len());
+            return Err(Error::invalid(format!(
+                "a value in a keyspace with merge strategy {name} has at most {FOLD_LEN_MAX} bytes, not {len}"
+            )));
+        }
+        match self {
+            Self::Sum if value.len() != 8 => {
+                let len = value.len();
+                Err(Error::invalid(format!("Sum adds 8 bytes, an i64 in little-endian order, not {len}")))
+            }
+            Self::Append => Ok(append_list(&[value]).into()),
+            _ => Ok(value.into()),
+        }
+    }
+
+    /// That a value can be one of those that are folded by themselves, without a database.
+    pub(crate) fn check_item(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        if matches!(self, Self::Sum) && value.len() != 8 { Err(self.not_an_operand(key)) } else { Ok(()) }
+    }
+
+    /// The kind of entry that a merge is stored as.
+    pub(crate) fn operand_kind(&self) -> Kind {
+        if self.folds() { Kind::Operand } else { Kind::Put }
+    }
+
+    /// Begins to gather the entries of a key with its newest one, an operand; nothing where there are none, or where the bytes are no
+    /// operand of this strategy.
+    pub(crate) fn gather(&self, newest: &Bytes) -> Option<Gathered> {
+        match self {
+            Self::Sum => number(newest).map(Gathered::Sum),
+            Self::Append => Some(Gathered::List { parts: vec![newest.clone()], len: newest.len() }),
+            Self::Custom(custom) => Some(Gathered::Custom { value: newest.clone(), by: custom.clone() }),
+            Self::LastWins | Self::FirstWins | Self::ErrorOnDuplicate => None,
+        }
+    }
+
+    /// The value that readers get: operands, newest first, upon a base.
+    pub(crate) fn fold(&self, key: &[u8], base: Option<&Bytes>, operands: &[Bytes]) -> Result<Bytes> {
+        let mut newest_first = operands.iter().chain(base);
+        let gathered = newest_first.next().and_then(|newest| self.gather(newest));
+        let mut gathered = gathered.ok_or_else(|| self.not_an_operand(key))?;
+        for older in newest_first {
+            if !gathered.add_older(key, older)? {
+                return Err(self.not_an_operand(key));
+            }
+        }
+        gathered.surface(key)
+    }
+
+    fn not_an_operand(&self, key: &[u8]) -> Error {
+        let (name, key) = (self.name(), key.escape_ascii());
+        Error::invalid(format!("key \"{key}\" holds what merge strategy {name} cannot fold; put another value"))
+    }
+}
+
+/// The number of every custom strategy on disk.
+pub(crate) const NUMBER_CUSTOM: u8 = 5;
+
+/// What a stored strategy is called in messages.
+pub(crate) fn name_of(number: u8, custom: &str) -> String {
+    match number {
+        0 => "LastWins".to_owned(),
+        1 => "FirstWins".to_owned(),
+        2 => "Sum".to_owned(),
+        3 => "Append".to_owned(),
+        4 => "ErrorOnDuplicate".to_owned(),
+        _ => format!("custom \"{custom}\""),
+    }
+}
+
+/// Entries of one key, from an operand down, on their way to one.
+#[derive(Clone, Debug)]
+pub(crate) enum Gathered {
+    Sum(i128),
+    /// Lists, newest first: put together only at the end.
+    List {
+        parts: Vec<Bytes>,
+        len: usize,
+    },
+    Custom {
+        value: Bytes,
+        by: CustomMerge,
+    },
+}
+
+impl Gathered {
+    /// Adds the next older entry; `false` when it cannot be added. Then nothing has changed.
+    ///
+    /// # Errors
+    /// What the user's own strategy says.
+    fn add_older(&mut self, key: &[u8], older: &Bytes) -> Result<bool> {
+        match self {
+            Self::Sum(sum) => {
+                let Some(more) = number(older).and_then(|older| sum.checked_add(older)) else { return Ok(false) };
+                *sum = more;
+            }
+            Self::List { parts, len } => {
+                *len += older.len();
+                parts.push(older.clone());
+            }
+            Self::Custom { value, by } => *value = Bytes::from(by.merge.merge(key, older, value)?),
+        }
+        Ok(true)
+    }
+
+    /// As [`Gathered::add_older`], for what is to be stored: `false` also when it would grow too long, and when the user's own strategy
+    /// fails or panics.
+    pub(crate) fn store_older(&mut self, key: &[u8], older: &Bytes) -> bool {
+        match self {
+            Self::List { len, .. } if *len + older.len() > FOLD_LEN_MAX => false,
+            Self::Sum(_) | Self::List { .. } => matches!(self.add_older(key, older), Ok(true)),
+            Self::Custom { value, by } => {
+                let merge = || by.merge.merge(key, older, value);
+                match std::panic::catch_unwind(AssertUnwindSafe(merge)) {
+                    Ok(Ok(merged)) if merged.len() <= FOLD_LEN_MAX => {
+                        *value = Bytes::from(merged);
+                        true
+                    }
+                    _ => false,
+                }
+            }
+        }
+    }
+
+    /// The entry that stands for all that were gathered: a state, when their base is among them, or there is none.
+    pub(crate) fn into_entry(self, state: bool) -> (Kind, Bytes) {
+        let kind = if state { Kind::Put } else { Kind::Operand };
+        match self {
+            // A sum is as wide as it has to be: what does not fit an `i64` may come back.
+            Self::Sum(sum) => match i64::try_from(sum) {
+                Ok(narrow) => (kind, Bytes::copy_from(&narrow.to_le_bytes())),
+                Err(_) => (if state { Kind::WideSum } else { kind }, Bytes::copy_from(&sum.to_le_bytes())),
+            },
+            Self::List { parts, .. } => (kind, concat(&parts)),
+            Self::Custom { value, .. } => (kind, value),
+        }
+    }
+
+    /// The value as readers get it.
+    fn surface(self, key: &[u8]) -> Result<Bytes> {
+        match self {
+            Self::Sum(sum) => surface(key, Some(sum)),
+            Self::List { parts, .. } => Ok(concat(&parts)),
+            Self::Custom { value, .. } => Ok(value),
+        }
+    }
+}
+
+/// Lists, newest first, as one.
+fn concat(parts: &[Bytes]) -> Bytes {
+    match parts {
+        [only] => only.clone(),
+        _ => Bytes::from(parts.iter().rev().map(|part| &**part).collect::<Vec<_>>().concat()),
+    }
+}
+
+/// A stored number: 8 bytes, or 16 for a folded sum that is wide.
+pub(crate) fn number(value: &[u8]) -> Option<i128> {
+    if let Ok(narrow) = value.try_into() {
+        return Some(i128::from(i64::from_le_bytes(narrow)));
+    }
+    value.try_into().ok().map(i128::from_le_bytes)
+}
+
+/// A sum as readers get it.
+fn surface(key: &[u8], sum: Option<i128>) -> Result<Bytes> {
+    let fits = sum.and_then(|sum| i64::try_from(sum).ok());
+    fits.map(|sum| Bytes::copy_from(&sum.to_le_bytes())).ok_or_else(|| {
+        let sum = sum.map_or_else(|| "not a number".to_owned(), |sum| sum.to_string());
+        Error::invalid(format!(
+            "the sum of key \"{}\" is {sum}, which an i64 cannot hold; merge what brings it back, or put another value",
+            key.escape_ascii()
+        ))
+    })
+}
+
+/// The value of a wide sum as readers get it.
+pub(crate) fn wide_sum(key: &[u8], value: &[u8]) -> Result<Bytes> {
+    surface(key, number(value))
+}
+
+/// A list as `Append` stores it: each item behind its length.
+pub(crate) fn append_list(items: &[&[u8]]) -> Vec<u8> {
+    let mut out = Writer::default();
+    for item in items {
+        out.prefixed(item);
+    }
+    out.into_bytes()
+}
+
+/// The items of an appended list, in the order in which they were appended. Bytes that are no such list end in an error as the last item.
+///
+/// ```
+/// # use chronolith::{env::Memory, merge::append_items, KeyspaceOptions, MergeStrategy, Options};
+/// # let db = Options::new().env(Memory::new()).open("my.db")?;
+/// let tags = db.keyspace("tags", KeyspaceOptions::new().merge(MergeStrategy::Append))?;
+/// tags.merge("page/1", "red")?;
+/// tags.merge("page/1", "round")?;
+/// let list = tags.get("page/1")?.unwrap();
+/// let items: Vec<&[u8]> = append_items(&list).collect::<Result<_, _>>()?;
+/// assert_eq!(items, [b"red".as_slice(), b"round"]);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+pub fn append_items(list: &[u8]) -> AppendItems<'_> {
+    AppendItems { list }
+}
+
+/// Iterates over an appended list: see [`append_items`].
+#[derive(Clone, Debug)]
+#[must_use = "iterators are lazy"]
+pub struct AppendItems<'a> {
+    list: &'a [u8],
+}
+
+impl<'a> Iterator for AppendItems<'a> {
+    type Item = std::result::Result<&'a [u8], crate::base::Corruption>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.list.is_empty() {
+            return None;
+        }
+        let mut reader = Reader::new(self.list);
+        let item = reader.prefixed("an item behind its length");
+        self.list = item.as_ref().ok().and_then(|_| self.list.get(reader.position()..)).unwrap_or_default();
+        Some(item)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Picky;
+    impl Merge for Picky {
+        fn merge(&self, _key: &[u8], _older: &[u8], newer: &[u8]) -> Result<Vec<u8>> {
+            assert_ne!(newer, b"panic");
+            Err(Error::invalid("never"))
+        }
+    }
+
+    fn bytes(value: &[u8]) -> Bytes {
+        Bytes::copy_from(value)
+    }
+
+    #[test]
+    fn a_sum_grows_past_64_bits_and_comes_back() {
+        let numbers = [1, i64::MAX].map(|number| bytes(&number.to_le_bytes()));
+        let mut sum = MergeStrategy::Sum.gather(&numbers[0]).unwrap();
+        assert!(sum.store_older(b"k", &numbers[1]));
+        assert!(matches!(sum.clone().into_entry(false), (Kind::Operand, wide) if wide.len() == 16));
+        let (kind, wide) = sum.into_entry(true);
+        assert_eq!((kind, wide.len()), (Kind::WideSum, 16));
+        assert!(wide_sum(b"k", &wide).unwrap_err().to_string().contains("9223372036854775808"));
+        let mut back = MergeStrategy::Sum.gather(&bytes(&(-1i64).to_le_bytes())).unwrap();
+        assert!(back.store_older(b"k", &wide));
+        assert_eq!(back.into_entry(true), (Kind::Put, numbers[1].clone()));
+    }
+
+    #[test]
+    fn an_appended_list_reads_back_and_a_torn_one_ends_in_an_error() {
+        let list = append_list(&[b"a", b"", &[7; 300]]);
+        let items: Vec<_> = append_items(&list).map(Result::unwrap).collect();
+        assert_eq!(items, [b"a".as_slice(), b"", &[7; 300]]);
+        for len in 1..list.len() {
+            let items: Vec<_> = append_items(&list[..len]).collect();
+            let whole = [2, 3].contains(&len);
+            assert_eq!(items.iter().filter(|item| item.is_err()).count(), usize::from(!whole), "{len}");
+        }
+    }
+
+    #[test]
+    fn what_would_grow_too_long_or_cannot_be_combined_stays_apart() {
+        let half = bytes(&vec![1; FOLD_LEN_MAX / 2 + 1]);
+        let mut list = MergeStrategy::Append.gather(&half).unwrap();
+        assert!(!list.store_older(b"k", &half));
+        assert_eq!(list.into_entry(false), (Kind::Operand, half));
+        let picky = MergeStrategy::custom("picky", Picky);
+        for newer in ["panic", "error"] {
+            let mut gathered = picky.gather(&bytes(newer.as_bytes())).unwrap();
+            assert!(!gathered.store_older(b"k", &bytes(b"older")));
+            assert_eq!(gathered.into_entry(true), (Kind::Put, bytes(newer.as_bytes())));
+        }
+        assert!(picky.fold(b"k", Some(&bytes(b"base")), &[bytes(b"error")]).unwrap_err().to_string().contains("never"));
+    }
+}

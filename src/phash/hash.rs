@@ -1,0 +1,143 @@
+//! What a key is reduced to: 128 bits, computed once and mixed anew with each seed.
+//!
+//! The hash is XXH3-128 without a seed, as its specification (version 0.2.0) defines it. A seed enters afterwards, so that one hash
+//! of a key serves every file it is looked up in, whatever seeds their writers drew.
+
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Odd constants with bits in no order: the fractions of the square roots of 2 and 3, and of the golden ratio.
+const MIX_A: u64 = 0x6a09_e667_f3bc_c909;
+const MIX_B: u64 = 0xbb67_ae85_84ca_a73b;
+pub(super) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The hash of a key, 128 bits.
+///
+/// ```
+/// use chronolith::phash::Hash;
+/// assert_eq!(Hash::of(b"alice"), Hash::of(b"alice"));
+/// assert_ne!(Hash::of(b"alice"), Hash::of(b"bob"));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hash {
+    low: u64,
+    high: u64,
+}
+
+impl Hash {
+    /// The hash of a key.
+    #[inline]
+    #[must_use]
+    pub fn of(key: &[u8]) -> Self {
+        Self::from(xxh3_128(key))
+    }
+
+    /// The hash as one seed sees it.
+    #[inline]
+    pub(crate) fn seeded(self, seed: Seed) -> Seeded {
+        Seeded { route: fold(self.low ^ seed.0, self.high ^ MIX_A), place: fold(self.high ^ seed.1, self.low ^ MIX_B) }
+    }
+}
+
+impl From<u128> for Hash {
+    /// Takes 128 bits that are a good hash already.
+    fn from(bits: u128) -> Self {
+        let (high, low) = halves(bits);
+        Self { low, high }
+    }
+}
+
+impl From<u64> for Hash {
+    /// Takes 64 bits that are a good hash already. Of n keys two are alike with a probability of n²/2⁶⁵: enough up to some 10⁸.
+    fn from(bits: u64) -> Self {
+        Self { low: bits, high: bits.rotate_left(32) }
+    }
+}
+
+/// What makes one function differ from another over the same keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seed(u64, u64);
+
+impl Seed {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed, seed.wrapping_mul(GOLDEN).rotate_left(29))
+    }
+}
+
+/// A hash under a seed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Seeded {
+    /// Its high bits choose the partition, those below the bucket in it. Functions are laid out in this order.
+    pub(crate) route: u64,
+    /// Chooses the position in the partition, the fingerprint, and the bits of the filter.
+    pub(crate) place: u64,
+}
+
+impl Seeded {
+    /// The number of the partition among `count`, and what is left of the route below it.
+    #[inline]
+    pub(crate) fn partition(self, count: u64) -> (u64, u64) {
+        halves(u128::from(self.route) * u128::from(count))
+    }
+
+    /// Eight bits by which most absent keys are told from the one whose slot they are given. Positions are made of the high bits
+    /// of products, which these low bits hardly move.
+    #[inline]
+    pub(crate) fn fingerprint(self) -> u8 {
+        (self.route & 0xff) as u8
+    }
+}
+
+impl Seeded {
+    /// The line of a filter of `count` lines.
+    #[inline]
+    pub(crate) fn filter_line(self, count: u64) -> usize {
+        usize::try_from(scale(self.place, count)).unwrap_or(0)
+    }
+
+    /// One bit in each of the eight words of a filter line.
+    #[inline]
+    pub(crate) fn filter_bits(self) -> [u64; 8] {
+        [8, 14, 20, 26, 32, 38, 44, 50].map(|from| 1 << (self.route >> from & 63))
+    }
+}
+
+/// The two halves of a product, folded: the mixing step of wyhash (Wang Yi, 2019).
+#[inline]
+pub(super) fn fold(a: u64, b: u64) -> u64 {
+    let (high, low) = halves(u128::from(a) * u128::from(b));
+    low ^ high
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "each half is what is wanted")]
+#[inline]
+fn halves(of: u128) -> (u64, u64) {
+    ((of >> 64) as u64, of as u64)
+}
+
+/// The high half of a product: a number below `below`, in proportion to `of`.
+#[inline]
+pub(crate) fn scale(of: u64, below: u64) -> u64 {
+    halves(u128::from(of) * u128::from(below)).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_one_of_the_specification() {
+        // The empty input and one byte, as the reference implementation of XXH3-128 gives them.
+        assert_eq!(Hash::of(b""), Hash::from(0x99aa_06d3_0147_98d8_6001_c324_468d_497f_u128));
+    }
+
+    #[test]
+    fn seeds_see_different_hashes_and_every_bit_of_a_hash_matters() {
+        let hash = Hash::of(b"key");
+        assert_ne!(hash.seeded(Seed::new(1)), hash.seeded(Seed::new(2)));
+        for bit in 0..128 {
+            let other = Hash::from((u128::from(hash.high) << 64 | u128::from(hash.low)) ^ 1 << bit);
+            let (one, two) = (hash.seeded(Seed::new(7)), other.seeded(Seed::new(7)));
+            assert!(one.route != two.route && one.place != two.place, "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The perfect-hash index of a segment: from a key's hash straight to its newest entry.
+//!
+//! ```text
+//!  in the data, checked page by page      filter lines (64 bytes each) │ partition │ partition │ …
+//!                                         partition: pilots · remap · slots
+//!                                         slot: fingerprint u8 · offset of the entry / 4 (3 or 4 bytes)
+//!
+//!  section INDX: seed u64 · slot length u8 · filter at u64 · filter lines u32 │ directory of the partitions
+//!
+//!  key ─ hash ─▶ filter line: not here ─▶ absent
+//!                     │ perhaps
+//!                     ▼
+//!               partition ─▶ slot: other fingerprint ─▶ absent
+//!                     │ same
+//!                     ▼
+//!               entry: is it the key?
+//! ```
+//!
+//! The filter is a blocked Bloom filter (Putze, Sanders and Singler, 2007) with one bit in each of the eight words of a line, as in
+//! the split block filter of Apache Parquet. It stands before the index where a read may pass the segment without finding the key.
+//! A partition's bytes lie together, and each is verified when it is first touched.
+
+use super::{ALIGN, PAGE};
+use crate::{
+    base::Corruption,
+    format::{Reader, Writer},
+    phash::{Builder, Directory, Hash, Line, Partitioned, Seed, Seeded, encode_partition, partition_count},
+};
+
+/// Length of a line of the filter: one line of the processor's cache.
+const FILTER_LINE: usize = 64;
+
+/// Bits of the filter for each key.
+const FILTER_BITS: usize = 10;
+
+/// A segment with fewer keys is found by its fences: they are as fast there, and cost nothing.
+pub(super) const KEYS_MIN: usize = 1024;
+
+/// Bytes of memory for each key while the index is built.
+pub(super) const BUILD_BYTES: u64 = 56;
+
+/// Which index a segment gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum PointIndex {
+    /// Where it pays.
+    #[default]
+    Auto,
+    /// None: only ranges are read.
+    Never,
+    /// Always, however few the keys.
+    Always,
+}
+
+/// Collects keys while a segment is written.
+#[derive(Debug)]
+pub(super) struct IndexWriter {
+    seed: u64,
+    mode: PointIndex,
+    keys: Vec<Seeded>,
+    /// Where the newest entry of each begins, in units of [`ALIGN`].
+    places: Vec<u32>,
+}
+
+/// An index put together: what goes into the data, and its section.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) data: Vec<u8>,
+    pub(super) section: Vec<u8>,
+}
+
+impl IndexWriter {
+    pub(super) fn new(seed: u64, mode: PointIndex) -> Self {
+        Self { seed, mode, keys: Vec::new(), places: Vec::new() }
+    }
+
+    /// Notes that the newest entry of a key begins at `offset`.
+    #[inline]
+    pub(super) fn push(&mut self, key: &[u8], offset: u32) {
+        if self.mode != PointIndex::Never {
+            const { assert!(ALIGN == 4) };
+            self.keys.push(Hash::of(key).seeded(Seed::new(self.seed)));
+            self.places.push(offset / 4);
+        }
+    }
+
+    /// The index of a segment whose blocks end at `at`; nothing where none is wanted, or where the hashes of two keys are alike: then the
+    /// fences serve.
+    pub(super) fn finish(self, at: u32, filter: bool) -> Option<Encoded> {
+        let Self { seed, mode, keys, places } = self;
+        if mode == PointIndex::Never || keys.is_empty() || mode == PointIndex::Auto && keys.len() < KEYS_MIN {
+            return None;
+        }
+        let mut data = Writer::default();
+        data.raw(&vec![0; (at as usize).next_multiple_of(FILTER_LINE) - at as usize]);
+        let filter_at = u64::from(at) + data.len() as u64;
+        let lines = if filter { filter_of(&keys) } else { Vec::new() };
+        for word in lines.iter().flatten() {
+            data.u64(*word);
+        }
+
+        let slot_len = if at as usize / ALIGN < 1 << 24 { 4 } else { 5 };
+        let partitions = partition_count(keys.len() as u64);
+        let Partitioned { members, ends } = Partitioned::of(keys.iter().copied().zip(places), partitions);
+        drop(keys);
+        let mut directory = Writer::default();
+        let mut builder = Builder::default();
+        let mut slots = Vec::new();
+        let mut first = 0;
+        for end in ends {
+            let members = members.get(first..end)?;
+            let built = builder.build(members).ok()?;
+            Line::of(&built, first as u64, u64::from(at) + data.len() as u64, 0).encode(&mut directory);
+            encode_partition(&mut data, &built);
+            slots.clear();
+            slots.resize(members.len(), (0, 0));
+            for (member, slot) in members.iter().zip(&built.slots) {
+                *slots.get_mut(usize::from(*slot))? = (member.hash().fingerprint(), member.of);
+            }
+            for (fingerprint, place) in &slots {
+                data.u8(*fingerprint);
+                data.raw(place.to_le_bytes().get(..slot_len - 1)?);
+            }
+            first = end;
+        }
+        Line::closing(first as u64, u64::from(at) + data.len() as u64).encode(&mut directory);
+
+        let mut section = Writer::default();
+        section.u64(seed);
+        section.u8(u8::try_from(slot_len).unwrap_or(0));
+        section.u64(filter_at);
+        section.u32(u32::try_from(lines.len()).unwrap_or(0));
+        section.raw(directory.bytes());
+        Some(Encoded { data: data.into_bytes(), section: section.into_bytes() })
+    }
+}
+
+/// The lines of a filter over the keys.
+fn filter_of(keys: &[Seeded]) -> Vec<[u64; 8]> {
+    let mut lines = vec![[0u64; 8]; (keys.len() * FILTER_BITS).div_ceil(8 * FILTER_LINE)];
+    let count = lines.len() as u64;
+    for key in keys {
+        if let Some(line) = lines.get_mut(key.filter_line(count)) {
+            for (word, bit) in line.iter_mut().zip(key.filter_bits()) {
+                *word |= bit;
+            }
+        }
+    }
+    lines
+}
+
+/// The index of an open segment.
+#[derive(Debug)]
+pub(super) struct Index {
+    seed: Seed,
+    slot_len: usize,
+    filter_at: usize,
+    filter_lines: u64,
+    directory: Vec<u8>,
+}
+
+/// What a slot says of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SlotFound {
+    pub(super) partition: u64,
+    /// The number of the slot in the segment.
+    pub(super) slot: u64,
+    /// Where the entry begins, if the fingerprint is the key's.
+    pub(super) entry_at: Option<usize>,
+}
+
+impl Index {
+    /// Decodes and checks everything once: every partition and the filter inside `data`, which begins at `data.start`, and over `keys` keys.
+    pub(super) fn decode(section: &[u8], data: std::ops::Range<u64>, keys: u64) -> Result<Self, Corruption> {
+        let mut reader = Reader::new(section);
+        let seed = Seed::new(reader.u64("seed of the index")?);
+        let slot_len = usize::from(reader.u8("length of a slot")?);
+        let filter_at = reader.u64("place of the filter")?;
+        let filter_lines = u64::from(reader.u32("lines of the filter")?);
+        let behind = reader.position();
+        let lines = reader.take(reader.remaining(), "directory of the index")?;
+        let filter_end = filter_at.checked_add(filter_lines * FILTER_LINE as u64);
+        if !(4..=5).contains(&slot_len) || filter_at < data.start || filter_end.is_none_or(|end| end > data.end) {
+            return Err(Corruption { offset: 0, what: "slots and a filter that make sense" });
+        }
+        let tail = |keys, _| keys * slot_len as u64;
+        let directory = Directory::check(lines, data.end, tail).map_err(|bad| bad.behind(behind))?;
+        let starts_inside = directory.line(0).is_some_and(|line| line.at >= data.start);
+        if directory.keys() != keys || !starts_inside {
+            return Err(Corruption { offset: behind as u64, what: "an index over the keys of the segment" });
+        }
+        let filter_at = usize::try_from(filter_at).unwrap_or(usize::MAX);
+        Ok(Self { seed, slot_len, filter_at, filter_lines, directory: lines.to_vec() })
+    }
+
+    pub(super) fn seeded(&self, hash: Hash) -> Seeded {
+        hash.seeded(self.seed)
+    }
+
+    /// Where the line of the filter is that a key would have set bits in; nothing without a filter.
+    #[inline]
+    pub(super) fn filter_line(&self, key: Seeded) -> Option<(usize, usize)> {
+        if self.filter_lines == 0 {
+            return None;
+        }
+        let start = self.filter_at + FILTER_LINE * key.filter_line(self.filter_lines);
+        Some((start, start + FILTER_LINE))
+    }
+
+    /// The partition of a key, and the bytes it lies in.
+    #[inline]
+    pub(super) fn partition(&self, key: Seeded) -> Option<(u64, usize, usize)> {
+        let directory = Directory::new(&self.directory);
+        let (partition, _) = key.partition(directory.partitions());
+        let (start, end) = directory.extent(partition)?;
+        Some((partition, usize::try_from(start).ok()?, usize::try_from(end).ok()?))
+    }
+
+    /// What the slot of a key says. `bytes` are the file's; those of the partition have been verified.
+    #[inline]
+    pub(super) fn slot(&self, bytes: &[u8], key: Seeded) -> Option<SlotFound> {
+        let slot = Directory::new(&self.directory).slot(bytes, key)?;
+        let at = slot.behind + usize::try_from(slot.index).ok()? * self.slot_len;
+        let (fingerprint, place) = bytes.get(at..at + self.slot_len)?.split_first()?;
+        let entry_at = (*fingerprint == key.fingerprint()).then(|| {
+            place.iter().rev().fold(0usize, |place, byte| place << 8 | usize::from(*byte)).saturating_mul(ALIGN)
+        });
+        Some(SlotFound { partition: slot.partition, slot: slot.first + slot.index, entry_at })
+    }
+
+    pub(super) fn partitions(&self) -> usize {
+        usize::try_from(Directory::new(&self.directory).partitions()).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes in the file: filter and partitions.
+    pub(super) fn file_bytes(&self) -> (u64, u64) {
+        let directory = Directory::new(&self.directory);
+        let end = directory.line(directory.partitions()).map_or(0, |line| line.at);
+        let start = directory.line(0).map_or(0, |line| line.at);
+        (self.filter_lines * FILTER_LINE as u64, end.saturating_sub(start) + self.directory.len() as u64)
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.directory.len()
+    }
+}
+
+/// Whether a line of the filter has all bits of a key: if not, the key was never added.
+#[inline]
+pub(super) fn may_hold(line: &[u8], key: Seeded) -> bool {
+    // All words, without looking in between: eight loads of one line cost less than a branch that is guessed wrong.
+    let missing = line.chunks_exact(8).zip(key.filter_bits()).fold(0, |missing, (word, bit)| {
+        let word = word.try_into().map_or(0, u64::from_le_bytes);
+        missing | (bit & !word)
+    });
+    missing == 0
+}
+
+/// How many pages a stretch of the file touches.
+pub(super) fn pages(start: usize, end: usize) -> std::ops::Range<usize> {
+    start / PAGE..end.div_ceil(PAGE)
+}
