@@ -1,16 +1,77 @@
 //! The bodies of the fuzz targets over the inputs that are kept, and over some thousand drawn ones.
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::exit,
+    reason = "a test fails by panicking, and tells which input never ended"
+)]
 
 #[expect(unreachable_pub, reason = "the fuzz crate takes the same file as a public module")]
 mod fuzz_bodies;
 
-use std::{fs, path::Path};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    fs,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
-use fuzz_bodies::{TARGETS, original};
+use fuzz_bodies::{Body, TARGETS, original};
 
-/// Drawn inputs for each body.
-const DRAWN: u64 = 1500;
+/// Drawn inputs for each body; more for those that are cheap.
+fn drawn(target: &str) -> u64 {
+    if matches!(target, "mphf_open" | "map_open") { 15_000 } else { 1500 }
+}
+
+/// No input of some kilobytes makes the process hold more than this at once, the threads of two tests together.
+const MEMORY_MAX: usize = 64 << 20;
+
+/// No input takes longer, whatever else the machine does.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The system's allocator, counting what is held.
+struct Counted;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+fn add(size: usize) {
+    let held = HELD.fetch_add(size, Ordering::Relaxed).wrapping_add(size);
+    if held > MOST.load(Ordering::Relaxed) {
+        MOST.fetch_max(held, Ordering::Relaxed);
+    }
+}
+
+#[expect(unsafe_code, reason = "only an allocator sees what a damaged length asks for")]
+// SAFETY: every call goes on to the system's allocator unchanged; what is not overridden does through these.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        add(layout.size());
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        add(layout.size());
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTED: Counted = Counted;
 
 struct Draws(u64);
 
@@ -33,7 +94,12 @@ impl Draws {
 
 /// An input for a body: calls, noise, patches of a real file, or such a file with some bytes changed.
 fn draw(target: &str, draws: &mut Draws) -> Vec<u8> {
+    if target == "map_merge" {
+        return draw_two(draws);
+    }
     let Some(mut file) = original(target) else { return draws.bytes(300) };
+    // Which real file, and whether checksums are computed anew: bits that older bodies pass over.
+    let how = draws.byte() & 0b1110;
     match draws.next() % 8 {
         0 => draws.bytes(200),
         1 | 2 => {
@@ -43,12 +109,18 @@ fn draw(target: &str, draws: &mut Draws) -> Vec<u8> {
                 let end = file.len().min(at + usize::from(draws.byte() % 9));
                 file.drain(at..end);
             }
-            [vec![1], file].concat()
+            [vec![how | 1], file].concat()
         }
         _ => {
-            let mut input = vec![0];
+            let mut input = vec![how];
             for _ in 0..=draws.next() % 3 {
-                let at = draws.next() % file.len() as u64;
+                // Ends of files are full of meaning.
+                let len = file.len() as u64;
+                let at = if draws.next().is_multiple_of(2) {
+                    draws.next() % len
+                } else {
+                    len - 1 - draws.next() % len.min(120)
+                };
                 let patch = draws.bytes(6);
                 input.extend_from_slice(&u16::try_from(at).unwrap_or(0).to_le_bytes());
                 input.push(u8::try_from(patch.len()).unwrap_or(0));
@@ -59,6 +131,54 @@ fn draw(target: &str, draws: &mut Draws) -> Vec<u8> {
     }
 }
 
+/// An input for merging two maps, of which one or both are damaged, or none.
+fn draw_two(draws: &mut Draws) -> Vec<u8> {
+    let [first, second] = [(); 2]
+        .map(|()| if draws.next().is_multiple_of(2) { draw("map_open", draws) } else { vec![draws.byte() & 0b1100] });
+    let len = u16::try_from(first.len()).unwrap_or(0).to_le_bytes();
+    [&[draws.byte()], len.as_slice(), &first, &second].concat()
+}
+
+/// What runs, for the one who watches.
+type Now = Mutex<Option<(Instant, String)>>;
+
+/// Runs a body over inputs; ends the process when one never ends.
+fn run(target: &str, body: Body, inputs: impl Iterator<Item = (String, Vec<u8>)>) {
+    let (now, done) = (Now::default(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                if let Some((since, what)) = &*now.lock().expect("no panic holds it")
+                    && since.elapsed() > LONGEST
+                {
+                    eprintln!("it does not end: {what}");
+                    std::process::exit(101);
+                }
+                thread::park_timeout(Duration::from_millis(500));
+            }
+        });
+        let end = End(&done, watch.thread());
+        for (name, input) in inputs {
+            let what = format!("{target}: {name}");
+            *now.lock().expect("no panic holds it") = Some((Instant::now(), what.clone()));
+            body(&input);
+            let most = MOST.load(Ordering::Relaxed);
+            assert!(most < MEMORY_MAX, "{what}: {most} bytes of memory");
+        }
+        drop(end);
+    });
+}
+
+/// Ends the watch, also when a body panics.
+struct End<'a>(&'a AtomicBool, &'a thread::Thread);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.unpark();
+    }
+}
+
 #[test]
 fn every_kept_input_passes() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
@@ -66,19 +186,19 @@ fn every_kept_input_passes() {
         let mut paths: Vec<_> = fs::read_dir(corpus.join(target)).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.sort();
         assert!(!paths.is_empty(), "{target} has inputs");
-        for path in &paths {
-            body(&fs::read(path).unwrap());
-        }
-        println!("{target}: {} inputs", paths.len());
+        let count = paths.len();
+        run(target, body, paths.into_iter().map(|path| (path.display().to_string(), fs::read(&path).unwrap())));
+        println!("{target}: {count} inputs");
     }
 }
 
 #[test]
 fn drawn_inputs_pass() {
     for (number, (target, body)) in (1..).zip(TARGETS) {
-        let mut draws = Draws(0x9e37_79b9_7f4a_7c15 ^ number);
-        for _ in 0..DRAWN {
-            body(&draw(target, &mut draws));
-        }
+        let began = Instant::now();
+        let (mut draws, count) = (Draws(0x9e37_79b9_7f4a_7c15 ^ number), drawn(target));
+        run(target, body, (0..count).map(|number| (format!("drawn input {number}"), draw(target, &mut draws))));
+        println!("{target}: {count} inputs, {:.1?}", began.elapsed());
     }
+    println!("at most {} KiB of memory", MOST.load(Ordering::Relaxed) >> 10);
 }

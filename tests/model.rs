@@ -1,4 +1,5 @@
-//! Random histories against a model that forgets nothing: a map from each key to all it ever was.
+//! Random histories against a model that forgets nothing: a map from each key to all that was ever said of it. What that amounts to at a
+//! moment, the model works out from the whole list, by the rules of the keyspace's merge strategy.
 //!
 //! ```text
 //!  seed ─▶ operations, plain data ─▶ run on a machine ─▶ every answer = the model's, or a refusal where one is allowed
@@ -12,6 +13,7 @@
 //! | `CHRONOLITH_MODEL_SEED` | the one seed to run |
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet, VecDeque},
     env::var,
     fmt::Write as _,
@@ -21,7 +23,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chronolith::{Bytes, Cursor, Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Range, Receipt, View, env};
+use chronolith::{
+    Bytes, Cursor, Db, Durability, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, Range, Receipt,
+    View, env, merge::append_items,
+};
 
 /// Every key that is ever written, in order; many are prefixes of others.
 const KEYS: [&[u8]; 13] =
@@ -35,9 +40,22 @@ const NAMES: [&str; 3] = ["one", "two", "three"];
 /// Lengths at which something changes: inline, copied, shared, more than a page.
 const EDGES: [usize; 8] = [0, 1, 30, 31, 512, 513, 4096, 4097];
 
+/// The longest value that a keyspace takes whose strategy folds.
+const FOLDED_MAX: usize = 1 << 20;
+
+/// What `Strategy::Fragile` combines is at most so long.
+const FRAGILE_MAX: usize = 600;
+
 /// What a generator must not stop generating.
-const KINDS: [&str; 26] = [
+const KINDS: [&str; 35] = [
     "put",
+    "merge",
+    "many operands",
+    "refused as invalid",
+    "refused as a duplicate",
+    "first values kept",
+    "values that cannot be folded",
+    "appended lists read",
     "delete",
     "delete_range",
     "batch",
@@ -58,6 +76,8 @@ const KINDS: [&str; 26] = [
     "open read-only",
     "drop a keyspace",
     "create a keyspace",
+    "open a keyspace late",
+    "configure",
     "wait",
     "read the present",
     "read held views",
@@ -206,6 +226,175 @@ macro_rules! with_range {
     };
 }
 
+/// What several writes of a key mean: the built-in strategies, and three of the user's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Strategy {
+    LastWins,
+    FirstWins,
+    Sum,
+    Append,
+    ErrorOnDuplicate,
+    /// One behind the other, with a bar between.
+    Joined,
+    /// The first and the last byte of all.
+    Ends,
+    /// One behind the other, but not with what holds a `!`, and not for long: then it fails. Whether it does, does not depend on the
+    /// grouping.
+    Fragile,
+}
+
+const STRATEGIES: [Strategy; 8] = [
+    Strategy::LastWins,
+    Strategy::FirstWins,
+    Strategy::Sum,
+    Strategy::Append,
+    Strategy::ErrorOnDuplicate,
+    Strategy::Joined,
+    Strategy::Ends,
+    Strategy::Fragile,
+];
+
+impl Strategy {
+    fn is_custom(self) -> bool {
+        matches!(self, Self::Joined | Self::Ends | Self::Fragile)
+    }
+
+    /// Whether operands are kept and folded.
+    fn folds(self) -> bool {
+        self.is_custom() || matches!(self, Self::Sum | Self::Append)
+    }
+
+    /// Whether a write depends on what is there.
+    fn decides(self) -> bool {
+        matches!(self, Self::FirstWins | Self::ErrorOnDuplicate)
+    }
+
+    fn option(self) -> MergeStrategy {
+        match self {
+            Self::LastWins => MergeStrategy::LastWins,
+            Self::FirstWins => MergeStrategy::FirstWins,
+            Self::Sum => MergeStrategy::Sum,
+            Self::Append => MergeStrategy::Append,
+            Self::ErrorOnDuplicate => MergeStrategy::ErrorOnDuplicate,
+            Self::Joined => MergeStrategy::custom("joined", Custom(self)),
+            Self::Ends => MergeStrategy::custom("ends", Custom(self)),
+            Self::Fragile => MergeStrategy::custom("fragile", Custom(self)),
+        }
+    }
+
+    /// Whether a put or merge can have this value.
+    fn takes(self, value: &[u8]) -> bool {
+        (self != Self::Sum || value.len() == 8) && (!self.folds() || value.len() <= FOLDED_MAX)
+    }
+
+    /// What the user's own strategies make of two values.
+    fn combine(self, older: &[u8], newer: &[u8]) -> Option<Vec<u8>> {
+        let bar: &[u8] = if self == Self::Joined { b"|" } else { b"" };
+        let both = [older, bar, newer].concat();
+        match self {
+            Self::Ends => match both.as_slice() {
+                [first, .., last] => Some(vec![*first, *last]),
+                _ => Some(both),
+            },
+            Self::Fragile if both.contains(&b'!') || both.len() > FRAGILE_MAX => None,
+            _ => Some(both),
+        }
+    }
+
+    /// What all that was said of a key amounts to.
+    fn fold(self, said: &[Said]) -> State {
+        let deleted = said.iter().rposition(|said| matches!(said.what, What::Delete));
+        let since = said.get(deleted.map_or(0, |at| at + 1)..).unwrap_or_default();
+        let base = since.iter().rposition(|said| matches!(said.what, What::Put(_)));
+        let counting = match self {
+            Self::LastWins => since.last_chunk::<1>().map_or(&[][..], |last| last),
+            Self::FirstWins | Self::ErrorOnDuplicate => since.first_chunk::<1>().map_or(&[][..], |first| first),
+            _ => since.get(base.unwrap_or(0)..).unwrap_or_default(),
+        };
+        let mut values = counting.iter().filter_map(|said| match &said.what {
+            What::Put(value) | What::Merge(value) => Some(value),
+            What::Delete => None,
+        });
+        if counting.is_empty() {
+            return State::Absent;
+        }
+        match self {
+            Self::Sum => {
+                let number = |value: &Value| <[u8; 8]>::try_from(&**value).map_or(0, i64::from_le_bytes);
+                let sum: i128 = values.map(|value| i128::from(number(value))).sum();
+                i64::try_from(sum).map_or(State::Unfoldable, |sum| State::Is(Value::from(sum.to_le_bytes())))
+            }
+            Self::Append => State::Is(values.flat_map(|value| listed(value)).collect()),
+            _ => {
+                let first = values.next().map(|value| value.to_vec());
+                let all = values.try_fold(first.unwrap_or_default(), |older, newer| self.combine(&older, newer));
+                all.map_or(State::Unfoldable, |all| State::Is(all.into()))
+            }
+        }
+    }
+}
+
+/// An item of an appended list: its length in groups of seven bits, lowest first, and its bytes.
+fn listed(item: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut len = item.len();
+    while len >= 128 {
+        out.push(u8::try_from(len % 128).unwrap_or(0) | 128);
+        len /= 128;
+    }
+    out.push(u8::try_from(len).unwrap_or(0));
+    out.extend_from_slice(item);
+    out
+}
+
+/// A strategy of the user's own, as the database calls it.
+struct Custom(Strategy);
+
+impl Merge for Custom {
+    fn merge(&self, key: &[u8], older: &[u8], newer: &[u8]) -> chronolith::Result<Vec<u8>> {
+        let fails = || Error::Invalid { what: format!("cannot combine what is under {}", quoted(key)) };
+        self.0.combine(older, newer).ok_or_else(fails)
+    }
+}
+
+/// What a key is at some moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Absent,
+    Is(Value),
+    /// There is something, and no value for it: a read answers an error that names the key.
+    Unfoldable,
+}
+
+impl State {
+    fn is_absent(&self) -> bool {
+        *self == Self::Absent
+    }
+
+    /// Whether this is what a read of the key must answer.
+    fn is_told_by(&self, key: &[u8], got: &chronolith::Result<Option<Bytes>>) -> bool {
+        match (self, got) {
+            (Self::Absent, Ok(None)) => true,
+            (Self::Is(value), Ok(Some(got))) => **got == **value,
+            (Self::Unfoldable, Err(error)) => names(error, key),
+            _ => false,
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Self::Absent => shown(None),
+            Self::Is(value) => shown(Some(value)),
+            Self::Unfoldable => "an error".to_owned(),
+        }
+    }
+}
+
+/// Whether an error says that this key's values cannot be folded.
+fn names(error: &Error, key: &[u8]) -> bool {
+    matches!(error, Error::Invalid { what } if what.contains(&quoted(key)))
+}
+
 /// A value that tells where it was written.
 #[derive(Clone, Copy, Debug)]
 struct Fill {
@@ -214,14 +403,33 @@ struct Fill {
 }
 
 impl Fill {
-    fn bytes(self) -> Value {
-        format!("v{}.", self.tag).bytes().cycle().take(self.len).collect()
+    fn bytes(self, strategy: Strategy) -> Value {
+        let (tag, mut len) = (self.tag, self.len);
+        if strategy == Strategy::Sum && ![31, 513].contains(&len) {
+            // Close to the edges now and then, so that sums leave them and come back.
+            let small = i64::try_from(tag).unwrap_or(0);
+            let number = match tag * 7 % 16 {
+                0..3 => i64::MAX - small % 3,
+                3..6 => i64::MIN + small % 3,
+                6 => i64::MAX / 2 + small,
+                7 => i64::MIN / 2 - small,
+                8..12 => small,
+                _ => -small,
+            };
+            return Value::from(number.to_le_bytes());
+        }
+        if !strategy.folds() {
+            len = len.min(200_000);
+        }
+        let mark = if strategy == Strategy::Fragile && tag.is_multiple_of(12) { "!" } else { "v" };
+        format!("{mark}{tag}.").bytes().cycle().take(len).collect()
     }
 }
 
 #[derive(Clone, Debug)]
 enum Write {
     Put { key: &'static [u8], fill: Fill },
+    Merge { key: &'static [u8], fill: Fill },
     Delete { key: &'static [u8] },
     DeleteRange { span: Span },
 }
@@ -229,28 +437,115 @@ enum Write {
 /// One operation: plain data, so that any part of a history can be run again. What it names and is not there makes it nothing.
 #[derive(Clone, Debug)]
 enum Op {
-    Write { slot: usize, write: Write },
-    Batch { writes: Vec<(usize, Write)>, durability: Option<Durability> },
-    CompareAndSwap { slot: usize, key: &'static [u8], right: bool, new: Option<Fill> },
-    InsertIfAbsent { slot: usize, key: &'static [u8], fill: Fill },
-    Update { slot: usize, key: &'static [u8], new: Option<Fill> },
+    Write {
+        slot: usize,
+        write: Write,
+    },
+    Batch {
+        writes: Vec<(usize, Write)>,
+        durability: Option<Durability>,
+    },
+    /// `count` operands of one key in a row, in batches of `each`.
+    Operands {
+        slot: usize,
+        key: &'static [u8],
+        fill: Fill,
+        count: usize,
+        each: usize,
+    },
+    CompareAndSwap {
+        slot: usize,
+        key: &'static [u8],
+        right: bool,
+        new: Option<Fill>,
+    },
+    InsertIfAbsent {
+        slot: usize,
+        key: &'static [u8],
+        fill: Fill,
+    },
+    Update {
+        slot: usize,
+        key: &'static [u8],
+        new: Option<Fill>,
+    },
     Snapshot,
-    AsOf { at: usize },
-    DropView { which: usize },
-    HoldRange { slot: usize, span: Span },
-    MoveRange { which: usize, front: usize, back: usize },
+    AsOf {
+        at: usize,
+    },
+    DropView {
+        which: usize,
+    },
+    HoldRange {
+        slot: usize,
+        span: Span,
+    },
+    MoveRange {
+        which: usize,
+        front: usize,
+        back: usize,
+    },
     Flush,
     Compact,
     Persist,
-    Reopen { close: bool, look: bool },
-    Crash { end: End, late: bool, look: bool },
-    DropKeyspace { slot: usize },
-    CreateKeyspace { slot: usize },
-    Wait { ms: u64 },
-    Present { dice: u64 },
+    Reopen {
+        close: bool,
+        opening: Opening,
+    },
+    Crash {
+        end: End,
+        late: bool,
+        opening: Opening,
+    },
+    DropKeyspace {
+        slot: usize,
+    },
+    CreateKeyspace {
+        slot: usize,
+        kind: Kind,
+    },
+    Configure {
+        slot: usize,
+        index: bool,
+    },
+    Wait {
+        ms: u64,
+    },
+    Present {
+        dice: u64,
+    },
     Held,
-    LookBack { at: usize, dice: u64 },
+    LookBack {
+        at: usize,
+        dice: u64,
+    },
     Verify,
+}
+
+/// What a keyspace is created with.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    strategy: Strategy,
+    index: Option<bool>,
+}
+
+/// How the database is opened again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Opening {
+    /// Read-only first.
+    look: bool,
+    /// What is done before any keyspace is opened: custom strategies are not given yet.
+    before: Before,
+    /// Keyspaces with a custom strategy are left for later.
+    wait: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Before {
+    #[default]
+    Nothing,
+    Flush,
+    Compact,
 }
 
 /// How a crash comes about.
@@ -271,6 +566,7 @@ struct Setup {
     level_ratio: u64,
     mmap: bool,
     durability: Durability,
+    kinds: [Kind; NAMES.len()],
 }
 
 /// A history: everything that follows from a seed.
@@ -288,7 +584,12 @@ const DURABILITIES: [Durability; 3] =
 impl History {
     fn draw(seed: u64, threads: bool) -> Self {
         let mut dice = Dice(seed ^ 0x6d6f_6465_6c00);
+        // A third of the histories know nothing of merge strategies.
+        let plain = dice.one_in(3);
+        let mut kind = || Kind::draw(&mut dice, plain);
+        let kinds = [kind(), kind(), kind()];
         let setup = Setup {
+            kinds,
             l0_threshold: 1 + dice.below(4),
             level_ratio: 2 + dice.next() % 3,
             mmap: dice.one_in(2),
@@ -298,7 +599,14 @@ impl History {
         let len = if fat { 40 + dice.below(80) } else { 20 + dice.below(200) };
         // Some histories hold many views, some hardly any: then more of the past goes.
         let views = dice.of(&[0, 2, 6]).unwrap_or(2);
-        let mut author = Author { dice, fat, views, tag: 0 };
+        // In some nearly everything happens to a few keys, and in some of those they get hundreds of operands.
+        let hot = if fat || dice.one_in(2) {
+            (0..=dice.below(3)).filter_map(|_| dice.of(&KEYS)).collect()
+        } else {
+            Vec::new()
+        };
+        let chains = !fat && dice.one_in(3);
+        let mut author = Author { dice, fat, views, plain, hot, chains, tag: 0 };
         let mut ops = Vec::new();
         for _ in 0..len {
             ops.push(author.operation());
@@ -314,8 +622,9 @@ impl History {
     fn run(&self) -> (Vec<String>, Counts, Outcome) {
         let mut world = World::new(self);
         let run = catch_unwind(AssertUnwindSafe(|| {
-            world.open(false)?;
-            (0..NAMES.len()).try_for_each(|slot| world.create_keyspace(slot))?;
+            world.open(false, Opening::default())?;
+            let mut kinds = self.setup.kinds.into_iter().enumerate();
+            kinds.try_for_each(|(slot, kind)| world.create_keyspace(slot, kind))?;
             world.words.clear();
             for op in &self.ops {
                 world.step(op)?;
@@ -331,7 +640,7 @@ impl History {
         (0..if self.threads { 5 } else { 1 }).any(|_| self.run().2.is_err())
     }
 
-    /// Leaves out what the failure does not need: halves first, single operations last, then parts of batches.
+    /// Leaves out what the failure does not need: halves first, single operations last, then parts of batches and operands.
     fn shrink(mut self) -> Self {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
@@ -365,6 +674,21 @@ impl History {
                 }
                 if fewer.fails() { self = fewer } else { part += 1 }
             }
+            for fewer_by in [usize::MAX, 100, 10, 1] {
+                while let Some(Op::Operands { count, .. }) = self.ops.get(at)
+                    && *count > 1
+                    && Instant::now() < end
+                {
+                    let mut fewer = self.clone();
+                    if let Some(Op::Operands { count, .. }) = fewer.ops.get_mut(at) {
+                        *count -= fewer_by.min(count.div_ceil(2)).min(*count - 1);
+                    }
+                    if !fewer.fails() {
+                        break;
+                    }
+                    self = fewer;
+                }
+            }
         }
         self
     }
@@ -392,12 +716,35 @@ struct Author {
     dice: Dice,
     fat: bool,
     views: usize,
+    plain: bool,
+    hot: Vec<&'static [u8]>,
+    chains: bool,
     tag: usize,
+}
+
+impl Kind {
+    fn draw(dice: &mut Dice, plain: bool) -> Self {
+        let strategy = if plain { None } else { dice.of(&STRATEGIES) };
+        let index = dice.of(&[None, None, Some(true), Some(true), Some(false)]).flatten();
+        Self { strategy: strategy.unwrap_or(Strategy::LastWins), index }
+    }
 }
 
 impl Author {
     fn key(&mut self) -> &'static [u8] {
-        self.dice.of(&KEYS).unwrap_or_default()
+        let hot = if self.dice.one_in(6) { None } else { self.dice.of(&self.hot) };
+        hot.or_else(|| self.dice.of(&KEYS)).unwrap_or_default()
+    }
+
+    fn opening(&mut self) -> Opening {
+        let before = self.dice.of(&[Before::Nothing, Before::Nothing, Before::Flush, Before::Compact]);
+        Opening { look: self.dice.one_in(3), before: before.unwrap_or_default(), wait: self.dice.one_in(2) }
+    }
+
+    /// A put or a merge.
+    fn value(&mut self, key: &'static [u8]) -> Write {
+        let fill = self.fill();
+        if self.dice.one_in(3) { Write::Put { key, fill } } else { Write::Merge { key, fill } }
     }
 
     fn slot(&mut self) -> usize {
@@ -409,6 +756,7 @@ impl Author {
         self.tag += 1;
         let len = match self.dice.below(100) {
             0..25 if self.fat => 60_000 + self.dice.below(140_000),
+            25 if self.fat => FOLDED_MAX + self.dice.below(2),
             0..8 => self.dice.of(&EDGES).unwrap_or(0),
             8..12 => 513 + self.dice.below(1500),
             12..15 => 4097 + self.dice.below(5000),
@@ -421,17 +769,21 @@ impl Author {
         (!self.dice.one_in(4)).then(|| self.fill())
     }
 
-    fn write(&mut self) -> Write {
+    fn write(&mut self, keys: &[&'static [u8]]) -> Write {
+        let key = self.dice.of(keys).unwrap_or_else(|| self.key());
         match self.dice.below(10) {
-            0..6 => Write::Put { key: self.key(), fill: self.fill() },
-            6..8 => Write::Delete { key: self.key() },
+            0..6 => self.value(key),
+            6..8 => Write::Delete { key },
             _ => Write::DeleteRange { span: Span::draw(&mut self.dice) },
         }
     }
 
     fn batch(&mut self) -> Op {
         let slots = [self.slot(), self.slot()];
-        let writes = (0..self.dice.below(7)).map(|_| (self.dice.of(&slots).unwrap_or(0), self.write())).collect();
+        // Half of them say several things of one or two keys.
+        let keys = if self.dice.one_in(2) { vec![self.key(), self.key()] } else { Vec::new() };
+        let count = self.dice.below(7);
+        let writes = (0..count).map(|_| (self.dice.of(&slots).unwrap_or(0), self.write(&keys))).collect();
         let durability = if self.dice.one_in(3) { self.dice.of(&DURABILITIES) } else { None };
         Op::Batch { writes, durability }
     }
@@ -439,7 +791,16 @@ impl Author {
     fn operation(&mut self) -> Op {
         let slot = self.slot();
         match self.dice.below(100) {
-            0..30 => Op::Write { slot, write: Write::Put { key: self.key(), fill: self.fill() } },
+            0 if self.chains => {
+                let (key, fill) = (self.key(), self.fill());
+                let (count, each) = (200 + self.dice.below(400), 1 + self.dice.below(40));
+                self.tag += count;
+                Op::Operands { slot, key, fill: Fill { len: fill.len.min(31), ..fill }, count, each }
+            }
+            0..30 => {
+                let key = self.key();
+                Op::Write { slot, write: self.value(key) }
+            }
             30..38 => Op::Write { slot, write: Write::Delete { key: self.key() } },
             38..44 => Op::Write { slot, write: Write::DeleteRange { span: Span::draw(&mut self.dice) } },
             44..54 => self.batch(),
@@ -454,23 +815,29 @@ impl Author {
             86..90 => Op::Compact,
             90 => Op::Persist,
             91..93 => Op::Wait { ms: self.dice.of(&[1, 60, 200, 5000]).unwrap_or(1) },
-            93 => Op::Reopen { close: self.dice.one_in(2), look: self.dice.one_in(2) },
+            93 => Op::Reopen { close: self.dice.one_in(2), opening: self.opening() },
             94..96 => {
                 let end = self.dice.of(&[End::CutPersisted, End::CutSynced, End::Death]).unwrap_or(End::Death);
-                Op::Crash { end, late: self.dice.one_in(2), look: self.dice.one_in(4) }
+                Op::Crash { end, late: self.dice.one_in(2), opening: self.opening() }
             }
             96 => Op::DropKeyspace { slot },
             97 => Op::HoldRange { slot, span: Span::draw(&mut self.dice) },
-            98 => Op::CreateKeyspace { slot: self.dice.below(NAMES.len()) },
+            98 => self.create(),
             _ if self.dice.one_in(4) => Op::Verify,
+            _ if self.dice.one_in(3) => Op::Configure { slot, index: self.dice.one_in(2) },
             _ => Op::DropView { which: self.dice.below(1 << 20) },
         }
     }
 
+    fn create(&mut self) -> Op {
+        let slot = self.dice.below(NAMES.len());
+        Op::CreateKeyspace { slot, kind: Kind::draw(&mut self.dice, self.plain) }
+    }
+
     fn look(&mut self, ops: &mut Vec<Op>) {
         if self.dice.one_in(4) {
-            // Keyspaces that were dropped come back sooner or later.
-            ops.push(Op::CreateKeyspace { slot: self.dice.below(NAMES.len()) });
+            // Keyspaces that were dropped come back sooner or later, and so do those that were left unopened.
+            ops.push(self.create());
         }
         if self.dice.one_in(3) {
             let span = Span::draw(&mut self.dice);
@@ -488,44 +855,70 @@ impl Author {
     }
 }
 
-/// One life of a keyspace, from its creation to its drop, with all its keys ever were.
+/// Something that was said of a key. Those of one batch have one seqno and stand in their order.
+#[derive(Clone, Debug)]
+struct Said {
+    seqno: u64,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Put(Value),
+    Merge(Value),
+    Delete,
+}
+
+/// One life of a keyspace, from its creation to its drop, with everything that was ever said of its keys.
 #[derive(Debug)]
 struct Life {
     name: &'static str,
+    strategy: Strategy,
+    index: Option<bool>,
     dropped: Option<u64>,
     /// As long as the database that gave it is open.
     handle: Option<Keyspace>,
-    keys: BTreeMap<&'static [u8], Vec<(u64, Option<Value>)>>,
+    keys: BTreeMap<&'static [u8], Vec<Said>>,
+    /// What was worked out already: by key, and how much of what was said.
+    folded: RefCell<BTreeMap<(&'static [u8], usize), State>>,
 }
 
 impl Life {
-    fn write(&mut self, seqno: u64, key: &'static [u8], value: Option<Value>) {
-        let versions = self.keys.entry(key).or_default();
-        // The last word of a batch counts.
-        versions.retain(|(at, _)| *at != seqno);
-        versions.push((seqno, value));
+    fn say(&mut self, seqno: u64, key: &'static [u8], what: What) {
+        self.keys.entry(key).or_default().push(Said { seqno, what });
     }
 
     fn apply(&mut self, seqno: u64, write: &Write) {
         match write {
-            Write::Put { key, fill } => self.write(seqno, key, Some(fill.bytes())),
-            Write::Delete { key } => self.write(seqno, key, None),
+            Write::Put { key, fill } => self.say(seqno, key, What::Put(fill.bytes(self.strategy))),
+            Write::Merge { key, fill } => self.say(seqno, key, What::Merge(fill.bytes(self.strategy))),
+            Write::Delete { key } => self.say(seqno, key, What::Delete),
             Write::DeleteRange { span } => {
                 for key in KEYS.into_iter().filter(|key| span.holds(key)) {
-                    self.write(seqno, key, None);
+                    self.say(seqno, key, What::Delete);
                 }
             }
         }
     }
 
-    fn at(&self, seqno: u64, key: &[u8]) -> Option<Value> {
-        let (_, value) = self.keys.get(key)?.iter().rfind(|(at, _)| *at <= seqno)?;
-        value.clone()
+    fn at(&self, seqno: u64, key: &'static [u8]) -> State {
+        let said = self.keys.get(key).map_or(&[][..], |said| said);
+        let count = said.partition_point(|said| said.seqno <= seqno);
+        if let Some(known) = self.folded.borrow().get(&(key, count)) {
+            return known.clone();
+        }
+        let state = self.strategy.fold(said.get(..count).unwrap_or_default());
+        // Of long values there would be too many.
+        if !matches!(&state, State::Is(value) if value.len() > 1 << 16) {
+            self.folded.borrow_mut().insert((key, count), state.clone());
+        }
+        state
     }
 
-    fn range_at(&self, seqno: u64, span: &Span) -> Vec<(&'static [u8], Value)> {
+    /// The keys that are there, with their states.
+    fn range_at(&self, seqno: u64, span: &Span) -> Vec<(&'static [u8], State)> {
         let keys = KEYS.into_iter().filter(|key| span.holds(key));
-        keys.filter_map(|key| Some((key, self.at(seqno, key)?))).collect()
+        keys.map(|key| (key, self.at(seqno, key))).filter(|(_, state)| !state.is_absent()).collect()
     }
 }
 
@@ -546,7 +939,7 @@ struct Held {
 #[derive(Debug)]
 struct HeldRange {
     range: Range,
-    rest: VecDeque<(&'static [u8], Value)>,
+    rest: VecDeque<(&'static [u8], State)>,
     words: String,
 }
 
@@ -635,21 +1028,37 @@ impl Walked {
         walked
     }
 
-    /// That the items are those expected: all of them, or after an error a part at either end.
-    fn check(&self, expected: &[(&'static [u8], Value)]) -> Outcome {
-        let fits = |got: &(Bytes, Option<Bytes>), wanted: &(&'static [u8], Value)| {
-            *got.0 == *wanted.0 && got.1.as_ref().is_none_or(|value| **value == *wanted.1)
+    /// That the items are those expected: all of them, or after an error a part at either end. A key that cannot be folded must be
+    /// where it ended.
+    fn check(&self, expected: &[(&'static [u8], State)]) -> Outcome {
+        let fits = |got: &(Bytes, Option<Bytes>), wanted: &(&'static [u8], State)| {
+            let State::Is(value) = &wanted.1 else { return false };
+            *got.0 == *wanted.0 && got.1.as_ref().is_none_or(|got| **got == **value)
         };
-        let count = self.front.len() + self.back.len();
-        let all = if self.wrong.is_some() { count <= expected.len() } else { count == expected.len() };
+        let left = expected.len().checked_sub(self.front.len() + self.back.len());
+        let unfoldable = |at: Option<usize>, error: &Error| {
+            let next = at.and_then(|at| expected.get(at));
+            next.is_some_and(|(key, state)| *state == State::Unfoldable && names(error, key))
+        };
+        let ended = match &self.wrong {
+            None => left == Some(0),
+            Some(Error::HistoryTrimmed { .. }) => left.is_some(),
+            Some(error) => {
+                left.is_some_and(|left| left > 0)
+                    && (unfoldable(Some(self.front.len()), error)
+                        || unfoldable(expected.len().checked_sub(self.back.len() + 1), error))
+            }
+        };
         let front = self.front.iter().zip(expected).all(|(got, wanted)| fits(got, wanted));
         let back = self.back.iter().zip(expected.iter().rev()).all(|(got, wanted)| fits(got, wanted));
         let got = || {
-            let items = self.front.iter().chain(self.back.iter().rev());
-            items.map(|(key, value)| pair(key, value.as_deref())).collect::<Vec<_>>().join(" ")
+            let wrong = self.wrong.iter().map(|error| format!("({error})"));
+            let front = self.front.iter().map(|(key, value)| pair(key, value.as_deref()));
+            let back = self.back.iter().rev().map(|(key, value)| pair(key, value.as_deref()));
+            front.chain(wrong).chain(back).collect::<Vec<_>>().join(" ")
         };
-        let wanted = || expected.iter().map(|(key, value)| pair(key, Some(value))).collect::<Vec<_>>().join(" ");
-        ensure!(all && front && back, "[{}], and the model says [{}]", got(), wanted());
+        let wanted = || expected.iter().map(stated).collect::<Vec<_>>().join(" ");
+        ensure!(ended && front && back, "[{}], and the model says [{}]", got(), wanted());
         Ok(())
     }
 }
@@ -739,7 +1148,7 @@ impl World {
         Some((life, self.handle(life)?.clone()))
     }
 
-    fn open(&mut self, read_only: bool) -> Outcome {
+    fn open(&mut self, read_only: bool, opening: Opening) -> Outcome {
         let options = Options::new()
             .memory_budget(4 << 20)
             .l0_threshold(self.setup.l0_threshold)
@@ -752,10 +1161,18 @@ impl World {
             Machine::Memory(memory) => options.env(memory.clone()),
         };
         let db = options.open("model.db").map_err(|e| format!("open: {e}"))?;
+        match opening.before {
+            _ if read_only => {}
+            Before::Nothing => {}
+            Before::Flush => db.flush().map_err(told("flush before the keyspaces are open"))?,
+            Before::Compact => db.compact().map(drop).map_err(told("compact before the keyspaces are open"))?,
+        }
         for life in self.slots.into_iter().flatten() {
-            if let Some(life) = self.lives.get_mut(life) {
-                life.handle = Some(db.keyspace(life.name, KeyspaceOptions::new()).map_err(told("keyspace"))?);
+            let Some(life) = self.lives.get_mut(life) else { continue };
+            if opening.wait && life.strategy.is_custom() {
+                continue;
             }
+            life.handle = Some(open_keyspace(&db, life)?);
         }
         let newest = u64::from(db.snapshot().seqno());
         ensure!(newest == self.newest(), "opened at seqno {newest}, and the newest commit was {}", self.newest());
@@ -771,24 +1188,34 @@ impl World {
 
     fn look_read_only(&mut self) -> Outcome {
         self.count("open read-only");
-        self.open(true)?;
+        self.open(true, Opening::default())?;
         self.read_the_present(1)?;
         for at in [1, 5, 12] {
             self.look_back(self.moment(at * 7919), 1)?;
         }
         if let Some((_, keyspace)) = self.alive(0) {
-            let refused = keyspace.put("a", "read-only?");
+            let refused = keyspace.put("a", "readonly");
             ensure!(matches!(refused, Err(Error::Invalid { .. })), "a write to a read-only database: {refused:?}");
         }
         drop(self.let_go());
         Ok(())
     }
 
-    fn create_keyspace(&mut self, slot: usize) -> Outcome {
-        let (Some(None), Some(&name)) = (self.slots.get(slot), NAMES.get(slot)) else { return Ok(()) };
-        self.say("create a keyspace", format!("create {name}"));
+    /// Creates a keyspace, or opens the one that was left unopened.
+    fn create_keyspace(&mut self, slot: usize, kind: Kind) -> Outcome {
         let db = self.db()?.clone();
-        let handle = db.keyspace(name, KeyspaceOptions::new()).map_err(told("keyspace"))?;
+        if let Some(Some(at)) = self.slots.get(slot).copied() {
+            if let Some(life) = self.lives.get_mut(at).filter(|life| life.handle.is_none()) {
+                life.handle = Some(open_keyspace(&db, life)?);
+                let words = format!("open {} with its strategy", life.name);
+                self.say("open a keyspace late", words);
+            }
+            return Ok(());
+        }
+        let Some(&name) = NAMES.get(slot) else { return Ok(()) };
+        let Kind { strategy, index } = kind;
+        self.say("create a keyspace", format!("create {name} under {strategy:?}, point index {index:?}"));
+        let handle = db.keyspace(name, options(strategy, index)).map_err(told("keyspace"))?;
         let born = u64::from(db.snapshot().seqno());
         ensure!(born > self.newest(), "the creation has seqno {born}, after {}", self.newest());
         self.add(&format!(" @{born}"));
@@ -796,7 +1223,34 @@ impl World {
         if let Some(place) = self.slots.get_mut(slot) {
             *place = Some(self.lives.len());
         }
-        self.lives.push(Life { name, dropped: None, handle: Some(handle), keys: BTreeMap::new() });
+        self.lives.push(Life {
+            name,
+            strategy,
+            index,
+            dropped: None,
+            handle: Some(handle),
+            keys: BTreeMap::new(),
+            folded: RefCell::default(),
+        });
+        Ok(())
+    }
+
+    /// Sets whether segments that come get a point index: a change with a seqno of its own, if it is one.
+    fn configure(&mut self, slot: usize, index: bool) -> Outcome {
+        let Some((at, keyspace)) = self.alive(slot) else { return Ok(()) };
+        let Some(life) = self.lives.get_mut(at) else { return Ok(()) };
+        let changes = life.index != Some(index);
+        life.index = Some(index);
+        let options = options(life.strategy, Some(index));
+        self.say("configure", format!("{}: point index {index}", keyspace.name()));
+        let db = self.db()?.clone();
+        db.keyspace(keyspace.name(), options).map_err(told("keyspace"))?;
+        let seqno = u64::from(db.snapshot().seqno());
+        ensure!((seqno > self.newest()) == changes, "setting an option leads to {seqno}, after {}", self.newest());
+        if changes {
+            self.add(&format!(" @{seqno}"));
+            self.commits.push(seqno);
+        }
         Ok(())
     }
 
@@ -815,8 +1269,89 @@ impl World {
         if let Some(place) = self.slots.get_mut(slot) {
             *place = None;
         }
-        let refused = keyspace.put("a", "dropped?");
+        let refused = keyspace.put("a", "dropped!");
         ensure!(matches!(refused, Err(Error::Invalid { .. })), "a write to a dropped keyspace: {refused:?}");
+        Ok(())
+    }
+
+    fn strategy(&self, life: usize) -> Strategy {
+        self.lives.get(life).map_or(Strategy::LastWins, |life| life.strategy)
+    }
+
+    /// Which outcomes a batch may have.
+    fn judge(&self, writes: &[(usize, Write)]) -> Judged {
+        let mut there: BTreeMap<(usize, &[u8]), bool> = BTreeMap::new();
+        // Of keys with a base in the batch: the sum, and whether an overflow has to be seen.
+        let mut sums: BTreeMap<(usize, &[u8]), (i128, bool)> = BTreeMap::new();
+        let mut duplicate = None;
+        for (life, write) in writes {
+            let (life, strategy) = (*life, self.strategy(*life));
+            match write {
+                Write::Put { key, fill } | Write::Merge { key, fill } => {
+                    let value = fill.bytes(strategy);
+                    if !strategy.takes(&value) {
+                        return Judged { applied: false, invalid: true, duplicate: None };
+                    }
+                    if strategy.decides() {
+                        let is_there =
+                            there.entry((life, key)).or_insert_with(|| !self.value_now(life, key).is_absent());
+                        if *is_there && strategy == Strategy::ErrorOnDuplicate {
+                            duplicate = duplicate.or(Some(*key));
+                        }
+                        *is_there = true;
+                    }
+                    if strategy == Strategy::Sum {
+                        let number = i128::from(<[u8; 8]>::try_from(&*value).map_or(0, i64::from_le_bytes));
+                        if matches!(write, Write::Put { .. }) {
+                            sums.insert((life, key), (number, true));
+                        } else if let Some((sum, _)) = sums.get_mut(&(life, *key)) {
+                            *sum += number;
+                        }
+                    }
+                }
+                Write::Delete { key } => {
+                    there.insert((life, key), false);
+                    sums.insert((life, key), (0, true));
+                }
+                Write::DeleteRange { span } => {
+                    for key in KEYS.into_iter().filter(|key| span.holds(key)) {
+                        there.insert((life, key), false);
+                        sums.insert((life, key), (0, false));
+                    }
+                }
+            }
+        }
+        let mut overflowing = sums.values().filter(|(sum, _)| i64::try_from(*sum).is_err()).map(|(_, seen)| *seen);
+        let seen = overflowing.next().map(|seen| seen || overflowing.any(|seen| seen));
+        Judged { applied: duplicate.is_none() && seen != Some(true), invalid: seen.is_some(), duplicate }
+    }
+
+    /// Holds what became of a batch against what may, and takes a commit into the model.
+    fn settle(
+        &mut self,
+        result: chronolith::Result<Receipt>,
+        judged: Judged,
+        writes: &[(usize, Write)],
+        durability: Option<Durability>,
+    ) -> Outcome {
+        match result {
+            Ok(receipt) if judged.applied => return self.committed(receipt, writes, durability),
+            Err(Error::Invalid { .. }) if judged.invalid => self.refused("refused as invalid")?,
+            Err(Error::Duplicate { key }) if judged.duplicate == Some(&*key) => {
+                self.refused("refused as a duplicate")?;
+            }
+            Ok(receipt) => return Err(format!("committed at {}, and it must be {judged:?}", receipt.seqno)),
+            Err(error) => return Err(format!("{error}; and it must be {judged:?}")),
+        }
+        Ok(())
+    }
+
+    /// A batch was refused: nothing of it may be there.
+    fn refused(&mut self, how: &'static str) -> Outcome {
+        self.count(how);
+        self.add(&format!(" ({how})"));
+        let newest = u64::from(self.db()?.snapshot().seqno());
+        ensure!(newest == self.newest(), "after a refused batch the newest commit is {newest}, not {}", self.newest());
         Ok(())
     }
 
@@ -825,11 +1360,19 @@ impl World {
         let seqno = u64::from(receipt.seqno);
         self.add(&format!(" @{seqno}"));
         let void = writes.iter().all(|(_, write)| matches!(write, Write::DeleteRange { span } if span.is_void()));
-        if void {
+        if void && (seqno == self.newest() || !writes.iter().any(|(life, _)| self.strategy(*life).decides())) {
             ensure!(seqno == self.newest(), "nothing was committed at {seqno}, after {}", self.newest());
             return Ok(());
         }
         ensure!(seqno > self.newest(), "committed at {seqno}, after {}", self.newest());
+        for (life, write) in writes {
+            if let Write::Put { key, .. } | Write::Merge { key, .. } = write
+                && self.strategy(*life) == Strategy::FirstWins
+                && !self.value_now(*life, key).is_absent()
+            {
+                self.count("first values kept");
+            }
+        }
         self.commits.push(seqno);
         self.unsynced = durability.unwrap_or(self.setup.durability) != Durability::Sync;
         for (life, write) in writes {
@@ -844,16 +1387,21 @@ impl World {
         let Some((life, keyspace)) = self.alive(slot) else { return Ok(()) };
         let kind = match write {
             Write::Put { .. } => "put",
+            Write::Merge { .. } => "merge",
             Write::Delete { .. } => "delete",
             Write::DeleteRange { .. } => "delete_range",
         };
-        self.say(kind, format!("{}: {}", keyspace.name(), write_words(write)));
-        let receipt = match write {
-            Write::Put { key, fill } => keyspace.put(key, fill.bytes()),
+        let strategy = self.strategy(life);
+        self.say(kind, format!("{}: {}", keyspace.name(), write_words(write, strategy)));
+        let writes = [(life, write.clone())];
+        let judged = self.judge(&writes);
+        let result = match write {
+            Write::Put { key, fill } => keyspace.put(key, fill.bytes(strategy)),
+            Write::Merge { key, fill } => keyspace.merge(key, fill.bytes(strategy)),
             Write::Delete { key } => keyspace.delete(key),
             Write::DeleteRange { span } => with_range!(span, |range| keyspace.delete_range(range)),
         };
-        self.committed(receipt.map_err(told(kind))?, &[(life, write.clone())], None)
+        self.settle(result, judged, &writes, None).map_err(|e| format!("{kind}: {e}"))
     }
 
     fn batch(&mut self, writes: &[(usize, Write)], durability: Option<Durability>) -> Outcome {
@@ -862,71 +1410,131 @@ impl World {
         let mut words = String::from("batch");
         for (slot, write) in writes {
             let Some((life, keyspace)) = self.alive(*slot) else { continue };
+            let strategy = self.strategy(life);
             match write {
-                Write::Put { key, fill } => batch.put(&keyspace, key, fill.bytes()),
+                Write::Put { key, fill } => batch.put(&keyspace, key, fill.bytes(strategy)),
+                Write::Merge { key, fill } => batch.merge(&keyspace, key, fill.bytes(strategy)),
                 Write::Delete { key } => batch.delete(&keyspace, key),
                 Write::DeleteRange { span } => with_range!(span, |range| batch.delete_range(&keyspace, range)),
             }
-            let _infallible = write!(words, " [{}: {}]", keyspace.name(), write_words(write));
+            let _infallible = write!(words, " [{}: {}]", keyspace.name(), write_words(write, strategy));
             done.push((life, write.clone()));
         }
         self.say("batch", words);
-        let receipt = match durability {
+        let judged = self.judge(&done);
+        let result = match durability {
             Some(durability) => batch.commit_with(durability),
             None => batch.commit(),
         };
-        self.committed(receipt.map_err(told("commit"))?, &done, durability)
+        self.settle(result, judged, &done, durability).map_err(|e| format!("commit: {e}"))
+    }
+
+    /// Many operands of one key, so that states are written between them.
+    fn operands(&mut self, slot: usize, key: &'static [u8], fill: Fill, (count, each): (usize, usize)) -> Outcome {
+        let Some((life, keyspace)) = self.alive(slot) else { return Ok(()) };
+        let strategy = self.strategy(life);
+        let fill = |number: usize| Fill { tag: fill.tag + number, ..fill };
+        let first = pair(key, Some(&fill(0).bytes(strategy)));
+        self.say("many operands", format!("{}: {count} times merge {first} and on, by {each}", keyspace.name()));
+        for start in (0..count).step_by(each.max(1)) {
+            let numbers = start..(start + each).min(count);
+            let writes: Vec<_> = numbers.map(|number| (life, Write::Merge { key, fill: fill(number) })).collect();
+            let mut batch = self.db()?.batch();
+            for (_, write) in &writes {
+                if let Write::Merge { key, fill } = write {
+                    batch.merge(&keyspace, key, fill.bytes(strategy));
+                }
+            }
+            let judged = self.judge(&writes);
+            let said = self.words.last().map_or(0, String::len);
+            self.settle(batch.commit(), judged, &writes, None).map_err(|e| format!("operands: {e}"))?;
+            // Of all the receipts the last one is enough.
+            if let Some(last) = self.words.last_mut()
+                && start + each < count
+            {
+                last.truncate(said);
+            }
+        }
+        Ok(())
     }
 
     fn compare_and_swap(&mut self, slot: usize, key: &'static [u8], right: bool, new: Option<Fill>) -> Outcome {
         let Some((life, keyspace)) = self.alive(slot) else { return Ok(()) };
-        let old = self.value_now(life, key);
-        let expected = if right { old } else { Some(Value::from(&b"nothing like it"[..])) };
-        let name = keyspace.name();
-        let words =
-            format!("{name}: compare_and_swap {} {} to {}", quoted(key), shown(expected.as_deref()), filled(new));
-        self.say("compare_and_swap", words);
-        let swapped = keyspace.compare_and_swap(key, expected, new.map(Fill::bytes)).map_err(told("swap"))?;
-        ensure!(swapped.is_some() == right, "compare_and_swap swapped: {}", swapped.is_some());
-        match swapped {
-            Some(receipt) => self.committed(receipt, &[(life, as_write(key, new))], None),
-            None => Ok(()),
+        let (old, strategy) = (self.value_now(life, key), self.strategy(life));
+        let expected = match &old {
+            _ if !right => Some(Value::from(&b"nothing like it"[..])),
+            State::Is(value) => Some(Value::clone(value)),
+            State::Absent | State::Unfoldable => None,
+        };
+        let (name, new_value) = (keyspace.name(), new.map(|fill| fill.bytes(strategy)));
+        let (was, is) = (shown(expected.as_deref()), shown(new_value.as_deref()));
+        self.say("compare_and_swap", format!("{name}: compare_and_swap {} {was} to {is}", quoted(key)));
+        let swapped = keyspace.compare_and_swap(key, expected, new_value);
+        if old == State::Unfoldable {
+            let told = swapped.as_ref().is_err_and(|error| names(error, key));
+            ensure!(told, "compare_and_swap of what cannot be folded: {swapped:?}");
+            return Ok(());
         }
+        self.settle_swap(swapped, right, &[(life, as_write(key, new))])
     }
 
     fn insert_if_absent(&mut self, slot: usize, key: &'static [u8], fill: Fill) -> Outcome {
         let Some((life, keyspace)) = self.alive(slot) else { return Ok(()) };
-        let words = format!("{}: insert_if_absent {}", keyspace.name(), pair(key, Some(&fill.bytes())));
-        self.say("insert_if_absent", words);
-        let absent = self.value_now(life, key).is_none();
-        let inserted = keyspace.insert_if_absent(key, fill.bytes()).map_err(told("insert_if_absent"))?;
-        ensure!(inserted.is_some() == absent, "insert_if_absent inserted: {}", inserted.is_some());
-        match inserted {
-            Some(receipt) => self.committed(receipt, &[(life, Write::Put { key, fill })], None),
-            None => Ok(()),
+        let (old, value) = (self.value_now(life, key), fill.bytes(self.strategy(life)));
+        self.say("insert_if_absent", format!("{}: insert_if_absent {}", keyspace.name(), pair(key, Some(&value))));
+        let inserted = keyspace.insert_if_absent(key, value);
+        if old == State::Unfoldable {
+            let told = inserted.as_ref().is_err_and(|error| names(error, key));
+            ensure!(told, "insert_if_absent of what cannot be folded: {inserted:?}");
+            return Ok(());
         }
+        self.settle_swap(inserted, old.is_absent(), &[(life, Write::Put { key, fill })])
+    }
+
+    /// As `settle`, for a write that is made only if the key `fits`.
+    fn settle_swap(
+        &mut self,
+        swapped: chronolith::Result<Option<Receipt>>,
+        fits: bool,
+        writes: &[(usize, Write)],
+    ) -> Outcome {
+        let judged = self.judge(writes);
+        let result = match swapped {
+            Ok(None) => {
+                ensure!(!fits, "nothing was swapped");
+                return Ok(());
+            }
+            Ok(Some(receipt)) => Ok(receipt),
+            Err(error) => Err(error),
+        };
+        ensure!(fits, "the key is something else, and it answers {result:?}");
+        self.settle(result, judged, writes, None)
     }
 
     fn update(&mut self, slot: usize, key: &'static [u8], new: Option<Fill>) -> Outcome {
         let Some((life, keyspace)) = self.alive(slot) else { return Ok(()) };
-        self.say("update", format!("{}: update {} to {}", keyspace.name(), quoted(key), filled(new)));
-        let wanted = self.value_now(life, key);
+        let (wanted, strategy) = (self.value_now(life, key), self.strategy(life));
+        let value = new.map(|fill| fill.bytes(strategy));
+        self.say("update", format!("{}: update {} to {}", keyspace.name(), quoted(key), shown(value.as_deref())));
         let mut seen = None;
         let updated = keyspace.update(key, |old| {
-            seen = Some(old.map(Value::from));
-            new.map(Fill::bytes)
+            seen = Some(old.map_or(State::Absent, |old| State::Is(old.into())));
+            value.clone()
         });
-        ensure!(
-            seen.as_ref() == Some(&wanted),
-            "update was shown {}, and the model says {}",
-            shown(seen.flatten().as_deref()),
-            shown(wanted.as_deref())
-        );
-        self.committed(updated.map_err(told("update"))?, &[(life, as_write(key, new))], None)
+        if wanted == State::Unfoldable {
+            let told = seen.is_none() && updated.as_ref().is_err_and(|error| names(error, key));
+            ensure!(told, "update of what cannot be folded: {updated:?}");
+            return Ok(());
+        }
+        let was = seen.as_ref().map_or("nothing at all".to_owned(), State::words);
+        ensure!(seen.as_ref() == Some(&wanted), "update was shown {was}, and the model says {}", wanted.words());
+        let writes = [(life, as_write(key, new))];
+        let judged = self.judge(&writes);
+        self.settle(updated, judged, &writes, None).map_err(|e| format!("update: {e}"))
     }
 
-    fn value_now(&self, life: usize, key: &[u8]) -> Option<Value> {
-        self.lives.get(life)?.at(u64::MAX, key)
+    fn value_now(&self, life: usize, key: &'static [u8]) -> State {
+        self.lives.get(life).map_or(State::Absent, |life| life.at(u64::MAX, key))
     }
 
     fn held_at(&self, view: View, seqno: u64) -> Outcome<Held> {
@@ -973,7 +1581,7 @@ impl World {
             }
             for backward in [false, true] {
                 let end = if backward { fresh.view.last(&keyspace) } else { fresh.view.first(&keyspace) };
-                self.check_end(Some(&fresh), at, end, backward)?;
+                self.check_end(Some(&fresh), at, &end, backward)?;
             }
         }
         Ok(())
@@ -983,8 +1591,8 @@ impl World {
         self.lives.get(life).and_then(|life| life.dropped).is_some_and(|dropped| dropped <= held.opened)
     }
 
-    fn expected(&self, life: usize, held: &Held, key: &[u8]) -> Option<Value> {
-        self.lives.get(life)?.at(held.seqno, key)
+    fn expected(&self, life: usize, held: &Held, key: &'static [u8]) -> State {
+        self.lives.get(life).map_or(State::Absent, |life| life.at(held.seqno, key))
     }
 
     /// Reads every key and scans every keyspace in both directions: each answer must be the model's; a refusal must be one that is
@@ -1003,14 +1611,7 @@ impl World {
                 match held.view.get(&keyspace, key) {
                     Err(Error::Invalid { .. }) if dropped => {}
                     got if dropped => return Err(format!("{} of a dropped keyspace: {got:?}", words())),
-                    Ok(got) => {
-                        ensure!(
-                            got.as_deref() == wanted.as_deref(),
-                            "{} answers {}, and the model says {}",
-                            words(),
-                            shown(got.as_deref()),
-                            shown(wanted.as_deref())
-                        );
+                    got if wanted.is_told_by(key, &got) => {
                         held.exact.insert((at, key));
                     }
                     Err(Error::HistoryTrimmed { oldest }) => {
@@ -1025,7 +1626,7 @@ impl World {
                             self.follow(oldest, at, &keyspace, key).map_err(|e| format!("{}: {e}", words()))?;
                         }
                     }
-                    Err(error) => return Err(format!("{}: {error}", words())),
+                    got => return Err(format!("{} {}", words(), differs(&got, &wanted))),
                 }
             }
             let Some(life) = self.lives.get(at) else { continue };
@@ -1048,7 +1649,8 @@ impl World {
                         ensure!(!known, "{} is refused (oldest {oldest}), and could be answered before", words());
                         ensure!(u64::from(*oldest) > held.seqno, "{} names {oldest} as readable", words());
                     }
-                    Some(error) => return Err(format!("{}: {error}", words())),
+                    // The check tells whether it is right.
+                    Some(_) => {}
                 }
                 walked.check(&expected).map_err(|e| format!("{} gives {e}", words()))?;
             }
@@ -1066,22 +1668,14 @@ impl World {
             ensure!(oldest <= self.newest(), "the oldest readable seqno {oldest} lies in the future");
             let view = self.view_as_of(oldest)?;
             self.count("followed refusals");
+            let wanted = self.expected(at, &view, key);
             match view.view.get(keyspace, key) {
-                Ok(got) => {
-                    let wanted = self.expected(at, &view, key);
-                    ensure!(
-                        got.as_deref() == wanted.as_deref(),
-                        "as of the oldest readable seqno {oldest} it answers {}, and the model says {}",
-                        shown(got.as_deref()),
-                        shown(wanted.as_deref())
-                    );
-                    return Ok(());
-                }
+                got if wanted.is_told_by(key, &got) => return Ok(()),
                 // A compaction on another thread has been there in between.
                 Err(Error::HistoryTrimmed { oldest: later }) if !self.alone() && u64::from(later) > oldest => {
                     oldest = u64::from(later);
                 }
-                Err(error) => return Err(format!("as of the oldest readable seqno {oldest}: {error}")),
+                got => return Err(format!("as of the oldest readable seqno {oldest} {}", differs(&got, &wanted))),
             }
         }
     }
@@ -1130,7 +1724,11 @@ impl World {
                 ensure!(u64::from(*oldest) > seqno, "{words} names {oldest} as readable");
                 self.count("refused ranges");
             }
-            Some(error) => return Err(format!("{words}: {error}")),
+            Some(Error::HistoryTrimmed { oldest }) => {
+                return Err(format!("{words} is refused (oldest {oldest}), and it is the present"));
+            }
+            // The check tells whether it is right.
+            Some(_) => self.count("ranges that end at what cannot be folded"),
         }
         if !words.contains("prefix") {
             let expected = self.lives.get(at).map(|life| life.range_at(seqno, &span)).unwrap_or_default();
@@ -1144,23 +1742,21 @@ impl World {
         &self,
         held: Option<&Held>,
         at: usize,
-        end: chronolith::Result<Option<(Bytes, Bytes)>>,
+        end: &chronolith::Result<Option<(Bytes, Bytes)>>,
         backward: bool,
     ) -> Outcome {
         let (seqno, present) = held.map_or((u64::MAX, true), |held| (held.seqno, held.seqno == held.opened));
         let expected = self.lives.get(at).map(|life| life.range_at(seqno, &ALL)).unwrap_or_default();
         let wanted = if backward { expected.last() } else { expected.first() };
         let which = if backward { "last" } else { "first" };
-        match end {
-            Err(Error::HistoryTrimmed { .. }) if !present => {}
-            Err(error) => return Err(format!("{which} as of {seqno}: {error}")),
-            Ok(got) => {
-                let same = match (&got, wanted) {
-                    (None, None) => true,
-                    (Some(got), Some(wanted)) => *got.0 == *wanted.0 && *got.1 == *wanted.1,
-                    _ => false,
-                };
-                ensure!(same, "{which} as of {seqno} is {got:?}, and the model says {wanted:?}");
+        match (end, wanted) {
+            (Err(Error::HistoryTrimmed { .. }), _) if !present => {}
+            (Ok(None), None) => {}
+            (Ok(Some(got)), Some((key, State::Is(value)))) if *got.0 == **key && *got.1 == **value => {}
+            (Err(error), Some((key, State::Unfoldable))) if names(error, key) => {}
+            _ => {
+                let wanted = wanted.map_or("nothing".to_owned(), stated);
+                return Err(format!("{which} as of {seqno} is {end:?}, and the model says {wanted}"));
             }
         }
         Ok(())
@@ -1179,30 +1775,68 @@ impl World {
         db.health().map_err(told("health"))?;
         for slot in 0..NAMES.len() {
             let Some((at, keyspace)) = self.alive(slot) else { continue };
-            let together = keyspace.multi_get(KEYS).map_err(told("multi_get"))?;
-            for (key, together) in KEYS.into_iter().zip(together) {
-                self.count("checked gets");
-                let wanted = self.value_now(at, key);
-                let got = keyspace.get(key).map_err(told("get"))?;
-                let there = keyspace.contains(key).map_err(told("contains"))?;
-                ensure!(
-                    got.as_deref() == wanted.as_deref() && together == got && there == got.is_some(),
-                    "{}: get {} answers {}, multi_get {}, and the model says {}",
-                    keyspace.name(),
-                    quoted(key),
-                    shown(got.as_deref()),
-                    shown(together.as_deref()),
-                    shown(wanted.as_deref())
-                );
-            }
-            self.check_end(None, at, keyspace.first(), false)?;
-            self.check_end(None, at, keyspace.last(), true)?;
+            self.read_every_key(at, &keyspace)?;
+            self.check_end(None, at, &keyspace.first(), false)?;
+            self.check_end(None, at, &keyspace.last(), true)?;
             for _ in 0..4 {
                 self.scan(None, at, &keyspace, &mut dice)?;
             }
         }
         let mut present = self.view_as_of(newest)?;
         self.examine(&mut present, false)
+    }
+
+    fn read_every_key(&mut self, at: usize, keyspace: &Keyspace) -> Outcome {
+        let name = keyspace.name();
+        let together = keyspace.multi_get(KEYS);
+        let unfoldable = |key: &&'static [u8]| self.value_now(at, key) == State::Unfoldable;
+        match (&together, KEYS.into_iter().filter(unfoldable).collect::<Vec<_>>()) {
+            (Ok(together), none) if none.is_empty() && together.len() == KEYS.len() => {}
+            (Err(error), some) if some.iter().any(|key| names(error, key)) => {}
+            (_, some) => {
+                return Err(format!("{name}: multi_get answers {together:?}, and what cannot be folded is {some:?}"));
+            }
+        }
+        for (number, key) in KEYS.into_iter().enumerate() {
+            self.count("checked gets");
+            let wanted = self.value_now(at, key);
+            let got = keyspace.get(key);
+            ensure!(wanted.is_told_by(key, &got), "{name}: get {} {}", quoted(key), differs(&got, &wanted));
+            let there = keyspace.contains(key);
+            let same = match &there {
+                Ok(there) => wanted != State::Unfoldable && *there != wanted.is_absent(),
+                Err(error) => wanted == State::Unfoldable && names(error, key),
+            };
+            ensure!(same, "{name}: contains {} is {there:?}, and the model says {}", quoted(key), wanted.words());
+            if let Ok(together) = &together {
+                let got = Ok(together.get(number).cloned().flatten());
+                ensure!(wanted.is_told_by(key, &got), "{name}: multi_get {} {}", quoted(key), differs(&got, &wanted));
+            }
+            match &wanted {
+                State::Unfoldable => self.count("values that cannot be folded"),
+                State::Is(_) if self.strategy(at) == Strategy::Append => self.read_list(at, key, got)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// That an appended list reads back item by item.
+    fn read_list(&mut self, at: usize, key: &'static [u8], got: chronolith::Result<Option<Bytes>>) -> Outcome {
+        self.count("appended lists read");
+        let list = got.ok().flatten().unwrap_or_default();
+        let items: Vec<&[u8]> = append_items(&list).collect::<Result<_, _>>().map_err(|e| format!("a list: {e}"))?;
+        let mut wanted: Vec<&Value> = Vec::new();
+        for said in self.lives.get(at).and_then(|life| life.keys.get(key)).into_iter().flatten() {
+            match &said.what {
+                What::Put(value) => wanted = vec![value],
+                What::Merge(value) => wanted.push(value),
+                What::Delete => wanted.clear(),
+            }
+        }
+        let same = items.len() == wanted.len() && items.iter().zip(&wanted).all(|(got, wanted)| **got == ***wanted);
+        ensure!(same, "the list of {} has {} items, and the model's {}", quoted(key), items.len(), wanted.len());
+        Ok(())
     }
 
     fn hold_range(&mut self, slot: usize, span: &Span) {
@@ -1231,13 +1865,18 @@ impl World {
             } else {
                 (held.range.next_back(), held.rest.pop_back())
             };
-            let got = got.transpose().map_err(told("a step"))?;
-            let (got, wanted) =
-                (got.map(|(key, value)| pair(&key, Some(&value))), wanted.map(|(key, value)| pair(key, Some(&value))));
-            let ended = got.is_none();
-            ensure!(got == wanted, "the next item of \"{}\" is {got:?}, and the model says {wanted:?}", held.words);
-            if ended {
+            let same = match (&got, &wanted) {
+                (None, None) => true,
+                (Some(Ok(got)), Some((key, State::Is(value)))) => *got.0 == **key && *got.1 == **value,
+                (Some(Err(error)), Some((key, State::Unfoldable))) => names(error, key),
+                _ => false,
+            };
+            let words = || wanted.as_ref().map_or("nothing".to_owned(), stated);
+            ensure!(same, "the next item of \"{}\" is {got:?}, and the model says {}", held.words, words());
+            if !matches!(got, Some(Ok(_))) {
                 self.count("held ranges read to the end");
+                let ended = held.range.next().is_none() && held.range.next_back().is_none();
+                ensure!(ended, "an item after the end of \"{}\"", held.words);
                 return Ok(());
             }
         }
@@ -1245,7 +1884,7 @@ impl World {
         Ok(())
     }
 
-    fn reopen(&mut self, close: bool, look: bool) -> Outcome {
+    fn reopen(&mut self, close: bool, opening: Opening) -> Outcome {
         if close {
             self.say("close and open", "close and open".to_owned());
             self.db()?.clone().close().map_err(told("close"))?;
@@ -1258,16 +1897,16 @@ impl World {
             self.say("drop and open", "drop every handle and open".to_owned());
         }
         drop(self.let_go());
-        if look {
-            self.add(", read-only first");
+        self.add(&opening.words());
+        if opening.look {
             self.look_read_only()?;
         }
-        self.open(false)
+        self.open(false, opening)
     }
 
     /// A crash that may lose nothing.
-    fn crash(&mut self, end: End, late: bool, look: bool) -> Outcome {
-        let Machine::Sim(sim) = &self.machine else { return self.reopen(false, look) };
+    fn crash(&mut self, end: End, late: bool, opening: Opening) -> Outcome {
+        let Machine::Sim(sim) = &self.machine else { return self.reopen(false, opening) };
         let sim = sim.clone();
         let persist = end == End::CutPersisted || end == End::CutSynced && self.unsynced;
         if persist {
@@ -1280,7 +1919,7 @@ impl World {
             (_, false) => "cut the power",
         };
         let after = if late { ", old handles go later" } else { "" };
-        self.say("crash", format!("{what}{after}, open{}", if look { ", read-only first" } else { "" }));
+        self.say("crash", format!("{what}{after}, open{}", opening.words()));
         if end == End::Death {
             self.machine = Machine::Sim(sim.fork());
         } else {
@@ -1290,10 +1929,10 @@ impl World {
         if !late {
             old = None;
         }
-        if look {
+        if opening.look {
             self.look_read_only()?;
         }
-        self.open(false)?;
+        self.open(false, opening)?;
         drop(old);
         Ok(())
     }
@@ -1302,6 +1941,7 @@ impl World {
         match op {
             Op::Write { slot, write } => self.write(*slot, write),
             Op::Batch { writes, durability } => self.batch(writes, *durability),
+            Op::Operands { slot, key, fill, count, each } => self.operands(*slot, key, *fill, (*count, *each)),
             Op::CompareAndSwap { slot, key, right, new } => self.compare_and_swap(*slot, key, *right, *new),
             Op::InsertIfAbsent { slot, key, fill } => self.insert_if_absent(*slot, key, *fill),
             Op::Update { slot, key, new } => self.update(*slot, key, *new),
@@ -1338,10 +1978,11 @@ impl World {
                 self.unsynced = false;
                 self.db()?.persist().map_err(told("persist"))
             }
-            Op::Reopen { close, look } => self.reopen(*close, *look),
-            Op::Crash { end, late, look } => self.crash(*end, *late, *look),
+            Op::Reopen { close, opening } => self.reopen(*close, *opening),
+            Op::Crash { end, late, opening } => self.crash(*end, *late, *opening),
             Op::DropKeyspace { slot } => self.drop_keyspace(*slot),
-            Op::CreateKeyspace { slot } => self.create_keyspace(*slot),
+            Op::CreateKeyspace { slot, kind } => self.create_keyspace(*slot, *kind),
+            Op::Configure { slot, index } => self.configure(*slot, *index),
             Op::Wait { ms } => {
                 self.say("wait", format!("wait {ms} ms"));
                 if let Machine::Sim(sim) = &self.machine {
@@ -1373,6 +2014,64 @@ fn as_write(key: &'static [u8], new: Option<Fill>) -> Write {
     new.map_or(Write::Delete { key }, |fill| Write::Put { key, fill })
 }
 
+impl Opening {
+    fn words(self) -> String {
+        let look = if self.look { ", read-only first" } else { "" };
+        let before = match self.before {
+            Before::Nothing => "",
+            Before::Flush => ", flush before the keyspaces are open",
+            Before::Compact => ", compact before the keyspaces are open",
+        };
+        let wait = if self.wait { ", leave custom strategies for later" } else { "" };
+        [look, before, wait].concat()
+    }
+}
+
+/// The outcomes that a batch may have.
+#[derive(Clone, Copy, Debug)]
+struct Judged {
+    applied: bool,
+    invalid: bool,
+    /// A duplicate of this key.
+    duplicate: Option<&'static [u8]>,
+}
+
+fn options(strategy: Strategy, index: Option<bool>) -> KeyspaceOptions {
+    let options = KeyspaceOptions::new().merge(strategy.option());
+    if let Some(index) = index { options.point_index(index) } else { options }
+}
+
+/// Opens a keyspace that is there: as stored, but a custom strategy must be given, and no other one may.
+fn open_keyspace(db: &Db, life: &Life) -> Outcome<Keyspace> {
+    let other = STRATEGIES.into_iter().filter(|other| *other != life.strategy);
+    for other in other {
+        let refused = db.keyspace(life.name, KeyspaceOptions::new().merge(other.option()));
+        let strategy = life.strategy;
+        ensure!(matches!(refused, Err(Error::Invalid { .. })), "{other:?} is taken for {strategy:?}: {refused:?}");
+    }
+    let mut options = KeyspaceOptions::new();
+    if life.strategy.is_custom() {
+        let refused = db.keyspace(life.name, KeyspaceOptions::new());
+        ensure!(matches!(refused, Err(Error::Invalid { .. })), "{:?} is not asked for: {refused:?}", life.strategy);
+        options = options.merge(life.strategy.option());
+    }
+    db.keyspace(life.name, options).map_err(told("keyspace"))
+}
+
+/// That an answer is not the model's.
+fn differs(got: &chronolith::Result<Option<Bytes>>, wanted: &State) -> String {
+    let got = match got {
+        Ok(got) => shown(got.as_deref()),
+        Err(error) => format!("an error ({error})"),
+    };
+    format!("answers {got}, and the model says {}", wanted.words())
+}
+
+/// A key and its state in words.
+fn stated((key, state): &(&'static [u8], State)) -> String {
+    format!("{}={}", quoted(key), state.words())
+}
+
 fn told(what: &str) -> impl Fn(Error) -> String {
     move |error| format!("{what}: {error}")
 }
@@ -1389,10 +2088,6 @@ fn shown(value: Option<&[u8]>) -> String {
     }
 }
 
-fn filled(new: Option<Fill>) -> String {
-    shown(new.map(Fill::bytes).as_deref())
-}
-
 fn pair(key: &[u8], value: Option<&[u8]>) -> String {
     match value {
         None => quoted(key),
@@ -1400,9 +2095,10 @@ fn pair(key: &[u8], value: Option<&[u8]>) -> String {
     }
 }
 
-fn write_words(write: &Write) -> String {
+fn write_words(write: &Write, strategy: Strategy) -> String {
     match write {
-        Write::Put { key, fill } => format!("put {}", pair(key, Some(&fill.bytes()))),
+        Write::Put { key, fill } => format!("put {}", pair(key, Some(&fill.bytes(strategy)))),
+        Write::Merge { key, fill } => format!("merge {}", pair(key, Some(&fill.bytes(strategy)))),
         Write::Delete { key } => format!("delete {}", quoted(key)),
         Write::DeleteRange { span } => format!("delete_range {}", span.words()),
     }

@@ -1,12 +1,62 @@
 //! The walks of `docs/versions.md`: each scenario file tells histories and what may be answered about them.
+//!
+//! | step | means |
+//! | --- | --- |
+//! | `scenario … strategy Sum` | begins anew, with the keyspace `k` under a merge strategy; without one, `LastWins` |
+//! | `v@10 k` · `+v@10 k` · `delete@10 k` · `delete_range@10 a z` | a put, a merge, deletes, each the commit 10 |
+//! | `batch@10 k 5 +1 delete` | puts, merges and deletes of one key in one batch; `delete_range` of all |
+//! | `v@10 k -> Duplicate` | refused, as `Duplicate` or `Invalid` |
+//! | `view@12` · `release 12` · `view 12 k -> v` | opens a view and holds it; lets go of it; asks it |
+//! | `as_of 15 k -> v` | asks a view that is opened for it |
+//! | `flush` · `compact` | |
+//! | `reopen` | closes and opens; compacts before the keyspace, and so a custom strategy, is given |
+//!
+//! Values of `Sum` are numbers, `max` and `min` the outermost; a list of `Append` is told with commas; the custom strategy `Joined` puts a bar
+//! between two values, and `Short` fails with more than five bytes. Answers: a value, `None`, `Unfoldable` for an error that names the key, `Trimmed`, or `Trimmed{n}` with the oldest readable
+//! seqno; `Trimmed/1` leaves the choice.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 
-use chronolith::{Db, Error, Keyspace, KeyspaceOptions, Options, View, env};
+use chronolith::{
+    Db, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, Result, View, env, merge::append_items,
+};
+
+struct Joined;
+
+impl Merge for Joined {
+    fn merge(&self, _key: &[u8], older: &[u8], newer: &[u8]) -> Result<Vec<u8>> {
+        Ok([older, b"|", newer].concat())
+    }
+}
+
+struct Short;
+
+impl Merge for Short {
+    fn merge(&self, key: &[u8], older: &[u8], newer: &[u8]) -> Result<Vec<u8>> {
+        let both = [older, newer].concat();
+        let what = format!("more than five bytes under key \"{}\"", key.escape_ascii());
+        if both.len() > 5 { Err(Error::Invalid { what }) } else { Ok(both) }
+    }
+}
+
+fn strategy(name: &str) -> MergeStrategy {
+    match name {
+        "LastWins" => MergeStrategy::LastWins,
+        "FirstWins" => MergeStrategy::FirstWins,
+        "Sum" => MergeStrategy::Sum,
+        "Append" => MergeStrategy::Append,
+        "ErrorOnDuplicate" => MergeStrategy::ErrorOnDuplicate,
+        "Joined" => MergeStrategy::custom("joined", Joined),
+        "Short" => MergeStrategy::custom("short", Short),
+        _ => panic!("no such strategy: {name}"),
+    }
+}
 
 struct Walk {
+    sim: env::Sim,
+    strategy: String,
     db: Db,
     keyspace: Keyspace,
     filler: Keyspace,
@@ -14,11 +64,43 @@ struct Walk {
 }
 
 impl Walk {
-    fn new() -> Self {
-        let db = Options::new().env(env::Sim::new(1)).open("walk.db").unwrap();
-        let keyspace = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    fn new(named: &str) -> Self {
+        let sim = env::Sim::new(1);
+        let db = Options::new().env(sim.clone()).open("walk.db").unwrap();
+        let keyspace = db.keyspace("k", KeyspaceOptions::new().merge(strategy(named))).unwrap();
         let filler = db.keyspace("filler", KeyspaceOptions::new()).unwrap();
-        Self { db, keyspace, filler, views: BTreeMap::new() }
+        Self { sim, strategy: named.to_owned(), db, keyspace, filler, views: BTreeMap::new() }
+    }
+
+    fn reopen(&mut self) {
+        self.views.clear();
+        self.db.clone().close().unwrap();
+        self.db = Options::new().env(self.sim.clone()).open("walk.db").unwrap();
+        drop(self.db.compact().unwrap());
+        self.keyspace = self.db.keyspace("k", KeyspaceOptions::new().merge(strategy(&self.strategy))).unwrap();
+        self.filler = self.db.keyspace("filler", KeyspaceOptions::new()).unwrap();
+    }
+
+    /// A value as the strategy takes it.
+    fn value(&self, word: &str) -> Vec<u8> {
+        match (self.strategy.as_str(), word) {
+            ("Sum", "max") => i64::MAX.to_le_bytes().to_vec(),
+            ("Sum", "min") => i64::MIN.to_le_bytes().to_vec(),
+            ("Sum", number) => number.parse::<i64>().unwrap().to_le_bytes().to_vec(),
+            _ => word.as_bytes().to_vec(),
+        }
+    }
+
+    /// A value in the scenario's words.
+    fn word(&self, value: &[u8]) -> String {
+        match self.strategy.as_str() {
+            "Sum" => i64::from_le_bytes(value.try_into().unwrap()).to_string(),
+            "Append" => {
+                let items = append_items(value).map(|item| String::from_utf8(item.unwrap().to_vec()).unwrap());
+                items.collect::<Vec<_>>().join(",")
+            }
+            _ => String::from_utf8(value.to_vec()).unwrap(),
+        }
     }
 
     /// Commits elsewhere until the next commit is `seqno`.
@@ -32,6 +114,8 @@ impl Walk {
         match words {
             ["flush"] => self.db.flush().unwrap(),
             ["compact"] => drop(self.db.compact().unwrap()),
+            ["reopen"] => self.reopen(),
+            ["release", seqno] => drop(self.views.remove(&seqno.parse().unwrap()).unwrap()),
             [at] if at.starts_with("view@") => {
                 let seqno = at.strip_prefix("view@").unwrap().parse().unwrap();
                 self.up_to(seqno + 1);
@@ -50,13 +134,38 @@ impl Walk {
             [write, arguments @ ..] => {
                 let (what, seqno) = write.split_once('@').unwrap();
                 self.up_to(seqno.parse().unwrap());
+                let (arguments, expected) = match arguments {
+                    [arguments @ .., "->", expected] => (arguments, *expected),
+                    arguments => (arguments, seqno),
+                };
                 let receipt = match (what, arguments) {
                     ("delete", [key]) => self.keyspace.delete(key),
                     ("delete_range", [start, end]) => self.keyspace.delete_range(*start..*end),
-                    (value, [key]) => self.keyspace.put(key, value),
+                    ("batch", [key, parts @ ..]) => {
+                        let mut batch = self.db.batch();
+                        for part in parts {
+                            match (*part, part.strip_prefix('+')) {
+                                ("delete", _) => batch.delete(&self.keyspace, key),
+                                ("delete_range", _) => batch.delete_range(&self.keyspace, ..),
+                                (_, Some(operand)) => batch.merge(&self.keyspace, key, self.value(operand)),
+                                (value, None) => batch.put(&self.keyspace, key, self.value(value)),
+                            }
+                        }
+                        batch.commit()
+                    }
+                    (value, [key]) => match value.strip_prefix('+') {
+                        Some(operand) => self.keyspace.merge(key, self.value(operand)),
+                        None => self.keyspace.put(key, self.value(value)),
+                    },
                     _ => panic!("no such step: {words:?}"),
                 };
-                assert_eq!(receipt.unwrap().seqno.to_string(), seqno, "the scenario counts wrong");
+                let outcome = match receipt {
+                    Ok(receipt) => receipt.seqno.to_string(),
+                    Err(Error::Duplicate { .. }) => "Duplicate".to_owned(),
+                    Err(Error::Invalid { .. }) => "Invalid".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                assert_eq!(outcome, expected, "the scenario counts wrong, or the write should have gone otherwise");
             }
             [] => {}
         }
@@ -64,34 +173,38 @@ impl Walk {
 
     /// A point read and a scan of just that key must both give the expected answer.
     fn ask(&self, view: &View, key: &str, expected: &str) {
-        let got = view.get(&self.keyspace, key).map(|value| value.map(|value| value.to_vec()));
-        assert_eq!(said(&got, expected), expected, "get at {}", view.seqno());
+        let right = |got: Result<Option<chronolith::Bytes>>, how: &str| {
+            let (got, at) = (got.map(|value| value.map(|value| self.word(&value))), view.seqno());
+            let right = expected.split('/').any(|expected| said(&got, key, expected) == expected);
+            assert!(right, "{how} at {at} gives {got:?}, not {expected}");
+        };
+        right(view.get(&self.keyspace, key), "get");
         let mut scan = view.range(&self.keyspace, key..=key);
         for (direction, item) in
             [("forward", scan.next()), ("backward", view.range(&self.keyspace, key..=key).next_back())]
         {
-            let scanned = item.transpose().map(|item| item.map(|(_, value)| value.to_vec()));
             // A scan may be refused for the sake of a neighbour, as a whole; it must not answer otherwise.
-            match scanned {
+            match item.transpose() {
                 Err(Error::HistoryTrimmed { .. }) => {}
-                _ => assert_eq!(said(&scanned, expected), expected, "{direction} scan at {}", view.seqno()),
+                scanned => right(scanned.map(|item| item.map(|(_, value)| value)), &format!("a {direction} scan")),
             }
         }
     }
 }
 
-fn said(got: &Result<Option<Vec<u8>>, Error>, expected: &str) -> String {
+fn said(got: &Result<Option<String>>, key: &str, expected: &str) -> String {
     match got {
         Ok(None) => "None".into(),
-        Ok(Some(value)) => String::from_utf8(value.clone()).unwrap(),
+        Ok(Some(value)) => value.clone(),
         Err(Error::HistoryTrimmed { oldest }) if expected.contains('{') => format!("Trimmed{{{oldest}}}"),
         Err(Error::HistoryTrimmed { .. }) => "Trimmed".into(),
+        Err(Error::Invalid { what }) if what.contains(&format!("key \"{key}\"")) => "Unfoldable".into(),
         Err(error) => error.to_string(),
     }
 }
 
 fn run(text: &str) {
-    let mut walk = Walk::new();
+    let mut walk = Walk::new("LastWins");
     let mut count = 0;
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -99,7 +212,7 @@ fn run(text: &str) {
             continue;
         }
         if line.starts_with("scenario ") {
-            walk = Walk::new();
+            walk = Walk::new(line.rsplit_once(" strategy ").map_or("LastWins", |(_, strategy)| strategy));
             count += 1;
             continue;
         }
@@ -113,4 +226,9 @@ fn run(text: &str) {
 #[test]
 fn last_writer_wins_answers_as_the_walks_say() {
     run(include_str!("scenarios/last_writer_wins.txt"));
+}
+
+#[test]
+fn merge_strategies_answer_as_the_walks_say() {
+    run(include_str!("scenarios/strategies.txt"));
 }

@@ -56,7 +56,7 @@ impl View {
         Ok(self.get(keyspace, key)?.is_some())
     }
 
-    /// The values that several keys had.
+    /// The values that several keys had, in the order asked: faster than as many single reads.
     ///
     /// # Errors
     /// As [`View::get`].
@@ -65,7 +65,8 @@ impl View {
         keyspace: &Keyspace,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
-        keys.into_iter().map(|key| self.get(keyspace, key)).collect()
+        self.check(keyspace)?;
+        self.core.multi_get(keyspace.opened(), keys)
     }
 
     /// The first key and its value.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  ≤ 30 bytes          inline, no allocation
-//!  ≤ 512 bytes         a copy of its own, so that a kept value does not keep a whole file
+//!  ≤ 512 bytes         a copy of its own, so that a kept value does not keep a whole file; a clone copies it again
 //!  more                a window into the map, the log buffer or the allocation it came from
 //! ```
 
@@ -31,9 +31,18 @@ pub struct Bytes(Repr);
 
 #[derive(Clone)]
 enum Repr {
-    Inline { len: u8, data: [u8; INLINE_MAX] },
+    Inline {
+        len: u8,
+        data: [u8; INLINE_MAX],
+    },
+    /// Not shared: counting who holds it would cost a reader more than the copy does.
+    Copied(Box<[u8]>),
     Owned(Arc<[u8]>),
-    Window { owner: Owner, offset: u32, len: u32 },
+    Window {
+        owner: Owner,
+        offset: u32,
+        len: u32,
+    },
 }
 
 const _: () = assert!(size_of::<Bytes>() == 32);
@@ -48,6 +57,7 @@ impl Bytes {
                 room.copy_from_slice(bytes);
                 Self(Repr::Inline { len: u8::try_from(bytes.len()).unwrap_or(0), data })
             }
+            None if bytes.len() <= COPY_MAX => Self(Repr::Copied(Box::from(bytes))),
             None => Self(Repr::Owned(Arc::from(bytes))),
         }
     }
@@ -76,6 +86,7 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Repr::Inline { len, data } => data.get(..usize::from(*len)).unwrap_or_default(),
+            Repr::Copied(copied) => copied,
             Repr::Owned(owned) => owned,
             Repr::Window { owner, offset, len } => {
                 let start = *offset as usize;
@@ -105,7 +116,11 @@ impl Borrow<[u8]> for Bytes {
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
-        if bytes.len() <= INLINE_MAX { Self::copy_from(&bytes) } else { Self(Repr::Owned(bytes.into())) }
+        match bytes.len() {
+            0..=INLINE_MAX => Self::copy_from(&bytes),
+            len if len <= COPY_MAX => Self(Repr::Copied(bytes.into_boxed_slice())),
+            _ => Self(Repr::Owned(bytes.into())),
+        }
     }
 }
 
@@ -155,6 +170,12 @@ impl PartialEq<[u8]> for Bytes {
 
 impl PartialEq<str> for Bytes {
     fn eq(&self, other: &str) -> bool {
+        **self == *other.as_bytes()
+    }
+}
+
+impl PartialEq<String> for Bytes {
+    fn eq(&self, other: &String) -> bool {
         **self == *other.as_bytes()
     }
 }

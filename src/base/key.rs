@@ -55,6 +55,16 @@ impl KeySpan {
     }
 }
 
+/// Eight bytes of a key from `from`, so that numbers compare as the bytes do; a shorter key is filled with zeros.
+#[inline]
+pub(crate) fn head(key: &[u8], from: usize) -> u64 {
+    let rest = key.get(from..).unwrap_or_default();
+    match rest.first_chunk() {
+        Some(eight) => u64::from_be_bytes(*eight),
+        None => rest.iter().chain(std::iter::repeat(&0)).take(8).fold(0, |head, byte| head << 8 | u64::from(*byte)),
+    }
+}
+
 /// The first key after all keys that begin with `prefix`; none when there is no such key.
 fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     let keep = prefix.iter().rposition(|&byte| byte != 0xff)?;

@@ -10,7 +10,7 @@ pub use bytes::Bytes;
 pub(crate) use error::IoContext;
 pub use error::{Corruption, Error, Result};
 pub use key::KeyRange;
-pub(crate) use key::{KEY_LEN_MAX, KeySpan};
+pub(crate) use key::{KEY_LEN_MAX, KeySpan, head};
 pub(crate) use kind::Kind;
 pub(crate) use seqno::from_us;
 pub use seqno::{Receipt, Seqno};

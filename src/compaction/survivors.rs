@@ -220,7 +220,8 @@ impl Survivors {
         let beneath_operand = self.beneath_operand();
         let same_moment = self.above == Some(entry.seqno);
         if same_moment && !beneath_operand {
-            // A later word of the same batch, or its range tombstone, stands for this one.
+            // A later word of the same batch, or its range tombstone, stands for this one, and for what was dropped beneath it.
+            entry.gap_start.into_iter().for_each(|gap| self.note_gap(gap));
             return Ok(());
         }
         let lowest = entry.gap_start.unwrap_or(entry.seqno).min(entry.seqno);
@@ -256,7 +257,9 @@ impl Survivors {
                 value: value(),
                 gathered: None,
             });
-        } else if !same_moment {
+        } else if same_moment {
+            entry.gap_start.into_iter().for_each(|gap| self.note_gap(gap));
+        } else {
             self.traces.horizon = self.traces.horizon.max(self.above.unwrap_or(0));
             self.note_gap(lowest);
         }

@@ -108,6 +108,7 @@ impl Engine {
         durability: Option<Durability>,
         checks: Option<&Checks>,
     ) -> Result<Receipt> {
+        self.check_writable()?;
         let mut lost = None;
         for _ in 0..TRIES {
             let watched = Watched::begin(self);
@@ -187,6 +188,10 @@ impl Engine {
                 }
                 Kind::Operand => {
                     sums.entry((op.keyspace, op.key)).and_modify(|sum| *sum = sum.saturating_add(value));
+                }
+                Kind::RangeDelete => {
+                    let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
+                    sums.retain(|(id, key), _| *id != op.keyspace || !span.holds(key));
                 }
                 _ => {}
             }

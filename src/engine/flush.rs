@@ -121,7 +121,7 @@ impl Engine {
     ) -> Result<SegmentWriter> {
         let number = self.next_file.fetch_add(1, Ordering::Relaxed);
         made.push(number);
-        let index = point_index(&keyspace.options);
+        let index = (point_index(&keyspace.options), self.database_id);
         SegmentWriter::create(&*self.dir, (number, self.env.entropy()), keyspace.id, base, index)
     }
 

@@ -1,18 +1,17 @@
 //! Point reads: memtables newest first, then segments newest first, to the first version at or below the seqno, and on to the base
 //! while operands are met.
 
-use std::sync::atomic::Ordering;
-
 use super::{
     Engine,
-    stats::Counters,
+    stats::{Counters, READS},
     superversion::{SuperVersion, Table},
 };
 use crate::{
     base::{Bytes, Error, KeyspaceId, Result},
     memtable::Memtable,
     merge::{Answer, Asked, Lookup, MergeStrategy},
-    segment::{PointKey, Probe},
+    phash::Seeded,
+    segment::{PointKey, Probe, Segment},
 };
 
 /// A keyspace as its readers hold it.
@@ -35,7 +34,6 @@ impl Engine {
     /// is always complete (E4).
     pub(crate) fn get(&self, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
         self.check_open()?;
-        self.counters.gets.fetch_add(1, Ordering::Relaxed);
         let current = self.current();
         if current.trees.get(&keyspace.id).is_none_or(|tree| tree.dropped) {
             return Err(dropped(&current, keyspace.id));
@@ -43,6 +41,52 @@ impl Engine {
         let asked = Asked { seqno: self.visible(), vanished: 0 };
         get_in(&current, keyspace, key, asked, &self.counters)
     }
+}
+
+/// Keys of one call that are looked up together.
+const TOGETHER: usize = 32;
+
+/// Looks several keys up in a superversion.
+///
+/// A look-up waits for memory three or four times, each time for an address that the time before gave. Those of different keys are
+/// independent: so the slots of several keys are fetched first, then their entries, and then each key is looked up.
+pub(super) fn multi_get_in<K: AsRef<[u8]>>(
+    current: &SuperVersion,
+    keyspace: &Opened,
+    keys: impl IntoIterator<Item = K>,
+    asked: Asked,
+    counters: &Counters,
+) -> Result<Vec<Option<Bytes>>> {
+    let mut tally = Tally::default();
+    let mut values = Vec::new();
+    let mut keys = keys.into_iter();
+    let mut together = Vec::with_capacity(TOGETHER);
+    let mut slots: Vec<(&Segment, Seeded)> = Vec::new();
+    let mut entries: Vec<(&Segment, usize)> = Vec::new();
+    loop {
+        together.clear();
+        together.extend(keys.by_ref().take(TOGETHER));
+        if together.is_empty() {
+            break;
+        }
+        // Short steps, so that the processor has many of them under way.
+        if let Some(tree) = current.trees.get(&keyspace.id) {
+            for key in &together {
+                let mut point_key = PointKey::new(key.as_ref());
+                for table in tree.holding(key.as_ref()) {
+                    let fetched = table.open_segment().and_then(|open| Some((open, open.fetch_pilot(&mut point_key)?)));
+                    slots.extend(fetched);
+                }
+            }
+            entries.extend(slots.drain(..).filter_map(|(open, hash)| Some((open, open.fetch_slot(hash)?))));
+            entries.drain(..).for_each(|(open, at)| open.fetch_entry(at));
+        }
+        for key in &together {
+            values.push(get_counted(current, keyspace, key.as_ref(), asked, &mut tally)?);
+        }
+    }
+    tally.add_to(counters, values.len());
+    Ok(values)
 }
 
 /// Looks a key up in a superversion.
@@ -54,11 +98,23 @@ pub(super) fn get_in(
     counters: &Counters,
 ) -> Result<Option<Bytes>> {
     let mut tally = Tally::default();
+    let found = get_counted(current, keyspace, key, asked, &mut tally);
+    tally.add_to(counters, 1);
+    found
+}
+
+#[inline]
+fn get_counted(
+    current: &SuperVersion,
+    keyspace: &Opened,
+    key: &[u8],
+    asked: Asked,
+    tally: &mut Tally,
+) -> Result<Option<Bytes>> {
     let mut lookup = Lookup::new(asked);
     let met = |place: Place<'_>| tally.count(&place);
     let found = look_up(current, keyspace.id, key, &mut lookup, |table| table.matters_at(asked.seqno), met)
         .and_then(|answer| lookup.finish(answer, &keyspace.strategy, key));
-    tally.add_to(counters);
     match found {
         // Which moment is readable instead depends also on what the answer itself does not.
         Err(Error::HistoryTrimmed { .. }) => {
@@ -101,44 +157,31 @@ pub(super) fn look_up(
     Ok(None)
 }
 
-/// What the reads of one look-up are counted as.
+/// What look-ups are counted as, in the order of [`READS`].
 #[derive(Debug, Default)]
-struct Tally {
-    filtered: u64,
-    passed_by: u64,
-    slots: u64,
-    fingerprints: u64,
-    strangers: u64,
-    blocks: u64,
-}
+struct Tally([u64; READS]);
 
 impl Tally {
     #[inline]
     fn count(&mut self, place: &Place<'_>) {
         let Place::Segment(_, probe) = place else { return };
-        self.filtered += u64::from(probe.filter == Some(false));
-        self.passed_by += u64::from(probe.filter == Some(true) && !probe.key_found);
-        self.slots += u64::from(probe.slot.is_some());
-        self.fingerprints += u64::from(probe.slot.is_some() && probe.entry_at.is_none());
-        self.strangers += u64::from(probe.entry_at.is_some() && !probe.key_found);
-        self.blocks += u64::from(probe.blocks);
+        let met = [
+            0,
+            u64::from(probe.filter == Some(false)),
+            u64::from(probe.filter == Some(true) && !probe.key_found),
+            u64::from(probe.slot.is_some()),
+            u64::from(probe.slot.is_some() && probe.entry_at.is_none()),
+            u64::from(probe.entry_at.is_some() && !probe.key_found),
+            u64::from(probe.blocks),
+        ];
+        self.0.iter_mut().zip(met).for_each(|(sum, met)| *sum += met);
     }
 
-    /// Adds what is not nothing: in the usual case one or two numbers.
     #[inline]
-    fn add_to(&self, counters: &Counters) {
-        for (counter, count) in [
-            (&counters.filter_rejections, self.filtered),
-            (&counters.filter_false_positives, self.passed_by),
-            (&counters.slot_probes, self.slots),
-            (&counters.fingerprint_rejections, self.fingerprints),
-            (&counters.fingerprint_false_positives, self.strangers),
-            (&counters.block_probes, self.blocks),
-        ] {
-            if count > 0 {
-                counter.fetch_add(count, Ordering::Relaxed);
-            }
-        }
+    fn add_to(mut self, counters: &Counters, reads: usize) {
+        let [count, ..] = &mut self.0;
+        *count = reads as u64;
+        counters.reads.add(&self.0);
     }
 }
 

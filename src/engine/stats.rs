@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use super::Engine;
@@ -15,7 +15,6 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(super) commits: AtomicU64,
-    pub(super) gets: AtomicU64,
     pub(super) scans: AtomicU64,
     pub(super) log_bytes: AtomicU64,
     pub(super) log_syncs: AtomicU64,
@@ -25,12 +24,45 @@ pub(crate) struct Counters {
     pub(super) compacted_in: AtomicU64,
     pub(super) compacted_out: AtomicU64,
     pub(super) stalls: AtomicU64,
-    pub(super) filter_rejections: AtomicU64,
-    pub(super) filter_false_positives: AtomicU64,
-    pub(super) slot_probes: AtomicU64,
-    pub(super) fingerprint_rejections: AtomicU64,
-    pub(super) fingerprint_false_positives: AtomicU64,
-    pub(super) block_probes: AtomicU64,
+    pub(super) reads: ReadCounters,
+}
+
+/// How many things are counted of point reads: reads, segments that a filter ruled out, those that it let pass for nothing, slots, slots with another
+/// fingerprint, slots with the same fingerprint and another key, blocks.
+pub(super) const READS: usize = 7;
+
+/// Counts of point reads, a stripe for some threads each.
+///
+/// A stripe is added to without locking it: an atomic addition would keep the processor from going on to the next read before this one has
+/// all its bytes. Where two threads of one stripe add at the same moment, one of the additions may be lost.
+#[derive(Debug, Default)]
+pub(crate) struct ReadCounters([Stripe; 16]);
+
+/// Lines of the processor's cache that are no other stripe's.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Stripe([AtomicU64; READS]);
+
+impl ReadCounters {
+    /// Adds to the stripe of this thread.
+    #[inline]
+    pub(super) fn add(&self, counts: &[u64; READS]) {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local!(static STRIPE: usize = NEXT.fetch_add(1, Relaxed));
+        let stripe = STRIPE.with(|stripe| *stripe) % self.0.len();
+        let Some(Stripe(counters)) = self.0.get(stripe) else { return };
+        for (counter, count) in counters.iter().zip(counts).filter(|(_, count)| **count > 0) {
+            counter.store(counter.load(Relaxed).wrapping_add(*count), Relaxed);
+        }
+    }
+
+    fn sums(&self) -> [u64; READS] {
+        let mut sums = [0; READS];
+        for Stripe(counters) in &self.0 {
+            sums.iter_mut().zip(counters).for_each(|(sum, counter)| *sum += counter.load(Relaxed));
+        }
+        sums
+    }
 }
 
 /// One level of one keyspace.
@@ -310,18 +342,27 @@ impl Engine {
             let registry = self.registry.lock();
             (registry.count() as u64, registry.oldest())
         };
+        let [
+            gets,
+            filter_rejections,
+            filter_false_positives,
+            slot_probes,
+            fingerprint_rejections,
+            fingerprint_false_positives,
+            block_probes,
+        ] = self.counters.reads.sums();
         let mut stats = Stats {
             seqno: self.visible(),
             synced_seqno: self.syncing.synced(),
             commits: self.counters.commits.load(Relaxed),
-            gets: self.counters.gets.load(Relaxed),
+            gets,
             scans: self.counters.scans.load(Relaxed),
-            filter_rejections: self.counters.filter_rejections.load(Relaxed),
-            filter_false_positives: self.counters.filter_false_positives.load(Relaxed),
-            slot_probes: self.counters.slot_probes.load(Relaxed),
-            fingerprint_rejections: self.counters.fingerprint_rejections.load(Relaxed),
-            fingerprint_false_positives: self.counters.fingerprint_false_positives.load(Relaxed),
-            block_probes: self.counters.block_probes.load(Relaxed),
+            filter_rejections,
+            filter_false_positives,
+            slot_probes,
+            fingerprint_rejections,
+            fingerprint_false_positives,
+            block_probes,
             log_bytes: self.counters.log_bytes.load(Relaxed),
             log_syncs: self.counters.log_syncs.load(Relaxed),
             flushes: self.counters.flushes.load(Relaxed),

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    base::{KeySpan, KeyspaceId, Result},
+    base::{KeySpan, KeyspaceId, Result, head},
     env::Dir,
     format::name,
     manifest::Version,
@@ -79,6 +79,12 @@ impl Table {
         }
     }
 
+    /// The segment, if it is open already.
+    #[inline]
+    pub(crate) fn open_segment(&self) -> Option<&Segment> {
+        self.segment.get().map(|segment| &**segment)
+    }
+
     #[cold]
     fn open(&self) -> Result<&Arc<Segment>> {
         // Two threads may open it at once; one of the two stays.
@@ -118,16 +124,22 @@ pub(crate) struct Tree {
     pub(crate) dropped: bool,
     /// Level 0 newest first, deeper levels by key.
     pub(crate) levels: Vec<Vec<Arc<Table>>>,
+    /// The heads of the first keys of each level: most searches compare nothing else.
+    heads: Vec<Vec<u64>>,
 }
 
 impl Tree {
     /// The tables that can hold a key, newest first.
     #[inline]
-    pub(crate) fn holding<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = &'a Arc<Table>> {
+    pub(crate) fn holding<'t>(&'t self, key: &[u8]) -> impl Iterator<Item = &'t Arc<Table>> {
         let (top, deeper) = self.levels.split_at(self.levels.len().min(1));
         let top = top.iter().flatten().filter(move |table| table.meta.summary.holds(key));
-        let deeper = deeper.iter().filter_map(move |level| {
-            let after = level.partition_point(|table| table.meta.summary.span.start.as_slice() <= key);
+        let wanted = head(key, 0);
+        let deeper = deeper.iter().zip(self.heads.iter().skip(1)).filter_map(move |(level, heads)| {
+            let low = heads.partition_point(|head| *head < wanted);
+            let alike = level.get(low..).unwrap_or_default().iter().zip(heads.get(low..).unwrap_or_default());
+            let starts_upto = |table: &Table| table.meta.summary.span.start.as_slice() <= key;
+            let after = low + alike.take_while(|(table, head)| **head == wanted && starts_upto(table)).count();
             level.get(after.checked_sub(1)?).filter(|table| table.meta.summary.holds(key))
         });
         top.chain(deeper)
@@ -197,7 +209,9 @@ impl SuperVersion {
                         reclaim: Arc::clone(reclaim),
                     }),
                 });
-                tree.levels.push(tables.collect());
+                let tables: Vec<Arc<Table>> = tables.collect();
+                tree.heads.push(tables.iter().map(|table| head(&table.meta.summary.span.start, 0)).collect());
+                tree.levels.push(tables);
             }
             trees.insert(id, tree);
         }

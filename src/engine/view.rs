@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 
 use super::{
     Engine, Scan,
-    read::{Opened, get_in},
+    read::{Opened, get_in, multi_get_in},
     scan::scan_in,
     superversion::SuperVersion,
 };
@@ -83,8 +83,17 @@ impl ViewCore {
 
     pub(crate) fn get(&self, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
         let Some(asked) = self.asked(keyspace.id)? else { return Ok(None) };
-        self.engine.counters.gets.fetch_add(1, Ordering::Relaxed);
         get_in(&self.files(), keyspace, key, asked, &self.engine.counters)
+    }
+
+    /// As [`ViewCore::get`], of several keys.
+    pub(crate) fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &Opened,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Bytes>>> {
+        let Some(asked) = self.asked(keyspace.id)? else { return Ok(keys.into_iter().map(|_| None).collect()) };
+        multi_get_in(&self.files(), keyspace, keys, asked, &self.engine.counters)
     }
 
     /// The visible keys and values of a span; nothing where the keyspace was not yet born.

@@ -170,7 +170,9 @@ impl Lookup {
         if entry.seqno > self.asked.vanished {
             self.above_vanished = Some(entry);
         }
-        if entry.seqno >= self.asked.vanished && self.above.is_none_or(|newer| !newer.refuses(entry.seqno)) {
+        // Of several entries of one batch the newest has decided whether their seqno is readable.
+        let another = self.above.is_none_or(|newer| newer.seqno != entry.seqno);
+        if another && entry.seqno >= self.asked.vanished && self.above.is_none_or(|newer| !newer.refuses(entry.seqno)) {
             self.readable = Some(entry.seqno);
         }
         self.above = Some(entry);
@@ -429,6 +431,8 @@ impl<S: Source> Visible<S> {
             }
             self.merge.advance()?;
         }
+        // Newest first, also among entries of one batch: the sort below keeps their order.
+        above.reverse();
         let marks = fragment.and_then(|i| self.tombstones.get(i)).map_or(&[][..], |f| &f.marks);
         for mark in marks.iter().rev() {
             if mark.seqno > self.asked.seqno {

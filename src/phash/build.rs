@@ -37,6 +37,9 @@ const BUCKETS_PER_EVICTION: usize = 3;
 const RECENT: usize = 16;
 const RECENT_WEIGHT: u32 = 1 << 10;
 
+/// No bucket of honest hashes has so many keys: the first ones have 28 on average. Chosen ones would take long before they fail.
+const BUCKET_MAX: usize = 255;
+
 /// The most keys that one partition can hold.
 pub(super) const KEYS_MAX: usize = 50_000;
 
@@ -152,7 +155,9 @@ impl Builder {
             let buckets = (float(keys.len()) / per_bucket).ceil().max(1.0);
             let room = float(keys.len()) * (1.0 / LOAD + MORE_ROOM * f64::from(seed));
             self.seed = seed;
-            self.sort(keys, whole(buckets));
+            if self.sort(keys, whole(buckets)) > BUCKET_MAX {
+                return Err(Failure::GaveUp);
+            }
             self.positions = (whole(room.ceil()) as u64).max(POSITIONS_MIN);
             if self.place_all()? {
                 return Ok(self.finish(keys.len()));
@@ -161,8 +166,8 @@ impl Builder {
         Err(Failure::GaveUp)
     }
 
-    /// Sorts the keys by bucket, and the buckets by size. In a bucket the keys stay as they came: nothing depends on their order.
-    fn sort<T>(&mut self, keys: &[Member<T>], buckets: usize) {
+    /// Sorts the keys by bucket, and the buckets by size; gives the largest size. In a bucket the keys stay as they came: nothing depends on their order.
+    fn sort<T>(&mut self, keys: &[Member<T>], buckets: usize) -> usize {
         self.starts.clear();
         self.starts.resize(buckets + 2, 0);
         self.buckets.clear();
@@ -204,6 +209,7 @@ impl Builder {
         }
         self.bases.clear();
         self.bases.resize(longest, 0);
+        longest
     }
 
     #[inline]

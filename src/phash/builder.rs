@@ -88,9 +88,9 @@ impl MapBuilder {
         entries: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Map> {
         let path = path.as_ref();
-        let (dir, name) = open_parent(path)?;
+        let (dir, _) = open_parent(path)?;
         let seed = Seed::new(self.seed);
-        let mut refs = Refs::new(&dir, &name, self.memory_budget / 4);
+        let mut refs = Refs::new(&dir, self.memory_budget / 4);
         let mut held = Writer::default();
         let mut spilled: Option<Scratch> = None;
         let mut shape: Option<Shape> = None;
@@ -102,7 +102,11 @@ impl MapBuilder {
             let key_len = u32::try_from(key.len()).unwrap_or(u32::MAX);
             let alike = Shape::Alike { key_len, value_len: u32::try_from(value.len()).unwrap_or(u32::MAX) };
             shape = Some(if shape.is_none_or(|shape| shape == alike) { alike } else { Shape::Mixed });
-            refs.push(Ref { hash: Hash::of(key).seeded(seed), source: 0, at: bytes + held.len() as u64 })?;
+            refs.push(Ref {
+                hash: Hash::with_seed(key, self.seed).seeded(seed),
+                source: 0,
+                at: bytes + held.len() as u64,
+            })?;
             held.varint(key.len() as u64);
             held.varint(value.len() as u64);
             held.raw(key);
@@ -111,7 +115,7 @@ impl MapBuilder {
             if held.len() as u64 >= self.memory_budget / 2 {
                 let spilled = match &mut spilled {
                     Some(spilled) => spilled,
-                    None => spilled.insert(Scratch::create(&dir, &name)?),
+                    None => spilled.insert(Scratch::create(&dir)?),
                 };
                 bytes += held.len() as u64;
                 spilled.append(held.bytes())?;

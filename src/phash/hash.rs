@@ -1,9 +1,9 @@
 //! What a key is reduced to: 128 bits, computed once and mixed anew with each seed.
 //!
-//! The hash is XXH3-128 without a seed, as its specification (version 0.2.0) defines it. A seed enters afterwards, so that one hash
-//! of a key serves every file it is looked up in, whatever seeds their writers drew.
+//! The hash is XXH3-128, as its specification (version 0.2.0) defines it, with the seed of a database or of a map file. The seed of a
+//! function enters afterwards, so that one hash of a key serves every segment it is looked up in, whatever seeds their writers drew.
 
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 /// Odd constants with bits in no order: the fractions of the square roots of 2 and 3, and of the golden ratio.
 const MIX_A: u64 = 0x6a09_e667_f3bc_c909;
@@ -29,6 +29,14 @@ impl Hash {
     #[must_use]
     pub fn of(key: &[u8]) -> Self {
         Self::from(xxh3_128(key))
+    }
+
+    /// The hash of a key under a seed. Where somebody else chooses the keys, and does not know the seed, no two of them can be made to have the same hash;
+    /// without a seed they can.
+    #[inline]
+    #[must_use]
+    pub fn with_seed(key: &[u8], seed: u64) -> Self {
+        Self::from(xxh3_128_with_seed(key, seed))
     }
 
     /// The hash as one seed sees it.

@@ -28,7 +28,7 @@ use std::{
 
 use super::{
     hash::{Hash, Seed, Seeded},
-    partition::{Directory, LINE_LEN},
+    partition::{Directory, LINE_LEN, Slot},
 };
 use crate::{
     base::{Bytes, Corruption, Error, IoContext, Result},
@@ -39,6 +39,9 @@ use crate::{
 const MAGIC: u32 = u32::from_le_bytes(*b"PMPE");
 
 const TAIL_LEN: usize = 40;
+
+/// Keys of one call that are looked up together.
+const TOGETHER: usize = 32;
 
 /// How the entries of a map are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,7 +228,7 @@ impl Map {
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         let key = key.as_ref();
         let inner = &*self.inner;
-        let hash = Hash::of(key).seeded(inner.seed);
+        let hash = Hash::with_seed(key, inner.seed_number).seeded(inner.seed);
         let directory = inner.directory();
         let (partition, _) = hash.partition(directory.partitions());
         inner.verify(partition)?;
@@ -233,6 +236,43 @@ impl Map {
         let bytes: &[u8] = &inner.region;
         let at = value.start;
         Ok(bytes.get(value).map(|value| Bytes::window(|| inner.region.owner(), at, value)))
+    }
+
+    /// The values of several keys, in the order asked: faster than as many single look-ups, because the memory is asked for the places of many
+    /// keys at once.
+    ///
+    /// # Errors
+    /// As [`Map::get`].
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>> {
+        let inner = &*self.inner;
+        let directory = inner.directory();
+        let bytes: &[u8] = &inner.region;
+        let touch = |at: usize| std::hint::black_box(bytes.get(at).copied());
+        let mut keys = keys.into_iter();
+        let mut values = Vec::with_capacity(keys.size_hint().0);
+        let mut together = Vec::with_capacity(TOGETHER);
+        loop {
+            together.clear();
+            for key in keys.by_ref().take(TOGETHER) {
+                let hash = Hash::with_seed(key.as_ref(), inner.seed_number).seeded(inner.seed);
+                inner.verify(hash.partition(directory.partitions()).0)?;
+                directory.pilot_at(hash).map(touch);
+                together.push((key, hash));
+            }
+            if together.is_empty() {
+                return Ok(values);
+            }
+            for slot in together.iter().filter_map(|(_, hash)| directory.slot(bytes, *hash)) {
+                let [slot_at, entry_at] = inner.places(&slot);
+                touch(slot_at);
+                touch(entry_at);
+            }
+            for (key, hash) in &together {
+                let value = inner.find(directory, key.as_ref(), *hash)?;
+                let share = |at: usize, value| Bytes::window(|| inner.region.owner(), at, value);
+                values.push(value.and_then(|value| Some(share(value.start, bytes.get(value.clone())?))));
+            }
+        }
     }
 
     /// Whether a key is there.
@@ -269,14 +309,18 @@ impl Map {
     /// [`Corrupt`](Error::Corrupt) names the first damage; [`Io`](Error::Io).
     pub fn verify(&self) -> Result<()> {
         let inner = &*self.inner;
-        for partition in 0..inner.directory().partitions() {
+        let directory = inner.directory();
+        for partition in 0..directory.partitions() {
             inner.verified_now(partition)?;
-            inner.for_each(partition, |entry| {
-                let hash = Hash::of(entry.key).seeded(inner.seed);
-                match inner.find(inner.directory(), entry.key, hash)? {
-                    Some(value) if inner.region.get(value.clone()) == Some(entry.value) => Ok(()),
-                    _ => Err(inner.corrupt(entry.at, "a key that is found where it lies")),
+            inner.for_each(partition, |index, entry| {
+                let hash = Hash::with_seed(entry.key, inner.seed_number).seeded(inner.seed);
+                let slot = directory.slot(&inner.region, hash);
+                let own = slot.is_some_and(|slot| (slot.partition, slot.index) == (partition, index));
+                let found = inner.find(directory, entry.key, hash)?;
+                if own && found == Some(entry.value_at..entry.value_at + entry.value.len()) {
+                    return Ok(());
                 }
+                Err(inner.corrupt(entry.at, "a key that is found in its own slot, where it lies"))
             })?;
         }
         Ok(())
@@ -302,9 +346,9 @@ impl Map {
     }
 
     /// Calls `each` with the entries of a partition.
-    pub(super) fn for_each(&self, partition: u64, each: impl FnMut(Entry<'_>) -> Result<()>) -> Result<()> {
+    pub(super) fn for_each(&self, partition: u64, mut each: impl FnMut(Entry<'_>) -> Result<()>) -> Result<()> {
         self.inner.verify(partition)?;
-        self.inner.for_each(partition, each)
+        self.inner.for_each(partition, |_, entry| each(entry))
     }
 
     /// The entry at a place that [`Map::for_each`] named.
@@ -329,17 +373,17 @@ impl Inner {
     fn find(&self, directory: Directory<'_>, key: &[u8], hash: Seeded) -> Result<Option<std::ops::Range<usize>>> {
         let bytes: &[u8] = &self.region;
         let Some(slot) = directory.slot(bytes, hash) else { return Ok(None) };
-        let (index, keys) = (usize::try_from(slot.index).unwrap_or(0), usize::try_from(slot.keys).unwrap_or(0));
         match self.shape {
             Shape::Alike { key_len, value_len } => {
                 let (key_len, value_len) = (key_len as usize, value_len as usize);
-                let same = bytes.get(slot.behind + index) == Some(&hash.fingerprint());
-                let at = slot.behind + keys + index * (key_len + value_len);
+                let [slot_at, at] = self.places(&slot);
+                let same = bytes.get(slot_at) == Some(&hash.fingerprint());
                 // Asked for before the fingerprint is known: both loads are on their way at once.
                 let is_key = bytes.get(at..at + key_len) == Some(key);
                 Ok((same && is_key).then_some(at + key_len..at + key_len + value_len))
             }
             Shape::Mixed => {
+                let (index, keys) = (usize::try_from(slot.index).unwrap_or(0), usize::try_from(slot.keys).unwrap_or(0));
                 let slot_len = usize::from(slot.extra);
                 let at = slot.behind + index * slot_len;
                 let Some((fingerprint, offset)) = bytes.get(at..at + slot_len).and_then(<[u8]>::split_first) else {
@@ -372,10 +416,22 @@ impl Inner {
         entry.map_err(|bad: Corruption| bad.of(&self.path, 0))
     }
 
-    fn for_each(&self, partition: u64, mut each: impl FnMut(Entry<'_>) -> Result<()>) -> Result<()> {
+    /// Where the fingerprint of a slot lies, and its entry, if that can be told without reading: else the fingerprint again.
+    #[inline]
+    fn places(&self, slot: &Slot) -> [usize; 2] {
+        let (index, keys) = (usize::try_from(slot.index).unwrap_or(0), usize::try_from(slot.keys).unwrap_or(0));
+        match self.shape {
+            Shape::Alike { key_len, value_len } => {
+                [slot.behind + index, slot.behind + keys + index * (key_len as usize + value_len as usize)]
+            }
+            Shape::Mixed => [slot.behind + index * usize::from(slot.extra); 2],
+        }
+    }
+
+    fn for_each(&self, partition: u64, mut each: impl FnMut(u64, Entry<'_>) -> Result<()>) -> Result<()> {
         let mut place = self.first_entry(partition)?;
         for index in 0..place.keys {
-            each(self.entry_at(self.place_of(&mut place, index)?)?)?;
+            each(index, self.entry_at(self.place_of(&mut place, index)?)?)?;
         }
         Ok(())
     }
@@ -448,7 +504,8 @@ struct Entries {
 /// The directory that a file is in, and its name there.
 pub(super) fn open_parent(path: &Path) -> Result<(Arc<dyn Dir>, String)> {
     let name = path.file_name().and_then(|name| name.to_str());
-    let name = name.ok_or_else(|| Error::invalid(format!("{} does not name a file in UTF-8", path.display())))?;
+    let name =
+        name.ok_or_else(|| Error::invalid(format!("the path \"{}\" does not name a file in UTF-8", path.display())))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = Os.open_dir(parent, false).at("open", || parent.to_path_buf())?;
     Ok((dir, name.to_owned()))

@@ -44,6 +44,12 @@ const RANGE_REFS_MAX: u64 = 1 << 18;
 /// Keys from which on the number of different ones is estimated from a part of all.
 const SAMPLE_FROM: u64 = 1 << 16;
 
+/// Bytes of entries in a partition, on average, at most.
+const PARTITION_BYTES: u64 = 1 << 20;
+
+/// More threads than any machine has use for.
+const THREADS_MAX: usize = 256;
+
 /// A worker that waits looks this often whether it should go on.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -146,7 +152,7 @@ pub fn merge_to(
 ) -> Result<Map> {
     let MergeOptions { seed, memory_budget, threads, mut progress } = options;
     let path = path.as_ref();
-    let (dir, name) = open_parent(path)?;
+    let (dir, _) = open_parent(path)?;
     let others = maps.iter().filter(|map| map.seed() != seed).count() as u64;
     let mixed_seed = Seed::new(seed);
     let mut refs = Vec::new();
@@ -154,17 +160,17 @@ pub fn merge_to(
         refs.push(if map.seed() == seed {
             None
         } else {
-            let mut refs = Refs::new(&dir, &name, memory_budget / 4 / others.max(1));
+            let mut refs = Refs::new(&dir, memory_budget / 4 / others.max(1));
             for partition in 0..map.partitions() {
                 map.for_each(partition, |entry| {
-                    refs.push(Ref { hash: Hash::of(entry.key).seeded(mixed_seed), source, at: entry.at })
+                    refs.push(Ref { hash: Hash::with_seed(entry.key, seed).seeded(mixed_seed), source, at: entry.at })
                 })?;
             }
             Some(refs.finish()?)
         });
     }
     let combine = Combine { strategy, shape: shape_of(maps, strategy) };
-    let inputs = Maps { all: maps, refs, seed: mixed_seed };
+    let inputs = Maps { all: maps, refs, number: seed, seed: mixed_seed };
     let go_on = &mut |done| progress.as_mut().map_or(ControlFlow::Continue(()), |told| told(done));
     write_map(path, seed, &inputs, &combine, (memory_budget, threads), go_on)
 }
@@ -203,6 +209,7 @@ struct Maps<'a> {
     all: &'a [&'a Map],
     /// Of maps with another seed.
     refs: Vec<Option<SortedRefs>>,
+    number: u64,
     seed: Seed,
 }
 
@@ -224,7 +231,7 @@ impl Inputs for Maps<'_> {
             let partition = |route: u64| super::hash::scale(route, map.partitions());
             for partition in partition(from)..=partition(to) {
                 map.for_each(partition, |entry| {
-                    let hash = Hash::of(entry.key).seeded(self.seed);
+                    let hash = Hash::with_seed(entry.key, self.number).seeded(self.seed);
                     if (from..=to).contains(&hash.route) {
                         refs.push(Ref { hash, source, at: entry.at });
                     }
@@ -281,10 +288,15 @@ impl Window {
         self.state.lock().written += 1;
         self.moved.notify_all();
     }
+}
 
-    fn stop(&self) {
-        self.state.lock().stopped = true;
-        self.moved.notify_all();
+/// Ends the work when it goes: also when whoever writes unwinds.
+struct StopAtEnd<'a>(&'a Window);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().stopped = true;
+        self.0.moved.notify_all();
     }
 }
 
@@ -301,7 +313,9 @@ pub(super) fn write_map(
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Map> {
     let total = inputs.count();
-    let partitions = partition_count(different_keys(inputs, total)?);
+    // A partition is put together in memory: where entries are long, there are fewer in one. Whatever the budget, so that it changes no byte.
+    let partitions = partition_count(different_keys(inputs, total)?).max(inputs.bytes() / PARTITION_BYTES);
+    let threads = threads.min(THREADS_MAX);
     let mut writer = MapWriter::create(path, seed)?;
 
     // References twice over, entries as they come and as they go; in every thread, and waiting for the writer.
@@ -319,22 +333,20 @@ pub(super) fn write_map(
     };
     let (sender, receiver) = sync_channel::<(u64, Made)>(threads);
     let written = std::thread::scope(|scope| {
+        // Workers that wait or send when this ends must not do so for ever: the receiver goes first, then the work ends.
+        let _stop = StopAtEnd(&window);
+        let receiver = receiver;
         for number in 0..threads {
             let (window, work, sender) = (&window, &work, sender.clone());
             let worker = std::thread::Builder::new().name(format!("chronolith-map-{number}"));
             let spawned =
-                worker.spawn_scoped(scope, move || run_worker(window, work, &sender, ranges, 2 * threads as u64));
+                worker.spawn_scoped(scope, move || run_worker(window, work, &sender, ranges, threads as u64 + 1));
             if let Err(error) = spawned {
-                window.stop();
                 return Err(error).at("start a thread for", || path.to_path_buf());
             }
         }
         drop(sender);
-        let written = write_in_order(&mut writer, &receiver, &window, total, progress);
-        window.stop();
-        // Workers that are still sending must not wait for a reader.
-        drop(receiver);
-        written
+        write_in_order(&mut writer, &receiver, &window, total, progress)
     });
     written?.unwrap_or_else(|panic| resume_unwind(panic))?;
     writer.finish(combine.shape)

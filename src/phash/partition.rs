@@ -201,6 +201,15 @@ impl<'a> Directory<'a> {
         Some((self.line(index)?.at, self.line(index + 1)?.at))
     }
 
+    /// Where the pilot of a key is.
+    #[inline]
+    pub(crate) fn pilot_at(&self, hash: Seeded) -> Option<usize> {
+        let (partition, rest) = hash.partition(self.partitions);
+        let line = self.line(partition)?;
+        let bucket = usize::try_from(bucket(rest, u64::from(line.buckets))).ok()?;
+        usize::try_from(line.at).ok()?.checked_add(bucket)
+    }
+
     /// The slot of a key in `bytes`, in which `at` counts. For a key that the function was not built over it is any slot. Nothing:
     /// the function is over no keys there, or these are not the bytes that were written.
     #[inline]

@@ -32,9 +32,8 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Creates one beside `name`.
-    pub(super) fn create(dir: &Arc<dyn Dir>, name: &str) -> Result<Self> {
-        let (file, name) = temporary(&**dir, name)?;
+    pub(super) fn create(dir: &Arc<dyn Dir>) -> Result<Self> {
+        let (file, name) = temporary(&**dir)?;
         Ok(Self { dir: Arc::clone(dir), name, file, len: 0 })
     }
 
@@ -65,18 +64,16 @@ pub(super) struct Refs {
     /// How many may be in memory.
     memory_max: usize,
     dir: Arc<dyn Dir>,
-    name: String,
     spilled: Option<Scratch>,
     /// Where the runs in the file begin and end.
     runs: Vec<(u64, u64)>,
 }
 
 impl Refs {
-    /// References in at most `budget` bytes of memory, spilled beside `name`.
-    pub(super) fn new(dir: &Arc<dyn Dir>, name: &str, budget: u64) -> Self {
+    /// References in at most `budget` bytes of memory, spilled to a file in the directory.
+    pub(super) fn new(dir: &Arc<dyn Dir>, budget: u64) -> Self {
         let memory_max = usize::try_from(budget / REF_LEN).unwrap_or(usize::MAX).max(1024);
-        let (dir, name) = (Arc::clone(dir), name.to_owned());
-        Self { memory: Vec::new(), memory_max, dir, name, spilled: None, runs: Vec::new() }
+        Self { memory: Vec::new(), memory_max, dir: Arc::clone(dir), spilled: None, runs: Vec::new() }
     }
 
     pub(super) fn push(&mut self, new: Ref) -> Result<()> {
@@ -91,7 +88,7 @@ impl Refs {
         self.memory.sort_unstable();
         let spilled = match &mut self.spilled {
             Some(spilled) => spilled,
-            None => self.spilled.insert(Scratch::create(&self.dir, &self.name)?),
+            None => self.spilled.insert(Scratch::create(&self.dir)?),
         };
         let start = spilled.len;
         for some in self.memory.chunks(1 << 15) {

@@ -112,7 +112,7 @@ pub(super) struct MapWriter {
 impl MapWriter {
     pub(super) fn create(path: &Path, seed: u64) -> Result<Self> {
         let (dir, name) = open_parent(path)?;
-        let (file, temporary) = temporary(&*dir, &name)?;
+        let (file, temporary) = temporary(&*dir)?;
         let mut out = Writer::default();
         out.raw(&Header { kind: FileKind::Map, file_id: seed, number: 0 }.encode());
         Ok(Self {
@@ -177,9 +177,10 @@ impl Drop for MapWriter {
     }
 }
 
-/// A new file beside `name`, for the time of one call.
-pub(super) fn temporary(dir: &dyn Dir, name: &str) -> Result<(Arc<dyn File>, String)> {
-    let temporary = format!("{name}.{:016x}.tmp", Os.entropy());
+/// A new file in the directory, for the time of one call.
+pub(super) fn temporary(dir: &dyn Dir) -> Result<(Arc<dyn File>, String)> {
+    // Not made of the name: that may be as long as a name can be.
+    let temporary = format!("map-{:016x}.tmp", Os.entropy());
     let file = dir.create(&temporary).at("create", || dir.path().join(&temporary))?;
     Ok((file, temporary))
 }

@@ -176,7 +176,7 @@ mod tests {
         let env = Memory::new();
         let dir = env.open_dir(Path::new("/db"), true).unwrap();
         dir.create_dir("segments").unwrap();
-        let mut writer = SegmentWriter::create(&*dir, (7, 99), KeyspaceId(16), 10, PointIndex::Always).unwrap();
+        let mut writer = SegmentWriter::create(&*dir, (7, 99), KeyspaceId(16), 10, (PointIndex::Always, 7)).unwrap();
         for i in 0..count {
             let key = format!("key{:06}", i * 2);
             if i % 3 == 0 {
@@ -296,7 +296,7 @@ mod tests {
         let env = Memory::new();
         let dir = env.open_dir(Path::new("/db"), true).unwrap();
         dir.create_dir("segments").unwrap();
-        let mut writer = SegmentWriter::create(&*dir, (1, 1), KeyspaceId(16), 1, PointIndex::Auto).unwrap();
+        let mut writer = SegmentWriter::create(&*dir, (1, 1), KeyspaceId(16), 1, (PointIndex::Auto, 7)).unwrap();
         writer.add(&put(3, false), b"a", b"first").unwrap();
         for seqno in (1..=2000u64).rev() {
             writer.add(&put(seqno, seqno > 1), b"k", &[7; 100]).unwrap();

@@ -12,7 +12,7 @@
 
 use super::ALIGN;
 use crate::{
-    base::Corruption,
+    base::{Corruption, head},
     format::{Reader, Writer},
 };
 
@@ -156,12 +156,6 @@ impl Fences {
     pub(super) fn memory(&self) -> usize {
         self.keys.len() + 16 * self.ends.len()
     }
-}
-
-/// Eight bytes of a key from `from`, so that numbers compare as the bytes do; a shorter key is filled with zeros.
-fn head(key: &[u8], from: usize) -> u64 {
-    let rest = key.get(from..).unwrap_or_default();
-    rest.iter().chain(std::iter::repeat(&0)).take(8).fold(0, |head, byte| head << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]

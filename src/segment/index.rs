@@ -5,7 +5,7 @@
 //!                                         partition: pilots · remap · slots
 //!                                         slot: fingerprint u8 · offset of the entry / 4 (3 or 4 bytes)
 //!
-//!  section INDX: seed u64 · slot length u8 · filter at u64 · filter lines u32 │ directory of the partitions
+//!  section INDX: seed of the hash u64 · seed u64 · slot length u8 · filter at u64 · filter lines u32 │ directory of the partitions
 //!
 //!  key ─ hash ─▶ filter line: not here ─▶ absent
 //!                     │ perhaps
@@ -26,6 +26,10 @@ use crate::{
     format::{Reader, Writer},
     phash::{Builder, Directory, Hash, Line, Partitioned, Seed, Seeded, encode_partition, partition_count},
 };
+
+/// What places are counted in.
+const UNIT: u32 = 4;
+const _: () = assert!(UNIT as usize == ALIGN);
 
 /// Length of a line of the filter: one line of the processor's cache.
 const FILTER_LINE: usize = 64;
@@ -54,6 +58,7 @@ pub(crate) enum PointIndex {
 /// Collects keys while a segment is written.
 #[derive(Debug)]
 pub(super) struct IndexWriter {
+    hash_seed: u64,
     seed: u64,
     mode: PointIndex,
     keys: Vec<Seeded>,
@@ -69,24 +74,24 @@ pub(super) struct Encoded {
 }
 
 impl IndexWriter {
-    pub(super) fn new(seed: u64, mode: PointIndex) -> Self {
-        Self { seed, mode, keys: Vec::new(), places: Vec::new() }
+    /// Keys are hashed with the seed of the database, and then with one of the segment's own.
+    pub(super) fn new(hash_seed: u64, seed: u64, mode: PointIndex) -> Self {
+        Self { hash_seed, seed, mode, keys: Vec::new(), places: Vec::new() }
     }
 
     /// Notes that the newest entry of a key begins at `offset`.
     #[inline]
     pub(super) fn push(&mut self, key: &[u8], offset: u32) {
         if self.mode != PointIndex::Never {
-            const { assert!(ALIGN == 4) };
-            self.keys.push(Hash::of(key).seeded(Seed::new(self.seed)));
-            self.places.push(offset / 4);
+            self.keys.push(Hash::with_seed(key, self.hash_seed).seeded(Seed::new(self.seed)));
+            self.places.push(offset / UNIT);
         }
     }
 
     /// The index of a segment whose blocks end at `at`; nothing where none is wanted, or where the hashes of two keys are alike: then the
     /// fences serve.
     pub(super) fn finish(self, at: u32, filter: bool) -> Option<Encoded> {
-        let Self { seed, mode, keys, places } = self;
+        let Self { hash_seed, seed, mode, keys, places } = self;
         if mode == PointIndex::Never || keys.is_empty() || mode == PointIndex::Auto && keys.len() < KEYS_MIN {
             return None;
         }
@@ -125,6 +130,7 @@ impl IndexWriter {
         Line::closing(first as u64, u64::from(at) + data.len() as u64).encode(&mut directory);
 
         let mut section = Writer::default();
+        section.u64(hash_seed);
         section.u64(seed);
         section.u8(u8::try_from(slot_len).unwrap_or(0));
         section.u64(filter_at);
@@ -151,6 +157,7 @@ fn filter_of(keys: &[Seeded]) -> Vec<[u64; 8]> {
 /// The index of an open segment.
 #[derive(Debug)]
 pub(super) struct Index {
+    hash_seed: u64,
     seed: Seed,
     slot_len: usize,
     filter_at: usize,
@@ -172,6 +179,7 @@ impl Index {
     /// Decodes and checks everything once: every partition and the filter inside `data`, which begins at `data.start`, and over `keys` keys.
     pub(super) fn decode(section: &[u8], data: std::ops::Range<u64>, keys: u64) -> Result<Self, Corruption> {
         let mut reader = Reader::new(section);
+        let hash_seed = reader.u64("seed of the hash")?;
         let seed = Seed::new(reader.u64("seed of the index")?);
         let slot_len = usize::from(reader.u8("length of a slot")?);
         let filter_at = reader.u64("place of the filter")?;
@@ -189,9 +197,16 @@ impl Index {
             return Err(Corruption { offset: behind as u64, what: "an index over the keys of the segment" });
         }
         let filter_at = usize::try_from(filter_at).unwrap_or(usize::MAX);
-        Ok(Self { seed, slot_len, filter_at, filter_lines, directory: lines.to_vec() })
+        Ok(Self { hash_seed, seed, slot_len, filter_at, filter_lines, directory: lines.to_vec() })
     }
 
+    /// The seed that keys are hashed with.
+    #[inline]
+    pub(super) fn hash_seed(&self) -> u64 {
+        self.hash_seed
+    }
+
+    #[inline]
     pub(super) fn seeded(&self, hash: Hash) -> Seeded {
         hash.seeded(self.seed)
     }
@@ -213,6 +228,12 @@ impl Index {
         let (partition, _) = key.partition(directory.partitions());
         let (start, end) = directory.extent(partition)?;
         Some((partition, usize::try_from(start).ok()?, usize::try_from(end).ok()?))
+    }
+
+    /// Where the pilot of a key is.
+    #[inline]
+    pub(super) fn pilot_at(&self, key: Seeded) -> Option<usize> {
+        Directory::new(&self.directory).pilot_at(key)
     }
 
     /// What the slot of a key says. `bytes` are the file's; those of the partition have been verified.

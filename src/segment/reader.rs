@@ -21,7 +21,7 @@ use crate::{
     env::{Dir, File, Region},
     format::{FileKind, Header, Reader, crc, name},
     merge::{Answer, Found, Fragment, Fragments, Lookup, Mark},
-    phash::Hash,
+    phash::{Hash, Seeded},
 };
 
 /// Where blocks begin: behind the header and the base of the seqnos.
@@ -189,6 +189,42 @@ impl Segment {
         marks.show_above(None, lookup)
     }
 
+    /// Has the pilot of a key fetched, by which its slot is found; nothing where the filter rules the key out, or the pages have never been
+    /// verified. A hint, as [`Segment::fetch_slot`] and [`Segment::fetch_entry`] are: they answer nothing.
+    #[inline]
+    pub(crate) fn fetch_pilot(&self, key: &mut PointKey<'_>) -> Option<Seeded> {
+        let (index, region) = (self.index.as_ref()?, self.region.as_deref()?);
+        let hash = index.seeded(key.hash(index.hash_seed()));
+        if let Some((start, end)) = index.filter_line(hash)
+            && (!self.is_verified(start / PAGE) || !may_hold(region.get(start..end)?, hash))
+        {
+            return None;
+        }
+        let (partition, ..) = index.partition(hash)?;
+        let word = self.verified_partitions.get(usize::try_from(partition / 64).ok()?)?;
+        if word.load(Ordering::Relaxed) & 1 << (partition % 64) == 0 {
+            return None;
+        }
+        std::hint::black_box(region.get(index.pilot_at(hash)?).copied());
+        Some(hash)
+    }
+
+    /// Has the slot of a key fetched: where the entry is that it names.
+    #[inline]
+    pub(crate) fn fetch_slot(&self, hash: Seeded) -> Option<usize> {
+        self.index.as_ref()?.slot(self.region.as_deref()?, hash)?.entry_at
+    }
+
+    /// Has the first bytes of an entry fetched, if its page has been verified.
+    #[inline]
+    pub(crate) fn fetch_entry(&self, at: usize) {
+        if let Some(region) = self.region.as_deref().filter(|_| self.is_verified(at / PAGE)) {
+            // Entries of the usual length touch three lines.
+            let line = |at: usize| region.get(at).copied().unwrap_or(0);
+            std::hint::black_box(line(at) ^ line(at + 60) ^ line(at + 120));
+        }
+    }
+
     /// From the key's hash to its newest entry; by the fences when an older one is wanted.
     fn get_indexed(
         &self,
@@ -199,7 +235,7 @@ impl Segment {
         lookup: &mut Lookup,
         probe: &mut Probe,
     ) -> Result<Option<Answer>> {
-        let hash = index.seeded(key.hash());
+        let hash = index.seeded(key.hash(index.hash_seed()));
         if let Some((start, end)) = index.filter_line(hash) {
             pages(start, end).try_for_each(|page| self.verify_page(page))?;
             let passed = region.get(start..end).is_some_and(|line| may_hold(line, hash));
@@ -319,16 +355,20 @@ impl Segment {
     /// Checks a page through an ordinary read the first time it is touched.
     #[inline]
     fn verify_page(&self, page: usize) -> Result<()> {
+        if self.is_verified(page) { Ok(()) } else { self.verify_first(page) }
+    }
+
+    #[inline]
+    fn is_verified(&self, page: usize) -> bool {
         let bit = 1u64 << (page % 64);
-        let known = self.verified.get(page / 64).is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0);
-        if known { Ok(()) } else { self.verify_first(page, bit) }
+        self.verified.get(page / 64).is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0)
     }
 
     #[cold]
-    fn verify_first(&self, page: usize, bit: u64) -> Result<()> {
+    fn verify_first(&self, page: usize) -> Result<()> {
         self.read_pages(page, page + 1)?;
         if let Some(word) = self.verified.get(page / 64) {
-            word.fetch_or(bit, Ordering::Relaxed);
+            word.fetch_or(1 << (page % 64), Ordering::Relaxed);
         }
         Ok(())
     }
@@ -403,7 +443,7 @@ impl Segment {
     /// Whether the index, if there is one, leads from a key to its newest entry.
     fn is_indexed(&self, key: &[u8], offset: usize) -> bool {
         let (Some(index), Some(region)) = (&self.index, &self.region) else { return true };
-        let hash = index.seeded(Hash::of(key));
+        let hash = index.seeded(Hash::with_seed(key, index.hash_seed()));
         if let Some((start, end)) = index.filter_line(hash)
             && !region.get(start..end).is_some_and(|line| may_hold(line, hash))
         {
@@ -435,11 +475,12 @@ impl Segment {
     }
 }
 
-/// A key that is looked up in several segments: hashed once, and only where an index is met.
+/// A key that is looked up in several segments: hashed once, and only where an index is met. Segments of one database have one seed for the
+/// hash; only in a copy of a database are there others.
 #[derive(Debug)]
 pub(crate) struct PointKey<'a> {
     key: &'a [u8],
-    hash: Option<Hash>,
+    hash: Option<(u64, Hash)>,
 }
 
 impl<'a> PointKey<'a> {
@@ -448,8 +489,11 @@ impl<'a> PointKey<'a> {
     }
 
     #[inline]
-    fn hash(&mut self) -> Hash {
-        *self.hash.get_or_insert_with(|| Hash::of(self.key))
+    fn hash(&mut self, seed: u64) -> Hash {
+        match self.hash {
+            Some((known, hash)) if known == seed => hash,
+            _ => self.hash.insert((seed, Hash::with_seed(self.key, seed))).1,
+        }
     }
 }
 

@@ -54,13 +54,13 @@ pub(crate) struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// Creates segment file `number`. No seqno of its entries or tombstones is below `base`.
+    /// Creates segment file `number`. No seqno of its entries or tombstones is below `base`. Its index hashes keys with `hash_seed`.
     pub(crate) fn create(
         dir: &dyn Dir,
         (number, file_id): (u64, u64),
         keyspace: KeyspaceId,
         base: u64,
-        index: PointIndex,
+        (index, hash_seed): (PointIndex, u64),
     ) -> Result<Self> {
         let name = name::segment(number);
         let path = dir.path().join(&name);
@@ -81,7 +81,7 @@ impl SegmentWriter {
             offsets: Vec::new(),
             fences: FenceWriter::default(),
             // The id of the file is drawn at random: so nobody can choose keys that are hard to index.
-            index: IndexWriter::new(file_id, index),
+            index: IndexWriter::new(hash_seed, file_id, index),
             pages: Vec::new(),
             last_key: None,
             fence_after: None,
@@ -155,7 +155,7 @@ impl SegmentWriter {
         self.end_block()?;
         self.span(ranges);
         let data_end = self.position()?;
-        let index = std::mem::replace(&mut self.index, IndexWriter::new(0, PointIndex::Never));
+        let index = std::mem::replace(&mut self.index, IndexWriter::new(0, 0, PointIndex::Never));
         let index = index.finish(data_end, passed(&self.summary.span));
         if let Some(index) = &index {
             self.out.raw(&index.data);

@@ -7,7 +7,7 @@
 //!  even              patches: offset u16 · length u8 · bytes …, over the real file
 //! ```
 //!
-//! [`operations`] takes the input as calls, checked against a map.
+//! [`operations`] takes the input as calls, checked against a map. Perfect-hash functions and map files are damaged in [`maps`].
 
 use std::{
     collections::BTreeMap,
@@ -20,15 +20,22 @@ use chronolith::{
     env::{Loss, Sim},
 };
 
+mod maps;
+
+pub use maps::{map_merge, map_open, mphf_open};
+
 /// A function that a fuzzer calls.
 pub type Body = fn(&[u8]);
 
 /// A body by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Body); 4] = [
+pub const TARGETS: [(&str, Body); 7] = [
     ("wal_replay", wal_replay),
     ("segment_open", segment_open),
     ("manifest_replay", manifest_replay),
     ("operations", operations),
+    ("mphf_open", mphf_open),
+    ("map_open", map_open),
+    ("map_merge", map_merge),
 ];
 
 fn options(sim: &Sim) -> Options {
@@ -71,7 +78,7 @@ fn first_file(sim: &Sim, wanted: &str) -> PathBuf {
     found.expect("a file of each kind").clone()
 }
 
-/// The bytes that the input makes of a file.
+/// The bytes that the input makes of a file. The other bits of its first byte are left to the body.
 fn damaged(original: Vec<u8>, data: &[u8]) -> Vec<u8> {
     let Some((how, mut rest)) = data.split_first() else { return original };
     if how % 2 == 1 {
@@ -250,6 +257,7 @@ fn check_all(keyspace: &Keyspace, model: &BTreeMap<Vec<u8>, Vec<u8>>) {
 #[must_use]
 pub fn original(target: &str) -> Option<Vec<u8>> {
     let wanted = match target {
+        "mphf_open" | "map_open" | "map_merge" => return maps::original(target),
         "wal_replay" => ".wal",
         "segment_open" => ".seg",
         "manifest_replay" => "MANIFEST-",
