@@ -7,6 +7,8 @@
 //! * the prefix holds everything that was acknowledged as durable;
 //! * a commit that returned an error is there or not: its mark, a key that only it writes, tells which.
 //!
+//! What a commit means is what the merge strategy of the keyspace says: operands add up or line up, each once; first values stay.
+//!
 //! `CHRONOLITH_CRASH_SEED` sets another seed, `CHRONOLITH_CRASH_FULL=1` runs what the ordinary run only samples.
 
 #![expect(clippy::print_stdout, reason = "the counts are what the tests show")]
@@ -26,8 +28,9 @@ use std::{
 };
 
 use chronolith::{
-    Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Range, Receipt, View,
+    Db, Durability, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, Range, Receipt, View,
     env::{Background, Dir, Env, Fault, File, Loss, Region, Sim},
+    merge::append_items,
 };
 
 const DB: &str = "db";
@@ -37,15 +40,35 @@ const COPY: &str = "copy";
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    Put { to: &'static str, key: u16, len: usize },
-    Delete { from: &'static str, key: u16 },
-    DeleteRange { from: &'static str, start: u16, end: u16 },
+    Put {
+        to: &'static str,
+        key: u16,
+        len: usize,
+    },
+    /// What the length is to a value, a number is to an operand: two of one key in one batch differ by it.
+    Merge {
+        to: &'static str,
+        key: u16,
+        len: usize,
+    },
+    Delete {
+        from: &'static str,
+        key: u16,
+    },
+    DeleteRange {
+        from: &'static str,
+        start: u16,
+        end: u16,
+    },
 }
 
 impl Op {
     fn keyspace(self) -> &'static str {
         match self {
-            Self::Put { to: name, .. } | Self::Delete { from: name, .. } | Self::DeleteRange { from: name, .. } => name,
+            Self::Put { to: name, .. }
+            | Self::Merge { to: name, .. }
+            | Self::Delete { from: name, .. }
+            | Self::DeleteRange { from: name, .. } => name,
         }
     }
 }
@@ -57,6 +80,8 @@ enum Step {
     /// One batch, with the durability of the database.
     Write(Vec<Op>),
     WriteAs(Durability, Vec<Op>),
+    /// A batch with a key that is there already, where that is an error: nothing of it is applied.
+    Refused(Vec<Op>),
     Persist,
     Flush,
     Compact,
@@ -83,6 +108,106 @@ fn put(to: &'static str, key: u16, len: usize) -> Op {
     Op::Put { to, key, len }
 }
 
+fn merge(to: &'static str, key: u16, len: usize) -> Op {
+    Op::Merge { to, key, len }
+}
+
+/// What a keyspace is goes by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    Plain,
+    Sum,
+    List,
+    /// A strategy of the user's own: values of eight bytes, one behind the other.
+    Own,
+    First,
+    Once,
+}
+
+struct Joined;
+
+impl Merge for Joined {
+    fn merge(&self, _key: &[u8], older: &[u8], newer: &[u8]) -> Result<Vec<u8>, Error> {
+        Ok([older, newer].concat())
+    }
+}
+
+impl Sort {
+    fn of(name: &str) -> Self {
+        match name {
+            "sum" => Self::Sum,
+            "list" => Self::List,
+            "own" => Self::Own,
+            "first" => Self::First,
+            "once" => Self::Once,
+            _ => Self::Plain,
+        }
+    }
+
+    /// What a put or an operand carries.
+    fn value(self, number: usize, key: u16, len: usize) -> Vec<u8> {
+        match self {
+            Self::Sum | Self::Own => {
+                ((number as u64) << 40 | (len as u64) << 20 | u64::from(key)).to_le_bytes().to_vec()
+            }
+            _ => value_of(number, key, len),
+        }
+    }
+
+    /// What a key holds that is only to be there.
+    fn plain_value(self, text: &'static [u8]) -> &'static [u8] {
+        if matches!(self, Self::Sum | Self::Own) { &[1, 0, 0, 0, 0, 0, 0, 0] } else { text }
+    }
+
+    /// What stands for a value as it was put.
+    fn digest_of_put(self, value: &[u8]) -> Digest {
+        match self {
+            Self::Sum => (8, value.try_into().map_or(0, u64::from_le_bytes)),
+            Self::List | Self::Own => self.then((0, 0), value),
+            _ => digest(value),
+        }
+    }
+
+    /// What stands for a value with an operand behind it.
+    fn then(self, (count, hash): Digest, operand: &[u8]) -> Digest {
+        if self == Self::Sum {
+            return (count, hash.wrapping_add(operand.try_into().map_or(0, u64::from_le_bytes)));
+        }
+        (count + 1, (hash ^ digest(operand).1).wrapping_mul(0x0100_0000_01b3).rotate_left(29))
+    }
+
+    /// What stands for a value as it was read.
+    fn digest_of_read(self, value: &[u8]) -> Digest {
+        match self {
+            Self::Sum if value.len() != 8 => (usize::MAX, 0),
+            Self::List => append_items(value)
+                .try_fold((0, 0), |digest, item| item.map(|item| self.then(digest, item)))
+                .unwrap_or((usize::MAX, 0)),
+            Self::Own => value.chunks(8).fold((0, 0), |digest, item| self.then(digest, item)),
+            _ => self.digest_of_put(value),
+        }
+    }
+}
+
+/// How a keyspace is made.
+fn options_of(name: &str) -> KeyspaceOptions {
+    let new = stored_options_of(name);
+    match Sort::of(name) {
+        Sort::Plain if name == "indexed" => new.point_index(true),
+        Sort::Plain | Sort::Own => new,
+        Sort::Sum => new.merge(MergeStrategy::Sum).point_index(true),
+        Sort::List => new.merge(MergeStrategy::Append),
+        Sort::First => new.merge(MergeStrategy::FirstWins).point_index(true),
+        Sort::Once => new.merge(MergeStrategy::ErrorOnDuplicate),
+    }
+}
+
+/// How one that exists is opened.
+fn stored_options_of(name: &str) -> KeyspaceOptions {
+    let new = KeyspaceOptions::new();
+    if Sort::of(name) == Sort::Own { new.merge(MergeStrategy::custom("joined", Joined)) } else { new }
+}
+
 fn write(to: &'static str, key: u16, len: usize) -> Step {
     Step::Write(vec![put(to, key, len)])
 }
@@ -90,7 +215,8 @@ fn write(to: &'static str, key: u16, len: usize) -> Step {
 #[expect(clippy::too_many_lines, reason = "a list")]
 fn workloads() -> Vec<Workload> {
     use Step::{
-        CheckViews, Checkpoint, Compact, Create, Drop, Flush, ForgetViews, Pass, Persist, Reopen, View, Write, WriteAs,
+        CheckViews, Checkpoint, Compact, Create, Drop, Flush, ForgetViews, Pass, Persist, Refused, Reopen, View, Write,
+        WriteAs,
     };
     let delete = |from, key| Write(vec![Op::Delete { from, key }]);
     let delete_range = |from, start, end| Write(vec![Op::DeleteRange { from, start, end }]);
@@ -260,6 +386,98 @@ fn workloads() -> Vec<Workload> {
                 write("a", 502, 1),
             ],
         ),
+        workload(
+            "sums and lists, operand by operand",
+            Durability::Buffered,
+            vec![
+                Create("sum"),
+                Create("list"),
+                Write(vec![merge("sum", 1, 1), merge("list", 1, 5), merge("sum", 1, 2), merge("list", 1, 0)]),
+                WriteAs(Durability::Sync, vec![merge("list", 1, 3), put("sum", 2, 1), merge("sum", 2, 2)]),
+                Flush,
+                View,
+                Write(vec![merge("sum", 1, 3), merge("list", 1, 7), merge("list", 2, 7)]),
+                Flush,
+                Write(vec![
+                    put("list", 2, 1),
+                    merge("list", 2, 2),
+                    Op::Delete { from: "sum", key: 2 },
+                    merge("sum", 2, 9),
+                ]),
+                Compact,
+                CheckViews,
+                Reopen,
+                Write(vec![merge("sum", 1, 4), merge("list", 1, 1)]),
+                Write(vec![Op::DeleteRange { from: "list", start: 0, end: 2 }, merge("list", 1, 4)]),
+                ForgetViews,
+                Compact,
+                Write(vec![merge("sum", 1, 5), merge("list", 1, 2), merge("list", 2, 3)]),
+                Persist,
+            ],
+        ),
+        workload(
+            "long chains of a strategy of one's own",
+            Durability::Buffered,
+            vec![
+                Create("own"),
+                Create("sum"),
+                Write((0..150).map(|n| merge("own", 1, n)).collect()),
+                Write((0..150).flat_map(|n| [merge("own", 1, n), merge("sum", 3, n)]).collect()),
+                Flush,
+                View,
+                WriteAs(Durability::Sync, (0..130).flat_map(|n| [merge("sum", 3, n), merge("own", 2, n)]).collect()),
+                Write(vec![put("own", 2, 1), merge("own", 2, 2), merge("own", 1, 3)]),
+                Flush,
+                Compact,
+                CheckViews,
+                Write(vec![merge("own", 1, 4), merge("sum", 3, 4)]),
+            ],
+        ),
+        workload(
+            "first values and no duplicates",
+            Durability::Buffered,
+            vec![
+                Create("first"),
+                Create("once"),
+                Write(vec![put("first", 1, 10), put("once", 1, 10), merge("first", 1, 20)]),
+                Refused(vec![put("once", 2, 3), merge("once", 1, 3), put("first", 4, 4)]),
+                Flush,
+                Write(vec![put("first", 1, 11), put("once", 2, 11), put("first", 2, 11)]),
+                Refused(vec![put("first", 3, 3), put("once", 1, 12)]),
+                WriteAs(
+                    Durability::Sync,
+                    vec![Op::Delete { from: "first", key: 1 }, Op::Delete { from: "once", key: 1 }],
+                ),
+                Write(vec![put("first", 1, 13), put("once", 1, 13), put("first", 1, 14)]),
+                Refused(vec![put("once", 1, 14)]),
+                Compact,
+                Write(vec![
+                    Op::DeleteRange { from: "once", start: 0, end: 9 },
+                    put("once", 2, 15),
+                    put("first", 2, 15),
+                ]),
+                Reopen,
+                Refused(vec![Op::Delete { from: "once", key: 2 }, put("once", 2, 16), put("once", 2, 17)]),
+                Write(vec![Op::Delete { from: "once", key: 2 }, put("once", 2, 18), put("first", 5, 18)]),
+            ],
+        ),
+        workload(
+            "segments with an index",
+            Durability::Sync,
+            [
+                vec![Create("indexed"), Write((0..9).map(|key| put("indexed", key, 30)).collect()), Flush, View],
+                vec![
+                    write("indexed", 3, 31),
+                    delete("indexed", 4),
+                    Flush,
+                    CheckViews,
+                    delete_range("indexed", 0, 2),
+                    Compact,
+                ],
+                vec![CheckViews, write("indexed", 1, 32), Flush, ForgetViews, Compact, write("indexed", 2, 33)],
+            ]
+            .concat(),
+        ),
     ]
 }
 
@@ -343,8 +561,20 @@ impl Event {
             What::Write(ops) => {
                 for op in ops {
                     let keys = state.entry(op.keyspace().to_owned()).or_default();
+                    let sort = Sort::of(op.keyspace());
                     match *op {
-                        Op::Put { key, len, .. } => {
+                        Op::Put { key, .. } | Op::Merge { key, .. }
+                            if matches!(sort, Sort::First | Sort::Once) && keys.contains_key(&key_of(key)) => {}
+                        Op::Merge { key, len, .. } if matches!(sort, Sort::Sum | Sort::List | Sort::Own) => {
+                            let operand = sort.value(self.number, key, len);
+                            let nothing = if sort == Sort::Sum { (8, 0) } else { (0, 0) };
+                            let value = keys.entry(key_of(key)).or_insert(nothing);
+                            *value = sort.then(*value, &operand);
+                        }
+                        Op::Put { key, len, .. } if sort != Sort::Plain => {
+                            keys.insert(key_of(key), sort.digest_of_put(&sort.value(self.number, key, len)));
+                        }
+                        Op::Put { key, len, .. } | Op::Merge { key, len, .. } => {
                             let value = values
                                 .entry((self.number, key, len))
                                 .or_insert_with(|| digest(&value_of(self.number, key, len)));
@@ -360,7 +590,9 @@ impl Event {
                     }
                 }
                 if let Some(first) = ops.first() {
-                    state.entry(first.keyspace().to_owned()).or_default().insert(mark_of(self.number), digest(b""));
+                    let sort = Sort::of(first.keyspace());
+                    let mark = sort.digest_of_put(sort.plain_value(b""));
+                    state.entry(first.keyspace().to_owned()).or_default().insert(mark_of(self.number), mark);
                 }
             }
         }
@@ -380,6 +612,8 @@ struct Run {
     /// So many of the events are acknowledged as durable.
     floor: usize,
     newest: u64,
+    /// Batches that should have been refused and were not: they may be where what they collide with failed.
+    accepted: usize,
     /// How many events the checkpoint must hold, and whether it was acknowledged.
     copied: Option<(usize, bool)>,
     errors: Vec<String>,
@@ -449,7 +683,7 @@ fn failed(what: &str) -> impl Fn(Error) -> String {
 fn observe(db: &Db, view: Option<&View>) -> Result<State, String> {
     let mut state = State::new();
     for name in db.keyspaces() {
-        let keyspace = db.keyspace(&name, KeyspaceOptions::new()).map_err(failed("keyspace"))?;
+        let keyspace = db.keyspace(&name, stored_options_of(&name)).map_err(failed("keyspace"))?;
         state.insert(name, observe_keyspace(&keyspace, view)?);
     }
     Ok(state)
@@ -472,7 +706,7 @@ fn observe_keyspace(keyspace: &Keyspace, view: Option<&View>) -> Result<Content,
         if get(key).map_err(failed("get"))?.as_ref() != Some(value) {
             return Err(format!("the scan has key {}, and get says something else", key.escape_ascii()));
         }
-        keys.insert(key.to_vec(), digest(value));
+        keys.insert(key.to_vec(), Sort::of(keyspace.name()).digest_of_read(value));
     }
     for absent in (0..12).map(key_of).filter(|key| !keys.contains_key(key)) {
         if get(&absent).map_err(failed("get"))?.is_some() {
@@ -522,14 +756,16 @@ fn check(sim: &Sim, workload: &Workload, run: &Run, floor: usize, depth: Depth) 
     let mut newest = run.newest;
     let names: BTreeSet<String> = seen.keys().cloned().chain(["after".to_owned()]).collect();
     for name in names {
-        let keyspace = db.keyspace(&name, KeyspaceOptions::new()).map_err(failed("create afterwards"))?;
-        let receipt = keyspace.put("~after", "once more").map_err(failed("put afterwards"))?;
+        let sort = Sort::of(&name);
+        let value = sort.plain_value(b"once more");
+        let keyspace = db.keyspace(&name, stored_options_of(&name)).map_err(failed("create afterwards"))?;
+        let receipt = keyspace.put("~after", value).map_err(failed("put afterwards"))?;
         let seqno = u64::from(receipt.seqno);
         if seqno <= newest {
             return Err(format!("seqno {seqno} was given out, and {newest} before the crash"));
         }
         newest = seqno;
-        seen.entry(name).or_default().insert(b"~after".to_vec(), digest(b"once more"));
+        seen.entry(name).or_default().insert(b"~after".to_vec(), sort.digest_of_put(value));
     }
     db.persist().map_err(failed("persist afterwards"))?;
     if depth == Depth::CutAgain {
@@ -670,7 +906,7 @@ impl<'a> Runner<'a> {
         if !db.keyspaces().iter().any(|there| there == name) {
             return None;
         }
-        let keyspace = db.keyspace(name, KeyspaceOptions::new()).ok()?;
+        let keyspace = db.keyspace(name, stored_options_of(name)).ok()?;
         self.handles.insert(name, keyspace.clone());
         Some(keyspace)
     }
@@ -692,7 +928,7 @@ impl<'a> Runner<'a> {
                 if self.handle(name).is_some() {
                     return Ok(Ok(()));
                 }
-                let created = db.keyspace(name, KeyspaceOptions::new());
+                let created = db.keyspace(name, options_of(name));
                 self.event(What::Create(name), if created.is_ok() { Fate::Sure } else { Fate::Unknown });
                 created.map(|keyspace| {
                     self.handles.insert(name, keyspace);
@@ -712,8 +948,8 @@ impl<'a> Runner<'a> {
                     self.durable();
                 })
             }
-            Step::Write(ops) => return self.write(&db, ops, None),
-            Step::WriteAs(durability, ops) => return self.write(&db, ops, Some(*durability)),
+            Step::Write(ops) | Step::Refused(ops) => return self.write(&db, ops, None, step),
+            Step::WriteAs(durability, ops) => return self.write(&db, ops, Some(*durability), step),
             Step::Persist => db.persist().map(|()| self.durable()),
             Step::Flush => db.flush().map(|()| self.durable()),
             Step::Compact => db.compact().map(|_| self.durable()),
@@ -721,7 +957,7 @@ impl<'a> Runner<'a> {
             Step::View => {
                 let view = db.snapshot();
                 let keyspaces: Vec<Keyspace> =
-                    db.keyspaces().iter().filter_map(|name| db.keyspace(name, KeyspaceOptions::new()).ok()).collect();
+                    db.keyspaces().iter().filter_map(|name| db.keyspace(name, stored_options_of(name)).ok()).collect();
                 let state = Self::look(&view, &keyspaces);
                 match state {
                     Ok(state) => self.views.push((view, keyspaces, state)),
@@ -765,24 +1001,39 @@ impl<'a> Runner<'a> {
         each.collect()
     }
 
-    fn write(&mut self, db: &Db, ops: &[Op], durability: Option<Durability>) -> Result<Result<(), Error>, String> {
+    fn write(
+        &mut self,
+        db: &Db,
+        ops: &[Op],
+        durability: Option<Durability>,
+        step: &Step,
+    ) -> Result<Result<(), Error>, String> {
         let number = self.run.all();
         let mut batch = db.batch();
         for op in ops {
             let Some(keyspace) = self.handle(op.keyspace()) else {
                 return Ok(Err(Error::Invalid { what: "the keyspace was never made".to_owned() }));
             };
+            let sort = Sort::of(op.keyspace());
             match *op {
-                Op::Put { key, len, .. } => batch.put(&keyspace, key_of(key), value_of(number, key, len)),
+                Op::Put { key, len, .. } => batch.put(&keyspace, key_of(key), sort.value(number, key, len)),
+                Op::Merge { key, len, .. } => batch.merge(&keyspace, key_of(key), sort.value(number, key, len)),
                 Op::Delete { key, .. } => batch.delete(&keyspace, key_of(key)),
                 Op::DeleteRange { start, end, .. } => batch.delete_range(&keyspace, key_of(start)..key_of(end)),
             }
         }
         if let Some(keyspace) = ops.first().and_then(|op| self.handle(op.keyspace())) {
-            batch.put(&keyspace, mark_of(number), "");
+            batch.put(&keyspace, mark_of(number), Sort::of(keyspace.name()).plain_value(b""));
         }
         let durability = durability.unwrap_or(self.workload.durability);
         let committed: Result<Receipt, Error> = batch.commit_with(durability);
+        if matches!(step, Step::Refused(_)) {
+            match committed {
+                Err(Error::Duplicate { .. }) => return Ok(Ok(())),
+                Ok(_) => self.run.accepted += 1,
+                Err(_) => {}
+            }
+        }
         let fate = match &committed {
             Ok(_) => Fate::Sure,
             // Refused before anything was tried.
@@ -1089,6 +1340,9 @@ fn trace(workload: &Workload) -> Result<Vec<String>, String> {
     let runner = Runner::run_on(&sim, Some(traced.clone()), workload, After::GoOn)?;
     if !runner.run.errors.is_empty() {
         return Err(runner.run.errors.join("; "));
+    }
+    if runner.run.accepted > 0 {
+        return Err("a duplicate was accepted".to_owned());
     }
     // The runner still holds the database: what closing calls comes later.
     let trace = traced.trace.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -1,5 +1,5 @@
-//! Format 1, pinned: a small database as files. This release must write the very same bytes, and every later one must
-//! open them.
+//! Format 1, pinned: two small databases, a perfect-hash function and map files. This release must write the very same bytes, and every
+//! later one must open them.
 //!
 //! `CHRONOLITH_GOLDEN=write cargo test --test golden` writes the files anew; that is a new format.
 
@@ -10,15 +10,33 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use chronolith::{Durability, Error, KeyspaceOptions, Options, env};
+use chronolith::{
+    Durability, Error, KeyspaceOptions, MergeStrategy, Options, Step, env,
+    merge::append_items,
+    phash::{Hash, Map, MapBuilder, MergeOptions, Mphf, merge_to},
+};
 
 const DATABASE: &str = "/golden.db";
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/format-1")
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// A database with everything that this release can write: two keyspaces, versions kept for a view, tombstones of both kinds,
+/// Whether the files are to be written anew.
+fn writes() -> bool {
+    std::env::var_os("CHRONOLITH_GOLDEN").is_some()
+}
+
+/// That these bytes are the ones that are kept.
+fn pin(golden: &Path, bytes: &[u8]) {
+    if writes() {
+        fs::create_dir_all(golden.parent().unwrap()).unwrap();
+        fs::write(golden, bytes).unwrap();
+    }
+    assert!(fs::read(golden).unwrap() == bytes, "{} is written differently", golden.display());
+}
+
+/// A database without strategies and indexes: two keyspaces, versions kept for a view, tombstones of both kinds,
 /// gaps, two levels, a log with a batch in it, a clean end.
 fn build() -> env::Sim {
     let machine = env::Sim::new(7);
@@ -66,42 +84,171 @@ fn check(machine: &env::Sim) {
     assert!(report.is_clean(), "{report}");
 }
 
-#[test]
-fn this_release_writes_format_1_to_the_byte() {
-    let machine = build();
-    let write = std::env::var_os("CHRONOLITH_GOLDEN").is_some();
-    let mut count = 0;
-    for path in machine.files() {
-        let bytes = machine.read_file(&path).unwrap();
-        let golden = folder().join(path.strip_prefix(DATABASE).unwrap());
-        if path.ends_with("LOCK") {
-            continue;
-        }
-        if write {
-            fs::create_dir_all(golden.parent().unwrap()).unwrap();
-            fs::write(&golden, &bytes).unwrap();
-        }
-        assert!(fs::read(&golden).unwrap() == bytes, "{} differs from {}", path.display(), golden.display());
-        count += 1;
+const fn number(number: i64) -> [u8; 8] {
+    number.to_le_bytes()
+}
+
+/// One with strategies and indexes: operands kept apart for a view, in segments and in a log; a sum too wide for its type; a segment with
+/// an index, and one with a filter before it.
+fn build_folding() -> env::Sim {
+    let machine = env::Sim::new(8);
+    let db = Options::new().env(machine.clone()).durability(Durability::Buffered).open(DATABASE).unwrap();
+    let words = db.keyspace("words", KeyspaceOptions::new().point_index(true)).unwrap();
+    let hits = KeyspaceOptions::new().merge(MergeStrategy::Sum).point_index(true);
+    let hits = db.keyspace("hits", hits).unwrap();
+    let tags = db.keyspace("tags", KeyspaceOptions::new().merge(MergeStrategy::Append)).unwrap();
+    let names = db.keyspace("names", KeyspaceOptions::new().merge(MergeStrategy::FirstWins)).unwrap();
+    let mut batch = db.batch();
+    for i in 0..120u32 {
+        batch.put(&words, format!("word/{i:03}"), "x".repeat(i as usize % 7));
     }
-    assert!(count >= 4, "only {count} files");
+    batch.commit().unwrap();
+    hits.put("wide", number(i64::MAX)).unwrap();
+    hits.merge("wide", number(2)).unwrap();
+    hits.merge("page", number(1)).unwrap();
+    tags.merge("page", "red").unwrap();
+    db.compact().unwrap();
+    let view = db.snapshot();
+    hits.merge("page", number(10)).unwrap();
+    tags.merge("page", "").unwrap();
+    names.put("id", "first").unwrap();
+    words.put("word/007", "seven").unwrap();
+    words.put("word/zzz", "last").unwrap();
+    words.delete("word/008").unwrap();
+    db.flush().unwrap();
+    hits.merge("page", number(-100)).unwrap();
+    tags.merge("page", "round").unwrap();
+    names.merge("id", "second").unwrap();
+    drop(view);
+    db.close().unwrap();
+    machine
+}
+
+/// What that one says.
+fn check_folding(machine: &env::Sim) {
+    let db = Options::new().env(machine.clone()).open(DATABASE).unwrap();
+    assert_eq!(db.keyspaces(), ["hits", "names", "tags", "words"]);
+    let [hits, names, tags, words] =
+        ["hits", "names", "tags", "words"].map(|name| db.keyspace(name, KeyspaceOptions::new()).unwrap());
+    assert_eq!(hits.get("page").unwrap().unwrap(), number(-89));
+    let then = db.as_of(9).unwrap();
+    assert_eq!(then.get(&hits, "page").unwrap().unwrap(), number(1));
+    let list = tags.get("page").unwrap().unwrap();
+    let items: Vec<&[u8]> = append_items(&list).map(Result::unwrap).collect();
+    assert_eq!(items, [b"red".as_slice(), b"", b"round"]);
+    assert_eq!(names.get("id").unwrap().unwrap(), b"first");
+    assert_eq!(words.range(..).count(), 120);
+    assert_eq!(words.get("word/007").unwrap().unwrap(), b"seven");
+    assert_eq!(words.get("word/008").unwrap(), None);
+    // Both segments are asked through their indexes, the upper one behind its filter.
+    let asked = words.explain("word/009").unwrap();
+    let filters = asked.steps.iter().filter(|step| matches!(step, Step::Segment { filter: Some(_), .. })).count();
+    let slots = asked.steps.iter().filter(|step| matches!(step, Step::Segment { slot: Some(_), .. })).count();
+    assert_eq!((asked.segments(), filters, slots), (2, 1, 1), "{asked}");
+    let report = db.verify().unwrap();
+    assert!(report.is_clean(), "{report}");
+    let wide = hits.get("wide").unwrap_err();
+    assert!(matches!(wide, Error::Invalid { .. }) && wide.to_string().contains("9223372036854775809"), "{wide}");
+    hits.merge("wide", number(-3)).unwrap();
+    assert_eq!(hits.get("wide").unwrap().unwrap(), number(i64::MAX - 1));
+    let other = db.keyspace("hits", KeyspaceOptions::new().merge(MergeStrategy::Append));
+    assert!(matches!(other, Err(Error::Invalid { .. })), "{other:?}");
 }
 
 #[test]
-fn format_1_is_read_and_goes_on() {
+fn this_release_writes_format_1_to_the_byte() {
+    for (name, machine) in [("format-1", build()), ("format-1-folding", build_folding())] {
+        let mut count = 0;
+        for path in machine.files() {
+            if path.ends_with("LOCK") {
+                continue;
+            }
+            pin(&folder(name).join(path.strip_prefix(DATABASE).unwrap()), &machine.read_file(&path).unwrap());
+            count += 1;
+        }
+        assert!(count >= 4, "only {count} files");
+    }
+}
+
+/// The files of a database that was kept.
+fn read(name: &str) -> env::Sim {
     let machine = env::Sim::new(1);
-    let mut folders = vec![folder()];
+    let mut folders = vec![folder(name)];
     while let Some(next) = folders.pop() {
         for entry in fs::read_dir(next).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let inside = Path::new(DATABASE).join(path.strip_prefix(folder()).unwrap());
+                let inside = Path::new(DATABASE).join(path.strip_prefix(folder(name)).unwrap());
                 machine.write_file(&inside, fs::read(&path).unwrap());
             }
         }
     }
+    machine
+}
+
+#[test]
+fn strategies_and_indexes_of_format_1_are_read_and_go_on() {
+    check_folding(&read("format-1-folding"));
+    check_folding(&build_folding());
+}
+
+/// Keys of several partitions.
+fn hashes() -> Vec<Hash> {
+    (0..9000u32).map(|i| Hash::of(&i.to_le_bytes())).collect()
+}
+
+#[test]
+fn the_bare_function_of_format_1_is_written_to_the_byte_and_read() {
+    let golden = folder("phash-1/function");
+    pin(&golden, Mphf::build(&hashes(), 7).unwrap().as_bytes());
+    let function = Mphf::open(fs::read(golden).unwrap()).unwrap();
+    let mut numbers: Vec<_> = hashes().iter().map(|hash| function.index(*hash).unwrap()).collect();
+    // Which key has which number is part of the format: others keep things by it.
+    assert_eq!(numbers[..6], [5479, 354, 3917, 404, 8326, 5327]);
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..9000));
+}
+
+#[test]
+fn map_files_of_format_1_are_written_to_the_byte_and_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let alike = |i: u32| (i.to_be_bytes().to_vec(), number(i64::from(i) * 3).to_vec());
+    let mixed = |i: u32| (format!("{}/{i}", "k".repeat(i as usize % 5)).into_bytes(), vec![b'v'; i as usize % 11]);
+    let largest = (b"large".to_vec(), vec![42; 300]);
+    let kept = |name: &str, built: Map| {
+        let golden = folder("phash-1").join(name);
+        pin(&golden, &fs::read(built.path()).unwrap());
+        // A copy: what is kept may lie where nothing can be mapped or changed.
+        let copy = dir.path().join(format!("{name} that was kept"));
+        fs::copy(golden, &copy).unwrap();
+        let map = Map::open(copy).unwrap();
+        map.verify().unwrap();
+        assert_eq!(map.get("no such key").unwrap(), None);
+        map
+    };
+    let built = MapBuilder::new().seed(7).build_to(dir.path().join("a"), (0..200).map(alike)).unwrap();
+    let one = kept("alike.pphm", built);
+    assert!((0..200).map(alike).all(|(key, value)| one.get(key).unwrap().unwrap() == value));
+    assert_eq!((one.len(), one.seed()), (200, 7));
+    let entries = (0..150).map(mixed).chain([largest.clone()]);
+    let two = kept("mixed.pphm", MapBuilder::new().build_to(dir.path().join("b"), entries).unwrap());
+    assert!((0..150).map(mixed).chain([largest]).all(|(key, value)| two.get(key).unwrap().unwrap() == value));
+    assert_eq!((two.len(), two.seed()), (151, 0));
+    // A merge of maps with two seeds into one with a third.
+    let options = MergeOptions::default().seed(9);
+    let merged = merge_to(dir.path().join("c"), &[&one, &two, &one], &MergeStrategy::Append, options).unwrap();
+    let lists = kept("merged.pphm", merged);
+    assert_eq!(lists.len(), 351);
+    let list = lists.get(7u32.to_be_bytes()).unwrap().unwrap();
+    let items: Vec<&[u8]> = append_items(&list).map(Result::unwrap).collect();
+    assert_eq!(items, [number(21), number(21)]);
+}
+
+#[test]
+fn format_1_is_read_and_goes_on() {
+    let machine = read("format-1");
     check(&machine.fork());
     check(&build());
 

@@ -170,6 +170,9 @@ fn check(map: &Map, content: &Content, draws: &mut Draws) {
         }
         assert_eq!(map.contains(&near).unwrap(), content.contains_key(&near), "{}", near.escape_ascii());
     }
+    let together = map.multi_get(content.keys()).unwrap();
+    assert!(together.iter().map(|value| value.as_deref()).eq(content.values().map(|value| Some(value.as_slice()))));
+    assert_eq!(map.multi_get(["no such key"; 40]).unwrap(), vec![None; 40]);
     for _ in 0..50 {
         let len = draws.below(30);
         let key = draws.bytes(len);
@@ -470,7 +473,9 @@ fn what_panics_in_the_hands_of_the_user_goes_on_to_the_caller_and_leaves_nothing
     }
     // A strategy and a listener, while other workers have run ahead and wait.
     let map = MapBuilder::new().build_to(dir.path().join("in"), several_mib()).unwrap();
-    for (panics_at, told_panics, threads) in [(0, false, 3), (20_000, false, 3), (u64::MAX, true, 1)] {
+    for (panics_at, told_panics, threads) in
+        [(0, false, 3), (20_000, false, 3), (u64::MAX, true, 1), (u64::MAX, true, 3), (u64::MAX, true, 8)]
+    {
         let (home, path, map) = (Arc::clone(&dir), path.clone(), map.clone());
         let is_panic = within("a merge in which something panics", move || {
             let strategy = MergeStrategy::custom("slow", Slow { calls: AtomicU64::new(0), panics_at });
@@ -604,6 +609,10 @@ fn a_place_where_no_map_can_be_is_told_by_its_name() {
             assert!(is_right, "{name}: {error:?}");
         }
     }
+    // As long as a name can be: what is written on the way has a shorter one.
+    let longest = at(&"x".repeat(255));
+    drop(MapBuilder::new().build_to(&longest, [("a", "b")]).unwrap());
+    fs::remove_file(longest).unwrap();
     for path in ["", "/", ".", ".."] {
         assert!(matches!(Map::open(path), Err(Error::Invalid { .. })), "{path:?}");
         assert!(matches!(MapBuilder::new().build_to(path, [("a", "b")]), Err(Error::Invalid { .. })), "{path:?}");
@@ -816,6 +825,34 @@ fn numbers_that_are_no_hashes_end_in_a_function_or_an_error_within_bounded_time(
     assert!(functions >= 2 * u32::try_from(all.len()).unwrap(), "{functions}");
 }
 
+/// The mixing step of `docs/format/phash.md`.
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    u64::try_from(product >> 64).unwrap() ^ u64::try_from(product & u128::from(u64::MAX)).unwrap()
+}
+
+#[test]
+fn a_bucket_chosen_so_that_nothing_in_it_clashes_takes_no_longer() {
+    const MIX: [u64; 2] = [0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b];
+    let draws = &mut Draws::new(3);
+    for count in [1000, 10_000, 45_000] {
+        // All routes are zero; positions under the first multiplier are apart, so that no comparison ends early.
+        let positions = (count * 100_usize).div_ceil(99);
+        let (mut used, mut hashes) = (vec![false; positions], Vec::new());
+        while hashes.len() < count {
+            let low = draws.next();
+            let place = fold(MIX[0], low ^ MIX[1]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let base = usize::try_from((u128::from(place) * positions as u128) >> 64).unwrap();
+            if !std::mem::replace(&mut used[base], true) {
+                hashes.push(Hash::from(u128::from(MIX[0]) << 64 | u128::from(low)));
+            }
+        }
+        let began = Instant::now();
+        build("one bucket", &hashes);
+        assert!(began.elapsed() < Duration::from_secs(3), "{count} hashes: {:?}", began.elapsed());
+    }
+}
+
 #[test]
 fn keys_with_much_in_common_make_maps_like_any_others() {
     let dir = tempfile::tempdir().unwrap();
@@ -920,7 +957,7 @@ fn keys_made_to_have_the_same_hash_without_a_seed_mean_nothing_to_a_database() {
 #[test]
 fn as_many_threads_as_anybody_may_ask_for() {
     let dir = tempfile::tempdir().unwrap();
-    for threads in [0, 1, 64, 3000] {
+    for threads in [0, 1, 64, 3000, usize::MAX] {
         let map = MapBuilder::new().threads(threads).build_to(dir.path().join("map"), [("a", "b")]).unwrap();
         let options = MergeOptions::default().threads(threads);
         let merged = merge_to(dir.path().join("merged"), &[&map, &map], &MergeStrategy::LastWins, options).unwrap();

@@ -44,7 +44,7 @@ const EDGES: [usize; 8] = [0, 1, 30, 31, 512, 513, 4096, 4097];
 const FOLDED_MAX: usize = 1 << 20;
 
 /// What `Strategy::Fragile` combines is at most so long.
-const FRAGILE_MAX: usize = 600;
+const FRAGILE_MAX: usize = 40;
 
 /// What a generator must not stop generating.
 const KINDS: [&str; 35] = [
@@ -1255,10 +1255,12 @@ impl World {
     }
 
     fn drop_keyspace(&mut self, slot: usize) -> Outcome {
-        let Some((at, keyspace)) = self.alive(slot) else { return Ok(()) };
-        self.say("drop a keyspace", format!("drop {}", keyspace.name()));
+        // Also one that is not open, for want of its strategy.
+        let Some(at) = self.slots.get(slot).copied().flatten() else { return Ok(()) };
+        let Some(name) = self.lives.get(at).map(|life| life.name) else { return Ok(()) };
+        self.say("drop a keyspace", format!("drop {name}"));
         let db = self.db()?.clone();
-        db.drop_keyspace(keyspace.name()).map_err(told("drop_keyspace"))?;
+        db.drop_keyspace(name).map_err(told("drop_keyspace"))?;
         let dropped = u64::from(db.snapshot().seqno());
         ensure!(dropped > self.newest(), "the drop has seqno {dropped}, after {}", self.newest());
         self.add(&format!(" @{dropped}"));
@@ -1269,8 +1271,10 @@ impl World {
         if let Some(place) = self.slots.get_mut(slot) {
             *place = None;
         }
-        let refused = keyspace.put("a", "dropped!");
-        ensure!(matches!(refused, Err(Error::Invalid { .. })), "a write to a dropped keyspace: {refused:?}");
+        if let Some(keyspace) = self.handle(at) {
+            let refused = keyspace.put("a", "dropped!");
+            ensure!(matches!(refused, Err(Error::Invalid { .. })), "a write to a dropped keyspace: {refused:?}");
+        }
         Ok(())
     }
 
@@ -1475,6 +1479,10 @@ impl World {
             ensure!(told, "compare_and_swap of what cannot be folded: {swapped:?}");
             return Ok(());
         }
+        if strategy == Strategy::FirstWins && right && !old.is_absent() && new.is_some() {
+            ensure!(matches!(swapped, Err(Error::Invalid { .. })), "a first value was swapped: {swapped:?}");
+            return Ok(());
+        }
         self.settle_swap(swapped, right, &[(life, as_write(key, new))])
     }
 
@@ -1528,6 +1536,10 @@ impl World {
         }
         let was = seen.as_ref().map_or("nothing at all".to_owned(), State::words);
         ensure!(seen.as_ref() == Some(&wanted), "update was shown {was}, and the model says {}", wanted.words());
+        if strategy == Strategy::FirstWins && !wanted.is_absent() && new.is_some() {
+            ensure!(matches!(updated, Err(Error::Invalid { .. })), "a first value was updated: {updated:?}");
+            return Ok(());
+        }
         let writes = [(life, as_write(key, new))];
         let judged = self.judge(&writes);
         self.settle(updated, judged, &writes, None).map_err(|e| format!("update: {e}"))

@@ -44,6 +44,10 @@ fn the_first_value_stays_until_it_is_deleted_also_inside_a_batch() {
     assert_eq!(firsts.get("k").unwrap().unwrap(), "1");
     assert_eq!(db.as_of(two.seqno).unwrap().get(&firsts, "k").unwrap().unwrap(), "1");
 
+    let swapped = firsts.compare_and_swap("k", Some("1"), Some("2"));
+    assert!(matches!(swapped, Err(Error::Invalid { what }) if what.contains("delete it first")));
+    assert!(firsts.update("k", |_| Some("2")).is_err() && firsts.insert_if_absent("k", "2").unwrap().is_none());
+
     let mut batch = db.batch();
     batch.put(&firsts, "k", "4");
     batch.delete(&firsts, "k");

@@ -6,6 +6,7 @@ use super::{Batch, Cursor, Range, View, check_batch_len, check_key, commit, db::
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Kind, Receipt, Result},
     engine::{Checks, Explain, Opened, ViewCore, Watched},
+    merge::MergeStrategy,
     wal::BatchBuf,
 };
 
@@ -254,7 +255,8 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Batch::commit`]; [`Conflict`](Error::Conflict) after a hundred tries.
+    /// As [`Batch::commit`]; [`Conflict`](Error::Conflict) after a hundred tries; [`Invalid`](Error::Invalid) for a new value where
+    /// [`FirstWins`](crate::MergeStrategy::FirstWins) lets the first one stay.
     pub fn update<V: AsRef<[u8]>>(
         &self,
         key: impl AsRef<[u8]>,
@@ -277,6 +279,13 @@ impl Keyspace {
             let watched = Watched::begin(engine);
             let old = self.get(key)?;
             let Some(new) = decide(old.as_deref()) else { return Ok(None) };
+            if old.is_some() && new.is_some() && matches!(self.opened.strategy, MergeStrategy::FirstWins) {
+                // A put would change nothing, and its receipt would say that it did.
+                return Err(Error::invalid(format!(
+                    "key \"{}\" has its first value, which stays in a keyspace with merge strategy FirstWins; delete it first",
+                    key.escape_ascii()
+                )));
+            }
             let mut batch = BatchBuf::default();
             match &new {
                 Some(value) => batch.push(Kind::Put, self.id(), key, &self.opened.strategy.stored(value)?),

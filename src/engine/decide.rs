@@ -68,6 +68,13 @@ impl Chains {
         chain.operands >= chain.limit
     }
 
+    /// No state could be written: not before twice as many operands is it tried again.
+    fn gave_up(&mut self, keyspace: KeyspaceId, key: &[u8]) {
+        if let Some(chain) = self.counts.get_mut(&self.hasher.hash_one((keyspace, key))) {
+            *chain = Chain { operands: 0, limit: chain.limit.saturating_mul(2) };
+        }
+    }
+
     /// A state of so many bytes was written.
     fn ended(&mut self, keyspace: KeyspaceId, key: &[u8], len: usize) {
         let limit = u32::try_from(len / 256).unwrap_or(u32::MAX).max(CHAIN_MAX);
@@ -202,7 +209,7 @@ impl Engine {
 
     /// Counts the operands of a batch, and puts a state behind those that end a long chain. The batch will get the next seqno.
     ///
-    /// What cannot be read or folded now is left as it is: the next operand tries again.
+    /// What cannot be read or folded now is left as it is, and tried again after twice as many operands: each try is a fold under the lock.
     pub(super) fn end_long_chains(&self, commit: &mut Commit, batch: &mut BatchBuf, keyspaces: &[Opened]) {
         let mut long = Keys::new();
         let counted = batch.for_each(|op| {
@@ -234,6 +241,8 @@ impl Engine {
             {
                 batch.push(kind, id, &key, &value);
                 commit.chains.ended(id, &key, value.len());
+            } else {
+                commit.chains.gave_up(id, &key);
             }
         }
     }
@@ -248,6 +257,8 @@ mod tests {
         let mut chains = Chains::default();
         let long = |chains: &mut Chains| (1..=100_000u32).find(|_| chains.count(KeyspaceId(16), b"k"));
         assert_eq!(long(&mut chains), Some(CHAIN_MAX));
+        chains.gave_up(KeyspaceId(16), b"k");
+        assert_eq!(long(&mut chains), Some(2 * CHAIN_MAX));
         chains.ended(KeyspaceId(16), b"k", 1 << 20);
         assert_eq!(long(&mut chains), Some(4096));
     }

@@ -10,6 +10,20 @@ pub(crate) mod name;
 pub(crate) use cursor::{Reader, Writer};
 pub(crate) use header::{BadHeader, FileKind, Header};
 
+/// CRC-32 (IEEE) of bytes that come piece by piece.
+#[derive(Debug, Default)]
+pub(crate) struct Checksum(crc32fast::Hasher);
+
+impl Checksum {
+    pub(crate) fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    pub(crate) fn finish(self) -> u32 {
+        self.0.finalize()
+    }
+}
+
 /// CRC-32 (IEEE) of several pieces in a row.
 pub(crate) fn crc(pieces: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();

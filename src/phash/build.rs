@@ -17,18 +17,22 @@ use super::{
 
 /// Keys for each bucket: with more, building takes ever longer (it never ended at 4.2).
 const BUCKET_KEYS: f64 = 3.55;
-/// The same for a partition that did not go together.
-const BUCKET_KEYS_EASY: f64 = 3.0;
+/// The same for partitions that did not go together, at the second and at later tries of more. What keeps a partition of some dozens from
+/// going together is a first bucket with too many of its keys: there must be more buckets then, and more positions.
+const BUCKET_KEYS_EASY: f64 = 2.0;
+const BUCKET_KEYS_EASIEST: f64 = 1.0;
 
 /// Keys for each position.
 const LOAD: f64 = 0.99;
-/// The room added for each further try.
+/// The room added for each further try: a part of the keys, and some positions for the smallest partitions.
 const MORE_ROOM: f64 = 0.02;
+const MORE_POSITIONS: f64 = 64.0;
 
 /// Tries of one partition, each with a seed of its own.
 const TRIES: u16 = 12;
-/// From this try on buckets are smaller.
-const EASY_TRY: u16 = 4;
+/// From these tries on buckets are smaller.
+const EASY_TRY: u16 = 2;
+const EASIEST_TRY: u16 = 4;
 
 /// A try is given up after one eviction for so many buckets. Usual partitions need a fifth of that; those that need more run in circles.
 const BUCKETS_PER_EVICTION: usize = 3;
@@ -151,9 +155,14 @@ impl Builder {
             return Err(Failure::GaveUp);
         }
         for seed in 0..TRIES {
-            let per_bucket = if seed < EASY_TRY { BUCKET_KEYS } else { BUCKET_KEYS_EASY };
+            let per_bucket = match seed {
+                0..EASY_TRY => BUCKET_KEYS,
+                EASY_TRY..EASIEST_TRY => BUCKET_KEYS_EASY,
+                _ => BUCKET_KEYS_EASIEST,
+            };
             let buckets = (float(keys.len()) / per_bucket).ceil().max(1.0);
-            let room = float(keys.len()) * (1.0 / LOAD + MORE_ROOM * f64::from(seed));
+            let room =
+                float(keys.len()) * (1.0 / LOAD + MORE_ROOM * f64::from(seed)) + MORE_POSITIONS * f64::from(seed);
             self.seed = seed;
             if self.sort(keys, whole(buckets)) > BUCKET_MAX {
                 return Err(Failure::GaveUp);

@@ -33,12 +33,15 @@ use super::{
 use crate::{
     base::{Bytes, Corruption, Error, IoContext, Result},
     env::{Dir, Env, File, Os, Region},
-    format::{FileKind, Header, Reader, Writer, crc},
+    format::{Checksum, FileKind, Header, Reader, Writer, crc},
 };
 
 const MAGIC: u32 = u32::from_le_bytes(*b"PMPE");
 
 const TAIL_LEN: usize = 40;
+
+/// Bytes that are read at a time to be checked.
+const CHECK_LEN: usize = 256 << 10;
 
 /// Keys of one call that are looked up together.
 const TOGETHER: usize = 32;
@@ -354,7 +357,7 @@ impl Map {
     /// The entry at a place that [`Map::for_each`] named.
     #[inline]
     pub(super) fn entry_at(&self, at: u64) -> Result<Entry<'_>> {
-        self.inner.entry_at(at)
+        self.inner.entry_at(at, self.inner.lines.start)
     }
 }
 
@@ -393,15 +396,16 @@ impl Inner {
                     return Ok(None);
                 }
                 let offset = offset.iter().rev().fold(0u64, |offset, byte| offset << 8 | u64::from(*byte));
-                let entry = self.entry_at(((slot.behind + keys * slot_len) as u64).saturating_add(offset))?;
+                let entries_at = (slot.behind + keys * slot_len) as u64;
+                let entry = self.entry_at(entries_at.saturating_add(offset), self.end_of(slot.partition))?;
                 Ok((entry.key == key).then(|| entry.value_at..entry.value_at + entry.value.len()))
             }
         }
     }
 
     #[inline]
-    fn entry_at(&self, at: u64) -> Result<Entry<'_>> {
-        let bytes = self.region.get(..self.lines.start).unwrap_or_default();
+    fn entry_at(&self, at: u64, limit: usize) -> Result<Entry<'_>> {
+        let bytes = self.region.get(..limit).unwrap_or_default();
         let start = usize::try_from(at).unwrap_or(usize::MAX);
         let mut reader = Reader::starting_at(bytes, start);
         let read = |reader: &mut Reader<'_>| match self.shape {
@@ -430,10 +434,23 @@ impl Inner {
 
     fn for_each(&self, partition: u64, mut each: impl FnMut(u64, Entry<'_>) -> Result<()>) -> Result<()> {
         let mut place = self.first_entry(partition)?;
+        let end = self.end_of(partition);
+        let mut room = (end as u64).saturating_sub(place.first_at);
         for index in 0..place.keys {
-            each(index, self.entry_at(self.place_of(&mut place, index)?)?)?;
+            let entry = self.entry_at(self.place_of(&mut place, index)?, end)?;
+            // Entries that overlap would be more than the file holds: whoever gathers them counts on that they are not.
+            let len = (entry.key.len() + entry.value.len()) as u64;
+            room = room.checked_sub(len).ok_or_else(|| self.corrupt(entry.at, "entries that do not overlap"))?;
+            each(index, entry)?;
         }
         Ok(())
+    }
+
+    /// Where a partition ends.
+    #[inline]
+    fn end_of(&self, partition: u64) -> usize {
+        let extent = self.directory().extent(partition);
+        extent.and_then(|(_, end)| usize::try_from(end).ok()).unwrap_or(0)
     }
 
     /// Where the entries of a partition lie.
@@ -482,11 +499,20 @@ impl Inner {
     fn verified_now(&self, partition: u64) -> Result<()> {
         let directory = self.directory();
         let extent = directory.extent(partition).ok_or_else(|| self.corrupt(0, "a partition that exists"))?;
-        let mut bytes = vec![0; usize::try_from(extent.1 - extent.0).unwrap_or(usize::MAX)];
-        self.file.read_at(extent.0, &mut bytes).at("read", || self.path.clone())?;
+        // Piece by piece: what a file claims of itself costs time, never memory.
+        let mut buf = vec![0; CHECK_LEN.min(usize::try_from(extent.1 - extent.0).unwrap_or(CHECK_LEN))];
+        let mut found = Checksum::default();
+        let mut next = extent.0;
+        while next < extent.1 {
+            let len = buf.len().min(usize::try_from(extent.1 - next).unwrap_or(usize::MAX));
+            let piece = buf.get_mut(..len).unwrap_or_default();
+            self.file.read_at(next, piece).at("read", || self.path.clone())?;
+            found.update(piece);
+            next += len as u64;
+        }
         let at = self.checksums.start + 4 * usize::try_from(partition).unwrap_or(0);
         let sum = Reader::starting_at(&self.region, at).u32("checksum of a partition");
-        if sum.map_err(|bad| bad.of(&self.path, 0))? == crc(&[&bytes]) {
+        if sum.map_err(|bad| bad.of(&self.path, 0))? == found.finish() {
             return Ok(());
         }
         Err(self.corrupt(extent.0, "the checksum of the partition"))
@@ -541,7 +567,7 @@ impl MapIter {
         inner.verify(partition)?;
         let mut entries = inner.first_entry(partition)?;
         let index = number.saturating_sub(self.partition.1);
-        let entry = inner.entry_at(inner.place_of(&mut entries, index)?)?;
+        let entry = inner.entry_at(inner.place_of(&mut entries, index)?, inner.end_of(partition))?;
         let share = |at: usize, part: &[u8]| Bytes::window(|| inner.region.owner(), at, part);
         Ok((share(entry.value_at - entry.key.len(), entry.key), share(entry.value_at, entry.value)))
     }

@@ -176,6 +176,21 @@ mod tests {
     }
 
     #[test]
+    fn sets_of_every_small_size_have_a_function() {
+        // Of sets of some fifty keys one in a thousand once had none: a first bucket held too many of the keys.
+        for round in 0..200 {
+            for count in 1..300u64 {
+                let hashes: Vec<Hash> =
+                    (0..count).map(|i| Hash::of(&[round, count, i].map(u64::to_le_bytes).concat())).collect();
+                let function = Mphf::build(&hashes, 0).unwrap_or_else(|error| panic!("{count} keys, {round}: {error}"));
+                let mut seen = hashes.iter().map(|hash| function.index(*hash).unwrap()).collect::<Vec<_>>();
+                seen.sort_unstable();
+                assert!(seen.into_iter().eq(0..count), "{count} keys, {round}");
+            }
+        }
+    }
+
+    #[test]
     fn the_order_of_the_keys_does_not_matter_and_the_seed_does() {
         let mut keys = hashes(9000);
         let one = Mphf::build(&keys, 5).unwrap();

@@ -254,6 +254,8 @@ impl Segment {
         probe.blocks += 1;
 
         pages(at, (at + ENTRY_HEAD_MAX).min(self.blocks_end)).try_for_each(|page| self.verify_page(page))?;
+        // The lines of the value come while the head is decoded and the key compared, not after.
+        self.fetch_entry(at);
         let entries = region.get(..self.blocks_end).unwrap_or_default();
         let decoded = decode(entries, at, self.base).map_err(|bad| bad.of(&self.path, 0))?;
         pages(decoded.key.start, decoded.value.end).try_for_each(|page| self.verify_page(page))?;
