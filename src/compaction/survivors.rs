@@ -220,14 +220,20 @@ impl Survivors {
         let beneath_operand = self.beneath_operand();
         let same_moment = self.above == Some(entry.seqno);
         if same_moment && !beneath_operand {
-            // A later word of the same batch, or its range tombstone, stands for this one, and for what was dropped beneath it.
-            entry.gap_start.into_iter().for_each(|gap| self.note_gap(gap));
-            return Ok(());
+            // A later word of the same batch, or its range tombstone, stands for this one, and for what was dropped beneath it. But a gap noted on a
+            // mark must not refuse a view for the sake of a neighbour: then this one stays, to say it of its own key.
+            let Some(gap) = entry.gap_start else { return Ok(()) };
+            let refused = self.mark_gap().and_then(|noted| self.demands.any_in(noted.min(gap), entry.seqno));
+            if refused.is_none() {
+                self.note_gap(gap);
+                return Ok(());
+            }
+            self.traces.held_by.extend(refused);
         }
         let lowest = entry.gap_start.unwrap_or(entry.seqno).min(entry.seqno);
         let wanted = match self.above {
             None => true,
-            Some(_) if same_moment => false,
+            Some(_) if same_moment => !beneath_operand,
             Some(above) => {
                 // A gap noted on a mark speaks for every key that the mark covers: it must not refuse a view for the sake of a neighbour.
                 let from = self.mark_gap().map_or(entry.seqno, |gap| lowest.min(gap));
