@@ -25,6 +25,7 @@ use crate::{
     base::{Error, KeySpan, KeyspaceId, Kind, Receipt, Result},
     memtable::Memtable,
     merge::{Asked, Lookup, MergeStrategy, number, wide_sum},
+    segment::PointKey,
     wal::{BATCH_LEN_MAX, BatchBuf, Op},
 };
 
@@ -116,6 +117,7 @@ impl Engine {
         checks: Option<&Checks>,
     ) -> Result<Receipt> {
         self.check_writable()?;
+        Self::check_batch(batch)?;
         let mut lost = None;
         for _ in 0..TRIES {
             let watched = Watched::begin(self);
@@ -233,16 +235,21 @@ impl Engine {
             let mut lookup = Lookup::new(Asked { seqno, vanished: 0 });
             let answer = scratch.get(id, &key, &mut lookup).and_then(|answer| match answer {
                 Some(answer) => Ok(Some(answer)),
-                None => look_up(&current, id, &key, &mut lookup, |_| true, |_| {}),
+                None => look_up(&current, id, &mut PointKey::new(&key), &mut lookup, |_| true, |_| {}),
             });
-            let state = answer.ok().and_then(|answer| lookup.state(answer.as_ref(), &opened.strategy, &key));
-            if let Some((kind, value)) = state
-                && batch.len() + key.len() + value.len() + OP_HEAD_MAX <= BATCH_LEN_MAX
-            {
-                batch.push(kind, id, &key, &value);
-                commit.chains.ended(id, &key, value.len());
-            } else {
-                commit.chains.gave_up(id, &key);
+            let Ok(answer) = answer else { continue };
+            if lookup.operands() == 0 {
+                // The batch's own last word on the key has ended the chain.
+                commit.chains.ended(id, &key, 0);
+                continue;
+            }
+            match lookup.state(answer.as_ref(), &opened.strategy, &key) {
+                None => commit.chains.gave_up(id, &key),
+                Some((kind, value)) if batch.len() + key.len() + value.len() + OP_HEAD_MAX <= BATCH_LEN_MAX => {
+                    batch.push(kind, id, &key, &value);
+                    commit.chains.ended(id, &key, value.len());
+                }
+                Some(_) => {}
             }
         }
     }

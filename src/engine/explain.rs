@@ -9,7 +9,7 @@ use super::{
 use crate::{
     base::{Result, Seqno},
     merge::{Answer, Asked, Lookup},
-    segment::Probe,
+    segment::{PointKey, Probe},
 };
 
 /// Where a read of a key looks, and what it finds there: what [`Keyspace::explain`](crate::Keyspace::explain) answers.
@@ -146,7 +146,7 @@ impl Engine {
         let answer = look_up(
             &current,
             keyspace.id,
-            key,
+            &mut PointKey::new(key),
             &mut lookup,
             |table| table.matters_at(seqno),
             |place| {

@@ -60,7 +60,7 @@ pub(super) fn multi_get_in<K: AsRef<[u8]>>(
     let mut tally = Tally::default();
     let mut values = Vec::new();
     let mut keys = keys.into_iter();
-    let mut together = Vec::with_capacity(TOGETHER);
+    let mut together: Vec<K> = Vec::with_capacity(TOGETHER);
     let mut slots: Vec<(&Segment, Seeded)> = Vec::new();
     let mut entries: Vec<(&Segment, usize)> = Vec::new();
     loop {
@@ -69,20 +69,21 @@ pub(super) fn multi_get_in<K: AsRef<[u8]>>(
         if together.is_empty() {
             break;
         }
-        // Short steps, so that the processor has many of them under way.
+        let mut point_keys: Vec<PointKey<'_>> = together.iter().map(|key| PointKey::new(key.as_ref())).collect();
+        // Short steps, so that the processor has those of many keys under way.
         if let Some(tree) = current.trees.get(&keyspace.id) {
-            for key in &together {
-                let mut point_key = PointKey::new(key.as_ref());
-                for table in tree.holding(key.as_ref()) {
-                    let fetched = table.open_segment().and_then(|open| Some((open, open.fetch_pilot(&mut point_key)?)));
-                    slots.extend(fetched);
+            for point_key in &mut point_keys {
+                for table in tree.holding(point_key.key()) {
+                    let seen = table.open_segment().and_then(|open| Some((open, open.seeded(point_key)?)));
+                    slots.extend(seen);
                 }
             }
+            slots.retain(|(open, hash)| open.fetch_pilot(*hash));
             entries.extend(slots.drain(..).filter_map(|(open, hash)| Some((open, open.fetch_slot(hash)?))));
             entries.drain(..).for_each(|(open, at)| open.fetch_entry(at));
         }
-        for key in &together {
-            values.push(get_counted(current, keyspace, key.as_ref(), asked, &mut tally)?);
+        for point_key in &mut point_keys {
+            values.push(get_counted(current, keyspace, point_key, asked, &mut tally)?);
         }
     }
     tally.add_to(counters, values.len());
@@ -98,7 +99,7 @@ pub(super) fn get_in(
     counters: &Counters,
 ) -> Result<Option<Bytes>> {
     let mut tally = Tally::default();
-    let found = get_counted(current, keyspace, key, asked, &mut tally);
+    let found = get_counted(current, keyspace, &mut PointKey::new(key), asked, &mut tally);
     tally.add_to(counters, 1);
     found
 }
@@ -107,20 +108,20 @@ pub(super) fn get_in(
 fn get_counted(
     current: &SuperVersion,
     keyspace: &Opened,
-    key: &[u8],
+    key: &mut PointKey<'_>,
     asked: Asked,
     tally: &mut Tally,
 ) -> Result<Option<Bytes>> {
     let mut lookup = Lookup::new(asked);
     let met = |place: Place<'_>| tally.count(&place);
     let found = look_up(current, keyspace.id, key, &mut lookup, |table| table.matters_at(asked.seqno), met)
-        .and_then(|answer| lookup.finish(answer, &keyspace.strategy, key));
+        .and_then(|answer| lookup.finish(answer, &keyspace.strategy, key.key()));
     match found {
         // Which moment is readable instead depends also on what the answer itself does not.
         Err(Error::HistoryTrimmed { .. }) => {
             let mut lookup = Lookup::new(asked);
             let answer = look_up(current, keyspace.id, key, &mut lookup, |_| true, |_| {})?;
-            lookup.finish(answer, &keyspace.strategy, key)
+            lookup.finish(answer, &keyspace.strategy, key.key())
         }
         found => found,
     }
@@ -131,11 +132,12 @@ fn get_counted(
 pub(super) fn look_up(
     current: &SuperVersion,
     keyspace: KeyspaceId,
-    key: &[u8],
+    point_key: &mut PointKey<'_>,
     lookup: &mut Lookup,
     matters: impl Fn(&Table) -> bool,
     mut met: impl FnMut(Place<'_>),
 ) -> Result<Option<Answer>> {
+    let key = point_key.key();
     for table in current.memtables(lookup.seqno()) {
         let operands = lookup.operands();
         let answer = table.get(keyspace, key, lookup)?;
@@ -145,10 +147,9 @@ pub(super) fn look_up(
         }
     }
     let Some(tree) = current.trees.get(&keyspace) else { return Ok(None) };
-    let mut point_key = PointKey::new(key);
     for table in tree.holding(key).filter(|table| matters(table)) {
         let mut probe = Probe::default();
-        let answer = table.segment()?.get(&mut point_key, lookup, &mut probe);
+        let answer = table.segment()?.get(point_key, lookup, &mut probe);
         met(Place::Segment(table, probe));
         if let Some(answer) = answer? {
             return Ok(Some(answer));

@@ -76,18 +76,7 @@ impl Engine {
         checks: Option<&Checks>,
     ) -> Result<Receipt> {
         self.check_writable()?;
-        if batch.len() > BATCH_LEN_MAX {
-            return Err(Error::invalid(format!(
-                "a batch encodes to at most {BATCH_LEN_MAX} bytes, not {}; split it",
-                batch.len()
-            )));
-        }
-        if batch.range_deletes() > RANGE_TOMBSTONES_MAX {
-            return Err(Error::invalid(format!(
-                "a batch deletes at most {RANGE_TOMBSTONES_MAX} ranges, not {}; split it",
-                batch.range_deletes()
-            )));
-        }
+        Self::check_batch(&batch)?;
         if batch.operands() > 0 && batch.count() > 1 {
             Self::check_sums(&batch, keyspaces)?;
         }
@@ -125,6 +114,23 @@ impl Engine {
         }
         self.drawn_step();
         Ok(receipt)
+    }
+
+    /// That a batch is within its limits.
+    pub(super) fn check_batch(batch: &BatchBuf) -> Result<()> {
+        if batch.len() > BATCH_LEN_MAX {
+            return Err(Error::invalid(format!(
+                "a batch encodes to at most {BATCH_LEN_MAX} bytes, not {}; split it",
+                batch.len()
+            )));
+        }
+        if batch.range_deletes() > RANGE_TOMBSTONES_MAX {
+            return Err(Error::invalid(format!(
+                "a batch deletes at most {RANGE_TOMBSTONES_MAX} ranges, not {}; split it",
+                batch.range_deletes()
+            )));
+        }
+        Ok(())
     }
 
     /// Steps 3 to 5.

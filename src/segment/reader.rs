@@ -189,24 +189,31 @@ impl Segment {
         marks.show_above(None, lookup)
     }
 
-    /// Has the pilot of a key fetched, by which its slot is found; nothing where the filter rules the key out, or the pages have never been
+    /// The hash of a key as this segment sees it; nothing without an index.
+    #[inline]
+    pub(crate) fn seeded(&self, key: &mut PointKey<'_>) -> Option<Seeded> {
+        let index = self.index.as_ref().filter(|_| self.region.is_some())?;
+        Some(index.seeded(key.hash(index.hash_seed())))
+    }
+
+    /// Has the pilot of a key fetched, by which its slot is found; `false` where the filter rules the key out, or the pages have never been
     /// verified. A hint, as [`Segment::fetch_slot`] and [`Segment::fetch_entry`] are: they answer nothing.
     #[inline]
-    pub(crate) fn fetch_pilot(&self, key: &mut PointKey<'_>) -> Option<Seeded> {
-        let (index, region) = (self.index.as_ref()?, self.region.as_deref()?);
-        let hash = index.seeded(key.hash(index.hash_seed()));
-        if let Some((start, end)) = index.filter_line(hash)
-            && (!self.is_verified(start / PAGE) || !may_hold(region.get(start..end)?, hash))
-        {
-            return None;
+    pub(crate) fn fetch_pilot(&self, hash: Seeded) -> bool {
+        let (Some(index), Some(region)) = (&self.index, self.region.as_deref()) else { return false };
+        if let Some((start, end)) = index.filter_line(hash) {
+            let passes = || region.get(start..end).is_some_and(|line| may_hold(line, hash));
+            if !self.is_verified(start / PAGE) || !passes() {
+                return false;
+            }
         }
-        let (partition, ..) = index.partition(hash)?;
-        let word = self.verified_partitions.get(usize::try_from(partition / 64).ok()?)?;
-        if word.load(Ordering::Relaxed) & 1 << (partition % 64) == 0 {
-            return None;
+        let Some((partition, ..)) = index.partition(hash) else { return false };
+        let word = usize::try_from(partition / 64).ok().and_then(|word| self.verified_partitions.get(word));
+        let verified = word.is_some_and(|word| word.load(Ordering::Relaxed) & 1 << (partition % 64) != 0);
+        if verified {
+            std::hint::black_box(index.pilot_at(hash).and_then(|at| region.get(at)).copied());
         }
-        std::hint::black_box(region.get(index.pilot_at(hash)?).copied());
-        Some(hash)
+        verified
     }
 
     /// Has the slot of a key fetched: where the entry is that it names.
@@ -488,6 +495,11 @@ pub(crate) struct PointKey<'a> {
 impl<'a> PointKey<'a> {
     pub(crate) fn new(key: &'a [u8]) -> Self {
         Self { key, hash: None }
+    }
+
+    #[inline]
+    pub(crate) fn key(&self) -> &'a [u8] {
+        self.key
     }
 
     #[inline]
