@@ -20,6 +20,9 @@
 //! | write one key, or many at once | [`Keyspace::put`], [`Keyspace::delete_range`], [`Batch`] |
 //! | write what depends on what is there | [`Keyspace::update`], [`Keyspace::compare_and_swap`], [`Keyspace::insert_if_absent`] |
 //! | read one key, or many in order | [`Keyspace::get`], [`Keyspace::range`], [`Keyspace::prefix`], [`Keyspace::cursor`] |
+//! | add, append, keep the first, refuse a second | [`MergeStrategy`], [`Keyspace::merge`], [`merge::append_items`] |
+//! | know where a read looks | [`Keyspace::explain`] |
+//! | keep a fixed table by itself, merge such tables | [`phash`] |
 //! | look back | [`Db::snapshot`], [`Db::as_of`], [`View`] |
 //! | know when a write is on the disk | [`Durability`], [`Db::persist`] |
 //! | handle what goes wrong | [`Error`]: a variant for each thing you would do next |

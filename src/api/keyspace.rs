@@ -59,7 +59,7 @@ impl Keyspace {
         self.write(Kind::Put, key.as_ref(), &self.opened.strategy.stored(value.as_ref())?)
     }
 
-    /// Adds an operand to a key, without reading it: what comes of it, the [`MergeStrategy`](crate::MergeStrategy) says. With a strategy
+    /// Adds an operand to a key, without reading it: what comes of it, the [`MergeStrategy`] says. With a strategy
     /// that knows no operands it is [`put`](Keyspace::put).
     ///
     /// ```
@@ -109,7 +109,9 @@ impl Keyspace {
     /// The value of a key.
     ///
     /// # Errors
-    /// [`Corrupt`](Error::Corrupt) and [`Io`](Error::Io) from files, [`Closed`](Error::Closed).
+    /// [`Corrupt`](Error::Corrupt) and [`Io`](Error::Io) from files, [`Closed`](Error::Closed); [`Invalid`](Error::Invalid) for a sum that no `i64` holds, and
+    /// whatever a custom [`Merge`](crate::Merge) answers, whose panics go on to the caller. Where a read meets several keys (`multi_get`, ranges and their
+    /// keys), such a key ends it.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.owner.engine.get(&self.opened, key.as_ref())
     }

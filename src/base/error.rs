@@ -53,7 +53,7 @@ pub enum Error {
     },
 
     /// The key is there already, in a keyspace or map whose strategy is to refuse that. Nothing was applied.
-    #[error("key \"{}\" is there already, and the strategy is ErrorOnDuplicate; delete it first, or leave it", key.escape_ascii())]
+    #[error("key \"{}\" is there already, and may be there only once (ErrorOnDuplicate, or entries of a map)", key.escape_ascii())]
     Duplicate {
         /// The key.
         key: Vec<u8>,
@@ -146,6 +146,13 @@ impl Error {
             Self::Invalid { what } => Self::Invalid { what: what.clone() },
             Self::NewerFormat { path, version } => Self::NewerFormat { path: path.clone(), version: *version },
         }
+    }
+}
+
+impl From<Corruption> for Error {
+    /// Of bytes that came from no file: of a list, or a function.
+    fn from(corruption: Corruption) -> Self {
+        Self::invalid(format!("these bytes are not what was written: {corruption}"))
     }
 }
 

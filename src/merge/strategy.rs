@@ -55,7 +55,8 @@ pub enum MergeStrategy {
     /// The newest value counts; `merge` is `put`. The default.
     #[default]
     LastWins,
-    /// The first value of a key stays until the key is deleted; later puts and merges of it change nothing and say so by a receipt.
+    /// The first value of a key stays until the key is deleted; later puts and merges of it
+    /// change nothing, and answer a receipt like any write. To know which it was: [`insert_if_absent`](crate::Keyspace::insert_if_absent).
     FirstWins,
     /// Values are numbers, `i64` in little-endian bytes, and `merge` adds. A sum that does not fit is an error, which loses nothing: later
     /// operands may bring it back.

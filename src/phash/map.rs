@@ -530,8 +530,9 @@ struct Entries {
 /// The directory that a file is in, and its name there.
 pub(super) fn open_parent(path: &Path) -> Result<(Arc<dyn Dir>, String)> {
     let name = path.file_name().and_then(|name| name.to_str());
-    let name =
-        name.ok_or_else(|| Error::invalid(format!("the path \"{}\" does not name a file in UTF-8", path.display())))?;
+    let name = name.ok_or_else(|| {
+        Error::invalid(format!("the path \"{}\" does not end with the name of a file", path.display()))
+    })?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = Os.open_dir(parent, false).at("open", || parent.to_path_buf())?;
     Ok((dir, name.to_owned()))
@@ -589,6 +590,8 @@ impl Iterator for MapIter {
         (left.unwrap_or(usize::MAX), left.ok())
     }
 }
+
+impl ExactSizeIterator for MapIter {}
 
 impl DoubleEndedIterator for MapIter {
     fn next_back(&mut self) -> Option<Self::Item> {

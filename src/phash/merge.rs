@@ -71,7 +71,7 @@ pub struct MergeOptions<'p> {
     progress: Option<Box<ProgressFn<'p>>>,
 }
 
-type ProgressFn<'p> = dyn FnMut(Progress) -> ControlFlow<()> + 'p;
+type ProgressFn<'p> = dyn FnMut(Progress) -> ControlFlow<()> + Send + 'p;
 
 /// How far a merge has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +116,8 @@ impl<'p> MergeOptions<'p> {
     }
 
     /// Is told from time to time, on the calling thread, how far the merge has come, and may break it off: then the answer is
-    /// [`Cancelled`](Error::Cancelled), and there is no new file.
-    pub fn progress(mut self, told: impl FnMut(Progress) -> ControlFlow<()> + 'p) -> Self {
+    /// [`Cancelled`](Error::Cancelled), and there is no new file. Maps with another seed are read once before it is first told.
+    pub fn progress(mut self, told: impl FnMut(Progress) -> ControlFlow<()> + Send + 'p) -> Self {
         self.progress = Some(Box::new(told));
         self
     }

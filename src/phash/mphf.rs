@@ -38,7 +38,7 @@ const HEADER_LEN: usize = 24;
 /// assert_eq!(numbers, [0, 1, 2]);
 /// # Ok::<_, chronolith::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Mphf<B = Vec<u8>> {
     bytes: B,
     seed: Seed,
@@ -77,6 +77,12 @@ impl Mphf {
         out.raw(body.bytes());
         out.u32(crc(&[out.bytes()]));
         Ok(Self { bytes: out.into_bytes(), seed: mixed, partitions_at: HEADER_LEN + directory.len() })
+    }
+}
+
+impl<B: AsRef<[u8]>> std::fmt::Debug for Mphf<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mphf({} keys)", self.len())
     }
 }
 
