@@ -129,7 +129,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>> {
-        self.now().multi_get(self, keys)
+        self.owner.engine.multi_get(&self.opened, keys)
     }
 
     /// The first key and its value.

@@ -1,6 +1,8 @@
 //! Point reads: memtables newest first, then segments newest first, to the first version at or below the seqno, and on to the base
 //! while operands are met.
 
+use std::sync::Arc;
+
 use super::{
     Engine,
     stats::{Counters, READS},
@@ -33,13 +35,30 @@ impl Engine {
     /// The superversion is taken before the seqno: everything dropped from it was superseded at or below that seqno, so the present
     /// is always complete (E4).
     pub(crate) fn get(&self, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
+        let (current, asked) = self.present(keyspace.id)?;
+        get_in(&current, keyspace, key, asked, &self.counters)
+    }
+
+    /// As [`Engine::get`], of several keys at one moment.
+    pub(crate) fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &Opened,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Bytes>>> {
+        let (current, asked) = self.present(keyspace.id)?;
+        multi_get_in(&current, keyspace, keys, asked, &self.counters)
+    }
+
+    /// What a read of the present goes through.
+    #[inline]
+    fn present(&self, keyspace: KeyspaceId) -> Result<(Arc<SuperVersion>, Asked)> {
         self.check_open()?;
         let current = self.current();
-        if current.trees.get(&keyspace.id).is_none_or(|tree| tree.dropped) {
-            return Err(dropped(&current, keyspace.id));
+        if current.trees.get(&keyspace).is_none_or(|tree| tree.dropped) {
+            return Err(dropped(&current, keyspace));
         }
         let asked = Asked { seqno: self.visible(), vanished: 0 };
-        get_in(&current, keyspace, key, asked, &self.counters)
+        Ok((current, asked))
     }
 }
 
@@ -58,8 +77,8 @@ pub(super) fn multi_get_in<K: AsRef<[u8]>>(
     counters: &Counters,
 ) -> Result<Vec<Option<Bytes>>> {
     let mut tally = Tally::default();
-    let mut values = Vec::new();
     let mut keys = keys.into_iter();
+    let mut values = Vec::with_capacity(keys.size_hint().0);
     let mut together: Vec<K> = Vec::with_capacity(TOGETHER);
     let mut slots: Vec<(&Segment, Seeded)> = Vec::new();
     let mut entries: Vec<(&Segment, usize)> = Vec::new();
