@@ -78,7 +78,7 @@ pub(super) fn multi_get_in<K: AsRef<[u8]>>(
 ) -> Result<Vec<Option<Bytes>>> {
     let mut tally = Tally::default();
     let mut keys = keys.into_iter();
-    let mut values = Vec::with_capacity(keys.size_hint().0);
+    let mut values = Vec::with_capacity(keys.size_hint().0.min(1 << 10));
     let mut together: Vec<K> = Vec::with_capacity(TOGETHER);
     let mut slots: Vec<(&Segment, Seeded)> = Vec::new();
     let mut entries: Vec<(&Segment, usize)> = Vec::new();

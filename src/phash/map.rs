@@ -252,7 +252,7 @@ impl Map {
         let bytes: &[u8] = &inner.region;
         let touch = |at: usize| std::hint::black_box(bytes.get(at).copied());
         let mut keys = keys.into_iter();
-        let mut values = Vec::with_capacity(keys.size_hint().0);
+        let mut values = Vec::with_capacity(keys.size_hint().0.min(1 << 10));
         let mut together = Vec::with_capacity(TOGETHER);
         loop {
             together.clear();
