@@ -41,7 +41,7 @@ use crate::{
 /// References that one range has at most: with more, its tables leave the caches.
 const RANGE_REFS_MAX: u64 = 1 << 18;
 
-/// Keys from which on the number of different ones is estimated from a part of all.
+/// Entries that the number of different keys is estimated from, where there are twice as many.
 const SAMPLE_FROM: u64 = 1 << 16;
 
 /// Bytes of entries in a partition, on average, at most.
@@ -404,7 +404,7 @@ fn write_in_order(
 
 /// How many different keys there are: counted, or estimated from a part of the hashes, always the same part.
 fn different_keys(inputs: &impl Inputs, total: u64) -> Result<u64> {
-    let part = (total / SAMPLE_FROM).clamp(1, 64);
+    let part = (total / SAMPLE_FROM).max(1);
     let mut refs = Vec::new();
     inputs.between(0, routes(0, 1, part).1, &mut refs)?;
     refs.sort_unstable();
