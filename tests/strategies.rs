@@ -292,6 +292,10 @@ fn newer_segments_are_passed_by_their_filters() {
     for i in 0..10_000 {
         assert_eq!(users.get(key(i)).unwrap().unwrap(), "old");
     }
+    let keys: Vec<String> = (0..300).map(|i| if i % 3 == 0 { format!("absent/{i}") } else { key(i) }).collect();
+    let one_by_one: Vec<_> = keys.iter().map(|key| users.get(key).unwrap()).collect();
+    assert_eq!(users.multi_get(&keys).unwrap(), one_by_one);
+    assert_eq!(db.snapshot().multi_get(&users, &keys).unwrap(), one_by_one);
     let stats = db.stats();
     assert!(stats.filter_rejections > 15_000, "{stats}");
     assert!(stats.filter_false_positive_rate() < 0.02, "{stats}");

@@ -116,7 +116,7 @@ pub struct Stats {
     pub synced_seqno: u64,
     /// Batches committed since the database was opened.
     pub commits: u64,
-    /// Point reads since then.
+    /// Point reads since then. This and the five counts of what they met may miss a few where many threads read at once.
     pub gets: u64,
     /// Scans begun since then.
     pub scans: u64,

@@ -74,9 +74,10 @@ impl Seed {
 /// A hash under a seed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Seeded {
-    /// Its high bits choose the partition, those below the bucket in it. Functions are laid out in this order.
+    /// Its high bits choose the partition, those below the bucket in it; low ones are the fingerprint and the bits in a line of the filter. Functions
+    /// are laid out in this order.
     pub(crate) route: u64,
-    /// Chooses the position in the partition, the fingerprint, and the bits of the filter.
+    /// Chooses the position in the partition, and the line of the filter.
     pub(crate) place: u64,
 }
 
@@ -87,15 +88,13 @@ impl Seeded {
         halves(u128::from(self.route) * u128::from(count))
     }
 
-    /// Eight bits by which most absent keys are told from the one whose slot they are given. Positions are made of the high bits
-    /// of products, which these low bits hardly move.
+    /// Eight bits by which most absent keys are told from the one whose slot they are given: low ones of the route, which chose neither partition
+    /// nor position.
     #[inline]
     pub(crate) fn fingerprint(self) -> u8 {
         (self.route & 0xff) as u8
     }
-}
 
-impl Seeded {
     /// The line of a filter of `count` lines.
     #[inline]
     pub(crate) fn filter_line(self, count: u64) -> usize {
@@ -134,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_hash_is_the_one_of_the_specification() {
-        // The empty input and one byte, as the reference implementation of XXH3-128 gives them.
+        // The empty input, as the reference implementation of XXH3-128 gives it.
         assert_eq!(Hash::of(b""), Hash::from(0x99aa_06d3_0147_98d8_6001_c324_468d_497f_u128));
     }
 

@@ -611,3 +611,48 @@ impl IntoIterator for &Map {
         self.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        merge::MergeStrategy,
+        phash::{MapBuilder, MergeOptions, merge_to},
+    };
+
+    /// Makes every checksum of a map of one partition right again.
+    fn reseal(bytes: &mut [u8]) {
+        let tail_at = bytes.len() - TAIL_LEN;
+        let directory_at = usize::try_from(Tail::decode(&bytes[tail_at..]).unwrap().directory_at).unwrap();
+        let seal = |bytes: &mut [u8], at: usize, of: std::ops::Range<usize>| {
+            let sum = crc(&[&bytes[of]]).to_le_bytes();
+            bytes[at..at + 4].copy_from_slice(&sum);
+        };
+        seal(bytes, directory_at + 2 * LINE_LEN, Header::LEN..directory_at);
+        seal(bytes, tail_at + 28, directory_at..tail_at);
+        seal(bytes, tail_at + 32, tail_at..tail_at + 32);
+    }
+
+    #[test]
+    fn entries_that_run_into_each_other_are_corruption_also_for_a_merge() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        let entries = [("a", vec![b'x'; 20]), ("b", vec![b'y'; 30])];
+        drop(MapBuilder::new().build_to(&path, entries).unwrap());
+        let good = std::fs::read(&path).unwrap();
+        // The head of whichever entry stands first: key length, value length, key.
+        let heads = [[1, 20, b'a'], [1, 30, b'b']];
+        let first = heads.iter().map(|head| good.windows(3).position(|three| three == head).unwrap()).min().unwrap();
+        let mut bad = good.clone();
+        bad[first + 1] += 9;
+        reseal(&mut bad);
+        std::fs::write(&path, &bad).unwrap();
+        let map = Map::open(&path).unwrap();
+        assert!(matches!(map.verify(), Err(Error::Corrupt { .. })));
+        let merged = merge_to(dir.path().join("merged"), &[&map], &MergeStrategy::LastWins, MergeOptions::default());
+        assert!(matches!(merged, Err(Error::Corrupt { .. })));
+        let mut same = good.clone();
+        reseal(&mut same);
+        assert!(same == good, "resealing what is whole changes nothing");
+    }
+}

@@ -34,7 +34,7 @@ use super::{
     write::{MapWriter, Packed, check_entry, pack},
 };
 use crate::{
-    base::{Bytes, Error, IoContext, Result},
+    base::{Bytes, Error, Result},
     merge::{MergeStrategy, append_list},
 };
 
@@ -300,8 +300,21 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-/// What a worker made of a range: its partitions and how many entries went in; or its panic, to be carried on by the caller.
-type Made = std::result::Result<Result<(Vec<Packed>, u64)>, Box<dyn Any + Send>>;
+/// What a worker made of a range: its partitions, and how many entries went in.
+type Made = Result<(Vec<Packed>, u64), Broken>;
+
+/// Why the work was broken off.
+enum Broken {
+    Error(Error),
+    /// The user's own strategy panicked: the caller carries it on.
+    Panic(Box<dyn Any + Send>),
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
 
 /// Writes a map of everything in `inputs`, with as much memory and as many threads.
 pub(super) fn write_map(
@@ -324,6 +337,7 @@ pub(super) fn write_map(
     let range_refs = memory_refs.min(RANGE_REFS_MAX).min(total / (4 * threads as u64));
     let per_range = (range_refs * partitions / total.max(1)).max(1);
     let ranges = partitions.div_ceil(per_range);
+    let threads = threads.min(usize::try_from(ranges).unwrap_or(usize::MAX));
 
     let window =
         Window { state: Mutex::new(WindowState { next: 0, written: 0, stopped: false }), moved: Condvar::new() };
@@ -342,14 +356,17 @@ pub(super) fn write_map(
             let spawned =
                 worker.spawn_scoped(scope, move || run_worker(window, work, &sender, ranges, threads as u64 + 1));
             if let Err(error) = spawned {
-                return Err(error).at("start a thread for", || path.to_path_buf());
+                return Err(Broken::Error(Error::io("start a thread for", path, error)));
             }
         }
         drop(sender);
         write_in_order(&mut writer, &receiver, &window, total, progress)
     });
-    written?.unwrap_or_else(|panic| resume_unwind(panic))?;
-    writer.finish(combine.shape)
+    match written {
+        Ok(()) => writer.finish(combine.shape),
+        Err(Broken::Error(error)) => Err(error),
+        Err(Broken::Panic(panic)) => resume_unwind(panic),
+    }
 }
 
 fn run_worker(
@@ -362,6 +379,7 @@ fn run_worker(
     let mut builder = Builder::default();
     while let Some(range) = window.take(ranges, ahead) {
         let made = catch_unwind(AssertUnwindSafe(|| work(&mut builder, range)));
+        let made = made.map_err(Broken::Panic).and_then(|made| Ok(made?));
         // Nobody receives any more when the work was broken off.
         if sender.send((range, made)).is_err() {
             return;
@@ -376,18 +394,14 @@ fn write_in_order(
     window: &Window,
     total: u64,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-) -> Result<std::result::Result<Result<()>, Box<dyn Any + Send>>> {
+) -> Result<(), Broken> {
     let mut early = BTreeMap::new();
     let mut next = 0;
     let mut entries = 0;
     for (range, made) in receiver {
         early.insert(range, made);
         while let Some(made) = early.remove(&next) {
-            let (packed, count) = match made {
-                Ok(Ok(made)) => made,
-                Ok(Err(error)) => return Ok(Ok(Err(error))),
-                Err(panic) => return Ok(Err(panic)),
-            };
+            let (packed, count) = made?;
             for packed in &packed {
                 writer.add(packed)?;
             }
@@ -395,11 +409,11 @@ fn write_in_order(
             window.wrote_one();
             entries += count;
             if progress(Progress { entries, total }).is_break() {
-                return Err(Error::Cancelled);
+                return Err(Error::Cancelled.into());
             }
         }
     }
-    Ok(Ok(Ok(())))
+    Ok(())
 }
 
 /// How many different keys there are: counted, or estimated from a part of the hashes, always the same part.

@@ -38,10 +38,10 @@ const FILTER_LINE: usize = 64;
 const FILTER_BITS: usize = 10;
 
 /// A segment with fewer keys is found by its fences: they are as fast there, and cost nothing.
-pub(super) const KEYS_MIN: usize = 1024;
+const KEYS_MIN: usize = 1024;
 
 /// Bytes of memory for each key while the index is built.
-pub(super) const BUILD_BYTES: u64 = 56;
+const BUILD_BYTES: u64 = 56;
 
 /// Which index a segment gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +86,11 @@ impl IndexWriter {
             self.keys.push(Hash::with_seed(key, self.hash_seed).seeded(Seed::new(self.seed)));
             self.places.push(offset / UNIT);
         }
+    }
+
+    /// Bytes of memory that building the index would take; none where none is built.
+    pub(super) fn build_bytes(&self) -> u64 {
+        (self.keys.len() as u64).saturating_mul(BUILD_BYTES)
     }
 
     /// The index of a segment whose blocks end at `at`; nothing where none is wanted, or where the hashes of two keys are alike: then the

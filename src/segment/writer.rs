@@ -7,7 +7,7 @@ use super::{
     entry::{Entry, encode},
     fences::FenceWriter,
     footer::{self, Section, Tag},
-    index::{BUILD_BYTES, IndexWriter, PointIndex},
+    index::{IndexWriter, PointIndex},
     summary::Summary,
 };
 use crate::{
@@ -142,7 +142,7 @@ impl SegmentWriter {
 
     /// Whether the segment should be ended: it is about `len` bytes long, or building its index would take more memory than that.
     pub(crate) fn is_full(&self, len: u64) -> bool {
-        self.len() >= len || self.summary.keys.saturating_mul(BUILD_BYTES) / 2 >= len
+        self.len() >= len || self.index.build_bytes() / 2 >= len
     }
 
     fn len(&self) -> u64 {
