@@ -23,7 +23,10 @@
 //! | add, append, keep the first, refuse a second | [`MergeStrategy`], [`Keyspace::merge`], [`merge::append_items`] |
 //! | know where a read looks | [`Keyspace::explain`] |
 //! | keep a fixed table by itself, merge such tables | [`phash`] |
-//! | look back | [`Db::snapshot`], [`Db::as_of`], [`View`] |
+//! | look back | [`Db::snapshot`], [`Db::as_of`], [`Db::as_of_time`], [`View`] |
+//! | say how much of the past is kept, and for whom | [`Policy`], [`KeyspaceOptions::ttl`], [`Db::pin`], [`Keyspace::horizon`] |
+//! | list versions, commits, differences | [`Keyspace::history`], [`Db::commits`], [`Db::diff`] |
+//! | forget for good | [`Keyspace::purge`], [`Keyspace::purge_prefix`] |
 //! | know when a write is on the disk | [`Durability`], [`Db::persist`] |
 //! | handle what goes wrong | [`Error`]: a variant for each thing you would do next |
 //! | run it | [`Db::stats`], [`Db::verify`], [`Db::checkpoint`], [`Db::compact`], [`Db::health`] |
@@ -50,12 +53,12 @@ pub mod phash;
 mod segment;
 mod wal;
 
-pub use api::{Batch, Cursor, Db, Keys, Keyspace, Range, View};
-pub use base::{Bytes, Corruption, Error, KeyRange, Receipt, Result, Seqno};
-pub use compaction::Policy;
+pub use api::{Batch, Change, Commit, Commits, Cursor, Db, Diff, History, Keys, Keyspace, Range, Version, View};
+pub use base::{Bytes, Corruption, Error, KeyRange, Receipt, Result, Seqno, SeqnoRange};
+pub use compaction::{CompactionPolicy, Policy, VersionInfo};
 pub use engine::{
-    Compacted, Durability, Explain, Finding, KeyspaceOptions, LevelStats, Options, ReadOutcome, Report, SpaceUse,
-    Stats, Step,
+    Compacted, Durability, Explain, Finding, KeyspaceOptions, LevelStats, Options, Pin, PinStats, ReadOutcome, Report,
+    SpaceUse, Stats, Step,
 };
 pub use merge::{CustomMerge, Merge, MergeStrategy};
 

@@ -1,5 +1,5 @@
-//! Format 1, pinned: two small databases, a perfect-hash function and map files. This release must write the very same bytes, and every
-//! later one must open them.
+//! Format 1, pinned: small databases, a perfect-hash function and map files. This release must write the very same bytes, and every
+//! later one must open them. Two databases of earlier releases, which had no timeline, are opened too.
 //!
 //! `CHRONOLITH_GOLDEN=write cargo test --test golden` writes the files anew; that is a new format.
 
@@ -8,10 +8,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use chronolith::{
-    Durability, Error, KeyspaceOptions, MergeStrategy, Options, Step, env,
+    Durability, Error, KeyspaceOptions, MergeStrategy, Options, Policy, Step, env,
     merge::append_items,
     phash::{Hash, Map, MapBuilder, MergeOptions, Mphf, merge_to},
 };
@@ -155,9 +156,91 @@ fn check_folding(machine: &env::Sim) {
     assert!(matches!(other, Err(Error::Invalid { .. })), "{other:?}");
 }
 
+/// When the commits of the next database happen.
+fn minute(minute: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 60 * minute)
+}
+
+/// One that keeps its past: differences and whole values in the history tier, a tombstone without an end, range tombstones with times, states of
+/// sums, values that expire, purges of both kinds, a pin.
+fn build_past() -> env::Sim {
+    let machine = env::Sim::new(9);
+    machine.set_time(minute(0));
+    let db = Options::new().env(machine.clone()).durability(Durability::Buffered).open(DATABASE).unwrap();
+    let hour = Policy::mvcc(3, Duration::from_secs(3600));
+    let users = db.keyspace("users", KeyspaceOptions::new().policy(hour.clone())).unwrap();
+    let hits = db.keyspace("hits", KeyspaceOptions::new().policy(hour).merge(MergeStrategy::Sum)).unwrap();
+    let kept = KeyspaceOptions::new().policy(Policy::tombstones(Duration::from_secs(60)));
+    let mail = db.keyspace("mail", kept.ttl(Duration::from_secs(600))).unwrap();
+    for version in 0..40u32 {
+        machine.set_time(minute(u64::from(version)));
+        users.put("ann", format!("name=ann age={version} city=somewhere-over-the-rainbow")).unwrap();
+        hits.merge("page", number(i64::from(version))).unwrap();
+        if version == 20 {
+            users.put("bob", "25").unwrap();
+            users.delete("bob").unwrap();
+            users.put("cid", "30").unwrap();
+            db.pin("twenty").unwrap();
+            users.delete_range("c".."d").unwrap();
+            mail.put("a", "first").unwrap();
+            mail.put("b/1", "second").unwrap();
+        }
+        if version % 15 == 14 {
+            db.flush().unwrap();
+        }
+    }
+    db.compact().unwrap();
+    machine.set_time(minute(40));
+    users.put("ann", "the newest").unwrap();
+    mail.purge("a").unwrap();
+    mail.purge_prefix("b/").unwrap();
+    users.delete_range("x"..).unwrap();
+    db.flush().unwrap();
+    db.close().unwrap();
+    machine
+}
+
+/// What that one says.
+fn check_past(machine: &env::Sim) {
+    machine.set_time(minute(41));
+    let db = Options::new().env(machine.clone()).open(DATABASE).unwrap();
+    let [users, hits, mail] = ["users", "hits", "mail"].map(|name| db.keyspace(name, KeyspaceOptions::new()).unwrap());
+    for version in [0, 7, 20, 39] {
+        let then = db.as_of_time(minute(version)).unwrap();
+        let ann = format!("name=ann age={version} city=somewhere-over-the-rainbow");
+        assert_eq!(then.get(&users, "ann").unwrap().unwrap(), ann.as_bytes());
+        let sum = i64::try_from(version * (version + 1) / 2).unwrap();
+        assert_eq!(then.get(&hits, "page").unwrap().unwrap(), number(sum));
+    }
+    assert_eq!(db.as_of_time(minute(39)).unwrap().get(&mail, "a").unwrap(), None);
+    assert_eq!(mail.range(..).count(), 0);
+    let mut history = users.history("ann");
+    assert_eq!((history.by_ref().count(), history.is_complete()), (41, true));
+    assert_eq!(users.history("bob").map(|version| version.unwrap().value.is_some()).collect::<Vec<_>>(), [false, true]);
+    let pinned = db.pinned("twenty").unwrap();
+    assert_eq!(pinned.get(&users, "cid").unwrap().unwrap(), b"30");
+    assert_eq!(users.get("cid").unwrap(), None);
+    assert_eq!(pinned.time(), minute(20));
+    // The keyspaces and the pin are no commits.
+    assert_eq!(db.commits(..).map(Result::unwrap).filter(|commit| commit.writes == 1).count(), 2 * 40 + 6 + 4);
+    let report = db.verify().unwrap();
+    assert!(report.is_clean(), "{report}");
+}
+
+#[test]
+fn the_past_of_format_1_is_read_and_goes_on() {
+    check_past(&read("format-1-past"));
+    check_past(&build_past());
+}
+
 #[test]
 fn this_release_writes_format_1_to_the_byte() {
-    for (name, machine) in [("format-1", build()), ("format-1-folding", build_folding())] {
+    let databases = [
+        ("format-1-timeline", build()),
+        ("format-1-timeline-folding", build_folding()),
+        ("format-1-past", build_past()),
+    ];
+    for (name, machine) in databases {
         let mut count = 0;
         for path in machine.files() {
             if path.ends_with("LOCK") {
@@ -191,6 +274,7 @@ fn read(name: &str) -> env::Sim {
 #[test]
 fn strategies_and_indexes_of_format_1_are_read_and_go_on() {
     check_folding(&read("format-1-folding"));
+    check_folding(&read("format-1-timeline-folding"));
     check_folding(&build_folding());
 }
 
@@ -250,6 +334,7 @@ fn map_files_of_format_1_are_written_to_the_byte_and_read() {
 fn format_1_is_read_and_goes_on() {
     let machine = read("format-1");
     check(&machine.fork());
+    check(&read("format-1-timeline"));
     check(&build());
 
     // A header that says format 2, correctly, belongs to a later release: refused, and not one byte touched.

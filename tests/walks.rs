@@ -9,6 +9,15 @@
 //! | `view@12` · `release 12` · `view 12 k -> v` | opens a view and holds it; lets go of it; asks it |
 //! | `as_of 15 k -> v` | asks a view that is opened for it |
 //! | `flush` · `compact` | |
+//! | `scenario … policy mvcc 2 1h` | under a policy: `mvcc` with versions and age, `tombstones` with retention, `last_writer_wins`, `keep_even` (a custom one: even seqnos) |
+//! | `scenario … ttl 10m` | values live that long; policy, ttl and strategy may stand together, in this order |
+//! | `policy mvcc 1 0s` · `ttl 1h` | sets them from now on |
+//! | `wait 2h` · `step_wall 2h` · `step_wall -2h` | time passes; the wall clock alone is moved |
+//! | `purge@10 k` · `purge_prefix@10 a` | purges |
+//! | `pin@10 name` · `unpin@10 name` · `pinned name k -> v` | pins, each a commit of its own; asks the pinned view |
+//! | `history k -> (30,None) (20,v2) incomplete` | what the history tells |
+//! | `horizon -> 10` | |
+//! | `as_of_time 90m k -> v` | asks a view of the time that long after the beginning |
 //! | `reopen` | closes and opens; compacts before the keyspace, and so a custom strategy, is given |
 //!
 //! Values of `Sum` are numbers, `max` and `min` the outermost; a list of `Append` is told with commas; the custom strategy `Joined` puts a bar
@@ -17,10 +26,14 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use chronolith::{
-    Db, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, Result, View, env, merge::append_items,
+    CompactionPolicy, Db, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, Policy, Receipt, Result,
+    VersionInfo, View, env, merge::append_items,
 };
 
 struct Joined;
@@ -61,15 +74,64 @@ struct Walk {
     keyspace: Keyspace,
     filler: Keyspace,
     views: BTreeMap<u64, View>,
+    /// Since when time is told, and how much of it has passed.
+    passed: Duration,
+}
+
+const START: Duration = Duration::from_secs(1_700_000_000);
+
+/// `90m`, `2h`, `10s`.
+fn duration(word: &str) -> Duration {
+    let (number, unit) = word.split_at(word.len() - 1);
+    let number: u64 = number.parse().unwrap();
+    Duration::from_secs(
+        number
+            * match unit {
+                "s" => 1,
+                "m" => 60,
+                "h" => 3600,
+                "d" => 86_400,
+                _ => panic!("no such unit: {word}"),
+            },
+    )
+}
+
+struct KeepEven;
+
+impl CompactionPolicy for KeepEven {
+    fn keep(&self, version: &VersionInfo, _now: SystemTime) -> bool {
+        u64::from(version.seqno).is_multiple_of(2)
+    }
+}
+
+/// Options out of words such as `policy mvcc 2 1h ttl 10m`; the rest of the words comes back.
+fn options<'w>(mut words: &'w [&'w str]) -> (KeyspaceOptions, &'w [&'w str]) {
+    let mut options = KeyspaceOptions::new();
+    loop {
+        (options, words) = match words {
+            ["policy", "mvcc", versions, age, rest @ ..] => {
+                (options.policy(Policy::mvcc(versions.parse().unwrap(), duration(age))), rest)
+            }
+            ["policy", "tombstones", age, rest @ ..] => (options.policy(Policy::tombstones(duration(age))), rest),
+            ["policy", "last_writer_wins", rest @ ..] => (options.policy(Policy::last_writer_wins()), rest),
+            ["policy", "keep_even", rest @ ..] => (options.policy(Policy::custom("keep even", KeepEven)), rest),
+            ["ttl", ttl, rest @ ..] => (options.ttl(duration(ttl)), rest),
+            _ => return (options, words),
+        };
+    }
 }
 
 impl Walk {
-    fn new(named: &str) -> Self {
+    fn new(words: &[&str]) -> Self {
+        let (options, rest) = options(words);
+        let named = if let ["strategy", named] = rest { named } else { "LastWins" };
         let sim = env::Sim::new(1);
+        sim.set_time(SystemTime::UNIX_EPOCH + START);
         let db = Options::new().env(sim.clone()).open("walk.db").unwrap();
-        let keyspace = db.keyspace("k", KeyspaceOptions::new().merge(strategy(named))).unwrap();
+        let keyspace = db.keyspace("k", options.merge(strategy(named))).unwrap();
         let filler = db.keyspace("filler", KeyspaceOptions::new()).unwrap();
-        Self { sim, strategy: named.to_owned(), db, keyspace, filler, views: BTreeMap::new() }
+        let passed = Duration::ZERO;
+        Self { sim, strategy: named.to_owned(), db, keyspace, filler, views: BTreeMap::new(), passed }
     }
 
     fn reopen(&mut self) {
@@ -110,11 +172,49 @@ impl Walk {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each step")]
     fn step(&mut self, words: &[&str]) {
         match words {
             ["flush"] => self.db.flush().unwrap(),
             ["compact"] => drop(self.db.compact().unwrap()),
             ["reopen"] => self.reopen(),
+            ["policy" | "ttl", ..] => {
+                let (options, _) = options(words);
+                drop(self.db.keyspace("k", options.merge(strategy(&self.strategy))).unwrap());
+            }
+            ["wait", time] => {
+                self.passed += duration(time);
+                self.sim.set_time(SystemTime::UNIX_EPOCH + START + self.passed);
+            }
+            ["step_wall", time] => match time.strip_prefix('-') {
+                Some(back) => self.sim.step_wall_back(duration(back)),
+                None => self.sim.step_wall(duration(time)),
+            },
+            ["history", key, "->", expected @ ..] => {
+                let mut history = self.keyspace.history(key);
+                let mut told: Vec<String> = Vec::new();
+                for version in history.by_ref() {
+                    let version = version.unwrap();
+                    let value = version.value.map_or("None".to_owned(), |value| self.word(&value));
+                    told.push(format!("({},{value})", version.seqno));
+                }
+                if !history.is_complete() {
+                    told.push("incomplete".to_owned());
+                }
+                assert_eq!(told, expected);
+            }
+            ["horizon", "->", expected] => assert_eq!(self.keyspace.horizon().to_string(), *expected),
+            ["pinned", name, key, "->", expected] => {
+                let view = self.db.pinned(name).unwrap();
+                self.ask(&view, key, expected);
+            }
+            ["as_of_time", time, key, "->", expected] => {
+                match self.db.as_of_time(SystemTime::UNIX_EPOCH + START + duration(time)) {
+                    Ok(view) => self.ask(&view, key, expected),
+                    Err(Error::InTheFuture) => assert_eq!(*expected, "InTheFuture"),
+                    Err(error) => panic!("{error}"),
+                }
+            }
             ["release", seqno] => drop(self.views.remove(&seqno.parse().unwrap()).unwrap()),
             [at] if at.starts_with("view@") => {
                 let seqno = at.strip_prefix("view@").unwrap().parse().unwrap();
@@ -140,6 +240,14 @@ impl Walk {
                 };
                 let receipt = match (what, arguments) {
                     ("delete", [key]) => self.keyspace.delete(key),
+                    ("purge", [key]) => self.keyspace.purge(key),
+                    ("purge_prefix", [prefix]) => self.keyspace.purge_prefix(prefix),
+                    ("pin", [name]) => self.db.pin(name).map(|seqno| Receipt { seqno, time: SystemTime::UNIX_EPOCH }),
+                    ("unpin", [name]) => {
+                        let unpinned = self.db.unpin(name);
+                        let (seqno, time) = (self.db.seqno(), SystemTime::UNIX_EPOCH);
+                        unpinned.map(|()| Receipt { seqno, time })
+                    }
                     ("delete_range", [start, end]) => self.keyspace.delete_range(*start..*end),
                     ("batch", [key, parts @ ..]) => {
                         let mut batch = self.db.batch();
@@ -204,7 +312,7 @@ fn said(got: &Result<Option<String>>, key: &str, expected: &str) -> String {
 }
 
 fn run(text: &str) {
-    let mut walk = Walk::new("LastWins");
+    let mut walk = Walk::new(&[]);
     let mut count = 0;
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -212,7 +320,11 @@ fn run(text: &str) {
             continue;
         }
         if line.starts_with("scenario ") {
-            walk = Walk::new(line.rsplit_once(" strategy ").map_or("LastWins", |(_, strategy)| strategy));
+            let words: Vec<&str> = line.split_whitespace().collect();
+            // The title may have such words too: options are what can be read to the end.
+            let reads = |from: &usize| matches!(options(words.get(*from..).unwrap()).1, [] | ["strategy", _]);
+            let from = (0..words.len()).find(reads).unwrap_or(words.len());
+            walk = Walk::new(words.get(from..).unwrap());
             count += 1;
             continue;
         }
@@ -226,6 +338,11 @@ fn run(text: &str) {
 #[test]
 fn last_writer_wins_answers_as_the_walks_say() {
     run(include_str!("scenarios/last_writer_wins.txt"));
+}
+
+#[test]
+fn policies_that_keep_the_past_answer_as_the_walks_say() {
+    run(include_str!("scenarios/past.txt"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::{Keyspace, check_batch_len, check_key, commit, db::Owner, foreign};
 use crate::{
-    base::{Error, KeyRange, Kind, Receipt, Result},
+    base::{Error, KeyRange, KeySpan, Kind, Receipt, Result},
     engine::{Durability, Opened},
     wal::BatchBuf,
 };
@@ -59,13 +59,26 @@ impl Batch {
 
     /// Deletes every key of a range, as one entry.
     pub fn delete_range(&mut self, keyspace: &Keyspace, range: impl KeyRange) {
-        let span = range.span();
+        self.push_range(Kind::RangeDelete, keyspace, &range.span());
+    }
+
+    /// Purges a key: see [`Keyspace::purge`].
+    pub fn purge(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) {
+        self.push(Kind::Purge, keyspace, key.as_ref(), &[]);
+    }
+
+    /// Purges all keys that begin with a prefix: see [`Keyspace::purge`].
+    pub fn purge_prefix(&mut self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) {
+        self.push_range(Kind::RangePurge, keyspace, &KeySpan::prefix(prefix.as_ref()));
+    }
+
+    fn push_range(&mut self, kind: Kind, keyspace: &Keyspace, span: &KeySpan) {
         // An inclusive end is one byte longer than its key.
         let end = span.end.as_deref().map(|end| end.strip_suffix(&[0]).unwrap_or(end));
         let checked = check_key(&span.start).and_then(|()| check_key(end.unwrap_or_default()));
         if self.accept(keyspace, checked, span.start.len() + span.end.as_ref().map_or(0, Vec::len)) && !span.is_empty()
         {
-            self.buf.push_range(keyspace.id(), &span.start, span.end.as_deref());
+            self.buf.push_range(kind, keyspace.id(), &span.start, span.end.as_deref());
         }
     }
 

@@ -1,13 +1,13 @@
 //! [`Db`]: open, keyspaces, batches, views, care.
 
-use std::{fmt, path::Path, sync::Arc, thread::JoinHandle};
+use std::{fmt, path::Path, sync::Arc, thread::JoinHandle, time::SystemTime};
 
 use parking_lot::Mutex;
 
-use super::{Batch, Keyspace, View};
+use super::{Batch, Commits, Diff, Keyspace, View};
 use crate::{
-    base::{Result, Seqno},
-    engine::{Compacted, Engine, KeyspaceOptions, Opened, Options, Report, Stats, ViewCore, start_threads},
+    base::{Result, Seqno, SeqnoRange, to_us},
+    engine::{Compacted, Engine, KeyspaceOptions, Opened, Options, Pin, Report, Stats, ViewCore, start_threads},
 };
 
 /// An open database. Cheap to clone: clones, keyspaces, views and iterators share it, and it is closed when the last of them goes. Call
@@ -126,6 +126,110 @@ impl Db {
     /// [`InTheFuture`](crate::Error::InTheFuture) for a seqno that has not been committed.
     pub fn as_of(&self, seqno: impl Into<Seqno>) -> Result<View> {
         Ok(View::new(&self.owner, ViewCore::as_of(self.engine(), seqno.into().0)?))
+    }
+
+    /// A view of everything that had been committed at a time, up to and with that microsecond; before the first commit that is nothing. Asking fixes the answer: commits to come
+    /// are later than any time that was asked for, also after a crash.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
+    /// # use std::time::Duration;
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let day = Policy::mvcc(1, Duration::from_secs(86_400));
+    /// # let users = db.keyspace("users", KeyspaceOptions::new().policy(day))?;
+    /// let receipt = users.put("ann", "25")?;
+    /// let then = db.as_of_time(receipt.time)?;
+    /// users.put("ann", "26")?;
+    /// assert_eq!(then.get(&users, "ann")?.unwrap(), b"25");
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InTheFuture`](crate::Error::InTheFuture) for a time that has not come; [`HistoryTrimmed`](crate::Error::HistoryTrimmed) for one before which not every commit is told
+    /// any more (see [`commits`](Db::commits)). Where the answer has to be made last, errors of writing as in [`Batch::commit`].
+    pub fn as_of_time(&self, time: SystemTime) -> Result<View> {
+        Ok(View::new(&self.owner, ViewCore::as_of_time(self.engine(), to_us(time))?))
+    }
+
+    /// The commits in a range of seqnos, oldest first, each with its exact time. Every commit is told for as long as the longest window of any keyspace, the oldest pin, and
+    /// an hour; a range without a start begins with the first of them. Keyspaces created or dropped, options and pins take seqnos too, and are not told.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// let receipt = users.put("ann", "25")?;
+    /// let commit = db.commits(receipt.seqno..).next().unwrap()?;
+    /// assert_eq!((commit.seqno, commit.time, commit.writes), (receipt.seqno, receipt.time, 1));
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// The first item is [`HistoryTrimmed`](crate::Error::HistoryTrimmed) when the range begins before that, with the first seqno from which on all are told.
+    #[expect(clippy::needless_pass_by_value, reason = "ranges are written for the call")]
+    pub fn commits(&self, range: impl SeqnoRange) -> Commits {
+        let (from, end) = range.ends();
+        let end = end.min(self.engine().visible().saturating_add(1));
+        Commits::new(self.engine().commits(from), end)
+    }
+
+    /// The keys of a keyspace whose values differ between two views, in order.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// let before = db.snapshot();
+    /// users.put("ann", "25")?;
+    /// for change in db.diff(&before, &db.snapshot(), &users) {
+    ///     let change = change?;
+    ///     assert_eq!((change.key, change.before, change.after), ("ann".into(), None, Some("25".into())));
+    /// }
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    pub fn diff(&self, before: &View, after: &View, keyspace: &Keyspace) -> Diff {
+        Diff::new(before.range(keyspace, ..), after.range(keyspace, ..))
+    }
+
+    /// Keeps the present readable under a name, until [`unpin`](Db::unpin): whatever the policies say, across restarts, and in keyspaces that are dropped later.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// # users.put("ann", "25")?;
+    /// db.pin("before-migration")?;
+    /// db.drop_keyspace("users")?;
+    /// let then = db.pinned("before-migration")?;
+    /// let users = then.keyspace("users")?;
+    /// assert_eq!(then.get(&users, "ann")?.unwrap(), b"25");
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) when there is a pin of that name, and for a name that is empty or longer than 255 bytes.
+    pub fn pin(&self, name: impl AsRef<str>) -> Result<Seqno> {
+        self.engine().pin(name.as_ref())
+    }
+
+    /// Keeps a pinned moment no longer.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) when there is no such pin.
+    pub fn unpin(&self, name: impl AsRef<str>) -> Result<()> {
+        self.engine().unpin(name.as_ref())
+    }
+
+    /// A view of a pinned moment.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) when there is no such pin.
+    pub fn pinned(&self, name: impl AsRef<str>) -> Result<View> {
+        Ok(View::new(&self.owner, ViewCore::pinned(self.engine(), name.as_ref())?))
+    }
+
+    /// The pins there are, by name.
+    pub fn pins(&self) -> Vec<Pin> {
+        self.engine().pins()
     }
 
     /// The newest commit.

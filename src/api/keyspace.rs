@@ -2,9 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Batch, Cursor, Range, View, check_batch_len, check_key, commit, db::Owner};
+use super::{Batch, Cursor, History, Range, View, check_batch_len, check_key, commit, db::Owner};
 use crate::{
-    base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Kind, Receipt, Result},
+    base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Kind, Receipt, Result, Seqno, SeqnoRange},
     engine::{Checks, Explain, Opened, ViewCore, Watched},
     merge::MergeStrategy,
     wal::BatchBuf,
@@ -104,6 +104,54 @@ impl Keyspace {
         let mut batch = Batch::new(&self.owner);
         batch.delete_range(self, range);
         batch.commit()
+    }
+
+    /// Deletes a key with everything it ever was: views opened from now on never see a value of it again, whatever moment they show, pinned ones included. The bytes are gone from
+    /// every file of the database after the next [`Db::compact`](crate::Db::compact), which says which views opened before still hold any. Copies made by [`Db::checkpoint`](crate::Db::checkpoint)
+    /// and equal values of other keys are not reached. What is written to the key later is not concerned.
+    ///
+    /// # Errors
+    /// As [`Batch::commit`].
+    pub fn purge(&self, key: impl AsRef<[u8]>) -> Result<Receipt> {
+        self.write(Kind::Purge, key.as_ref(), &[])
+    }
+
+    /// Purges all keys that begin with a prefix: see [`purge`](Keyspace::purge).
+    ///
+    /// # Errors
+    /// As [`Batch::commit`].
+    pub fn purge_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Receipt> {
+        let mut batch = Batch::new(&self.owner);
+        batch.purge_prefix(self, prefix);
+        batch.commit()
+    }
+
+    /// The versions of a key that still exist, newest first, deletes among them. How far they reach back, the [`Policy`](crate::Policy) says;
+    /// [`History::is_complete`] tells whether any is missing.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
+    /// # use std::time::Duration;
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let users = db.keyspace("users", KeyspaceOptions::new().policy(Policy::mvcc(10, Duration::ZERO)))?;
+    /// users.put("ann", "25")?;
+    /// users.delete("ann")?;
+    /// let values: Result<Vec<_>, _> = users.history("ann").map(|version| Ok(version?.value)).collect();
+    /// assert_eq!(values?, [None, Some("25".into())]);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    pub fn history(&self, key: impl AsRef<[u8]>) -> History {
+        self.now().history(self, key)
+    }
+
+    /// Those of them whose seqnos are in a range.
+    pub fn history_between(&self, key: impl AsRef<[u8]>, range: impl SeqnoRange) -> History {
+        self.now().history_between(self, key, range)
+    }
+
+    /// The oldest seqno from which on every read of every key answers exactly. Earlier ones may be refused, key by key. It only moves forward.
+    pub fn horizon(&self) -> Seqno {
+        Seqno(self.owner.engine.horizon(self.id()))
     }
 
     /// The value of a key.

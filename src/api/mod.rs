@@ -4,12 +4,14 @@ mod batch;
 mod db;
 mod iter;
 mod keyspace;
+mod past;
 mod view;
 
 pub use batch::Batch;
 pub use db::Db;
 pub use iter::{Cursor, Keys, Range};
 pub use keyspace::Keyspace;
+pub use past::{Change, Commit, Commits, Diff, History, Version};
 pub use view::View;
 
 use crate::{

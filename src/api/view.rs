@@ -1,10 +1,10 @@
 //! [`View`]: the whole database at one moment.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc, time::SystemTime};
 
-use super::{Cursor, Keyspace, Range, db::Owner, foreign};
+use super::{Cursor, History, Keyspace, Range, db::Owner, foreign};
 use crate::{
-    base::{Bytes, KeyRange, KeySpan, Result, Seqno},
+    base::{Bytes, Error, KeyRange, KeySpan, Result, Seqno, SeqnoRange, from_us},
     engine::ViewCore,
 };
 
@@ -36,6 +36,56 @@ impl View {
     /// The moment: the newest commit that this view sees.
     pub fn seqno(&self) -> Seqno {
         Seqno(self.core.seqno())
+    }
+
+    /// When that was: of a snapshot when it was taken, of a view as of a seqno when that was committed, of one as of a time that time.
+    pub fn time(&self) -> SystemTime {
+        from_us(self.core.time())
+    }
+
+    /// The keyspace that had this name then. One that has been dropped since can be read through this view, if it is a pinned one, and through no other; writes to it fail.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) when there was none, or when it combines values by a custom strategy that this process has not been given.
+    pub fn keyspace(&self, name: impl AsRef<str>) -> Result<Keyspace> {
+        let name = name.as_ref();
+        let found = self
+            .core
+            .keyspace(name)
+            .ok_or_else(|| Error::invalid(format!("there was no keyspace \"{name}\" at seqno {}", self.seqno())))?;
+        let opened = self.core.engine().opened(found)?;
+        Ok(Keyspace::new(&self.owner, opened, &found.name))
+    }
+
+    /// The names of the keyspaces that there were, sorted.
+    pub fn keyspaces(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.core.keyspaces().map(|keyspace| keyspace.name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The versions of a key up to this moment, newest first: see [`Keyspace::history`].
+    pub fn history(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> History {
+        self.history_between(keyspace, key, ..)
+    }
+
+    /// Those of them whose seqnos are in a range.
+    #[expect(clippy::needless_pass_by_value, reason = "ranges are written for the call")]
+    pub fn history_between(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>, range: impl SeqnoRange) -> History {
+        let (from, to) = range.ends();
+        let walk = self
+            .check(keyspace)
+            .and_then(|()| self.core.history(keyspace.opened(), key.as_ref(), (from.unwrap_or(0), to)));
+        History::new(walk)
+    }
+
+    /// Writes what this view sees to a new directory, as a database of its own: the newest versions at this moment, with their seqnos, and nothing of what was before them. Pins are not
+    /// taken along.
+    ///
+    /// # Errors
+    /// As [`Db::checkpoint`](crate::Db::checkpoint), and [`HistoryTrimmed`](Error::HistoryTrimmed) when something of the moment has gone.
+    pub fn checkpoint(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.core.checkpoint(path.as_ref())
     }
 
     /// The value that a key had.

@@ -14,10 +14,12 @@ pub(crate) enum Kind {
     Operand = 4,
     /// Reserved in format 1: the list of chunks that stands for a large value.
     Recipe = 5,
-    /// Reserved in format 1: hides every older version of the key for good.
+    /// Hides every older version of the key for good, also from views of the past. Since format 1.
     Purge = 6,
     /// Reserved in format 1: a folded sum of 16 bytes.
     WideSum = 7,
+    /// A purge of every key from the entry's key up to its value (exclusive). Since format 1.
+    RangePurge = 8,
 }
 
 impl Kind {
@@ -31,6 +33,7 @@ impl Kind {
             5 => Self::Recipe,
             6 => Self::Purge,
             7 => Self::WideSum,
+            8 => Self::RangePurge,
             _ => return None,
         })
     }
@@ -38,6 +41,16 @@ impl Kind {
     /// Its number on disk.
     pub(crate) fn number(self) -> u8 {
         self as u8
+    }
+
+    /// Whether it deletes a range: its value is the end.
+    pub(crate) fn is_range(self) -> bool {
+        matches!(self, Self::RangeDelete | Self::RangePurge)
+    }
+
+    /// Whether it hides older versions from views of the past too.
+    pub(crate) fn purges(self) -> bool {
+        matches!(self, Self::Purge | Self::RangePurge)
     }
 }
 
@@ -48,7 +61,7 @@ mod tests {
     #[test]
     fn every_kind_has_its_own_number() {
         let kinds: Vec<_> = (0..=255).filter_map(Kind::from_number).collect();
-        assert_eq!(kinds.len(), 7);
+        assert_eq!(kinds.len(), 8);
         assert!(kinds.iter().all(|kind| Kind::from_number(kind.number()) == Some(*kind)));
     }
 }

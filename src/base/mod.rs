@@ -13,7 +13,8 @@ pub use key::KeyRange;
 pub(crate) use key::{KEY_LEN_MAX, KeySpan, head};
 pub(crate) use kind::Kind;
 pub(crate) use seqno::from_us;
-pub use seqno::{Receipt, Seqno};
+pub(crate) use seqno::to_us;
+pub use seqno::{Receipt, Seqno, SeqnoRange};
 
 /// Number of a keyspace inside its database, never used twice. Numbers below [`FIRST_KEYSPACE`] are the engine's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,3 +22,6 @@ pub(crate) struct KeyspaceId(pub(crate) u32);
 
 /// The first number a user's keyspace can have.
 pub(crate) const FIRST_KEYSPACE: u32 = 16;
+
+/// The keyspace that holds the timeline: which commit happened when.
+pub(crate) const TIMELINE: KeyspaceId = KeyspaceId(1);

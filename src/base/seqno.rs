@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -34,6 +35,49 @@ impl fmt::Display for Seqno {
     }
 }
 
+/// A range of seqnos: every range type of the standard library over [`Seqno`] or `u64`. The trait is sealed.
+pub trait SeqnoRange: sealed::Sealed {
+    /// The first seqno inside, if the range says where it begins, and the first one behind it.
+    #[doc(hidden)]
+    fn ends(&self) -> (Option<u64>, u64);
+}
+
+mod sealed {
+    #[expect(unnameable_types, reason = "what nobody can name nobody can implement")]
+    pub trait Sealed {}
+}
+
+macro_rules! ranges {
+    ($($range:ty, |$r:ident| $start:expr, $end:expr;)*) => {$(
+        impl<S: Into<Seqno> + Copy> sealed::Sealed for $range {}
+        impl<S: Into<Seqno> + Copy> SeqnoRange for $range {
+            fn ends(&self) -> (Option<u64>, u64) {
+                let $r = self;
+                ($start, $end)
+            }
+        }
+    )*};
+}
+
+fn number(seqno: impl Into<Seqno>) -> u64 {
+    seqno.into().0
+}
+
+ranges! {
+    Range<S>, |r| Some(number(r.start)), number(r.end);
+    RangeInclusive<S>, |r| Some(number(*r.start())), number(*r.end()).saturating_add(1);
+    RangeFrom<S>, |r| Some(number(r.start)), u64::MAX;
+    RangeTo<S>, |r| None, number(r.end);
+    RangeToInclusive<S>, |r| None, number(r.end).saturating_add(1);
+}
+
+impl sealed::Sealed for RangeFull {}
+impl SeqnoRange for RangeFull {
+    fn ends(&self) -> (Option<u64>, u64) {
+        (None, u64::MAX)
+    }
+}
+
 /// What every write returns: where it stands in the order of all commits, and when it was committed. A write of nothing, such as an empty
 /// batch, returns where the newest commit stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +86,12 @@ pub struct Receipt {
     pub seqno: Seqno,
     /// The commit's time by the database's clock, in whole microseconds; never before an earlier commit's.
     pub time: SystemTime,
+}
+
+/// A time as microseconds since 1970, rounded down; times before are the beginning.
+pub(crate) fn to_us(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Microseconds since 1970 as a time; times past what the system can say are the latest it can.

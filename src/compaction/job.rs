@@ -1,13 +1,13 @@
 //! Running a job: merge, decide, write. It holds no lock and touches no manifest; what it gives back becomes an edit.
 
 use super::{
-    Policy,
-    survivors::{Below, Demands, Survivors, Traces},
+    past::PastSurvivors,
+    survivors::{Below, Demands, Lane, Rules, Survivors, Traces},
 };
 use crate::{
-    base::{Error, KeySpan, Result},
-    merge::{Direction, Fragments, Kway, MergeStrategy, Source},
-    segment::{Finished, SegmentWriter},
+    base::{Bytes, Error, KeySpan, Result},
+    merge::{Direction, Fragments, Kway, Source},
+    segment::{Entry, Finished, SegmentWriter},
 };
 
 /// How often a job looks whether it should stop, in entries.
@@ -20,9 +20,7 @@ pub(crate) struct Job<S> {
     pub(crate) sources: Vec<S>,
     /// The range tombstones of all inputs, cut as one.
     pub(crate) fragments: Fragments,
-    pub(crate) policy: Policy,
-    /// Without one operands stay as they are.
-    pub(crate) strategy: Option<MergeStrategy>,
+    pub(crate) rules: Rules,
     pub(crate) demands: Demands,
     pub(crate) below: Below,
     /// Outputs are cut, between two keys, when they reach this length.
@@ -32,22 +30,63 @@ pub(crate) struct Job<S> {
 /// What a job made.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
+    /// Of both lanes: the summary of each says which.
     pub(crate) segments: Vec<Finished>,
+    /// By the number of a segment: what of it is kept only for those who read a seqno, in bytes.
+    pub(crate) held: Vec<(u64, Vec<(u64, u64)>)>,
     pub(crate) traces: Traces,
     pub(crate) entries_in: u64,
     pub(crate) entries_out: u64,
 }
 
+/// The two segments that are being written.
+struct Writers<C> {
+    create: C,
+    main: Option<SegmentWriter>,
+    past: Option<SegmentWriter>,
+    count: u64,
+}
+
+impl<C: FnMut(Lane) -> Result<SegmentWriter>> Writers<C> {
+    fn lane(&mut self, lane: Lane) -> &mut Option<SegmentWriter> {
+        match lane {
+            Lane::Main => &mut self.main,
+            Lane::Past => &mut self.past,
+        }
+    }
+
+    fn opened(&mut self, lane: Lane) -> Result<&mut SegmentWriter> {
+        if self.lane(lane).is_none() {
+            let created = (self.create)(lane)?;
+            *self.lane(lane) = Some(created);
+        }
+        self.lane(lane).as_mut().ok_or(Error::Closed)
+    }
+
+    fn add(&mut self, lane: Lane, entry: &Entry, key: &[u8], value: &[u8]) -> Result<()> {
+        self.count += 1;
+        self.opened(lane)?.add(entry, key, value)
+    }
+
+    fn is_full(&self, lane: Lane, len: u64) -> bool {
+        let writer = match lane {
+            Lane::Main => &self.main,
+            Lane::Past => &self.past,
+        };
+        writer.as_ref().is_some_and(|writer| writer.is_full(len))
+    }
+}
+
 /// Runs a job. Outputs come from `create`; the caller removes them when this fails.
 pub(crate) fn run<S: Source>(
     job: Job<S>,
-    mut create: impl FnMut() -> Result<SegmentWriter>,
+    create: impl FnMut(Lane) -> Result<SegmentWriter>,
     stop: impl Fn() -> bool,
 ) -> Result<Outcome> {
-    let Job { sources, fragments, policy, strategy, demands, below, output_len } = job;
-    let mut survivors = Survivors::new((policy, strategy), demands, below, &fragments);
+    let Job { sources, fragments, rules, demands, below, output_len } = job;
+    let mut survivors = Survivors::new(rules, demands, below, &fragments);
     let mut outcome = Outcome::default();
-    let mut writer: Option<SegmentWriter> = None;
+    let mut writers = Writers { create, main: None, past: None, count: 0 };
 
     let mut merge = Kway::new(sources, Direction::Forward);
     merge.seek(Some(&[]))?;
@@ -58,50 +97,120 @@ pub(crate) fn run<S: Source>(
         if outcome.entries_in.is_multiple_of(STOP_CHECK) && stop() {
             return Err(Error::Closed);
         }
-        if writer.as_ref().is_some_and(|writer| writer.is_full(output_len)) && survivors.is_new_key(entry.key) {
-            survivors.end_key(&mut |entry, key, value| {
-                add(&mut writer, &mut create, &mut outcome.entries_out, (entry, key, value))
-            })?;
-            let ranges = survivors.fragments_before(Some(entry.key));
-            outcome.segments.extend(finish(writer.take(), &ranges, &survivors)?);
+        let full = [Lane::Main, Lane::Past].map(|lane| writers.is_full(lane, output_len));
+        if full != [false; 2] && survivors.is_new_key(entry.key) {
+            survivors
+                .end_key(&mut |lane, entry: &Entry, key: &[u8], value: &[u8]| writers.add(lane, entry, key, value))?;
+            let [main_full, past_full] = full;
+            if main_full {
+                let ranges = survivors.fragments_before(Some(entry.key));
+                finish(&mut outcome, writers.main.take(), &ranges, &mut survivors)?;
+            }
+            if past_full {
+                finish(&mut outcome, writers.past.take(), &Fragments::default(), &mut survivors)?;
+            }
         }
-        survivors.take(&entry, || source.value(), &mut |entry, key, value| {
-            add(&mut writer, &mut create, &mut outcome.entries_out, (entry, key, value))
+        survivors.take(&entry, || source.value(), &mut |lane, entry: &Entry, key: &[u8], value: &[u8]| {
+            writers.add(lane, entry, key, value)
         })?;
         merge.advance()?;
     }
-    survivors.end_key(&mut |entry, key, value| {
-        add(&mut writer, &mut create, &mut outcome.entries_out, (entry, key, value))
-    })?;
+    survivors.end_key(&mut |lane, entry: &Entry, key: &[u8], value: &[u8]| writers.add(lane, entry, key, value))?;
     let ranges = survivors.fragments_before(None);
-    if writer.is_none() && !ranges.is_empty() {
-        writer = Some(create()?);
+    if !ranges.is_empty() {
+        writers.opened(Lane::Main)?;
     }
-    outcome.segments.extend(finish(writer, &ranges, &survivors)?);
+    finish(&mut outcome, writers.past.take(), &Fragments::default(), &mut survivors)?;
+    finish(&mut outcome, writers.main.take(), &ranges, &mut survivors)?;
+    outcome.entries_out = writers.count;
     outcome.traces = survivors.into_traces();
     debug_assert!(
-        outcome.segments.is_sorted_by(|a, b| apart(&a.summary.span, &b.summary.span)),
+        outcome
+            .segments
+            .iter()
+            .filter(|segment| segment.summary.past.is_none())
+            .is_sorted_by(|a, b| apart(&a.summary.span, &b.summary.span)),
         "outputs are apart (V2)"
     );
     Ok(outcome)
 }
 
-fn finish(writer: Option<SegmentWriter>, ranges: &Fragments, survivors: &Survivors) -> Result<Option<Finished>> {
-    writer.map(|writer| writer.finish(ranges, |span| survivors.passed(span))).transpose()
+fn finish(
+    outcome: &mut Outcome,
+    writer: Option<SegmentWriter>,
+    ranges: &Fragments,
+    survivors: &mut Survivors,
+) -> Result<()> {
+    if let Some(writer) = writer {
+        let segment = writer.finish(ranges, |span| survivors.passed(span))?;
+        let held = survivors.take_held();
+        if !held.is_empty() {
+            outcome.held.push((segment.number, held));
+        }
+        outcome.segments.push(segment);
+    }
+    Ok(())
 }
 
-fn add(
-    writer: &mut Option<SegmentWriter>,
-    create: &mut impl FnMut() -> Result<SegmentWriter>,
-    count: &mut u64,
-    (entry, key, value): (&crate::segment::Entry, &[u8], &[u8]),
-) -> Result<()> {
-    let writer = match writer {
-        Some(writer) => writer,
-        None => writer.insert(create()?),
+/// Runs a merge of segments of the history tier.
+pub(crate) fn run_past<S: Source>(
+    sources: Vec<S>,
+    mut survivors: PastSurvivors,
+    output_len: u64,
+    create: impl FnMut(Lane) -> Result<SegmentWriter>,
+    stop: impl Fn() -> bool,
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let mut writers = Writers { create, main: None, past: None, count: 0 };
+    let mut merge = Kway::new(sources, Direction::Forward);
+    let finish_one = |outcome: &mut Outcome, writer: Option<SegmentWriter>, held: Vec<(u64, u64)>| {
+        if let Some(writer) = writer {
+            let segment = writer.finish(&Fragments::default(), |_| true)?;
+            if !held.is_empty() {
+                outcome.held.push((segment.number, held));
+            }
+            outcome.segments.push(segment);
+        }
+        Ok::<_, Error>(())
     };
-    *count += 1;
-    writer.add(entry, key, value)
+    merge.seek(Some(&[]))?;
+    let mut key: Vec<u8> = Vec::new();
+    // A version is written when the next one is known: then it is known whether that is of the same key.
+    let mut pending: Option<(Entry, Bytes)> = None;
+    while let Some(source) = merge.top()
+        && let Some(entry) = source.entry()
+    {
+        outcome.entries_in += 1;
+        if outcome.entries_in.is_multiple_of(STOP_CHECK) && stop() {
+            return Err(Error::Closed);
+        }
+        let new_key = outcome.entries_in == 1 || entry.key != key;
+        if new_key {
+            if let Some((entry, value)) = pending.take() {
+                writers.add(Lane::Past, &entry, &key, &value)?;
+            }
+            if writers.is_full(Lane::Past, output_len) {
+                finish_one(&mut outcome, writers.past.take(), survivors.take_held())?;
+            }
+            key.clear();
+            key.extend_from_slice(entry.key);
+            survivors.begin_key();
+        }
+        if let Some(kept) = survivors.take(&entry) {
+            if let Some((entry, value)) = pending.take() {
+                writers.add(Lane::Past, &Entry { older_follows: true, ..entry }, &key, &value)?;
+            }
+            pending = Some((kept, source.value()));
+        }
+        merge.advance()?;
+    }
+    if let Some((entry, value)) = pending {
+        writers.add(Lane::Past, &entry, &key, &value)?;
+    }
+    finish_one(&mut outcome, writers.past.take(), survivors.take_held())?;
+    outcome.entries_out = writers.count;
+    outcome.traces = survivors.into_traces();
+    Ok(outcome)
 }
 
 fn apart(left: &KeySpan, right: &KeySpan) -> bool {

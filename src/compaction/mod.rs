@@ -1,14 +1,18 @@
 //! Segments in, fewer better segments out.
 //!
 //! Choosing is pure and doing is dumb: [`pick()`] reads metadata and names a [`Task`]; [`survivors::Survivors`] decides entry by entry what
-//! stays; [`run`] moves the bytes. A flush is the same job with a memtable as its only input.
+//! stays, by the keyspace's [`Policy`]; [`run`] moves the bytes. A flush is the same job with a memtable as its only input. What a policy keeps of the past goes to
+//! the history tier, which is merged by itself: [`pick_past`] and [`past::PastSurvivors`].
 
 mod job;
+mod past;
 mod pick;
 mod policy;
 mod survivors;
 
-pub(crate) use job::{Job, Outcome, run};
-pub(crate) use pick::{Shape, Task, everything, pick, score};
-pub use policy::Policy;
-pub(crate) use survivors::{Below, Demands};
+pub(crate) use job::{Job, Outcome, run, run_past};
+pub(crate) use past::{PastSurvivors, Purges};
+pub(crate) use pick::{Aging, PastTask, Shape, Task, everything, pick, pick_past, score};
+pub(crate) use policy::us;
+pub use policy::{CompactionPolicy, Policy, VersionInfo};
+pub(crate) use survivors::{Below, Demands, Lane, Reader, Rules};

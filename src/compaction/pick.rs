@@ -3,7 +3,7 @@
 //! Levelled: level 0 holds what flushes left, newest first; each deeper level is sorted, does not overlap, and may be `ratio`
 //! times as large as the one above. The level that is furthest over its bound goes first.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     base::{KeySpan, KeyspaceId},
@@ -37,6 +37,92 @@ pub(crate) struct Task {
     pub(crate) just_move: bool,
 }
 
+/// What to do in the history tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PastTask {
+    /// Nobody needs anything of these.
+    Drop(Vec<Arc<Finished>>),
+    /// These become one run.
+    Merge(Vec<Arc<Finished>>),
+}
+
+/// What the choice in the history tier depends on.
+#[derive(Clone, Debug)]
+pub(crate) struct Aging {
+    /// Microseconds for which versions are owed, and whether nothing else counts (K7).
+    pub(crate) window: u64,
+    pub(crate) only_age_counts: bool,
+    /// The time of the database, in microseconds.
+    pub(crate) now: u64,
+    /// Registered seqnos, ascending.
+    pub(crate) registered: Vec<u64>,
+}
+
+/// A bucket with this many runs has some of them merged.
+const RUNS_MIN: usize = 4;
+
+/// A bucket with this many runs has the smallest merged, whatever their sizes.
+const RUNS_MAX: usize = 10;
+
+/// A segment with fewer tombstones is left to the bounds of its level.
+const DEAD_MIN: u64 = 64;
+
+/// Segments age out in so many steps of a window: merges stay inside one.
+const BUCKETS: u64 = 8;
+
+impl Aging {
+    /// Whether a segment of the history tier is needed by nobody, as a whole.
+    fn lets_go(&self, keyspace: &KeyspaceVersion, segment: &Finished) -> bool {
+        let Some(past) = segment.summary.past else { return false };
+        // A view above a tombstone without an end, but below `vanished`, would take its absence for lost history.
+        let end = if past.open { past.end.max(keyspace.vanished).max(segment.summary.max_seqno + 1) } else { past.end };
+        let lowest = segment.summary.lowest_affected.min(segment.summary.min_seqno);
+        let at = self.registered.partition_point(|seqno| *seqno < lowest);
+        let read = self.registered.get(at).is_some_and(|seqno| *seqno < end);
+        self.only_age_counts && self.now.saturating_sub(past.until_max) >= self.window && !read
+    }
+
+    /// The runs of the history tier by age, each with its segments.
+    pub(crate) fn buckets(&self, keyspace: &KeyspaceVersion) -> Vec<Vec<Vec<Arc<Finished>>>> {
+        let mut runs: BTreeMap<u64, Vec<Arc<Finished>>> = BTreeMap::new();
+        for segment in &keyspace.past {
+            let run = segment.summary.past.map_or(0, |past| past.run);
+            runs.entry(run).or_default().push(Arc::clone(segment));
+        }
+        let mut buckets: BTreeMap<u64, Vec<Vec<Arc<Finished>>>> = BTreeMap::new();
+        let width = (self.window / BUCKETS).max(1);
+        for run in runs.into_values() {
+            let newest = run.iter().filter_map(|segment| segment.summary.past).map(|past| past.until_max).max();
+            let bucket = if self.only_age_counts { newest.unwrap_or(0) / width } else { 0 };
+            buckets.entry(bucket).or_default().push(run);
+        }
+        buckets.into_values().collect()
+    }
+}
+
+/// What to do next in the history tier of a keyspace: whole segments go before any are merged.
+pub(crate) fn pick_past(keyspace: &KeyspaceVersion, aging: &Aging) -> Option<PastTask> {
+    let gone: Vec<_> = keyspace.past.iter().filter(|segment| aging.lets_go(keyspace, segment)).cloned().collect();
+    if !gone.is_empty() {
+        return Some(PastTask::Drop(gone));
+    }
+    let bytes = |run: &Vec<Arc<Finished>>| run.iter().map(|segment| segment.file_len).sum::<u64>();
+    for mut runs in aging.buckets(keyspace) {
+        runs.sort_by_key(bytes);
+        // Runs of about one size: so that each version is written once for each power of the fan-in.
+        let alike = runs.windows(RUNS_MIN).position(|window| match window {
+            [first, .., last] => bytes(last) <= bytes(first).saturating_mul(RUNS_MIN as u64),
+            _ => false,
+        });
+        let from = alike.or_else(|| (runs.len() >= RUNS_MAX).then_some(0));
+        if let Some(from) = from {
+            let merged = runs.into_iter().skip(from).take(RUNS_MIN).flatten().collect();
+            return Some(PastTask::Merge(merged));
+        }
+    }
+    None
+}
+
 /// How far a level is over its bound: 1000 is just at it.
 fn level_score(keyspace: &KeyspaceVersion, level: usize, shape: &Shape) -> u64 {
     let segments = keyspace.level(level);
@@ -49,17 +135,59 @@ fn level_score(keyspace: &KeyspaceVersion, level: usize, shape: &Shape) -> u64 {
     bytes.saturating_mul(1000) / bound
 }
 
-/// The level of a keyspace that is furthest over its bound, and by how much; nothing when all are within.
-pub(crate) fn score(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<(usize, u64)> {
-    (0..shape.level_max)
+/// The level of a keyspace that is furthest over its bound, and by how much; nothing when all are within. Values may have expired for
+/// everybody that were written at or before `lapsed`, in microseconds.
+pub(crate) fn score(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Option<u64>) -> Option<(usize, u64)> {
+    let over = (0..shape.level_max)
         .map(|level| (level, level_score(keyspace, level, shape)))
         .filter(|(_, score)| *score >= 1000)
-        .max_by_key(|(level, score)| (*score, std::cmp::Reverse(*level)))
+        .max_by_key(|(level, score)| (*score, std::cmp::Reverse(*level)));
+    over.or_else(|| {
+        let (level, _) = wasteful(keyspace, lapsed)?;
+        Some((level, 1000))
+    })
+}
+
+/// A segment that is mostly tombstones, or whose values have mostly expired: it goes on down, although its level is within its bound, so that
+/// what it hides goes and nobody has to read past it.
+fn wasteful(keyspace: &KeyspaceVersion, lapsed: Option<u64>) -> Option<(usize, Arc<Finished>)> {
+    let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
+    let is_wasteful = |level: usize, segment: &Finished| {
+        let summary = &segment.summary;
+        let dead = level < deepest && summary.tombstones >= DEAD_MIN && summary.tombstones * 2 >= summary.entries;
+        // The times between the oldest and the newest are taken to be spread evenly.
+        let expired = lapsed.zip(summary.times).is_some_and(|(lapsed, times)| {
+            lapsed >= times.oldest && lapsed - times.oldest >= (times.newest - times.oldest).div_ceil(2)
+        });
+        // In the deepest level an older range tombstone may keep what has expired from going.
+        dead || expired && (level < deepest || summary.range_tombstones == 0)
+    };
+    keyspace.levels.iter().enumerate().skip(1).find_map(|(level, segments)| {
+        let found = segments.iter().find(|segment| is_wasteful(level, segment))?;
+        Some((level, Arc::clone(found)))
+    })
+}
+
+/// The task that takes a wasteful segment one level down; in the deepest level it is written anew where it is.
+fn clear_out(keyspace: &KeyspaceVersion, (level, segment): (usize, Arc<Finished>)) -> Option<Task> {
+    let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
+    let output = if level < deepest { level + 1 } else { level };
+    let mut inputs = vec![segment];
+    if output > level {
+        let span = hull(&inputs)?;
+        inputs.extend(overlapping(keyspace.level(output), &span).cloned());
+    }
+    let below = deeper(keyspace, output, &hull(&inputs)?);
+    Some(Task { keyspace: keyspace.id, inputs, output_level: u8::try_from(output).ok()?, below, just_move: false })
 }
 
 /// The task that brings a level within its bound.
-pub(crate) fn pick(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<Task> {
-    let (level, _) = score(keyspace, shape)?;
+pub(crate) fn pick(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Option<u64>) -> Option<Task> {
+    let over = (0..shape.level_max).any(|level| level_score(keyspace, level, shape) >= 1000);
+    if !over {
+        return clear_out(keyspace, wasteful(keyspace, lapsed)?);
+    }
+    let (level, _) = score(keyspace, shape, lapsed)?;
     let upper: Vec<_> = if level == 0 {
         // All of level 0: its segments overlap, and an older one must never end above a newer one.
         keyspace.level(0).to_vec()
@@ -80,20 +208,22 @@ pub(crate) fn pick(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<Task> {
     Some(Task { keyspace: keyspace.id, inputs, output_level: u8::try_from(level + 1).ok()?, below, just_move })
 }
 
-/// The task that brings a keyspace to its final shape: everything in one sorted level, with nothing left to drop. Nothing when
-/// it is there already.
-pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<Task> {
+/// The task that brings the main tree of a keyspace to its final shape: everything in one sorted level, with nothing left to drop. Nothing when
+/// it is there already. Values may expire that were written at or before `lapsed`, in microseconds.
+pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Option<u64>) -> Option<Task> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     let settled = |segment: &Arc<Finished>| {
         let summary = &segment.summary;
-        summary.tombstones == 0 && summary.range_tombstones == 0 && summary.entries == summary.keys
+        let expires = lapsed.is_some_and(|lapsed| summary.times.is_some_and(|times| times.oldest <= lapsed));
+        let plain = summary.tombstones == 0 && summary.range_tombstones == 0 && !summary.has_purges();
+        plain && summary.entries == summary.keys && !expires
     };
     let upper_empty = keyspace.levels.iter().take(deepest).all(Vec::is_empty);
     if deepest > 0 && upper_empty && keyspace.level(deepest).iter().all(settled) {
         return None;
     }
     // The first level that may hold it all, so that the next writes do not have to move it again.
-    let bytes: u64 = keyspace.segments().map(|segment| segment.file_len).sum();
+    let bytes: u64 = keyspace.main().map(|segment| segment.file_len).sum();
     let fits = |level: &usize| {
         let power = u32::try_from(level - 1).unwrap_or(u32::MAX);
         shape.base_bytes.saturating_mul(shape.level_ratio.saturating_pow(power)) >= bytes
@@ -101,7 +231,7 @@ pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<Ta
     let level = (1..shape.level_max).find(fits).unwrap_or(shape.level_max).max(deepest);
     Some(Task {
         keyspace: keyspace.id,
-        inputs: keyspace.segments().cloned().collect(),
+        inputs: keyspace.main().cloned().collect(),
         output_level: u8::try_from(level).ok()?,
         below: Vec::new(),
         just_move: false,
@@ -140,7 +270,6 @@ mod tests {
             footer_digest: 0,
             summary: Summary {
                 keyspace: KeyspaceId(16),
-                lane: 0,
                 span: KeySpan { start: start.into(), end: Some(end.into()) },
                 keys: 1,
                 entries: 1,
@@ -150,6 +279,8 @@ mod tests {
                 min_seqno: seqno,
                 max_seqno: seqno,
                 lowest_affected: seqno,
+                times: None,
+                past: None,
             },
         })
     }
@@ -163,7 +294,9 @@ mod tests {
             dropped: None,
             vanished: 0,
             horizon: 0,
+            lapsed: 0,
             levels,
+            past: Vec::new(),
         }
     }
 
@@ -178,7 +311,7 @@ mod tests {
             vec![segment(1, "a", "b", 1, 10), segment(2, "x", "z", 2, 10)],
             vec![segment(5, "b", "c", 0, 10), segment(6, "y", "z", 0, 10)],
         ]);
-        let task = pick(&keyspace, &SHAPE).unwrap();
+        let task = pick(&keyspace, &SHAPE, None).unwrap();
         assert_eq!((numbers(&task.inputs), task.output_level), (vec![4, 3, 1], 1));
         assert_eq!(numbers(&task.below), [5]);
         assert!(!task.just_move);
@@ -186,8 +319,8 @@ mod tests {
 
     #[test]
     fn a_level_within_its_bounds_rests() {
-        assert_eq!(pick(&keyspace(vec![vec![segment(1, "a", "b", 1, 1000)]]), &SHAPE), None);
-        assert_eq!(pick(&keyspace(vec![Vec::new(), vec![segment(1, "a", "b", 1, 99)]]), &SHAPE), None);
+        assert_eq!(pick(&keyspace(vec![vec![segment(1, "a", "b", 1, 1000)]]), &SHAPE, None), None);
+        assert_eq!(pick(&keyspace(vec![Vec::new(), vec![segment(1, "a", "b", 1, 99)]]), &SHAPE, None), None);
     }
 
     #[test]
@@ -197,15 +330,15 @@ mod tests {
             vec![segment(1, "a", "f", 5, 60), segment(2, "g", "k", 6, 60)],
             vec![segment(3, "a", "c", 1, 50)],
         ]);
-        let task = pick(&keyspace, &SHAPE).unwrap();
+        let task = pick(&keyspace, &SHAPE, None).unwrap();
         assert_eq!((numbers(&task.inputs), task.output_level, task.just_move), (vec![2], 2, true));
     }
 
     #[test]
     fn everything_ends_in_one_level_and_is_then_left_alone() {
         let one = keyspace(vec![vec![segment(2, "a", "c", 5, 60)], vec![segment(1, "a", "c", 1, 60)]]);
-        let task = everything(&one, &SHAPE).unwrap();
+        let task = everything(&one, &SHAPE, None).unwrap();
         assert_eq!((numbers(&task.inputs), task.output_level), (vec![2, 1], 2));
-        assert_eq!(everything(&keyspace(vec![Vec::new(), vec![segment(1, "a", "c", 1, 60)]]), &SHAPE), None);
+        assert_eq!(everything(&keyspace(vec![Vec::new(), vec![segment(1, "a", "c", 1, 60)]]), &SHAPE, None), None);
     }
 }

@@ -67,7 +67,7 @@ impl Engine {
         let current = self.current();
         for (id, tree) in current.trees.iter() {
             let keyspace = current.version.keyspaces.get(id).map(|keyspace| keyspace.name.clone());
-            for table in tree.levels.iter().flatten() {
+            for table in tree.tables() {
                 self.check_open()?;
                 report.files += 1;
                 report.bytes += table.meta.file_len;

@@ -5,12 +5,15 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{Engine, ViewCore, superversion::SuperVersion};
+use super::{Engine, Opened, ViewCore, keyspaces::point_index, superversion::SuperVersion};
 use crate::{
-    base::{Error, IoContext, Result},
+    base::{Error, IoContext, KeySpan, Kind, Result, TIMELINE},
     env::Dir,
     format::name,
-    manifest::{CommitFailure, ManifestStore, Version},
+    manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
+    memtable::Stamp,
+    merge::{Direction, Fragments},
+    segment::{Entry, Finished, Purpose, SegmentWriter},
 };
 
 /// Bytes copied at a time where links do not reach.
@@ -24,6 +27,23 @@ impl Engine {
         let held = ViewCore::snapshot(self);
         self.flush()?;
         let (current, mut version) = self.moment()?;
+        let target = self.checkpoint_dir(path)?;
+        version.log_ends.clear();
+        version.seqno_ceiling = version.last_seqno;
+        for segment in version.keyspaces.values().flat_map(|keyspace| keyspace.segments()) {
+            let name = name::segment(segment.number);
+            if self.dir.link(&name, &*target, &name).is_err() {
+                copy(&*self.dir, &*target, &name)?;
+            }
+        }
+        self.name_checkpoint(&target, &version)?;
+        // The files that are copied live as long as this does.
+        drop((current, held));
+        Ok(())
+    }
+
+    /// Makes the directory of a copy.
+    fn checkpoint_dir(&self, path: &Path) -> Result<Arc<dyn Dir>> {
         let inside = std::path::absolute(path).is_ok_and(|path| path.starts_with(self.dir.path()));
         if inside || path.starts_with(self.dir.path()) {
             let what = format!("{} lies inside the database; a checkpoint goes elsewhere", path.display());
@@ -39,22 +59,16 @@ impl Engine {
         for sub in [name::LOGS, name::SEGMENTS] {
             target.create_dir(sub).at("create", || target.path().join(sub))?;
         }
-        version.log_ends.clear();
-        version.seqno_ceiling = version.last_seqno;
-        for segment in version.keyspaces.values().flat_map(|keyspace| keyspace.segments()) {
-            let name = name::segment(segment.number);
-            if self.dir.link(&name, &*target, &name).is_err() {
-                copy(&*self.dir, &*target, &name)?;
-            }
-        }
+        Ok(target)
+    }
+
+    /// Makes a database of the segments of a copy. CURRENT comes last: a copy that was interrupted is none.
+    fn name_checkpoint(&self, target: &Arc<dyn Dir>, version: &Version) -> Result<()> {
         target.sync_dir(name::SEGMENTS).at("sync", || target.path().join(name::SEGMENTS))?;
-        target.sync_dir("").at("sync", at)?;
-        // CURRENT comes last: a copy that was interrupted is no database.
-        let mut manifest = ManifestStore::new(Arc::clone(&target), self.env.entropy());
+        target.sync_dir("").at("sync", || target.path().to_path_buf())?;
+        let mut manifest = ManifestStore::new(Arc::clone(target), self.env.entropy());
         let committed = manifest.commit(&version.snapshot());
         committed.map_err(|(CommitFailure::NotCommitted(e) | CommitFailure::Unknown(e))| e)?;
-        // The files that are copied live as long as this does.
-        drop((current, held));
         manifest.seal()
     }
 
@@ -77,6 +91,121 @@ impl Engine {
             Arc::make_mut(keyspace).dropped = None;
         }
         Ok((current, version))
+    }
+}
+
+impl ViewCore {
+    /// Writes what this view sees to a new database at `path`.
+    pub(crate) fn checkpoint(self: &Arc<Self>, path: &Path) -> Result<()> {
+        let engine = self.engine();
+        engine.check_open()?;
+        let target = engine.checkpoint_dir(path)?;
+        let files = self.files();
+        let mut version = Version {
+            next_keyspace: files.version.next_keyspace,
+            last_seqno: self.seqno(),
+            next_seqno: self.seqno() + 1,
+            seqno_ceiling: self.seqno() + 1,
+            time_us: self.time(),
+            ..Version::default()
+        };
+        for keyspace in self.keyspaces() {
+            let mut copied = KeyspaceVersion {
+                levels: Vec::new(),
+                past: Vec::new(),
+                dropped: None,
+                ..KeyspaceVersion::clone(keyspace)
+            };
+            // Of what was before the view's moment only the newest is taken along.
+            copied.vanished = copied.vanished.max(self.seqno());
+            copied.horizon = copied.horizon.max(self.seqno());
+            let opened = engine.opened(keyspace)?;
+            let segments = self.copy_keyspace(&*target, keyspace, &opened, &mut version.next_file)?;
+            if !segments.is_empty() {
+                copied.levels = vec![Vec::new(), segments];
+            }
+            version.keyspaces.insert(keyspace.id, Arc::new(copied));
+        }
+        // Of the timeline its moment alone.
+        let mut made = Vec::new();
+        let stamp = Stamp { seqno: self.seqno(), time: self.time(), writes: 0 };
+        let stamps = engine.write_stamps(&*target, (&[stamp], version.next_file), &mut made)?;
+        version.next_file += 1;
+        let timeline = KeyspaceVersion {
+            id: TIMELINE,
+            name: String::new(),
+            options: StoredOptions::default(),
+            born: 1,
+            dropped: None,
+            vanished: 0,
+            horizon: self.seqno(),
+            lapsed: 0,
+            levels: vec![stamps.map(Arc::new).into_iter().collect()],
+            past: Vec::new(),
+        };
+        version.keyspaces.insert(TIMELINE, Arc::new(timeline));
+        engine.name_checkpoint(&target, &version)
+    }
+
+    /// Writes the keys of a keyspace that this view sees.
+    fn copy_keyspace(
+        self: &Arc<Self>,
+        target: &dyn Dir,
+        keyspace: &KeyspaceVersion,
+        opened: &Opened,
+        next_file: &mut u64,
+    ) -> Result<Vec<Arc<Finished>>> {
+        let engine = self.engine();
+        let keeps_time = engine.keeps_time(keyspace);
+        let Some(mut scan) = self.scan(opened, KeySpan { start: Vec::new(), end: None }, Direction::Forward)? else {
+            return Ok(Vec::new());
+        };
+        let mut segments = Vec::new();
+        let mut writer: Option<SegmentWriter> = None;
+        let mut finish = |writer: SegmentWriter| {
+            segments.push(Arc::new(writer.finish(&Fragments::default(), |_| false)?));
+            Ok::<_, Error>(())
+        };
+        while scan.step()? {
+            if let Some(full) = writer.take_if(|writer| writer.is_full(engine.options.segment_bytes())) {
+                finish(full)?;
+            }
+            // Which version it is: the newest one that its history tells up to now.
+            let told =
+                self.history(opened, scan.key(), (0, u64::MAX))?.map(|mut walk| walk.next()).transpose()?.flatten();
+            let (seqno, time) = told.map_or((self.seqno(), self.time()), |told| (told.seqno, told.time));
+            let entry = Entry {
+                kind: Kind::Put,
+                seqno,
+                gap_start: None,
+                moved: false,
+                time: keeps_time.then_some(time),
+                until: None,
+                difference: false,
+                older_follows: false,
+                older_in_block: false,
+            };
+            if writer.is_none() {
+                *next_file += 1;
+                let purpose = Purpose {
+                    keyspace: keyspace.id,
+                    base: 0,
+                    time_base: keeps_time.then_some(0),
+                    run: None,
+                    index: point_index(&keyspace.options),
+                    hash_seed: engine.database_id,
+                };
+                writer = Some(SegmentWriter::create(target, (*next_file, engine.env.entropy()), purpose)?);
+            }
+            if let Some(open) = &mut writer {
+                open.add(&entry, scan.key(), scan.value_ref())?;
+            }
+        }
+        if let Some(last) = writer {
+            finish(last)?;
+        }
+        *next_file += 1;
+        Ok(segments)
     }
 }
 

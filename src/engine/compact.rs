@@ -2,19 +2,30 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Engine, scan::RunCursor, worker::What};
+use super::{
+    Engine,
+    registry::Registered,
+    scan::{RunCursor, VersionRunCursor},
+    superversion::SuperVersion,
+    timeline::Timeline,
+    worker::What,
+};
 use crate::{
-    base::{Result, Seqno},
-    compaction::{Below, Demands, Job, Outcome, Policy, Task, everything, pick, run, score},
-    manifest::{Change, Edit},
-    merge::{Direction, Fragments},
+    base::{KeySpan, Kind, Result, Seqno},
+    compaction::{
+        Aging, Below, Demands, Job, Outcome, PastSurvivors, PastTask, Policy, Purges, Rules, Task, everything, pick,
+        pick_past, run, run_past, score,
+    },
+    manifest::{Change, Edit, KeyspaceVersion, StoredPolicy},
+    merge::{Direction, Fragments, Source},
+    segment::{Finished, SegmentCursor},
 };
 
 /// What [`Db::compact`](crate::Db::compact) reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compacted {
-    /// Seqnos of open views for whose sake old versions are still kept. When those views are dropped, the next compaction
+    /// Seqnos of open views and pins for whose sake old versions are still kept. When those go, the next compaction
     /// lets the versions go.
     pub still_held_by: Vec<Seqno>,
     /// Bytes of segments before.
@@ -29,28 +40,69 @@ impl Engine {
         self.check_writable()?;
         let mut report = Compacted::default();
         self.flush()?;
-        self.forget_dropped()?;
+        while self.forget_dropped()? {}
         report.bytes_before = self.segment_bytes_now();
+        let mut held: Vec<u64> = Vec::new();
+        let mut purged = false;
         let ids: Vec<_> = self.current().version.keyspaces.keys().copied().collect();
         for id in ids {
             let _one = self.compacting.lock();
             self.check_writable()?;
-            let version = Arc::clone(&self.current().version);
-            let task = version.keyspaces.get(&id).and_then(|keyspace| everything(keyspace, &self.options.shape()));
-            if let Some(task) = task {
-                let outcome = self.run_task(&task)?;
-                report.still_held_by.extend(outcome.traces.held_by.iter().map(|seqno| Seqno(*seqno)));
+            let find = || self.current().version.keyspaces.get(&id).cloned();
+            let Some(keyspace) = find() else { continue };
+            // What purges hide goes from the main tree, then from the history tier; then the purges themselves may go.
+            let hides = keyspace.main().any(|segment| segment.summary.has_purges());
+            if let Some(task) = everything(&keyspace, &self.options.shape(), self.lapsed(&keyspace)) {
+                held.extend(self.run_task(&task, 0)?.traces.held_by.iter().map(|(seqno, _)| seqno));
+            }
+            let Some(keyspace) = find() else { continue };
+            let (hidden, newest) = self.purges_of(&keyspace)?;
+            held.extend(self.compact_past(&keyspace, &hidden)?);
+            let Some(keyspace) = find() else { continue };
+            if hides && let Some(task) = everything(&keyspace, &self.options.shape(), self.lapsed(&keyspace)) {
+                self.run_task(&task, newest)?;
+                purged = true;
             }
         }
-        report.still_held_by.sort_unstable();
-        report.still_held_by.dedup();
+        if purged {
+            // The manifest tells first and last keys of segments that are gone.
+            self.manifest.lock().roll_at_next();
+            self.touch_manifest()?;
+        }
+        let version = Arc::clone(&self.current().version);
+        held.extend(version.held.values().flatten().map(|(seqno, _)| seqno));
+        held.sort_unstable();
+        held.dedup();
+        let registered = self.registry.lock().list().seqnos;
+        held.retain(|seqno| registered.binary_search(seqno).is_ok());
+        report.still_held_by = held.into_iter().map(Seqno).collect();
         report.bytes_after = self.segment_bytes_now();
         self.work.note(What::Compact, None);
         self.reclaim.run(&*self.dir);
         Ok(report)
     }
 
-    /// Runs the most urgent compaction; `false` when every level is within its bounds.
+    /// Values written at or before this time, in microseconds, may have expired for everybody; nothing where none expire.
+    fn lapsed(&self, keyspace: &KeyspaceVersion) -> Option<u64> {
+        let longest = keyspace.options.ttls.iter().map(|(_, ttl)| *ttl).filter(|ttl| *ttl > 0).max()?;
+        let policy = self.policy_of(keyspace);
+        // Whatever looks back to an earlier time may still see them; and what a policy of the user's own says is not known.
+        let oldest_reader = self.registry.lock().list().readers.iter().map(|reader| reader.time).min();
+        let now = self.now_us().min(oldest_reader.unwrap_or(u64::MAX));
+        let own = matches!(keyspace.options.policy, StoredPolicy::Custom(_));
+        now.checked_sub(longest)?.checked_sub(policy.window()).filter(|_| !own)
+    }
+
+    /// An edit of nothing: the manifest says again what is in force.
+    fn touch_manifest(&self) -> Result<()> {
+        let mut manifest = self.manifest.lock();
+        let next = Change::NextFile { number: self.next_file.load(Ordering::Relaxed) };
+        let version = self.commit_edit(&mut manifest, &Edit::new([next]), &[])?;
+        self.install(&version, None, None);
+        Ok(())
+    }
+
+    /// Runs the most urgent compaction; `false` when every level is within its bounds and nothing in the history tier may go.
     pub(super) fn compact_most_urgent(&self) -> Result<bool> {
         let _one = self.compacting.lock();
         let shape = self.options.shape();
@@ -58,16 +110,26 @@ impl Engine {
         let urgent = version
             .keyspaces
             .values()
-            .filter_map(|keyspace| Some((score(keyspace, &shape)?.1, keyspace)))
+            .filter_map(|keyspace| Some((score(keyspace, &shape, self.lapsed(keyspace))?.1, keyspace)))
             .max_by_key(|(score, _)| *score);
-        let Some(task) = urgent.and_then(|(_, keyspace)| pick(keyspace, &shape)) else { return Ok(false) };
-        self.check_writable()?;
-        if task.just_move {
-            self.move_segment(&task)?;
-        } else {
-            self.run_task(&task)?;
+        if let Some(task) = urgent.and_then(|(_, keyspace)| pick(keyspace, &shape, self.lapsed(keyspace))) {
+            self.check_writable()?;
+            if task.just_move {
+                self.move_segment(&task)?;
+            } else {
+                self.run_task(&task, 0)?;
+            }
+            return Ok(true);
         }
-        Ok(true)
+        for keyspace in version.keyspaces.values().filter(|keyspace| !keyspace.past.is_empty()) {
+            let registered = self.registry.lock().list();
+            if let Some(task) = pick_past(keyspace, &self.aging(keyspace, &registered)) {
+                self.check_writable()?;
+                self.run_past_task(keyspace, task, &Purges::default(), &registered)?;
+                return Ok(true);
+            }
+        }
+        self.thin_timeline()
     }
 
     fn move_segment(&self, task: &Task) -> Result<()> {
@@ -83,7 +145,41 @@ impl Engine {
         Ok(())
     }
 
-    fn run_task(&self, task: &Task) -> Result<Outcome> {
+    /// By what the versions of a keyspace are judged now.
+    pub(super) fn rules(&self, keyspace: &KeyspaceVersion, current: &Arc<SuperVersion>, purged_upto: u64) -> Rules {
+        let policy = self.policy_of(keyspace);
+        let now = self.now_us();
+        let timeline = Timeline::new(current);
+        // A keyspace without a past has nothing that a purge would have to wait for.
+        let purged_upto = if keyspace.past.is_empty() { u64::MAX } else { purged_upto };
+        Rules {
+            strategy: self.strategy_of(keyspace),
+            now,
+            ttls: keyspace.options.ttls.clone(),
+            // What cannot be found counts as of now: it is kept rather longer.
+            time_of: Box::new(move |seqno| timeline.time_of(seqno).unwrap_or(now)),
+            purged_upto,
+            policy,
+        }
+    }
+
+    /// Whether entries of a keyspace carry their time.
+    pub(super) fn keeps_time(&self, keyspace: &KeyspaceVersion) -> bool {
+        self.policy_of(keyspace).keeps_past() || !keyspace.options.ttls.is_empty()
+    }
+
+    /// What the age of the history tier is measured by.
+    fn aging(&self, keyspace: &KeyspaceVersion, registered: &Registered) -> Aging {
+        let policy = self.policy_of(keyspace);
+        Aging {
+            window: policy.window(),
+            only_age_counts: policy.only_age_counts(),
+            now: self.now_us(),
+            registered: registered.seqnos.clone(),
+        }
+    }
+
+    fn run_task(&self, task: &Task, purged_upto: u64) -> Result<Outcome> {
         let registered = self.registry.lock().list();
         let current = self.current();
         let Some(keyspace) = current.version.keyspaces.get(&task.keyspace) else { return Ok(Outcome::default()) };
@@ -107,16 +203,70 @@ impl Engine {
         let job = Job {
             sources,
             fragments: Fragments::merged(&fragments),
-            policy: Policy::from_number(keyspace.options.policy),
-            strategy: self.strategy_of(keyspace),
-            demands: Demands { registered: registered.seqnos.clone(), vanished: keyspace.vanished },
+            rules: self.rules(keyspace, &current, purged_upto),
+            demands: demands(keyspace, &registered),
             below: Below(task.below.clone()),
             output_len: self.options.segment_bytes(),
         };
-        let mut made = Vec::new();
-        let base = Self::base_of(&task.inputs);
+        let (mut made, mut run_number) = (Vec::new(), None);
+        let bases = Self::bases_of(&task.inputs);
         let stop = || self.stopping.load(Ordering::Relaxed);
-        let ran = run(job, || self.new_segment(keyspace, base, &mut made), stop);
+        let ran = run(job, |lane| self.new_segment(keyspace, lane, bases, &mut run_number, &mut made), stop);
+        self.end_job(keyspace, &task.inputs, Some(task.output_level), (ran, made), &registered)
+    }
+
+    /// Does something in the history tier.
+    fn run_past_task(
+        &self,
+        keyspace: &KeyspaceVersion,
+        task: PastTask,
+        purges: &Purges,
+        registered: &Registered,
+    ) -> Result<Outcome> {
+        let inputs = match task {
+            PastTask::Merge(inputs) => inputs,
+            PastTask::Drop(inputs) => {
+                let mut outcome = Outcome::default();
+                for segment in &inputs {
+                    let Some(past) = segment.summary.past else { continue };
+                    // As if each version had left by itself.
+                    let end = if past.open { past.end.max(segment.summary.max_seqno) } else { past.end };
+                    outcome.traces.vanished = outcome.traces.vanished.max(end);
+                    outcome.traces.horizon = outcome.traces.horizon.max(past.end);
+                    outcome.traces.tombstones_left |= past.open;
+                }
+                return self.end_job(keyspace, &inputs, None, (Ok(outcome), Vec::new()), registered);
+            }
+        };
+        let current = self.current();
+        let Some(tree) = current.trees.get(&keyspace.id) else { return Ok(Outcome::default()) };
+        let is_input = |number: u64| inputs.iter().any(|segment| segment.number == number);
+        let mut sources = Vec::new();
+        for run in &tree.past {
+            let tables: Vec<_> = run.tables.iter().filter(|table| is_input(table.meta.number)).cloned().collect();
+            if !tables.is_empty() {
+                sources.push(VersionRunCursor::new(tables));
+            }
+        }
+        let demands = demands(keyspace, registered);
+        let survivors = PastSurvivors::new(self.policy_of(keyspace), self.now_us(), demands, purges.clone());
+        let (mut made, mut run_number) = (Vec::new(), None);
+        let bases = Self::bases_of(&inputs);
+        let stop = || self.stopping.load(Ordering::Relaxed);
+        let create = |lane| self.new_segment(keyspace, lane, bases, &mut run_number, &mut made);
+        let ran = run_past(sources, survivors, self.options.segment_bytes(), create, stop);
+        self.end_job(keyspace, &inputs, None, (ran, made), registered)
+    }
+
+    /// Makes the edit of a job, and its outputs current.
+    fn end_job(
+        &self,
+        keyspace: &KeyspaceVersion,
+        inputs: &[Arc<Finished>],
+        output_level: Option<u8>,
+        (ran, made): (Result<Outcome>, Vec<u64>),
+        registered: &Registered,
+    ) -> Result<Outcome> {
         let named = ran.and_then(|outcome| {
             if !made.is_empty() {
                 self.sync_segment_names()?;
@@ -125,35 +275,110 @@ impl Engine {
         });
         let outcome = named.inspect_err(|_| self.discard(&made))?;
 
+        let id = keyspace.id;
         let mut edit = Edit::default();
-        for segment in &task.inputs {
-            edit.push(Change::Remove { keyspace: task.keyspace, number: segment.number });
+        for segment in inputs {
+            edit.push(Change::Remove { keyspace: id, number: segment.number });
             self.counters.compacted_in.fetch_add(segment.file_len, Ordering::Relaxed);
         }
         for segment in &outcome.segments {
-            edit.push(Change::Add { level: task.output_level, segment: segment.clone() });
-            self.counters.compacted_out.fetch_add(segment.file_len, Ordering::Relaxed);
+            let written = match segment.summary.past {
+                Some(_) => &self.counters.past_out,
+                None => &self.counters.compacted_out,
+            };
+            written.fetch_add(segment.file_len, Ordering::Relaxed);
+            edit.push(Change::Add { level: output_level.unwrap_or(0), segment: segment.clone() });
         }
-        let (vanished, horizon) = (outcome.traces.vanished, outcome.traces.horizon);
-        edit.push(Change::Marks { keyspace: task.keyspace, vanished, horizon });
+        for (number, bytes) in &outcome.held {
+            edit.push(Change::Held { number: *number, bytes: bytes.clone() });
+        }
+        let (vanished, horizon, lapsed) = (outcome.traces.vanished, outcome.traces.horizon, outcome.traces.lapsed);
+        edit.push(Change::Marks { keyspace: id, vanished, horizon, lapsed });
         edit.push(Change::NextFile { number: self.next_file.load(Ordering::Relaxed) });
 
         let mut manifest = self.manifest.lock();
-        if let Some(keyspace) = manifest.version().keyspaces.get(&task.keyspace) {
+        if let Some(keyspace) = manifest.version().keyspaces.get(&id) {
             let superseder = outcome.traces.newest_change(keyspace.vanished);
             let version = self.commit_edit(&mut manifest, &edit, &made)?;
-            self.install(&version, None, Some((&registered, superseder)));
+            self.install(&version, None, Some((registered, superseder)));
         } else {
             self.discard(&made);
         }
         drop(manifest);
-        drop(current);
         self.reclaim.run(&*self.dir);
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         Ok(outcome)
     }
 
+    /// Brings the history tier of a keyspace to its final shape: one run in each bucket, with nothing left that may go. Gives the seqnos that
+    /// something was kept for.
+    fn compact_past(&self, keyspace: &KeyspaceVersion, purges: &Purges) -> Result<Vec<u64>> {
+        let mut held = Vec::new();
+        let registered = self.registry.lock().list();
+        let aging = self.aging(keyspace, &registered);
+        if let Some(task @ PastTask::Drop(_)) = pick_past(keyspace, &aging) {
+            self.run_past_task(keyspace, task, purges, &registered)?;
+        }
+        let Some(keyspace) = self.current().version.keyspaces.get(&keyspace.id).cloned() else { return Ok(held) };
+        let held_for =
+            |segment: &Finished| self.current().version.held.get(&segment.number).cloned().unwrap_or_default();
+        for runs in aging.buckets(&keyspace) {
+            let several = runs.len() > 1;
+            let inputs: Vec<_> = runs.into_iter().flatten().collect();
+            let may_go = |segment: &Arc<Finished>| {
+                let Some(past) = segment.summary.past else { return false };
+                let aged = aging.now.saturating_sub(past.until_min) >= aging.window;
+                let released =
+                    held_for(segment).iter().any(|(seqno, _)| registered.seqnos.binary_search(seqno).is_err());
+                aged || released || purges.touch(&segment.summary.span, segment.summary.min_seqno)
+            };
+            if several || inputs.iter().any(may_go) {
+                let outcome = self.run_past_task(&keyspace, PastTask::Merge(inputs), purges, &registered)?;
+                held.extend(outcome.traces.held_by.iter().map(|(seqno, _)| seqno));
+            }
+        }
+        Ok(held)
+    }
+
+    /// What purges in the main tree hide, and the newest of them.
+    fn purges_of(&self, keyspace: &KeyspaceVersion) -> Result<(Purges, u64)> {
+        let current = self.current();
+        let mut purges = Vec::new();
+        let Some(tree) = current.trees.get(&keyspace.id).filter(|tree| tree.purges) else {
+            return Ok((Purges::default(), 0));
+        };
+        for table in tree.levels.iter().flatten().filter(|table| table.meta.summary.has_purges()) {
+            let segment = table.segment()?;
+            for fragment in segment.ranges().iter() {
+                let newest = fragment.marks.iter().filter(|mark| mark.purge).map(|mark| mark.seqno).max();
+                purges.extend(newest.map(|seqno| (fragment.span.clone(), seqno)));
+            }
+            let mut cursor = SegmentCursor::new(Arc::clone(segment), Direction::Forward);
+            cursor.seek(Some(&[]))?;
+            while let Some(entry) = cursor.entry() {
+                if entry.kind == Kind::Purge {
+                    let span = KeySpan { start: entry.key.to_vec(), end: Some([entry.key, &[0]].concat()) };
+                    purges.push((span, entry.seqno));
+                }
+                cursor.advance()?;
+            }
+        }
+        let newest = purges.iter().map(|(_, seqno)| *seqno).max().unwrap_or(0);
+        Ok((Purges::new(purges), newest))
+    }
+
+    /// The policy of a keyspace.
+    pub(super) fn policy_of(&self, keyspace: &KeyspaceVersion) -> Policy {
+        Policy::of(&keyspace.options.policy, self.custom_policies.lock().get(&keyspace.id))
+    }
+
     fn segment_bytes_now(&self) -> u64 {
         self.current().tables().map(|table| table.meta.file_len).sum()
     }
+}
+
+/// What a job must not drop.
+pub(super) fn demands(keyspace: &KeyspaceVersion, registered: &Registered) -> Demands {
+    let (registered, readers) = (registered.seqnos.clone(), registered.readers.clone());
+    Demands { registered, readers, vanished: keyspace.vanished }
 }

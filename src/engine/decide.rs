@@ -147,11 +147,11 @@ impl Engine {
             let mut keep = true;
             if let Some(opened) = deciding.filter(|_| failed.is_none()) {
                 match op.kind {
-                    Kind::RangeDelete => {
+                    Kind::RangeDelete | Kind::RangePurge => {
                         let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
                         overlay.range(op.keyspace, span);
                     }
-                    Kind::Delete => {
+                    Kind::Delete | Kind::Purge => {
                         overlay.keys.insert((op.keyspace, op.key.to_vec()), false);
                     }
                     _ => match self.is_live(opened, op.key, &overlay, &mut read) {
@@ -192,13 +192,13 @@ impl Engine {
         let summed = batch.for_each(|op| {
             let value = number(op.value).unwrap_or(0);
             match op.kind {
-                Kind::Put | Kind::Delete if is_sum(op.keyspace) => {
+                Kind::Put | Kind::Delete | Kind::Purge if is_sum(op.keyspace) => {
                     sums.insert((op.keyspace, op.key), if op.kind == Kind::Put { value } else { 0 });
                 }
                 Kind::Operand => {
                     sums.entry((op.keyspace, op.key)).and_modify(|sum| *sum = sum.saturating_add(value));
                 }
-                Kind::RangeDelete => {
+                Kind::RangeDelete | Kind::RangePurge => {
                     let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
                     sums.retain(|(id, key), _| *id != op.keyspace || !span.holds(key));
                 }
@@ -232,7 +232,7 @@ impl Engine {
         let current = self.current();
         for (id, key) in long {
             let Some(opened) = keyspaces.iter().find(|opened| opened.id == id) else { continue };
-            let mut lookup = Lookup::new(Asked { seqno, vanished: 0 });
+            let mut lookup = Lookup::new(Asked::present(seqno, None));
             let answer = scratch.get(id, &key, &mut lookup).and_then(|answer| match answer {
                 Some(answer) => Ok(Some(answer)),
                 None => look_up(&current, id, &mut PointKey::new(&key), &mut lookup, |_| true, |_| {}),

@@ -137,7 +137,7 @@ impl Engine {
             return Err(dropped(&current, keyspace.id));
         };
         let seqno = self.visible();
-        let mut lookup = Lookup::new(Asked { seqno, vanished: 0 });
+        let mut lookup = Lookup::new(Asked::present(seqno, None));
         let mut steps = Vec::new();
         let level_of = |number: u64| {
             let holds = |tables: &Vec<Arc<super::superversion::Table>>| tables.iter().any(|t| t.meta.number == number);
@@ -170,7 +170,7 @@ impl Engine {
         )?;
         let outcome = match (lookup.operands(), answer) {
             (0, Some(Answer::Value(_) | Answer::Wide(_))) => Outcome::Value,
-            (0, Some(Answer::Deleted)) => Outcome::Deleted,
+            (0, Some(Answer::Deleted | Answer::Moved)) => Outcome::Deleted,
             (0, None) => Outcome::Absent,
             (operands, _) => Outcome::Folded(operands),
         };

@@ -2,15 +2,19 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Engine, keyspaces::point_index, superversion::SuperVersion, worker::What};
+use super::{
+    Engine, compact::demands, keyspaces::point_index, registry::Registered, superversion::SuperVersion, timeline::pack,
+    worker::What,
+};
 use crate::{
-    base::{IoContext, KeyspaceId, Result},
-    compaction::{Below, Demands, Job, Outcome, Policy, run},
+    base::{IoContext, KeyspaceId, Result, TIMELINE},
+    compaction::{Below, Job, Lane, Outcome, run},
+    env::Dir,
     format::name,
-    manifest::{Change, Edit, KeyspaceVersion},
-    memtable::{MemCursor, Memtable},
-    merge::Direction,
-    segment::{Finished, SegmentWriter},
+    manifest::{Change, Edit, KeyspaceVersion, StoredOptions},
+    memtable::{MemCursor, Memtable, Stamp},
+    merge::{Direction, Fragments},
+    segment::{Finished, PointIndex, Purpose, SegmentWriter},
 };
 
 impl Engine {
@@ -39,31 +43,47 @@ impl Engine {
         let Some(table) = current.sealed.last() else { return Ok(false) };
         self.check_writable()?;
         let mut made = Vec::new();
-        let outcomes = self.write_segments(&current, table, &registered.seqnos, &mut made);
-        let finished = outcomes.and_then(|outcomes| {
+        let outcomes = self.write_segments(&current, table, &registered, &mut made);
+        let told = outcomes.and_then(|outcomes| {
+            let number = self.next_file.fetch_add(1, Ordering::Relaxed);
+            let stamps = table.with_stamps(<[_]>::to_vec);
+            Ok((outcomes, self.write_stamps(&*self.dir, (&stamps, number), &mut made)?))
+        });
+        let finished = told.and_then(|told| {
             if !made.is_empty() {
                 self.sync_segment_names()?;
             }
-            Ok(outcomes)
+            Ok(told)
         });
-        let outcomes = finished.inspect_err(|_| self.discard(&made))?;
+        let (outcomes, stamps) = finished.inspect_err(|_| self.discard(&made))?;
 
         let mut manifest = self.manifest.lock();
         let mut edit = Edit::default();
         let mut superseder = 0;
         for (id, outcome) in outcomes {
-            let Outcome { segments, traces, .. } = outcome;
+            let Outcome { segments, traces, held, .. } = outcome;
             let Some(keyspace) = manifest.version().keyspaces.get(&id) else {
                 // Forgotten while its segment was written.
                 self.reclaim.add_segments(segments.iter().map(|segment| segment.number));
                 continue;
             };
-            edit.push(Change::Marks { keyspace: id, vanished: traces.vanished, horizon: traces.horizon });
+            let (vanished, horizon, lapsed) = (traces.vanished, traces.horizon, traces.lapsed);
+            edit.push(Change::Marks { keyspace: id, vanished, horizon, lapsed });
+            for (number, bytes) in held {
+                edit.push(Change::Held { number, bytes });
+            }
             for segment in segments {
                 self.counters.flushed_bytes.fetch_add(segment.file_len, Ordering::Relaxed);
                 edit.push(Change::Add { level: 0, segment });
             }
             superseder = superseder.max(traces.newest_change(keyspace.vanished));
+        }
+        if let Some(segment) = stamps {
+            if !manifest.version().keyspaces.contains_key(&TIMELINE) {
+                let options = StoredOptions::default();
+                edit.push(Change::Create { id: TIMELINE, name: String::new(), options, seqno: 1 });
+            }
+            edit.push(Change::Add { level: 0, segment });
         }
         // Logs between that hold nothing are not needed either: they may never have been synced, and would void what follows.
         let next_log = current.sealed.iter().rev().nth(1).unwrap_or(&current.active).log();
@@ -88,7 +108,7 @@ impl Engine {
         &self,
         current: &Arc<SuperVersion>,
         table: &Arc<Memtable>,
-        registered: &[u64],
+        registered: &Registered,
         made: &mut Vec<u64>,
     ) -> Result<Vec<(KeyspaceId, Outcome)>> {
         let mut outcomes = Vec::new();
@@ -98,31 +118,67 @@ impl Engine {
             let job = Job {
                 sources: vec![MemCursor::new(table, id, Direction::Forward)],
                 fragments: (*table.fragments(id)).clone(),
-                policy: Policy::from_number(keyspace.options.policy),
-                strategy: self.strategy_of(keyspace),
-                demands: Demands { registered: registered.to_vec(), vanished: keyspace.vanished },
-                below: Below(keyspace.segments().cloned().collect()),
+                rules: self.rules(keyspace, current, 0),
+                demands: demands(keyspace, registered),
+                below: Below(keyspace.main().cloned().collect()),
                 // One segment for a memtable: two would share seqnos in level 0 (V1).
                 output_len: u64::MAX,
             };
             // A memtable is small: its flush is finished also while the database is being closed.
-            let create = || self.new_segment(keyspace, table.first_seqno(), made);
+            let mut run_number = None;
+            let bases = (table.first_seqno(), table.first_time());
+            let create = |lane| self.new_segment(keyspace, lane, bases, &mut run_number, made);
             outcomes.push((id, run(job, create, || false)?));
         }
         Ok(outcomes)
     }
 
-    /// Creates a segment file, noting its number.
+    /// Writes down when commits happened.
+    pub(super) fn write_stamps(
+        &self,
+        dir: &dyn Dir,
+        (stamps, number): (&[Stamp], u64),
+        made: &mut Vec<u64>,
+    ) -> Result<Option<Finished>> {
+        let Some(first) = stamps.first() else { return Ok(None) };
+        made.push(number);
+        let purpose = Purpose {
+            keyspace: TIMELINE,
+            base: first.seqno,
+            time_base: Some(first.time),
+            run: None,
+            index: PointIndex::Never,
+            hash_seed: self.database_id,
+        };
+        let mut writer = SegmentWriter::create(dir, (number, self.env.entropy()), purpose)?;
+        for (entry, key, value) in pack(stamps) {
+            writer.add(&entry, &key, &value)?;
+        }
+        writer.finish(&Fragments::default(), |_| false).map(Some)
+    }
+
+    /// Creates a segment file in a lane, noting its number; `run` is that of the history tier's segments of one job. Nothing inside is below
+    /// the bases, in seqno and time.
     pub(super) fn new_segment(
         &self,
         keyspace: &KeyspaceVersion,
-        base: u64,
+        lane: Lane,
+        (base, time_base): (u64, u64),
+        run: &mut Option<u64>,
         made: &mut Vec<u64>,
     ) -> Result<SegmentWriter> {
         let number = self.next_file.fetch_add(1, Ordering::Relaxed);
         made.push(number);
-        let index = (point_index(&keyspace.options), self.database_id);
-        SegmentWriter::create(&*self.dir, (number, self.env.entropy()), keyspace.id, base, index)
+        let timed = lane == Lane::Past || self.keeps_time(keyspace);
+        let purpose = Purpose {
+            keyspace: keyspace.id,
+            base,
+            time_base: timed.then_some(time_base),
+            run: (lane == Lane::Past).then(|| *run.get_or_insert(number)),
+            index: point_index(&keyspace.options),
+            hash_seed: self.database_id,
+        };
+        SegmentWriter::create(&*self.dir, (number, self.env.entropy()), purpose)
     }
 
     pub(super) fn sync_segment_names(&self) -> Result<()> {
@@ -136,8 +192,11 @@ impl Engine {
         self.reclaim.run(&*self.dir);
     }
 
-    /// The smallest base for the seqnos of all inputs.
-    pub(super) fn base_of(inputs: &[Arc<Finished>]) -> u64 {
-        inputs.iter().map(|segment| segment.summary.min_seqno).min().unwrap_or(0)
+    /// The smallest bases for the seqnos and times of all inputs.
+    pub(super) fn bases_of(inputs: &[Arc<Finished>]) -> (u64, u64) {
+        let seqno = inputs.iter().map(|segment| segment.summary.min_seqno).min().unwrap_or(0);
+        // Entries without a time get one from the timeline: it may be any.
+        let time = inputs.iter().map(|segment| segment.summary.times.map_or(0, |times| times.base)).min().unwrap_or(0);
+        (seqno, time)
     }
 }

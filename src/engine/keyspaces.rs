@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Commit, Engine, KeyspaceOptions};
+use super::{Commit, Engine, KeyspaceOptions, Opened, timeline::Timeline};
 use crate::{
     base::{Error, FIRST_KEYSPACE, KeyspaceId, Result},
     compaction::Policy,
-    manifest::{Change, Edit, KeyspaceVersion, ManifestStore, StoredOptions},
+    manifest::{Change, Edit, KeyspaceVersion, ManifestStore, StoredOptions, StoredPolicy},
     merge::{MergeStrategy, name_of},
     segment::PointIndex,
 };
@@ -27,16 +27,42 @@ pub(super) fn point_index(options: &StoredOptions) -> PointIndex {
     }
 }
 
+/// The time to live of what is written from now on; its seqno is still to come.
+const FROM_NOW: u64 = u64::MAX;
+
+impl StoredOptions {
+    /// With a time to live that holds from a seqno on.
+    fn from(mut self, seqno: u64) -> Self {
+        self.ttls.iter_mut().filter(|(from, _)| *from == FROM_NOW).for_each(|(from, _)| *from = seqno);
+        self
+    }
+}
+
 /// The options of a keyspace with those that are set and differ; nothing when none do.
 fn configured(keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Option<StoredOptions> {
     let mut stored = keyspace.options.clone();
-    if let Some(policy) = options.policy {
-        stored.policy = policy.number();
+    if let Some(policy) = &options.policy {
+        stored.policy = policy.stored();
     }
     if options.point_index.is_some() {
         stored.point_index = point_index_number(options.point_index);
     }
+    if let Some(ttl) = options.ttl
+        && stored.ttls.last().map_or(0, |(_, ttl)| *ttl) != ttl
+    {
+        stored.ttls.push((FROM_NOW, ttl));
+    }
     (stored != keyspace.options).then_some(stored)
+}
+
+/// Operands have no age of their own.
+fn check_no_ttl(name: &str, options: &KeyspaceOptions) -> Result<()> {
+    match options.ttl {
+        Some(ttl) if ttl > 0 => Err(Error::invalid(format!(
+            "keyspace \"{name}\" combines values (Sum, Append or custom), so they cannot expire one by one; use another strategy or no ttl"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 impl Engine {
@@ -54,9 +80,15 @@ impl Engine {
         if let Some(strategy) = &options.merge {
             strategy.check_name()?;
         }
+        if let Some(policy) = &options.policy {
+            policy.check_name()?;
+        }
         let found = self.current().version.by_name(name).cloned();
         if let Some(keyspace) = found.filter(|keyspace| configured(keyspace, options).is_none()) {
             return self.give(keyspace, options);
+        }
+        if options.merge.as_ref().is_some_and(MergeStrategy::folds) {
+            check_no_ttl(name, options)?;
         }
         self.check_writable()?;
         // What was recovered goes to segments before a change that is durable at once may stand behind it.
@@ -66,21 +98,58 @@ impl Engine {
         if let Some(keyspace) = found {
             let (id, changed) = (keyspace.id, configured(&keyspace, options));
             let given = self.give(keyspace, options)?;
-            let Some(options) = changed else { return Ok(given) };
-            self.change(&mut manifest, |seqno| Change::Configure { id, options, seqno })?;
+            if given.1.folds() {
+                check_no_ttl(name, options)?;
+            }
+            let Some(changed) = changed else { return Ok(given) };
+            self.change(&mut manifest, |seqno, _| Change::Configure { id, options: changed.from(seqno), seqno })?;
         } else {
             let id = KeyspaceId(manifest.version().next_keyspace.max(FIRST_KEYSPACE));
             let strategy = options.merge.clone().unwrap_or_default();
             let stored = StoredOptions {
-                policy: options.policy.unwrap_or_else(Policy::last_writer_wins).number(),
+                policy: options.policy.as_ref().map(Policy::stored).unwrap_or_default(),
                 merge: strategy.number(),
                 merge_name: strategy.custom_name().to_owned(),
                 point_index: point_index_number(options.point_index),
+                ttls: options.ttl.filter(|ttl| *ttl > 0).map(|ttl| (FROM_NOW, ttl)).into_iter().collect(),
             };
-            self.change(&mut manifest, |seqno| Change::Create { id, name: name.to_owned(), options: stored, seqno })?;
+            self.change(&mut manifest, |seqno, _| Change::Create {
+                id,
+                name: name.to_owned(),
+                options: stored.from(seqno),
+                seqno,
+            })?;
         }
         let keyspace = manifest.version().by_name(name).cloned().ok_or(Error::Closed)?;
         self.give(keyspace, options)
+    }
+
+    /// A keyspace as its readers hold it.
+    pub(crate) fn opened(&self, keyspace: &KeyspaceVersion) -> Result<Opened> {
+        let strategy = self.strategy_of(keyspace).ok_or_else(|| {
+            let StoredOptions { merge, merge_name, .. } = &keyspace.options;
+            Error::invalid(format!(
+                "keyspace \"{}\" has the merge strategy {}, which this process has not been given; open it by `Db::keyspace` first",
+                keyspace.name,
+                name_of(*merge, merge_name)
+            ))
+        })?;
+        Ok(Opened { id: keyspace.id, strategy })
+    }
+
+    /// The oldest seqno from which on nothing of a keyspace is refused.
+    pub(crate) fn horizon(&self, id: KeyspaceId) -> u64 {
+        let current = self.current();
+        let Some(keyspace) = current.version.keyspaces.get(&id) else { return 0 };
+        // What has expired and gone is missed at moments before it expired.
+        let lapsed = match keyspace.lapsed {
+            0 => 0,
+            lapsed => match Timeline::new(&current).at_time(lapsed - 1) {
+                Ok(stamp) => stamp.map_or(0, |stamp| stamp.seqno + 1),
+                Err(_) => self.visible(),
+            },
+        };
+        keyspace.horizon.max(keyspace.vanished).max(lapsed.min(self.visible()))
     }
 
     /// Hands out a keyspace, if its merge strategy is the one that was asked for.
@@ -89,6 +158,12 @@ impl Engine {
         keyspace: Arc<KeyspaceVersion>,
         options: &KeyspaceOptions,
     ) -> Result<(Arc<KeyspaceVersion>, MergeStrategy)> {
+        if let Some(policy) = &options.policy
+            && matches!(policy.stored(), StoredPolicy::Custom(_))
+        {
+            // The newest one given is the one that is asked.
+            self.custom_policies.lock().insert(keyspace.id, policy.clone());
+        }
         let StoredOptions { merge, merge_name, .. } = &keyspace.options;
         let asked = match (&options.merge, MergeStrategy::built_in(*merge)) {
             (None, Some(stored)) => return Ok((keyspace, stored)),
@@ -120,7 +195,7 @@ impl Engine {
             return Err(Error::invalid(format!("there is no keyspace \"{name}\" to drop")));
         };
         let id = keyspace.id;
-        self.change(&mut manifest, |seqno| Change::Drop { id, seqno })?;
+        self.change(&mut manifest, |seqno, _| Change::Drop { id, seqno })?;
         drop(manifest);
         self.work.wake();
         Ok(())
@@ -129,7 +204,7 @@ impl Engine {
     /// Names of the keyspaces there are.
     pub(crate) fn keyspace_names(&self) -> Vec<String> {
         let version = Arc::clone(&self.current().version);
-        let alive = version.keyspaces.values().filter(|keyspace| keyspace.dropped.is_none());
+        let alive = version.keyspaces.values().filter(|keyspace| keyspace.dropped.is_none() && !keyspace.is_hidden());
         let mut names: Vec<_> = alive.map(|keyspace| keyspace.name.clone()).collect();
         names.sort_unstable();
         names
@@ -156,22 +231,23 @@ impl Engine {
     }
 
     /// Commits a change that users can see, at a seqno of its own, behind every write before it (J2).
-    fn change(&self, manifest: &mut ManifestStore, change: impl FnOnce(u64) -> Change) -> Result<()> {
+    pub(super) fn change(&self, manifest: &mut ManifestStore, change: impl FnOnce(u64, u64) -> Change) -> Result<u64> {
         let mut commit = self.commit.lock();
         self.check_writable()?;
         self.sync_log_locked(&mut commit)?;
         let seqno = Self::take_seqno(&mut commit)?;
-        let time_us = commit.clock.now(self.env.wall_us(), self.env.monotonic_us()).max(commit.time_us);
+        let time_us = self.now_us().max(commit.time_us).max(commit.time_floor);
         let stamp = Change::Seqnos { last: seqno, next: 0, ceiling: 0, time_us };
-        let version = self.commit_edit(manifest, &Edit::new([change(seqno), stamp]), &[]).inspect_err(|_| {
-            // A drop that was refused must not take later commits with it after a crash: none is taken before that is certain.
-            self.in_doubt.store(manifest.in_doubt(), Ordering::Release);
-        })?;
+        let version =
+            self.commit_edit(manifest, &Edit::new([change(seqno, time_us), stamp]), &[]).inspect_err(|_| {
+                // A drop that was refused must not take later commits with it after a crash: none is taken before that is certain.
+                self.in_doubt.store(manifest.in_doubt(), Ordering::Release);
+            })?;
         let Commit { time_us: newest, .. } = &mut *commit;
         *newest = time_us;
         self.install(&version, None, None);
         self.visible.store(seqno, Ordering::Release);
         self.syncing.raise(seqno);
-        Ok(())
+        Ok(seqno)
     }
 }

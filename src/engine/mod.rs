@@ -8,9 +8,10 @@
 //! | --- | --- | --- |
 //! | `flushing`, `compacting` | the right to run a flush, a compaction | the whole job |
 //! | `manifest` | the log of edits | appending and syncing an edit |
-//! | `commit` | log writer, active memtable, next seqno, clock, conflicts | appending to the log |
+//! | `commit` | log writer, active memtable, next seqno, conflicts | appending to the log |
 //! | `registry` | who may read which seqno | none |
-//! | `current`, `customs` | the superversion that new reads take; the custom strategies | none |
+//! | `current`, `customs`, `custom_policies` | the superversion that new reads take; the custom strategies and policies | none |
+//! | `clock` | the time of the database | none |
 //! | `syncing`, `work` | who syncs; what background work met | none |
 //!
 //! # Invariants
@@ -29,15 +30,18 @@ mod conflicts;
 mod decide;
 mod explain;
 mod flush;
+mod history;
 mod keyspaces;
 mod open;
 mod options;
+mod pins;
 mod read;
 mod registry;
 mod scan;
 mod stats;
 mod superversion;
 mod sync;
+mod timeline;
 mod view;
 mod worker;
 mod write;
@@ -57,16 +61,20 @@ pub use check::{Finding, Report};
 pub use compact::Compacted;
 pub(crate) use conflicts::Conflicts;
 pub use explain::{Explain, Outcome as ReadOutcome, Step};
+pub(crate) use history::History as VersionWalk;
 pub use options::{Durability, KeyspaceOptions, Options};
+pub use pins::Pin;
 pub(crate) use read::Opened;
 pub(crate) use scan::Scan;
-pub use stats::{LevelStats, SpaceUse, Stats};
+pub use stats::{LevelStats, PinStats, SpaceUse, Stats};
+pub(crate) use timeline::Commits as CommitWalk;
 pub(crate) use view::ViewCore;
 pub(crate) use worker::start as start_threads;
 pub(crate) use write::{Checks, Watched};
 
 use crate::{
     base::{Error, KeyspaceId, Result},
+    compaction::Policy,
     env::{Background, Dir, Env},
     manifest::{CommitFailure, Edit, KeyspaceVersion, ManifestStore, Version},
     memtable::Memtable,
@@ -75,6 +83,7 @@ use crate::{
 };
 use clock::Clock;
 use decide::Chains;
+use pins::pinned_readers;
 use registry::{Registered, Registry};
 use stats::Counters;
 use superversion::{Reclaim, SuperVersion};
@@ -117,6 +126,9 @@ pub(crate) struct Engine {
     doubtful: Mutex<Vec<u64>>,
     reclaim: Arc<Reclaim>,
     counters: Counters,
+    clock: Mutex<Clock>,
+    /// The custom compaction policies that this process has been given.
+    custom_policies: Mutex<BTreeMap<KeyspaceId, Policy>>,
     /// The custom merge strategies that this process has been given.
     customs: Mutex<BTreeMap<KeyspaceId, MergeStrategy>>,
 }
@@ -129,9 +141,9 @@ struct Commit {
     memtable: Arc<Memtable>,
     next_seqno: u64,
     seqno_ceiling: u64,
-    clock: Clock,
-    /// The commit time of the newest batch.
+    /// The commit time of the newest batch, and what that of the next is not below.
     time_us: u64,
+    time_floor: u64,
     /// Recent writes, while somebody is between reading and committing.
     conflicts: Conflicts,
     /// How long the chains of operands have grown.
@@ -244,10 +256,11 @@ impl Engine {
 
     /// Makes a version current. `job` is the list that the job worked by and the newest superseder of what it dropped.
     fn install(&self, version: &Arc<Version>, flushed: Option<&Arc<Memtable>>, job: Option<(&Registered, u64)>) {
-        let registry = self.registry.lock();
+        let mut registry = self.registry.lock();
         if let Some((list, superseder)) = job {
             registry.freeze(list, superseder);
         }
+        registry.set_pins(pinned_readers(version));
         let mut current = self.current.write();
         let mut next = current.with_version(version, &self.dir, self.options.mmap, &self.reclaim);
         if let Some(flushed) = flushed {

@@ -24,8 +24,8 @@ use std::{
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::{
-    Commit, Conflicts, Engine, Options, clock::Clock, registry::Registry, superversion::SuperVersion,
-    write::SEQNO_RESERVE,
+    Commit, Conflicts, Engine, Options, clock::Clock, pins::pinned_readers, registry::Registry,
+    superversion::SuperVersion, write::SEQNO_RESERVE,
 };
 use crate::{
     base::{Corruption, Error, IoContext, Result},
@@ -109,6 +109,8 @@ impl Engine {
         let reclaim = Arc::default();
         let current = empty.with_version(&version, &dir, options.mmap, &reclaim);
         let monotonic = env.monotonic_us();
+        let mut registry = Registry::default();
+        registry.set_pins(pinned_readers(&version));
         let engine = Self {
             database_id: manifest.database_id(),
             flushing: Mutex::default(),
@@ -119,13 +121,15 @@ impl Engine {
                 memtable,
                 next_seqno: first,
                 seqno_ceiling: ceiling,
-                clock: Clock::new(env.wall_us(), monotonic, time_us),
                 time_us,
+                time_floor: time_us,
                 conflicts: Conflicts::default(),
                 chains: super::Chains::default(),
                 unsynced: Vec::new(),
             }),
-            registry: Mutex::new(Registry::default()),
+            registry: Mutex::new(registry),
+            clock: Mutex::new(Clock::new(env.wall_us(), monotonic, time_us)),
+            custom_policies: Mutex::default(),
             visible: AtomicU64::new(last),
             next_file: AtomicU64::new(version.next_file),
             current: RwLock::new(Arc::new(current)),

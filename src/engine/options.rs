@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use crate::{
     base::{Error, Result},
-    compaction::{Policy, Shape},
+    compaction::{Policy, Shape, us},
     env::{Env, Os},
     merge::MergeStrategy,
 };
@@ -181,6 +181,8 @@ pub struct KeyspaceOptions {
     pub(crate) policy: Option<Policy>,
     pub(crate) merge: Option<MergeStrategy>,
     pub(crate) point_index: Option<bool>,
+    /// In microseconds; 0 is for ever.
+    pub(crate) ttl: Option<u64>,
 }
 
 impl KeyspaceOptions {
@@ -192,6 +194,13 @@ impl KeyspaceOptions {
     /// What history is kept; by default [`Policy::last_writer_wins`].
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = Some(policy);
+        self
+    }
+
+    /// How long a value lives, counted from its write: from then on no read shows it, also of the past, as of a moment at which it had expired. What was written before
+    /// keeps the time to live of its day. Not for strategies that combine values. [`Duration::ZERO`] and [`Duration::MAX`] are for ever, which is the default.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(if ttl == Duration::MAX { 0 } else { us(ttl) });
         self
     }
 

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use super::{
     Engine,
     stats::{Counters, READS},
-    superversion::{SuperVersion, Table},
+    superversion::{SuperVersion, Table, Tree},
 };
 use crate::{
-    base::{Bytes, Error, KeyspaceId, Result},
+    base::{Bytes, Error, KeyspaceId, Kind, Result},
+    manifest::KeyspaceVersion,
     memtable::Memtable,
-    merge::{Answer, Asked, Lookup, MergeStrategy},
+    merge::{Answer, Asked, Cutoffs, Lookup, MergeStrategy, Until, wide_sum},
     phash::Seeded,
-    segment::{PointKey, Probe, Segment},
+    segment::{PastFound, PastVersion, PointKey, Probe, Segment},
 };
 
 /// A keyspace as its readers hold it.
@@ -36,7 +37,7 @@ impl Engine {
     /// is always complete (E4).
     pub(crate) fn get(&self, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
         let (current, asked) = self.present(keyspace.id)?;
-        get_in(&current, keyspace, key, asked, &self.counters)
+        get_in(&current, keyspace, key, &asked, &self.counters)
     }
 
     /// As [`Engine::get`], of several keys at one moment.
@@ -46,7 +47,7 @@ impl Engine {
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
         let (current, asked) = self.present(keyspace.id)?;
-        multi_get_in(&current, keyspace, keys, asked, &self.counters)
+        multi_get_in(&current, keyspace, keys, &asked, &self.counters)
     }
 
     /// What a read of the present goes through.
@@ -57,9 +58,23 @@ impl Engine {
         if current.trees.get(&keyspace).is_none_or(|tree| tree.dropped) {
             return Err(dropped(&current, keyspace));
         }
-        let asked = Asked { seqno: self.visible(), vanished: 0 };
-        Ok((current, asked))
+        let seqno = self.visible();
+        let cutoffs = match current.version.keyspaces.get(&keyspace) {
+            Some(keyspace) if !keyspace.options.ttls.is_empty() => cutoffs(keyspace, self.now_us()),
+            _ => None,
+        };
+        Ok((current, Asked::present(seqno, cutoffs)))
     }
+}
+
+/// What has expired in a keyspace at a time; nothing where nothing expires.
+pub(super) fn cutoffs(keyspace: &KeyspaceVersion, time: u64) -> Option<Arc<Cutoffs>> {
+    let ttls = &keyspace.options.ttls;
+    if ttls.is_empty() {
+        return None;
+    }
+    let cutoff = |(from, ttl): &(u64, u64)| (*from, time.checked_sub(*ttl).filter(|_| *ttl > 0));
+    Some(Arc::new(Cutoffs(ttls.iter().rev().map(cutoff).collect())))
 }
 
 /// Keys of one call that are looked up together.
@@ -73,7 +88,7 @@ pub(super) fn multi_get_in<K: AsRef<[u8]>>(
     current: &SuperVersion,
     keyspace: &Opened,
     keys: impl IntoIterator<Item = K>,
-    asked: Asked,
+    asked: &Asked,
     counters: &Counters,
 ) -> Result<Vec<Option<Bytes>>> {
     let mut tally = Tally::default();
@@ -114,7 +129,7 @@ pub(super) fn get_in(
     current: &SuperVersion,
     keyspace: &Opened,
     key: &[u8],
-    asked: Asked,
+    asked: &Asked,
     counters: &Counters,
 ) -> Result<Option<Bytes>> {
     let mut tally = Tally::default();
@@ -128,21 +143,86 @@ fn get_counted(
     current: &SuperVersion,
     keyspace: &Opened,
     key: &mut PointKey<'_>,
-    asked: Asked,
+    asked: &Asked,
     tally: &mut Tally,
 ) -> Result<Option<Bytes>> {
-    let mut lookup = Lookup::new(asked);
+    let tree = current.trees.get(&keyspace.id);
+    let past = tree.filter(|tree| !tree.past.is_empty());
+    // An interval that holds the moment is the truth: whoever looks back asks the history tier first, unless something newer may hide it.
+    let hidden = |tree: &Tree| tree.purges || current.memtables(u64::MAX).any(|table| table.has_purges());
+    let mut gone = false;
+    if let Some(tree) = past.filter(|tree| asked.seqno < tree.past_end && !hidden(tree)) {
+        match get_past(tree, key, asked, tally)? {
+            PastFound::Holds(version) if version.until != Until::Open => return told(version, asked, key.key()),
+            PastFound::Gone => gone = true,
+            PastFound::Holds(_) | PastFound::Nothing => {}
+        }
+    }
+    let mut lookup = Lookup::new(asked.clone());
     let met = |place: Place<'_>| tally.count(&place);
-    let found = look_up(current, keyspace.id, key, &mut lookup, |table| table.matters_at(asked.seqno), met)
-        .and_then(|answer| lookup.finish(answer, &keyspace.strategy, key.key()));
-    match found {
+    let found = if gone {
+        Ok(Some(Answer::Moved))
+    } else {
+        look_up(current, keyspace.id, key, &mut lookup, |table| table.matters_at(asked.seqno), met)
+    };
+    let mut answer = found;
+    if let Some(tree) = past
+        && !gone
+        && lookup.operands() == 0
+        && matches!(answer, Ok(None | Some(Answer::Moved)))
+    {
+        // Nothing of the moment is left in the main tree, or what there is says where it went.
+        match get_past(tree, key, asked, tally)? {
+            PastFound::Holds(version) => return told(version, asked, key.key()),
+            PastFound::Gone => answer = Ok(Some(Answer::Moved)),
+            PastFound::Nothing => {}
+        }
+    }
+    match answer.and_then(|answer| lookup.finish(answer, &keyspace.strategy, key.key())) {
         // Which moment is readable instead depends also on what the answer itself does not.
         Err(Error::HistoryTrimmed { .. }) => {
-            let mut lookup = Lookup::new(asked);
-            let answer = look_up(current, keyspace.id, key, &mut lookup, |_| true, |_| {})?;
-            lookup.finish(answer, &keyspace.strategy, key.key())
+            let mut lookup = Lookup::with_history(asked.clone());
+            let answer = look_up(current, keyspace.id, key, &mut lookup, |_| true, |_| {});
+            match answer {
+                Err(refused) => Err(refused),
+                Ok(_) => Err(lookup.trimmed()),
+            }
         }
         found => found,
+    }
+}
+
+/// What the history tier knows of a key at a moment.
+fn get_past(tree: &Tree, key: &mut PointKey<'_>, asked: &Asked, tally: &mut Tally) -> Result<PastFound> {
+    let mut found = PastFound::Nothing;
+    for run in tree.past.iter().filter(|run| run.concerns(asked)) {
+        let Some(table) = run.holding(key.key()) else { continue };
+        let mut probe = Probe::default();
+        let told = table.segment()?.get_past(key, asked.seqno, &mut probe);
+        tally.count(&Place::Segment(table, probe));
+        match told? {
+            PastFound::Holds(version) if version.until == Until::Open => {
+                // True unless another one holds the moment that has an end.
+                if !matches!(found, PastFound::Gone) {
+                    found = PastFound::Holds(version);
+                }
+            }
+            PastFound::Holds(version) => return Ok(PastFound::Holds(version)),
+            PastFound::Gone => found = PastFound::Gone,
+            PastFound::Nothing => {}
+        }
+    }
+    Ok(found)
+}
+
+/// A version of the history tier as readers get it.
+fn told(version: PastVersion, asked: &Asked, key: &[u8]) -> Result<Option<Bytes>> {
+    let PastVersion { seqno, time, kind, value, .. } = version;
+    let expired = asked.cutoffs.as_ref().is_some_and(|cutoffs| kind == Kind::Put && cutoffs.expired(seqno, time));
+    match kind {
+        Kind::Put if !expired => Ok(Some(value)),
+        Kind::WideSum => wide_sum(key, &value).map(Some),
+        _ => Ok(None),
     }
 }
 

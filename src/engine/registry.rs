@@ -17,10 +17,12 @@ use std::{
     },
 };
 
+use crate::compaction::Reader;
+
 /// A registered reader.
 #[derive(Debug)]
-struct Reader {
-    seqno: u64,
+struct Registration {
+    reader: Reader,
     /// Set when its files must stay those of its birth.
     frozen: Arc<AtomicBool>,
 }
@@ -28,8 +30,10 @@ struct Reader {
 /// Who reads what, by the order of registration.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    readers: BTreeMap<u64, Reader>,
+    readers: BTreeMap<u64, Registration>,
     next: u64,
+    /// Moments that are kept readable: nobody reads them now.
+    pins: Vec<Reader>,
 }
 
 /// The list that a job works by.
@@ -37,17 +41,19 @@ pub(crate) struct Registry {
 pub(crate) struct Registered {
     /// Ascending, each once.
     pub(crate) seqnos: Vec<u64>,
+    /// The same, one by one.
+    pub(crate) readers: Vec<Reader>,
     /// Readers registered from this ticket on are not in the list.
     upto: u64,
 }
 
 impl Registry {
     /// Registers a reader; the ticket ends the registration.
-    pub(crate) fn register(&mut self, seqno: u64) -> (u64, Arc<AtomicBool>) {
+    pub(crate) fn register(&mut self, reader: Reader) -> (u64, Arc<AtomicBool>) {
         let frozen = Arc::new(AtomicBool::new(false));
         let ticket = self.next;
         self.next += 1;
-        self.readers.insert(ticket, Reader { seqno, frozen: Arc::clone(&frozen) });
+        self.readers.insert(ticket, Registration { reader, frozen: Arc::clone(&frozen) });
         (ticket, frozen)
     }
 
@@ -55,12 +61,19 @@ impl Registry {
         self.readers.remove(&ticket);
     }
 
+    /// The moments that are pinned from now on.
+    pub(crate) fn set_pins(&mut self, pins: Vec<Reader>) {
+        self.pins = pins;
+    }
+
     /// The list as of now.
     pub(crate) fn list(&self) -> Registered {
-        let mut seqnos: Vec<u64> = self.readers.values().map(|reader| reader.seqno).collect();
+        let readers: Vec<Reader> =
+            self.readers.values().map(|registration| registration.reader).chain(self.pins.iter().copied()).collect();
+        let mut seqnos: Vec<u64> = readers.iter().map(|reader| reader.seqno).collect();
         seqnos.sort_unstable();
         seqnos.dedup();
-        Registered { seqnos, upto: self.next }
+        Registered { seqnos, readers, upto: self.next }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -69,15 +82,15 @@ impl Registry {
 
     /// The oldest seqno that is read.
     pub(crate) fn oldest(&self) -> Option<u64> {
-        self.readers.values().map(|reader| reader.seqno).min()
+        self.readers.values().map(|registration| registration.reader.seqno).min()
     }
 
     /// Freezes the readers that a job did not know of and whose past it may have dropped. To be called, under the lock, before
     /// the job's files become current.
     pub(crate) fn freeze(&self, list: &Registered, newest_superseder: u64) {
-        for reader in self.readers.range(list.upto..).map(|(_, reader)| reader) {
-            if reader.seqno < newest_superseder {
-                reader.frozen.store(true, Ordering::SeqCst);
+        for registration in self.readers.range(list.upto..).map(|(_, registration)| registration) {
+            if registration.reader.seqno < newest_superseder {
+                registration.frozen.store(true, Ordering::SeqCst);
             }
         }
     }
@@ -87,13 +100,17 @@ impl Registry {
 mod tests {
     use super::*;
 
+    fn at(seqno: u64) -> Reader {
+        Reader { seqno, opened: seqno, time: 0 }
+    }
+
     #[test]
     fn a_reader_that_came_after_the_list_and_reads_below_a_drop_is_frozen() {
         let mut registry = Registry::default();
-        let (_, early) = registry.register(12);
+        let (_, early) = registry.register(at(12));
         let list = registry.list();
-        let (_, late) = registry.register(15);
-        let (_, present) = registry.register(30);
+        let (_, late) = registry.register(at(15));
+        let (_, present) = registry.register(at(30));
         registry.freeze(&list, 30);
         let frozen = |flag: Arc<AtomicBool>| flag.load(Ordering::SeqCst);
         assert_eq!((frozen(early), frozen(late), frozen(present)), (false, true, false));
@@ -102,8 +119,8 @@ mod tests {
     #[test]
     fn a_seqno_stays_until_its_last_reader_goes() {
         let mut registry = Registry::default();
-        let (first, _) = registry.register(7);
-        let (second, _) = registry.register(7);
+        let (first, _) = registry.register(at(7));
+        let (second, _) = registry.register(at(7));
         registry.release(first);
         assert_eq!(registry.list().seqnos, [7]);
         registry.release(second);

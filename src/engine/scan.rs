@@ -10,7 +10,7 @@ use crate::{
     base::{Bytes, KeySpan, Result},
     memtable::MemCursor,
     merge::{Asked, Direction, EntryRef, Fragments, Kway, Source, Visible},
-    segment::SegmentCursor,
+    segment::{PastCursor, SegmentCursor, VersionCursor},
 };
 
 /// Segments that follow each other, opened one at a time as they are reached.
@@ -45,10 +45,7 @@ impl RunCursor {
                 self.cursor = Some(cursor);
                 return Ok(());
             }
-            (next, key) = match self.direction {
-                Direction::Forward => (at.checked_add(1), Some(&[][..])),
-                Direction::Backward => (at.checked_sub(1), None),
-            };
+            (next, key) = following(at, self.direction);
         }
         Ok(())
     }
@@ -56,23 +53,7 @@ impl RunCursor {
 
 impl Source for RunCursor {
     fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
-        let starts_before = |key: &[u8], inclusive: bool| {
-            self.tables.partition_point(|table| {
-                let start = table.meta.summary.span.start.as_slice();
-                start < key || inclusive && start == key
-            })
-        };
-        match (self.direction, key) {
-            (Direction::Forward, None) => {
-                self.cursor = None;
-                Ok(())
-            }
-            (Direction::Forward, Some(key)) => {
-                self.open_from(Some(starts_before(key, true).saturating_sub(1)), Some(key))
-            }
-            (Direction::Backward, Some(key)) => self.open_from(starts_before(key, false).checked_sub(1), Some(key)),
-            (Direction::Backward, None) => self.open_from(self.tables.len().checked_sub(1), None),
-        }
+        self.open_from(entry_point(&self.tables, self.direction, key), key)
     }
 
     #[inline]
@@ -91,10 +72,8 @@ impl Source for RunCursor {
         if cursor.entry().is_some() {
             return Ok(());
         }
-        match self.direction {
-            Direction::Forward => self.open_from(self.at.checked_add(1), Some(&[])),
-            Direction::Backward => self.open_from(self.at.checked_sub(1), None),
-        }
+        let (next, key) = following(self.at, self.direction);
+        self.open_from(next, key)
     }
 
     fn newest(&self) -> u64 {
@@ -102,11 +81,159 @@ impl Source for RunCursor {
     }
 }
 
-/// A memtable or a run of segments.
+/// A run of the history tier as of a moment, its segments opened one at a time as they are reached.
+#[derive(Debug)]
+pub(crate) struct PastRunCursor {
+    /// In key order.
+    tables: Vec<Arc<Table>>,
+    direction: Direction,
+    seqno: u64,
+    at: usize,
+    cursor: Option<PastCursor>,
+    newest: u64,
+}
+
+impl PastRunCursor {
+    fn new(tables: Vec<Arc<Table>>, direction: Direction, seqno: u64) -> Self {
+        let newest = tables.iter().map(|table| table.meta.summary.max_seqno).max().unwrap_or(0);
+        Self { tables, direction, seqno, at: 0, cursor: None, newest }
+    }
+
+    /// Opens table number `at` and seeks in it; goes on to the next ones while they have nothing there.
+    fn open_from(&mut self, at: Option<usize>, key: Option<&[u8]>) -> Result<()> {
+        self.cursor = None;
+        let (mut next, mut key) = (at, key);
+        while let Some(at) = next
+            && let Some(table) = self.tables.get(at)
+        {
+            self.at = at;
+            let mut cursor = PastCursor::new(Arc::clone(table.segment()?), self.direction, self.seqno);
+            cursor.seek(key)?;
+            if cursor.entry().is_some() {
+                self.cursor = Some(cursor);
+                return Ok(());
+            }
+            (next, key) = following(at, self.direction);
+        }
+        Ok(())
+    }
+}
+
+/// The segment of a run behind one, and where a walk enters it.
+fn following(at: usize, direction: Direction) -> (Option<usize>, Option<&'static [u8]>) {
+    match direction {
+        Direction::Forward => (at.checked_add(1), Some(&[])),
+        Direction::Backward => (at.checked_sub(1), None),
+    }
+}
+
+/// The segment of a run in which a walk from `key` begins.
+fn entry_point(tables: &[Arc<Table>], direction: Direction, key: Option<&[u8]>) -> Option<usize> {
+    let starts_before = |key: &[u8], inclusive: bool| {
+        tables.partition_point(|table| {
+            let start = table.meta.summary.span.start.as_slice();
+            start < key || inclusive && start == key
+        })
+    };
+    match (direction, key) {
+        (Direction::Forward, None) => None,
+        (Direction::Forward, Some(key)) => Some(starts_before(key, true).saturating_sub(1)),
+        (Direction::Backward, Some(key)) => starts_before(key, false).checked_sub(1),
+        (Direction::Backward, None) => tables.len().checked_sub(1),
+    }
+}
+
+impl Source for PastRunCursor {
+    fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+        self.open_from(entry_point(&self.tables, self.direction, key), key)
+    }
+
+    fn entry(&self) -> Option<EntryRef<'_>> {
+        self.cursor.as_ref()?.entry()
+    }
+
+    fn value(&self) -> Bytes {
+        self.cursor.as_ref().map(Source::value).unwrap_or_default()
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        let Some(cursor) = &mut self.cursor else { return Ok(()) };
+        cursor.advance()?;
+        if cursor.entry().is_some() {
+            return Ok(());
+        }
+        let (next, key) = following(self.at, self.direction);
+        self.open_from(next, key)
+    }
+
+    fn newest(&self) -> u64 {
+        self.newest
+    }
+}
+
+/// A run of the history tier, every version of it.
+#[derive(Debug)]
+pub(super) struct VersionRunCursor {
+    tables: Vec<Arc<Table>>,
+    at: usize,
+    cursor: Option<VersionCursor>,
+}
+
+impl VersionRunCursor {
+    /// A walk over tables in key order, forward.
+    pub(super) fn new(tables: Vec<Arc<Table>>) -> Self {
+        Self { tables, at: 0, cursor: None }
+    }
+
+    fn open_from(&mut self, at: usize, key: &[u8]) -> Result<()> {
+        self.cursor = None;
+        let (mut next, mut key) = (at, key);
+        while let Some(table) = self.tables.get(next) {
+            self.at = next;
+            let mut cursor = VersionCursor::new(Arc::clone(table.segment()?));
+            cursor.seek(Some(key))?;
+            if cursor.entry().is_some() {
+                self.cursor = Some(cursor);
+                return Ok(());
+            }
+            (next, key) = (next + 1, &[]);
+        }
+        Ok(())
+    }
+}
+
+impl Source for VersionRunCursor {
+    fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+        self.cursor = None;
+        let at = entry_point(&self.tables, Direction::Forward, key);
+        at.zip(key).map_or(Ok(()), |(at, key)| self.open_from(at, key))
+    }
+
+    fn entry(&self) -> Option<EntryRef<'_>> {
+        self.cursor.as_ref()?.entry()
+    }
+
+    fn value(&self) -> Bytes {
+        self.cursor.as_ref().map(Source::value).unwrap_or_default()
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        let Some(cursor) = &mut self.cursor else { return Ok(()) };
+        cursor.advance()?;
+        if cursor.entry().is_some() { Ok(()) } else { self.open_from(self.at + 1, &[]) }
+    }
+
+    fn newest(&self) -> u64 {
+        u64::MAX
+    }
+}
+
+/// A memtable, a run of segments, or a run of the history tier.
 #[derive(Debug)]
 pub(crate) enum AnySource {
     Mem(MemCursor),
     Run(RunCursor),
+    Past(Box<PastRunCursor>),
 }
 
 impl Source for AnySource {
@@ -114,6 +241,7 @@ impl Source for AnySource {
         match self {
             Self::Mem(cursor) => cursor.seek(key),
             Self::Run(cursor) => cursor.seek(key),
+            Self::Past(cursor) => cursor.seek(key),
         }
     }
 
@@ -122,6 +250,7 @@ impl Source for AnySource {
         match self {
             Self::Mem(cursor) => cursor.entry(),
             Self::Run(cursor) => cursor.entry(),
+            Self::Past(cursor) => cursor.entry(),
         }
     }
 
@@ -129,6 +258,7 @@ impl Source for AnySource {
         match self {
             Self::Mem(cursor) => cursor.value(),
             Self::Run(cursor) => cursor.value(),
+            Self::Past(cursor) => cursor.value(),
         }
     }
 
@@ -137,6 +267,7 @@ impl Source for AnySource {
         match self {
             Self::Mem(cursor) => cursor.advance(),
             Self::Run(cursor) => cursor.advance(),
+            Self::Past(cursor) => cursor.advance(),
         }
     }
 
@@ -144,6 +275,7 @@ impl Source for AnySource {
         match self {
             Self::Mem(cursor) => cursor.newest(),
             Self::Run(cursor) => cursor.newest(),
+            Self::Past(cursor) => cursor.newest(),
         }
     }
 }
@@ -172,6 +304,13 @@ pub(super) fn scan_in(
                 tombstones.push(Arc::clone(table.segment()?.ranges()));
             }
             sources.push(AnySource::Run(RunCursor::new(run, direction)));
+        }
+        for run in tree.past.iter().filter(|run| run.concerns(&asked)) {
+            let tables: Vec<_> =
+                run.tables.iter().filter(|table| table.meta.summary.overlaps(&span)).cloned().collect();
+            if !tables.is_empty() {
+                sources.push(AnySource::Past(Box::new(PastRunCursor::new(tables, direction, asked.seqno))));
+            }
         }
     }
     tombstones.retain(|fragments| !fragments.is_empty());

@@ -7,8 +7,9 @@ use std::{
 
 use super::Engine;
 use crate::{
-    base::{IoContext, Result},
+    base::{IoContext, Result, TIMELINE},
     format::name,
+    manifest::{PinnedAt, Version},
 };
 
 /// What has happened since the database was opened.
@@ -23,6 +24,8 @@ pub(crate) struct Counters {
     pub(super) compactions: AtomicU64,
     pub(super) compacted_in: AtomicU64,
     pub(super) compacted_out: AtomicU64,
+    /// Written to the history tier by compactions.
+    pub(super) past_out: AtomicU64,
     pub(super) stalls: AtomicU64,
     pub(super) reads: ReadCounters,
 }
@@ -95,14 +98,36 @@ pub struct LevelStats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SpaceUse {
-    /// Segments that the database consists of.
+    /// Segments of the main tree: the newest versions, and what open views need beside them.
     pub live: u64,
+    /// Segments of the history tier: versions that were superseded.
+    pub history: u64,
+    /// Segments that say which commit happened when.
+    pub timeline: u64,
     /// Segments that open views and iterators still read, or that wait to be removed.
     pub garbage: u64,
     /// Logs, reserved room included.
     pub log: u64,
     /// The manifest and the small files.
     pub manifest: u64,
+}
+
+/// What a pin holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PinStats {
+    /// Its name.
+    pub name: String,
+    /// The moment that it keeps.
+    pub seqno: u64,
+    /// Bytes of keys and values in segments that are there only for it (or for a view of the same moment), as flushes and compactions have found.
+    pub bytes: u64,
+}
+
+impl PinStats {
+    fn to_json(&self) -> String {
+        format!("{{\"name\":{},\"seqno\":{},\"bytes\":{}}}", quoted(&self.name), self.seqno, self.bytes)
+    }
 }
 
 /// Numbers about an open database, as of one moment. `Display` prints them for people;
@@ -144,8 +169,10 @@ pub struct Stats {
     pub compactions: u64,
     /// Bytes that compactions read.
     pub compacted_in_bytes: u64,
-    /// Bytes that compactions wrote.
+    /// Bytes that compactions wrote to the main tree.
     pub compacted_out_bytes: u64,
+    /// Bytes that compactions wrote to the history tier.
+    pub history_out_bytes: u64,
     /// How often a writer was slowed down or stopped because background work was behind.
     pub stalls: u64,
     /// Bytes in memtables.
@@ -158,6 +185,8 @@ pub struct Stats {
     pub views: u64,
     /// The oldest seqno that a view reads.
     pub oldest_view: Option<u64>,
+    /// The pins, by name.
+    pub pins: Vec<PinStats>,
     /// Levels that hold anything.
     pub levels: Vec<LevelStats>,
     /// What holds the bytes of the directory.
@@ -172,7 +201,7 @@ impl Stats {
     /// Bytes written to segments and logs for each byte handed to the log.
     #[must_use]
     pub fn write_amplification(&self) -> f64 {
-        let written = self.log_bytes + self.flushed_bytes + self.compacted_out_bytes;
+        let written = self.log_bytes + self.flushed_bytes + self.compacted_out_bytes + self.history_out_bytes;
         ratio(written, self.log_bytes)
     }
 
@@ -195,7 +224,7 @@ impl Stats {
     }
 
     /// One name and number for everything that is a single number.
-    fn numbers(&self) -> [(&'static str, u64); 24] {
+    fn numbers(&self) -> [(&'static str, u64); 25] {
         [
             ("seqno", self.seqno),
             ("synced_seqno", self.synced_seqno),
@@ -215,6 +244,7 @@ impl Stats {
             ("compactions", self.compactions),
             ("compacted_in_bytes", self.compacted_in_bytes),
             ("compacted_out_bytes", self.compacted_out_bytes),
+            ("history_out_bytes", self.history_out_bytes),
             ("stalls", self.stalls),
             ("memtable_bytes", self.memtable_bytes),
             ("sealed_memtables", self.sealed_memtables),
@@ -224,9 +254,16 @@ impl Stats {
         ]
     }
 
-    fn causes(&self) -> [(&'static str, u64); 4] {
-        let SpaceUse { live, garbage, log, manifest } = self.space;
-        [("live", live), ("garbage", garbage), ("log", log), ("manifest", manifest)]
+    fn causes(&self) -> [(&'static str, u64); 6] {
+        let SpaceUse { live, history, timeline, garbage, log, manifest } = self.space;
+        [
+            ("live", live),
+            ("history", history),
+            ("timeline", timeline),
+            ("garbage", garbage),
+            ("log", log),
+            ("manifest", manifest),
+        ]
     }
 
     /// The same as a JSON object; `space` is an object from cause to bytes, whose sum is what the directory occupies.
@@ -240,6 +277,8 @@ impl Stats {
         fields.push(format!("\"trouble\":{trouble}"));
         let space: Vec<String> = self.causes().iter().map(|(cause, bytes)| format!("\"{cause}\":{bytes}")).collect();
         fields.push(format!("\"space\":{{{}}}", space.join(",")));
+        let pins: Vec<String> = self.pins.iter().map(PinStats::to_json).collect();
+        fields.push(format!("\"pins\":[{}]", pins.join(",")));
         let levels: Vec<String> = self.levels.iter().map(LevelStats::to_json).collect();
         fields.push(format!("\"levels\":[{}]", levels.join(",")));
         format!("{{{}}}", fields.join(","))
@@ -327,6 +366,9 @@ impl fmt::Display for Stats {
                 level.index_bytes_per_key()
             )?;
         }
+        for PinStats { name, seqno, bytes } in &self.pins {
+            writeln!(f, "pin {name} at seqno {seqno}: holds {}", size(*bytes))?;
+        }
         let causes: Vec<String> =
             self.causes().iter().map(|(cause, bytes)| format!("{cause} {}", size(*bytes))).collect();
         write!(f, "on disk: {}; {} free", causes.join(", "), size(self.disk_free_bytes))?;
@@ -370,18 +412,20 @@ impl Engine {
             compactions: self.counters.compactions.load(Relaxed),
             compacted_in_bytes: self.counters.compacted_in.load(Relaxed),
             compacted_out_bytes: self.counters.compacted_out.load(Relaxed),
+            history_out_bytes: self.counters.past_out.load(Relaxed),
             stalls: self.counters.stalls.load(Relaxed),
             memtable_bytes: current.memtables(u64::MAX).map(|table| table.bytes()).sum(),
             sealed_memtables: current.sealed.len() as u64,
             index_bytes: current.tables().map(|table| table.memory() as u64).sum(),
             views,
             oldest_view,
+            pins: pins(&current.version),
             levels: Vec::new(),
             space: self.space().unwrap_or_default(),
             disk_free_bytes: self.dir.available_space().unwrap_or(0),
             trouble: self.poisoned.lock().clone().or_else(|| self.work.trouble().map(|error| error.to_string())),
         };
-        for keyspace in current.version.keyspaces.values() {
+        for keyspace in current.version.keyspaces.values().filter(|keyspace| !keyspace.is_hidden()) {
             for (level, segments) in keyspace.levels.iter().enumerate().filter(|(_, segments)| !segments.is_empty()) {
                 let sum = |of: fn(&crate::segment::Finished) -> u64| segments.iter().map(|segment| of(segment)).sum();
                 let tables = current.trees.get(&keyspace.id).and_then(|tree| tree.levels.get(level));
@@ -412,14 +456,25 @@ impl Engine {
     fn space(&self) -> Result<SpaceUse> {
         let mut space = SpaceUse::default();
         let current = self.current();
-        let live: std::collections::HashSet<u64> = current.tables().map(|table| table.meta.number).collect();
+        let tables = current.tables().map(|table| {
+            let summary = &table.meta.summary;
+            let cause = if summary.keyspace == TIMELINE { 2 } else { usize::from(summary.past.is_some()) };
+            (table.meta.number, cause)
+        });
+        let live: std::collections::HashMap<u64, usize> = tables.collect();
         let list = |sub: &str| self.dir.list(sub).at("list", || self.dir.path().join(sub));
         // A file may go while it is looked at.
         let len = |name: &str| self.dir.open(name).and_then(|file| file.len()).unwrap_or(0);
         for name in list(name::SEGMENTS)? {
             let Some(number) = name::parse(&name, ".seg") else { continue };
             let bytes = len(&name::segment(number));
-            if live.contains(&number) { space.live += bytes } else { space.garbage += bytes }
+            let cause = match live.get(&number) {
+                Some(0) => &mut space.live,
+                Some(1) => &mut space.history,
+                Some(_) => &mut space.timeline,
+                None => &mut space.garbage,
+            };
+            *cause += bytes;
         }
         for number in list(name::LOGS)?.iter().filter_map(|name| name::parse(name, ".wal")) {
             space.log += len(&name::log(number));
@@ -431,6 +486,18 @@ impl Engine {
         }
         Ok(space)
     }
+}
+
+/// What each pin holds, as far as the jobs have told.
+fn pins(version: &Version) -> Vec<PinStats> {
+    let held =
+        |seqno: u64| version.held.values().flatten().filter(|(by, _)| *by == seqno).map(|(_, bytes)| bytes).sum();
+    let pin = |(name, PinnedAt { seqno, .. }): (&String, &PinnedAt)| PinStats {
+        name: name.clone(),
+        seqno: *seqno,
+        bytes: held(*seqno),
+    };
+    version.pins.iter().map(pin).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]

@@ -16,7 +16,8 @@ use crate::{
     format::name,
     manifest::Version,
     memtable::Memtable,
-    segment::{Finished, IndexNumbers, Segment},
+    merge::Asked,
+    segment::{Finished, IndexNumbers, Past, Segment},
 };
 
 /// Files that nobody reads any more and no manifest names: to be removed by background work.
@@ -126,9 +127,61 @@ pub(crate) struct Tree {
     pub(crate) levels: Vec<Vec<Arc<Table>>>,
     /// The heads of the first keys of each level: most searches compare nothing else.
     heads: Vec<Vec<u64>>,
+    /// Something in the levels hides the past.
+    pub(crate) purges: bool,
+    /// The history tier.
+    pub(crate) past: Vec<PastRun>,
+    /// The largest end of any interval there: a read from then on need not ask it.
+    pub(crate) past_end: u64,
+}
+
+/// Segments of the history tier that share no key.
+#[derive(Debug)]
+pub(crate) struct PastRun {
+    number: u64,
+    /// By key.
+    pub(crate) tables: Vec<Arc<Table>>,
+    /// The smallest seqno inside, and where nothing ends or begins any more.
+    begin: u64,
+    end: u64,
+    /// Whether it holds tombstones without an end.
+    open: bool,
+}
+
+impl PastRun {
+    fn new(table: Arc<Table>, past: Past) -> Self {
+        let mut run = Self { number: past.run, tables: Vec::new(), begin: u64::MAX, end: 0, open: false };
+        run.add(table, past);
+        run
+    }
+
+    fn add(&mut self, table: Arc<Table>, past: Past) {
+        self.begin = self.begin.min(table.meta.summary.lowest_affected);
+        self.end = self.end.max(past.end).max(table.meta.summary.max_seqno);
+        self.open |= past.open;
+        self.tables.push(table);
+    }
+
+    /// Whether a reader can learn anything here. Of a tombstone without an end only whoever would take its absence for lost history.
+    #[inline]
+    pub(crate) fn concerns(&self, asked: &Asked) -> bool {
+        self.begin <= asked.seqno && (asked.seqno < self.end || self.open && asked.seqno < asked.vanished)
+    }
+
+    /// The table that can hold a key.
+    #[inline]
+    pub(crate) fn holding(&self, key: &[u8]) -> Option<&Arc<Table>> {
+        let after = self.tables.partition_point(|table| table.meta.summary.span.start.as_slice() <= key);
+        self.tables.get(after.checked_sub(1)?).filter(|table| table.meta.summary.holds(key))
+    }
 }
 
 impl Tree {
+    /// All tables, those of the history tier too.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.levels.iter().flatten().chain(self.past.iter().flat_map(|run| &run.tables))
+    }
+
     /// The tables that can hold a key, newest first.
     #[inline]
     pub(crate) fn holding<'t>(&'t self, key: &[u8]) -> impl Iterator<Item = &'t Arc<Table>> {
@@ -182,7 +235,7 @@ impl SuperVersion {
     /// The memtables that can hold something at or below a seqno, newest first.
     #[inline]
     pub(crate) fn memtables(&self, seqno: u64) -> impl Iterator<Item = &Arc<Memtable>> {
-        std::iter::once(&self.active).chain(&self.sealed).filter(move |table| table.first_seqno() <= seqno)
+        std::iter::once(&self.active).chain(&self.sealed).filter(move |table| table.matters_at(seqno))
     }
 
     /// The same memtables over another version; tables that both have are shared, those that went are marked.
@@ -194,25 +247,35 @@ impl SuperVersion {
         reclaim: &Arc<Reclaim>,
     ) -> Self {
         let mut old: BTreeMap<u64, &Arc<Table>> = self.tables().map(|table| (table.meta.number, table)).collect();
+        let mut table_of = |meta: &Arc<Finished>| match old.remove(&meta.number) {
+            Some(table) => Arc::clone(table),
+            None => Arc::new(Table {
+                meta: Arc::clone(meta),
+                dir: Arc::clone(dir),
+                map,
+                segment: OnceLock::new(),
+                obsolete: AtomicBool::new(false),
+                reclaim: Arc::clone(reclaim),
+            }),
+        };
         let mut trees = BTreeMap::new();
         for (&id, keyspace) in &version.keyspaces {
             let mut tree = Tree { dropped: keyspace.dropped.is_some(), ..Tree::default() };
             for segments in &keyspace.levels {
-                let tables = segments.iter().map(|meta| match old.remove(&meta.number) {
-                    Some(table) => Arc::clone(table),
-                    None => Arc::new(Table {
-                        meta: Arc::clone(meta),
-                        dir: Arc::clone(dir),
-                        map,
-                        segment: OnceLock::new(),
-                        obsolete: AtomicBool::new(false),
-                        reclaim: Arc::clone(reclaim),
-                    }),
-                });
-                let tables: Vec<Arc<Table>> = tables.collect();
+                let tables: Vec<Arc<Table>> = segments.iter().map(&mut table_of).collect();
+                tree.purges |= tables.iter().any(|table| table.meta.summary.has_purges());
                 tree.heads.push(tables.iter().map(|table| head(&table.meta.summary.span.start, 0)).collect());
                 tree.levels.push(tables);
             }
+            for meta in &keyspace.past {
+                let Some(past) = meta.summary.past else { continue };
+                let table = table_of(meta);
+                match tree.past.last_mut() {
+                    Some(run) if run.number == past.run => run.add(table, past),
+                    _ => tree.past.push(PastRun::new(table, past)),
+                }
+            }
+            tree.past_end = tree.past.iter().map(|run| run.end).max().unwrap_or(0);
             trees.insert(id, tree);
         }
         for gone in old.values() {
@@ -240,7 +303,7 @@ impl SuperVersion {
 
     /// All tables.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
-        self.trees.values().flat_map(|tree| tree.levels.iter().flatten())
+        self.trees.values().flat_map(Tree::tables)
     }
 
     /// The largest number of level-0 segments of any keyspace.

@@ -12,15 +12,30 @@ use parking_lot::RwLock;
 
 use super::{
     Engine, Scan,
-    read::{Opened, get_in, multi_get_in},
+    read::{Opened, cutoffs, get_in, multi_get_in},
     scan::scan_in,
+    stats::Counters,
     superversion::SuperVersion,
+    timeline::Timeline,
 };
 use crate::{
-    base::{Bytes, Error, KeySpan, KeyspaceId, Result},
-    manifest::KeyspaceVersion,
+    base::{Bytes, Error, KeySpan, KeyspaceId, Result, Seqno},
+    compaction::Reader,
+    manifest::{KeyspaceVersion, PinnedAt},
     merge::{Asked, Direction},
 };
+
+/// What a view is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    Present,
+    Past {
+        seqno: u64,
+        /// In microseconds.
+        time: u64,
+        pinned: bool,
+    },
+}
 
 /// A registered view. It pins versions, not files: while no job has dropped anything behind its back, it reads from whatever files are
 /// current.
@@ -28,8 +43,14 @@ use crate::{
 pub(crate) struct ViewCore {
     engine: Arc<Engine>,
     seqno: u64,
+    /// Its moment in microseconds: values that had expired by then are gone.
+    time: u64,
     /// The newest seqno when it was opened: later drops of keyspaces do not concern it.
     opened: u64,
+    /// What it sees was the present, or has been kept since it was: nothing refuses it.
+    complete: bool,
+    /// It goes on reading keyspaces that were dropped after its moment.
+    pinned: bool,
     /// The keyspaces as they were then, with their marks (R4).
     keyspaces: BTreeMap<KeyspaceId, Arc<KeyspaceVersion>>,
     ticket: u64,
@@ -41,7 +62,7 @@ impl ViewCore {
     /// A view of the present.
     pub(crate) fn snapshot(engine: &Arc<Engine>) -> Arc<Self> {
         // The seqno is read under the lock: no job that starts later can miss it.
-        Arc::new(Self::register(engine, Engine::visible))
+        Arc::new(Self::register(engine, Moment::Present))
     }
 
     /// A view of a past moment.
@@ -50,22 +71,54 @@ impl ViewCore {
         if seqno > engine.visible() {
             return Err(Error::InTheFuture);
         }
-        Ok(Arc::new(Self::register(engine, |_| seqno)))
+        let time = Timeline::new(&engine.current()).at_seqno(seqno)?.map_or(0, |stamp| stamp.time);
+        Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time, pinned: false })))
     }
 
-    fn register(engine: &Arc<Engine>, seqno: impl FnOnce(&Engine) -> u64) -> Self {
+    /// A view of what had been committed at a time, in microseconds. The answer is the same whenever it is asked: later commits are later.
+    pub(crate) fn as_of_time(engine: &Arc<Engine>, time: u64) -> Result<Arc<Self>> {
+        engine.check_open()?;
+        engine.fix_time(time)?;
+        let timeline = Timeline::new(&engine.current());
+        let seqno = timeline.at_time(time)?.map_or(0, |stamp| stamp.seqno);
+        let exact = timeline.exact_from();
+        if seqno < exact {
+            return Err(Error::HistoryTrimmed { oldest: Seqno(exact) });
+        }
+        Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time, pinned: false })))
+    }
+
+    /// A view of a moment that was pinned.
+    pub(crate) fn pinned(engine: &Arc<Engine>, name: &str) -> Result<Arc<Self>> {
+        engine.check_open()?;
+        // The pin may go while it is looked at: then the view is what a view of that moment is otherwise.
+        let _no_edit = engine.manifest.lock();
+        let pin = engine.current().version.pins.get(name).copied();
+        let PinnedAt { seqno, time_us } =
+            pin.ok_or_else(|| Error::invalid(format!("there is no pin \"{name}\"; `pins` lists those there are")))?;
+        Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time: time_us, pinned: true })))
+    }
+
+    fn register(engine: &Arc<Engine>, moment: Moment) -> Self {
+        let now = if moment == Moment::Present { engine.now_us() } else { 0 };
         let mut registry = engine.registry.lock();
         // The seqno first: the files that are taken after it hold every commit up to it. No job can drop anything between,
         // because its result becomes current under this lock.
         let opened = engine.visible();
-        let seqno = seqno(engine).min(opened);
+        let (seqno, time, pinned, present) = match moment {
+            Moment::Present => (opened, now, false, true),
+            Moment::Past { seqno, time, pinned } => (seqno.min(opened), time, pinned, false),
+        };
         let files = engine.current();
-        let (ticket, frozen) = registry.register(seqno);
+        let (ticket, frozen) = registry.register(Reader { seqno, opened, time });
         drop(registry);
         Self {
             engine: Arc::clone(engine),
             seqno,
+            time,
             opened,
+            complete: present || pinned,
+            pinned,
             keyspaces: files.version.keyspaces.clone(),
             ticket,
             frozen,
@@ -77,13 +130,18 @@ impl ViewCore {
         self.seqno
     }
 
+    /// Its moment, in microseconds.
+    pub(crate) fn time(&self) -> u64 {
+        self.time
+    }
+
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 
     pub(crate) fn get(&self, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
         let Some(asked) = self.asked(keyspace.id)? else { return Ok(None) };
-        get_in(&self.files(), keyspace, key, asked, &self.engine.counters)
+        get_in(&self.files(), keyspace, key, &asked, &self.engine.counters)
     }
 
     /// As [`ViewCore::get`], of several keys.
@@ -93,7 +151,7 @@ impl ViewCore {
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
         let Some(asked) = self.asked(keyspace.id)? else { return Ok(keys.into_iter().map(|_| None).collect()) };
-        multi_get_in(&self.files(), keyspace, keys, asked, &self.engine.counters)
+        multi_get_in(&self.files(), keyspace, keys, &asked, &self.engine.counters)
     }
 
     /// The visible keys and values of a span; nothing where the keyspace was not yet born.
@@ -104,7 +162,7 @@ impl ViewCore {
     }
 
     /// What to ask of a keyspace; nothing when it was not yet born at the view's moment.
-    fn asked(&self, id: KeyspaceId) -> Result<Option<Asked>> {
+    pub(super) fn asked(&self, id: KeyspaceId) -> Result<Option<Asked>> {
         self.engine.check_open()?;
         let Some(keyspace) = self.keyspaces.get(&id) else {
             // Born after the view was opened, or forgotten before.
@@ -115,18 +173,47 @@ impl ViewCore {
                 Err(Error::invalid("the keyspace was dropped before this view was opened"))
             };
         };
-        if keyspace.dropped.is_some_and(|dropped| dropped <= self.opened) {
+        let sees_drops = if self.pinned { self.seqno } else { self.opened };
+        if keyspace.dropped.is_some_and(|dropped| dropped <= sees_drops) {
             let name = &keyspace.name;
             return Err(Error::invalid(format!("keyspace \"{name}\" was dropped before this view was opened")));
         }
         if self.seqno < keyspace.born {
             return Ok(None);
         }
-        Ok(Some(Asked { seqno: self.seqno, vanished: keyspace.vanished }))
+        let vanished = if self.complete { 0 } else { keyspace.vanished };
+        let lapsed = !self.complete && self.time < keyspace.lapsed;
+        let cutoffs = cutoffs(keyspace, self.time);
+        Ok(Some(Asked { seqno: self.seqno, vanished, opened: self.opened, lapsed, cutoffs }))
+    }
+
+    /// Whether nothing of a keyspace's past has gone without a trace of its own.
+    pub(super) fn nothing_vanished(&self, id: KeyspaceId) -> bool {
+        self.keyspaces.get(&id).is_none_or(|keyspace| keyspace.vanished == 0 && keyspace.lapsed == 0)
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.engine.counters
+    }
+
+    /// The keyspace that had this name at the view's moment.
+    pub(crate) fn keyspace(&self, name: &str) -> Option<&Arc<KeyspaceVersion>> {
+        let alive = |keyspace: &&Arc<KeyspaceVersion>| {
+            let dropped = keyspace.dropped.is_some_and(|dropped| dropped <= self.seqno);
+            keyspace.name == name && !keyspace.is_hidden() && keyspace.born <= self.seqno && !dropped
+        };
+        self.keyspaces.values().find(alive)
+    }
+
+    /// The keyspaces that there were at the view's moment, and that it can read.
+    pub(crate) fn keyspaces(&self) -> impl Iterator<Item = &Arc<KeyspaceVersion>> {
+        let readable =
+            |keyspace: &&Arc<KeyspaceVersion>| !keyspace.is_hidden() && matches!(self.asked(keyspace.id), Ok(Some(_)));
+        self.keyspaces.values().filter(readable)
     }
 
     /// The files to read: the current ones, unless a job dropped what this view sees without knowing of it.
-    fn files(&self) -> Arc<SuperVersion> {
+    pub(super) fn files(&self) -> Arc<SuperVersion> {
         let held = Arc::clone(&self.files.read());
         let current = self.engine.current();
         if held.generation == current.generation {

@@ -21,7 +21,7 @@ use super::{
     read::{Opened, dropped},
 };
 use crate::{
-    base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Receipt, Result, Seqno, from_us},
+    base::{Error, IoContext, KeySpan, KeyspaceId, Receipt, Result, Seqno, from_us},
     format::{FileKind, Header, name},
     memtable::{Memtable, RANGE_TOMBSTONES_MAX},
     wal::{BATCH_LEN_MAX, BatchBuf, BatchView, LogWriter, RecordKind},
@@ -136,8 +136,7 @@ impl Engine {
     /// Steps 3 to 5.
     fn append(&self, commit: &mut Commit, batch: &mut BatchBuf) -> Result<Receipt> {
         let seqno = Self::take_seqno(commit)?;
-        let now = commit.clock.now(self.env.wall_us(), self.env.monotonic_us());
-        let time_us = now.max(commit.time_us);
+        let time_us = self.now_us().max(commit.time_us).max(commit.time_floor);
         batch.stamp(seqno, time_us);
         let payload_len = batch.len();
         let log = commit.log.as_mut().ok_or(Error::Closed)?;
@@ -162,7 +161,7 @@ impl Engine {
             return Ok(());
         }
         view.for_each(|op| {
-            if op.kind == Kind::RangeDelete {
+            if op.kind.is_range() {
                 let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
                 commit.conflicts.note_range(op.keyspace, span, seqno);
             } else {

@@ -198,6 +198,13 @@ impl Writer {
     }
 
     /// Zeros up to a multiple of `align`.
+    /// Sets bits of a byte that was written.
+    pub(crate) fn set_bits(&mut self, at: usize, bits: u8) {
+        if let Some(byte) = self.bytes.get_mut(at) {
+            *byte |= bits;
+        }
+    }
+
     pub(crate) fn pad_to(&mut self, align: usize) {
         self.bytes.resize(self.bytes.len().next_multiple_of(align), 0);
     }

@@ -25,47 +25,112 @@ const FILE_LEN_MAX: u64 = 1 << 40;
 /// The first tag that a reader may skip.
 const FIRST_OPTIONAL_TAG: u8 = 128;
 
+/// More changes of the time to live than anybody makes in a keyspace, and seqnos that one segment is held by.
+const LIST_MAX: u64 = 1 << 20;
+
+/// A compaction policy on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum StoredPolicy {
+    #[default]
+    LastWriterWins,
+    /// With its retention, in microseconds.
+    Tombstones(u64),
+    /// With the largest number of versions, and the smallest age in microseconds.
+    Mvcc(u64, u64),
+    /// With its name.
+    Custom(String),
+}
+
+impl StoredPolicy {
+    fn number(&self) -> u8 {
+        match self {
+            Self::LastWriterWins => 0,
+            Self::Tombstones(_) => 1,
+            Self::Mvcc(..) => 2,
+            Self::Custom(_) => 3,
+        }
+    }
+}
+
 /// What a keyspace's options say on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StoredOptions {
-    /// The compaction policy: 0 is last-writer-wins.
-    pub(crate) policy: u8,
+    pub(crate) policy: StoredPolicy,
     /// The merge strategy: 0 is last-wins; a custom one has a name.
     pub(crate) merge: u8,
     pub(crate) merge_name: String,
     /// Which index segments get: 0 where it pays, 1 never, 2 always.
     pub(crate) point_index: u8,
+    /// From which seqno on what is written lives how long, in microseconds (0: for ever), oldest first.
+    pub(crate) ttls: Vec<(u64, u64)>,
 }
 
 impl StoredOptions {
     /// Appends what a line of the catalogue says behind the name; nothing, as in the first manifests, for the defaults.
     fn encode_tail(&self, out: &mut Writer) {
-        if (self.merge, self.point_index) != (0, 0) {
+        let keeps = self.policy != StoredPolicy::LastWriterWins || !self.ttls.is_empty();
+        if (self.merge, self.point_index) != (0, 0) || keeps {
             out.u8(self.merge);
             out.prefixed(self.merge_name.as_bytes());
             out.u8(self.point_index);
         }
+        if keeps {
+            let (first, second, name) = match &self.policy {
+                StoredPolicy::LastWriterWins => (0, 0, ""),
+                StoredPolicy::Tombstones(retention) => (*retention, 0, ""),
+                StoredPolicy::Mvcc(versions, age) => (*versions, *age, ""),
+                StoredPolicy::Custom(name) => (0, 0, name.as_str()),
+            };
+            out.varint(first);
+            out.varint(second);
+            out.prefixed(name.as_bytes());
+            out.varint(self.ttls.len() as u64);
+            for (from, ttl) in &self.ttls {
+                out.varint(*from);
+                out.varint(*ttl);
+            }
+        }
     }
 
     fn decode_tail(policy: u8, body: &mut Reader<'_>) -> Result<Self, Corruption> {
-        if policy != 0 {
+        if policy > 3 {
             return Err(body.corrupt("a policy that this release knows"));
         }
-        if body.remaining() == 0 {
-            return Ok(Self { policy, ..Self::default() });
+        if body.remaining() == 0 && policy == 0 {
+            return Ok(Self::default());
         }
         let merge = body.u8("merge strategy")?;
-        let name = std::str::from_utf8(body.prefixed("name of a strategy")?)
-            .map_err(|_| body.corrupt("name of a strategy"))?;
-        let merge_name = name.to_owned();
+        let merge_name = text(body, "name of a strategy")?;
         let point_index = body.u8("point index")?;
         let custom = merge == NUMBER_CUSTOM;
-        if merge > NUMBER_CUSTOM || point_index > 2 || custom == merge_name.is_empty() || (merge, point_index) == (0, 0)
-        {
+        let nothing_said = (merge, point_index) == (0, 0) && body.remaining() == 0;
+        if merge > NUMBER_CUSTOM || point_index > 2 || custom == merge_name.is_empty() || nothing_said {
             return Err(body.corrupt("options that this release knows"));
         }
-        Ok(Self { policy, merge, merge_name, point_index })
+        let mut options = Self { merge, merge_name, point_index, ..Self::default() };
+        if body.remaining() > 0 || policy != 0 {
+            let (first, second) = (body.varint("policy")?, body.varint("policy")?);
+            let name = text(body, "name of a policy")?;
+            options.policy = match policy {
+                0 => StoredPolicy::LastWriterWins,
+                1 => StoredPolicy::Tombstones(first),
+                2 => StoredPolicy::Mvcc(first, second),
+                _ => StoredPolicy::Custom(name),
+            };
+            for _ in 0..bounded(body, "times to live", LIST_MAX)? {
+                options.ttls.push((counter(body, "seqno")?, body.varint("time to live")?));
+            }
+            if !options.ttls.is_sorted_by_key(|(from, _)| *from) {
+                return Err(body.corrupt("times to live in order"));
+            }
+        }
+        Ok(options)
     }
+}
+
+fn text(body: &mut Reader<'_>, what: &'static str) -> Result<String, Corruption> {
+    let text = std::str::from_utf8(body.prefixed(what)?).map_err(|_| body.corrupt(what))?;
+    Ok(text.to_owned())
 }
 
 /// One change of a version. The tags stand on disk.
@@ -84,7 +149,7 @@ pub(crate) enum Change {
     /// A segment leaves.
     Remove { keyspace: KeyspaceId, number: u64 },
     /// The traces that dropping leaves, raised (K5, K6).
-    Marks { keyspace: KeyspaceId, vanished: u64, horizon: u64 },
+    Marks { keyspace: KeyspaceId, vanished: u64, horizon: u64, lapsed: u64 },
     /// Logs below this number are needed no more.
     LogsFrom { number: u64 },
     /// What is known of the end of a log.
@@ -96,6 +161,12 @@ pub(crate) enum Change {
     /// The newest commit is `last`. After a clean end numbering goes on at `next` at the earliest, after any other at `ceiling`:
     /// seqnos below may have been given out. Commits up to `time_us` have happened.
     Seqnos { last: u64, next: u64, ceiling: u64, time_us: u64 },
+    /// A moment is kept readable under a name.
+    Pin { name: String, seqno: u64, time_us: u64 },
+    /// And no more.
+    Unpin { name: String },
+    /// Bytes of a segment that are kept only for those who read a seqno. A hint: readers may skip it.
+    Held { number: u64, bytes: Vec<(u64, u64)> },
 }
 
 /// Changes that become visible together.
@@ -150,7 +221,7 @@ impl Change {
             Self::Create { id, name, options, seqno } => {
                 out.varint(u64::from(id.0));
                 out.varint(*seqno);
-                out.u8(options.policy);
+                out.u8(options.policy.number());
                 out.prefixed(name.as_bytes());
                 options.encode_tail(&mut out);
                 1
@@ -158,7 +229,7 @@ impl Change {
             Self::Configure { id, options, seqno } => {
                 out.varint(u64::from(id.0));
                 out.varint(*seqno);
-                out.u8(options.policy);
+                out.u8(options.policy.number());
                 options.encode_tail(&mut out);
                 13
             }
@@ -185,10 +256,13 @@ impl Change {
                 out.varint(*number);
                 5
             }
-            Self::Marks { keyspace, vanished, horizon } => {
+            Self::Marks { keyspace, vanished, horizon, lapsed } => {
                 out.varint(u64::from(keyspace.0));
                 out.varint(*vanished);
                 out.varint(*horizon);
+                if *lapsed > 0 {
+                    out.varint(*lapsed);
+                }
                 6
             }
             Self::LogsFrom { number } => {
@@ -218,6 +292,25 @@ impl Change {
                 out.varint(*time_us);
                 10
             }
+            Self::Pin { name, seqno, time_us } => {
+                out.prefixed(name.as_bytes());
+                out.varint(*seqno);
+                out.varint(*time_us);
+                14
+            }
+            Self::Unpin { name } => {
+                out.prefixed(name.as_bytes());
+                15
+            }
+            Self::Held { number, bytes } => {
+                out.varint(*number);
+                out.varint(bytes.len() as u64);
+                for (seqno, bytes) in bytes {
+                    out.varint(*seqno);
+                    out.varint(*bytes);
+                }
+                128
+            }
         };
         (tag, out.into_bytes())
     }
@@ -231,9 +324,8 @@ impl Change {
             1 => {
                 let (id, seqno) = (keyspace(body)?, counter(body, "seqno")?);
                 let policy = body.u8("policy")?;
-                let name = std::str::from_utf8(body.prefixed("name")?).map_err(|_| body.corrupt("name"))?;
-                let options = StoredOptions::decode_tail(policy, body)?;
-                Self::Create { id, name: name.to_owned(), options, seqno }
+                let name = text(body, "name")?;
+                Self::Create { id, name, options: StoredOptions::decode_tail(policy, body)?, seqno }
             }
             2 => Self::Drop { id: keyspace(body)?, seqno: counter(body, "seqno")? },
             3 => Self::Forget { id: keyspace(body)? },
@@ -252,6 +344,7 @@ impl Change {
                 keyspace: keyspace(body)?,
                 vanished: counter(body, "vanished")?,
                 horizon: counter(body, "horizon")?,
+                lapsed: if body.remaining() > 0 { body.varint("lapsed")? } else { 0 },
             },
             7 => Self::LogsFrom { number: counter(body, "log number")? },
             8 => Self::LogEnd { number: counter(body, "log number")?, end: LogEnd::Exactly(body.varint("log end")?) },
@@ -268,6 +361,20 @@ impl Change {
                 let (id, seqno) = (keyspace(body)?, counter(body, "seqno")?);
                 let policy = body.u8("policy")?;
                 Self::Configure { id, options: StoredOptions::decode_tail(policy, body)?, seqno }
+            }
+            14 => Self::Pin {
+                name: text(body, "name of a pin")?,
+                seqno: counter(body, "seqno")?,
+                time_us: body.varint("time of a pin")?,
+            },
+            15 => Self::Unpin { name: text(body, "name of a pin")? },
+            128 => {
+                let number = counter(body, "segment number")?;
+                let mut bytes = Vec::new();
+                for _ in 0..bounded(body, "seqnos that hold", LIST_MAX)? {
+                    bytes.push((counter(body, "seqno")?, bounded(body, "bytes held", FILE_LEN_MAX)?));
+                }
+                Self::Held { number, bytes }
             }
             _ => return Ok(None),
         }))
@@ -298,7 +405,6 @@ pub(super) mod tests {
             footer_digest: 5,
             summary: Summary {
                 keyspace: KeyspaceId(16),
-                lane: 0,
                 span: KeySpan { start: span.0.into(), end: Some(span.1.into()) },
                 keys: 1,
                 entries: 1,
@@ -308,6 +414,8 @@ pub(super) mod tests {
                 min_seqno: seqnos.0,
                 max_seqno: seqnos.1,
                 lowest_affected: seqnos.0,
+                times: None,
+                past: None,
             },
         }
     }
@@ -316,17 +424,27 @@ pub(super) mod tests {
     fn every_change_reads_back() {
         let id = KeyspaceId(300);
         let options = StoredOptions::default();
-        let custom = StoredOptions { policy: 0, merge: NUMBER_CUSTOM, merge_name: "longest".into(), point_index: 2 };
+        let merge_name = "longest".to_owned();
+        let custom = StoredOptions { merge: NUMBER_CUSTOM, merge_name, point_index: 2, ..StoredOptions::default() };
+        let kept = |policy| StoredOptions { policy, ttls: vec![(3, 5), (9, 0)], ..StoredOptions::default() };
         let sum = StoredOptions { merge: 2, ..StoredOptions::default() };
         let edit = Edit::new([
             Change::Create { id, name: "users".into(), options, seqno: 7 },
             Change::Create { id, name: "words".into(), options: custom, seqno: 7 },
             Change::Configure { id, options: sum, seqno: 8 },
+            Change::Configure { id, options: kept(StoredPolicy::LastWriterWins), seqno: 8 },
+            Change::Configure { id, options: kept(StoredPolicy::Tombstones(7)), seqno: 8 },
+            Change::Configure { id, options: kept(StoredPolicy::Mvcc(3, 1 << 40)), seqno: 8 },
+            Change::Configure { id, options: kept(StoredPolicy::Custom("fewest".into())), seqno: 8 },
+            Change::Pin { name: "before".into(), seqno: 8, time_us: 1 << 50 },
+            Change::Unpin { name: "before".into() },
+            Change::Held { number: 4, bytes: vec![(7, 100)] },
             Change::Drop { id, seqno: 9 },
             Change::Forget { id },
             Change::Add { level: 3, segment: segment(4, ("a", "b"), (1, 2)) },
             Change::Remove { keyspace: id, number: 1 << 40 },
-            Change::Marks { keyspace: id, vanished: 1, horizon: 2 },
+            Change::Marks { keyspace: id, vanished: 1, horizon: 2, lapsed: 0 },
+            Change::Marks { keyspace: id, vanished: 1, horizon: 2, lapsed: 1 << 50 },
             Change::LogsFrom { number: 3 },
             Change::LogEnd { number: 2, end: LogEnd::Exactly(99) },
             Change::LogEnd { number: 3, end: LogEnd::AtMost(0) },

@@ -11,6 +11,6 @@ mod edit;
 mod store;
 mod version;
 
-pub(crate) use edit::{Change, Edit, StoredOptions};
+pub(crate) use edit::{Change, Edit, StoredOptions, StoredPolicy};
 pub(crate) use store::{CommitFailure, ManifestStore, read_all};
-pub(crate) use version::{KeyspaceVersion, Version};
+pub(crate) use version::{KeyspaceVersion, PinnedAt, Version};

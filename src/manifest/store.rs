@@ -39,6 +39,7 @@ pub(crate) struct ManifestStore {
     snapshot_len: u64,
     /// An append failed: the next edit goes to a new file.
     must_roll: bool,
+    roll_wanted: bool,
     clean: bool,
 }
 
@@ -53,6 +54,7 @@ impl ManifestStore {
             number: 0,
             snapshot_len: 0,
             must_roll: true,
+            roll_wanted: false,
             clean: true,
         }
     }
@@ -99,6 +101,7 @@ impl ManifestStore {
             number: header.number,
             snapshot_len: 0,
             must_roll: true,
+            roll_wanted: false,
             clean: sealed.is_some(),
         }))
     }
@@ -121,6 +124,11 @@ impl ManifestStore {
         self.must_roll && self.writer.is_some()
     }
 
+    /// The next edit begins a new file: what was true before is not told any more.
+    pub(crate) fn roll_at_next(&mut self) {
+        self.roll_wanted = true;
+    }
+
     /// Ends a doubt with a new manifest that says what is in force.
     pub(crate) fn settle(&mut self) -> Result<(), CommitFailure> {
         if self.in_doubt() { self.roll(Arc::clone(&self.version)) } else { Ok(()) }
@@ -136,7 +144,7 @@ impl ManifestStore {
         let path = || self.dir.path().join(name::manifest(self.number));
         let next = self.version.apply(edit).map_err(|bad| CommitFailure::NotCommitted(bad.of(&path(), 0)))?;
         let next = Arc::new(next);
-        if self.must_roll || self.len() > ROLL_MIN.max(4 * self.snapshot_len) {
+        if self.must_roll || self.roll_wanted || self.len() > ROLL_MIN.max(4 * self.snapshot_len) {
             self.roll(Arc::clone(&next))?;
         } else if let Some(writer) = &mut self.writer {
             if let Err(e) = writer.append_bytes(&edit.encode()) {
@@ -169,6 +177,7 @@ impl ManifestStore {
         self.snapshot_len = writer.offset();
         self.writer = Some(writer);
         self.must_roll = false;
+        self.roll_wanted = false;
         self.version = version;
         // The old manifest is garbage now; if it cannot be removed, the next open removes it.
         let _removed = self.dir.remove(&name::manifest(old));

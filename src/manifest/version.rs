@@ -7,12 +7,13 @@
 //! * V3: every segment belongs to a keyspace that exists, and its number is used once.
 //! * V4: `vanished`, `horizon` and every counter only move forward.
 //! * V5: a keyspace keeps the merge strategy it was created with.
+//! * V6: segments of one run of the history tier do not overlap.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::edit::{Change, Edit, StoredOptions};
 use crate::{
-    base::{Corruption, FIRST_KEYSPACE, KeyspaceId},
+    base::{Corruption, FIRST_KEYSPACE, KeyspaceId, TIMELINE},
     segment::Finished,
     wal::LogEnd,
 };
@@ -32,8 +33,12 @@ pub(crate) struct KeyspaceVersion {
     pub(crate) dropped: Option<u64>,
     pub(crate) vanished: u64,
     pub(crate) horizon: u64,
-    /// Level 0 newest first, deeper levels by key.
+    /// Values that expired up to this time, in microseconds, may be gone.
+    pub(crate) lapsed: u64,
+    /// The main tree: level 0 newest first, deeper levels by key.
     pub(crate) levels: Vec<Vec<Arc<Finished>>>,
+    /// The history tier, by run and key, the newest run first.
+    pub(crate) past: Vec<Arc<Finished>>,
 }
 
 impl KeyspaceVersion {
@@ -42,10 +47,28 @@ impl KeyspaceVersion {
         self.levels.get(level).map_or(&[], Vec::as_slice)
     }
 
-    /// All segments, newest level first.
-    pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<Finished>> {
+    /// The segments of the main tree, newest level first.
+    pub(crate) fn main(&self) -> impl Iterator<Item = &Arc<Finished>> {
         self.levels.iter().flatten()
     }
+
+    /// All segments.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<Finished>> {
+        self.main().chain(&self.past)
+    }
+
+    /// Whether it is the engine's own.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.id.0 < FIRST_KEYSPACE
+    }
+}
+
+/// A moment that is kept readable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PinnedAt {
+    pub(crate) seqno: u64,
+    /// In microseconds.
+    pub(crate) time_us: u64,
 }
 
 /// The database at one moment.
@@ -63,12 +86,17 @@ pub(crate) struct Version {
     pub(crate) next_seqno: u64,
     pub(crate) seqno_ceiling: u64,
     pub(crate) time_us: u64,
+    pub(crate) pins: BTreeMap<String, PinnedAt>,
+    /// Of segments: the bytes that are kept only for those who read a seqno.
+    pub(crate) held: BTreeMap<u64, Vec<(u64, u64)>>,
 }
 
 impl Version {
     /// The keyspace of this name that is not dropped.
     pub(crate) fn by_name(&self, name: &str) -> Option<&Arc<KeyspaceVersion>> {
-        self.keyspaces.values().find(|keyspace| keyspace.dropped.is_none() && keyspace.name == name)
+        self.keyspaces
+            .values()
+            .find(|keyspace| keyspace.dropped.is_none() && !keyspace.is_hidden() && keyspace.name == name)
     }
 
     /// The version after an edit; an edit that breaks an invariant is corruption.
@@ -98,18 +126,27 @@ impl Version {
             edit.push(Change::LogEnd { number, end });
         }
         for keyspace in self.keyspaces.values() {
-            let KeyspaceVersion { id, born, vanished, horizon, .. } = **keyspace;
+            let KeyspaceVersion { id, born, vanished, horizon, lapsed, .. } = **keyspace;
             let (name, options) = (keyspace.name.clone(), keyspace.options.clone());
             edit.push(Change::Create { id, name, options, seqno: born });
-            edit.push(Change::Marks { keyspace: id, vanished, horizon });
+            edit.push(Change::Marks { keyspace: id, vanished, horizon, lapsed });
             for (level, segments) in (0u8..).zip(&keyspace.levels) {
                 for segment in segments {
                     edit.push(Change::Add { level, segment: Finished::clone(segment) });
                 }
             }
+            for segment in &keyspace.past {
+                edit.push(Change::Add { level: 0, segment: Finished::clone(segment) });
+            }
             if let Some(seqno) = keyspace.dropped {
                 edit.push(Change::Drop { id, seqno });
             }
+        }
+        for (name, PinnedAt { seqno, time_us }) in &self.pins {
+            edit.push(Change::Pin { name: name.clone(), seqno: *seqno, time_us: *time_us });
+        }
+        for (&number, bytes) in &self.held {
+            edit.push(Change::Held { number, bytes: bytes.clone() });
         }
         edit
     }
@@ -118,10 +155,13 @@ impl Version {
         self.keyspaces.get_mut(&id).map(Arc::make_mut).ok_or(broken("a keyspace that exists (V3)"))
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each change")]
     fn change(&mut self, change: &Change) -> Result<(), Corruption> {
         match change {
             Change::Create { id, name, options, seqno } => {
-                if self.keyspaces.contains_key(id) || id.0 < FIRST_KEYSPACE || self.by_name(name).is_some() {
+                let hidden = *id == TIMELINE && name.is_empty();
+                let own = hidden || id.0 >= FIRST_KEYSPACE && !name.is_empty();
+                if self.keyspaces.contains_key(id) || !own || self.by_name(name).is_some() {
                     return Err(broken("a new keyspace with a name and number of its own"));
                 }
                 let keyspace = KeyspaceVersion {
@@ -132,7 +172,9 @@ impl Version {
                     dropped: None,
                     vanished: 0,
                     horizon: 0,
+                    lapsed: 0,
                     levels: Vec::new(),
+                    past: Vec::new(),
                 };
                 self.keyspaces.insert(*id, Arc::new(keyspace));
                 self.next_keyspace = self.next_keyspace.max(id.0.saturating_add(1)).max(FIRST_KEYSPACE);
@@ -151,14 +193,27 @@ impl Version {
                 self.last_seqno = self.last_seqno.max(*seqno);
             }
             Change::Forget { id } => {
-                self.keyspaces.remove(id);
+                if let Some(gone) = self.keyspaces.remove(id) {
+                    self.held.retain(|number, _| gone.segments().all(|segment| segment.number != *number));
+                }
             }
             Change::Add { level, segment } => {
                 let level = usize::from(*level);
                 if level >= LEVELS_MAX {
                     return Err(broken("a level that exists"));
                 }
-                let levels = &mut self.keyspace_mut(segment.summary.keyspace)?.levels;
+                self.next_file = self.next_file.max(segment.number.saturating_add(1));
+                let keyspace = self.keyspace_mut(segment.summary.keyspace)?;
+                if segment.summary.past.is_some() {
+                    keyspace.past.push(Arc::new(segment.clone()));
+                    let place = |segment: &Arc<Finished>| {
+                        let run = segment.summary.past.map_or(0, |past| past.run);
+                        (std::cmp::Reverse(run), segment.summary.span.start.clone())
+                    };
+                    keyspace.past.sort_by_cached_key(place);
+                    return Ok(());
+                }
+                let levels = &mut keyspace.levels;
                 if levels.len() <= level {
                     levels.resize(level + 1, Vec::new());
                 }
@@ -170,24 +225,26 @@ impl Version {
                         segments.sort_by(|a, b| a.summary.span.start.cmp(&b.summary.span.start));
                     }
                 }
-                self.next_file = self.next_file.max(segment.number.saturating_add(1));
             }
             Change::Remove { keyspace, number } => {
-                let levels = &mut self.keyspace_mut(*keyspace)?.levels;
-                let before: usize = levels.iter().map(Vec::len).sum();
-                for segments in levels.iter_mut() {
-                    segments.retain(|segment| segment.number != *number);
-                }
-                if levels.iter().map(Vec::len).sum::<usize>() + 1 != before {
+                self.held.remove(number);
+                let keyspace = self.keyspace_mut(*keyspace)?;
+                let before = keyspace.segments().count();
+                let others = |segment: &Arc<Finished>| segment.number != *number;
+                keyspace.levels.iter_mut().for_each(|segments| segments.retain(others));
+                keyspace.past.retain(others);
+                if keyspace.segments().count() + 1 != before {
                     return Err(broken("a segment to remove that is there"));
                 }
+                let levels = &mut keyspace.levels;
                 // Levels end with one that holds something: equal versions are equal however they came about.
                 levels.truncate(levels.iter().rposition(|segments| !segments.is_empty()).map_or(0, |last| last + 1));
             }
-            Change::Marks { keyspace, vanished, horizon } => {
+            Change::Marks { keyspace, vanished, horizon, lapsed } => {
                 let keyspace = self.keyspace_mut(*keyspace)?;
                 keyspace.vanished = keyspace.vanished.max(*vanished);
                 keyspace.horizon = keyspace.horizon.max(*horizon);
+                keyspace.lapsed = keyspace.lapsed.max(*lapsed);
             }
             Change::LogsFrom { number } => {
                 self.logs_from = self.logs_from.max(*number);
@@ -203,6 +260,25 @@ impl Version {
                 self.last_seqno = self.last_seqno.max(*last);
                 self.seqno_ceiling = self.seqno_ceiling.max(*ceiling);
                 self.time_us = self.time_us.max(*time_us);
+            }
+            Change::Pin { name, seqno, time_us } => {
+                let pin = PinnedAt { seqno: *seqno, time_us: *time_us };
+                if self.pins.insert(name.clone(), pin).is_some() {
+                    return Err(broken("a pin with a name of its own"));
+                }
+                self.last_seqno = self.last_seqno.max(*seqno);
+            }
+            Change::Unpin { name } => {
+                if self.pins.remove(name).is_none() {
+                    return Err(broken("a pin to remove that is there"));
+                }
+            }
+            Change::Held { number, bytes } => {
+                if bytes.is_empty() {
+                    self.held.remove(number);
+                } else {
+                    self.held.insert(*number, bytes.clone());
+                }
             }
         }
         Ok(())
@@ -220,6 +296,10 @@ impl Version {
             };
             if !keyspace.levels.iter().skip(1).all(|segments| segments.is_sorted_by(apart)) {
                 return Err(broken("segments of a level that do not overlap (V2)"));
+            }
+            let run = |segment: &Finished| segment.summary.past.map_or(0, |past| past.run);
+            if !keyspace.past.is_sorted_by(|a, b| run(a) != run(b) || apart(a, b)) {
+                return Err(broken("segments of a run that do not overlap (V6)"));
             }
             let own = keyspace.segments().all(|segment| segment.summary.keyspace == keyspace.id);
             if !own || !keyspace.segments().all(|segment| numbers.insert(segment.number)) {
@@ -253,7 +333,7 @@ mod tests {
                 Change::Add { level: 0, segment: segment(2, ("a", "z"), (10, 12)) },
                 Change::Add { level: 2, segment: segment(3, ("m", "p"), (1, 2)) },
                 Change::Add { level: 2, segment: segment(4, ("a", "m"), (1, 2)) },
-                Change::Marks { keyspace: KeyspaceId(16), vanished: 4, horizon: 5 },
+                Change::Marks { keyspace: KeyspaceId(16), vanished: 4, horizon: 5, lapsed: 0 },
                 Change::LogsFrom { number: 3 },
                 Change::LogEnd { number: 3, end: LogEnd::AtMost(70) },
                 Change::Seqnos { last: 12, next: 20, ceiling: 1 << 32, time_us: 8 },
@@ -283,7 +363,8 @@ mod tests {
 
     #[test]
     fn marks_only_move_forward() {
-        let marks = |vanished, horizon| Edit::new([Change::Marks { keyspace: KeyspaceId(16), vanished, horizon }]);
+        let marks =
+            |vanished, horizon| Edit::new([Change::Marks { keyspace: KeyspaceId(16), vanished, horizon, lapsed: 0 }]);
         let version = with_keyspace().apply(&marks(9, 9)).unwrap().apply(&marks(3, 12)).unwrap();
         let keyspace = &version.keyspaces[&KeyspaceId(16)];
         assert_eq!((keyspace.vanished, keyspace.horizon), (9, 12));

@@ -102,6 +102,8 @@ impl Source for MemCursor {
             kind: value.kind,
             gap_start: None,
             moved: false,
+            time: Some(value.time),
+            until: None,
             value: &value.bytes,
         })
     }

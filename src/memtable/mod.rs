@@ -24,10 +24,11 @@ use std::{
 };
 
 use crossbeam_skiplist::SkipMap;
+use parking_lot::RwLock;
 
 use crate::{
     base::{Bytes, Corruption, KeyspaceId, Kind, Result},
-    merge::{Answer, Found, Fragments, Lookup},
+    merge::{Answer, Found, Fragments, Lookup, Mark, Seen},
     wal::{BatchView, Op},
 };
 
@@ -76,7 +77,26 @@ impl PartialOrd for Key {
 #[derive(Clone, Debug)]
 struct Value {
     kind: Kind,
+    /// Commit time, in microseconds.
+    time: u64,
     bytes: Bytes,
+}
+
+impl Value {
+    fn seen(&self, seqno: u64) -> Seen {
+        let Self { kind, time, .. } = *self;
+        Seen { seqno, gap_start: None, moved: false, kind, time: Some(time), interval: false }
+    }
+}
+
+/// A commit, as the timeline tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) seqno: u64,
+    /// In microseconds.
+    pub(crate) time: u64,
+    /// Operations in its batch.
+    pub(crate) writes: u32,
 }
 
 #[derive(Debug)]
@@ -100,6 +120,10 @@ pub(crate) struct Memtable {
     last: AtomicU64,
     /// The newest commit time inside.
     time_us: AtomicU64,
+    /// Purges inside: they concern readers of earlier moments too.
+    purges: AtomicU64,
+    /// The commits inside, in order.
+    stamps: RwLock<Vec<Stamp>>,
 }
 
 impl Memtable {
@@ -118,6 +142,8 @@ impl Memtable {
             first: AtomicU64::new(u64::MAX),
             last: AtomicU64::new(0),
             time_us: AtomicU64::new(0),
+            purges: AtomicU64::new(0),
+            stamps: RwLock::default(),
         }
     }
 
@@ -150,16 +176,24 @@ impl Memtable {
         let mut bytes = BATCH_OVERHEAD;
         batch.for_each(|op: Op<'_>| {
             bytes += (op.key.len() + op.value.len()) as u64 + ENTRY_OVERHEAD;
-            if op.kind == Kind::RangeDelete {
-                self.ranges.insert(op.keyspace, op.key, op.range_end(), (seqno, ordinal));
+            if op.kind.purges() {
+                self.purges.fetch_add(1, Relaxed);
+            }
+            if op.kind.is_range() {
+                let mark = Mark { seqno, ordinal, gap_start: None, time: time_us, purge: op.kind.purges() };
+                self.ranges.insert(op.keyspace, op.key, op.range_end(), mark);
             } else {
                 let shared = || -> Arc<dyn AsRef<[u8]> + Send + Sync> { Arc::<Vec<u8>>::clone(owner) };
                 let user = Bytes::shared(shared, op.key_at, op.key);
                 let value = Bytes::shared(shared, op.value_at, op.value);
-                each(Key { user, seqno, keyspace: op.keyspace, ordinal }, Value { kind: op.kind, bytes: value });
+                each(
+                    Key { user, seqno, keyspace: op.keyspace, ordinal },
+                    Value { kind: op.kind, time: time_us, bytes: value },
+                );
             }
             ordinal += 1;
         })?;
+        self.stamps.write().push(Stamp { seqno, time: time_us, writes: batch.count()? });
         self.bytes.fetch_add(bytes, Relaxed);
         self.entries.fetch_add(u64::from(ordinal), Relaxed);
         self.first.fetch_min(seqno, Relaxed);
@@ -200,6 +234,27 @@ impl Memtable {
         self.time_us.load(Relaxed)
     }
 
+    /// Whether a read at `seqno` can be affected by what is here.
+    #[inline]
+    pub(crate) fn matters_at(&self, seqno: u64) -> bool {
+        self.first_seqno() <= seqno || self.purges.load(Relaxed) > 0
+    }
+
+    /// Whether anything here hides the past.
+    pub(crate) fn has_purges(&self) -> bool {
+        self.purges.load(Relaxed) > 0
+    }
+
+    /// Calls `read` with the commits inside, in order.
+    pub(crate) fn with_stamps<T>(&self, read: impl FnOnce(&[Stamp]) -> T) -> T {
+        read(&self.stamps.read())
+    }
+
+    /// The oldest commit time inside, in microseconds.
+    pub(crate) fn first_time(&self) -> u64 {
+        self.with_stamps(|stamps| stamps.first().map_or(0, |stamp| stamp.time))
+    }
+
     pub(crate) fn range_tombstones(&self) -> u64 {
         self.ranges.count()
     }
@@ -232,14 +287,18 @@ impl Memtable {
     /// Entries here have no gaps, so what stands above the asked seqno need not be shown.
     pub(crate) fn get(&self, keyspace: KeyspaceId, user: &[u8], lookup: &mut Lookup) -> Result<Option<Answer>> {
         let asked = lookup.seqno();
-        let mark = self.ranges.newest_covering(keyspace, user, asked);
-        let from = Key::newest(keyspace, user, asked);
+        let mark = self.ranges.newest_covering(keyspace, user, asked, lookup.opened());
+        // A purge above the moment counts too.
+        let newest = if self.has_purges() { asked.max(lookup.opened()) } else { asked };
+        let from = Key::newest(keyspace, user, newest);
         let mut each = |key: &Key, value: &Value| -> Option<Result<Answer>> {
-            if mark.is_some_and(|mark| mark > (key.seqno, key.ordinal)) {
+            if let Some(mark) = mark
+                && (mark.seqno, mark.ordinal) > (key.seqno, key.ordinal)
+            {
                 // What is left is older than the range tombstone.
-                return Some(lookup.see(mark.unwrap_or_default().0, None, Kind::RangeDelete).map(|_| Answer::Deleted));
+                return Some(lookup.see(mark.seen()).map(|_| Answer::Deleted));
             }
-            match lookup.see(key.seqno, None, value.kind) {
+            match lookup.see(value.seen(key.seqno)) {
                 Ok(Found::Operand) => {
                     lookup.push(value.bytes.clone());
                     None
@@ -267,8 +326,8 @@ impl Memtable {
         };
         match (answer, mark) {
             (Some(answer), _) => answer.map(Some),
-            (None, Some((seqno, _))) => {
-                lookup.see(seqno, None, Kind::RangeDelete)?;
+            (None, Some(mark)) => {
+                lookup.see(mark.seen())?;
                 Ok(Some(Answer::Deleted))
             }
             (None, None) => Ok(None),
@@ -296,7 +355,7 @@ mod tests {
     }
 
     fn get(table: &Memtable, key: &str, seqno: u64) -> Option<Answer> {
-        let mut lookup = Lookup::new(Asked { seqno, vanished: 0 });
+        let mut lookup = Lookup::new(Asked::present(seqno, None));
         table.get(KS, key.as_bytes(), &mut lookup).unwrap()
     }
 
@@ -341,7 +400,7 @@ mod tests {
     fn the_last_word_on_a_key_in_a_batch_counts() {
         let batches = [batch(5, |buf| {
             buf.push(Kind::Put, KS, b"a", b"1");
-            buf.push_range(KS, b"a", Some(b"c"));
+            buf.push_range(Kind::RangeDelete, KS, b"a", Some(b"c"));
             buf.push(Kind::Put, KS, b"b", b"2");
         })];
         for table in both(&batches) {
@@ -404,8 +463,8 @@ mod tests {
     #[test]
     fn tombstones_of_a_keyspace_come_out_cut() {
         let batches = [batch(3, |buf| {
-            buf.push_range(KS, b"b", None);
-            buf.push_range(KeyspaceId(99), b"a", Some(b"z"));
+            buf.push_range(Kind::RangeDelete, KS, b"b", None);
+            buf.push_range(Kind::RangeDelete, KeyspaceId(99), b"a", Some(b"z"));
         })];
         for table in both(&batches) {
             let span = KeySpan { start: Vec::new(), end: None };

@@ -47,12 +47,12 @@ impl Set {
 
 impl Ranges {
     /// Adds a tombstone. One that covers nothing is dropped.
-    pub(super) fn insert(&self, keyspace: KeyspaceId, start: &[u8], end: Option<&[u8]>, (seqno, ordinal): (u64, u32)) {
+    pub(super) fn insert(&self, keyspace: KeyspaceId, start: &[u8], end: Option<&[u8]>, mark: Mark) {
         let span = KeySpan { start: start.to_vec(), end: end.map(<[u8]>::to_vec) };
         if span.is_empty() {
             return;
         }
-        let tombstone = RangeTombstone { span, mark: Mark { seqno, ordinal, gap_start: None } };
+        let tombstone = RangeTombstone { span, mark };
         let mut sets = self.sets.write();
         if let Some((_, set)) = sets.iter_mut().find(|(id, _)| *id == keyspace) {
             set.all.push(tombstone);
@@ -87,8 +87,8 @@ impl Ranges {
         Arc::clone(&set.cut)
     }
 
-    /// The place of the newest tombstone at or below `asked` that covers `key`.
-    pub(super) fn newest_covering(&self, keyspace: KeyspaceId, key: &[u8], asked: u64) -> Option<(u64, u32)> {
+    /// The newest tombstone at or below `asked`, or purge at or below `opened`, that covers `key`.
+    pub(super) fn newest_covering(&self, keyspace: KeyspaceId, key: &[u8], asked: u64, opened: u64) -> Option<Mark> {
         if self.count() == 0 {
             return None;
         }
@@ -100,6 +100,7 @@ impl Ranges {
         };
         let tail = set.tail().iter().filter(covers).map(|tombstone| tombstone.mark);
         let cut = set.cut.covering(key).into_iter().flat_map(|fragment| fragment.marks.iter().copied());
-        tail.chain(cut).filter(|mark| mark.seqno <= asked).map(|mark| (mark.seqno, mark.ordinal)).max()
+        let counts = |mark: &Mark| mark.seqno <= asked || mark.purge && mark.seqno <= opened;
+        tail.chain(cut).filter(counts).max_by_key(|mark| (mark.seqno, mark.ordinal))
     }
 }

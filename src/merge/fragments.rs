@@ -11,7 +11,8 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use crate::base::KeySpan;
+use super::Seen;
+use crate::base::{KeySpan, Kind};
 
 /// A deletion of every key from `span.start` up to `span.end`, as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +29,24 @@ pub(crate) struct Mark {
     pub(crate) ordinal: u32,
     /// The smallest seqno dropped directly beneath this deletion, of any key it covers.
     pub(crate) gap_start: Option<u64>,
+    /// Commit time in microseconds; 0 where it is not known.
+    pub(crate) time: u64,
+    /// It hides what is older from views of the past too.
+    pub(crate) purge: bool,
 }
 
 impl Mark {
+    pub(crate) fn kind(&self) -> Kind {
+        if self.purge { Kind::RangePurge } else { Kind::RangeDelete }
+    }
+
+    /// What a look-up is shown of it.
+    #[inline]
+    pub(crate) fn seen(&self) -> Seen {
+        let Self { seqno, gap_start, .. } = *self;
+        Seen { seqno, gap_start, moved: false, kind: self.kind(), time: None, interval: false }
+    }
+
     /// Notes that something at `seqno` was dropped directly beneath.
     pub(crate) fn widen_gap(&mut self, seqno: u64) {
         self.gap_start = Some(self.gap_start.map_or(seqno, |gap| gap.min(seqno)));
@@ -120,6 +136,11 @@ impl Fragments {
         end.is_none_or(|end| key < end).then_some(index)
     }
 
+    /// All marks, in order.
+    pub(crate) fn marks_mut(&mut self) -> impl Iterator<Item = &mut Mark> {
+        self.0.iter_mut().flat_map(|fragment| &mut fragment.marks)
+    }
+
     pub(crate) fn get(&self, index: usize) -> Option<&Fragment> {
         self.0.get(index)
     }
@@ -147,7 +168,7 @@ mod tests {
 
     fn tombstone(start: &str, end: Option<&str>, seqno: u64) -> RangeTombstone {
         let span = KeySpan { start: start.into(), end: end.map(Into::into) };
-        RangeTombstone { span, mark: Mark { seqno, ordinal: 0, gap_start: None } }
+        RangeTombstone { span, mark: Mark { seqno, ordinal: 0, gap_start: None, time: 0, purge: false } }
     }
 
     fn seqnos(fragments: &Fragments, key: &str) -> Vec<u64> {

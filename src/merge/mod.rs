@@ -17,7 +17,7 @@ pub(crate) use fragments::{Fragment, Fragments, Mark, RangeTombstone};
 pub(crate) use kway::Kway;
 pub use strategy::{AppendItems, CustomMerge, Merge, MergeStrategy, append_items};
 pub(crate) use strategy::{Gathered, NUMBER_CUSTOM, append_list, name_of, number, wide_sum};
-pub(crate) use visible::{Answer, Asked, Found, Lookup, Visible};
+pub(crate) use visible::{Answer, Asked, Cutoffs, Found, Lookup, Seen, Visible};
 
 /// Which way a source runs. A source never turns round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,29 @@ pub(crate) enum Direction {
     Backward,
 }
 
+/// Where the interval of a version in the history tier ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// At the commit that superseded it.
+    At {
+        seqno: u64,
+        /// In microseconds.
+        time: u64,
+    },
+    /// Nowhere: a tombstone that has left the main tree. It is true until a newer entry of the main tree.
+    Open,
+}
+
+impl Until {
+    /// Whether a version that began at or before `seqno` was still the truth then.
+    pub(crate) fn holds(self, asked: u64) -> bool {
+        match self {
+            Self::At { seqno, .. } => asked < seqno,
+            Self::Open => true,
+        }
+    }
+}
+
 /// One version of a key, as it stands in its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EntryRef<'a> {
@@ -36,11 +59,30 @@ pub(crate) struct EntryRef<'a> {
     /// Position in its batch: only memtables know it, and only equal seqnos need it.
     pub(crate) ordinal: u32,
     pub(crate) kind: Kind,
-    /// The smallest seqno that was dropped or folded directly beneath this entry.
+    /// The smallest seqno that was dropped, folded or moved to the history tier directly beneath this entry.
     pub(crate) gap_start: Option<u64>,
     /// A version from beneath this entry lives in the history tier.
     pub(crate) moved: bool,
+    /// Commit time in microseconds, where it is known.
+    pub(crate) time: Option<u64>,
+    /// Of a version in the history tier: where its interval ends.
+    pub(crate) until: Option<Until>,
     pub(crate) value: &'a [u8],
+}
+
+impl EntryRef<'_> {
+    /// What a look-up is shown of it.
+    #[inline]
+    pub(crate) fn seen(&self) -> Seen {
+        Seen {
+            seqno: self.seqno,
+            gap_start: self.gap_start,
+            moved: self.moved,
+            kind: self.kind,
+            time: self.time,
+            interval: self.until.is_some(),
+        }
+    }
 }
 
 /// A sorted stream of entries, in one direction.

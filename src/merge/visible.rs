@@ -15,12 +15,50 @@ use super::{Direction, Fragments, Kway, Mark, MergeStrategy, Source, wide_sum};
 use crate::base::{Bytes, Error, KeySpan, Kind, Result, Seqno};
 
 /// What a reader asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Asked {
     /// The moment.
     pub(crate) seqno: u64,
     /// Below this seqno, finding nothing may mean that what was there is gone.
     pub(crate) vanished: u64,
+    /// The newest seqno when the reader came: purges up to it hide everything older, whatever the moment (R1).
+    pub(crate) opened: u64,
+    /// At the moment, values were there that have expired since, and may be gone.
+    pub(crate) lapsed: bool,
+    /// What has expired at the moment, where values expire.
+    pub(crate) cutoffs: Option<Arc<Cutoffs>>,
+}
+
+impl Asked {
+    /// The newest of everything: whatever has gone was superseded at or below `seqno`.
+    pub(crate) fn present(seqno: u64, cutoffs: Option<Arc<Cutoffs>>) -> Self {
+        Self { seqno, vanished: 0, opened: seqno, lapsed: false, cutoffs }
+    }
+}
+
+/// What has expired at some moment (R7): by the seqno from which on a time to live held, newest first, the commit time at or below which
+/// a value is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cutoffs(pub(crate) Vec<(u64, Option<u64>)>);
+
+impl Cutoffs {
+    /// Whether a value written at `seqno`, at that time, is gone.
+    pub(crate) fn expired(&self, seqno: u64, time: Option<u64>) -> bool {
+        let cutoff = self.0.iter().find(|(from, _)| seqno >= *from).and_then(|(_, cutoff)| *cutoff);
+        cutoff.zip(time).is_some_and(|(cutoff, time)| time <= cutoff)
+    }
+}
+
+/// What a look-up is shown of an entry or mark.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) seqno: u64,
+    pub(crate) gap_start: Option<u64>,
+    pub(crate) moved: bool,
+    pub(crate) kind: Kind,
+    pub(crate) time: Option<u64>,
+    /// It comes from the history tier, and its interval holds the moment.
+    pub(crate) interval: bool,
 }
 
 impl Asked {
@@ -28,6 +66,7 @@ impl Asked {
     #[cold]
     fn refused(&self, above: Option<u64>) -> Error {
         let oldest = above.map_or(self.vanished, |seqno| seqno.max(self.vanished));
+        let oldest = if self.lapsed { self.opened } else { oldest };
         Error::HistoryTrimmed { oldest: Seqno(oldest) }
     }
 }
@@ -36,6 +75,8 @@ impl Asked {
 #[derive(Clone, Debug)]
 pub(crate) struct Lookup {
     asked: Asked,
+    /// Whether the history tier has been asked, or is asked beside the others: a moved version is not looked for there any more.
+    history_asked: bool,
     /// Operands at or below the moment, newest first: what is found beneath is their base.
     operands: Vec<Bytes>,
     /// The entry just above the moment.
@@ -67,6 +108,8 @@ pub(crate) enum Answer {
     /// A folded sum, which is wide.
     Wide(Bytes),
     Deleted,
+    /// The history tier has it, or it is gone.
+    Moved,
 }
 
 /// What one entry means for a look-up.
@@ -82,6 +125,8 @@ pub(crate) enum Found {
     Operand,
     /// It is the answer: absence.
     Deleted,
+    /// What was beneath it at the moment has been moved to the history tier.
+    Moved,
 }
 
 impl Found {
@@ -91,6 +136,7 @@ impl Found {
             Self::Value => Some(Answer::Value(value())),
             Self::Wide => Some(Answer::Wide(value())),
             Self::Deleted => Some(Answer::Deleted),
+            Self::Moved => Some(Answer::Moved),
             Self::Above | Self::Operand => None,
         }
     }
@@ -98,7 +144,17 @@ impl Found {
 
 impl Lookup {
     pub(crate) fn new(asked: Asked) -> Self {
-        Self { asked, operands: Vec::new(), above: None, above_vanished: None, readable: None }
+        Self { asked, history_asked: false, operands: Vec::new(), above: None, above_vanished: None, readable: None }
+    }
+
+    /// A look-up that finds the history tier among its sources, or has asked it before.
+    pub(crate) fn with_history(asked: Asked) -> Self {
+        Self { history_asked: true, ..Self::new(asked) }
+    }
+
+    /// Purges up to this seqno hide what is older.
+    pub(crate) fn opened(&self) -> u64 {
+        self.asked.opened
     }
 
     pub(crate) fn seqno(&self) -> u64 {
@@ -107,21 +163,31 @@ impl Lookup {
 
     /// Shows the next older version of the key: a point entry or a mark of a range tombstone.
     #[inline]
-    pub(crate) fn see(&mut self, seqno: u64, gap_start: Option<u64>, kind: Kind) -> Result<Found> {
+    pub(crate) fn see(&mut self, seen: Seen) -> Result<Found> {
+        let Seen { seqno, gap_start, moved, kind, time, interval } = seen;
         if seqno > self.asked.seqno {
-            self.see_above(Above { seqno, gap_start });
-            return Ok(Found::Above);
+            if kind.purges() && seqno <= self.asked.opened {
+                return Ok(Found::Deleted);
+            }
+            let above = Above { seqno, gap_start };
+            self.see_above(above);
+            let there = moved && !self.history_asked && above.refuses(self.asked.seqno);
+            return Ok(if there { Found::Moved } else { Found::Above });
         }
-        if self.operands.is_empty() {
+        // An interval that holds the moment is the truth, whatever has gone around it.
+        if self.operands.is_empty() && !interval {
             self.check_gap()?;
+        }
+        if self.asked.cutoffs.as_ref().is_some_and(|cutoffs| kind == Kind::Put && cutoffs.expired(seqno, time)) {
+            return Ok(Found::Deleted);
         }
         match kind {
             Kind::Put => Ok(Found::Value),
             Kind::WideSum => Ok(Found::Wide),
             Kind::Operand => Ok(Found::Operand),
-            Kind::Delete | Kind::RangeDelete => Ok(Found::Deleted),
-            // Written by a release that knows these kinds; files say so in their headers before it comes to this.
-            Kind::Recipe | Kind::Purge => {
+            Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge => Ok(Found::Deleted),
+            // Written by a release that knows this kind; files say so in their headers before it comes to this.
+            Kind::Recipe => {
                 Err(Error::invalid("this release cannot read entries of a later format; open it with a newer one"))
             }
         }
@@ -143,7 +209,7 @@ impl Lookup {
             // Nothing beneath the oldest operand was ever there, or its gap would have told.
             let base = match &answer {
                 Some(Answer::Value(base) | Answer::Wide(base)) => Some(base),
-                Some(Answer::Deleted) | None => None,
+                Some(Answer::Deleted | Answer::Moved) | None => None,
             };
             return strategy.fold(key, base, &self.operands).map(Some);
         }
@@ -151,6 +217,7 @@ impl Lookup {
             Some(Answer::Value(value)) => Ok(Some(value)),
             Some(Answer::Wide(value)) => wide_sum(key, &value).map(Some),
             Some(Answer::Deleted) => Ok(None),
+            Some(Answer::Moved) => Err(self.trimmed()),
             None => self.nothing_left().map(|()| None),
         }
     }
@@ -161,7 +228,7 @@ impl Lookup {
         let mut gathered = strategy.gather(newest)?;
         let base = match answer {
             Some(Answer::Value(base) | Answer::Wide(base)) => Some(base),
-            Some(Answer::Deleted) | None => None,
+            Some(Answer::Deleted | Answer::Moved) | None => None,
         };
         older.iter().chain(base).all(|older| gathered.store_older(key, older)).then(|| gathered.into_entry(true))
     }
@@ -181,7 +248,7 @@ impl Lookup {
     /// That nothing is left to show: the key is absent, unless history is gone.
     fn nothing_left(&self) -> Result<()> {
         self.check_gap()?;
-        if self.asked.seqno < self.asked.vanished {
+        if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
             return Err(self.trimmed());
         }
         Ok(())
@@ -198,10 +265,12 @@ impl Lookup {
     /// The error that names the oldest readable moment (R5): `vanished` itself, unless what stands just above refuses that too; else
     /// the oldest entry above that is readable at its own seqno. Without any entry above, `vanished` is readable.
     #[cold]
-    fn trimmed(&self) -> Error {
-        let Asked { seqno, vanished } = self.asked;
+    pub(crate) fn trimmed(&self) -> Error {
+        let Asked { seqno, vanished, .. } = self.asked;
         let at_vanished = seqno < vanished && self.above_vanished.is_none_or(|above| !above.refuses(vanished));
         let oldest = if at_vanished { vanished } else { self.readable.unwrap_or(vanished) };
+        // When what has expired was there at the latest is known by time alone.
+        let oldest = if self.asked.lapsed { self.asked.opened } else { oldest };
         Error::HistoryTrimmed { oldest: Seqno(oldest) }
     }
 }
@@ -297,7 +366,7 @@ impl<S: Source> Visible<S> {
 
     /// A scan is refused when some key in its span would be: also a key that left no entry of its own.
     fn refuse_below_the_marks(&self) -> Result<()> {
-        if self.asked.seqno < self.asked.vanished {
+        if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
             return Err(self.asked.refused(None));
         }
         for fragment in self.tombstones.overlapping(&self.span) {
@@ -339,7 +408,7 @@ impl<S: Source> Visible<S> {
         let Self { merge, tombstones, key, asked, strategy, held, .. } = self;
         let marks = fragment.and_then(|index| tombstones.get(index)).map_or(&[][..], |f| &f.marks);
         let mut marks = marks.iter().peekable();
-        let mut lookup = Lookup::new(*asked);
+        let mut lookup = Lookup::with_history(asked.clone());
         let mut found = None;
         'versions: while let Some(source) = merge.top()
             && let Some(entry) = source.entry()
@@ -349,12 +418,12 @@ impl<S: Source> Visible<S> {
             }
             let (seqno, ordinal) = (entry.seqno, entry.ordinal);
             while let Some(mark) = marks.next_if(|mark| (mark.seqno, mark.ordinal) > (seqno, ordinal)) {
-                if lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? == Found::Deleted {
+                if lookup.see(mark.seen())? == Found::Deleted {
                     found = Some(Answer::Deleted);
                     break 'versions;
                 }
             }
-            match lookup.see(seqno, entry.gap_start, entry.kind)? {
+            match lookup.see(entry.seen())? {
                 Found::Above => {}
                 Found::Operand => lookup.push(source.value()),
                 // The usual case: the source goes on standing at the value, which is lent from there.
@@ -367,7 +436,7 @@ impl<S: Source> Visible<S> {
             merge.advance()?;
         }
         for mark in marks {
-            if found.is_none() && lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? == Found::Deleted {
+            if found.is_none() && lookup.see(mark.seen())? == Found::Deleted {
                 found = Some(Answer::Deleted);
             }
         }
@@ -414,8 +483,8 @@ impl<S: Source> Visible<S> {
     /// Reads all versions of the current key, oldest first, and keeps what is at or below the moment down to its base. That and what
     /// is above are then shown to a look-up newest first, as in the other direction.
     fn resolve_backward(&mut self, fragment: Option<usize>) -> Result<Option<Bytes>> {
-        let mut below: Vec<(u64, u32, Kind, Bytes)> = Vec::new();
-        let mut above: Vec<(u64, Option<u64>, Kind)> = Vec::new();
+        let mut below: Vec<(Seen, u32, Bytes)> = Vec::new();
+        let mut above: Vec<Seen> = Vec::new();
         while let Some(source) = self.merge.top()
             && let Some(entry) = source.entry()
             && entry.key == self.key
@@ -425,9 +494,9 @@ impl<S: Source> Visible<S> {
                     below.clear();
                 }
                 let value = if entry.kind == Kind::Delete { Bytes::default() } else { source.value() };
-                below.push((entry.seqno, entry.ordinal, entry.kind, value));
+                below.push((Seen { gap_start: None, ..entry.seen() }, entry.ordinal, value));
             } else {
-                above.push((entry.seqno, entry.gap_start, entry.kind));
+                above.push(entry.seen());
             }
             self.merge.advance()?;
         }
@@ -436,24 +505,26 @@ impl<S: Source> Visible<S> {
         let marks = fragment.and_then(|i| self.tombstones.get(i)).map_or(&[][..], |f| &f.marks);
         for mark in marks.iter().rev() {
             if mark.seqno > self.asked.seqno {
-                above.push((mark.seqno, mark.gap_start, Kind::RangeDelete));
+                above.push(mark.seen());
             } else {
                 let place = (mark.seqno, mark.ordinal);
                 // At the same place the point entry is the newer one: segments keep no ordinals.
-                below.retain(|(seqno, ordinal, ..)| (*seqno, *ordinal) >= place);
+                below.retain(|(seen, ordinal, _)| (seen.seqno, *ordinal) >= place);
                 if below.is_empty() {
-                    below.push((mark.seqno, mark.ordinal, Kind::RangeDelete, Bytes::default()));
+                    below.push((Seen { gap_start: None, ..mark.seen() }, mark.ordinal, Bytes::default()));
                 }
             }
         }
-        above.sort_by_key(|(seqno, ..)| std::cmp::Reverse(*seqno));
-        let mut lookup = Lookup::new(self.asked);
-        for (seqno, gap_start, kind) in above {
-            lookup.see(seqno, gap_start, kind)?;
+        above.sort_by_key(|seen| std::cmp::Reverse(seen.seqno));
+        let mut lookup = Lookup::with_history(self.asked.clone());
+        for seen in above {
+            if lookup.see(seen)? == Found::Deleted {
+                return Ok(None);
+            }
         }
         let mut answer = None;
-        for (seqno, _, kind, value) in below.into_iter().rev() {
-            match lookup.see(seqno, None, kind)? {
+        for (seen, _, value) in below.into_iter().rev() {
+            match lookup.see(seen)? {
                 Found::Operand => lookup.push(value),
                 end => answer = end.answer(|| value),
             }

@@ -2,7 +2,7 @@
 
 use super::{
     ALIGN,
-    entry::{Decoded, decode},
+    entry::{Base, Decoded, decode},
 };
 use crate::{
     base::Corruption,
@@ -68,7 +68,7 @@ impl Layout {
 
     /// Decodes entry number `index`.
     #[inline]
-    pub(super) fn entry(self, block: &[u8], index: usize, base: u64) -> Result<Decoded, Corruption> {
+    pub(super) fn entry(self, block: &[u8], index: usize, base: Base) -> Result<Decoded, Corruption> {
         let offset = self.offset(block, index)?;
         // Entries end where the offsets begin: bytes behind them never pass for a key or value.
         let entries = block.get(..self.offsets_at).unwrap_or_default();
@@ -76,12 +76,21 @@ impl Layout {
     }
 
     /// The number of the first entry with a key ≥ `key`; the count if there is none.
-    pub(super) fn lower_bound(self, block: &[u8], key: &[u8], base: u64) -> Result<usize, Corruption> {
+    pub(super) fn lower_bound(self, block: &[u8], key: &[u8], base: Base) -> Result<usize, Corruption> {
+        self.partition_point(block, base, |decoded| block.get(decoded.key.clone()).unwrap_or_default() < key)
+    }
+
+    /// The number of the first entry for which `before` does not hold; it holds for all before that.
+    pub(super) fn partition_point(
+        self,
+        block: &[u8],
+        base: Base,
+        before: impl Fn(&Decoded) -> bool,
+    ) -> Result<usize, Corruption> {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low.midpoint(high);
-            let decoded = self.entry(block, middle, base)?;
-            if block.get(decoded.key).unwrap_or_default() < key {
+            if before(&self.entry(block, middle, base)?) {
                 low = middle + 1;
             } else {
                 high = middle;

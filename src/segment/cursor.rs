@@ -52,6 +52,21 @@ impl SegmentCursor {
         Ok(())
     }
 
+    pub(super) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// The entry it stands at.
+    #[inline]
+    pub(super) fn decoded(&self) -> Option<&Decoded> {
+        self.current.as_ref()
+    }
+
+    /// The block it stands in, its number, and the number of the entry in it.
+    pub(super) fn place(&self) -> Option<(BlockData, Layout, usize, usize)> {
+        self.data.as_ref().map(|(data, layout)| (data.clone(), *layout, self.block, self.index))
+    }
+
     fn count(&self) -> usize {
         self.data.as_ref().map_or(0, |(_, layout)| layout.count())
     }
@@ -114,6 +129,8 @@ impl Source for SegmentCursor {
             kind: decoded.entry.kind,
             gap_start: decoded.entry.gap_start,
             moved: decoded.entry.moved,
+            time: decoded.entry.time,
+            until: None,
             value: bytes.get(decoded.value.clone())?,
         })
     }
@@ -163,12 +180,26 @@ mod tests {
         base::{KeySpan, KeyspaceId, Kind},
         env::{Env, Memory},
         merge::{Answer, Asked, Fragments, Lookup, Mark, RangeTombstone},
-        segment::{Entry, Finished, PointIndex, PointKey, Probe, SegmentWriter},
+        segment::{Entry, Finished, PointIndex, PointKey, Probe, Purpose, SegmentWriter},
     };
+
+    fn purpose(base: u64, index: PointIndex) -> Purpose {
+        Purpose { keyspace: KeyspaceId(16), base, time_base: None, run: None, index, hash_seed: 7 }
+    }
 
     fn put(seqno: u64, older_follows: bool) -> Entry {
         let kind = Kind::Put;
-        Entry { kind, seqno, gap_start: None, moved: false, time: None, until: None, older_follows }
+        Entry {
+            kind,
+            seqno,
+            gap_start: None,
+            moved: false,
+            time: None,
+            until: None,
+            difference: false,
+            older_follows,
+            older_in_block: false,
+        }
     }
 
     /// `count` keys, every third with two versions; opened through the map and without it.
@@ -176,7 +207,7 @@ mod tests {
         let env = Memory::new();
         let dir = env.open_dir(Path::new("/db"), true).unwrap();
         dir.create_dir("segments").unwrap();
-        let mut writer = SegmentWriter::create(&*dir, (7, 99), KeyspaceId(16), 10, (PointIndex::Always, 7)).unwrap();
+        let mut writer = SegmentWriter::create(&*dir, (7, 99), purpose(10, PointIndex::Always)).unwrap();
         for i in 0..count {
             let key = format!("key{:06}", i * 2);
             if i % 3 == 0 {
@@ -194,7 +225,7 @@ mod tests {
     }
 
     fn get(segment: &Segment, key: &str, seqno: u64) -> Option<Answer> {
-        let mut lookup = Lookup::new(Asked { seqno, vanished: 0 });
+        let mut lookup = Lookup::new(Asked::present(seqno, None));
         segment.get(&mut PointKey::new(key.as_bytes()), &mut lookup, &mut Probe::default()).unwrap()
     }
 
@@ -252,7 +283,7 @@ mod tests {
     fn a_range_tombstone_hides_what_is_older_and_widens_the_span() {
         let tombstone = RangeTombstone {
             span: KeySpan { start: "a".into(), end: None },
-            mark: Mark { seqno: 30, ordinal: 0, gap_start: Some(12) },
+            mark: Mark { seqno: 30, ordinal: 0, gap_start: Some(12), time: 0, purge: false },
         };
         let (both, finished) = segments(10, &[tombstone]);
         assert_eq!(finished.summary.span, KeySpan { start: "a".into(), end: None });
@@ -262,7 +293,7 @@ mod tests {
             assert_eq!(get(segment, "key000000", 100), Some(Answer::Value(Bytes::default())));
             assert_eq!(get(segment, "key000000", 40), Some(Answer::Deleted));
             assert_eq!(get(segment, "other", 40), Some(Answer::Deleted));
-            let mut lookup = Lookup::new(Asked { seqno: 25, vanished: 0 });
+            let mut lookup = Lookup::new(Asked::present(25, None));
             let refused = segment.get(&mut PointKey::new(b"key000002"), &mut lookup, &mut Probe::default());
             assert!(refused.is_err(), "the gap reaches below 25");
             assert_eq!(get(segment, "key000002", 11), None);
@@ -273,7 +304,7 @@ mod tests {
     fn a_segment_of_range_tombstones_alone_has_nothing_to_walk_and_still_hides() {
         let tombstone = RangeTombstone {
             span: KeySpan { start: "b".into(), end: Some("d".into()) },
-            mark: Mark { seqno: 30, ordinal: 0, gap_start: None },
+            mark: Mark { seqno: 30, ordinal: 0, gap_start: None, time: 0, purge: false },
         };
         let (both, finished) = segments(0, &[tombstone]);
         assert_eq!((finished.summary.entries, finished.summary.range_tombstones), (0, 1));
@@ -296,14 +327,14 @@ mod tests {
         let env = Memory::new();
         let dir = env.open_dir(Path::new("/db"), true).unwrap();
         dir.create_dir("segments").unwrap();
-        let mut writer = SegmentWriter::create(&*dir, (1, 1), KeyspaceId(16), 1, (PointIndex::Auto, 7)).unwrap();
+        let mut writer = SegmentWriter::create(&*dir, (1, 1), purpose(1, PointIndex::Auto)).unwrap();
         writer.add(&put(3, false), b"a", b"first").unwrap();
         for seqno in (1..=2000u64).rev() {
             writer.add(&put(seqno, seqno > 1), b"k", &[7; 100]).unwrap();
         }
         writer.add(&put(5, false), b"l", b"last").unwrap();
         let finished = writer.finish(&Fragments::default(), |_| true).unwrap();
-        let segment = Segment::open(&*dir, &finished, true).unwrap();
+        let segment = Arc::new(Segment::open(&*dir, &finished, true).unwrap());
         segment.check(&finished).unwrap();
         assert!(segment.block_count() > 3);
         for seqno in [1, 2, 500, 1999, 2000] {

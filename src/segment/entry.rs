@@ -5,7 +5,8 @@
 //!  key length, value length                     varints
 //!  seqno − base of the segment                  varint
 //!  seqno − gap_start                            varint, if bit 4
-//!  extension: bits 0 time · 1 interval; then time, end seqno − seqno, end time − time   varints, if bit 6
+//!  extension: bits 0 time · 1 interval · 2 difference · 3 open; then time − base of the segment   varints, if bit 6
+//!             and, with an interval, end seqno − seqno, end time − time
 //!  key, value, zeros to a multiple of 4
 //! ```
 
@@ -15,6 +16,7 @@ use super::ALIGN;
 use crate::{
     base::{Corruption, Kind},
     format::{Reader, Writer},
+    merge::{Seen, Until},
 };
 
 const KIND: u8 = 0x0f;
@@ -25,9 +27,21 @@ const OLDER_FOLLOWS: u8 = 0x80;
 
 const EXT_TIME: u8 = 0x01;
 const EXT_INTERVAL: u8 = 0x02;
+const EXT_DIFFERENCE: u8 = 0x04;
+const EXT_OPEN: u8 = 0x08;
+const EXT_OLDER_IN_BLOCK: u8 = 0x10;
+
+/// What the numbers of a segment's entries are counted from: nothing inside is below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Base {
+    pub(crate) seqno: u64,
+    /// In microseconds.
+    pub(crate) time: u64,
+}
 
 /// An entry without its bytes: everything that is a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a bit on disk")]
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
     pub(crate) seqno: u64,
@@ -35,10 +49,23 @@ pub(crate) struct Entry {
     pub(crate) moved: bool,
     /// Commit time in microseconds, in keyspaces that keep it.
     pub(crate) time: Option<u64>,
-    /// Where the entry's interval ends, in seqno and time: in the history tier. Needs `time`.
-    pub(crate) until: Option<(u64, u64)>,
+    /// Where the entry's interval ends: in the history tier, unless it ends where the entry before begins. Needs `time`.
+    pub(crate) until: Option<Until>,
+    /// The value is a difference against that of the entry before. Needs `time`.
+    pub(crate) difference: bool,
     /// The next entry of the segment is an older version of the same key.
     pub(crate) older_follows: bool,
+    /// That entry is in the same block: in the history tier, where point reads go on to it.
+    pub(crate) older_in_block: bool,
+}
+
+impl Entry {
+    /// What a look-up is shown of it, in the main tree.
+    #[inline]
+    pub(crate) fn seen(&self) -> Seen {
+        let Self { kind, seqno, gap_start, moved, time, .. } = *self;
+        Seen { seqno, gap_start, moved, kind, time, interval: false }
+    }
 }
 
 /// A decoded entry: its numbers, and where its bytes are in what was decoded.
@@ -51,8 +78,19 @@ pub(super) struct Decoded {
     pub(super) next: usize,
 }
 
-/// Appends an entry; [`decode`] is the exact inverse. The base is not above any seqno of the segment.
-pub(super) fn encode(out: &mut Writer, entry: &Entry, base: u64, key: &[u8], value: &[u8]) {
+/// Says of an entry with an extension, which begins at `at`, that the next older version follows in its block.
+pub(super) fn mark_older_in_block(out: &mut Writer, at: usize) {
+    let mut reader = Reader::starting_at(out.bytes(), at);
+    let flags = reader.u8("entry flags").unwrap_or(0);
+    let numbers = if flags & GAP == 0 { 3 } else { 4 };
+    let skipped = (0..numbers).try_for_each(|_| reader.varint("entry").map(drop));
+    if flags & EXTENSION != 0 && skipped.is_ok() {
+        out.set_bits(reader.position(), EXT_OLDER_IN_BLOCK);
+    }
+}
+
+/// Appends an entry; [`decode`] is the exact inverse.
+pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], value: &[u8]) {
     let flag = |bit: u8, set: bool| if set { bit } else { 0 };
     let extended = entry.time.is_some();
     out.u8(entry.kind.number()
@@ -62,14 +100,18 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: u64, key: &[u8], val
         | flag(OLDER_FOLLOWS, entry.older_follows));
     out.varint(key.len() as u64);
     out.varint(value.len() as u64);
-    out.varint(entry.seqno.saturating_sub(base));
+    out.varint(entry.seqno.saturating_sub(base.seqno));
     if let Some(gap) = entry.gap_start {
         out.varint(entry.seqno.saturating_sub(gap));
     }
     if let Some(time) = entry.time {
-        out.u8(EXT_TIME | flag(EXT_INTERVAL, entry.until.is_some()));
-        out.varint(time);
-        if let Some((seqno, until)) = entry.until {
+        out.u8(EXT_TIME
+            | flag(EXT_INTERVAL, matches!(entry.until, Some(Until::At { .. })))
+            | flag(EXT_DIFFERENCE, entry.difference)
+            | flag(EXT_OPEN, entry.until == Some(Until::Open))
+            | flag(EXT_OLDER_IN_BLOCK, entry.older_in_block));
+        out.varint(time.saturating_sub(base.time));
+        if let Some(Until::At { seqno, time: until }) = entry.until {
             out.varint(seqno.saturating_sub(entry.seqno));
             out.varint(until.saturating_sub(time));
         }
@@ -81,21 +123,22 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: u64, key: &[u8], val
 
 /// Decodes the entry that begins at `at`.
 #[inline]
-pub(super) fn decode(bytes: &[u8], at: usize, base: u64) -> Result<Decoded, Corruption> {
+pub(super) fn decode(bytes: &[u8], at: usize, base: Base) -> Result<Decoded, Corruption> {
     let mut reader = Reader::starting_at(bytes, at);
     let flags = reader.u8("entry flags")?;
     let kind = Kind::from_number(flags & KIND).ok_or_else(|| reader.corrupt("entry kind"))?;
     let key_len = reader.length("key length")?;
     let value_len = reader.length("value length")?;
     let delta = reader.varint("entry seqno")?;
-    let seqno = base.checked_add(delta).ok_or_else(|| reader.corrupt("entry seqno"))?;
+    let seqno = base.seqno.checked_add(delta).ok_or_else(|| reader.corrupt("entry seqno"))?;
     let gap_start = if flags & GAP == 0 {
         None
     } else {
         let below = reader.varint("gap")?;
         Some(seqno.checked_sub(below).ok_or_else(|| reader.corrupt("gap"))?)
     };
-    let (time, until) = if flags & EXTENSION == 0 { (None, None) } else { extension(&mut reader, seqno)? };
+    let Extension { time, until, difference, older_in_block } =
+        if flags & EXTENSION == 0 { Extension::default() } else { extension(&mut reader, seqno, base.time)? };
     reader.take(key_len, "key")?;
     let key = reader.position() - key_len..reader.position();
     reader.take(value_len, "value")?;
@@ -107,28 +150,40 @@ pub(super) fn decode(bytes: &[u8], at: usize, base: u64) -> Result<Decoded, Corr
         moved: flags & MOVED != 0,
         time,
         until,
+        difference,
         older_follows: flags & OLDER_FOLLOWS != 0,
+        older_in_block,
     };
     Ok(Decoded { entry, key, next: value.end.next_multiple_of(ALIGN), value })
 }
 
-/// The commit time and the end of the interval, in seqno and time.
-type Extension = (Option<u64>, Option<(u64, u64)>);
+/// What the extension of an entry says.
+#[derive(Default)]
+struct Extension {
+    time: Option<u64>,
+    until: Option<Until>,
+    difference: bool,
+    older_in_block: bool,
+}
 
-fn extension(reader: &mut Reader<'_>, seqno: u64) -> Result<Extension, Corruption> {
+fn extension(reader: &mut Reader<'_>, seqno: u64, base: u64) -> Result<Extension, Corruption> {
     let bits = reader.u8("entry extension")?;
-    if bits & EXT_TIME == 0 || bits & !(EXT_TIME | EXT_INTERVAL) != 0 {
+    let known = EXT_TIME | EXT_INTERVAL | EXT_DIFFERENCE | EXT_OPEN | EXT_OLDER_IN_BLOCK;
+    let ends_twice = bits & EXT_INTERVAL != 0 && bits & EXT_OPEN != 0;
+    if bits & EXT_TIME == 0 || bits & !known != 0 || ends_twice {
         return Err(reader.corrupt("entry extension"));
     }
-    let time = reader.varint("entry time")?;
-    let until = if bits & EXT_INTERVAL == 0 {
-        None
-    } else {
+    let time = base.checked_add(reader.varint("entry time")?).ok_or_else(|| reader.corrupt("entry time"))?;
+    let until = if bits & EXT_INTERVAL != 0 {
         let end = seqno.checked_add(reader.varint("end seqno")?);
         let until = time.checked_add(reader.varint("end time")?);
-        Some(end.zip(until).ok_or_else(|| reader.corrupt("entry interval"))?)
+        let (seqno, time) = end.zip(until).ok_or_else(|| reader.corrupt("entry interval"))?;
+        Some(Until::At { seqno, time })
+    } else {
+        (bits & EXT_OPEN != 0).then_some(Until::Open)
     };
-    Ok((Some(time), until))
+    let (difference, older_in_block) = (bits & EXT_DIFFERENCE != 0, bits & EXT_OLDER_IN_BLOCK != 0);
+    Ok(Extension { time: Some(time), until, difference, older_in_block })
 }
 
 #[cfg(test)]
@@ -140,15 +195,29 @@ mod tests {
         let flags = [false, true];
         for (kind, older_follows, moved) in [(Kind::Put, false, true), (Kind::Delete, true, false)] {
             for gap in flags {
-                for (time, until) in [(None, None), (Some(5), None), (Some(5), Some((1 << 40, 9)))] {
+                let ends = Some(Until::At { seqno: 1 << 40, time: 9 });
+                for (time, until) in [(None, None), (Some(5), None), (Some(5), ends), (Some(5), Some(Until::Open))] {
                     for len in [0, 1, 127, 128, 5000] {
-                        let entry =
-                            Entry { kind, seqno: 1000, gap_start: gap.then_some(7), moved, time, until, older_follows };
+                        let difference = time.is_some() && older_follows;
+                        let gap_start = gap.then_some(7);
+                        let older_in_block = difference;
+                        let entry = Entry {
+                            kind,
+                            seqno: 1000,
+                            gap_start,
+                            moved,
+                            time,
+                            until,
+                            difference,
+                            older_follows,
+                            older_in_block,
+                        };
                         let (key, value) = (vec![1; len], vec![2; len + 3]);
                         let mut out = Writer::default();
                         out.raw(&[0; 8]);
-                        encode(&mut out, &entry, 900, &key, &value);
-                        let decoded = decode(out.bytes(), 8, 900).unwrap();
+                        let base = Base { seqno: 900, time: 3 };
+                        encode(&mut out, &entry, base, &key, &value);
+                        let decoded = decode(out.bytes(), 8, base).unwrap();
                         assert_eq!(decoded.entry, entry);
                         assert_eq!(out.bytes()[decoded.key.clone()], key);
                         assert_eq!(out.bytes()[decoded.value.clone()], value);
@@ -168,13 +237,16 @@ mod tests {
             moved: false,
             time: Some(1),
             until: None,
+            difference: false,
             older_follows: false,
+            older_in_block: false,
         };
         let mut out = Writer::default();
-        encode(&mut out, &entry, 0, b"key", b"value");
-        let whole = decode(out.bytes(), 0, 0).unwrap().value.end;
+        let base = Base::default();
+        encode(&mut out, &entry, base, b"key", b"value");
+        let whole = decode(out.bytes(), 0, base).unwrap().value.end;
         for len in 0..whole {
-            assert!(decode(&out.bytes()[..len], 0, 0).is_err(), "{len} bytes");
+            assert!(decode(&out.bytes()[..len], 0, base).is_err(), "{len} bytes");
         }
     }
 }

@@ -123,6 +123,11 @@ impl Fences {
         self.below(key).saturating_sub(1)
     }
 
+    /// The blocks in which a key can be; the versions of one key may fill several.
+    pub(super) fn holding(&self, key: &[u8]) -> std::ops::Range<usize> {
+        self.find(key)..self.below(&[key, &[0]].concat())
+    }
+
     /// How many fences are below `key`.
     fn below(&self, key: &[u8]) -> usize {
         let common = self.key(0).get(..self.shared).unwrap_or_default();

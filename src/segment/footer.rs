@@ -34,6 +34,8 @@ pub(super) enum Tag {
     Fences = u32::from_le_bytes(*b"FENC"),
     Pages = u32::from_le_bytes(*b"PAGE"),
     Ranges = u32::from_le_bytes(*b"RANG"),
+    /// What else is known of the marks of range tombstones.
+    Marks = u32::from_le_bytes(*b"RANM"),
     Summary = u32::from_le_bytes(*b"SUMM"),
     /// The perfect-hash index: whoever does not know it finds keys by the fences.
     Index = u32::from_le_bytes(*b"INDX"),
@@ -41,7 +43,7 @@ pub(super) enum Tag {
 
 impl Tag {
     fn from_number(number: u32) -> Option<Self> {
-        let known = [Self::Fences, Self::Pages, Self::Ranges, Self::Summary, Self::Index];
+        let known = [Self::Fences, Self::Pages, Self::Ranges, Self::Marks, Self::Summary, Self::Index];
         known.into_iter().find(|tag| *tag as u32 == number)
     }
 

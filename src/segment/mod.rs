@@ -19,10 +19,12 @@
 
 mod block;
 mod cursor;
+mod difference;
 mod entry;
 mod fences;
 mod footer;
 mod index;
+mod past;
 mod reader;
 mod summary;
 mod writer;
@@ -30,9 +32,10 @@ mod writer;
 pub(crate) use cursor::SegmentCursor;
 pub(crate) use entry::Entry;
 pub(crate) use index::PointIndex;
+pub(crate) use past::{PastCursor, PastFound, PastVersion, VersionCursor};
 pub(crate) use reader::{IndexNumbers, PointKey, Probe, Segment};
-pub(crate) use summary::Summary;
-pub(crate) use writer::{Finished, SegmentWriter};
+pub(crate) use summary::{Past, Summary};
+pub(crate) use writer::{Finished, Purpose, SegmentWriter};
 
 /// Data is checked in pages of this size.
 pub(crate) const PAGE: usize = 4096;

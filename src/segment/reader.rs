@@ -11,7 +11,7 @@ use std::{
 use super::{
     Entry, Finished, PAGE, Summary,
     block::Layout,
-    entry::{Decoded, decode},
+    entry::{Base, Decoded, decode},
     fences::Fences,
     footer::{self, Section, TAIL_LEN, Tag},
     index::{Index, may_hold, pages},
@@ -38,7 +38,7 @@ pub(crate) struct Segment {
     file: Arc<dyn File>,
     /// The mapped file; without it every read is a positioned one, and verified.
     region: Option<Region>,
-    base: u64,
+    base: Base,
     /// Where the blocks end, and where everything does that pages are verified of.
     blocks_end: usize,
     data_end: usize,
@@ -115,8 +115,11 @@ impl Segment {
         let ranges = match section(Tag::Ranges) {
             None => Fragments::default(),
             Some(section) => {
-                let bytes = bytes(section)?;
-                decode_ranges(&bytes).map_err(|bad| bad.of(&path, section.offset))?
+                let mut fragments = decode_ranges(&bytes(section)?).map_err(|bad| bad.of(&path, section.offset))?;
+                if let Some(section) = sections.iter().find(|section| section.tag == Tag::Marks) {
+                    decode_marks(&bytes(section)?, &mut fragments).map_err(|bad| bad.of(&path, section.offset))?;
+                }
+                fragments
             }
         };
         let blocks_end = fences.blocks_end();
@@ -131,6 +134,7 @@ impl Segment {
         };
         let partitions = index.as_ref().map_or(0, Index::partitions);
         let base = Reader::starting_at(&head, Header::LEN).u64("base").map_err(|bad| bad.of(&path, 0))?;
+        let base = Base { seqno: base, time: expected.summary.times.map_or(0, |times| times.base) };
         let region = if map { Some(file.map().at("map", || path.clone())?) } else { None };
         if region.as_ref().is_some_and(|region| (region.len() as u64) < len) {
             return Err(corrupt(len, "the length that the manifest names"));
@@ -319,7 +323,7 @@ impl Segment {
 
     /// Checks the pages of a partition of the index the first time it is touched.
     #[inline]
-    fn verify_partition(&self, partition: u64, start: usize, end: usize) -> Result<()> {
+    pub(super) fn verify_partition(&self, partition: u64, start: usize, end: usize) -> Result<()> {
         let (word, bit) = (usize::try_from(partition / 64).unwrap_or(usize::MAX), 1u64 << (partition % 64));
         let Some(word) = self.verified_partitions.get(word) else { return Ok(()) };
         if word.load(Ordering::Relaxed) & bit == 0 {
@@ -329,7 +333,7 @@ impl Segment {
         Ok(())
     }
 
-    pub(super) fn base(&self) -> u64 {
+    pub(super) fn base(&self) -> Base {
         self.base
     }
 
@@ -363,7 +367,7 @@ impl Segment {
 
     /// Checks a page through an ordinary read the first time it is touched.
     #[inline]
-    fn verify_page(&self, page: usize) -> Result<()> {
+    pub(super) fn verify_page(&self, page: usize) -> Result<()> {
         if self.is_verified(page) { Ok(()) } else { self.verify_first(page) }
     }
 
@@ -396,12 +400,38 @@ impl Segment {
         Ok(bytes)
     }
 
-    fn corrupt(&self, offset: u64, what: &'static str) -> Error {
+    /// Damage in an entry whose block is not known.
+    pub(super) fn misplaced(&self, bad: Corruption) -> Error {
+        bad.of(&self.path, 0)
+    }
+
+    /// The index and the map, where there are both.
+    #[inline]
+    pub(super) fn index_and_region(&self) -> Option<(&Index, &[u8])> {
+        self.index.as_ref().zip(self.region.as_deref())
+    }
+
+    /// Verifies the pages of an entry's numbers.
+    #[inline]
+    pub(super) fn verify_head(&self, at: usize) -> Result<()> {
+        pages(at, (at + ENTRY_HEAD_MAX).min(self.blocks_end)).try_for_each(|page| self.verify_page(page))
+    }
+
+    pub(super) fn blocks_end(&self) -> usize {
+        self.blocks_end
+    }
+
+    /// The blocks in which a key can be.
+    pub(super) fn blocks_of(&self, key: &[u8]) -> std::ops::Range<usize> {
+        self.fences.holding(key)
+    }
+
+    pub(super) fn corrupt(&self, offset: u64, what: &'static str) -> Error {
         Corruption { offset, what }.of(&self.path, 0)
     }
 
     /// Reads and checks everything: each page, each entry, their order, and that the summary tells the truth.
-    pub(crate) fn check(&self, expected: &Finished) -> Result<()> {
+    pub(crate) fn check(self: &Arc<Self>, expected: &Finished) -> Result<()> {
         let summary = &expected.summary;
         self.check_sections(expected)?;
         for page in 0..self.page_crcs.len() {
@@ -444,7 +474,7 @@ impl Segment {
         if (keys, entries) != (summary.keys, summary.entries) || last.is_some_and(|(.., follows)| follows) {
             return Err(self.corrupt(0, "as many entries as the manifest names"));
         }
-        Ok(())
+        if summary.past.is_some() { self.check_past() } else { Ok(()) }
     }
 }
 
@@ -503,7 +533,7 @@ impl<'a> PointKey<'a> {
     }
 
     #[inline]
-    fn hash(&mut self, seed: u64) -> Hash {
+    pub(super) fn hash(&mut self, seed: u64) -> Hash {
         match self.hash {
             Some((known, hash)) if known == seed => hash,
             _ => self.hash.insert((seed, Hash::with_seed(self.key, seed))).1,
@@ -544,7 +574,7 @@ impl Marks<'_> {
             && seqno.is_none_or(|seqno| mark.seqno > seqno)
         {
             self.0 = rest;
-            if lookup.see(mark.seqno, mark.gap_start, Kind::RangeDelete)? == Found::Deleted {
+            if lookup.see(mark.seen())? == Found::Deleted {
                 return Ok(Some(Answer::Deleted));
             }
         }
@@ -562,7 +592,7 @@ impl Marks<'_> {
         if let Some(answer) = self.show_above(Some(entry.seqno), lookup)? {
             return Ok(Some(answer));
         }
-        match lookup.see(entry.seqno, entry.gap_start, entry.kind)? {
+        match lookup.see(entry.seen())? {
             Found::Operand => {
                 lookup.push(value());
                 Ok(None)
@@ -619,6 +649,20 @@ fn read_sections(
     footer::decode_table(&table, table_crc, table_at).map_err(|bad| bad.of(path, table_at))
 }
 
+/// Fills in what else is known of the marks.
+fn decode_marks(bytes: &[u8], fragments: &mut Fragments) -> Result<(), Corruption> {
+    let mut reader = Reader::new(bytes);
+    for mark in fragments.marks_mut() {
+        mark.time = reader.varint("time of a range")?;
+        mark.purge = match reader.u8("flags of a range")? {
+            0 => false,
+            1 => true,
+            _ => return Err(reader.corrupt("flags of a range")),
+        };
+    }
+    reader.finish("end of the marks")
+}
+
 fn decode_ranges(bytes: &[u8]) -> Result<Fragments, Corruption> {
     let mut reader = Reader::new(bytes);
     let mut fragments = Vec::new();
@@ -634,7 +678,7 @@ fn decode_ranges(bytes: &[u8]) -> Result<Fragments, Corruption> {
         for _ in 0..count {
             let seqno = reader.varint("seqno of a range")?;
             let gap = reader.varint("gap of a range")?;
-            marks.push(Mark { seqno, ordinal: 0, gap_start: (gap != 0).then_some(gap) });
+            marks.push(Mark { seqno, ordinal: 0, gap_start: (gap != 0).then_some(gap), time: 0, purge: false });
         }
         fragments.push(Fragment { span: KeySpan { start, end }, marks });
     }

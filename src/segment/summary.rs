@@ -9,8 +9,6 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Summary {
     pub(crate) keyspace: KeyspaceId,
-    /// 0 is the main tree, 1 the history tier.
-    pub(crate) lane: u8,
     /// Every key inside, range tombstones included, lies in this span.
     pub(crate) span: KeySpan,
     /// Different keys.
@@ -27,13 +25,46 @@ pub(crate) struct Summary {
     pub(crate) max_seqno: u64,
     /// The smallest seqno at which a read can be affected by what is, or was, here. A read below it may skip the segment.
     pub(crate) lowest_affected: u64,
+    /// The commit times inside, where entries carry them.
+    pub(crate) times: Option<Times>,
+    /// What is said of a segment of the history tier; nothing of one in the main tree.
+    pub(crate) past: Option<Past>,
 }
+
+/// The commit times in a segment, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Times {
+    /// What those of the entries are counted from: none is below.
+    pub(crate) base: u64,
+    /// The oldest and the newest; without an entry the base.
+    pub(crate) oldest: u64,
+    pub(crate) newest: u64,
+}
+
+/// The intervals in a segment of the history tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Past {
+    /// The largest end seqno, of those that have an end; else 0.
+    pub(crate) end: u64,
+    /// The smallest and the largest end time, in microseconds; of a tombstone without an end its own time.
+    pub(crate) until_min: u64,
+    pub(crate) until_max: u64,
+    /// Segments of one run share no key.
+    pub(crate) run: u64,
+    /// Whether tombstones without an end are inside.
+    pub(crate) open: bool,
+}
+
+/// Bits of the lane.
+const LANE_PAST: u8 = 0x01;
+const LANE_TIMES: u8 = 0x80;
 
 impl Summary {
     /// Appends the summary; [`Summary::decode`] is the exact inverse.
     pub(crate) fn encode(&self, out: &mut Writer) {
         out.varint(u64::from(self.keyspace.0));
-        out.u8(self.lane);
+        let bit = |bit: u8, set: bool| if set { bit } else { 0 };
+        out.u8(bit(LANE_PAST, self.past.is_some()) | bit(LANE_TIMES, self.times.is_some()));
         out.prefixed(&self.span.start);
         match &self.span.end {
             None => out.u8(0),
@@ -54,20 +85,33 @@ impl Summary {
         ] {
             out.varint(number);
         }
+        if let Some(Times { base, oldest, newest }) = self.times {
+            out.varint(base);
+            out.varint(oldest);
+            out.varint(newest);
+        }
+        if let Some(Past { end, until_min, until_max, run, open }) = self.past {
+            for number in [end, until_min, until_max, run] {
+                out.varint(number);
+            }
+            out.u8(u8::from(open));
+        }
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Corruption> {
         let keyspace = u32::try_from(reader.varint("keyspace")?).map_err(|_| reader.corrupt("keyspace"))?;
         let lane = reader.u8("lane")?;
+        if lane & !(LANE_PAST | LANE_TIMES) != 0 {
+            return Err(reader.corrupt("lane"));
+        }
         let start = reader.prefixed("first key")?.to_vec();
         let end = match reader.u8("end of the keys")? {
             0 => None,
             1 => Some(reader.prefixed("end of the keys")?.to_vec()),
             _ => return Err(reader.corrupt("end of the keys")),
         };
-        let summary = Self {
+        let mut summary = Self {
             keyspace: KeyspaceId(keyspace),
-            lane,
             span: KeySpan { start, end },
             keys: count(reader, "key count")?,
             entries: count(reader, "entry count")?,
@@ -77,8 +121,29 @@ impl Summary {
             min_seqno: reader.varint("smallest seqno")?,
             max_seqno: reader.varint("largest seqno")?,
             lowest_affected: reader.varint("lowest affected seqno")?,
+            times: None,
+            past: None,
         };
-        if summary.span.is_empty() || summary.lane > 1 || summary.min_seqno > summary.max_seqno {
+        if lane & LANE_TIMES != 0 {
+            let base = reader.varint("time base")?;
+            let (oldest, newest) = (reader.varint("oldest time")?, reader.varint("newest time")?);
+            summary.times = Some(Times { base, oldest, newest });
+        }
+        if lane & LANE_PAST != 0 {
+            summary.past = Some(Past {
+                end: reader.varint("largest end")?,
+                until_min: reader.varint("smallest end time")?,
+                until_max: reader.varint("largest end time")?,
+                run: reader.varint("run")?,
+                open: match reader.u8("flags of the past")? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(reader.corrupt("flags of the past")),
+                },
+            });
+        }
+        let backwards = summary.times.is_some_and(|times| times.base > times.oldest || times.oldest > times.newest);
+        if summary.span.is_empty() || backwards || summary.min_seqno > summary.max_seqno {
             return Err(reader.corrupt("a summary that makes sense"));
         }
         Ok(summary)
@@ -88,6 +153,11 @@ impl Summary {
     pub(crate) fn overlaps(&self, span: &KeySpan) -> bool {
         let before = |end: &Option<Vec<u8>>, start: &[u8]| end.as_deref().is_some_and(|end| end <= start);
         !before(&self.span.end, &span.start) && !before(&span.end, &self.span.start)
+    }
+
+    /// Whether something inside hides the past.
+    pub(crate) fn has_purges(&self) -> bool {
+        self.lowest_affected == 0
     }
 
     pub(crate) fn holds(&self, key: &[u8]) -> bool {

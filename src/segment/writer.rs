@@ -3,22 +3,28 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    BLOCK_LEN, BLOCK_LEN_MAX, PAGE, block,
-    entry::{Entry, encode},
+    BLOCK_LEN, BLOCK_LEN_MAX, PAGE, block, difference,
+    entry::{Base, Entry, encode, mark_older_in_block},
     fences::FenceWriter,
     footer::{self, Section, Tag},
     index::{IndexWriter, PointIndex},
-    summary::Summary,
+    summary::{Past, Summary, Times},
 };
 use crate::{
     base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Result},
     env::{Dir, File},
     format::{FileKind, Header, Writer, crc, name},
-    merge::Fragments,
+    merge::{Fragments, Mark, Until},
 };
 
 /// Bytes gathered before they are written.
 const CHUNK: usize = 256 << 10;
+
+/// A version of a key that is this many entries behind the last whole value has a whole one again.
+const DIFFERENCES_MAX: usize = 15;
+
+/// Values longer than this are compared with none: it would take longer than it saves.
+const COMPARED_MAX: usize = 1 << 20;
 
 /// A finished segment: all that the manifest records of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +43,7 @@ pub(crate) struct SegmentWriter {
     path: PathBuf,
     number: u64,
     file_id: u64,
-    base: u64,
+    base: Base,
     /// Bytes not yet written, and where they go.
     out: Writer,
     written: u64,
@@ -48,20 +54,41 @@ pub(crate) struct SegmentWriter {
     index: IndexWriter,
     pages: Vec<u32>,
     last_key: Option<Vec<u8>>,
+    /// In the history tier, the entry before: what an older version of its key is told against.
+    newer: Option<Newer>,
     /// The last key of the block before.
     fence_after: Option<Vec<u8>>,
     summary: Summary,
 }
 
+/// The version written last.
+#[derive(Debug)]
+struct Newer {
+    seqno: u64,
+    time: Option<u64>,
+    value: Option<Vec<u8>>,
+    /// How many differences lie between it and a whole value.
+    differences: usize,
+}
+
+/// What a segment is created for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Purpose {
+    pub(crate) keyspace: KeyspaceId,
+    /// No seqno and no commit time inside is below. Entries carry times where there is a base for them.
+    pub(crate) base: u64,
+    pub(crate) time_base: Option<u64>,
+    /// In the history tier: the run it belongs to.
+    pub(crate) run: Option<u64>,
+    pub(crate) index: PointIndex,
+    /// What its index hashes keys with.
+    pub(crate) hash_seed: u64,
+}
+
 impl SegmentWriter {
-    /// Creates segment file `number`. No seqno of its entries or tombstones is below `base`. Its index hashes keys with `hash_seed`.
-    pub(crate) fn create(
-        dir: &dyn Dir,
-        (number, file_id): (u64, u64),
-        keyspace: KeyspaceId,
-        base: u64,
-        (index, hash_seed): (PointIndex, u64),
-    ) -> Result<Self> {
+    /// Creates segment file `number`.
+    pub(crate) fn create(dir: &dyn Dir, (number, file_id): (u64, u64), purpose: Purpose) -> Result<Self> {
+        let Purpose { keyspace, base, time_base, run, index, hash_seed } = purpose;
         let name = name::segment(number);
         let path = dir.path().join(&name);
         let file = dir.create(&name).at("create", || path.clone())?;
@@ -74,7 +101,7 @@ impl SegmentWriter {
             path,
             number,
             file_id,
-            base,
+            base: Base { seqno: base, time: time_base.unwrap_or(0) },
             block_at: out.len(),
             out,
             written: 0,
@@ -84,10 +111,10 @@ impl SegmentWriter {
             index: IndexWriter::new(hash_seed, file_id, index),
             pages: Vec::new(),
             last_key: None,
+            newer: None,
             fence_after: None,
             summary: Summary {
                 keyspace,
-                lane: 0,
                 span: KeySpan { start: Vec::new(), end: None },
                 keys: 0,
                 entries: 0,
@@ -97,6 +124,8 @@ impl SegmentWriter {
                 min_seqno: u64::MAX,
                 max_seqno: 0,
                 lowest_affected: u64::MAX,
+                times: time_base.map(|base| Times { base, oldest: base, newest: base }),
+                past: run.map(|run| Past { end: 0, until_min: u64::MAX, until_max: 0, run, open: false }),
             },
         })
     }
@@ -108,9 +137,57 @@ impl SegmentWriter {
         let full = block_len >= BLOCK_LEN && !same_key;
         // A large entry gets a block of its own: whoever reads its neighbours does not have to verify its pages.
         let too_long = block_len + key.len() + value.len() > BLOCK_LEN_MAX;
-        if !self.offsets.is_empty() && (full || too_long) {
+        let begins = !self.offsets.is_empty() && (full || too_long);
+        if begins {
             self.end_block()?;
         }
+        if self.summary.past.is_none() {
+            return self.append(entry, key, value, value.len());
+        }
+        // Nothing in a block leans on the block before.
+        let newer = self.newer.take().filter(|_| same_key && !begins);
+        let (told, difference) = self.tell_past(entry, value, newer);
+        if same_key && let Some(before) = self.offsets.last() {
+            mark_older_in_block(&mut self.out, self.block_at + before);
+        }
+        self.append(&told, key, difference.as_deref().unwrap_or(value), value.len())
+    }
+
+    /// What stands in the history tier for a version: what the entry before tells of it already is left out.
+    fn tell_past(&mut self, entry: &Entry, value: &[u8], newer: Option<Newer>) -> (Entry, Option<Vec<u8>>) {
+        let mut told = *entry;
+        let mut difference = None;
+        if let Some(newer) = &newer
+            && entry.kind == Kind::Put
+            && newer.differences < DIFFERENCES_MAX
+            && value.len() <= COMPARED_MAX
+        {
+            difference = newer.value.as_ref().and_then(|newer| difference::encode(newer, value));
+        }
+        told.difference = difference.is_some();
+        let (seqno, time, open) = match entry.until {
+            Some(Until::At { seqno, time }) => (seqno, time, false),
+            Some(Until::Open) | None => (0, entry.time.unwrap_or(0), true),
+        };
+        if let Some(past) = &mut self.summary.past {
+            past.end = past.end.max(seqno);
+            past.until_min = past.until_min.min(time);
+            past.until_max = past.until_max.max(time);
+            past.open |= open;
+        }
+        // It ends where the newer one begins: nothing has to be said.
+        let follows = newer.as_ref().is_some_and(|newer| newer.seqno == seqno && newer.time == Some(time));
+        if follows && told.difference {
+            told.until = None;
+        }
+        let differences = newer.filter(|_| told.difference).map_or(0, |newer| newer.differences + 1);
+        let whole = (entry.kind == Kind::Put && value.len() <= COMPARED_MAX).then(|| value.to_vec());
+        self.newer = Some(Newer { seqno: entry.seqno, time: entry.time, value: whole, differences });
+        (told, difference)
+    }
+
+    fn append(&mut self, entry: &Entry, key: &[u8], stored: &[u8], value_len: usize) -> Result<()> {
+        let same_key = self.last_key.as_deref() == Some(key);
         if self.offsets.is_empty() {
             let offset = self.position()?;
             self.fences.push(offset, self.fence_after.as_deref(), key);
@@ -119,7 +196,7 @@ impl SegmentWriter {
             self.index.push(key, self.position()?);
         }
         self.offsets.push(self.out.len() - self.block_at);
-        encode(&mut self.out, entry, self.base, key, value);
+        encode(&mut self.out, entry, self.base, key, stored);
 
         if !same_key {
             if self.summary.entries == 0 {
@@ -132,10 +209,14 @@ impl SegmentWriter {
         }
         self.summary.entries += 1;
         self.summary.tombstones += u64::from(entry.kind == Kind::Delete);
-        self.summary.raw_bytes += (key.len() + value.len()) as u64;
+        self.summary.raw_bytes += (key.len() + value_len) as u64;
         self.note(entry.seqno, entry.gap_start);
         if entry.kind == Kind::Purge {
             self.summary.lowest_affected = 0;
+        }
+        if let Some((times, time)) = self.summary.times.as_mut().zip(entry.time) {
+            times.oldest = if self.summary.entries == 1 { time } else { times.oldest.min(time) };
+            times.newest = times.newest.max(time);
         }
         Ok(())
     }
@@ -175,6 +256,10 @@ impl SegmentWriter {
         self.section(&mut sections, Tag::Pages, pages.bytes())?;
         if !ranges.is_empty() {
             self.section(&mut sections, Tag::Ranges, &encode_ranges(ranges))?;
+            let told = |mark: &Mark| mark.purge || mark.time > 0;
+            if ranges.iter().flat_map(|fragment| &fragment.marks).any(told) {
+                self.section(&mut sections, Tag::Marks, &encode_marks(ranges))?;
+            }
         }
         if let Some(index) = &index {
             self.section(&mut sections, Tag::Index, &index.section)?;
@@ -203,6 +288,9 @@ impl SegmentWriter {
             self.summary.range_tombstones += fragment.marks.len() as u64;
             for mark in &fragment.marks {
                 self.note(mark.seqno, mark.gap_start);
+                if mark.purge {
+                    self.summary.lowest_affected = 0;
+                }
             }
         }
         let points = self.last_key.as_ref().map(|last| KeySpan {
@@ -271,6 +359,16 @@ impl SegmentWriter {
     fn too_long(&self) -> Error {
         Error::invalid(format!("segment {} would grow past 4 GiB", self.path.display()))
     }
+}
+
+/// The section of what else is known of the marks: their times, and which of them purge.
+fn encode_marks(ranges: &Fragments) -> Vec<u8> {
+    let mut out = Writer::default();
+    for mark in ranges.iter().flat_map(|fragment| &fragment.marks) {
+        out.varint(mark.time);
+        out.u8(u8::from(mark.purge));
+    }
+    out.into_bytes()
 }
 
 /// The section of range tombstones: per fragment its start, its end and its marks.

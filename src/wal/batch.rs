@@ -56,14 +56,14 @@ impl BatchBuf {
         self.varint(value.len() as u64);
         self.record.extend_from_slice(value);
         self.count = self.count.saturating_add(1);
-        self.range_deletes += u64::from(kind == Kind::RangeDelete);
+        self.range_deletes += u64::from(kind.is_range());
         self.operands = self.operands.saturating_add(u32::from(kind == Kind::Operand));
     }
 
-    /// Adds a range tombstone; no end is the end of the keyspace.
-    pub(crate) fn push_range(&mut self, keyspace: KeyspaceId, start: &[u8], end: Option<&[u8]>) {
+    /// Adds a range tombstone, or the purge of a range; no end is the end of the keyspace.
+    pub(crate) fn push_range(&mut self, kind: Kind, keyspace: KeyspaceId, start: &[u8], end: Option<&[u8]>) {
         let end = end.map_or_else(|| vec![0], |end| [&[1], end].concat());
-        self.push(Kind::RangeDelete, keyspace, start, &end);
+        self.push(kind, keyspace, start, &end);
     }
 
     /// The encoded length so far.
@@ -173,6 +173,13 @@ impl BatchView {
         Ok((reader.u64("batch seqno")?, reader.u64("batch time")?))
     }
 
+    /// How many operations it has.
+    pub(crate) fn count(&self) -> Result<u32, Corruption> {
+        let mut reader = self.reader();
+        reader.take(16, "batch header")?;
+        reader.u32("operation count")
+    }
+
     /// Calls `each` with every operation in order.
     pub(crate) fn for_each<'a>(&'a self, mut each: impl FnMut(Op<'a>)) -> Result<(), Corruption> {
         let mut reader = self.reader();
@@ -221,8 +228,8 @@ mod tests {
         let mut buf = BatchBuf::default();
         buf.push(Kind::Put, KeyspaceId(16), b"a", b"1");
         buf.push(Kind::Delete, KeyspaceId(300), b"", b"");
-        buf.push_range(KeyspaceId(16), b"b", None);
-        buf.push_range(KeyspaceId(16), b"b", Some(b"c"));
+        buf.push_range(Kind::RangeDelete, KeyspaceId(16), b"b", None);
+        buf.push_range(Kind::RangeDelete, KeyspaceId(16), b"b", Some(b"c"));
         buf.stamp(9, 77);
         let view = view(buf);
         assert_eq!(view.stamp(), Ok((9, 77)));

@@ -1,0 +1,201 @@
+//! What the past is told as: versions of a key, commits, differences between two views.
+
+use std::{cmp::Ordering, fmt, time::SystemTime};
+
+use super::Range;
+use crate::{
+    base::{Bytes, Error, Result, Seqno, from_us},
+    engine::{CommitWalk, VersionWalk},
+};
+
+/// A version of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The commit that wrote it.
+    pub seqno: Seqno,
+    /// When that was.
+    pub time: SystemTime,
+    /// The value; nothing when the key was deleted.
+    pub value: Option<Bytes>,
+}
+
+/// The versions of a key, newest first: what [`Keyspace::history`](super::Keyspace::history) gives. After an error it goes on with the next version.
+///
+/// Every version that still exists is told. Where one between or before them has gone, [`is_complete`](History::is_complete) says so.
+#[must_use = "iterators are lazy"]
+pub struct History {
+    walk: Option<VersionWalk>,
+    /// Told as the first item.
+    wrong: Option<Error>,
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "History(complete: {})", self.is_complete())
+    }
+}
+
+impl History {
+    pub(super) fn new(walk: Result<Option<VersionWalk>>) -> Self {
+        match walk {
+            Ok(walk) => Self { walk, wrong: None },
+            Err(wrong) => Self { walk: None, wrong: Some(wrong) },
+        }
+    }
+
+    /// Whether no version is known to be missing: between those told so far, and once all have been told, before them too. Deletes of keys
+    /// that were not there may be left out.
+    pub fn is_complete(&self) -> bool {
+        self.walk.as_ref().is_none_or(VersionWalk::is_complete)
+    }
+}
+
+impl Iterator for History {
+    type Item = Result<Version>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(wrong) = self.wrong.take() {
+            return Some(Err(wrong));
+        }
+        let told = self.walk.as_mut()?.next().transpose()?;
+        Some(told.map(|told| Version { seqno: Seqno(told.seqno), time: from_us(told.time), value: told.value }))
+    }
+}
+
+/// A commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Its place in the order of all commits.
+    pub seqno: Seqno,
+    /// When it was committed.
+    pub time: SystemTime,
+    /// How many operations its batch had.
+    pub writes: u32,
+}
+
+/// Commits, oldest first: what [`Db::commits`](super::Db::commits) gives. After an error it ends.
+#[must_use = "iterators are lazy"]
+pub struct Commits {
+    walk: Option<CommitWalk>,
+    wrong: Option<Error>,
+    /// The first seqno that is not told.
+    end: u64,
+}
+
+impl fmt::Debug for Commits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Commits(before {})", self.end)
+    }
+}
+
+impl Commits {
+    pub(super) fn new(walk: Result<CommitWalk>, end: u64) -> Self {
+        match walk {
+            Ok(walk) => Self { walk: Some(walk), wrong: None, end },
+            Err(wrong) => Self { walk: None, wrong: Some(wrong), end },
+        }
+    }
+}
+
+impl Iterator for Commits {
+    type Item = Result<Commit>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(wrong) = self.wrong.take() {
+            return Some(Err(wrong));
+        }
+        let told = self.walk.as_mut()?.next();
+        match told {
+            Ok(Some(stamp)) if stamp.seqno < self.end => {
+                let (seqno, time) = (Seqno(stamp.seqno), from_us(stamp.time));
+                return Some(Ok(Commit { seqno, time, writes: stamp.writes }));
+            }
+            Ok(_) => self.walk = None,
+            Err(error) => {
+                self.walk = None;
+                return Some(Err(error));
+            }
+        }
+        None
+    }
+}
+
+impl std::iter::FusedIterator for Commits {}
+
+/// A key that differs between two views.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key.
+    pub key: Bytes,
+    /// Its value in the first view; nothing when it was not there.
+    pub before: Option<Bytes>,
+    /// Its value in the second view.
+    pub after: Option<Bytes>,
+}
+
+/// The keys that differ between two views, in order: what [`Db::diff`](super::Db::diff) gives. After an error it ends.
+#[derive(Debug)]
+#[must_use = "iterators are lazy"]
+pub struct Diff {
+    before: Ahead,
+    after: Ahead,
+    ended: bool,
+}
+
+/// A range with its next item at hand.
+#[derive(Debug)]
+struct Ahead {
+    range: Range,
+    next: Option<(Bytes, Bytes)>,
+}
+
+impl Ahead {
+    fn fill(&mut self) -> Result<()> {
+        if self.next.is_none() {
+            self.next = self.range.next().transpose()?;
+        }
+        Ok(())
+    }
+}
+
+impl Diff {
+    pub(super) fn new(before: Range, after: Range) -> Self {
+        let ahead = |range| Ahead { range, next: None };
+        Self { before: ahead(before), after: ahead(after), ended: false }
+    }
+
+    fn step(&mut self) -> Result<Option<Change>> {
+        loop {
+            self.before.fill()?;
+            self.after.fill()?;
+            let order = match (&self.before.next, &self.after.next) {
+                (None, None) => return Ok(None),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((before, _)), Some((after, _))) => before.cmp(after),
+            };
+            let before = if order == Ordering::Greater { None } else { self.before.next.take() };
+            let after = if order == Ordering::Less { None } else { self.after.next.take() };
+            let key = before.as_ref().or(after.as_ref()).map(|(key, _)| key.clone()).unwrap_or_default();
+            let (before, after) = (before.map(|(_, value)| value), after.map(|(_, value)| value));
+            if before != after {
+                return Ok(Some(Change { key, before, after }));
+            }
+        }
+    }
+}
+
+impl Iterator for Diff {
+    type Item = Result<Change>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let stepped = self.step();
+        self.ended = !matches!(stepped, Ok(Some(_)));
+        stepped.transpose()
+    }
+}
+
+impl std::iter::FusedIterator for Diff {}

@@ -1,0 +1,137 @@
+//! Which versions stay in the history tier.
+//!
+//! A version there carries its whole life, so the window decides about it alone; only number needs its neighbours, as far as they are in
+//! the same merge (K2). Nothing is noted on a neighbour when one goes: neighbours may stand in other segments. `vanished` is raised to the end
+//! of what went (K5).
+
+use super::{
+    Policy,
+    policy::Judged,
+    survivors::{Demands, Traces},
+};
+use crate::{
+    base::{KeySpan, Kind},
+    merge::{EntryRef, Fragments, Mark, RangeTombstone, Until},
+    segment::Entry,
+};
+
+/// What purges hide in a keyspace.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Purges(Fragments);
+
+impl Purges {
+    /// Of spans, each with the seqno of its purge.
+    pub(crate) fn new(purged: Vec<(KeySpan, u64)>) -> Self {
+        let tombstone = |(span, seqno)| {
+            let mark = Mark { seqno, ordinal: 0, gap_start: None, time: 0, purge: true };
+            RangeTombstone { span, mark }
+        };
+        Self(Fragments::cut(&purged.into_iter().map(tombstone).collect::<Vec<_>>()))
+    }
+
+    /// The newest purge that hides a version.
+    fn hides(&self, key: &[u8], seqno: u64) -> Option<u64> {
+        let newest = self.0.covering(key)?.marks.first()?;
+        (newest.seqno > seqno).then_some(newest.seqno)
+    }
+
+    /// Whether they hide any key of a span, of versions from `oldest` on.
+    pub(crate) fn touch(&self, span: &KeySpan, oldest: u64) -> bool {
+        self.0.overlapping(span).any(|fragment| fragment.marks.iter().any(|mark| mark.seqno > oldest))
+    }
+}
+
+/// Takes versions in order and says which stay.
+#[derive(Debug)]
+pub(crate) struct PastSurvivors {
+    policy: Policy,
+    now: u64,
+    demands: Demands,
+    purges: Purges,
+    traces: Traces,
+    /// Of the current key: how many versions were seen, and the time of the oldest delete.
+    count: u64,
+    deleted_since: Option<u64>,
+}
+
+impl PastSurvivors {
+    pub(crate) fn new(policy: Policy, now: u64, demands: Demands, purges: Purges) -> Self {
+        let traces = Traces::default();
+        Self { policy, now, demands, purges, traces, count: 0, deleted_since: None }
+    }
+
+    pub(super) fn begin_key(&mut self) {
+        self.count = 0;
+        self.deleted_since = None;
+    }
+
+    /// The next version, if it stays.
+    pub(super) fn take(&mut self, entry: &EntryRef<'_>) -> Option<Entry> {
+        let EntryRef { seqno, gap_start, kind, .. } = *entry;
+        let until = entry.until?;
+        let time = entry.time.unwrap_or(0);
+        let (end, ended) = match until {
+            Until::At { seqno, time } => (seqno, Some(time)),
+            Until::Open => (u64::MAX, None),
+        };
+        let is_delete = matches!(kind, Kind::Delete);
+        let judged = Judged {
+            // Something newer superseded it, wherever that is.
+            rank: self.count + u64::from(ended.is_some()),
+            seqno,
+            time,
+            superseded_at: ended,
+            is_delete,
+            // Where that is elsewhere it is not known; those that a put ended are kept no longer for it than the others.
+            ended_by_delete: true,
+            deleted_since: self.deleted_since,
+            bytes: entry.key.len() + entry.value.len(),
+        };
+        self.count += 1;
+        if is_delete {
+            self.deleted_since = Some(self.deleted_since.map_or(time, |since| since.min(time)));
+        }
+        let kept = Entry {
+            kind,
+            seqno,
+            gap_start,
+            moved: false,
+            time: Some(time),
+            until: Some(until),
+            difference: false,
+            older_follows: false,
+            older_in_block: false,
+        };
+        if let Some(purge) = self.purges.hides(entry.key, seqno) {
+            return self.demands.before_purge(purge, seqno, end.min(purge)).map(|_| kept);
+        }
+        if self.policy.keeps_past() && self.policy.owes(&judged, self.now) {
+            return Some(kept);
+        }
+        let lowest = gap_start.map_or(seqno, |gap| gap.min(seqno));
+        let reader = match until {
+            Until::At { .. } => self.demands.any_in(lowest, end),
+            Until::Open => self.demands.holds_tombstone(seqno, gap_start).then_some(0),
+        };
+        if let Some(reader) = reader {
+            self.traces.held(Some(reader).filter(|reader| *reader > 0), judged.bytes);
+            return Some(kept);
+        }
+        match until {
+            Until::At { seqno: end, .. } => {
+                self.traces.vanished = self.traces.vanished.max(end);
+                self.traces.horizon = self.traces.horizon.max(end);
+            }
+            Until::Open => self.traces.tombstone_left(seqno, gap_start),
+        }
+        None
+    }
+
+    pub(super) fn take_held(&mut self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.traces.held_by)
+    }
+
+    pub(super) fn into_traces(self) -> Traces {
+        self.traces
+    }
+}

@@ -1,0 +1,352 @@
+//! Which commit happened when.
+//!
+//! ```text
+//!   memtables            the newest commits, one stamp each
+//!        ▼ flush
+//!   keyspace 1           key: seqno of a commit (u64, highest byte first) · value: that commit and those behind it, packed
+//!        ▼ an hour later, or behind the longest window and the oldest pin
+//!                        one commit in each second
+//! ```
+//!
+//! The stamps of a memtable are flushed in the edit of its entries, so the timeline is as durable as what it tells of. It is exact from the
+//! horizon of its keyspace on; before that it is a sample. Rule C2 of `docs/versions.md`.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+};
+
+use super::{
+    Engine,
+    scan::RunCursor,
+    superversion::{SuperVersion, Table},
+};
+use crate::{
+    base::{Corruption, Error, Kind, Result, Seqno, TIMELINE},
+    format::{Reader, Writer, name},
+    manifest::{Change, Edit},
+    memtable::Stamp,
+    merge::{Direction, Source},
+    segment::Entry,
+};
+
+/// Commits told by one entry.
+const CHUNK: usize = 256;
+
+/// The timeline is exact for this long at least, in microseconds; before that it is a sample with this distance.
+const EXACT_MIN: u64 = 3_600_000_000;
+const SAMPLE: u64 = 1_000_000;
+
+/// So many segments are thinned out together.
+const THIN_MIN: usize = 4;
+
+/// How far ahead an answer about the present is made durable, in microseconds. Less than the slack of the clock.
+const AHEAD: u64 = 200_000;
+
+/// Packs commits: key and value of each entry, in order.
+pub(super) fn pack(stamps: &[Stamp]) -> impl Iterator<Item = (Entry, [u8; 8], Vec<u8>)> + '_ {
+    stamps.chunks(CHUNK).filter_map(|chunk| {
+        let first = chunk.first()?;
+        let mut out = Writer::default();
+        out.varint(chunk.len() as u64);
+        out.varint(first.time);
+        out.varint(u64::from(first.writes));
+        for (before, stamp) in chunk.iter().zip(chunk.iter().skip(1)) {
+            out.varint(stamp.seqno.saturating_sub(before.seqno));
+            out.varint(stamp.time.saturating_sub(before.time));
+            out.varint(u64::from(stamp.writes));
+        }
+        let entry = Entry {
+            kind: Kind::Put,
+            seqno: first.seqno,
+            gap_start: None,
+            moved: false,
+            time: Some(first.time),
+            until: None,
+            difference: false,
+            older_follows: false,
+            older_in_block: false,
+        };
+        Some((entry, first.seqno.to_be_bytes(), out.into_bytes()))
+    })
+}
+
+/// The commits of one entry.
+fn unpack(key: &[u8], value: &[u8]) -> Result<Vec<Stamp>, Corruption> {
+    let mut reader = Reader::new(value);
+    let bad = || Corruption { offset: 0, what: "commits of the timeline" };
+    let first = key.try_into().map(u64::from_be_bytes).map_err(|_| bad())?;
+    let count = reader.length("commits")?;
+    let mut stamps: Vec<Stamp> = Vec::new();
+    for _ in 0..count {
+        let (mut seqno, mut time) = (first, reader.varint("time of a commit")?);
+        if let Some(before) = stamps.last() {
+            seqno = before.seqno.checked_add(time).ok_or_else(bad)?;
+            time = before.time.checked_add(reader.varint("time of a commit")?).ok_or_else(bad)?;
+        }
+        let writes = u32::try_from(reader.varint("operations of a commit")?).map_err(|_| bad())?;
+        stamps.push(Stamp { seqno, time, writes });
+    }
+    reader.finish("end of the commits")?;
+    if stamps.is_empty() { Err(bad()) } else { Ok(stamps) }
+}
+
+/// Reads the timeline of a superversion.
+#[derive(Debug)]
+pub(super) struct Timeline {
+    current: Arc<SuperVersion>,
+    /// Its segments, oldest first: they follow each other.
+    tables: Vec<Arc<Table>>,
+}
+
+impl Timeline {
+    pub(super) fn new(current: &Arc<SuperVersion>) -> Self {
+        let mut tables: Vec<_> =
+            current.trees.get(&TIMELINE).into_iter().flat_map(|tree| tree.tables().cloned()).collect();
+        tables.sort_by(|a, b| a.meta.summary.span.start.cmp(&b.meta.summary.span.start));
+        Self { current: Arc::clone(current), tables }
+    }
+
+    /// From this seqno on every commit is told.
+    pub(super) fn exact_from(&self) -> u64 {
+        self.current.version.keyspaces.get(&TIMELINE).map_or(0, |keyspace| keyspace.horizon)
+    }
+
+    /// The newest commit at or below a seqno.
+    pub(super) fn at_seqno(&self, seqno: u64) -> Result<Option<Stamp>> {
+        for table in self.current.memtables(seqno) {
+            let found = table.with_stamps(|stamps| {
+                let after = stamps.partition_point(|stamp| stamp.seqno <= seqno);
+                stamps.get(after.checked_sub(1)?).copied()
+            });
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        let chunk = self.chunk_at(seqno)?;
+        Ok(chunk.into_iter().rfind(|stamp| stamp.seqno <= seqno))
+    }
+
+    /// When a seqno was committed; where only samples are left, when the next one of those was.
+    pub(super) fn time_of(&self, seqno: u64) -> Option<u64> {
+        let at = self.at_seqno(seqno).ok()?;
+        if let Some(stamp) = at.filter(|stamp| stamp.seqno == seqno || seqno >= self.exact_from()) {
+            return Some(stamp.time);
+        }
+        let timeline = Self { current: Arc::clone(&self.current), tables: self.tables.clone() };
+        timeline.from(seqno).ok()?.next().ok()?.map(|stamp| stamp.time)
+    }
+
+    /// The newest commit at or before a time.
+    pub(super) fn at_time(&self, time: u64) -> Result<Option<Stamp>> {
+        for table in self.current.memtables(u64::MAX) {
+            let found = table.with_stamps(|stamps| {
+                let after = stamps.partition_point(|stamp| stamp.time <= time);
+                stamps.get(after.checked_sub(1)?).copied()
+            });
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        // The segment that begins at or before the time, then the entry in it, by halves of the seqnos between.
+        let begins = |table: &Arc<Table>| table.meta.summary.times.map_or(0, |times| times.base);
+        let after = self.tables.partition_point(|table| begins(table) <= time);
+        let Some(table) = after.checked_sub(1).and_then(|at| self.tables.get(at)) else { return Ok(None) };
+        let (mut low, mut high) = (table.meta.summary.min_seqno, table.meta.summary.max_seqno);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            match self.chunk_at(middle)?.first() {
+                Some(first) if first.time <= time => low = middle,
+                Some(first) => high = first.seqno.saturating_sub(1).min(middle - 1).max(low),
+                None => high = middle - 1,
+            }
+        }
+        let chunk = self.chunk_at(low)?;
+        Ok(chunk.into_iter().rfind(|stamp| stamp.time <= time))
+    }
+
+    /// The commits of the entry that a seqno belongs to; none before the first.
+    fn chunk_at(&self, seqno: u64) -> Result<Vec<Stamp>> {
+        let mut cursor = RunCursor::new(self.tables.clone(), Direction::Backward);
+        match seqno.checked_add(1) {
+            Some(next) => cursor.seek(Some(&next.to_be_bytes()))?,
+            None => cursor.seek(None)?,
+        }
+        self.read(&cursor)
+    }
+
+    fn read(&self, cursor: &RunCursor) -> Result<Vec<Stamp>> {
+        let Some(entry) = cursor.entry() else { return Ok(Vec::new()) };
+        let path = || self.tables.first().map_or_else(String::new, |table| name::segment(table.meta.number));
+        unpack(entry.key, entry.value).map_err(|bad| bad.of(std::path::Path::new(&path()), 0))
+    }
+
+    /// The commits from a seqno on, oldest first.
+    pub(super) fn from(self, seqno: u64) -> Result<Commits> {
+        let mut cursor = RunCursor::new(self.tables.clone(), Direction::Forward);
+        let first = self.chunk_at(seqno)?;
+        let key = first.first().map_or(seqno, |stamp| stamp.seqno);
+        cursor.seek(Some(&key.to_be_bytes()))?;
+        let mut memtables: Vec<Stamp> = Vec::new();
+        for table in self.current.memtables(u64::MAX).collect::<Vec<_>>().into_iter().rev() {
+            table.with_stamps(|stamps| memtables.extend_from_slice(stamps));
+        }
+        Ok(Commits { timeline: self, cursor, ready: VecDeque::new(), memtables, from: seqno })
+    }
+}
+
+/// Walks over commits.
+#[derive(Debug)]
+pub(crate) struct Commits {
+    timeline: Timeline,
+    cursor: RunCursor,
+    ready: VecDeque<Stamp>,
+    /// Those that are in memory, which come last.
+    memtables: Vec<Stamp>,
+    from: u64,
+}
+
+impl Commits {
+    /// The next commit.
+    pub(crate) fn next(&mut self) -> Result<Option<Stamp>> {
+        loop {
+            if let Some(stamp) = self.ready.pop_front() {
+                return Ok(Some(stamp));
+            }
+            let stamps = if self.cursor.entry().is_some() {
+                let stamps = self.timeline.read(&self.cursor)?;
+                self.cursor.advance()?;
+                stamps
+            } else if self.memtables.is_empty() {
+                return Ok(None);
+            } else {
+                std::mem::take(&mut self.memtables)
+            };
+            self.ready.extend(stamps.into_iter().filter(|stamp| stamp.seqno >= self.from));
+        }
+    }
+}
+
+impl Engine {
+    /// Walks over the commits in `from..=to`; a walk that says where to begin begins there or is refused.
+    pub(crate) fn commits(&self, from: Option<u64>) -> Result<Commits> {
+        self.check_open()?;
+        let timeline = Timeline::new(&self.current());
+        let exact = timeline.exact_from();
+        match from {
+            Some(from) if from < exact => Err(Error::HistoryTrimmed { oldest: Seqno(exact) }),
+            from => timeline.from(from.unwrap_or(exact)),
+        }
+    }
+
+    /// Lets the oldest part of the timeline go, but for one commit in each second; `false` when there is not enough of it.
+    pub(super) fn thin_timeline(&self) -> Result<bool> {
+        let current = self.current();
+        let Some(keyspace) = current.version.keyspaces.get(&TIMELINE) else { return Ok(false) };
+        if keyspace.main().count() <= THIN_MIN {
+            return Ok(false);
+        }
+        let windows = current.version.keyspaces.values().map(|keyspace| self.policy_of(keyspace).window());
+        let longest = windows.max().unwrap_or(0).max(EXACT_MIN);
+        let pinned = current.version.pins.values().map(|pin| pin.time_us).min().unwrap_or(u64::MAX);
+        let exact_from = self.now_us().saturating_sub(longest).min(pinned);
+        let timeline = Timeline::new(&current);
+        let Some(first) = timeline.at_time(exact_from)? else { return Ok(false) };
+        let is_old = |table: &&Arc<Table>| {
+            let summary = &table.meta.summary;
+            // Its last entry may tell later commits.
+            let next =
+                timeline.tables.iter().map(|next| next.meta.summary.min_seqno).find(|next| *next > summary.max_seqno);
+            next.is_some_and(|next| next <= first.seqno)
+        };
+        let (sampled, exact): (Vec<_>, Vec<_>) = timeline
+            .tables
+            .iter()
+            .filter(is_old)
+            .cloned()
+            .partition(|table| table.meta.summary.min_seqno < keyspace.horizon);
+        if exact.len() < THIN_MIN {
+            return Ok(false);
+        }
+        let inputs: Vec<_> = if sampled.len() >= THIN_MIN { sampled.into_iter().chain(exact).collect() } else { exact };
+        let mut cursor = RunCursor::new(inputs.clone(), Direction::Forward);
+        cursor.seek(Some(&[]))?;
+        let mut kept: Vec<Stamp> = Vec::new();
+        let mut newest = 0;
+        while cursor.entry().is_some() {
+            for stamp in timeline.read(&cursor)? {
+                newest = stamp.seqno;
+                if kept.last().is_none_or(|last| stamp.time >= last.time.saturating_add(SAMPLE)) {
+                    kept.push(stamp);
+                }
+            }
+            cursor.advance()?;
+        }
+        let mut made = Vec::new();
+        let number = self.next_file.fetch_add(1, Ordering::Relaxed);
+        let written = self.write_stamps(&*self.dir, (&kept, number), &mut made).and_then(|segment| {
+            self.sync_segment_names()?;
+            Ok(segment)
+        });
+        let segment = written.inspect_err(|_| self.discard(&made))?;
+        let removed = inputs.iter().map(|table| Change::Remove { keyspace: TIMELINE, number: table.meta.number });
+        let mut edit = Edit::new(removed);
+        if let Some(segment) = segment {
+            edit.push(Change::Add { level: self.options.shape().level_max.try_into().unwrap_or(0), segment });
+        }
+        edit.push(Change::Marks { keyspace: TIMELINE, vanished: 0, horizon: newest + 1, lapsed: 0 });
+        edit.push(Change::NextFile { number: self.next_file.load(Ordering::Relaxed) });
+        let mut manifest = self.manifest.lock();
+        self.check_writable()?;
+        let version = self.commit_edit(&mut manifest, &edit, &made)?;
+        self.install(&version, None, None);
+        Ok(true)
+    }
+
+    /// Makes the answer for a time last: later commits get later times, also after a crash.
+    pub(super) fn fix_time(&self, time: u64) -> Result<()> {
+        if time > self.now_us() {
+            return Err(Error::InTheFuture);
+        }
+        let floor = time.saturating_add(1);
+        if time < self.commit.lock().time_us || self.options.read_only {
+            return Ok(());
+        }
+        self.check_writable()?;
+        let mut manifest = self.manifest.lock();
+        if manifest.version().time_us < floor {
+            // A little ahead, so that not every call has to wait for the disk.
+            let time_us = floor.saturating_add(AHEAD);
+            let edit = Edit::new([Change::Seqnos { last: 0, next: 0, ceiling: 0, time_us }]);
+            let version = self.commit_edit(&mut manifest, &edit, &[])?;
+            self.install(&version, None, None);
+        }
+        let mut commit = self.commit.lock();
+        commit.time_floor = commit.time_floor.max(floor);
+        Ok(())
+    }
+
+    /// The time of the database now, in microseconds.
+    pub(crate) fn now_us(&self) -> u64 {
+        self.clock.lock().now(self.env.wall_us(), self.env.monotonic_us())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_come_back_as_they_were_packed() {
+        let stamps: Vec<Stamp> =
+            (1..1000u64).map(|i| Stamp { seqno: i * 3, time: i * i, writes: u32::try_from(i % 7).unwrap() }).collect();
+        let mut back = Vec::new();
+        for (_, key, value) in pack(&stamps) {
+            back.extend(unpack(&key, &value).unwrap());
+            for len in 0..value.len() {
+                assert!(unpack(&key, &value[..len]).is_err());
+            }
+        }
+        assert_eq!(back, stamps);
+    }
+}
