@@ -8,6 +8,8 @@ mod job;
 mod past;
 mod pick;
 mod policy;
+#[cfg(test)]
+mod scenarios;
 mod survivors;
 
 pub(crate) use job::{Job, Outcome, run, run_past};

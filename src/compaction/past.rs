@@ -91,17 +91,7 @@ impl PastSurvivors {
         if is_delete {
             self.deleted_since = Some(self.deleted_since.map_or(time, |since| since.min(time)));
         }
-        let kept = Entry {
-            kind,
-            seqno,
-            gap_start,
-            moved: false,
-            time: Some(time),
-            until: Some(until),
-            difference: false,
-            older_follows: false,
-            older_in_block: false,
-        };
+        let kept = Entry { gap_start, time: Some(time), until: Some(until), ..Entry::new(kind, seqno) };
         if let Some(purge) = self.purges.hides(entry.key, seqno) {
             return self.demands.before_purge(purge, seqno, end.min(purge)).map(|_| kept);
         }

@@ -365,15 +365,10 @@ impl Survivors {
         if wanted || beneath_operand && !folded {
             let time = entry.time.or_else(|| self.keeps_time().then(|| (self.rules.time_of)(entry.seqno)));
             let kept = Entry {
-                kind: entry.kind,
-                seqno: entry.seqno,
                 gap_start: entry.gap_start,
                 moved: entry.moved,
                 time: time.filter(|_| self.keeps_time()),
-                until: None,
-                difference: false,
-                older_follows: false,
-                older_in_block: false,
+                ..Entry::new(entry.kind, entry.seqno)
             };
             self.keep(Pending::new(kept, value()), same_moment, out)?;
             // What is dropped from here on is noted on this one.
@@ -707,17 +702,7 @@ impl Survivors {
         for mark in std::mem::take(&mut self.passed_marks) {
             let time = if mark.time == 0 { (self.rules.time_of)(mark.seqno) } else { mark.time };
             // The end of the mark itself; that of what is beneath was set when the mark was passed.
-            let entry = Entry {
-                kind: Kind::Delete,
-                seqno: mark.seqno,
-                gap_start: mark.gap_start,
-                moved: false,
-                time: Some(time),
-                until: None,
-                difference: false,
-                older_follows: false,
-                older_in_block: false,
-            };
+            let entry = Entry { gap_start: mark.gap_start, time: Some(time), ..Entry::new(Kind::Delete, mark.seqno) };
             let pending = Pending::new(entry, Bytes::default());
             if !self.chain.is_empty() {
                 self.resolve_upon(pending, out)?;

@@ -174,17 +174,7 @@ impl ViewCore {
             let told =
                 self.history(opened, scan.key(), (0, u64::MAX))?.map(|mut walk| walk.next()).transpose()?.flatten();
             let (seqno, time) = told.map_or((self.seqno(), self.time()), |told| (told.seqno, told.time));
-            let entry = Entry {
-                kind: Kind::Put,
-                seqno,
-                gap_start: None,
-                moved: false,
-                time: keeps_time.then_some(time),
-                until: None,
-                difference: false,
-                older_follows: false,
-                older_in_block: false,
-            };
+            let entry = Entry { time: keeps_time.then_some(time), ..Entry::new(Kind::Put, seqno) };
             if writer.is_none() {
                 *next_file += 1;
                 let purpose = Purpose {

@@ -56,17 +56,7 @@ pub(super) fn pack(stamps: &[Stamp]) -> impl Iterator<Item = (Entry, [u8; 8], Ve
             out.varint(stamp.time.saturating_sub(before.time));
             out.varint(u64::from(stamp.writes));
         }
-        let entry = Entry {
-            kind: Kind::Put,
-            seqno: first.seqno,
-            gap_start: None,
-            moved: false,
-            time: Some(first.time),
-            until: None,
-            difference: false,
-            older_follows: false,
-            older_in_block: false,
-        };
+        let entry = Entry { time: Some(first.time), ..Entry::new(Kind::Put, first.seqno) };
         Some((entry, first.seqno.to_be_bytes(), out.into_bytes()))
     })
 }

@@ -198,10 +198,10 @@ impl Writer {
     }
 
     /// Zeros up to a multiple of `align`.
-    /// Sets bits of a byte that was written.
-    pub(crate) fn set_bits(&mut self, at: usize, bits: u8) {
-        if let Some(byte) = self.bytes.get_mut(at) {
-            *byte |= bits;
+    /// Writes a number anew that was written at a place.
+    pub(crate) fn set_u16(&mut self, at: usize, value: u16) {
+        if let Some(room) = self.bytes.get_mut(at..at + 2) {
+            room.copy_from_slice(&value.to_le_bytes());
         }
     }
 

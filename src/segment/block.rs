@@ -66,9 +66,38 @@ impl Layout {
         Ok(usize::from(Reader::starting_at(block, at).u16("entry offset")?) * ALIGN)
     }
 
-    /// Decodes entry number `index`.
+    /// Decodes entry number `index`, with its key wherever that stands.
     #[inline]
     pub(super) fn entry(self, block: &[u8], index: usize, base: Base) -> Result<Decoded, Corruption> {
+        let decoded = self.bare(block, index, base)?;
+        match decoded.entry.follower {
+            None => Ok(decoded),
+            Some(distance) => self.keyed(block, index, base, decoded, distance),
+        }
+    }
+
+    /// With the key of the first entry of its run.
+    #[cold]
+    fn keyed(
+        self,
+        block: &[u8],
+        index: usize,
+        base: Base,
+        decoded: Decoded,
+        distance: u16,
+    ) -> Result<Decoded, Corruption> {
+        let bad = Corruption { offset: 0, what: "an entry of its key before one that follows it" };
+        let first = index.checked_sub(usize::from(distance)).ok_or(bad)?;
+        let first = self.bare(block, first, base)?;
+        if first.entry.follower.is_some() || !decoded.key.is_empty() {
+            return Err(bad);
+        }
+        Ok(Decoded { key: first.key, ..decoded })
+    }
+
+    /// Decodes entry number `index`. Of one that follows another of its key the key is empty.
+    #[inline]
+    pub(super) fn bare(self, block: &[u8], index: usize, base: Base) -> Result<Decoded, Corruption> {
         let offset = self.offset(block, index)?;
         // Entries end where the offsets begin: bytes behind them never pass for a key or value.
         let entries = block.get(..self.offsets_at).unwrap_or_default();

@@ -62,11 +62,6 @@ impl SegmentCursor {
         self.current.as_ref()
     }
 
-    /// The block it stands in, its number, and the number of the entry in it.
-    pub(super) fn place(&self) -> Option<(BlockData, Layout, usize, usize)> {
-        self.data.as_ref().map(|(data, layout)| (data.clone(), *layout, self.block, self.index))
-    }
-
     fn count(&self) -> usize {
         self.data.as_ref().map_or(0, |(_, layout)| layout.count())
     }
@@ -188,18 +183,7 @@ mod tests {
     }
 
     fn put(seqno: u64, older_follows: bool) -> Entry {
-        let kind = Kind::Put;
-        Entry {
-            kind,
-            seqno,
-            gap_start: None,
-            moved: false,
-            time: None,
-            until: None,
-            difference: false,
-            older_follows,
-            older_in_block: false,
-        }
+        Entry { older_follows, ..Entry::new(Kind::Put, seqno) }
     }
 
     /// `count` keys, every third with two versions; opened through the map and without it.

@@ -5,8 +5,9 @@
 //!  key length, value length                     varints
 //!  seqno − base of the segment                  varint
 //!  seqno − gap_start                            varint, if bit 4
-//!  extension: bits 0 time · 1 interval · 2 difference · 3 open; then time − base of the segment   varints, if bit 6
-//!             and, with an interval, end seqno − seqno, end time − time
+//!  extension: bits 0 time · 1 interval · 2 difference · 3 open · 4 run · 5 follower; then, if bit 6,
+//!             with a run how many followers there are (u16), of a follower its distance (varint),
+//!             time − base of the segment, and with an interval end seqno − seqno, end time − time   varints
 //!  key, value, zeros to a multiple of 4
 //! ```
 
@@ -29,7 +30,8 @@ const EXT_TIME: u8 = 0x01;
 const EXT_INTERVAL: u8 = 0x02;
 const EXT_DIFFERENCE: u8 = 0x04;
 const EXT_OPEN: u8 = 0x08;
-const EXT_OLDER_IN_BLOCK: u8 = 0x10;
+const EXT_RUN: u8 = 0x10;
+const EXT_FOLLOWER: u8 = 0x20;
 
 /// What the numbers of a segment's entries are counted from: nothing inside is below.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +43,6 @@ pub(crate) struct Base {
 
 /// An entry without its bytes: everything that is a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a bit on disk")]
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
     pub(crate) seqno: u64,
@@ -51,15 +52,33 @@ pub(crate) struct Entry {
     pub(crate) time: Option<u64>,
     /// Where the entry's interval ends: in the history tier, unless it ends where the entry before begins. Needs `time`.
     pub(crate) until: Option<Until>,
-    /// The value is a difference against that of the entry before. Needs `time`.
+    /// The value is a difference against the last whole value before it in the block. Needs `time`.
     pub(crate) difference: bool,
     /// The next entry of the segment is an older version of the same key.
     pub(crate) older_follows: bool,
-    /// That entry is in the same block: in the history tier, where point reads go on to it.
-    pub(crate) older_in_block: bool,
+    /// In the history tier: how many older versions of the key follow in the same block. Needs `time`.
+    pub(crate) run: Option<u16>,
+    /// One of those: how many entries after the first of them, whose key it has. Needs `time`.
+    pub(crate) follower: Option<u16>,
 }
 
 impl Entry {
+    /// An entry of the main tree with nothing but what every entry has.
+    pub(crate) fn new(kind: Kind, seqno: u64) -> Self {
+        Self {
+            kind,
+            seqno,
+            gap_start: None,
+            moved: false,
+            time: None,
+            until: None,
+            difference: false,
+            older_follows: false,
+            run: None,
+            follower: None,
+        }
+    }
+
     /// What a look-up is shown of it, in the main tree.
     #[inline]
     pub(crate) fn seen(&self) -> Seen {
@@ -78,19 +97,9 @@ pub(super) struct Decoded {
     pub(super) next: usize,
 }
 
-/// Says of an entry with an extension, which begins at `at`, that the next older version follows in its block.
-pub(super) fn mark_older_in_block(out: &mut Writer, at: usize) {
-    let mut reader = Reader::starting_at(out.bytes(), at);
-    let flags = reader.u8("entry flags").unwrap_or(0);
-    let numbers = if flags & GAP == 0 { 3 } else { 4 };
-    let skipped = (0..numbers).try_for_each(|_| reader.varint("entry").map(drop));
-    if flags & EXTENSION != 0 && skipped.is_ok() {
-        out.set_bits(reader.position(), EXT_OLDER_IN_BLOCK);
-    }
-}
-
-/// Appends an entry; [`decode`] is the exact inverse.
-pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], value: &[u8]) {
+/// Appends an entry; [`decode`] is the exact inverse. Gives the place of the length of its run, if it has one: that is known later.
+pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], value: &[u8]) -> Option<usize> {
+    let mut run_at = None;
     let flag = |bit: u8, set: bool| if set { bit } else { 0 };
     let extended = entry.time.is_some();
     out.u8(entry.kind.number()
@@ -109,7 +118,15 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
             | flag(EXT_INTERVAL, matches!(entry.until, Some(Until::At { .. })))
             | flag(EXT_DIFFERENCE, entry.difference)
             | flag(EXT_OPEN, entry.until == Some(Until::Open))
-            | flag(EXT_OLDER_IN_BLOCK, entry.older_in_block));
+            | flag(EXT_RUN, entry.run.is_some())
+            | flag(EXT_FOLLOWER, entry.follower.is_some()));
+        if let Some(run) = entry.run {
+            run_at = Some(out.len());
+            out.u16(run);
+        }
+        if let Some(distance) = entry.follower {
+            out.varint(u64::from(distance));
+        }
         out.varint(time.saturating_sub(base.time));
         if let Some(Until::At { seqno, time: until }) = entry.until {
             out.varint(seqno.saturating_sub(entry.seqno));
@@ -119,6 +136,7 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
     out.raw(key);
     out.raw(value);
     out.pad_to(ALIGN);
+    run_at
 }
 
 /// Decodes the entry that begins at `at`.
@@ -137,7 +155,7 @@ pub(super) fn decode(bytes: &[u8], at: usize, base: Base) -> Result<Decoded, Cor
         let below = reader.varint("gap")?;
         Some(seqno.checked_sub(below).ok_or_else(|| reader.corrupt("gap"))?)
     };
-    let Extension { time, until, difference, older_in_block } =
+    let Extension { time, until, difference, run, follower } =
         if flags & EXTENSION == 0 { Extension::default() } else { extension(&mut reader, seqno, base.time)? };
     reader.take(key_len, "key")?;
     let key = reader.position() - key_len..reader.position();
@@ -152,7 +170,8 @@ pub(super) fn decode(bytes: &[u8], at: usize, base: Base) -> Result<Decoded, Cor
         until,
         difference,
         older_follows: flags & OLDER_FOLLOWS != 0,
-        older_in_block,
+        run,
+        follower,
     };
     Ok(Decoded { entry, key, next: value.end.next_multiple_of(ALIGN), value })
 }
@@ -163,16 +182,29 @@ struct Extension {
     time: Option<u64>,
     until: Option<Until>,
     difference: bool,
-    older_in_block: bool,
+    run: Option<u16>,
+    follower: Option<u16>,
 }
 
 fn extension(reader: &mut Reader<'_>, seqno: u64, base: u64) -> Result<Extension, Corruption> {
     let bits = reader.u8("entry extension")?;
-    let known = EXT_TIME | EXT_INTERVAL | EXT_DIFFERENCE | EXT_OPEN | EXT_OLDER_IN_BLOCK;
+    let known = EXT_TIME | EXT_INTERVAL | EXT_DIFFERENCE | EXT_OPEN | EXT_RUN | EXT_FOLLOWER;
     let ends_twice = bits & EXT_INTERVAL != 0 && bits & EXT_OPEN != 0;
     if bits & EXT_TIME == 0 || bits & !known != 0 || ends_twice {
         return Err(reader.corrupt("entry extension"));
     }
+    let run = if bits & EXT_RUN == 0 { None } else { Some(reader.u16("length of a run")?) };
+    let follower = if bits & EXT_FOLLOWER == 0 {
+        None
+    } else {
+        let distance = reader.varint("place in a run")?;
+        Some(
+            u16::try_from(distance)
+                .ok()
+                .filter(|distance| *distance > 0)
+                .ok_or_else(|| reader.corrupt("place in a run"))?,
+        )
+    };
     let time = base.checked_add(reader.varint("entry time")?).ok_or_else(|| reader.corrupt("entry time"))?;
     let until = if bits & EXT_INTERVAL != 0 {
         let end = seqno.checked_add(reader.varint("end seqno")?);
@@ -182,8 +214,7 @@ fn extension(reader: &mut Reader<'_>, seqno: u64, base: u64) -> Result<Extension
     } else {
         (bits & EXT_OPEN != 0).then_some(Until::Open)
     };
-    let (difference, older_in_block) = (bits & EXT_DIFFERENCE != 0, bits & EXT_OLDER_IN_BLOCK != 0);
-    Ok(Extension { time: Some(time), until, difference, older_in_block })
+    Ok(Extension { time: Some(time), until, difference: bits & EXT_DIFFERENCE != 0, run, follower })
 }
 
 #[cfg(test)]
@@ -200,7 +231,7 @@ mod tests {
                     for len in [0, 1, 127, 128, 5000] {
                         let difference = time.is_some() && older_follows;
                         let gap_start = gap.then_some(7);
-                        let older_in_block = difference;
+                        let (run, follower) = (difference.then_some(5), (difference && !moved).then_some(300));
                         let entry = Entry {
                             kind,
                             seqno: 1000,
@@ -210,7 +241,8 @@ mod tests {
                             until,
                             difference,
                             older_follows,
-                            older_in_block,
+                            run,
+                            follower,
                         };
                         let (key, value) = (vec![1; len], vec![2; len + 3]);
                         let mut out = Writer::default();
@@ -239,7 +271,8 @@ mod tests {
             until: None,
             difference: false,
             older_follows: false,
-            older_in_block: false,
+            run: None,
+            follower: None,
         };
         let mut out = Writer::default();
         let base = Base::default();

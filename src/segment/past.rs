@@ -64,43 +64,43 @@ impl Segment {
         self.verify_partition(partition, start, end)?;
         let slot = index.slot(region, hash).ok_or_else(inside)?;
         probe.slot = Some((slot.partition, slot.slot));
-        let Some(mut at) = slot.entry_at else { return Ok(PastFound::Nothing) };
+        let Some(at) = slot.entry_at else { return Ok(PastFound::Nothing) };
         probe.entry_at = Some(at as u64);
         probe.blocks += 1;
 
-        let mut gone = false;
-        // The values on the way from the last whole one, and the interval's end that the version before gives.
-        let mut trail: Vec<std::ops::Range<usize>> = Vec::new();
+        let first = self.entry_at(region, at)?;
+        if region.get(first.key.clone()) != Some(key.key()) {
+            return Ok(PastFound::Nothing);
+        }
+        probe.key_found = true;
+        let followers = usize::from(first.entry.run.unwrap_or(0));
+        let mut whole = first.value.clone();
+        let mut decoded = first;
         let mut newer: Option<(u64, u64)> = None;
-        for step in 0..STEPS_MAX {
-            let decoded = self.entry_at(region, at)?;
-            if step == 0 && region.get(decoded.key.clone()) != Some(key.key()) {
-                return Ok(PastFound::Nothing);
-            }
-            probe.key_found = true;
+        let mut gone = false;
+        for step in 0.. {
             let entry = decoded.entry;
             if !entry.difference {
-                trail.clear();
+                whole = decoded.value.clone();
             }
-            trail.push(decoded.value.clone());
             if entry.seqno <= seqno {
                 let until = self.until(&entry, newer)?;
                 if !until.holds(seqno) {
                     return Ok(if gone { PastFound::Gone } else { PastFound::Nothing });
                 }
-                let value = self.put_together(region, &trail)?;
+                let value = self.put_together(region, whole, &decoded)?;
                 let Entry { seqno, time, kind, .. } = entry;
                 return Ok(PastFound::Holds(PastVersion { seqno, time, until, kind, value }));
             }
             gone |= entry.gap_start.is_some_and(|gap| gap <= seqno);
-            newer = entry.time.map(|time| (entry.seqno, time));
             if !entry.older_follows {
                 return Ok(if gone { PastFound::Gone } else { PastFound::Nothing });
             }
-            if !entry.older_in_block {
+            if step >= STEPS_MAX || step >= followers {
                 break;
             }
-            at = decoded.next;
+            newer = entry.time.map(|time| (entry.seqno, time));
+            decoded = self.entry_at(region, decoded.next)?;
         }
         self.search_past(key.key(), seqno, probe)
     }
@@ -120,20 +120,16 @@ impl Segment {
         entry.until.or_else(follows).ok_or_else(|| self.corrupt(0, "a version whose interval ends"))
     }
 
-    /// A whole value and the differences behind it, put together.
-    fn put_together(&self, bytes: &[u8], trail: &[std::ops::Range<usize>]) -> Result<Bytes> {
-        let mut parts = trail.iter().map(|range| bytes.get(range.clone()).unwrap_or_default());
-        let whole = parts.next().unwrap_or_default();
-        if trail.len() < 2 {
-            return Ok(Bytes::copy_from(whole));
+    /// The value of an entry; of a difference the last whole value before it is needed.
+    fn put_together(&self, bytes: &[u8], whole: std::ops::Range<usize>, decoded: &Decoded) -> Result<Bytes> {
+        let stored = bytes.get(decoded.value.clone()).unwrap_or_default();
+        if !decoded.entry.difference {
+            return Ok(Bytes::copy_from(stored));
         }
-        let (mut newer, mut older) = (whole.to_vec(), Vec::with_capacity(whole.len()));
-        for part in parts {
-            older.clear();
-            difference::apply(&newer, part, &mut older).map_err(|bad| self.misplaced(bad))?;
-            std::mem::swap(&mut newer, &mut older);
-        }
-        Ok(Bytes::from(newer))
+        let whole = bytes.get(whole).unwrap_or_default();
+        let mut value = Vec::with_capacity(whole.len() + stored.len());
+        difference::apply(whole, stored, &mut value).map_err(|bad| self.misplaced(bad))?;
+        Ok(Bytes::from(value))
     }
 
     /// Looks a key up by the fences: first the block, then the version in it.
@@ -200,20 +196,28 @@ impl Segment {
             newer = time.map(|time| (seqno, time));
         }
         let until = self.until(&entry, newer)?;
-        let mut trail = vec![decoded.value];
-        let (mut whole, mut at) = (!entry.difference, at);
-        while !whole {
-            at = at.checked_sub(1).ok_or_else(|| self.corrupt(0, "a whole value before a difference"))?;
-            let decoded = layout.entry(bytes, at, self.base()).map_err(wrong)?;
-            whole = !decoded.entry.difference;
-            trail.push(decoded.value);
-        }
-        trail.reverse();
-        let value = self.put_together(bytes, &trail)?;
+        let whole = self.whole_before(bytes, layout, at, &decoded).map_err(wrong)?;
+        let value = self.put_together(bytes, whole, &decoded)?;
         Ok(PastVersion { seqno: entry.seqno, time: entry.time, until, kind: entry.kind, value })
     }
 
-    /// Reads every version, whole; `each` is shown its place in order.
+    /// Where the last whole value at or before an entry of a block is.
+    fn whole_before(
+        &self,
+        block: &[u8],
+        layout: Layout,
+        at: usize,
+        decoded: &Decoded,
+    ) -> Result<std::ops::Range<usize>, Corruption> {
+        let (mut at, mut found) = (at, decoded.clone());
+        while found.entry.difference {
+            at = at.checked_sub(1).ok_or(Corruption { offset: 0, what: "a whole value before a difference" })?;
+            found = layout.bare(block, at, self.base())?;
+        }
+        Ok(found.value)
+    }
+
+    /// Reads every version, whole.
     pub(super) fn check_past(self: &Arc<Self>) -> Result<()> {
         let mut cursor = VersionCursor::new(Arc::clone(self));
         cursor.seek(Some(&[]))?;
@@ -228,9 +232,9 @@ impl Segment {
 #[derive(Debug)]
 pub(crate) struct VersionCursor {
     inner: SegmentCursor,
+    /// The last whole value, and the one it stands at if that is told as a difference.
+    whole: Vec<u8>,
     value: Vec<u8>,
-    /// Room for the next value.
-    next: Vec<u8>,
     until: Option<Until>,
 }
 
@@ -238,21 +242,24 @@ impl VersionCursor {
     /// A cursor that stands nowhere until it is sent somewhere.
     pub(crate) fn new(segment: Arc<Segment>) -> Self {
         let inner = SegmentCursor::new(segment, Direction::Forward);
-        Self { inner, value: Vec::new(), next: Vec::new(), until: None }
+        Self { inner, whole: Vec::new(), value: Vec::new(), until: None }
     }
 
-    /// Puts the value together that the inner cursor stands at, out of the one before.
+    fn is_difference(&self) -> bool {
+        self.inner.decoded().is_some_and(|decoded| decoded.entry.difference)
+    }
+
+    /// Puts the value together that the inner cursor stands at.
     fn settle(&mut self, newer: Option<(u64, u64)>) -> Result<()> {
-        let Self { inner, value, next, until } = self;
+        let Self { inner, whole, value, until } = self;
         let Some(entry) = inner.decoded().map(|decoded| decoded.entry) else { return Ok(()) };
         let stored = inner.entry().map_or(&[][..], |entry| entry.value);
         if entry.difference {
-            next.clear();
-            difference::apply(value, stored, next).map_err(|bad| inner.segment().misplaced(bad))?;
-            std::mem::swap(value, next);
-        } else {
             value.clear();
-            value.extend_from_slice(stored);
+            difference::apply(whole, stored, value).map_err(|bad| inner.segment().misplaced(bad))?;
+        } else {
+            whole.clear();
+            whole.extend_from_slice(stored);
         }
         *until = Some(inner.segment().until(&entry, newer)?);
         Ok(())
@@ -263,16 +270,17 @@ impl Source for VersionCursor {
     fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
         self.inner.seek(key)?;
         // A key begins with a whole value.
-        self.value.clear();
+        self.whole.clear();
         self.settle(None)
     }
 
     fn entry(&self) -> Option<EntryRef<'_>> {
-        Some(EntryRef { value: &self.value, until: self.until, ..self.inner.entry()? })
+        let value = if self.is_difference() { &self.value } else { &self.whole };
+        Some(EntryRef { value, until: self.until, ..self.inner.entry()? })
     }
 
     fn value(&self) -> Bytes {
-        Bytes::copy_from(&self.value)
+        Bytes::copy_from(if self.is_difference() { &self.value } else { &self.whole })
     }
 
     fn advance(&mut self) -> Result<()> {
@@ -290,173 +298,232 @@ impl Source for VersionCursor {
 /// Of each key of a segment the version whose interval holds a moment; of a key of which that is gone, the version that says so.
 #[derive(Debug)]
 pub(crate) struct PastCursor {
-    inner: SegmentCursor,
+    segment: Arc<Segment>,
     direction: Direction,
     seqno: u64,
+    /// The block that is read, and the entry to go on from: the first of a run, or backward the last one.
+    block: usize,
+    data: Option<(BlockData, Layout)>,
+    index: Option<usize>,
     found: Option<Found>,
+    /// The value that was put together, if it is told as a difference.
     value: Vec<u8>,
-    spare: Vec<u8>,
 }
 
 /// The version that a [`PastCursor`] stands at.
 #[derive(Debug)]
 struct Found {
     data: BlockData,
-    layout: Layout,
-    block: usize,
-    index: usize,
-    decoded: Decoded,
+    key: std::ops::Range<usize>,
+    entry: Entry,
+    /// Where its value stands, if it stands whole.
+    whole: Option<std::ops::Range<usize>>,
     /// Nothing of one that only says that what was there is gone.
     until: Option<Until>,
+}
+
+/// The versions of a key that stand together in a block.
+struct Part {
+    first: Decoded,
+    /// Entries from the first to before the second.
+    entries: std::ops::Range<usize>,
 }
 
 impl PastCursor {
     /// A cursor that stands nowhere until it is sent somewhere.
     pub(crate) fn new(segment: Arc<Segment>, direction: Direction, seqno: u64) -> Self {
-        let inner = SegmentCursor::new(segment, direction);
-        Self { inner, direction, seqno, found: None, value: Vec::new(), spare: Vec::new() }
+        Self { segment, direction, seqno, block: 0, data: None, index: None, found: None, value: Vec::new() }
     }
 
-    /// Goes on from the first entry of a key, in this direction, to the next key with something to say.
+    /// Loads a block and goes to its first entry, backward to its last; to nowhere when there is none of that number.
+    fn load(&mut self, block: Option<usize>) -> Result<()> {
+        self.data = None;
+        self.index = None;
+        let Some(block) = block.filter(|block| *block < self.segment.block_count()) else { return Ok(()) };
+        self.block = block;
+        let data = self.segment.block(block)?;
+        let layout = Layout::of(data.bytes(&self.segment)).map_err(|bad| self.segment.in_block(bad, block))?;
+        self.index = match self.direction {
+            Direction::Forward => Some(0),
+            Direction::Backward => layout.count().checked_sub(1),
+        };
+        self.data = Some((data, layout));
+        Ok(())
+    }
+
+    fn bare(&self, index: usize) -> Result<Decoded> {
+        let segment = &self.segment;
+        let Some((data, layout)) = &self.data else { return Err(segment.corrupt(0, "a block that was loaded")) };
+        layout.bare(data.bytes(segment), index, segment.base()).map_err(|bad| segment.in_block(bad, self.block))
+    }
+
+    /// The versions that stand together where the walk is.
+    fn part(&self, index: usize) -> Result<Part> {
+        let wrong = || self.segment.corrupt(0, "versions of a key in a run");
+        let count = self.data.as_ref().map_or(0, |(_, layout)| layout.count());
+        let decoded = self.bare(index)?;
+        let (first, at) = match (self.direction, decoded.entry.follower) {
+            (_, None) => (decoded, index),
+            (Direction::Forward, Some(_)) => return Err(wrong()),
+            (Direction::Backward, Some(distance)) => {
+                let at = index.checked_sub(usize::from(distance)).ok_or_else(wrong)?;
+                (self.bare(at)?, at)
+            }
+        };
+        let end = match self.direction {
+            Direction::Forward => at + 1 + usize::from(first.entry.run.unwrap_or(0)),
+            Direction::Backward => index + 1,
+        };
+        if first.entry.follower.is_some() || end > count {
+            return Err(wrong());
+        }
+        Ok(Part { first, entries: at..end })
+    }
+
+    /// Looks a part through: stands at the version that holds the moment, or at one that says it is gone. Whether a version at or before the moment
+    /// was met.
+    fn look(&mut self, part: &Part) -> Result<bool> {
+        let (mut low, mut high) = (part.entries.start, part.entries.end);
+        if part.first.entry.seqno > self.seqno {
+            low += 1;
+            while low < high {
+                let middle = low.midpoint(high);
+                if self.bare(middle)?.entry.seqno > self.seqno { low = middle + 1 } else { high = middle }
+            }
+        }
+        let newer = match low.checked_sub(1).filter(|newer| *newer >= part.entries.start) {
+            Some(newer) if newer == part.entries.start => Some(part.first.clone()),
+            Some(newer) => Some(self.bare(newer)?),
+            None => None,
+        };
+        if low < part.entries.end {
+            let decoded = if low == part.entries.start { part.first.clone() } else { self.bare(low)? };
+            let begins = newer.as_ref().and_then(|newer| Some((newer.entry.seqno, newer.entry.time?)));
+            let until = self.segment.until(&decoded.entry, begins)?;
+            if self.direction == Direction::Backward {
+                // What an older part had is over by then.
+                self.found = None;
+            }
+            if until.holds(self.seqno) {
+                self.stand(part, low, &decoded, Some(until))?;
+                return Ok(true);
+            }
+        }
+        if let Some(newer) = newer
+            && newer.entry.gap_start.is_some_and(|gap| gap <= self.seqno)
+            && self.found.is_none()
+        {
+            self.stand(part, part.entries.start, &newer, None)?;
+        }
+        Ok(low < part.entries.end)
+    }
+
+    fn stand(&mut self, part: &Part, at: usize, decoded: &Decoded, until: Option<Until>) -> Result<()> {
+        let Self { segment, data, value, block, .. } = self;
+        let Some((data, layout)) = data else { return Ok(()) };
+        let mut whole = (until.is_some() && !decoded.entry.difference).then(|| decoded.value.clone());
+        value.clear();
+        if until.is_some() && decoded.entry.difference {
+            let bytes = data.bytes(segment);
+            let base =
+                segment.whole_before(bytes, *layout, at, decoded).map_err(|bad| segment.in_block(bad, *block))?;
+            let stored = bytes.get(decoded.value.clone()).unwrap_or_default();
+            difference::apply(bytes.get(base).unwrap_or_default(), stored, value)
+                .map_err(|bad| segment.in_block(bad, *block))?;
+            whole = None;
+        }
+        let (key, entry) = (part.first.key.clone(), decoded.entry);
+        self.found = Some(Found { data: data.clone(), key, entry, whole, until });
+        Ok(())
+    }
+
+    /// Goes on to the next key with something to say.
     fn settle(&mut self) -> Result<()> {
         self.found = None;
-        while self.inner.decoded().is_some() {
+        while let Some(index) = self.index
+            && self.found.is_none()
+        {
             match self.direction {
-                Direction::Forward => self.read_forward()?,
-                Direction::Backward => self.read_backward()?,
+                Direction::Forward => self.read_forward(index)?,
+                Direction::Backward => self.read_backward(index)?,
             }
-            if self.found.is_some() {
+        }
+        Ok(())
+    }
+
+    /// Reads the versions of a key, newest first, and goes to the next key.
+    fn read_forward(&mut self, index: usize) -> Result<()> {
+        let (mut index, mut done) = (index, false);
+        loop {
+            let part = self.part(index)?;
+            if !done {
+                done = self.look(&part)?;
+            }
+            let count = self.data.as_ref().map_or(0, |(_, layout)| layout.count());
+            if part.entries.end < count {
+                self.index = Some(part.entries.end);
                 return Ok(());
             }
+            // The last of the block: an older version may begin the next one.
+            let goes_on = self.bare(part.entries.end - 1)?.entry.older_follows;
+            self.load(self.block.checked_add(1))?;
+            match self.index {
+                Some(first) if goes_on => index = first,
+                _ => return Ok(()),
+            }
         }
-        Ok(())
     }
 
-    /// Reads the versions of a key newest first, and stands at the next key.
-    fn read_forward(&mut self) -> Result<()> {
-        let mut newer: Option<(u64, u64)> = None;
-        let mut done = false;
-        while let Some(decoded) = self.inner.decoded() {
-            let entry = decoded.entry;
-            if !done && entry.seqno <= self.seqno {
-                done = true;
-                let until = self.inner.segment().until(&entry, newer)?;
-                if until.holds(self.seqno) {
-                    self.hold(Some(until))?;
-                }
-            } else if !done && entry.gap_start.is_some_and(|gap| gap <= self.seqno) {
-                self.hold(None)?;
-            }
-            newer = entry.time.map(|time| (entry.seqno, time));
-            self.inner.advance()?;
-            if !entry.older_follows {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the versions of a key oldest first, and stands at the next key.
-    fn read_backward(&mut self) -> Result<()> {
-        // The newest at or below the moment, and whether its interval holds it.
-        let mut candidate: Option<Found> = None;
-        while let Some(decoded) = self.inner.decoded() {
-            let entry = decoded.entry;
-            if let Some(candidate) = candidate.as_mut().filter(|candidate| candidate.until.is_none()) {
-                let newer = entry.time.map(|time| (entry.seqno, time));
-                candidate.until = Some(self.inner.segment().until(&candidate.decoded.entry, newer)?);
-            }
-            if entry.seqno <= self.seqno {
-                candidate = self.inner.place().map(|(data, layout, block, index)| Found {
-                    data,
-                    layout,
-                    block,
-                    index,
-                    decoded: decoded.clone(),
-                    until: entry.until,
-                });
-            } else {
-                let holds = candidate.as_ref().is_some_and(|c| c.until.is_some_and(|until| until.holds(self.seqno)));
-                if !holds && entry.gap_start.is_some_and(|gap| gap <= self.seqno) {
-                    self.hold(None)?;
-                }
-            }
-            self.inner.advance()?;
-            if !self.inner.decoded().is_some_and(|newer| newer.entry.older_follows) {
-                break;
-            }
-        }
-        if let Some(found) = candidate {
-            let until = found.until.ok_or_else(|| self.inner.segment().corrupt(0, "a version whose interval ends"))?;
-            if until.holds(self.seqno) {
-                self.found = Some(found);
-                self.put_together()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Stands at the entry that the inner cursor is at, whatever that does next.
-    fn hold(&mut self, until: Option<Until>) -> Result<()> {
-        let decoded = self.inner.decoded().cloned();
-        self.found = self.inner.place().zip(decoded).map(|((data, layout, block, index), decoded)| Found {
-            data,
-            layout,
-            block,
-            index,
-            decoded,
-            until,
-        });
-        self.put_together()
-    }
-
-    /// Makes the value of what it stands at: the last whole value before it, and the differences since.
-    fn put_together(&mut self) -> Result<()> {
-        let Self { inner, found, value, spare, .. } = self;
-        value.clear();
-        let Some(Found { data, layout, block, index, decoded, until: Some(_) }) = found else { return Ok(()) };
-        let segment = inner.segment();
-        let bytes = data.bytes(segment);
-        let wrong = |bad: Corruption| segment.in_block(bad, *block);
-        let stored = |decoded: &Decoded| bytes.get(decoded.value.clone()).unwrap_or_default();
-        if !decoded.entry.difference {
-            value.extend_from_slice(stored(decoded));
-            return Ok(());
-        }
-        let mut whole = *index;
+    /// Reads the versions of a key, oldest first, and goes to the key before it.
+    fn read_backward(&mut self, index: usize) -> Result<()> {
+        let mut index = index;
         loop {
-            let Some(before) = whole.checked_sub(1) else {
-                return Err(segment.corrupt(0, "a whole value before a difference"));
-            };
-            whole = before;
-            let decoded = layout.entry(bytes, whole, segment.base()).map_err(wrong)?;
-            if !decoded.entry.difference {
-                value.extend_from_slice(stored(&decoded));
-                break;
+            let part = self.part(index)?;
+            self.look(&part)?;
+            if let Some(before) = part.entries.start.checked_sub(1) {
+                self.index = Some(before);
+                return Ok(());
+            }
+            // The first of the block: a newer version may end the block before.
+            self.load(self.block.checked_sub(1))?;
+            match self.index {
+                Some(last) if self.bare(last)?.entry.older_follows => index = last,
+                _ => return Ok(()),
             }
         }
-        for at in whole + 1..=*index {
-            let decoded = layout.entry(bytes, at, segment.base()).map_err(wrong)?;
-            spare.clear();
-            difference::apply(value, stored(&decoded), spare).map_err(wrong)?;
-            std::mem::swap(value, spare);
-        }
-        Ok(())
     }
 }
 
 impl Source for PastCursor {
     fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
-        self.inner.seek(key)?;
+        let segment = Arc::clone(&self.segment);
+        match (self.direction, key) {
+            (Direction::Forward, None) => self.load(None)?,
+            (Direction::Backward, None) => self.load(segment.block_count().checked_sub(1))?,
+            (_, Some(key)) => {
+                let block = segment.find_block(key);
+                self.load(Some(block))?;
+                if let Some((data, layout)) = &self.data {
+                    let found = layout.lower_bound(data.bytes(&segment), key, segment.base());
+                    let at = found.map_err(|bad| segment.in_block(bad, block))?;
+                    match self.direction {
+                        Direction::Forward if at < layout.count() => self.index = Some(at),
+                        Direction::Forward => self.load(Some(block + 1))?,
+                        Direction::Backward if at > 0 => self.index = Some(at - 1),
+                        Direction::Backward => self.load(block.checked_sub(1))?,
+                    }
+                }
+            }
+        }
         self.settle()
     }
 
     fn entry(&self) -> Option<EntryRef<'_>> {
         let found = self.found.as_ref()?;
-        let bytes = found.data.bytes(self.inner.segment());
-        let Entry { seqno, kind, gap_start, time, .. } = found.decoded.entry;
+        let bytes = found.data.bytes(&self.segment);
+        let Entry { seqno, kind, gap_start, time, .. } = found.entry;
         Some(EntryRef {
-            key: bytes.get(found.decoded.key.clone())?,
+            key: bytes.get(found.key.clone())?,
             seqno,
             ordinal: 0,
             kind,
@@ -464,12 +531,15 @@ impl Source for PastCursor {
             moved: false,
             time,
             until: found.until,
-            value: &self.value,
+            value: match &found.whole {
+                Some(whole) => bytes.get(whole.clone())?,
+                None => &self.value,
+            },
         })
     }
 
     fn value(&self) -> Bytes {
-        Bytes::copy_from(&self.value)
+        self.entry().map_or_else(Bytes::default, |entry| Bytes::copy_from(entry.value))
     }
 
     fn advance(&mut self) -> Result<()> {
@@ -477,6 +547,6 @@ impl Source for PastCursor {
     }
 
     fn newest(&self) -> u64 {
-        self.inner.newest()
+        self.segment.max_seqno()
     }
 }

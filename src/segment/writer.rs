@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{
     BLOCK_LEN, BLOCK_LEN_MAX, PAGE, block, difference,
-    entry::{Base, Entry, encode, mark_older_in_block},
+    entry::{Base, Entry, encode},
     fences::FenceWriter,
     footer::{self, Section, Tag},
     index::{IndexWriter, PointIndex},
@@ -54,20 +54,24 @@ pub(crate) struct SegmentWriter {
     index: IndexWriter,
     pages: Vec<u32>,
     last_key: Option<Vec<u8>>,
-    /// In the history tier, the entry before: what an older version of its key is told against.
-    newer: Option<Newer>,
+    /// In the history tier, the run that the entry before belongs to: what an older version of its key is told against.
+    run: Option<Run>,
     /// The last key of the block before.
     fence_after: Option<Vec<u8>>,
     summary: Summary,
 }
 
-/// The version written last.
+/// The versions of a key that stand in the current block so far.
 #[derive(Debug)]
-struct Newer {
+struct Run {
+    /// Where its length is written, and the followers so far.
+    len_at: Option<usize>,
+    len: u16,
+    /// The version written last.
     seqno: u64,
     time: Option<u64>,
-    value: Option<Vec<u8>>,
-    /// How many differences lie between it and a whole value.
+    /// The last whole value, and how many differences against it there are.
+    whole: Option<Vec<u8>>,
     differences: usize,
 }
 
@@ -111,7 +115,7 @@ impl SegmentWriter {
             index: IndexWriter::new(hash_seed, file_id, index),
             pages: Vec::new(),
             last_key: None,
-            newer: None,
+            run: None,
             fence_after: None,
             summary: Summary {
                 keyspace,
@@ -142,29 +146,16 @@ impl SegmentWriter {
             self.end_block()?;
         }
         if self.summary.past.is_none() {
-            return self.append(entry, key, value, value.len());
+            return self.append(entry, key, value, value.len()).map(drop);
         }
         // Nothing in a block leans on the block before.
-        let newer = self.newer.take().filter(|_| same_key && !begins);
-        let (told, difference) = self.tell_past(entry, value, newer);
-        if same_key && let Some(before) = self.offsets.last() {
-            mark_older_in_block(&mut self.out, self.block_at + before);
-        }
-        self.append(&told, key, difference.as_deref().unwrap_or(value), value.len())
+        let run = self.run.take().filter(|run| same_key && !begins && run.len < u16::MAX);
+        self.add_past(entry, key, value, run)
     }
 
-    /// What stands in the history tier for a version: what the entry before tells of it already is left out.
-    fn tell_past(&mut self, entry: &Entry, value: &[u8], newer: Option<Newer>) -> (Entry, Option<Vec<u8>>) {
+    /// Adds a version in the history tier: what the run it belongs to tells of it already is left out.
+    fn add_past(&mut self, entry: &Entry, key: &[u8], value: &[u8], run: Option<Run>) -> Result<()> {
         let mut told = *entry;
-        let mut difference = None;
-        if let Some(newer) = &newer
-            && entry.kind == Kind::Put
-            && newer.differences < DIFFERENCES_MAX
-            && value.len() <= COMPARED_MAX
-        {
-            difference = newer.value.as_ref().and_then(|newer| difference::encode(newer, value));
-        }
-        told.difference = difference.is_some();
         let (seqno, time, open) = match entry.until {
             Some(Until::At { seqno, time }) => (seqno, time, false),
             Some(Until::Open) | None => (0, entry.time.unwrap_or(0), true),
@@ -175,18 +166,40 @@ impl SegmentWriter {
             past.until_max = past.until_max.max(time);
             past.open |= open;
         }
+        let comparable = entry.kind == Kind::Put && value.len() <= COMPARED_MAX;
+        let Some(mut run) = run else {
+            told.run = entry.older_follows.then_some(0);
+            let len_at = self.append(&told, key, value, value.len())?;
+            let whole = comparable.then(|| value.to_vec());
+            self.run = Some(Run { len_at, len: 0, seqno: entry.seqno, time: entry.time, whole, differences: 0 });
+            return Ok(());
+        };
+        let whole = run.whole.as_ref().filter(|_| comparable && run.differences < DIFFERENCES_MAX);
+        let difference = whole.and_then(|whole| difference::encode(whole, value));
+        told.difference = difference.is_some();
         // It ends where the newer one begins: nothing has to be said.
-        let follows = newer.as_ref().is_some_and(|newer| newer.seqno == seqno && newer.time == Some(time));
-        if follows && told.difference {
+        if told.difference && run.seqno == seqno && run.time == Some(time) {
             told.until = None;
         }
-        let differences = newer.filter(|_| told.difference).map_or(0, |newer| newer.differences + 1);
-        let whole = (entry.kind == Kind::Put && value.len() <= COMPARED_MAX).then(|| value.to_vec());
-        self.newer = Some(Newer { seqno: entry.seqno, time: entry.time, value: whole, differences });
-        (told, difference)
+        run.len += 1;
+        told.follower = Some(run.len);
+        if let Some(at) = run.len_at {
+            self.out.set_u16(at, run.len);
+        }
+        if difference.is_some() {
+            run.differences += 1;
+        } else {
+            run.differences = 0;
+            run.whole = comparable.then(|| value.to_vec());
+        }
+        (run.seqno, run.time) = (entry.seqno, entry.time);
+        self.append(&told, key, difference.as_deref().unwrap_or(value), value.len())?;
+        self.run = Some(run);
+        Ok(())
     }
 
-    fn append(&mut self, entry: &Entry, key: &[u8], stored: &[u8], value_len: usize) -> Result<()> {
+    /// Writes an entry as it is told. Gives the place of the length of its run.
+    fn append(&mut self, entry: &Entry, key: &[u8], stored: &[u8], value_len: usize) -> Result<Option<usize>> {
         let same_key = self.last_key.as_deref() == Some(key);
         if self.offsets.is_empty() {
             let offset = self.position()?;
@@ -196,7 +209,8 @@ impl SegmentWriter {
             self.index.push(key, self.position()?);
         }
         self.offsets.push(self.out.len() - self.block_at);
-        encode(&mut self.out, entry, self.base, key, stored);
+        let stored_key = if entry.follower.is_some() { &[] } else { key };
+        let run_at = encode(&mut self.out, entry, self.base, stored_key, stored);
 
         if !same_key {
             if self.summary.entries == 0 {
@@ -218,7 +232,7 @@ impl SegmentWriter {
             times.oldest = if self.summary.entries == 1 { time } else { times.oldest.min(time) };
             times.newest = times.newest.max(time);
         }
-        Ok(())
+        Ok(run_at)
     }
 
     /// Whether the segment should be ended: it is about `len` bytes long, or building its index would take more memory than that.

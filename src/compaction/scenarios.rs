@@ -1,0 +1,274 @@
+//! What the policies keep, told in `scenarios.txt`: versions, readers and depth go in, survivors and traces come out.
+//!
+//! | line | means |
+//! | --- | --- |
+//! | `scenario …` | begins anew: last-writer-wins, at 10 h, nothing below, nobody reads |
+//! | `policy mvcc 2 1h` · `tombstones 1h` · `last_writer_wins` · `keep_even` | the policy |
+//! | `now 12h` · `ttl 1h` · `strategy Sum` · `views 12 25` · `vanished 30` · `below` | the rest of what is decided by; `below`: older entries may be outside the job |
+//! | `put@20 9h gap 10 moved` | a version of the key, newest first, written at that time; kinds are `put`, `delete`, `operand`, `purge` |
+//! | `range_delete@30 9h` · `range_purge@30 9h` | a mark over the key |
+//! | `past put@20 5h until 30 6h` · `past delete@30 6h open` | a version of the history tier: all of them make a merge there |
+//! | `= main put@50 gap 20 moved` · `= past put@20 until 42` · `= past delete@30 open` | what comes out, in order |
+//! | `= mark 30 gap 12` | a mark that stays |
+//! | `= vanished 30` · `= horizon 30` · `= lapsed 9h` | traces that are not 0 |
+
+use super::{
+    Below, Demands, Lane, PastSurvivors, Policy, Purges, Reader, Rules, policy::CompactionPolicy, policy::VersionInfo,
+    survivors::Survivors,
+};
+use crate::{
+    base::{Bytes, KeySpan, KeyspaceId, Kind},
+    merge::{EntryRef, Fragments, Mark, MergeStrategy, RangeTombstone, Until},
+    segment::{Entry, Finished, Summary},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+struct KeepEven;
+
+impl CompactionPolicy for KeepEven {
+    fn keep(&self, version: &VersionInfo, _now: SystemTime) -> bool {
+        version.seqno.0.is_multiple_of(2)
+    }
+}
+
+/// `9h`, `30m`.
+fn time(word: &str) -> Duration {
+    let (number, unit) = word.split_at(word.len() - 1);
+    let minutes = if unit == "h" { 60 } else { 1 };
+    Duration::from_secs(60 * minutes * number.parse::<u64>().unwrap())
+}
+
+fn us(word: &str) -> u64 {
+    u64::try_from(time(word).as_micros()).unwrap()
+}
+
+#[derive(Clone)]
+struct Version {
+    kind: Kind,
+    seqno: u64,
+    time: u64,
+    gap_start: Option<u64>,
+    moved: bool,
+    until: Option<Until>,
+}
+
+struct Case {
+    title: String,
+    policy: Policy,
+    strategy: MergeStrategy,
+    now: u64,
+    ttl: u64,
+    views: Vec<u64>,
+    vanished: u64,
+    below: bool,
+    versions: Vec<Version>,
+    marks: Vec<Mark>,
+    expected: Vec<String>,
+}
+
+impl Case {
+    fn new(title: &str) -> Self {
+        Self {
+            title: title.to_owned(),
+            policy: Policy::last_writer_wins(),
+            strategy: MergeStrategy::LastWins,
+            now: us("10h"),
+            ttl: 0,
+            views: Vec::new(),
+            vanished: 0,
+            below: false,
+            versions: Vec::new(),
+            marks: Vec::new(),
+            expected: Vec::new(),
+        }
+    }
+
+    fn line(&mut self, words: &[&str]) {
+        match words {
+            ["policy", "mvcc", versions, age] => self.policy = Policy::mvcc(versions.parse().unwrap(), time(age)),
+            ["policy", "tombstones", age] => self.policy = Policy::tombstones(time(age)),
+            ["policy", "last_writer_wins"] => self.policy = Policy::last_writer_wins(),
+            ["policy", "keep_even"] => self.policy = Policy::custom("keep even", KeepEven),
+            ["now", now] => self.now = us(now),
+            ["ttl", ttl] => self.ttl = us(ttl),
+            ["strategy", "Sum"] => self.strategy = MergeStrategy::Sum,
+            ["views", seqnos @ ..] => self.views = seqnos.iter().map(|seqno| seqno.parse().unwrap()).collect(),
+            ["vanished", seqno] => self.vanished = seqno.parse().unwrap(),
+            ["below"] => self.below = true,
+            ["=", expected @ ..] => self.expected.push(expected.join(" ")),
+            [first, rest @ ..] => {
+                let (past, version, rest) = match (*first, rest) {
+                    ("past", [version, rest @ ..]) => (true, *version, rest),
+                    _ => (false, *first, rest),
+                };
+                let (what, seqno) = version.split_once('@').unwrap();
+                let seqno = seqno.parse().unwrap();
+                let [at, rest @ ..] = rest else { panic!("when was {version}?") };
+                let at = us(at);
+                let kind = match what {
+                    "put" => Kind::Put,
+                    "delete" => Kind::Delete,
+                    "operand" => Kind::Operand,
+                    "purge" => Kind::Purge,
+                    _ => {
+                        let purge = what == "range_purge";
+                        self.marks.push(Mark { seqno, ordinal: 0, gap_start: None, time: at, purge });
+                        return;
+                    }
+                };
+                let mut version = Version { kind, seqno, time: at, gap_start: None, moved: false, until: None };
+                let mut rest = rest;
+                while let [word, more @ ..] = rest {
+                    rest = match (*word, more) {
+                        ("gap", [gap, more @ ..]) => {
+                            version.gap_start = Some(gap.parse().unwrap());
+                            more
+                        }
+                        ("until", [seqno, at, more @ ..]) => {
+                            version.until = Some(Until::At { seqno: seqno.parse().unwrap(), time: us(at) });
+                            more
+                        }
+                        ("open", more) => {
+                            version.until = Some(Until::Open);
+                            more
+                        }
+                        ("moved", more) => {
+                            version.moved = true;
+                            more
+                        }
+                        _ => panic!("no such word: {word}"),
+                    };
+                }
+                assert_eq!(past, version.until.is_some(), "{}", self.title);
+                self.versions.push(version);
+            }
+            [] => {}
+        }
+    }
+
+    fn run(self) {
+        if self.title.is_empty() {
+            return;
+        }
+        let mut told = Vec::new();
+        let whole = KeySpan { start: Vec::new(), end: None };
+        let reader = |seqno: &u64| Reader { seqno: *seqno, opened: *seqno, time: 0 };
+        let mut registered = self.views.clone();
+        registered.sort_unstable();
+        let readers = self.views.iter().map(reader).collect();
+        let demands = Demands { registered, readers, vanished: self.vanished };
+        let mut values: Vec<[u8; 8]> = Vec::new();
+        for version in &self.versions {
+            values.push(version.seqno.to_le_bytes());
+        }
+        let entries = self.versions.iter().zip(&values).map(|(version, value)| EntryRef {
+            key: b"k",
+            seqno: version.seqno,
+            ordinal: 0,
+            kind: version.kind,
+            gap_start: version.gap_start,
+            moved: version.moved,
+            time: Some(version.time),
+            until: version.until,
+            value,
+        });
+        let traces = if self.versions.iter().any(|version| version.until.is_some()) {
+            let mut survivors = PastSurvivors::new(self.policy, self.now, demands, Purges::default());
+            survivors.begin_key();
+            for entry in entries {
+                told.extend(survivors.take(&entry).map(|entry| words(Lane::Past, &entry)));
+            }
+            survivors.into_traces()
+        } else {
+            let mark = |mark: &Mark| RangeTombstone { span: whole.clone(), mark: *mark };
+            let fragments = Fragments::cut(&self.marks.iter().map(mark).collect::<Vec<_>>());
+            let ttls = if self.ttl > 0 { vec![(0, self.ttl)] } else { Vec::new() };
+            let rules = Rules {
+                policy: self.policy,
+                strategy: Some(self.strategy),
+                now: self.now,
+                ttls,
+                time_of: Box::new(|_| 0),
+                purged_upto: u64::MAX,
+            };
+            let below = Below(self.below.then(|| Arc::new(segment(&whole))).into_iter().collect());
+            let mut survivors = Survivors::new(rules, demands, below, &fragments);
+            let mut out = |lane, entry: &Entry, _: &[u8], _: &[u8]| {
+                told.push(words(lane, entry));
+                Ok(())
+            };
+            for (entry, value) in entries.zip(&values) {
+                survivors.take(&entry, || Bytes::copy_from(value), &mut out).unwrap();
+            }
+            survivors.end_key(&mut out).unwrap();
+            for mark in survivors.fragments_before(None).iter().flat_map(|fragment| &fragment.marks) {
+                let gap = mark.gap_start.map(|gap| format!(" gap {gap}")).unwrap_or_default();
+                told.push(format!("mark {}{gap}", mark.seqno));
+            }
+            survivors.into_traces()
+        };
+        for (name, seqno) in [("vanished", traces.vanished), ("horizon", traces.horizon)] {
+            told.extend((seqno > 0).then(|| format!("{name} {seqno}")));
+        }
+        told.extend((traces.lapsed > 0).then(|| format!("lapsed {}h", traces.lapsed / us("1h"))));
+        assert_eq!(told, self.expected, "{}", self.title);
+    }
+}
+
+fn words(lane: Lane, entry: &Entry) -> String {
+    let lane = if lane == Lane::Main { "main" } else { "past" };
+    let kind = match entry.kind {
+        Kind::Put => "put",
+        Kind::Delete => "delete",
+        Kind::Operand => "operand",
+        Kind::Purge => "purge",
+        Kind::WideSum => "sum",
+        _ => "other",
+    };
+    let mut words = format!("{lane} {kind}@{}", entry.seqno);
+    words += &entry.gap_start.map(|gap| format!(" gap {gap}")).unwrap_or_default();
+    words += if entry.moved { " moved" } else { "" };
+    words
+        + &match entry.until {
+            Some(Until::At { seqno, .. }) => format!(" until {seqno}"),
+            Some(Until::Open) => " open".to_owned(),
+            None => String::new(),
+        }
+}
+
+fn segment(span: &KeySpan) -> Finished {
+    let summary = Summary {
+        keyspace: KeyspaceId(16),
+        span: span.clone(),
+        keys: 1,
+        entries: 1,
+        tombstones: 0,
+        range_tombstones: 0,
+        raw_bytes: 1,
+        min_seqno: 1,
+        max_seqno: 1,
+        lowest_affected: 1,
+        times: None,
+        past: None,
+    };
+    Finished { number: 1, file_id: 1, file_len: 1, footer_digest: 1, summary }
+}
+
+#[test]
+fn policies_keep_and_drop_as_the_scenarios_say() {
+    let mut case = Case::new("");
+    let mut count = 0;
+    for line in include_str!("scenarios.txt").lines().map(str::trim) {
+        if let Some(title) = line.strip_prefix("scenario ") {
+            std::mem::replace(&mut case, Case::new(title)).run();
+            count += 1;
+        } else if !line.starts_with('#') {
+            case.line(&line.split_whitespace().collect::<Vec<_>>());
+        }
+    }
+    case.run();
+    assert!(count > 20, "only {count} scenarios");
+}
