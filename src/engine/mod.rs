@@ -78,7 +78,7 @@ use crate::{
     env::{Background, Dir, Env},
     manifest::{CommitFailure, Edit, KeyspaceVersion, ManifestStore, Version},
     memtable::Memtable,
-    merge::MergeStrategy,
+    merge::{DeadSpans, MergeStrategy},
     wal::{LogFile, LogWriter},
 };
 use clock::Clock;
@@ -127,6 +127,8 @@ pub(crate) struct Engine {
     reclaim: Arc<Reclaim>,
     counters: Counters,
     clock: Mutex<Clock>,
+    /// Where nothing is left to read.
+    dead: Arc<DeadSpans>,
     /// The custom compaction policies that this process has been given.
     custom_policies: Mutex<BTreeMap<KeyspaceId, Policy>>,
     /// The custom merge strategies that this process has been given.

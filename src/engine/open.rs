@@ -130,6 +130,7 @@ impl Engine {
             registry: Mutex::new(registry),
             clock: Mutex::new(Clock::new(env.wall_us(), monotonic, time_us)),
             custom_policies: Mutex::default(),
+            dead: Arc::default(),
             visible: AtomicU64::new(last),
             next_file: AtomicU64::new(version.next_file),
             current: RwLock::new(Arc::new(current)),

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     base::{Bytes, KeySpan, Result},
     memtable::MemCursor,
-    merge::{Asked, Direction, EntryRef, Fragments, Kway, Source, Visible},
+    merge::{Asked, DeadSpans, Direction, EntryRef, Fragments, Kway, Source, Visible},
     segment::{PastCursor, SegmentCursor, VersionCursor},
 };
 
@@ -290,6 +290,7 @@ pub(super) fn scan_in(
     span: KeySpan,
     asked: Asked,
     direction: Direction,
+    dead: &Arc<DeadSpans>,
 ) -> Result<Scan> {
     let keyspace = opened.id;
     let mut sources = Vec::new();
@@ -319,5 +320,7 @@ pub(super) fn scan_in(
         [only] => Arc::clone(only),
         several => Arc::new(Fragments::merged(several)),
     };
-    Ok(Visible::new(Kway::new(sources, direction), tombstones, asked, span, (direction, opened.strategy.clone())))
+    let merge = Kway::new(sources, direction);
+    let visible = Visible::new(merge, tombstones, asked, span, (direction, opened.strategy.clone()));
+    Ok(visible.with_dead(dead, keyspace))
 }

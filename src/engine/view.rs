@@ -158,7 +158,7 @@ impl ViewCore {
     pub(crate) fn scan(&self, keyspace: &Opened, span: KeySpan, direction: Direction) -> Result<Option<Scan>> {
         let Some(asked) = self.asked(keyspace.id)? else { return Ok(None) };
         self.engine.counters.scans.fetch_add(1, Ordering::Relaxed);
-        scan_in(&self.files(), keyspace, span, asked, direction).map(Some)
+        scan_in(&self.files(), keyspace, span, asked, direction, &self.engine.dead).map(Some)
     }
 
     /// What to ask of a keyspace; nothing when it was not yet born at the view's moment.

@@ -149,7 +149,11 @@ impl Engine {
         }
         self.counters.log_bytes.fetch_add(payload_len as u64, Ordering::Relaxed);
         let view = std::mem::take(batch).into_shared(payload_len);
-        let inserted = commit.memtable.insert(&view).and_then(|()| Self::note_writes(commit, &view, seqno));
+        let inserted = commit
+            .memtable
+            .insert(&view)
+            .and_then(|()| Self::note_writes(commit, &view, seqno))
+            .and_then(|()| view.for_each(|op| self.dead.wrote(seqno, op.keyspace, op.kind, op.key)));
         inserted.map_err(|bad| bad.of(&self.dir.path().join(name::LOGS), 0))?;
         commit.time_us = time_us;
         self.visible.store(seqno, Ordering::Release);

@@ -4,8 +4,9 @@
 //!
 //! Inside, a `Source` is anything sorted: a memtable, a segment, a run of segments. `Kway` merges them in internal order: keys
 //! ascending, versions of a key newest first. `Visible` reads that stream as of a seqno. Range tombstones travel beside the stream, as
-//! `Fragments`. A [`MergeStrategy`] folds operands.
+//! `Fragments`, and `DeadSpans` remember where nothing is left. A [`MergeStrategy`] folds operands.
 
+mod dead;
 mod fragments;
 mod kway;
 mod strategy;
@@ -13,6 +14,7 @@ mod visible;
 
 use crate::base::{Bytes, Kind, Result};
 
+pub(crate) use dead::{DeadSpans, LOOK_AFTER};
 pub(crate) use fragments::{Fragment, Fragments, Mark, RangeTombstone};
 pub(crate) use kway::Kway;
 pub use strategy::{AppendItems, CustomMerge, Merge, MergeStrategy, append_items};

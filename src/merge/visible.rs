@@ -11,8 +11,8 @@
 
 use std::sync::Arc;
 
-use super::{Direction, Fragments, Kway, Mark, MergeStrategy, Source, wide_sum};
-use crate::base::{Bytes, Error, KeySpan, Kind, Result, Seqno};
+use super::{DeadSpans, Direction, Fragments, Kway, LOOK_AFTER, Mark, MergeStrategy, Source, wide_sum};
+use crate::base::{Bytes, Error, KeySpan, KeyspaceId, Kind, Result, Seqno};
 
 /// What a reader asks for.
 #[derive(Clone, Debug)]
@@ -285,6 +285,10 @@ pub(crate) struct Visible<S> {
     span: KeySpan,
     direction: Direction,
     strategy: MergeStrategy,
+    /// Who remembers where nothing is left, if this reader may ask and tell.
+    dead: Option<(Arc<DeadSpans>, KeyspaceId)>,
+    /// The keys passed in a row of which nothing was seen: the first of them, and how many.
+    passed: (Vec<u8>, usize),
     /// The current key, copied: its source moves on.
     key: Vec<u8>,
     /// The current value when no source stands at it: after a fold, and backward.
@@ -311,11 +315,21 @@ impl<S: Source> Visible<S> {
             ended: span.is_empty(),
             span,
             direction,
+            dead: None,
+            passed: (Vec::new(), 0),
             key: Vec::new(),
             held: None,
             at_top: false,
             started: false,
         }
+    }
+
+    /// Lets it jump over spans of a keyspace that are known to hold nothing, and tell of those it finds. Not where values expire: what is gone then
+    /// depends on more than the seqno.
+    pub(crate) fn with_dead(mut self, dead: &Arc<DeadSpans>, keyspace: KeyspaceId) -> Self {
+        let plain = self.asked.cutoffs.is_none() && self.direction == Direction::Forward;
+        self.dead = plain.then(|| (Arc::clone(dead), keyspace));
+        self
     }
 
     /// Steps to the next visible key; `false` at the end. An error ends it.
@@ -387,19 +401,58 @@ impl<S: Source> Visible<S> {
             self.skip_rest_of_key()?;
         }
         loop {
-            let Some(entry) = self.merge.top().and_then(Source::entry) else { return Ok(false) };
-            if self.span.end.as_deref().is_some_and(|end| entry.key >= end) {
+            let entry = self.merge.top().and_then(Source::entry);
+            let inside = |key: &[u8]| self.span.end.as_deref().is_none_or(|end| key < end);
+            let Some(entry) = entry.filter(|entry| inside(entry.key)) else {
+                self.tell_dead(self.span.end.clone());
                 return Ok(false);
-            }
+            };
             self.key.clear();
             self.key.extend_from_slice(entry.key);
             let fragment = self.tombstones.find(&self.key);
             if self.resolve_forward(fragment)? {
+                if self.passed.1 > 0 {
+                    self.tell_dead(Some(self.key.clone()));
+                }
                 self.at_top = true;
                 return Ok(true);
             }
             self.skip_rest_of_key()?;
             self.skip_deleted_span(fragment)?;
+            if self.dead.is_some() && !self.pass_dead()? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Counts a key of which nothing was seen, and goes on behind those that somebody else has found to be alike; `false` when nothing is left.
+    fn pass_dead(&mut self) -> Result<bool> {
+        let (first, count) = &mut self.passed;
+        if *count == 0 {
+            first.clear();
+            first.extend_from_slice(&self.key);
+        }
+        *count += 1;
+        if *count == LOOK_AFTER
+            && let Some((dead, keyspace)) = &self.dead
+            && let Some(span) = dead.jump(*keyspace, &self.key, self.asked.seqno)
+        {
+            let Some(end) = span.end else { return Ok(false) };
+            self.merge.seek(Some(&end))?;
+        }
+        Ok(true)
+    }
+
+    /// Tells that nothing was found from the first key passed to before `end`. Only a reader of the present may: what purges hide from views of
+    /// the past, older views still see.
+    #[cold]
+    fn tell_dead(&mut self, end: Option<Vec<u8>>) {
+        let (first, count) = std::mem::take(&mut self.passed);
+        if let Some((dead, keyspace)) = &self.dead
+            && count >= LOOK_AFTER
+            && self.asked.seqno == self.asked.opened
+        {
+            dead.found(*keyspace, KeySpan { start: first, end }, self.asked.seqno, count);
         }
     }
 

@@ -66,6 +66,16 @@ impl Layout {
         Ok(usize::from(Reader::starting_at(block, at).u16("entry offset")?) * ALIGN)
     }
 
+    /// The number of the entry that begins at `offset` in the block.
+    pub(super) fn index_of(self, block: &[u8], offset: usize) -> Result<usize, Corruption> {
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.offset(block, middle)? < offset { low = middle + 1 } else { high = middle }
+        }
+        Ok(low)
+    }
+
     /// Decodes entry number `index`, with its key wherever that stands.
     #[inline]
     pub(super) fn entry(self, block: &[u8], index: usize, base: Base) -> Result<Decoded, Corruption> {

@@ -123,6 +123,12 @@ impl Fences {
         self.below(key).saturating_sub(1)
     }
 
+    /// The block in which a place of the file is.
+    pub(super) fn block_at(&self, offset: usize) -> Option<usize> {
+        let after = self.offsets.partition_point(|start| *start as usize <= offset);
+        after.checked_sub(1).filter(|block| *block < self.count())
+    }
+
     /// The blocks in which a key can be; the versions of one key may fill several.
     pub(super) fn holding(&self, key: &[u8]) -> std::ops::Range<usize> {
         self.find(key)..self.below(&[key, &[0]].concat())

@@ -23,8 +23,11 @@ use crate::{
     merge::{Direction, EntryRef, Source, Until},
 };
 
-/// A point read walks this many versions down from the newest before it searches.
+/// A run of more versions than this is searched, not walked down from the newest.
 const STEPS_MAX: usize = 20;
+
+/// A walk has the lines fetched that are so many bytes ahead.
+const FETCH_AHEAD: usize = 60;
 
 /// A version in the history tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,12 +71,19 @@ impl Segment {
         probe.entry_at = Some(at as u64);
         probe.blocks += 1;
 
+        self.verify_head(at)?;
+        // The lines of the versions come while the head is decoded, not after.
+        self.fetch_entry(at);
         let first = self.entry_at(region, at)?;
         if region.get(first.key.clone()) != Some(key.key()) {
             return Ok(PastFound::Nothing);
         }
         probe.key_found = true;
         let followers = usize::from(first.entry.run.unwrap_or(0));
+        if followers > STEPS_MAX && first.entry.seqno > seqno {
+            return self.search_run(at, followers, key.key(), seqno, probe);
+        }
+        self.fetch_entry(first.next + FETCH_AHEAD);
         let mut whole = first.value.clone();
         let mut decoded = first;
         let mut newer: Option<(u64, u64)> = None;
@@ -96,13 +106,41 @@ impl Segment {
             if !entry.older_follows {
                 return Ok(if gone { PastFound::Gone } else { PastFound::Nothing });
             }
-            if step >= STEPS_MAX || step >= followers {
+            if step >= followers {
                 break;
             }
             newer = entry.time.map(|time| (entry.seqno, time));
             decoded = self.entry_at(region, decoded.next)?;
         }
         self.search_past(key.key(), seqno, probe)
+    }
+
+    /// Searches the run of `followers` that begins at a place of the file, without looking for its key again.
+    fn search_run(&self, at: usize, followers: usize, key: &[u8], seqno: u64, probe: &mut Probe) -> Result<PastFound> {
+        let inside = || self.corrupt(at as u64, "a run of versions inside a block");
+        let (block, start) = self.block_at(at).ok_or_else(inside)?;
+        let data = self.block(block)?;
+        let bytes = data.bytes(self);
+        let wrong = |bad| self.in_block(bad, block);
+        let layout = Layout::of(bytes).map_err(wrong)?;
+        let first = layout.index_of(bytes, at - start).map_err(wrong)?;
+        let bare = |index: usize| layout.bare(bytes, index, self.base()).map_err(wrong);
+        let (mut low, mut high) = (first + 1, (first + 1 + followers).min(layout.count()));
+        let end = high;
+        while low < high {
+            let middle = low.midpoint(high);
+            if bare(middle)?.entry.seqno > seqno { low = middle + 1 } else { high = middle }
+        }
+        if low == end {
+            // Further down, perhaps in the next block.
+            return self.search_past(key, seqno, probe);
+        }
+        let version = self.version(&data, layout, low, block)?;
+        if version.until.holds(seqno) {
+            return Ok(PastFound::Holds(version));
+        }
+        let gone = bare(low - 1)?.entry.gap_start.is_some_and(|gap| gap <= seqno);
+        Ok(if gone { PastFound::Gone } else { PastFound::Nothing })
     }
 
     /// An entry that the index or another entry leads to, its pages verified.

@@ -421,6 +421,12 @@ impl Segment {
         self.blocks_end
     }
 
+    /// The block in which a place of the file is, and where it begins.
+    pub(super) fn block_at(&self, offset: usize) -> Option<(usize, usize)> {
+        let block = self.fences.block_at(offset)?;
+        Some((block, self.fences.block(block)?.0))
+    }
+
     /// The blocks in which a key can be.
     pub(super) fn blocks_of(&self, key: &[u8]) -> std::ops::Range<usize> {
         self.fences.holding(key)
