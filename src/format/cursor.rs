@@ -86,7 +86,32 @@ impl<'a> Reader<'a> {
         self.long_varint(what)
     }
 
+    /// One of two bytes and more: up to eight at once where as many are there.
+    #[inline]
     fn long_varint(&mut self, what: &'static str) -> Result<u64, Corruption> {
+        let eight = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk).map(|eight| u64::from_le_bytes(*eight));
+        let Some((word, stops)) =
+            eight.map(|word| (word, !word & 0x8080_8080_8080_8080)).filter(|(_, stops)| *stops != 0)
+        else {
+            return self.varint_by_bytes(what);
+        };
+        // The bytes up to the one that ends it, without their top bits, pushed together.
+        let bits = stops.trailing_zeros();
+        let bytes = word & (u64::MAX >> (63 - bits)) & 0x7f7f_7f7f_7f7f_7f7f;
+        let pairs = bytes & 0x007f_007f_007f_007f | (bytes & 0x7f00_7f00_7f00_7f00) >> 1;
+        let fours = pairs & 0x0000_3fff_0000_3fff | (pairs & 0x3fff_0000_3fff_0000) >> 2;
+        let value = fours & 0x0fff_ffff | (fours & 0x0fff_ffff_0000_0000) >> 4;
+        // One number, one encoding: a last byte of zero says that a shorter one exists.
+        let last = (word >> (bits - 7)).to_le_bytes();
+        if last.first().is_none_or(|last| last.trailing_zeros() >= 7) {
+            return Err(self.corrupt(what));
+        }
+        self.at += (bits as usize).div_ceil(8);
+        Ok(value)
+    }
+
+    #[cold]
+    fn varint_by_bytes(&mut self, what: &'static str) -> Result<u64, Corruption> {
         let mut value = 0u64;
         for index in 0..VARINT_MAX {
             let byte = self.u8(what)?;
@@ -197,7 +222,6 @@ impl Writer {
         self.raw(bytes);
     }
 
-    /// Zeros up to a multiple of `align`.
     /// Writes a number anew that was written at a place.
     pub(crate) fn set_u16(&mut self, at: usize, value: u16) {
         if let Some(room) = self.bytes.get_mut(at..at + 2) {
@@ -205,6 +229,7 @@ impl Writer {
         }
     }
 
+    /// Zeros up to a multiple of `align`.
     pub(crate) fn pad_to(&mut self, align: usize) {
         self.bytes.resize(self.bytes.len().next_multiple_of(align), 0);
     }

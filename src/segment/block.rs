@@ -2,7 +2,7 @@
 
 use super::{
     ALIGN,
-    entry::{Base, Decoded, decode},
+    entry::{Base, Decoded, decode, decode_seqno},
 };
 use crate::{
     base::Corruption,
@@ -103,6 +103,13 @@ impl Layout {
             return Err(bad);
         }
         Ok(Decoded { key: first.key, ..decoded })
+    }
+
+    /// The seqno alone of entry number `index`.
+    #[inline]
+    pub(super) fn seqno(self, block: &[u8], index: usize, base: Base) -> Result<u64, Corruption> {
+        let offset = self.offset(block, index)?;
+        decode_seqno(block.get(..self.offsets_at).unwrap_or_default(), offset, base)
     }
 
     /// Decodes entry number `index`. Of one that follows another of its key the key is empty.

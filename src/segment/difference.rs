@@ -19,7 +19,7 @@ use crate::{
 const RUN_MIN: usize = 4;
 
 /// The longest value that is read back from a difference.
-const VALUE_MAX: usize = 1 << 30;
+const VALUE_MAX: usize = 1 << 20;
 
 /// Encodes `older` as a difference against `newer`; nothing where that would not be a good deal shorter.
 pub(super) fn encode(newer: &[u8], older: &[u8]) -> Option<Vec<u8>> {
@@ -29,7 +29,7 @@ pub(super) fn encode(newer: &[u8], older: &[u8]) -> Option<Vec<u8>> {
     let newer_middle = newer_rest.get(..newer_rest.len() - suffix)?;
     let older_middle = older_rest.get(..older_rest.len() - suffix)?;
     let mut out = Writer::default();
-    let limit = older.len() / 4 * 3;
+    let limit = older.len() / 2;
     if newer_middle.len() == older_middle.len() {
         let (mut copied, mut at) = (prefix, 0);
         while at < older_middle.len() {

@@ -41,6 +41,34 @@ pub(crate) struct Base {
     pub(crate) time: u64,
 }
 
+/// The length of a run of versions, and whether others of its key stand around it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RunLen(pub(crate) u16);
+
+impl RunLen {
+    /// The most followers that a run has.
+    pub(crate) const MAX: u16 = 0x3fff;
+
+    /// An older run of the key follows.
+    pub(crate) const OLDER: u16 = 0x8000;
+
+    /// A newer run of the key stands before.
+    pub(crate) const NEWER: u16 = 0x4000;
+
+    /// How many versions follow the first one.
+    pub(crate) fn followers(self) -> usize {
+        usize::from(self.0 & Self::MAX)
+    }
+
+    pub(crate) fn older_run(self) -> bool {
+        self.0 & Self::OLDER != 0
+    }
+
+    pub(crate) fn newer_run(self) -> bool {
+        self.0 & Self::NEWER != 0
+    }
+}
+
 /// An entry without its bytes: everything that is a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -52,12 +80,12 @@ pub(crate) struct Entry {
     pub(crate) time: Option<u64>,
     /// Where the entry's interval ends: in the history tier, unless it ends where the entry before begins. Needs `time`.
     pub(crate) until: Option<Until>,
-    /// The value is a difference against the last whole value before it in the block. Needs `time`.
+    /// The value is a difference against that of the first entry of the run. Needs `time`.
     pub(crate) difference: bool,
     /// The next entry of the segment is an older version of the same key.
     pub(crate) older_follows: bool,
-    /// In the history tier: how many older versions of the key follow in the same block. Needs `time`.
-    pub(crate) run: Option<u16>,
+    /// In the history tier: what run it is the first of. Needs `time`.
+    pub(crate) run: Option<RunLen>,
     /// One of those: how many entries after the first of them, whose key it has. Needs `time`.
     pub(crate) follower: Option<u16>,
 }
@@ -122,7 +150,7 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
             | flag(EXT_FOLLOWER, entry.follower.is_some()));
         if let Some(run) = entry.run {
             run_at = Some(out.len());
-            out.u16(run);
+            out.u16(run.0);
         }
         if let Some(distance) = entry.follower {
             out.varint(u64::from(distance));
@@ -137,6 +165,16 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
     out.raw(value);
     out.pad_to(ALIGN);
     run_at
+}
+
+/// The seqno alone of the entry that begins at `at`.
+#[inline]
+pub(super) fn decode_seqno(bytes: &[u8], at: usize, base: Base) -> Result<u64, Corruption> {
+    let mut reader = Reader::starting_at(bytes, at + 1);
+    reader.varint("key length")?;
+    reader.varint("value length")?;
+    let delta = reader.varint("entry seqno")?;
+    base.seqno.checked_add(delta).ok_or_else(|| reader.corrupt("entry seqno"))
 }
 
 /// Decodes the entry that begins at `at`.
@@ -182,7 +220,7 @@ struct Extension {
     time: Option<u64>,
     until: Option<Until>,
     difference: bool,
-    run: Option<u16>,
+    run: Option<RunLen>,
     follower: Option<u16>,
 }
 
@@ -193,7 +231,7 @@ fn extension(reader: &mut Reader<'_>, seqno: u64, base: u64) -> Result<Extension
     if bits & EXT_TIME == 0 || bits & !known != 0 || ends_twice {
         return Err(reader.corrupt("entry extension"));
     }
-    let run = if bits & EXT_RUN == 0 { None } else { Some(reader.u16("length of a run")?) };
+    let run = if bits & EXT_RUN == 0 { None } else { Some(RunLen(reader.u16("length of a run")?)) };
     let follower = if bits & EXT_FOLLOWER == 0 {
         None
     } else {
@@ -231,7 +269,7 @@ mod tests {
                     for len in [0, 1, 127, 128, 5000] {
                         let difference = time.is_some() && older_follows;
                         let gap_start = gap.then_some(7);
-                        let (run, follower) = (difference.then_some(5), (difference && !moved).then_some(300));
+                        let (run, follower) = (difference.then_some(RunLen(5)), (difference && !moved).then_some(300));
                         let entry = Entry {
                             kind,
                             seqno: 1000,

@@ -8,13 +8,13 @@
 //! searches by fences, so that a read costs about the same however many versions there are. A scan meets one version of each key: the one
 //! whose interval holds the moment.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use super::{
     Entry, PointKey, Probe, Segment, SegmentCursor,
     block::Layout,
     difference,
-    entry::{Decoded, decode},
+    entry::{Decoded, RunLen, decode},
     index::{may_hold, pages},
     reader::BlockData,
 };
@@ -79,20 +79,17 @@ impl Segment {
             return Ok(PastFound::Nothing);
         }
         probe.key_found = true;
-        let followers = usize::from(first.entry.run.unwrap_or(0));
+        let followers = first.entry.run.map_or(0, RunLen::followers);
         if followers > STEPS_MAX && first.entry.seqno > seqno {
             return self.search_run(at, followers, key.key(), seqno, probe);
         }
         self.fetch_entry(first.next + FETCH_AHEAD);
-        let mut whole = first.value.clone();
+        let whole = first.value.clone();
         let mut decoded = first;
         let mut newer: Option<(u64, u64)> = None;
         let mut gone = false;
         for step in 0.. {
             let entry = decoded.entry;
-            if !entry.difference {
-                whole = decoded.value.clone();
-            }
             if entry.seqno <= seqno {
                 let until = self.until(&entry, newer)?;
                 if !until.holds(seqno) {
@@ -129,7 +126,8 @@ impl Segment {
         let end = high;
         while low < high {
             let middle = low.midpoint(high);
-            if bare(middle)?.entry.seqno > seqno { low = middle + 1 } else { high = middle }
+            let found = layout.seqno(bytes, middle, self.base()).map_err(wrong)?;
+            if found > seqno { low = middle + 1 } else { high = middle }
         }
         if low == end {
             // Further down, perhaps in the next block.
@@ -159,7 +157,7 @@ impl Segment {
     }
 
     /// The value of an entry; of a difference the last whole value before it is needed.
-    fn put_together(&self, bytes: &[u8], whole: std::ops::Range<usize>, decoded: &Decoded) -> Result<Bytes> {
+    fn put_together(&self, bytes: &[u8], whole: Range<usize>, decoded: &Decoded) -> Result<Bytes> {
         let stored = bytes.get(decoded.value.clone()).unwrap_or_default();
         if !decoded.entry.difference {
             return Ok(Bytes::copy_from(stored));
@@ -239,20 +237,19 @@ impl Segment {
         Ok(PastVersion { seqno: entry.seqno, time: entry.time, until, kind: entry.kind, value })
     }
 
-    /// Where the last whole value at or before an entry of a block is.
+    /// Where the value is that the value of an entry is told against: that of the first of its run.
     fn whole_before(
         &self,
         block: &[u8],
         layout: Layout,
         at: usize,
         decoded: &Decoded,
-    ) -> Result<std::ops::Range<usize>, Corruption> {
-        let (mut at, mut found) = (at, decoded.clone());
-        while found.entry.difference {
-            at = at.checked_sub(1).ok_or(Corruption { offset: 0, what: "a whole value before a difference" })?;
-            found = layout.bare(block, at, self.base())?;
-        }
-        Ok(found.value)
+    ) -> Result<Range<usize>, Corruption> {
+        let Some(distance) = decoded.entry.follower else { return Ok(decoded.value.clone()) };
+        let bad = Corruption { offset: 0, what: "a whole value before a difference" };
+        let first = at.checked_sub(usize::from(distance)).ok_or(bad)?;
+        let first = layout.bare(block, first, self.base())?;
+        if first.entry.difference { Err(bad) } else { Ok(first.value) }
     }
 
     /// Reads every version, whole.
@@ -352,10 +349,10 @@ pub(crate) struct PastCursor {
 #[derive(Debug)]
 struct Found {
     data: BlockData,
-    key: std::ops::Range<usize>,
+    key: Range<usize>,
     entry: Entry,
     /// Where its value stands, if it stands whole.
-    whole: Option<std::ops::Range<usize>>,
+    whole: Option<Range<usize>>,
     /// Nothing of one that only says that what was there is gone.
     until: Option<Until>,
 }
@@ -364,7 +361,7 @@ struct Found {
 struct Part {
     first: Decoded,
     /// Entries from the first to before the second.
-    entries: std::ops::Range<usize>,
+    entries: Range<usize>,
 }
 
 impl PastCursor {
@@ -409,7 +406,7 @@ impl PastCursor {
             }
         };
         let end = match self.direction {
-            Direction::Forward => at + 1 + usize::from(first.entry.run.unwrap_or(0)),
+            Direction::Forward => at + 1 + first.entry.run.map_or(0, RunLen::followers),
             Direction::Backward => index + 1,
         };
         if first.entry.follower.is_some() || end > count {
@@ -421,52 +418,58 @@ impl PastCursor {
     /// Looks a part through: stands at the version that holds the moment, or at one that says it is gone. Whether a version at or before the moment
     /// was met.
     fn look(&mut self, part: &Part) -> Result<bool> {
-        let (mut low, mut high) = (part.entries.start, part.entries.end);
+        let Range { start, end } = part.entries;
+        let (mut low, mut high) = (start, end);
         if part.first.entry.seqno > self.seqno {
             low += 1;
             while low < high {
                 let middle = low.midpoint(high);
-                if self.bare(middle)?.entry.seqno > self.seqno { low = middle + 1 } else { high = middle }
+                if self.seqno_of(middle)? > self.seqno { low = middle + 1 } else { high = middle }
             }
         }
-        let newer = match low.checked_sub(1).filter(|newer| *newer >= part.entries.start) {
-            Some(newer) if newer == part.entries.start => Some(part.first.clone()),
-            Some(newer) => Some(self.bare(newer)?),
-            None => None,
+        // The one above tells where the interval ends, if that tells it not itself, and whether anything between has gone.
+        let above = match low.checked_sub(1) {
+            Some(above) if above > start => Some(self.bare(above)?.entry),
+            Some(above) if above == start => Some(part.first.entry),
+            _ => None,
         };
-        if low < part.entries.end {
-            let decoded = if low == part.entries.start { part.first.clone() } else { self.bare(low)? };
-            let begins = newer.as_ref().and_then(|newer| Some((newer.entry.seqno, newer.entry.time?)));
+        if low < end {
+            let decoded = if low == start { part.first.clone() } else { self.bare(low)? };
+            let begins = above.and_then(|above| Some((above.seqno, above.time?)));
             let until = self.segment.until(&decoded.entry, begins)?;
             if self.direction == Direction::Backward {
                 // What an older part had is over by then.
                 self.found = None;
             }
             if until.holds(self.seqno) {
-                self.stand(part, low, &decoded, Some(until))?;
+                self.stand(part, &decoded, Some(until))?;
                 return Ok(true);
             }
         }
-        if let Some(newer) = newer
-            && newer.entry.gap_start.is_some_and(|gap| gap <= self.seqno)
+        if let Some(above) = above.filter(|above| above.gap_start.is_some_and(|gap| gap <= self.seqno))
             && self.found.is_none()
         {
-            self.stand(part, part.entries.start, &newer, None)?;
+            let gone = Decoded { entry: above, ..part.first.clone() };
+            self.stand(part, &gone, None)?;
         }
-        Ok(low < part.entries.end)
+        Ok(low < end)
     }
 
-    fn stand(&mut self, part: &Part, at: usize, decoded: &Decoded, until: Option<Until>) -> Result<()> {
+    fn seqno_of(&self, index: usize) -> Result<u64> {
+        let segment = &self.segment;
+        let Some((data, layout)) = &self.data else { return Err(segment.corrupt(0, "a block that was loaded")) };
+        layout.seqno(data.bytes(segment), index, segment.base()).map_err(|bad| segment.in_block(bad, self.block))
+    }
+
+    fn stand(&mut self, part: &Part, decoded: &Decoded, until: Option<Until>) -> Result<()> {
         let Self { segment, data, value, block, .. } = self;
-        let Some((data, layout)) = data else { return Ok(()) };
-        let mut whole = (until.is_some() && !decoded.entry.difference).then(|| decoded.value.clone());
+        let Some((data, _)) = data else { return Ok(()) };
+        let mut whole = until.map(|_| decoded.value.clone());
         value.clear();
         if until.is_some() && decoded.entry.difference {
             let bytes = data.bytes(segment);
-            let base =
-                segment.whole_before(bytes, *layout, at, decoded).map_err(|bad| segment.in_block(bad, *block))?;
-            let stored = bytes.get(decoded.value.clone()).unwrap_or_default();
-            difference::apply(bytes.get(base).unwrap_or_default(), stored, value)
+            let of = |range: &Range<usize>| bytes.get(range.clone()).unwrap_or_default();
+            difference::apply(of(&part.first.value), of(&decoded.value), value)
                 .map_err(|bad| segment.in_block(bad, *block))?;
             whole = None;
         }
@@ -500,13 +503,11 @@ impl PastCursor {
             let count = self.data.as_ref().map_or(0, |(_, layout)| layout.count());
             if part.entries.end < count {
                 self.index = Some(part.entries.end);
-                return Ok(());
+            } else {
+                self.load(self.block.checked_add(1))?;
             }
-            // The last of the block: an older version may begin the next one.
-            let goes_on = self.bare(part.entries.end - 1)?.entry.older_follows;
-            self.load(self.block.checked_add(1))?;
             match self.index {
-                Some(first) if goes_on => index = first,
+                Some(next) if part.first.entry.run.is_some_and(RunLen::older_run) => index = next,
                 _ => return Ok(()),
             }
         }
@@ -520,12 +521,11 @@ impl PastCursor {
             self.look(&part)?;
             if let Some(before) = part.entries.start.checked_sub(1) {
                 self.index = Some(before);
-                return Ok(());
+            } else {
+                self.load(self.block.checked_sub(1))?;
             }
-            // The first of the block: a newer version may end the block before.
-            self.load(self.block.checked_sub(1))?;
             match self.index {
-                Some(last) if self.bare(last)?.entry.older_follows => index = last,
+                Some(next) if part.first.entry.run.is_some_and(RunLen::newer_run) => index = next,
                 _ => return Ok(()),
             }
         }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{
     BLOCK_LEN, BLOCK_LEN_MAX, PAGE, block, difference,
-    entry::{Base, Entry, encode},
+    entry::{Base, Entry, RunLen, encode},
     fences::FenceWriter,
     footer::{self, Section, Tag},
     index::{IndexWriter, PointIndex},
@@ -19,9 +19,6 @@ use crate::{
 
 /// Bytes gathered before they are written.
 const CHUNK: usize = 256 << 10;
-
-/// A version of a key that is this many entries behind the last whole value has a whole one again.
-const DIFFERENCES_MAX: usize = 15;
 
 /// Values longer than this are compared with none: it would take longer than it saves.
 const COMPARED_MAX: usize = 1 << 20;
@@ -61,18 +58,17 @@ pub(crate) struct SegmentWriter {
     summary: Summary,
 }
 
-/// The versions of a key that stand in the current block so far.
+/// The versions of a key that stand together in the current block so far.
 #[derive(Debug)]
 struct Run {
-    /// Where its length is written, and the followers so far.
+    /// Where its length is written.
     len_at: Option<usize>,
-    len: u16,
+    len: RunLen,
     /// The version written last.
     seqno: u64,
     time: Option<u64>,
-    /// The last whole value, and how many differences against it there are.
+    /// The value of the first of them, which is whole.
     whole: Option<Vec<u8>>,
-    differences: usize,
 }
 
 /// What a segment is created for.
@@ -142,19 +138,34 @@ impl SegmentWriter {
         // A large entry gets a block of its own: whoever reads its neighbours does not have to verify its pages.
         let too_long = block_len + key.len() + value.len() > BLOCK_LEN_MAX;
         let begins = !self.offsets.is_empty() && (full || too_long);
+        // Nothing in a block leans on the block before.
+        let run = self.run.take().filter(|_| same_key);
+        let newer_run = begins && run.is_some();
+        let run = if begins { self.end_run(run.as_ref()) } else { run };
         if begins {
             self.end_block()?;
         }
         if self.summary.past.is_none() {
             return self.append(entry, key, value, value.len()).map(drop);
         }
-        // Nothing in a block leans on the block before.
-        let run = self.run.take().filter(|run| same_key && !begins && run.len < u16::MAX);
-        self.add_past(entry, key, value, run)
+        self.add_past(entry, key, value, (run, newer_run))
     }
 
-    /// Adds a version in the history tier: what the run it belongs to tells of it already is left out.
-    fn add_past(&mut self, entry: &Entry, key: &[u8], value: &[u8], run: Option<Run>) -> Result<()> {
+    /// Says of a run that another one of its key follows.
+    fn end_run(&mut self, run: Option<&Run>) -> Option<Run> {
+        let Run { len_at, len, .. } = run?;
+        self.out.set_u16((*len_at)?, len.0 | RunLen::OLDER);
+        None
+    }
+
+    /// Adds a version in the history tier: what the first of its run tells of it already is left out.
+    fn add_past(
+        &mut self,
+        entry: &Entry,
+        key: &[u8],
+        value: &[u8],
+        (run, newer_run): (Option<Run>, bool),
+    ) -> Result<()> {
         let mut told = *entry;
         let (seqno, time, open) = match entry.until {
             Some(Until::At { seqno, time }) => (seqno, time, false),
@@ -167,33 +178,33 @@ impl SegmentWriter {
             past.open |= open;
         }
         let comparable = entry.kind == Kind::Put && value.len() <= COMPARED_MAX;
-        let Some(mut run) = run else {
-            told.run = entry.older_follows.then_some(0);
+        let room = run.as_ref().filter(|run| comparable && run.len.0 & RunLen::MAX < RunLen::MAX);
+        let difference = room.and_then(|run| difference::encode(run.whole.as_ref()?, value));
+        let newer_run = newer_run || run.is_some();
+        if difference.is_none() {
+            self.end_run(run.as_ref());
+        }
+        let (Some(difference), Some(mut run)) = (difference, run) else {
+            // A whole value begins a run of its own.
+            let len = RunLen(if newer_run { RunLen::NEWER } else { 0 });
+            told.run = (entry.older_follows || newer_run).then_some(len);
             let len_at = self.append(&told, key, value, value.len())?;
             let whole = comparable.then(|| value.to_vec());
-            self.run = Some(Run { len_at, len: 0, seqno: entry.seqno, time: entry.time, whole, differences: 0 });
+            self.run = Some(Run { len_at, len, seqno: entry.seqno, time: entry.time, whole });
             return Ok(());
         };
-        let whole = run.whole.as_ref().filter(|_| comparable && run.differences < DIFFERENCES_MAX);
-        let difference = whole.and_then(|whole| difference::encode(whole, value));
-        told.difference = difference.is_some();
+        told.difference = true;
         // It ends where the newer one begins: nothing has to be said.
-        if told.difference && run.seqno == seqno && run.time == Some(time) {
+        if run.seqno == seqno && run.time == Some(time) {
             told.until = None;
         }
-        run.len += 1;
-        told.follower = Some(run.len);
+        run.len.0 += 1;
+        told.follower = Some(run.len.0 & RunLen::MAX);
         if let Some(at) = run.len_at {
-            self.out.set_u16(at, run.len);
-        }
-        if difference.is_some() {
-            run.differences += 1;
-        } else {
-            run.differences = 0;
-            run.whole = comparable.then(|| value.to_vec());
+            self.out.set_u16(at, run.len.0);
         }
         (run.seqno, run.time) = (entry.seqno, entry.time);
-        self.append(&told, key, difference.as_deref().unwrap_or(value), value.len())?;
+        self.append(&told, key, &difference, value.len())?;
         self.run = Some(run);
         Ok(())
     }
