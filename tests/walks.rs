@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `scenario … strategy Sum` | begins anew, with the keyspace `k` under a merge strategy; without one, `LastWins` |
 //! | `v@10 k` · `+v@10 k` · `delete@10 k` · `delete_range@10 a z` | a put, a merge, deletes, each the commit 10 |
-//! | `batch@10 k 5 +1 delete` | puts, merges and deletes of one key in one batch; `delete_range` of all |
+//! | `batch@10 k 5 +1 delete` | puts, merges, deletes and purges of one key in one batch; `delete_range` of all, `purge_prefix` of the key |
 //! | `v@10 k -> Duplicate` | refused, as `Duplicate` or `Invalid` |
 //! | `view@12` · `release 12` · `view 12 k -> v` | opens a view and holds it; lets go of it; asks it |
 //! | `as_of 15 k -> v` | asks a view that is opened for it |
@@ -255,6 +255,8 @@ impl Walk {
                             match (*part, part.strip_prefix('+')) {
                                 ("delete", _) => batch.delete(&self.keyspace, key),
                                 ("delete_range", _) => batch.delete_range(&self.keyspace, ..),
+                                ("purge", _) => batch.purge(&self.keyspace, key),
+                                ("purge_prefix", _) => batch.purge_prefix(&self.keyspace, key),
                                 (_, Some(operand)) => batch.merge(&self.keyspace, key, self.value(operand)),
                                 (value, None) => batch.put(&self.keyspace, key, self.value(value)),
                             }

@@ -325,15 +325,16 @@ impl Survivors {
         }
         self.see_marks_above(entry.seqno, entry.ordinal);
         if let Some(purge) = self.newer.purge {
-            let reader = self.demands.before_purge(purge, entry.seqno, self.newer.seqno.unwrap_or(u64::MAX));
-            if reader.is_none() {
+            // What an operand stands upon is read by whoever reads the operand.
+            let upto = if self.is_beneath_operand() { None } else { self.newer.seqno };
+            if self.demands.before_purge(purge, entry.seqno, upto.unwrap_or(u64::MAX)).is_none() {
                 // Gone for good, and nothing is to tell of it.
                 return Ok(());
             }
         }
         let same_moment = self.newer.seqno == Some(entry.seqno);
         let beneath_operand = self.is_beneath_operand();
-        if same_moment && !beneath_operand {
+        if same_moment && !beneath_operand && entry.kind != Kind::Purge {
             // A later word of the same batch, or its range tombstone, stands for this one, and for what was dropped beneath it. But a gap noted on a
             // mark must not refuse a view for the sake of a neighbour: then this one stays, to say it of its own key.
             let Some(gap) = entry.gap_start else { return Ok(()) };
@@ -348,6 +349,8 @@ impl Survivors {
         let lowest = entry.gap_start.unwrap_or(entry.seqno).min(entry.seqno);
         let wanted = match self.newer.seqno {
             None => true,
+            // It goes when nothing is left that it hides.
+            Some(_) if entry.kind == Kind::Purge => true,
             Some(_) if same_moment => !beneath_operand,
             Some(above) => {
                 // A gap noted on a mark speaks for every key that the mark covers: it must not refuse a view for the sake of a neighbour.
@@ -549,7 +552,7 @@ impl Survivors {
             if !keeps_past || self.chain.last().is_some_and(|last| last.entry.seqno == seqno) {
                 self.leave_chain_in_place(out)?;
             }
-            if self.chain.is_empty() && keeps_past && !first {
+            if keeps_past && !self.passed_marks.is_empty() {
                 self.make_marks_versions(out)?;
             }
             self.newest = first;
@@ -575,6 +578,8 @@ impl Survivors {
             self.make_marks_versions(out)?;
             return self.keep_past(pending, self.newer.end, out);
         }
+        // Operands above a range tombstone stay above what is beneath that.
+        self.leave_chain_in_place(out)?;
         self.keep_main(pending, out)
     }
 
@@ -859,6 +864,9 @@ impl Survivors {
             self.next_mark += 1;
             // A point entry of the same commit stands for the mark: that is where gaps are noted. But of an operand the mark is the base.
             if self.newer.seqno == Some(mark.seqno) && !self.is_beneath_operand() {
+                if mark.purge {
+                    self.newer.purge = Some(mark.seqno);
+                }
                 continue;
             }
             let time = if mark.time == 0 { self.time_of(mark.seqno) } else { mark.time };

@@ -102,9 +102,9 @@ impl ViewCore {
             gather(RunCursor::new(vec![Arc::clone(table)], Direction::Forward), key, &mut live)?;
         }
         live.extend(marks.values().map(Live::of_mark));
-        // The point entry of a seqno stands for the mark of the same.
-        live.sort_by_key(|live| std::cmp::Reverse((live.seqno, !live.kind.is_range(), live.ordinal)));
-        live.dedup_by_key(|live| live.seqno);
+        // The last word of a commit counts; segments keep no order in it: there the point entry comes behind the mark.
+        live.sort_by_key(|live| std::cmp::Reverse((live.seqno, live.ordinal, !live.kind.is_range())));
+        live.dedup_by(|older, newer| older.seqno == newer.seqno && !older.kind.purges());
 
         let runs = tree.into_iter().flat_map(|tree| &tree.past);
         let tables =

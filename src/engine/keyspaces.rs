@@ -146,10 +146,10 @@ impl Engine {
             0 => 0,
             lapsed => match Timeline::new(&current).at_time(lapsed - 1) {
                 Ok(stamp) => stamp.map_or(0, |stamp| stamp.seqno + 1),
-                Err(_) => self.visible(),
+                Err(_) => self.visible() + 1,
             },
         };
-        keyspace.horizon.max(keyspace.vanished).max(lapsed.min(self.visible()))
+        keyspace.horizon.max(keyspace.vanished).max(lapsed)
     }
 
     /// Hands out a keyspace, if its merge strategy is the one that was asked for.

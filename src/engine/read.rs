@@ -146,47 +146,46 @@ fn get_counted(
     asked: &Asked,
     tally: &mut Tally,
 ) -> Result<Option<Bytes>> {
-    let tree = current.trees.get(&keyspace.id);
-    let past = tree.filter(|tree| !tree.past.is_empty());
-    // An interval that holds the moment is the truth: whoever looks back asks the history tier first, unless something newer may hide it.
-    let hidden = |tree: &Tree| tree.purges || current.memtables(u64::MAX).any(|table| table.has_purges());
-    let mut gone = false;
-    if let Some(tree) = past.filter(|tree| asked.seqno < tree.past_end && !hidden(tree)) {
-        match get_past(tree, key, asked, tally)? {
-            PastFound::Holds(version) if version.until != Until::Open => return told(version, asked, key.key()),
-            PastFound::Gone => gone = true,
-            PastFound::Holds(_) | PastFound::Nothing => {}
-        }
+    let past = current.trees.get(&keyspace.id).filter(|tree| !tree.past.is_empty());
+    // An interval that holds the moment is the truth: whoever looks back asks the history tier first, unless a purge may hide it.
+    let hidden = past.is_some_and(|tree| tree.purges || current.memtables(u64::MAX).any(|table| table.has_purges()));
+    let mut told_past = PastFound::Nothing;
+    let mut asked_past = false;
+    if let Some(tree) = past.filter(|tree| !hidden && asked.seqno < tree.past_end) {
+        told_past = get_past(tree, key, asked, tally)?;
+        asked_past = true;
     }
-    let mut lookup = Lookup::new(asked.clone());
-    let met = |place: Place<'_>| tally.count(&place);
-    let found = if gone {
-        Ok(Some(Answer::Moved))
-    } else {
-        look_up(current, keyspace.id, key, &mut lookup, |table| table.matters_at(asked.seqno), met)
-    };
-    let mut answer = found;
-    if let Some(tree) = past
-        && !gone
-        && lookup.operands() == 0
-        && matches!(answer, Ok(None | Some(Answer::Moved)))
+    if let PastFound::Holds(version) = &told_past
+        && version.until != Until::Open
     {
+        return told(version, asked, key.key());
+    }
+    // A purge further down would be missed by whoever follows the first trace of something moved.
+    let mut lookup = if hidden { Lookup::with_history(asked.clone()) } else { Lookup::new(asked.clone()) };
+    let met = |place: Place<'_>| tally.count(&place);
+    let found = look_up(current, keyspace.id, key, &mut lookup, |table| table.matters_at(asked.seqno), met);
+    let nothing = matches!(found, Ok(None | Some(Answer::Moved)) | Err(Error::HistoryTrimmed { .. }));
+    let mut gone = false;
+    if let Some(tree) = past.filter(|_| nothing && lookup.operands() == 0) {
         // Nothing of the moment is left in the main tree, or what there is says where it went.
-        match get_past(tree, key, asked, tally)? {
+        if !asked_past {
+            told_past = get_past(tree, key, asked, tally)?;
+        }
+        match &told_past {
             PastFound::Holds(version) => return told(version, asked, key.key()),
-            PastFound::Gone => answer = Ok(Some(Answer::Moved)),
+            PastFound::Gone => gone = true,
             PastFound::Nothing => {}
         }
     }
-    match answer.and_then(|answer| lookup.finish(answer, &keyspace.strategy, key.key())) {
+    let answer =
+        found.and_then(
+            |found| if gone { Err(lookup.trimmed()) } else { lookup.finish(found, &keyspace.strategy, key.key()) },
+        );
+    match answer {
         // Which moment is readable instead depends also on what the answer itself does not.
         Err(Error::HistoryTrimmed { .. }) => {
             let mut lookup = Lookup::with_history(asked.clone());
-            let answer = look_up(current, keyspace.id, key, &mut lookup, |_| true, |_| {});
-            match answer {
-                Err(refused) => Err(refused),
-                Ok(_) => Err(lookup.trimmed()),
-            }
+            look_up(current, keyspace.id, key, &mut lookup, |_| true, |_| {}).and_then(|_| Err(lookup.trimmed()))
         }
         found => found,
     }
@@ -216,12 +215,12 @@ fn get_past(tree: &Tree, key: &mut PointKey<'_>, asked: &Asked, tally: &mut Tall
 }
 
 /// A version of the history tier as readers get it.
-fn told(version: PastVersion, asked: &Asked, key: &[u8]) -> Result<Option<Bytes>> {
+fn told(version: &PastVersion, asked: &Asked, key: &[u8]) -> Result<Option<Bytes>> {
     let PastVersion { seqno, time, kind, value, .. } = version;
-    let expired = asked.cutoffs.as_ref().is_some_and(|cutoffs| kind == Kind::Put && cutoffs.expired(seqno, time));
+    let expired = asked.cutoffs.as_ref().is_some_and(|cutoffs| *kind == Kind::Put && cutoffs.expired(*seqno, *time));
     match kind {
-        Kind::Put if !expired => Ok(Some(value)),
-        Kind::WideSum => wide_sum(key, &value).map(Some),
+        Kind::Put if !expired => Ok(Some(value.clone())),
+        Kind::WideSum => wide_sum(key, value).map(Some),
         _ => Ok(None),
     }
 }

@@ -66,7 +66,7 @@ impl Asked {
     #[cold]
     fn refused(&self, above: Option<u64>) -> Error {
         let oldest = above.map_or(self.vanished, |seqno| seqno.max(self.vanished));
-        let oldest = if self.lapsed { self.opened } else { oldest };
+        let oldest = if self.lapsed { self.opened.saturating_add(1) } else { oldest };
         Error::HistoryTrimmed { oldest: Seqno(oldest) }
     }
 }
@@ -233,7 +233,11 @@ impl Lookup {
         older.iter().chain(base).all(|older| gathered.store_older(key, older)).then(|| gathered.into_entry(true))
     }
 
-    fn see_above(&mut self, entry: Above) {
+    fn see_above(&mut self, mut entry: Above) {
+        // Entries of one commit share what was dropped beneath them.
+        if let Some(newer) = self.above.filter(|newer| newer.seqno == entry.seqno) {
+            entry.gap_start = entry.gap_start.into_iter().chain(newer.gap_start).min();
+        }
         if entry.seqno > self.asked.vanished {
             self.above_vanished = Some(entry);
         }
@@ -269,8 +273,8 @@ impl Lookup {
         let Asked { seqno, vanished, .. } = self.asked;
         let at_vanished = seqno < vanished && self.above_vanished.is_none_or(|above| !above.refuses(vanished));
         let oldest = if at_vanished { vanished } else { self.readable.unwrap_or(vanished) };
-        // When what has expired was there at the latest is known by time alone.
-        let oldest = if self.asked.lapsed { self.asked.opened } else { oldest };
+        // When what has expired was there at the latest is known by time alone: the next commit comes later.
+        let oldest = if self.asked.lapsed { self.asked.opened.saturating_add(1) } else { oldest };
         Error::HistoryTrimmed { oldest: Seqno(oldest) }
     }
 }

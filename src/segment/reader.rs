@@ -458,8 +458,9 @@ impl Segment {
                 let offset = start + layout.offset(bytes, index).map_err(wrong)?;
                 let same = last.as_ref().is_some_and(|(last, ..)| last == key);
                 let in_order = last.as_ref().is_none_or(|(last, newer, kind, follows)| {
-                    // Operands of one batch that could not be combined share its seqno.
-                    let below = *newer > seqno || *newer == seqno && *kind == Kind::Operand;
+                    // Operands of one batch that could not be combined share its seqno, and so do a purge and what followed it.
+                    let shares = *kind == Kind::Operand || decoded.entry.kind == Kind::Purge;
+                    let below = *newer > seqno || *newer == seqno && shares;
                     *follows == same && if same { below } else { last.as_slice() < key }
                 });
                 let in_span = summary.holds(key) && (summary.min_seqno..=summary.max_seqno).contains(&seqno);
