@@ -69,7 +69,7 @@ pub struct Commit {
     pub seqno: Seqno,
     /// When it was committed.
     pub time: SystemTime,
-    /// How many operations its batch had.
+    /// How many operations it wrote: not those that a merge strategy left out, and with the states that end long chains of operands.
     pub writes: u32,
 }
 

@@ -17,4 +17,4 @@ pub(crate) use past::{PastSurvivors, Purges};
 pub(crate) use pick::{Aging, PastTask, Shape, Task, everything, pick, pick_past, score};
 pub(crate) use policy::us;
 pub use policy::{CompactionPolicy, Policy, VersionInfo};
-pub(crate) use survivors::{Below, Demands, Lane, Reader, Rules};
+pub(crate) use survivors::{Below, Demands, Lane, Reader, Rules, Traces};

@@ -93,7 +93,9 @@ impl PastSurvivors {
         }
         let kept = Entry { gap_start, time: Some(time), until: Some(until), ..Entry::new(kind, seqno) };
         if let Some(purge) = self.purges.hides(entry.key, seqno) {
-            return self.demands.before_purge(purge, seqno, end.min(purge)).map(|_| kept);
+            let reader = self.demands.before_purge(purge, seqno, end.min(purge));
+            self.traces.held(reader, judged.bytes);
+            return reader.map(|_| kept);
         }
         if self.policy.keeps_past() && self.policy.owes(&judged, self.now) {
             return Some(kept);

@@ -327,10 +327,12 @@ impl Survivors {
         if let Some(purge) = self.newer.purge {
             // What an operand stands upon is read by whoever reads the operand.
             let upto = if self.is_beneath_operand() { None } else { self.newer.seqno };
-            if self.demands.before_purge(purge, entry.seqno, upto.unwrap_or(u64::MAX)).is_none() {
+            let reader = self.demands.before_purge(purge, entry.seqno, upto.unwrap_or(u64::MAX));
+            if reader.is_none() {
                 // Gone for good, and nothing is to tell of it.
                 return Ok(());
             }
+            self.traces.held(reader, entry.key.len() + entry.value.len());
         }
         let same_moment = self.newer.seqno == Some(entry.seqno);
         let beneath_operand = self.is_beneath_operand();
@@ -862,8 +864,11 @@ impl Survivors {
         {
             let place = (self.fragment, self.next_mark);
             self.next_mark += 1;
-            // A point entry of the same commit stands for the mark: that is where gaps are noted. But of an operand the mark is the base.
-            if self.newer.seqno == Some(mark.seqno) && !self.is_beneath_operand() {
+            // The entry above stands for a mark of its own commit: that is where gaps are noted; and what lies between that entry and its gap
+            // has been told of elsewhere. But of an operand the mark of its commit is the base.
+            let told = self.newer.seqno.is_some() && mark.seqno >= self.newer.end.0;
+            let base = self.newer.seqno == Some(mark.seqno) && self.is_beneath_operand();
+            if told && !base {
                 if mark.purge {
                     self.newer.purge = Some(mark.seqno);
                 }

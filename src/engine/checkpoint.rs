@@ -135,7 +135,7 @@ impl ViewCore {
             id: TIMELINE,
             name: String::new(),
             options: StoredOptions::default(),
-            born: 1,
+            born: 0,
             dropped: None,
             vanished: 0,
             horizon: self.seqno(),

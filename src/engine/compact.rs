@@ -11,10 +11,10 @@ use super::{
     worker::What,
 };
 use crate::{
-    base::{KeySpan, Kind, Result, Seqno},
+    base::{KeySpan, KeyspaceId, Kind, Result, Seqno},
     compaction::{
-        Aging, Below, Demands, Job, Outcome, PastSurvivors, PastTask, Policy, Purges, Rules, Task, everything, pick,
-        pick_past, run, run_past, score,
+        Aging, Below, Demands, Job, Outcome, PastSurvivors, PastTask, Policy, Purges, Rules, Task, Traces, everything,
+        pick, pick_past, run, run_past, score,
     },
     manifest::{Change, Edit, KeyspaceVersion, StoredPolicy},
     merge::{Direction, Fragments, Source},
@@ -69,8 +69,11 @@ impl Engine {
             self.manifest.lock().roll_at_next();
             self.touch_manifest()?;
         }
-        let version = Arc::clone(&self.current().version);
-        held.extend(version.held.values().flatten().map(|(seqno, _)| seqno));
+        held.extend(self.current().version.held.values().flatten().map(|(seqno, _)| seqno));
+        // Views that nobody asks go on to the new files; those that cannot keep the old ones.
+        let (old, frozen) = self.registry.lock().rebase(&self.current());
+        drop(old);
+        held.extend(frozen);
         held.sort_unstable();
         held.dedup();
         let registered = self.registry.lock().list().seqnos;
@@ -292,8 +295,7 @@ impl Engine {
         for (number, bytes) in &outcome.held {
             edit.push(Change::Held { number: *number, bytes: bytes.clone() });
         }
-        let (vanished, horizon, lapsed) = (outcome.traces.vanished, outcome.traces.horizon, outcome.traces.lapsed);
-        edit.push(Change::Marks { keyspace: id, vanished, horizon, lapsed });
+        edit.push(self.marks(id, &outcome.traces)?);
         edit.push(Change::NextFile { number: self.next_file.load(Ordering::Relaxed) });
 
         let mut manifest = self.manifest.lock();
@@ -308,6 +310,17 @@ impl Engine {
         self.reclaim.run(&*self.dir);
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         Ok(outcome)
+    }
+
+    /// The marks that the traces of a job raise. What has expired and gone is missed at moments before its expiry: the horizon is the first
+    /// commit from then on.
+    pub(super) fn marks(&self, keyspace: KeyspaceId, traces: &Traces) -> Result<Change> {
+        let Traces { vanished, mut horizon, lapsed, .. } = *traces;
+        if let Some(before) = lapsed.checked_sub(1) {
+            let last = Timeline::new(&self.current()).at_time(before)?;
+            horizon = horizon.max(last.map_or(0, |stamp| stamp.seqno + 1));
+        }
+        Ok(Change::Marks { keyspace, vanished, horizon, lapsed })
     }
 
     /// Brings the history tier of a keyspace to its final shape: one run in each bucket, with nothing left that may go. Gives the seqnos that

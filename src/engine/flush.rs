@@ -67,8 +67,7 @@ impl Engine {
                 self.reclaim.add_segments(segments.iter().map(|segment| segment.number));
                 continue;
             };
-            let (vanished, horizon, lapsed) = (traces.vanished, traces.horizon, traces.lapsed);
-            edit.push(Change::Marks { keyspace: id, vanished, horizon, lapsed });
+            edit.push(self.marks(id, &traces)?);
             for (number, bytes) in held {
                 edit.push(Change::Held { number, bytes });
             }
@@ -81,7 +80,7 @@ impl Engine {
         if let Some(segment) = stamps {
             if !manifest.version().keyspaces.contains_key(&TIMELINE) {
                 let options = StoredOptions::default();
-                edit.push(Change::Create { id: TIMELINE, name: String::new(), options, seqno: 1 });
+                edit.push(Change::Create { id: TIMELINE, name: String::new(), options, seqno: 0 });
             }
             edit.push(Change::Add { level: 0, segment });
         }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Commit, Engine, KeyspaceOptions, Opened, timeline::Timeline};
+use super::{Commit, Engine, KeyspaceOptions, Opened};
 use crate::{
     base::{Error, FIRST_KEYSPACE, KeyspaceId, Result},
     compaction::Policy,
@@ -141,15 +141,7 @@ impl Engine {
     pub(crate) fn horizon(&self, id: KeyspaceId) -> u64 {
         let current = self.current();
         let Some(keyspace) = current.version.keyspaces.get(&id) else { return 0 };
-        // What has expired and gone is missed at moments before it expired.
-        let lapsed = match keyspace.lapsed {
-            0 => 0,
-            lapsed => match Timeline::new(&current).at_time(lapsed - 1) {
-                Ok(stamp) => stamp.map_or(0, |stamp| stamp.seqno + 1),
-                Err(_) => self.visible() + 1,
-            },
-        };
-        keyspace.horizon.max(keyspace.vanished).max(lapsed)
+        keyspace.horizon.max(keyspace.vanished)
     }
 
     /// Hands out a keyspace, if its merge strategy is the one that was asked for.

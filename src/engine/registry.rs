@@ -12,11 +12,14 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use parking_lot::RwLock;
+
+use super::superversion::SuperVersion;
 use crate::compaction::Reader;
 
 /// A registered reader.
@@ -25,6 +28,8 @@ struct Registration {
     reader: Reader,
     /// Set when its files must stay those of its birth.
     frozen: Arc<AtomicBool>,
+    /// The files that it holds.
+    files: Weak<RwLock<Arc<SuperVersion>>>,
 }
 
 /// Who reads what, by the order of registration.
@@ -49,11 +54,15 @@ pub(crate) struct Registered {
 
 impl Registry {
     /// Registers a reader; the ticket ends the registration.
-    pub(crate) fn register(&mut self, reader: Reader) -> (u64, Arc<AtomicBool>) {
+    pub(crate) fn register(
+        &mut self,
+        reader: Reader,
+        files: Weak<RwLock<Arc<SuperVersion>>>,
+    ) -> (u64, Arc<AtomicBool>) {
         let frozen = Arc::new(AtomicBool::new(false));
         let ticket = self.next;
         self.next += 1;
-        self.readers.insert(ticket, Registration { reader, frozen: Arc::clone(&frozen) });
+        self.readers.insert(ticket, Registration { reader, frozen: Arc::clone(&frozen), files });
         (ticket, frozen)
     }
 
@@ -78,6 +87,19 @@ impl Registry {
 
     pub(crate) fn count(&self) -> usize {
         self.readers.len()
+    }
+
+    /// Gives newer files to the readers that may have them, so that nobody idle holds old ones. Gives those that the others read, and the seqnos of the others.
+    pub(crate) fn rebase(&self, current: &Arc<SuperVersion>) -> (Vec<Arc<SuperVersion>>, Vec<u64>) {
+        let (mut old, mut held) = (Vec::new(), Vec::new());
+        for Registration { reader, frozen, files } in self.readers.values() {
+            if frozen.load(Ordering::SeqCst) {
+                held.push(reader.seqno);
+            } else if let Some(files) = files.upgrade() {
+                old.push(std::mem::replace(&mut *files.write(), Arc::clone(current)));
+            }
+        }
+        (old, held)
     }
 
     /// The oldest seqno that is read.
@@ -107,10 +129,10 @@ mod tests {
     #[test]
     fn a_reader_that_came_after_the_list_and_reads_below_a_drop_is_frozen() {
         let mut registry = Registry::default();
-        let (_, early) = registry.register(at(12));
+        let (_, early) = registry.register(at(12), Weak::new());
         let list = registry.list();
-        let (_, late) = registry.register(at(15));
-        let (_, present) = registry.register(at(30));
+        let (_, late) = registry.register(at(15), Weak::new());
+        let (_, present) = registry.register(at(30), Weak::new());
         registry.freeze(&list, 30);
         let frozen = |flag: Arc<AtomicBool>| flag.load(Ordering::SeqCst);
         assert_eq!((frozen(early), frozen(late), frozen(present)), (false, true, false));
@@ -119,8 +141,8 @@ mod tests {
     #[test]
     fn a_seqno_stays_until_its_last_reader_goes() {
         let mut registry = Registry::default();
-        let (first, _) = registry.register(at(7));
-        let (second, _) = registry.register(at(7));
+        let (first, _) = registry.register(at(7), Weak::new());
+        let (second, _) = registry.register(at(7), Weak::new());
         registry.release(first);
         assert_eq!(registry.list().seqnos, [7]);
         registry.release(second);

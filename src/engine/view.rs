@@ -55,7 +55,7 @@ pub(crate) struct ViewCore {
     keyspaces: BTreeMap<KeyspaceId, Arc<KeyspaceVersion>>,
     ticket: u64,
     frozen: Arc<AtomicBool>,
-    files: RwLock<Arc<SuperVersion>>,
+    files: Arc<RwLock<Arc<SuperVersion>>>,
 }
 
 impl ViewCore {
@@ -110,7 +110,8 @@ impl ViewCore {
             Moment::Past { seqno, time, pinned } => (seqno.min(opened), time, pinned, false),
         };
         let files = engine.current();
-        let (ticket, frozen) = registry.register(Reader { seqno, opened, time });
+        let held = Arc::new(RwLock::new(Arc::clone(&files)));
+        let (ticket, frozen) = registry.register(Reader { seqno, opened, time }, Arc::downgrade(&held));
         drop(registry);
         Self {
             engine: Arc::clone(engine),
@@ -122,7 +123,7 @@ impl ViewCore {
             keyspaces: files.version.keyspaces.clone(),
             ticket,
             frozen,
-            files: RwLock::new(files),
+            files: held,
         }
     }
 
@@ -182,7 +183,7 @@ impl ViewCore {
             return Ok(None);
         }
         let vanished = if self.complete { 0 } else { keyspace.vanished };
-        let lapsed = !self.complete && self.time < keyspace.lapsed;
+        let lapsed = (!self.complete && self.time < keyspace.lapsed).then_some(keyspace.horizon);
         let cutoffs = cutoffs(keyspace, self.time);
         Ok(Some(Asked { seqno: self.seqno, vanished, opened: self.opened, lapsed, cutoffs }))
     }

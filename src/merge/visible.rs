@@ -23,8 +23,8 @@ pub(crate) struct Asked {
     pub(crate) vanished: u64,
     /// The newest seqno when the reader came: purges up to it hide everything older, whatever the moment (R1).
     pub(crate) opened: u64,
-    /// At the moment, values were there that have expired since, and may be gone.
-    pub(crate) lapsed: bool,
+    /// At the moment, values were there that have expired since, and may be gone: not from this seqno on.
+    pub(crate) lapsed: Option<u64>,
     /// What has expired at the moment, where values expire.
     pub(crate) cutoffs: Option<Arc<Cutoffs>>,
 }
@@ -32,7 +32,7 @@ pub(crate) struct Asked {
 impl Asked {
     /// The newest of everything: whatever has gone was superseded at or below `seqno`.
     pub(crate) fn present(seqno: u64, cutoffs: Option<Arc<Cutoffs>>) -> Self {
-        Self { seqno, vanished: 0, opened: seqno, lapsed: false, cutoffs }
+        Self { seqno, vanished: 0, opened: seqno, lapsed: None, cutoffs }
     }
 }
 
@@ -66,7 +66,7 @@ impl Asked {
     #[cold]
     fn refused(&self, above: Option<u64>) -> Error {
         let oldest = above.map_or(self.vanished, |seqno| seqno.max(self.vanished));
-        let oldest = if self.lapsed { self.opened.saturating_add(1) } else { oldest };
+        let oldest = oldest.max(self.lapsed.unwrap_or(0));
         Error::HistoryTrimmed { oldest: Seqno(oldest) }
     }
 }
@@ -252,7 +252,7 @@ impl Lookup {
     /// That nothing is left to show: the key is absent, unless history is gone.
     fn nothing_left(&self) -> Result<()> {
         self.check_gap()?;
-        if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
+        if self.asked.seqno < self.asked.vanished || self.asked.lapsed.is_some() {
             return Err(self.trimmed());
         }
         Ok(())
@@ -273,8 +273,7 @@ impl Lookup {
         let Asked { seqno, vanished, .. } = self.asked;
         let at_vanished = seqno < vanished && self.above_vanished.is_none_or(|above| !above.refuses(vanished));
         let oldest = if at_vanished { vanished } else { self.readable.unwrap_or(vanished) };
-        // When what has expired was there at the latest is known by time alone: the next commit comes later.
-        let oldest = if self.asked.lapsed { self.asked.opened.saturating_add(1) } else { oldest };
+        let oldest = oldest.max(self.asked.lapsed.unwrap_or(0));
         Error::HistoryTrimmed { oldest: Seqno(oldest) }
     }
 }
@@ -384,7 +383,7 @@ impl<S: Source> Visible<S> {
 
     /// A scan is refused when some key in its span would be: also a key that left no entry of its own.
     fn refuse_below_the_marks(&self) -> Result<()> {
-        if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
+        if self.asked.seqno < self.asked.vanished || self.asked.lapsed.is_some() {
             return Err(self.asked.refused(None));
         }
         for fragment in self.tombstones.overlapping(&self.span) {
