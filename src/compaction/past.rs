@@ -52,22 +52,27 @@ pub(crate) struct PastSurvivors {
     /// Of the current key: how many versions were seen, and the time of the oldest delete.
     count: u64,
     deleted_since: Option<u64>,
+    /// The lowest gap that one of them has noted: it may reach beneath versions that stood in other segments.
+    gap: Option<u64>,
 }
 
 impl PastSurvivors {
     pub(crate) fn new(policy: Policy, now: u64, demands: Demands, purges: Purges) -> Self {
         let traces = Traces::default();
-        Self { policy, now, demands, purges, traces, count: 0, deleted_since: None }
+        Self { policy, now, demands, purges, traces, count: 0, deleted_since: None, gap: None }
     }
 
     pub(super) fn begin_key(&mut self) {
         self.count = 0;
         self.deleted_since = None;
+        self.gap = None;
     }
 
     /// The next version, if it stays.
     pub(super) fn take(&mut self, entry: &EntryRef<'_>) -> Option<Entry> {
-        let EntryRef { seqno, gap_start, kind, .. } = *entry;
+        let EntryRef { seqno, kind, .. } = *entry;
+        // Readers look at the gap of the version just above their moment.
+        let gap_start = entry.gap_start.into_iter().chain(self.gap.filter(|gap| *gap < seqno)).min();
         let until = entry.until?;
         let time = entry.time.unwrap_or(0);
         let (end, ended) = match until {
@@ -92,6 +97,7 @@ impl PastSurvivors {
             self.deleted_since = Some(self.deleted_since.map_or(time, |since| since.min(time)));
         }
         let kept = Entry { gap_start, time: Some(time), until: Some(until), ..Entry::new(kind, seqno) };
+        self.gap = gap_start.or(self.gap);
         if let Some(purge) = self.purges.hides(entry.key, seqno) {
             let reader = self.demands.before_purge(purge, seqno, end.min(purge));
             self.traces.held(reader, judged.bytes);

@@ -190,6 +190,7 @@ impl Case {
                 policy: self.policy,
                 strategy: Some(self.strategy),
                 now: self.now,
+                timed: true,
                 ttls,
                 time_of: Box::new(|_| 0),
                 purged_upto: u64::MAX,

@@ -41,6 +41,8 @@ pub(crate) struct Rules {
     pub(crate) now: u64,
     /// From which seqno on what is written lives how long: see [`StoredOptions`](crate::manifest::StoredOptions).
     pub(crate) ttls: Vec<(u64, u64)>,
+    /// Entries carry their commit time.
+    pub(crate) timed: bool,
     /// When a seqno was committed, for entries that do not say; never too early.
     pub(crate) time_of: Box<dyn Fn(u64) -> u64>,
     /// The history tier holds nothing that a purge at or below this seqno hides.
@@ -454,7 +456,7 @@ impl Survivors {
 
     /// Whether entries carry their commit time.
     fn keeps_time(&self) -> bool {
-        self.rules.policy.keeps_past() || !self.rules.ttls.is_empty()
+        self.rules.timed
     }
 
     /// Whether the policy keeps a version that was superseded.
@@ -587,7 +589,7 @@ impl Survivors {
 
     /// Keeps the newest version of a key; a tombstone with nothing to hide goes at once, its past with it or to the history tier (K4).
     fn keep_newest(&mut self, pending: Pending, out: &mut impl Out) -> Result<()> {
-        let Entry { kind, seqno, time, .. } = pending.entry;
+        let Entry { kind, seqno, gap_start, time, .. } = pending.entry;
         let older_mark = self.marks().iter().any(|passing| passing.mark.seqno < seqno);
         let nothing_below = self.below.is_clear_at(&self.key) && !older_mark;
         let time = time.unwrap_or(0);
@@ -598,7 +600,7 @@ impl Survivors {
             self.left = Some(0);
             return Ok(());
         }
-        if nothing_below && at_once && kind == Kind::Delete {
+        if nothing_below && at_once && kind == Kind::Delete && !self.demands.holds_tombstone(seqno, gap_start) {
             self.tombstone_leaves(pending, time);
             return Ok(());
         }
@@ -623,7 +625,7 @@ impl Survivors {
             deleted_since: None,
             bytes: self.key.len(),
         };
-        if self.rules.policy.owes(&judged, self.rules.now) || self.demands.holds_tombstone(seqno, gap_start) {
+        if self.rules.policy.owes(&judged, self.rules.now) {
             pending.entry.until = Some(Until::Open);
             pending.entry.moved = false;
             self.past = Some(pending);
@@ -643,7 +645,7 @@ impl Survivors {
 
     /// Whether the newest value of a key is gone for everybody, also for those who look back.
     fn has_lapsed(&self, pending: &Pending) -> bool {
-        let Entry { seqno, time, kind, .. } = pending.entry;
+        let Entry { seqno, gap_start, time, kind, .. } = pending.entry;
         let Some(expiry) = self.rules.expiry(seqno, time).filter(|_| kind == Kind::Put) else { return false };
         let judged = Judged {
             rank: 0,
@@ -657,9 +659,9 @@ impl Survivors {
             bytes: self.key.len() + pending.value.len(),
         };
         let reads = |reader: &Reader| reader.seqno >= seqno && reader.time < expiry;
-        expiry <= self.rules.now
-            && !(self.rules.policy.keeps_past() && self.rules.policy.owes(&judged, self.rules.now))
-            && !self.demands.readers.iter().any(reads)
+        let owed = self.rules.policy.keeps_past() && self.rules.policy.owes(&judged, self.rules.now);
+        let read = self.demands.readers.iter().any(reads) || self.demands.holds_tombstone(seqno, gap_start);
+        expiry <= self.rules.now && !owed && !read
     }
 
     fn purge_may_go(&self, seqno: u64) -> bool {
@@ -709,12 +711,15 @@ impl Survivors {
         for mark in std::mem::take(&mut self.passed_marks) {
             let time = if mark.time == 0 { (self.rules.time_of)(mark.seqno) } else { mark.time };
             // The end of the mark itself; that of what is beneath was set when the mark was passed.
-            let entry = Entry { gap_start: mark.gap_start, time: Some(time), ..Entry::new(Kind::Delete, mark.seqno) };
+            let kind = if mark.purge { Kind::Purge } else { Kind::Delete };
+            let entry = Entry { gap_start: mark.gap_start, time: Some(time), ..Entry::new(kind, mark.seqno) };
             let pending = Pending::new(entry, Bytes::default());
             if !self.chain.is_empty() {
                 self.resolve_upon(pending, out)?;
             } else if self.main.is_none() && self.past.is_none() && self.left.is_none() {
                 self.keep_newest(pending, out)?;
+            } else if mark.purge {
+                self.keep_main(pending, out)?;
             } else if let Some(end) = self.mark_end(mark.seqno) {
                 self.keep_past(pending, end, out)?;
             }
@@ -831,8 +836,11 @@ impl Survivors {
     }
 
     fn saw_version(&mut self, seqno: u64, end: (u64, u64), deleted: Option<u64>) {
+        // It only goes down: the gap of one further above may reach beneath this one.
+        if self.newer.seqno.is_none() || end.0 <= self.newer.end.0 {
+            self.newer.end = end;
+        }
         self.newer.seqno = Some(seqno);
-        self.newer.end = end;
         self.newer.is_delete = deleted.is_some();
         if let Some(time) = deleted {
             self.newer.deleted_since = Some(self.newer.deleted_since.map_or(time, |since| since.min(time)));
@@ -946,9 +954,10 @@ impl Survivors {
     /// Lets the last version of a key go, if it is a tombstone or has expired and nobody needs it; else it stays.
     fn leave_last(&mut self, pending: Pending) {
         let Entry { kind, seqno, gap_start, time, .. } = pending.entry;
-        if kind == Kind::Delete && self.rules.policy.keeps_past() {
+        let held = self.demands.holds_tombstone(seqno, gap_start);
+        if kind == Kind::Delete && !held && self.rules.policy.keeps_past() {
             self.tombstone_leaves(pending, time.unwrap_or(0));
-        } else if kind == Kind::Delete && !self.demands.holds_tombstone(seqno, gap_start) {
+        } else if kind == Kind::Delete && !held {
             self.traces.tombstone_left(seqno, gap_start);
         } else if self.has_lapsed(&pending) {
             self.value_leaves(&pending);

@@ -11,7 +11,7 @@ use super::{
     worker::What,
 };
 use crate::{
-    base::{KeySpan, KeyspaceId, Kind, Result, Seqno},
+    base::{KeySpan, KeyspaceId, Kind, Result, Seqno, TIMELINE},
     compaction::{
         Aging, Below, Demands, Job, Outcome, PastSurvivors, PastTask, Policy, Purges, Rules, Task, Traces, everything,
         pick, pick_past, run, run_past, score,
@@ -159,6 +159,7 @@ impl Engine {
             strategy: self.strategy_of(keyspace),
             now,
             ttls: keyspace.options.ttls.clone(),
+            timed: self.keeps_time(keyspace),
             // What cannot be found counts as of now: it is kept rather longer.
             time_of: Box::new(move |seqno| timeline.time_of(seqno).unwrap_or(now)),
             purged_upto,
@@ -168,7 +169,7 @@ impl Engine {
 
     /// Whether entries of a keyspace carry their time.
     pub(super) fn keeps_time(&self, keyspace: &KeyspaceVersion) -> bool {
-        self.policy_of(keyspace).keeps_past() || !keyspace.options.ttls.is_empty()
+        keyspace.id == TIMELINE || self.policy_of(keyspace).keeps_past() || !keyspace.options.ttls.is_empty()
     }
 
     /// What the age of the history tier is measured by.

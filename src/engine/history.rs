@@ -15,7 +15,8 @@ use super::{
     timeline::Timeline,
 };
 use crate::{
-    base::{Bytes, Kind, Result},
+    base::{Bytes, KeyspaceId, Kind, Result},
+    manifest::Version,
     memtable::MemCursor,
     merge::{Asked, Direction, EntryRef, Fragments, Kway, Mark, Source, Until, wide_sum},
 };
@@ -112,7 +113,7 @@ impl ViewCore {
         let mut past = Kway::new(tables.collect(), Direction::Forward);
         past.seek(Some(key))?;
         Ok(Some(History {
-            complete: asked.vanished == 0 && self.nothing_vanished(opened.id),
+            complete: nothing_vanished(&current.version, opened.id),
             view: Arc::clone(self),
             opened: opened.clone(),
             key: key.to_vec(),
@@ -127,6 +128,11 @@ impl ViewCore {
             ended: false,
         }))
     }
+}
+
+/// Whether nothing of a keyspace's past has gone without a trace of its own.
+fn nothing_vanished(version: &Version, id: KeyspaceId) -> bool {
+    version.keyspaces.get(&id).is_none_or(|keyspace| keyspace.vanished == 0 && keyspace.lapsed == 0)
 }
 
 /// Adds what a source has of a key.

@@ -12,7 +12,7 @@ use crate::{
     base::{Bytes, Error, KeyspaceId, Kind, Result},
     manifest::KeyspaceVersion,
     memtable::Memtable,
-    merge::{Answer, Asked, Cutoffs, Lookup, MergeStrategy, Until, wide_sum},
+    merge::{Answer, Asked, Cutoffs, Lookup, MergeStrategy, wide_sum},
     phash::Seeded,
     segment::{PastFound, PastVersion, PointKey, Probe, Segment},
 };
@@ -155,9 +155,7 @@ fn get_counted(
         told_past = get_past(tree, key, asked, tally)?;
         asked_past = true;
     }
-    if let PastFound::Holds(version) = &told_past
-        && version.until != Until::Open
-    {
+    if let PastFound::Holds(version) = &told_past {
         return told(version, asked, key.key());
     }
     // A purge further down would be missed by whoever follows the first trace of something moved.
@@ -194,18 +192,12 @@ fn get_counted(
 /// What the history tier knows of a key at a moment.
 fn get_past(tree: &Tree, key: &mut PointKey<'_>, asked: &Asked, tally: &mut Tally) -> Result<PastFound> {
     let mut found = PastFound::Nothing;
-    for run in tree.past.iter().filter(|run| run.concerns(asked)) {
+    for run in tree.past.iter().filter(|run| run.concerns(asked.seqno)) {
         let Some(table) = run.holding(key.key()) else { continue };
         let mut probe = Probe::default();
         let told = table.segment()?.get_past(key, asked.seqno, &mut probe);
         tally.count(&Place::Segment(table, probe));
         match told? {
-            PastFound::Holds(version) if version.until == Until::Open => {
-                // True unless another one holds the moment that has an end.
-                if !matches!(found, PastFound::Gone) {
-                    found = PastFound::Holds(version);
-                }
-            }
             PastFound::Holds(version) => return Ok(PastFound::Holds(version)),
             PastFound::Gone => found = PastFound::Gone,
             PastFound::Nothing => {}

@@ -306,7 +306,7 @@ pub(super) fn scan_in(
             }
             sources.push(AnySource::Run(RunCursor::new(run, direction)));
         }
-        for run in tree.past.iter().filter(|run| run.concerns(&asked)) {
+        for run in tree.past.iter().filter(|run| run.concerns(asked.seqno)) {
             let tables: Vec<_> =
                 run.tables.iter().filter(|table| table.meta.summary.overlaps(&span)).cloned().collect();
             if !tables.is_empty() {

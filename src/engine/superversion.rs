@@ -16,7 +16,6 @@ use crate::{
     format::name,
     manifest::Version,
     memtable::Memtable,
-    merge::Asked,
     segment::{Finished, IndexNumbers, Past, Segment},
 };
 
@@ -144,13 +143,11 @@ pub(crate) struct PastRun {
     /// The smallest seqno inside, and where nothing ends or begins any more.
     begin: u64,
     end: u64,
-    /// Whether it holds tombstones without an end.
-    open: bool,
 }
 
 impl PastRun {
     fn new(table: Arc<Table>, past: Past) -> Self {
-        let mut run = Self { number: past.run, tables: Vec::new(), begin: u64::MAX, end: 0, open: false };
+        let mut run = Self { number: past.run, tables: Vec::new(), begin: u64::MAX, end: 0 };
         run.add(table, past);
         run
     }
@@ -158,14 +155,13 @@ impl PastRun {
     fn add(&mut self, table: Arc<Table>, past: Past) {
         self.begin = self.begin.min(table.meta.summary.lowest_affected);
         self.end = self.end.max(past.end).max(table.meta.summary.max_seqno);
-        self.open |= past.open;
         self.tables.push(table);
     }
 
-    /// Whether a reader can learn anything here. Of a tombstone without an end only whoever would take its absence for lost history.
+    /// Whether a reader of a moment can learn anything here.
     #[inline]
-    pub(crate) fn concerns(&self, asked: &Asked) -> bool {
-        self.begin <= asked.seqno && (asked.seqno < self.end || self.open && asked.seqno < asked.vanished)
+    pub(crate) fn concerns(&self, seqno: u64) -> bool {
+        self.begin <= seqno && seqno < self.end
     }
 
     /// The table that can hold a key.

@@ -139,15 +139,16 @@ impl Timeline {
             }
         }
         // The segment that begins at or before the time, then the entry in it, by halves of the seqnos between.
-        let begins = |table: &Arc<Table>| table.meta.summary.times.map_or(0, |times| times.base);
+        let begins = |table: &Arc<Table>| table.meta.summary.times.map_or(0, |times| times.oldest);
         let after = self.tables.partition_point(|table| begins(table) <= time);
         let Some(table) = after.checked_sub(1).and_then(|at| self.tables.get(at)) else { return Ok(None) };
+        // The first entry of the segment begins at or before the time.
         let (mut low, mut high) = (table.meta.summary.min_seqno, table.meta.summary.max_seqno);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             match self.chunk_at(middle)?.first() {
                 Some(first) if first.time <= time => low = middle,
-                Some(first) => high = first.seqno.saturating_sub(1).min(middle - 1).max(low),
+                Some(first) => high = first.seqno.saturating_sub(1).clamp(low, middle - 1),
                 None => high = middle - 1,
             }
         }

@@ -183,14 +183,10 @@ impl ViewCore {
             return Ok(None);
         }
         let vanished = if self.complete { 0 } else { keyspace.vanished };
-        let lapsed = (!self.complete && self.time < keyspace.lapsed).then_some(keyspace.horizon);
+        let lapsed = !self.complete && self.time < keyspace.lapsed;
+        let horizon = self.engine.horizon(id);
         let cutoffs = cutoffs(keyspace, self.time);
-        Ok(Some(Asked { seqno: self.seqno, vanished, opened: self.opened, lapsed, cutoffs }))
-    }
-
-    /// Whether nothing of a keyspace's past has gone without a trace of its own.
-    pub(super) fn nothing_vanished(&self, id: KeyspaceId) -> bool {
-        self.keyspaces.get(&id).is_none_or(|keyspace| keyspace.vanished == 0 && keyspace.lapsed == 0)
+        Ok(Some(Asked { seqno: self.seqno, vanished, opened: self.opened, lapsed, horizon, cutoffs }))
     }
 
     pub(super) fn counters(&self) -> &Counters {

@@ -39,16 +39,17 @@ pub(crate) enum Until {
         /// In microseconds.
         time: u64,
     },
-    /// Nowhere: a tombstone that has left the main tree. It is true until a newer entry of the main tree.
+    /// Nobody knows: a tombstone that has left the main tree. It tells when the key was deleted, and answers no read: without it the key is
+    /// absent just the same, and what came after it may have come and gone.
     Open,
 }
 
 impl Until {
-    /// Whether a version that began at or before `seqno` was still the truth then.
+    /// Whether a version that began at or before a moment is known to have been the truth then.
     pub(crate) fn holds(self, asked: u64) -> bool {
         match self {
             Self::At { seqno, .. } => asked < seqno,
-            Self::Open => true,
+            Self::Open => false,
         }
     }
 }

@@ -23,8 +23,10 @@ pub(crate) struct Asked {
     pub(crate) vanished: u64,
     /// The newest seqno when the reader came: purges up to it hide everything older, whatever the moment (R1).
     pub(crate) opened: u64,
-    /// At the moment, values were there that have expired since, and may be gone: not from this seqno on.
-    pub(crate) lapsed: Option<u64>,
+    /// At the moment, values were there that have expired since, and may be gone.
+    pub(crate) lapsed: bool,
+    /// From here on nothing is refused.
+    pub(crate) horizon: u64,
     /// What has expired at the moment, where values expire.
     pub(crate) cutoffs: Option<Arc<Cutoffs>>,
 }
@@ -32,7 +34,7 @@ pub(crate) struct Asked {
 impl Asked {
     /// The newest of everything: whatever has gone was superseded at or below `seqno`.
     pub(crate) fn present(seqno: u64, cutoffs: Option<Arc<Cutoffs>>) -> Self {
-        Self { seqno, vanished: 0, opened: seqno, lapsed: None, cutoffs }
+        Self { seqno, vanished: 0, opened: seqno, lapsed: false, horizon: 0, cutoffs }
     }
 }
 
@@ -66,7 +68,7 @@ impl Asked {
     #[cold]
     fn refused(&self, above: Option<u64>) -> Error {
         let oldest = above.map_or(self.vanished, |seqno| seqno.max(self.vanished));
-        let oldest = oldest.max(self.lapsed.unwrap_or(0));
+        let oldest = if self.lapsed { oldest.max(self.horizon) } else { oldest };
         Error::HistoryTrimmed { oldest: Seqno(oldest) }
     }
 }
@@ -252,7 +254,7 @@ impl Lookup {
     /// That nothing is left to show: the key is absent, unless history is gone.
     fn nothing_left(&self) -> Result<()> {
         self.check_gap()?;
-        if self.asked.seqno < self.asked.vanished || self.asked.lapsed.is_some() {
+        if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
             return Err(self.trimmed());
         }
         Ok(())
@@ -273,7 +275,9 @@ impl Lookup {
         let Asked { seqno, vanished, .. } = self.asked;
         let at_vanished = seqno < vanished && self.above_vanished.is_none_or(|above| !above.refuses(vanished));
         let oldest = if at_vanished { vanished } else { self.readable.unwrap_or(vanished) };
-        let oldest = oldest.max(self.asked.lapsed.unwrap_or(0));
+        // Where what is known of the key says nothing, what is known of the keyspace does.
+        let known = oldest > seqno && !self.asked.lapsed;
+        let oldest = if known { oldest } else { self.asked.horizon.max(seqno.saturating_add(1)) };
         Error::HistoryTrimmed { oldest: Seqno(oldest) }
     }
 }
@@ -383,7 +387,7 @@ impl<S: Source> Visible<S> {
 
     /// A scan is refused when some key in its span would be: also a key that left no entry of its own.
     fn refuse_below_the_marks(&self) -> Result<()> {
-        if self.asked.seqno < self.asked.vanished || self.asked.lapsed.is_some() {
+        if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
             return Err(self.asked.refused(None));
         }
         for fragment in self.tombstones.overlapping(&self.span) {
