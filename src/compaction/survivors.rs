@@ -830,6 +830,8 @@ impl Survivors {
         };
         let is_delete = matches!(entry.kind, Kind::Delete | Kind::Purge);
         self.saw_version(entry.seqno, end, is_delete.then_some(time));
+        // What was moved from beneath it may have been a delete: then that is what ended the next one.
+        self.newer.is_delete |= entry.moved;
         if entry.kind == Kind::Purge {
             self.newer.purge = Some(entry.seqno);
         }
@@ -879,6 +881,10 @@ impl Survivors {
             if told && !base {
                 if mark.purge {
                     self.newer.purge = Some(mark.seqno);
+                }
+                if let Some(gap) = mark.gap_start.filter(|gap| *gap < self.newer.end.0) {
+                    self.note_gap(gap, false);
+                    self.newer.end = (gap, self.time_of(gap).min(self.newer.end.1));
                 }
                 continue;
             }

@@ -59,9 +59,9 @@ impl Engine {
             let (hidden, newest) = self.purges_of(&keyspace)?;
             held.extend(self.compact_past(&keyspace, &hidden)?);
             let Some(keyspace) = find() else { continue };
+            purged |= hides;
             if hides && let Some(task) = everything(&keyspace, &self.options.shape(), self.lapsed(&keyspace)) {
                 self.run_task(&task, newest)?;
-                purged = true;
             }
         }
         if purged {
@@ -87,7 +87,10 @@ impl Engine {
 
     /// Values written at or before this time, in microseconds, may have expired for everybody; nothing where none expire.
     fn lapsed(&self, keyspace: &KeyspaceVersion) -> Option<u64> {
-        let longest = keyspace.options.ttls.iter().map(|(_, ttl)| *ttl).filter(|ttl| *ttl > 0).max()?;
+        // Once values have lived for ever, nobody can tell by times which of them do.
+        let first = keyspace.options.ttls.iter().position(|(_, ttl)| *ttl > 0)?;
+        let since = keyspace.options.ttls.get(first..).unwrap_or_default();
+        let longest = since.iter().map(|(_, ttl)| *ttl).max().filter(|_| since.iter().all(|(_, ttl)| *ttl > 0))?;
         let policy = self.policy_of(keyspace);
         // Whatever looks back to an earlier time may still see them; and what a policy of the user's own says is not known.
         let oldest_reader = self.registry.lock().list().readers.iter().map(|reader| reader.time).min();
@@ -115,7 +118,9 @@ impl Engine {
             .values()
             .filter_map(|keyspace| Some((score(keyspace, &shape, self.lapsed(keyspace))?.1, keyspace)))
             .max_by_key(|(score, _)| *score);
-        if let Some(task) = urgent.and_then(|(_, keyspace)| pick(keyspace, &shape, self.lapsed(keyspace))) {
+        if let Some(task) = urgent.and_then(|(_, keyspace)| pick(keyspace, &shape, self.lapsed(keyspace)))
+            && self.may_clear_out(&task)
+        {
             self.check_writable()?;
             if task.just_move {
                 self.move_segment(&task)?;
@@ -133,6 +138,24 @@ impl Engine {
             }
         }
         self.thin_timeline()
+    }
+
+    /// Whether a segment that is to be written anew where it is, for what has expired in it, may be. Not again and again: something may keep it all there.
+    fn may_clear_out(&self, task: &Task) -> bool {
+        let [only] = task.inputs.as_slice() else { return true };
+        let level = usize::from(task.output_level);
+        let version = Arc::clone(&self.current().version);
+        let stays = version
+            .keyspaces
+            .get(&task.keyspace)
+            .is_some_and(|keyspace| keyspace.level(level).iter().any(|segment| segment.number == only.number));
+        let now = self.env.monotonic_us();
+        let mut cleared = self.cleared.lock();
+        let rested = cleared.get(&task.keyspace).is_none_or(|last| now.saturating_sub(*last) >= CLEAR_OUT_REST);
+        if stays && rested {
+            cleared.insert(task.keyspace, now);
+        }
+        !stays || rested
     }
 
     fn move_segment(&self, task: &Task) -> Result<()> {
@@ -184,8 +207,8 @@ impl Engine {
     }
 
     fn run_task(&self, task: &Task, purged_upto: u64) -> Result<Outcome> {
-        let registered = self.registry.lock().list();
         let current = self.current();
+        let registered = self.registry.lock().list();
         let Some(keyspace) = current.version.keyspaces.get(&task.keyspace) else { return Ok(Outcome::default()) };
         let Some(tree) = current.trees.get(&task.keyspace) else { return Ok(Outcome::default()) };
 
@@ -319,7 +342,10 @@ impl Engine {
         let Traces { vanished, mut horizon, lapsed, .. } = *traces;
         if let Some(before) = lapsed.checked_sub(1) {
             let last = Timeline::new(&self.current()).at_time(before)?;
-            horizon = horizon.max(last.map_or(0, |stamp| stamp.seqno + 1));
+            // A view has the time of a commit: the first one from then on, or the next one to come.
+            let behind = last.map_or(0, |stamp| stamp.seqno + 1);
+            let next = Timeline::new(&self.current()).from(behind)?.next()?;
+            horizon = horizon.max(next.map_or_else(|| self.visible() + 1, |stamp| stamp.seqno));
         }
         Ok(Change::Marks { keyspace, vanished, horizon, lapsed })
     }
@@ -390,6 +416,9 @@ impl Engine {
         self.current().tables().map(|table| table.meta.file_len).sum()
     }
 }
+
+/// Segments of a keyspace are written anew in place no more often than this, in microseconds.
+const CLEAR_OUT_REST: u64 = 10_000_000;
 
 /// What a job must not drop.
 pub(super) fn demands(keyspace: &KeyspaceVersion, registered: &Registered) -> Demands {

@@ -37,9 +37,10 @@ impl Engine {
     /// Flushes the oldest sealed memtable; `false` when there is none.
     pub(super) fn flush_oldest(&self) -> Result<bool> {
         let _one = self.flushing.lock();
-        // Taken before the files: whoever registers later is dealt with when the result is installed.
-        let registered = self.registry.lock().list();
+        // Taken behind the files: whoever could read them by then is in the list, and whoever registers later is dealt with when the result
+        // is installed.
         let current = self.current();
+        let registered = self.registry.lock().list();
         let Some(table) = current.sealed.last() else { return Ok(false) };
         self.check_writable()?;
         let mut made = Vec::new();

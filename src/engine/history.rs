@@ -238,13 +238,14 @@ impl History {
                 self.begins = Some(entry.seqno);
             }
             let value = match entry.kind {
-                Kind::Put => Some(source.value()),
-                Kind::WideSum if entry.seqno < self.to => Some(wide_sum(&self.key, entry.value)?),
-                _ => None,
+                Kind::Put => Ok(Some(source.value())),
+                Kind::WideSum if entry.seqno < self.to => wide_sum(&self.key, entry.value).map(Some),
+                _ => Ok(None),
             };
-            (!again).then(|| Told { seqno: entry.seqno, time: entry.time.unwrap_or(0), value })
+            (!again).then(|| value.map(|value| Told { seqno: entry.seqno, time: entry.time.unwrap_or(0), value }))
         };
+        // Also behind one whose value cannot be told.
         self.past.advance()?;
-        Ok(told)
+        told.transpose()
     }
 }

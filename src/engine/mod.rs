@@ -127,6 +127,8 @@ pub(crate) struct Engine {
     reclaim: Arc<Reclaim>,
     counters: Counters,
     clock: Mutex<Clock>,
+    /// When segments of a keyspace were last written anew in place, in monotonic microseconds.
+    cleared: Mutex<BTreeMap<KeyspaceId, u64>>,
     /// Where nothing is left to read.
     dead: Arc<DeadSpans>,
     /// The custom compaction policies that this process has been given.

@@ -131,6 +131,7 @@ impl Engine {
             clock: Mutex::new(Clock::new(env.wall_us(), monotonic, time_us)),
             custom_policies: Mutex::default(),
             dead: Arc::default(),
+            cleared: Mutex::default(),
             visible: AtomicU64::new(last),
             next_file: AtomicU64::new(version.next_file),
             current: RwLock::new(Arc::new(current)),

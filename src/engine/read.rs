@@ -163,16 +163,20 @@ fn get_counted(
     let met = |place: Place<'_>| tally.count(&place);
     let found = look_up(current, keyspace.id, key, &mut lookup, |table| table.matters_at(asked.seqno), met);
     let nothing = matches!(found, Ok(None | Some(Answer::Moved)) | Err(Error::HistoryTrimmed { .. }));
+    // What was written behind a purge may have been moved, and the purge has stayed.
+    let perhaps = hidden && matches!(found, Ok(Some(Answer::Deleted)));
     let mut gone = false;
-    if let Some(tree) = past.filter(|_| nothing && lookup.operands() == 0) {
+    if let Some(tree) = past.filter(|_| (nothing || perhaps) && lookup.operands() == 0) {
         // Nothing of the moment is left in the main tree, or what there is says where it went.
         if !asked_past {
             told_past = get_past(tree, key, asked, tally)?;
         }
         match &told_past {
-            PastFound::Holds(version) => return told(version, asked, key.key()),
-            PastFound::Gone => gone = true,
-            PastFound::Nothing => {}
+            PastFound::Holds(version) if nothing || version.seqno >= lookup.last() => {
+                return told(version, asked, key.key());
+            }
+            PastFound::Gone => gone = nothing,
+            PastFound::Holds(_) | PastFound::Nothing => {}
         }
     }
     let answer =

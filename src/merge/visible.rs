@@ -81,6 +81,8 @@ pub(crate) struct Lookup {
     history_asked: bool,
     /// Operands at or below the moment, newest first: what is found beneath is their base.
     operands: Vec<Bytes>,
+    /// The seqno of what was seen last.
+    last: u64,
     /// The entry just above the moment.
     above: Option<Above>,
     /// The entry just above `vanished`: it may refuse that moment too.
@@ -146,7 +148,15 @@ impl Found {
 
 impl Lookup {
     pub(crate) fn new(asked: Asked) -> Self {
-        Self { asked, history_asked: false, operands: Vec::new(), above: None, above_vanished: None, readable: None }
+        Self {
+            asked,
+            history_asked: false,
+            operands: Vec::new(),
+            last: 0,
+            above: None,
+            above_vanished: None,
+            readable: None,
+        }
     }
 
     /// A look-up that finds the history tier among its sources, or has asked it before.
@@ -167,6 +177,7 @@ impl Lookup {
     #[inline]
     pub(crate) fn see(&mut self, seen: Seen) -> Result<Found> {
         let Seen { seqno, gap_start, moved, kind, time, interval } = seen;
+        self.last = seqno;
         if seqno > self.asked.seqno {
             if kind.purges() && seqno <= self.asked.opened {
                 return Ok(Found::Deleted);
@@ -193,6 +204,11 @@ impl Lookup {
                 Err(Error::invalid("this release cannot read entries of a later format; open it with a newer one"))
             }
         }
+    }
+
+    /// The seqno of what was seen last: of what has answered, if anything has.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
     }
 
     /// Takes the value of an operand that was seen.
@@ -236,8 +252,8 @@ impl Lookup {
     }
 
     fn see_above(&mut self, mut entry: Above) {
-        // Entries of one commit share what was dropped beneath them.
-        if let Some(newer) = self.above.filter(|newer| newer.seqno == entry.seqno) {
+        // What was dropped beneath one further above may reach beneath this one.
+        if let Some(newer) = self.above {
             entry.gap_start = entry.gap_start.into_iter().chain(newer.gap_start).min();
         }
         if entry.seqno > self.asked.vanished {

@@ -563,7 +563,8 @@ impl Source for PastCursor {
         Some(EntryRef {
             key: bytes.get(found.key.clone())?,
             seqno,
-            ordinal: 0,
+            // Behind a purge of its own commit.
+            ordinal: 1,
             kind,
             gap_start,
             moved: false,
