@@ -79,6 +79,15 @@ pub trait Engine: Send + Sync {
     fn get_at(&self, _key: &[u8], _ts: u64, _f: OnValue) -> Result<bool> {
         bail!("no versions")
     }
+    /// Scans forward as of `ts`; nothing if the engine has no such call.
+    fn scan_at(&self, _scan: Scan, _ts: u64, _f: OnEntry) -> Result<Option<usize>> {
+        Ok(None)
+    }
+    /// Sees the value of every version of a key, newest first; nothing if the engine has no such
+    /// call.
+    fn history(&self, _key: &[u8], _f: OnValue) -> Result<Option<usize>> {
+        Ok(None)
+    }
     fn close(self: Box<Self>) -> Result<()>;
 }
 

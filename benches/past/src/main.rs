@@ -1,0 +1,54 @@
+//! `past-bench`: what chronolith's past costs.
+//!
+//! See `README.md` for what is measured and what the columns mean.
+
+mod clock;
+mod data;
+mod depth;
+mod goal;
+mod queue;
+mod versions;
+
+use std::process::ExitCode;
+
+use data::Result;
+
+const USAGE: &str = "\
+past-bench all [--keys 1000000]          all of these, in turn
+past-bench versions [--keys 1000000]     ten versions of each key beside one
+past-bench depth [--versions 1000000]    10, 100 and 1000 versions of each key
+past-bench queue [--items 2000000]       the head of a queue";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let Some((command, options)) = arguments.split_first() else { return Err(USAGE.into()) };
+    match command.as_str() {
+        "all" => {
+            let keys = number(options, "--keys", 1_000_000)?;
+            versions::run(keys)?;
+            depth::run(keys)?;
+            queue::run(keys * 2)
+        }
+        "versions" => versions::run(number(options, "--keys", 1_000_000)?),
+        "depth" => depth::run(number(options, "--versions", 1_000_000)?),
+        "queue" => queue::run(number(options, "--items", 2_000_000)?),
+        _ => Err(USAGE.into()),
+    }
+}
+
+/// The number behind an option.
+fn number(options: &[String], name: &str, default: usize) -> Result<usize> {
+    let Some(at) = options.iter().position(|option| option == name) else { return Ok(default) };
+    let value = options.get(at + 1).ok_or_else(|| format!("{name} needs a number"))?;
+    Ok(value.parse().map_err(|_| format!("{name} needs a number, not {value}"))?)
+}
