@@ -351,3 +351,11 @@ fn policies_that_keep_the_past_answer_as_the_walks_say() {
 fn merge_strategies_answer_as_the_walks_say() {
     run(include_str!("scenarios/strategies.txt"));
 }
+
+/// For whoever looks into a history: walks of their own.
+#[test]
+fn walks_of_ones_own_are_run() {
+    if let Ok(path) = std::env::var("CHRONOLITH_WALKS") {
+        run(&std::fs::read_to_string(path).unwrap());
+    }
+}

@@ -1,6 +1,6 @@
 //! Iterators over ranges: double-ended, owned, with errors as items.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::View;
 use crate::{
@@ -17,6 +17,8 @@ pub struct Range {
     span: KeySpan,
     front: Option<Scan>,
     back: Option<Scan>,
+    /// Held while there are such.
+    iterating: Option<Arc<()>>,
     /// Told as the first item.
     wrong: Option<Error>,
     ended: bool,
@@ -31,7 +33,7 @@ impl fmt::Debug for Range {
 
 impl Range {
     pub(super) fn new(view: View, keyspace: Opened, span: KeySpan, wrong: Option<Error>) -> Self {
-        Self { view, keyspace, span, front: None, back: None, wrong, ended: false }
+        Self { view, keyspace, span, front: None, back: None, iterating: None, wrong, ended: false }
     }
 
     /// The same range without its values.
@@ -62,7 +64,10 @@ impl Range {
         let scan = match end {
             Some(scan) => scan,
             None => match core.scan(&self.keyspace, self.span.clone(), direction)? {
-                Some(scan) => end.insert(scan),
+                Some(scan) => {
+                    self.iterating.get_or_insert_with(|| core.iterating());
+                    end.insert(scan)
+                }
                 None => return Ok(false),
             },
         };

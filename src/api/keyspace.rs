@@ -149,7 +149,8 @@ impl Keyspace {
         self.now().history_between(self, key, range)
     }
 
-    /// The oldest seqno from which on every read of every key answers exactly. Earlier ones may be refused, key by key. It only moves forward.
+    /// The oldest seqno from which on every read of every key answers exactly. Earlier ones may be refused, key by key. It only moves forward. When what the
+    /// newest commit left has expired, it is the one after the newest: then only a [snapshot](crate::Db::snapshot) answers everything.
     pub fn horizon(&self) -> Seqno {
         Seqno(self.owner.engine.horizon(self.id()))
     }

@@ -66,7 +66,8 @@ pub enum Error {
     /// The past that was asked for has been compacted away. Ask for `oldest` or later, or hold a snapshot before it is needed.
     #[error("the history asked for is gone; ask for seqno {oldest} or later, or hold a snapshot before you need it")]
     HistoryTrimmed {
-        /// The oldest seqno at which this answer is exact.
+        /// A seqno at which this answer is exact: for one key the oldest that is known, for several keys the keyspace's
+        /// [horizon](crate::Keyspace::horizon).
         oldest: Seqno,
     },
 

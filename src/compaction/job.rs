@@ -1,8 +1,10 @@
 //! Running a job: merge, decide, write. It holds no lock and touches no manifest; what it gives back becomes an edit.
 
 use super::{
+    kept::Lane,
     past::PastSurvivors,
-    survivors::{Below, Demands, Lane, Rules, Survivors, Traces},
+    rules::{Below, Demands, Rules, Traces},
+    survivors::Survivors,
 };
 use crate::{
     base::{Bytes, Error, KeySpan, Result},

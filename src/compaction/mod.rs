@@ -1,20 +1,24 @@
 //! Segments in, fewer better segments out.
 //!
-//! Choosing is pure and doing is dumb: [`pick()`] reads metadata and names a [`Task`]; [`survivors::Survivors`] decides entry by entry what
-//! stays, by the keyspace's [`Policy`]; [`run`] moves the bytes. A flush is the same job with a memtable as its only input. What a policy keeps of the past goes to
+//! Choosing is pure and doing is dumb: [`pick()`] reads metadata and names a [`Task`]; [`survivors::Survivors`] decides version by version what
+//! stays, by the keyspace's [`Policy`], and [`kept::Kept`] where it goes; [`run`] moves the bytes. A flush is the same job with a memtable as its only input. What a policy keeps of the past goes to
 //! the history tier, which is merged by itself: [`pick_past`] and [`past::PastSurvivors`].
 
 mod job;
+mod kept;
+mod marks;
 mod past;
 mod pick;
 mod policy;
+mod rules;
 #[cfg(test)]
 mod scenarios;
 mod survivors;
 
 pub(crate) use job::{Job, Outcome, run, run_past};
+pub(crate) use kept::Lane;
 pub(crate) use past::{PastSurvivors, Purges};
 pub(crate) use pick::{Aging, PastTask, Shape, Task, everything, pick, pick_past, score};
 pub(crate) use policy::us;
 pub use policy::{CompactionPolicy, Policy, VersionInfo};
-pub(crate) use survivors::{Below, Demands, Lane, Reader, Rules, Traces};
+pub(crate) use rules::{Below, Demands, Reader, Rules};

@@ -7,7 +7,7 @@
 use super::{
     Policy,
     policy::Judged,
-    survivors::{Demands, Traces},
+    rules::{Demands, Traces},
 };
 use crate::{
     base::{KeySpan, Kind},
@@ -29,10 +29,10 @@ impl Purges {
         Self(Fragments::cut(&purged.into_iter().map(tombstone).collect::<Vec<_>>()))
     }
 
-    /// The newest purge that hides a version.
+    /// The oldest purge that hides a version: from whoever came since, one of them does.
     fn hides(&self, key: &[u8], seqno: u64) -> Option<u64> {
-        let newest = self.0.covering(key)?.marks.first()?;
-        (newest.seqno > seqno).then_some(newest.seqno)
+        let oldest = self.0.covering(key)?.marks.iter().rfind(|mark| mark.seqno > seqno)?;
+        Some(oldest.seqno)
     }
 
     /// Whether they hide any key of a span, of versions from `oldest` on.
@@ -52,6 +52,8 @@ pub(crate) struct PastSurvivors {
     /// Of the current key: how many versions were seen, and the time of the oldest delete.
     count: u64,
     deleted_since: Option<u64>,
+    /// The newest of them is one that nothing is known to have superseded.
+    ends_open: bool,
     /// The lowest gap that one of them has noted: it may reach beneath versions that stood in other segments.
     gap: Option<u64>,
 }
@@ -59,11 +61,12 @@ pub(crate) struct PastSurvivors {
 impl PastSurvivors {
     pub(crate) fn new(policy: Policy, now: u64, demands: Demands, purges: Purges) -> Self {
         let traces = Traces::default();
-        Self { policy, now, demands, purges, traces, count: 0, deleted_since: None, gap: None }
+        Self { policy, now, demands, purges, traces, count: 0, deleted_since: None, ends_open: false, gap: None }
     }
 
     pub(super) fn begin_key(&mut self) {
         self.count = 0;
+        self.ends_open = false;
         self.deleted_since = None;
         self.gap = None;
     }
@@ -80,9 +83,10 @@ impl PastSurvivors {
             Until::Open => (u64::MAX, None),
         };
         let is_delete = matches!(kind, Kind::Delete);
+        self.ends_open |= self.count == 0 && ended.is_none();
         let judged = Judged {
-            // Something newer superseded it, wherever that is.
-            rank: self.count + u64::from(ended.is_some()),
+            // Something newer superseded the first one, wherever that is.
+            rank: self.count + u64::from(!self.ends_open),
             seqno,
             time,
             superseded_at: ended,
@@ -99,7 +103,8 @@ impl PastSurvivors {
         let kept = Entry { gap_start, time: Some(time), until: Some(until), ..Entry::new(kind, seqno) };
         self.gap = gap_start.or(self.gap);
         if let Some(purge) = self.purges.hides(entry.key, seqno) {
-            let reader = self.demands.before_purge(purge, seqno, end.min(purge));
+            let lowest = gap_start.map_or(seqno, |gap| gap.min(seqno));
+            let reader = self.demands.before_purge(purge, lowest, end.min(purge));
             self.traces.held(reader, judged.bytes);
             return reader.map(|_| kept);
         }

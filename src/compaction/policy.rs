@@ -181,6 +181,11 @@ impl Policy {
         }
     }
 
+    /// Whether the user wrote it.
+    pub(crate) fn is_custom(&self) -> bool {
+        matches!(self.0, Kind::Custom { .. })
+    }
+
     /// Whether a version is kept at the time `now`, in microseconds (K2).
     pub(crate) fn owes(&self, version: &Judged, now: u64) -> bool {
         let ended = version.superseded_at.unwrap_or(version.time);

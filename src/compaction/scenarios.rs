@@ -159,7 +159,7 @@ impl Case {
         let mut registered = self.views.clone();
         registered.sort_unstable();
         let readers = self.views.iter().map(reader).collect();
-        let demands = Demands { registered, readers, vanished: self.vanished };
+        let demands = Demands { registered, readers, vanished: self.vanished, lapsed: 0 };
         let mut values: Vec<[u8; 8]> = Vec::new();
         for version in &self.versions {
             values.push(version.seqno.to_le_bytes());

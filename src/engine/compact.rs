@@ -11,10 +11,10 @@ use super::{
     worker::What,
 };
 use crate::{
-    base::{KeySpan, KeyspaceId, Kind, Result, Seqno, TIMELINE},
+    base::{KeySpan, Kind, Result, Seqno, TIMELINE},
     compaction::{
-        Aging, Below, Demands, Job, Outcome, PastSurvivors, PastTask, Policy, Purges, Rules, Task, Traces, everything,
-        pick, pick_past, run, run_past, score,
+        Aging, Below, Demands, Job, Outcome, PastSurvivors, PastTask, Policy, Purges, Rules, Task, everything, pick,
+        pick_past, run, run_past, score,
     },
     manifest::{Change, Edit, KeyspaceVersion, StoredPolicy},
     merge::{Direction, Fragments, Source},
@@ -25,8 +25,8 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compacted {
-    /// Seqnos of open views and pins for whose sake old versions are still kept. When those go, the next compaction
-    /// lets the versions go.
+    /// Seqnos of open views and pins for whose sake old versions are still kept, and of iterators under way that still read older files. When those go, the
+    /// next compaction lets the versions go.
     pub still_held_by: Vec<Seqno>,
     /// Bytes of segments before.
     pub bytes_before: u64,
@@ -319,7 +319,7 @@ impl Engine {
         for (number, bytes) in &outcome.held {
             edit.push(Change::Held { number: *number, bytes: bytes.clone() });
         }
-        edit.push(self.marks(id, &outcome.traces)?);
+        edit.push(outcome.traces.marks(id));
         edit.push(Change::NextFile { number: self.next_file.load(Ordering::Relaxed) });
 
         let mut manifest = self.manifest.lock();
@@ -334,20 +334,6 @@ impl Engine {
         self.reclaim.run(&*self.dir);
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         Ok(outcome)
-    }
-
-    /// The marks that the traces of a job raise. What has expired and gone is missed at moments before its expiry: the horizon is the first
-    /// commit from then on.
-    pub(super) fn marks(&self, keyspace: KeyspaceId, traces: &Traces) -> Result<Change> {
-        let Traces { vanished, mut horizon, lapsed, .. } = *traces;
-        if let Some(before) = lapsed.checked_sub(1) {
-            let last = Timeline::new(&self.current()).at_time(before)?;
-            // A view has the time of a commit: the first one from then on, or the next one to come.
-            let behind = last.map_or(0, |stamp| stamp.seqno + 1);
-            let next = Timeline::new(&self.current()).from(behind)?.next()?;
-            horizon = horizon.max(next.map_or_else(|| self.visible() + 1, |stamp| stamp.seqno));
-        }
-        Ok(Change::Marks { keyspace, vanished, horizon, lapsed })
     }
 
     /// Brings the history tier of a keyspace to its final shape: one run in each bucket, with nothing left that may go. Gives the seqnos that
@@ -390,8 +376,8 @@ impl Engine {
         for table in tree.levels.iter().flatten().filter(|table| table.meta.summary.has_purges()) {
             let segment = table.segment()?;
             for fragment in segment.ranges().iter() {
-                let newest = fragment.marks.iter().filter(|mark| mark.purge).map(|mark| mark.seqno).max();
-                purges.extend(newest.map(|seqno| (fragment.span.clone(), seqno)));
+                let marks = fragment.marks.iter().filter(|mark| mark.purge);
+                purges.extend(marks.map(|mark| (fragment.span.clone(), mark.seqno)));
             }
             let mut cursor = SegmentCursor::new(Arc::clone(segment), Direction::Forward);
             cursor.seek(Some(&[]))?;
@@ -423,5 +409,5 @@ const CLEAR_OUT_REST: u64 = 10_000_000;
 /// What a job must not drop.
 pub(super) fn demands(keyspace: &KeyspaceVersion, registered: &Registered) -> Demands {
     let (registered, readers) = (registered.seqnos.clone(), registered.readers.clone());
-    Demands { registered, readers, vanished: keyspace.vanished }
+    Demands { registered, readers, vanished: keyspace.vanished, lapsed: keyspace.lapsed }
 }

@@ -68,7 +68,7 @@ impl Engine {
                 self.reclaim.add_segments(segments.iter().map(|segment| segment.number));
                 continue;
             };
-            edit.push(self.marks(id, &traces)?);
+            edit.push(traces.marks(id));
             for (number, bytes) in held {
                 edit.push(Change::Held { number, bytes });
             }

@@ -74,6 +74,8 @@ pub(crate) struct History {
     /// past has been moved.
     begins: Option<u64>,
     moved_from: Option<u64>,
+    /// The lowest gap of the entries of the main tree so far.
+    floor: u64,
     ended: bool,
 }
 
@@ -88,24 +90,32 @@ impl ViewCore {
         let Some(asked) = self.asked(opened.id)? else { return Ok(None) };
         let current = self.files();
         let mut live: Vec<Live> = Vec::new();
-        let mut marks: BTreeMap<u64, Mark> = BTreeMap::new();
-        let see_marks = |fragments: &Fragments, marks: &mut BTreeMap<u64, Mark>| {
+        // The same one may stand in several segments.
+        let mut marks: BTreeMap<(u64, u32, bool), Mark> = BTreeMap::new();
+        let mut see_marks = |fragments: &Fragments| {
             let covering = fragments.covering(key).into_iter().flat_map(|fragment| fragment.marks.iter().copied());
-            marks.extend(covering.map(|mark| (mark.seqno, mark)));
+            marks.extend(covering.map(|mark| ((mark.seqno, mark.ordinal, mark.purge), mark)));
         };
         for table in current.memtables(u64::MAX) {
-            see_marks(&table.fragments(opened.id), &mut marks);
+            see_marks(&table.fragments(opened.id));
             gather(MemCursor::new(table, opened.id, Direction::Forward), key, &mut live)?;
         }
         let tree = current.trees.get(&opened.id);
         for table in tree.into_iter().flat_map(|tree| tree.holding(key)) {
-            see_marks(table.segment()?.ranges(), &mut marks);
+            see_marks(table.segment()?.ranges());
             gather(RunCursor::new(vec![Arc::clone(table)], Direction::Forward), key, &mut live)?;
         }
         live.extend(marks.values().map(Live::of_mark));
         // The last word of a commit counts; segments keep no order in it: there the point entry comes behind the mark.
         live.sort_by_key(|live| std::cmp::Reverse((live.seqno, live.ordinal, !live.kind.is_range())));
-        live.dedup_by(|older, newer| older.seqno == newer.seqno && !older.kind.purges());
+        live.dedup_by(|older, newer| {
+            let told = older.seqno == newer.seqno && !older.kind.purges();
+            if let Some(gap) = older.gap_start.filter(|_| told) {
+                newer.gap_start = Some(newer.gap_start.map_or(gap, |newer| newer.min(gap)));
+                newer.moved |= older.moved;
+            }
+            told
+        });
 
         let runs = tree.into_iter().flat_map(|tree| &tree.past);
         let tables =
@@ -125,6 +135,7 @@ impl ViewCore {
             timeline: Timeline::new(&current),
             begins: None,
             moved_from: None,
+            floor: u64::MAX,
             ended: false,
         }))
     }
@@ -159,6 +170,12 @@ impl History {
             let past = self.past.top().and_then(Source::entry).filter(|entry| entry.key == self.key);
             let past_seqno = past.map(|entry| entry.seqno);
             let told = match (self.live.front(), past_seqno) {
+                // A mark of the same commit says it of the other keys.
+                (Some(live), Some(past)) if live.kind == Kind::RangeDelete && past == live.seqno => {
+                    self.live.pop_front();
+                    None
+                }
+                (Some(live), Some(past)) if live.kind.purges() && past == live.seqno => self.next_past()?,
                 (Some(live), past) if past.is_none_or(|seqno| seqno <= live.seqno) => self.next_live()?,
                 (_, Some(_)) => self.next_past()?,
                 (_, None) => {
@@ -188,8 +205,16 @@ impl History {
     fn next_live(&mut self) -> Result<Option<Told>> {
         let Some(live) = self.live.pop_front() else { return Ok(None) };
         if live.kind.purges() && live.seqno <= self.asked.opened {
-            // Nothing older is ever told again.
-            self.ended = true;
+            // Nothing older is ever told again, nor missed.
+            self.moved_from = self.moved_from.filter(|from| *from >= live.seqno);
+            self.end();
+            return Ok(None);
+        }
+        // What stands within a gap is not the whole of its commit: a mark, or an operand that could not be folded.
+        let told = live.seqno < self.floor;
+        self.floor = live.gap_start.map_or(self.floor, |gap| gap.min(self.floor));
+        if !told {
+            self.complete = false;
             return Ok(None);
         }
         // What was moved from beneath the entry above has been told by now, or is gone.
@@ -228,9 +253,10 @@ impl History {
             let Some(entry) = source.entry() else { return Ok(None) };
             let again = self.begins == Some(entry.seqno);
             if !again {
-                if let Some(Until::At { seqno, .. }) = entry.until {
-                    self.complete &= self.begins == Some(seqno);
-                }
+                self.complete &= match entry.until {
+                    Some(Until::At { seqno, .. }) => self.begins == Some(seqno),
+                    _ => self.moved_from.take().is_none_or(|from| self.begins == Some(from)),
+                };
                 // Down to there something was dropped, or moved with it: what is told from here on must reach as far.
                 if let Some(gap) = entry.gap_start {
                     self.moved_from = Some(self.moved_from.map_or(gap, |from| from.min(gap)));

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Commit, Engine, KeyspaceOptions, Opened};
+use super::{Commit, Engine, KeyspaceOptions, Opened, timeline::Timeline};
 use crate::{
     base::{Error, FIRST_KEYSPACE, KeyspaceId, Result},
     compaction::Policy,
@@ -137,11 +137,20 @@ impl Engine {
         Ok(Opened { id: keyspace.id, strategy })
     }
 
-    /// The oldest seqno from which on nothing of a keyspace is refused.
+    /// The oldest seqno from which on nothing of a keyspace is refused. What has expired and gone is missed at moments before its expiry: then that is the
+    /// first commit since, or the next one to come.
     pub(crate) fn horizon(&self, id: KeyspaceId) -> u64 {
         let current = self.current();
         let Some(keyspace) = current.version.keyspaces.get(&id) else { return 0 };
-        keyspace.horizon.max(keyspace.vanished)
+        let horizon = keyspace.horizon.max(keyspace.vanished);
+        let Some(before) = keyspace.lapsed.checked_sub(1) else { return horizon };
+        let since = || {
+            let behind = Timeline::new(&current).at_time(before)?.map_or(0, |stamp| stamp.seqno + 1);
+            Timeline::new(&current).from(behind)?.next()
+        };
+        // Where the timeline cannot be read, the next commit is late enough.
+        let next = since().ok().flatten().map_or_else(|| self.visible().saturating_add(1), |stamp| stamp.seqno);
+        horizon.max(next)
     }
 
     /// Hands out a keyspace, if its merge strategy is the one that was asked for.

@@ -9,7 +9,7 @@ use super::{
     superversion::{SuperVersion, Table, Tree},
 };
 use crate::{
-    base::{Bytes, Error, KeyspaceId, Kind, Result},
+    base::{Bytes, Error, KeyspaceId, Kind, Result, Seqno},
     manifest::KeyspaceVersion,
     memtable::Memtable,
     merge::{Answer, Asked, Cutoffs, Lookup, MergeStrategy, wide_sum},
@@ -165,7 +165,7 @@ fn get_counted(
     let nothing = matches!(found, Ok(None | Some(Answer::Moved)) | Err(Error::HistoryTrimmed { .. }));
     // What was written behind a purge may have been moved, and the purge has stayed.
     let perhaps = hidden && matches!(found, Ok(Some(Answer::Deleted)));
-    let mut gone = false;
+    let mut gone = None;
     if let Some(tree) = past.filter(|_| (nothing || perhaps) && lookup.operands() == 0) {
         // Nothing of the moment is left in the main tree, or what there is says where it went.
         if !asked_past {
@@ -175,22 +175,14 @@ fn get_counted(
             PastFound::Holds(version) if nothing || version.seqno >= lookup.last() => {
                 return told(version, asked, key.key());
             }
-            PastFound::Gone => gone = nothing,
+            PastFound::Gone(above) => gone = Some(*above).filter(|_| nothing),
             PastFound::Holds(_) | PastFound::Nothing => {}
         }
     }
-    let answer =
-        found.and_then(
-            |found| if gone { Err(lookup.trimmed()) } else { lookup.finish(found, &keyspace.strategy, key.key()) },
-        );
-    match answer {
-        // Which moment is readable instead depends also on what the answer itself does not.
-        Err(Error::HistoryTrimmed { .. }) => {
-            let mut lookup = Lookup::with_history(asked.clone());
-            look_up(current, keyspace.id, key, &mut lookup, |_| true, |_| {}).and_then(|_| Err(lookup.trimmed()))
-        }
-        found => found,
+    if let Some(above) = gone {
+        return Err(Error::HistoryTrimmed { oldest: Seqno(above) });
     }
+    lookup.finish(found?, &keyspace.strategy, key.key())
 }
 
 /// What the history tier knows of a key at a moment.
@@ -203,7 +195,7 @@ fn get_past(tree: &Tree, key: &mut PointKey<'_>, asked: &Asked, tally: &mut Tall
         tally.count(&Place::Segment(table, probe));
         match told? {
             PastFound::Holds(version) => return Ok(PastFound::Holds(version)),
-            PastFound::Gone => found = PastFound::Gone,
+            PastFound::Gone(above) => found = PastFound::Gone(above),
             PastFound::Nothing => {}
         }
     }

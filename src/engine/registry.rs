@@ -28,8 +28,23 @@ struct Registration {
     reader: Reader,
     /// Set when its files must stay those of its birth.
     frozen: Arc<AtomicBool>,
-    /// The files that it holds.
-    files: Weak<RwLock<Arc<SuperVersion>>>,
+    held: Held,
+}
+
+/// What a reader holds on to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held {
+    /// The files that it reads next.
+    pub(crate) files: Weak<RwLock<Arc<SuperVersion>>>,
+    /// Cloned by each iterator under way: those go on in the files that they began with.
+    pub(crate) iterators: Arc<()>,
+}
+
+impl Held {
+    /// Iterators under way, beside the view and its registration.
+    fn iterates(&self) -> bool {
+        Arc::strong_count(&self.iterators) > 2
+    }
 }
 
 /// Who reads what, by the order of registration.
@@ -54,15 +69,11 @@ pub(crate) struct Registered {
 
 impl Registry {
     /// Registers a reader; the ticket ends the registration.
-    pub(crate) fn register(
-        &mut self,
-        reader: Reader,
-        files: Weak<RwLock<Arc<SuperVersion>>>,
-    ) -> (u64, Arc<AtomicBool>) {
+    pub(crate) fn register(&mut self, reader: Reader, held: Held) -> (u64, Arc<AtomicBool>) {
         let frozen = Arc::new(AtomicBool::new(false));
         let ticket = self.next;
         self.next += 1;
-        self.readers.insert(ticket, Registration { reader, frozen: Arc::clone(&frozen), files });
+        self.readers.insert(ticket, Registration { reader, frozen: Arc::clone(&frozen), held });
         (ticket, frozen)
     }
 
@@ -89,17 +100,20 @@ impl Registry {
         self.readers.len()
     }
 
-    /// Gives newer files to the readers that may have them, so that nobody idle holds old ones. Gives those that the others read, and the seqnos of the others.
+    /// Gives newer files to the readers that may have them, so that nobody idle holds old ones. Gives those that were theirs, to be let go outside the lock,
+    /// and the seqnos of those who hold old files all the same.
     pub(crate) fn rebase(&self, current: &Arc<SuperVersion>) -> (Vec<Arc<SuperVersion>>, Vec<u64>) {
-        let (mut old, mut held) = (Vec::new(), Vec::new());
-        for Registration { reader, frozen, files } in self.readers.values() {
-            if frozen.load(Ordering::SeqCst) {
-                held.push(reader.seqno);
-            } else if let Some(files) = files.upgrade() {
+        let (mut old, mut holding) = (Vec::new(), Vec::new());
+        for Registration { reader, frozen, held } in self.readers.values() {
+            let frozen = frozen.load(Ordering::SeqCst);
+            if let Some(files) = held.files.upgrade().filter(|_| !frozen) {
                 old.push(std::mem::replace(&mut *files.write(), Arc::clone(current)));
             }
+            if frozen || held.iterates() {
+                holding.push(reader.seqno);
+            }
         }
-        (old, held)
+        (old, holding)
     }
 
     /// The oldest seqno that is read.
@@ -129,10 +143,10 @@ mod tests {
     #[test]
     fn a_reader_that_came_after_the_list_and_reads_below_a_drop_is_frozen() {
         let mut registry = Registry::default();
-        let (_, early) = registry.register(at(12), Weak::new());
+        let (_, early) = registry.register(at(12), Held::default());
         let list = registry.list();
-        let (_, late) = registry.register(at(15), Weak::new());
-        let (_, present) = registry.register(at(30), Weak::new());
+        let (_, late) = registry.register(at(15), Held::default());
+        let (_, present) = registry.register(at(30), Held::default());
         registry.freeze(&list, 30);
         let frozen = |flag: Arc<AtomicBool>| flag.load(Ordering::SeqCst);
         assert_eq!((frozen(early), frozen(late), frozen(present)), (false, true, false));
@@ -141,8 +155,8 @@ mod tests {
     #[test]
     fn a_seqno_stays_until_its_last_reader_goes() {
         let mut registry = Registry::default();
-        let (first, _) = registry.register(at(7), Weak::new());
-        let (second, _) = registry.register(at(7), Weak::new());
+        let (first, _) = registry.register(at(7), Held::default());
+        let (second, _) = registry.register(at(7), Held::default());
         registry.release(first);
         assert_eq!(registry.list().seqnos, [7]);
         registry.release(second);

@@ -117,14 +117,17 @@ impl Timeline {
         Ok(chunk.into_iter().rfind(|stamp| stamp.seqno <= seqno))
     }
 
-    /// When a seqno was committed; where only samples are left, when the next one of those was.
+    /// When a seqno was committed; where only samples are left, no earlier, and no later than the time between two of them.
     pub(super) fn time_of(&self, seqno: u64) -> Option<u64> {
         let at = self.at_seqno(seqno).ok()?;
         if let Some(stamp) = at.filter(|stamp| stamp.seqno == seqno || seqno >= self.exact_from()) {
             return Some(stamp.time);
         }
         let timeline = Self { current: Arc::clone(&self.current), tables: self.tables.clone() };
-        timeline.from(seqno).ok()?.next().ok()?.map(|stamp| stamp.time)
+        let next = timeline.from(seqno).ok()?.next().ok()?.map(|stamp| stamp.time);
+        // Else it would have been kept itself.
+        let upto = at.map(|stamp| stamp.time.saturating_add(SAMPLE));
+        next.into_iter().chain(upto).min()
     }
 
     /// The newest commit at or before a time.

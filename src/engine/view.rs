@@ -13,6 +13,7 @@ use parking_lot::RwLock;
 use super::{
     Engine, Scan,
     read::{Opened, cutoffs, get_in, multi_get_in},
+    registry::Held,
     scan::scan_in,
     stats::Counters,
     superversion::SuperVersion,
@@ -56,7 +57,12 @@ pub(crate) struct ViewCore {
     ticket: u64,
     frozen: Arc<AtomicBool>,
     files: Arc<RwLock<Arc<SuperVersion>>>,
+    /// Cloned by iterators under way.
+    iterators: Arc<()>,
 }
+
+/// How many moments are tried before a refusal names the horizon.
+const NAMED_MAX: usize = 8;
 
 impl ViewCore {
     /// A view of the present.
@@ -111,7 +117,9 @@ impl ViewCore {
         };
         let files = engine.current();
         let held = Arc::new(RwLock::new(Arc::clone(&files)));
-        let (ticket, frozen) = registry.register(Reader { seqno, opened, time }, Arc::downgrade(&held));
+        let iterators = Arc::new(());
+        let holds = Held { files: Arc::downgrade(&held), iterators: Arc::clone(&iterators) };
+        let (ticket, frozen) = registry.register(Reader { seqno, opened, time }, holds);
         drop(registry);
         Self {
             engine: Arc::clone(engine),
@@ -124,11 +132,17 @@ impl ViewCore {
             ticket,
             frozen,
             files: held,
+            iterators,
         }
     }
 
     pub(crate) fn seqno(&self) -> u64 {
         self.seqno
+    }
+
+    /// That an iterator is under way, as long as it is held.
+    pub(crate) fn iterating(&self) -> Arc<()> {
+        Arc::clone(&self.iterators)
     }
 
     /// Its moment, in microseconds.
@@ -142,7 +156,8 @@ impl ViewCore {
 
     pub(crate) fn get(&self, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
         let Some(asked) = self.asked(keyspace.id)? else { return Ok(None) };
-        get_in(&self.files(), keyspace, key, &asked, &self.engine.counters)
+        let got = get_in(&self.files(), keyspace, key, &asked, &self.engine.counters);
+        got.map_err(|refused| self.readable_instead(keyspace, key, refused))
     }
 
     /// As [`ViewCore::get`], of several keys.
@@ -151,13 +166,15 @@ impl ViewCore {
         keyspace: &Opened,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
-        let Some(asked) = self.asked(keyspace.id)? else { return Ok(keys.into_iter().map(|_| None).collect()) };
+        let asked = self.asked(keyspace.id)?.map(|asked| self.of_many(keyspace.id, asked));
+        let Some(asked) = asked else { return Ok(keys.into_iter().map(|_| None).collect()) };
         multi_get_in(&self.files(), keyspace, keys, &asked, &self.engine.counters)
     }
 
     /// The visible keys and values of a span; nothing where the keyspace was not yet born.
     pub(crate) fn scan(&self, keyspace: &Opened, span: KeySpan, direction: Direction) -> Result<Option<Scan>> {
-        let Some(asked) = self.asked(keyspace.id)? else { return Ok(None) };
+        let asked = self.asked(keyspace.id)?.map(|asked| self.of_many(keyspace.id, asked));
+        let Some(asked) = asked else { return Ok(None) };
         self.engine.counters.scans.fetch_add(1, Ordering::Relaxed);
         scan_in(&self.files(), keyspace, span, asked, direction, &self.engine.dead).map(Some)
     }
@@ -184,9 +201,38 @@ impl ViewCore {
         }
         let vanished = if self.complete { 0 } else { keyspace.vanished };
         let lapsed = !self.complete && self.time < keyspace.lapsed;
-        let horizon = self.engine.horizon(id);
         let cutoffs = cutoffs(keyspace, self.time);
-        Ok(Some(Asked { seqno: self.seqno, vanished, opened: self.opened, lapsed, horizon, cutoffs }))
+        Ok(Some(Asked { seqno: self.seqno, vanished, opened: self.opened, lapsed, horizon: None, cutoffs }))
+    }
+
+    /// As it is asked by a reader of many keys: a moment that one of them refuses is of no use to it, so the one it is told is good for all.
+    fn of_many(&self, id: KeyspaceId, asked: Asked) -> Asked {
+        let horizon = (!self.complete).then(|| self.engine.horizon(id));
+        Asked { horizon, ..asked }
+    }
+
+    /// A refusal of a key that names a moment at which the key is readable: the one that was named first is tried, then what that one names, and after
+    /// some of them the horizon is.
+    #[cold]
+    fn readable_instead(&self, keyspace: &Opened, key: &[u8], refused: Error) -> Error {
+        let Error::HistoryTrimmed { mut oldest } = refused else { return refused };
+        let horizon = Seqno(self.engine.horizon(keyspace.id));
+        for _ in 0..NAMED_MAX {
+            if oldest >= horizon || oldest.0 <= self.seqno {
+                break;
+            }
+            let tried = Self::as_of(&self.engine, oldest.0).and_then(|view| {
+                let asked = view.asked(keyspace.id)?;
+                asked.map_or(Ok(None), |asked| get_in(&view.files(), keyspace, key, &asked, &self.engine.counters))
+            });
+            match tried {
+                Err(Error::HistoryTrimmed { oldest: next }) if next > oldest => oldest = next,
+                Err(Error::HistoryTrimmed { .. }) => break,
+                // Also one that cannot be folded: it is there.
+                _ => return Error::HistoryTrimmed { oldest },
+            }
+        }
+        Error::HistoryTrimmed { oldest: horizon }
     }
 
     pub(super) fn counters(&self) -> &Counters {

@@ -25,8 +25,8 @@ pub(crate) struct Asked {
     pub(crate) opened: u64,
     /// At the moment, values were there that have expired since, and may be gone.
     pub(crate) lapsed: bool,
-    /// From here on nothing is refused.
-    pub(crate) horizon: u64,
+    /// From here on nothing is refused, for a reader of many keys; nothing for one of a single key.
+    pub(crate) horizon: Option<u64>,
     /// What has expired at the moment, where values expire.
     pub(crate) cutoffs: Option<Arc<Cutoffs>>,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Asked {
 impl Asked {
     /// The newest of everything: whatever has gone was superseded at or below `seqno`.
     pub(crate) fn present(seqno: u64, cutoffs: Option<Arc<Cutoffs>>) -> Self {
-        Self { seqno, vanished: 0, opened: seqno, lapsed: false, horizon: 0, cutoffs }
+        Self { seqno, vanished: 0, opened: seqno, lapsed: false, horizon: None, cutoffs }
     }
 }
 
@@ -64,12 +64,10 @@ pub(crate) struct Seen {
 }
 
 impl Asked {
-    /// That a span is refused for the sake of keys that left no entry of their own; `above` is the mark whose gap says so.
+    /// That the moment is refused, where as much is known of a later one: of a single key a first guess, which whoever asked for the key tries.
     #[cold]
-    fn refused(&self, above: Option<u64>) -> Error {
-        let oldest = above.map_or(self.vanished, |seqno| seqno.max(self.vanished));
-        let oldest = if self.lapsed { oldest.max(self.horizon) } else { oldest };
-        Error::HistoryTrimmed { oldest: Seqno(oldest) }
+    fn refused(&self, guess: u64) -> Error {
+        Error::HistoryTrimmed { oldest: Seqno(self.horizon.unwrap_or(guess).max(self.seqno.saturating_add(1))) }
     }
 }
 
@@ -85,10 +83,6 @@ pub(crate) struct Lookup {
     last: u64,
     /// The entry just above the moment.
     above: Option<Above>,
-    /// The entry just above `vanished`: it may refuse that moment too.
-    above_vanished: Option<Above>,
-    /// The oldest entry above the moment at whose own seqno the key is readable.
-    readable: Option<u64>,
 }
 
 /// An entry above some moment.
@@ -148,15 +142,7 @@ impl Found {
 
 impl Lookup {
     pub(crate) fn new(asked: Asked) -> Self {
-        Self {
-            asked,
-            history_asked: false,
-            operands: Vec::new(),
-            last: 0,
-            above: None,
-            above_vanished: None,
-            readable: None,
-        }
+        Self { asked, history_asked: false, operands: Vec::new(), last: 0, above: None }
     }
 
     /// A look-up that finds the history tier among its sources, or has asked it before.
@@ -256,14 +242,6 @@ impl Lookup {
         if let Some(newer) = self.above {
             entry.gap_start = entry.gap_start.into_iter().chain(newer.gap_start).min();
         }
-        if entry.seqno > self.asked.vanished {
-            self.above_vanished = Some(entry);
-        }
-        // Of several entries of one batch the newest has decided whether their seqno is readable.
-        let another = self.above.is_none_or(|newer| newer.seqno != entry.seqno);
-        if another && entry.seqno >= self.asked.vanished && self.above.is_none_or(|newer| !newer.refuses(entry.seqno)) {
-            self.readable = Some(entry.seqno);
-        }
         self.above = Some(entry);
     }
 
@@ -284,17 +262,11 @@ impl Lookup {
         }
     }
 
-    /// The error that names the oldest readable moment (R5): `vanished` itself, unless what stands just above refuses that too; else
-    /// the oldest entry above that is readable at its own seqno. Without any entry above, `vanished` is readable.
+    /// The error that names the entry above whose gap reaches down to the moment; without one, the moment below which absence says nothing (R5).
     #[cold]
     pub(crate) fn trimmed(&self) -> Error {
-        let Asked { seqno, vanished, .. } = self.asked;
-        let at_vanished = seqno < vanished && self.above_vanished.is_none_or(|above| !above.refuses(vanished));
-        let oldest = if at_vanished { vanished } else { self.readable.unwrap_or(vanished) };
-        // Where what is known of the key says nothing, what is known of the keyspace does.
-        let known = oldest > seqno && !self.asked.lapsed;
-        let oldest = if known { oldest } else { self.asked.horizon.max(seqno.saturating_add(1)) };
-        Error::HistoryTrimmed { oldest: Seqno(oldest) }
+        let above = self.above.filter(|above| above.refuses(self.asked.seqno));
+        self.asked.refused(above.map_or(self.asked.vanished, |above| above.seqno))
     }
 }
 
@@ -404,14 +376,14 @@ impl<S: Source> Visible<S> {
     /// A scan is refused when some key in its span would be: also a key that left no entry of its own.
     fn refuse_below_the_marks(&self) -> Result<()> {
         if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
-            return Err(self.asked.refused(None));
+            return Err(self.asked.refused(self.asked.vanished));
         }
         for fragment in self.tombstones.overlapping(&self.span) {
             let above = fragment.marks.iter().rfind(|mark| mark.seqno > self.asked.seqno);
             if let Some(Mark { seqno, gap_start: Some(gap), .. }) = above
                 && *gap <= self.asked.seqno
             {
-                return Err(self.asked.refused(Some(*seqno)));
+                return Err(self.asked.refused(*seqno));
             }
         }
         Ok(())

@@ -44,9 +44,20 @@ pub(crate) struct PastVersion {
 pub(crate) enum PastFound {
     /// The version whose interval holds the moment.
     Holds(PastVersion),
-    /// What was there then is gone.
-    Gone,
+    /// What was there then is gone: the version with this seqno, which is newer, says so.
+    Gone(u64),
     Nothing,
+}
+
+impl PastFound {
+    fn gone(above: Option<u64>) -> Self {
+        above.map_or(Self::Nothing, Self::Gone)
+    }
+}
+
+/// The seqno of a version above a moment, if what was there then is gone from beneath it.
+fn refusing(above: &Entry, seqno: u64) -> Option<u64> {
+    above.gap_start.filter(|gap| *gap <= seqno).map(|_| above.seqno)
 }
 
 impl Segment {
@@ -87,21 +98,21 @@ impl Segment {
         let whole = first.value.clone();
         let mut decoded = first;
         let mut newer: Option<(u64, u64)> = None;
-        let mut gone = false;
+        let mut gone = None;
         for step in 0.. {
             let entry = decoded.entry;
             if entry.seqno <= seqno {
                 let until = self.until(&entry, newer)?;
                 if !until.holds(seqno) {
-                    return Ok(if gone { PastFound::Gone } else { PastFound::Nothing });
+                    return Ok(PastFound::gone(gone));
                 }
                 let value = self.put_together(region, whole, &decoded)?;
                 let Entry { seqno, time, kind, .. } = entry;
                 return Ok(PastFound::Holds(PastVersion { seqno, time, until, kind, value }));
             }
-            gone |= entry.gap_start.is_some_and(|gap| gap <= seqno);
+            gone = refusing(&entry, seqno).or(gone);
             if !entry.older_follows {
-                return Ok(if gone { PastFound::Gone } else { PastFound::Nothing });
+                return Ok(PastFound::gone(gone));
             }
             if step >= followers {
                 break;
@@ -137,8 +148,7 @@ impl Segment {
         if version.until.holds(seqno) {
             return Ok(PastFound::Holds(version));
         }
-        let gone = bare(low - 1)?.entry.gap_start.is_some_and(|gap| gap <= seqno);
-        Ok(if gone { PastFound::Gone } else { PastFound::Nothing })
+        Ok(PastFound::gone(refusing(&bare(low - 1)?.entry, seqno)))
     }
 
     /// An entry that the index or another entry leads to, its pages verified.
@@ -189,7 +199,7 @@ impl Segment {
             let first = layout.entry(bytes, 0, self.base()).map_err(|bad| self.in_block(bad, middle))?;
             if before(bytes, &first) { low = middle + 1 } else { high = middle }
         }
-        let mut gone = false;
+        let mut gone = None;
         let mut block = low.saturating_sub(1).max(blocks.start);
         while block < self.block_count() {
             probe.blocks += 1;
@@ -201,7 +211,7 @@ impl Segment {
                 let above = layout.entry(bytes, above, self.base()).map_err(wrong)?;
                 let is_key = bytes.get(above.key.clone()) == Some(key);
                 probe.key_found |= is_key;
-                gone = is_key && above.entry.gap_start.is_some_and(|gap| gap <= seqno);
+                gone = refusing(&above.entry, seqno).filter(|_| is_key);
             }
             if at < layout.count() {
                 let found = layout.entry(bytes, at, self.base()).map_err(wrong)?;
@@ -216,7 +226,7 @@ impl Segment {
             }
             block += 1;
         }
-        Ok(if gone { PastFound::Gone } else { PastFound::Nothing })
+        Ok(PastFound::gone(gone))
     }
 
     /// Version number `at` of a block, put together.

@@ -1,0 +1,319 @@
+//! The versions of one key that are kept: what is folded, and where each of them goes.
+//!
+//! Where a policy keeps the past, what was superseded goes to the history tier, with its interval; the main tree then has one entry of each
+//! key. Where it keeps none, what views still read stays in the main tree beside the newest (K10). What an operand stands upon stays with it.
+
+use super::{
+    marks::Marks,
+    policy::Judged,
+    rules::{Below, Demands, Rules, Traces},
+    survivors::Out,
+};
+use crate::{
+    base::{Bytes, Kind, Result},
+    merge::{Gathered, MergeStrategy, Until},
+    segment::Entry,
+};
+
+/// Where an entry goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Main,
+    Past,
+}
+
+/// A version that is kept.
+#[derive(Debug)]
+pub(super) struct Version {
+    entry: Entry,
+    value: Bytes,
+    /// What was folded into it, when it is an operand: its value is made of that in the end.
+    gathered: Option<Gathered>,
+    /// Where the interval ends, in seqno and time; nothing of the newest.
+    end: Option<(u64, u64)>,
+    /// A mark says it. It is written down as an entry of the key only where it has something to tell of this key alone.
+    by_mark: bool,
+    /// The gap of that mark.
+    mark_gap: Option<u64>,
+    /// Where it goes, if anywhere, once that is known.
+    lane: Option<Lane>,
+}
+
+impl Version {
+    pub(super) fn new(entry: Entry, value: Bytes, end: Option<(u64, u64)>) -> Self {
+        Self { entry, value, gathered: None, end, by_mark: false, mark_gap: None, lane: None }
+    }
+
+    /// One that a mark with this gap says.
+    pub(super) fn by_mark(entry: Entry, mark_gap: Option<u64>, end: Option<(u64, u64)>) -> Self {
+        Self { by_mark: true, mark_gap, ..Self::new(entry, Bytes::default(), end) }
+    }
+
+    fn is_tombstone(&self) -> bool {
+        matches!(self.entry.kind, Kind::Delete | Kind::RangeDelete) || self.entry.kind.purges()
+    }
+
+    fn is_operand(&self) -> bool {
+        self.entry.kind == Kind::Operand
+    }
+
+    /// Makes it an entry of the key, if a mark says it.
+    fn into_point(mut self) -> Self {
+        if self.by_mark {
+            self.entry.kind = if self.entry.kind.purges() { Kind::Purge } else { Kind::Delete };
+            if let Some(gap) = self.mark_gap {
+                self.widen_gap(gap);
+            }
+        }
+        self
+    }
+
+    fn widen_gap(&mut self, seqno: u64) {
+        self.entry.gap_start = Some(self.entry.gap_start.map_or(seqno, |gap| gap.min(seqno)));
+    }
+
+    /// Folds the next older version into an operand; `false` when they are to stay apart.
+    fn fold(&mut self, strategy: &MergeStrategy, key: &[u8], kind: Kind, value: &impl Fn() -> Bytes) -> bool {
+        let Self { value: newest, gathered, .. } = self;
+        if gathered.is_none() {
+            *gathered = strategy.gather(newest);
+        }
+        let Some(parts) = gathered else { return false };
+        let fits = match kind {
+            // A base of nothing: what is gathered is the state.
+            Kind::Delete => true,
+            Kind::Put | Kind::WideSum | Kind::Operand => parts.store_older(key, &value()),
+            Kind::RangeDelete | Kind::RangePurge | Kind::Recipe | Kind::Purge => false,
+        };
+        if fits && kind != Kind::Operand {
+            self.settle(true);
+        }
+        fits
+    }
+
+    /// Makes the value of what was gathered; a state, when its base is in it.
+    fn settle(&mut self, state: bool) {
+        if let Some(gathered) = self.gathered.take() {
+            (self.entry.kind, self.value) = gathered.into_entry(state);
+        }
+    }
+
+    /// Makes a state of an operand, if it can be folded upon its base.
+    fn become_state(&mut self, strategy: &MergeStrategy, key: &[u8], base: &Self) {
+        self.settle(false);
+        let Some(mut gathered) = strategy.gather(&self.value) else { return };
+        if base.is_tombstone() || gathered.store_older(key, &base.value) {
+            (self.entry.kind, self.value) = gathered.into_entry(true);
+        }
+    }
+}
+
+/// How many versions of a key wait at most, if none of them is an operand.
+const LONG: usize = 1 << 12;
+
+/// The versions of the current key that are kept, newest first.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    waiting: Vec<Version>,
+    /// Newer ones were given out already.
+    begun: bool,
+    /// The last one of each lane, which waits for what is noted on it.
+    main: Option<Version>,
+    past: Option<Version>,
+}
+
+/// By what is decided where they go.
+type By<'a> = (&'a Rules, &'a Demands, &'a Below);
+
+impl Kept {
+    pub(super) fn push(&mut self, version: Version) {
+        self.waiting.push(version);
+    }
+
+    /// Whether the next older version is a part of the last one.
+    pub(super) fn ends_with_operand(&self) -> bool {
+        self.waiting.last().is_some_and(Version::is_operand)
+    }
+
+    pub(super) fn last_seqno(&self) -> u64 {
+        self.waiting.last().map_or(0, |last| last.entry.seqno)
+    }
+
+    /// Notes on the last one that something beneath it was dropped, or that what `moved` tells of is in the history tier.
+    pub(super) fn note(&mut self, seqno: u64, moved: bool) {
+        if let Some(last) = self.waiting.last_mut() {
+            last.widen_gap(seqno);
+            last.entry.moved |= moved;
+        }
+    }
+
+    /// Folds the next older version into the last one.
+    pub(super) fn fold(
+        &mut self,
+        strategy: &MergeStrategy,
+        key: &[u8],
+        kind: Kind,
+        value: &impl Fn() -> Bytes,
+    ) -> bool {
+        self.waiting.last_mut().is_some_and(|last| last.fold(strategy, key, kind, value))
+    }
+
+    /// Whether so many wait that they are to be given out, although more of the key follow.
+    pub(super) fn is_long(&self) -> bool {
+        self.waiting.len() >= LONG && !self.waiting.iter().rev().take(2).any(Version::is_operand)
+    }
+
+    /// Gives them out. Where `more_follow`, the last one waits for what will be noted on it.
+    pub(super) fn give_out(
+        &mut self,
+        key: &[u8],
+        by: By<'_>,
+        (marks, traces): (&mut Marks, &mut Traces),
+        more_follow: bool,
+        out: &mut impl Out,
+    ) -> Result<()> {
+        let (rules, demands, below) = by;
+        let mut versions = std::mem::take(&mut self.waiting);
+        let wait = if more_follow { versions.pop() } else { None };
+        let is_bottom = !more_follow && below.is_clear_at(key);
+        make_states(&mut versions, key, rules, is_bottom);
+        if is_bottom {
+            // Nothing is left beneath it.
+            versions.pop_if(|last| last.entry.kind == Kind::Purge && may_go(last.entry.seqno, rules, demands));
+        }
+        choose_lanes(&mut versions, rules.policy.keeps_past(), self.begun);
+        if is_bottom && !self.begun {
+            leave(&mut versions, key, (rules, demands), (marks, traces));
+        }
+        for version in versions.drain(..).filter(|version| version.lane.is_some()) {
+            match version.lane {
+                Some(Lane::Past) => self.place_past(version.into_point(), key, out)?,
+                _ => self.place_main(version.into_point(), key, marks, out)?,
+            }
+        }
+        self.begun = more_follow;
+        self.waiting = versions;
+        self.waiting.extend(wait);
+        if !more_follow {
+            emit(Lane::Past, self.past.take(), false, key, out)?;
+            emit(Lane::Main, self.main.take(), false, key, out)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a version into the main tree, beneath those that are there.
+    fn place_main(&mut self, version: Version, key: &[u8], marks: &mut Marks, out: &mut impl Out) -> Result<()> {
+        marks.must_hide(key, version.entry.seqno);
+        emit(Lane::Main, self.main.replace(version), true, key, out)
+    }
+
+    /// Moves a version that was superseded to the history tier, with its interval (K8).
+    fn place_past(&mut self, mut version: Version, key: &[u8], out: &mut impl Out) -> Result<()> {
+        let entry = &mut version.entry;
+        let began = entry.time.unwrap_or(0);
+        if let Some((seqno, time)) = version.end {
+            if seqno <= entry.seqno {
+                // Superseded in its own commit, or beneath what nobody can read: nobody ever saw it, or will.
+                return Ok(());
+            }
+            entry.until = Some(Until::At { seqno, time: time.max(began) });
+        }
+        entry.time = Some(began);
+        entry.moved = false;
+        let lowest = entry.gap_start.map_or(entry.seqno, |gap| gap.min(entry.seqno));
+        if let Some(main) = &mut self.main {
+            main.widen_gap(lowest);
+            main.entry.moved = true;
+        }
+        emit(Lane::Past, self.past.replace(version), true, key, out)
+    }
+}
+
+fn emit(lane: Lane, version: Option<Version>, older_follows: bool, key: &[u8], out: &mut impl Out) -> Result<()> {
+    let Some(mut version) = version else { return Ok(()) };
+    version.settle(false);
+    out(lane, &Entry { older_follows, ..version.entry }, key, &version.value)
+}
+
+/// Makes states of operands, oldest first (M3): where the past is kept of all whose base is known, else where that is nothing. At the bottom nothing
+/// is the base of what is oldest.
+fn make_states(versions: &mut [Version], key: &[u8], rules: &Rules, is_bottom: bool) {
+    let Some(strategy) = &rules.strategy else { return };
+    if let Some(last) = versions.last_mut().filter(|last| is_bottom && last.is_operand()) {
+        last.fold(strategy, key, Kind::Delete, &Bytes::default);
+    }
+    for at in (1..versions.len()).rev() {
+        let (newer, older) = versions.split_at_mut(at);
+        if let (Some(operand), Some(base)) = (newer.last_mut(), older.first())
+            && operand.is_operand()
+            && !base.is_operand()
+            && (rules.policy.keeps_past() || base.is_tombstone())
+        {
+            operand.become_state(strategy, key, base);
+        }
+    }
+}
+
+/// Where each goes; nowhere, of what a mark says and has nothing to tell of this key alone.
+fn choose_lanes(versions: &mut [Version], keeps_past: bool, begun: bool) {
+    let mut beneath_operand = false;
+    for (at, version) in versions.iter_mut().enumerate() {
+        let newest = at == 0 && !begun;
+        let stays = newest || beneath_operand || version.is_operand() || version.entry.kind.purges();
+        version.lane = Some(if keeps_past && !stays { Lane::Past } else { Lane::Main });
+        beneath_operand = version.is_operand();
+    }
+    // No mark reaches into the history tier: one that superseded what goes there is told as a version of the key.
+    let mut past_follows = false;
+    for version in versions.iter_mut().rev() {
+        let told = past_follows || version.entry.gap_start.is_some();
+        version.lane = version.lane.filter(|_| !version.by_mark || told);
+        past_follows |= version.lane == Some(Lane::Past);
+    }
+}
+
+/// Whether a purge hides nothing from anybody any more.
+pub(super) fn may_go(purge: u64, rules: &Rules, demands: &Demands) -> bool {
+    rules.purged_upto >= purge && !demands.holds_purge(purge)
+}
+
+/// Lets the newest version go, if it is a tombstone or has expired, is all that the main tree has of the key, and nobody needs it (K4). A
+/// tombstone goes to the history tier while it is owed.
+fn leave(
+    versions: &mut [Version],
+    key: &[u8],
+    (rules, demands): (&Rules, &Demands),
+    (marks, traces): (&Marks, &mut Traces),
+) {
+    let Some((newest, older)) = versions.split_first_mut() else { return };
+    let Entry { seqno, gap_start, time, .. } = newest.entry;
+    let alone = newest.lane.is_some() && older.iter().all(|version| version.lane != Some(Lane::Main));
+    // An older mark would be found once it is gone, and answer for times it knows nothing of; of a value also one of its own commit.
+    let from = if newest.is_tombstone() { seqno } else { seqno.saturating_add(1) };
+    if !alone || marks.any_older(key, from) {
+        return;
+    }
+    if newest.is_tombstone() && !newest.entry.kind.purges() && !demands.holds_tombstone(seqno, gap_start) {
+        let owed = rules.owe(&Judged {
+            rank: 0,
+            seqno,
+            time: time.unwrap_or(0),
+            superseded_at: None,
+            is_delete: true,
+            ended_by_delete: false,
+            deleted_since: None,
+            bytes: key.len(),
+        });
+        if owed {
+            newest.entry.until = Some(Until::Open);
+            newest.lane = Some(Lane::Past);
+        } else {
+            traces.tombstone_left(seqno, gap_start);
+            newest.lane = None;
+        }
+    } else if let Some(expiry) = rules.lapsed(&newest.entry, key.len() + newest.value.len(), demands) {
+        traces.tombstone_left(seqno, gap_start);
+        traces.lapsed = traces.lapsed.max(expiry);
+        newest.lane = None;
+    }
+}
