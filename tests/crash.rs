@@ -7,14 +7,19 @@
 //! * the prefix holds everything that was acknowledged as durable;
 //! * a commit that returned an error is there or not: its mark, a key that only it writes, tells which.
 //!
+//! Where a policy keeps the past, that is asked for too: every commit is told and shown exactly by its
+//! number and by its time, or refused where no policy promises it; pins are there; what was purged is not.
+//!
 //! What a commit means is what the merge strategy of the keyspace says: operands add up or line up, each once; first values stay.
 //!
-//! `CHRONOLITH_CRASH_SEED` sets another seed, `CHRONOLITH_CRASH_FULL=1` runs what the ordinary run only samples.
+//! `CHRONOLITH_CRASH_SEED` sets another seed, `CHRONOLITH_CRASH_FULL=1` runs what the ordinary run only samples,
+//! `CHRONOLITH_CRASH_ONLY` takes the workloads with that in their names.
 
 #![expect(clippy::print_stdout, reason = "the counts are what the tests show")]
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     io,
@@ -24,11 +29,12 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use chronolith::{
-    Db, Durability, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, Range, Receipt, View,
+    CompactionPolicy, Db, Durability, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, Policy, Range,
+    Receipt, VersionInfo, View,
     env::{Background, Dir, Env, Fault, File, Loss, Region, Sim},
     merge::append_items,
 };
@@ -60,6 +66,15 @@ enum Op {
         start: u16,
         end: u16,
     },
+    Purge {
+        from: &'static str,
+        key: u16,
+    },
+    /// All keys that begin so.
+    PurgePrefix {
+        from: &'static str,
+        prefix: &'static str,
+    },
 }
 
 impl Op {
@@ -68,7 +83,27 @@ impl Op {
             Self::Put { to: name, .. }
             | Self::Merge { to: name, .. }
             | Self::Delete { from: name, .. }
-            | Self::DeleteRange { from: name, .. } => name,
+            | Self::DeleteRange { from: name, .. }
+            | Self::Purge { from: name, .. }
+            | Self::PurgePrefix { from: name, .. } => name,
+        }
+    }
+
+    /// Whether it says something about a key.
+    fn touches(self, at: &[u8]) -> bool {
+        match self {
+            Self::Put { key, .. } | Self::Merge { key, .. } | Self::Delete { key, .. } => at == key_of(key),
+            Self::DeleteRange { start, end, .. } => (key_of(start)..key_of(end)).contains(&at.to_vec()),
+            Self::Purge { .. } | Self::PurgePrefix { .. } => self.purges(at),
+        }
+    }
+
+    /// Whether nothing older of a key is ever seen again.
+    fn purges(self, at: &[u8]) -> bool {
+        match self {
+            Self::Purge { key, .. } => at == key_of(key),
+            Self::PurgePrefix { prefix, .. } => at.starts_with(prefix.as_bytes()),
+            _ => false,
         }
     }
 }
@@ -94,6 +129,11 @@ enum Step {
     /// Milliseconds go by.
     Pass(u64),
     Checkpoint,
+    /// Keeps this moment under a name, and lets it go.
+    Pin(&'static str),
+    Unpin(&'static str),
+    /// Asks what had been committed by now: from then on that is the answer for this time.
+    AsOfNow,
 }
 
 #[derive(Clone, Debug)]
@@ -113,7 +153,7 @@ fn merge(to: &'static str, key: u16, len: usize) -> Op {
 }
 
 /// What a keyspace is goes by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Sort {
     Plain,
     Sum,
@@ -122,6 +162,42 @@ enum Sort {
     Own,
     First,
     Once,
+    /// The values of a key differ in a few bytes: old ones are stored as differences.
+    Alike,
+    /// Values live for [`TTL`].
+    Brief,
+}
+
+/// How long values of a brief keyspace live.
+const TTL: Duration = Duration::from_micros(TTL_US);
+const TTL_US: u64 = 100_000_000;
+
+/// For how long the past is promised, where it is.
+const WINDOW: Duration = Duration::from_micros(WINDOW_US);
+const WINDOW_US: u64 = 3_600_000_000;
+
+/// A policy of the user's own: three versions of each key, and every delete.
+struct Odd;
+
+impl CompactionPolicy for Odd {
+    fn keep(&self, version: &VersionInfo, _now: SystemTime) -> bool {
+        version.rank < 3 || version.is_delete
+    }
+}
+
+/// What is kept of the past of a keyspace.
+fn policy_of(name: &str) -> Option<Policy> {
+    match name {
+        "graves" => Some(Policy::tombstones(WINDOW)),
+        "odd" => Some(Policy::custom("odd", Odd)),
+        _ if is_owed(name) => Some(Policy::mvcc(2, WINDOW)),
+        _ => None,
+    }
+}
+
+/// Whether every moment of the last hour is promised.
+fn is_owed(name: &str) -> bool {
+    name == "wiped" || name.starts_with("kept") || name.ends_with(" kept")
 }
 
 struct Joined;
@@ -135,11 +211,13 @@ impl Merge for Joined {
 impl Sort {
     fn of(name: &str) -> Self {
         match name {
-            "sum" => Self::Sum,
-            "list" => Self::List,
+            "sum" | "sum kept" => Self::Sum,
+            "list" | "list kept" => Self::List,
             "own" => Self::Own,
             "first" => Self::First,
             "once" => Self::Once,
+            "kept" | "kept indexed" | "graves" | "odd" => Self::Alike,
+            "brief" | "brief kept" => Self::Brief,
             _ => Self::Plain,
         }
     }
@@ -149,6 +227,12 @@ impl Sort {
         match self {
             Self::Sum | Self::Own => {
                 ((number as u64) << 40 | (len as u64) << 20 | u64::from(key)).to_le_bytes().to_vec()
+            }
+            Self::Alike => {
+                let mut value = value_of(0, key, len);
+                let stamp = value_of(number, key, 8);
+                value.iter_mut().skip(len / 3).zip(stamp).for_each(|(to, from)| *to = from);
+                value
             }
             _ => value_of(number, key, len),
         }
@@ -192,9 +276,11 @@ impl Sort {
 /// How a keyspace is made.
 fn options_of(name: &str) -> KeyspaceOptions {
     let new = stored_options_of(name);
+    let new = policy_of(name).map_or(new.clone(), |policy| new.policy(policy));
     match Sort::of(name) {
-        Sort::Plain if name == "indexed" => new.point_index(true),
-        Sort::Plain | Sort::Own => new,
+        Sort::Plain | Sort::Alike if name.ends_with("indexed") => new.point_index(true),
+        Sort::Plain | Sort::Own | Sort::Alike => new,
+        Sort::Brief => new.ttl(TTL),
         Sort::Sum => new.merge(MergeStrategy::Sum).point_index(true),
         Sort::List => new.merge(MergeStrategy::Append),
         Sort::First => new.merge(MergeStrategy::FirstWins).point_index(true),
@@ -205,7 +291,17 @@ fn options_of(name: &str) -> KeyspaceOptions {
 /// How one that exists is opened.
 fn stored_options_of(name: &str) -> KeyspaceOptions {
     let new = KeyspaceOptions::new();
-    if Sort::of(name) == Sort::Own { new.merge(MergeStrategy::custom("joined", Joined)) } else { new }
+    match name {
+        "own" => new.merge(MergeStrategy::custom("joined", Joined)),
+        "odd" => new.policy(Policy::custom("odd", Odd)),
+        _ => new,
+    }
+}
+
+fn workloads() -> Vec<Workload> {
+    let only = std::env::var("CHRONOLITH_CRASH_ONLY").unwrap_or_default();
+    let all = workloads_of_the_present().into_iter().chain(workloads_of_the_past());
+    all.filter(|workload| workload.name.contains(&only)).collect()
 }
 
 fn write(to: &'static str, key: u16, len: usize) -> Step {
@@ -213,7 +309,7 @@ fn write(to: &'static str, key: u16, len: usize) -> Step {
 }
 
 #[expect(clippy::too_many_lines, reason = "a list")]
-fn workloads() -> Vec<Workload> {
+fn workloads_of_the_present() -> Vec<Workload> {
     use Step::{
         CheckViews, Checkpoint, Compact, Create, Drop, Flush, ForgetViews, Pass, Persist, Refused, Reopen, View, Write,
         WriteAs,
@@ -481,6 +577,209 @@ fn workloads() -> Vec<Workload> {
     ]
 }
 
+/// Those where the past counts.
+#[expect(clippy::too_many_lines, reason = "a list")]
+fn workloads_of_the_past() -> Vec<Workload> {
+    use Step::{
+        AsOfNow, CheckViews, Checkpoint, Compact, Create, Drop, Flush, ForgetViews, Pass, Persist, Pin, Reopen, Unpin,
+        View, Write, WriteAs,
+    };
+    let delete = |from, key| Write(vec![Op::Delete { from, key }]);
+    let delete_range = |from, start, end| Write(vec![Op::DeleteRange { from, start, end }]);
+    let purge = |from, key| Op::Purge { from, key };
+    let purge_prefix = |from, prefix| Op::PurgePrefix { from, prefix };
+    let workload = |name, durability, steps| Workload { name, durability, l0_threshold: 2, steps };
+    vec![
+        workload(
+            "past: overwritten and deleted",
+            Durability::Buffered,
+            [
+                vec![Create("kept"), Write((0..5).map(|key| put("kept", key, 90)).collect())],
+                vec![write("kept", 1, 90), write("kept", 1, 90), Pass(7), delete("kept", 2), Flush],
+                vec![
+                    write("kept", 1, 92),
+                    delete_range("kept", 0, 2),
+                    write("kept", 1, 92),
+                    Persist,
+                    delete("kept", 3),
+                ],
+                vec![Flush, View, write("kept", 2, 90), delete_range("kept", 1, 5), Flush, write("kept", 3, 90)],
+                vec![Pass(3), delete("kept", 3), delete("kept", 3), Compact, CheckViews, write("kept", 0, 0)],
+                vec![write("kept", 1, 90), ForgetViews, Compact, Reopen, write("kept", 1, 91), Flush],
+            ]
+            .concat(),
+        ),
+        workload(
+            "past: merged again and again",
+            Durability::Buffered,
+            [
+                vec![Create("kept indexed")],
+                (0..7)
+                    .flat_map(|round| {
+                        let both = vec![put("kept indexed", 1, 120), put("kept indexed", round % 4, 80)];
+                        let ends = match round % 3 {
+                            0 => delete("kept indexed", 2),
+                            1 => delete_range("kept indexed", 0, 2),
+                            _ => write("kept indexed", 1, 120),
+                        };
+                        vec![Write(both), write("kept indexed", 1, 120), ends, Pass(1), Flush]
+                    })
+                    .collect(),
+                vec![write("kept indexed", 2, 80), Persist, write("kept indexed", 1, 120)],
+            ]
+            .concat(),
+        ),
+        workload(
+            "past: pins",
+            Durability::Buffered,
+            [
+                vec![Create("a"), Create("kept"), Write(vec![put("a", 1, 40), put("kept", 1, 40), put("a", 2, 40)])],
+                vec![Pin("one"), write("a", 1, 41), write("kept", 1, 41), Flush, delete("a", 2), Pin("two"), Flush],
+                vec![Write(vec![put("a", 2, 42), put("kept", 2, 42)]), Drop("a"), Compact, write("kept", 2, 43)],
+                vec![Checkpoint, Unpin("one"), Compact, Reopen, Create("a"), write("a", 1, 44), Compact, Unpin("two")],
+                vec![Pin("one"), delete_range("a", 0, 9), Compact, write("a", 3, 4)],
+            ]
+            .concat(),
+        ),
+        workload(
+            "past: purges",
+            Durability::Buffered,
+            [
+                vec![Create("wiped"), Create("a"), Write((0..3).map(|key| put("wiped", key, 40)).collect())],
+                vec![Write(vec![put("a", 1, 40), put("wiped", 11, 40), put("wiped", 12, 50)]), write("wiped", 1, 60)],
+                vec![Flush, Pin("before"), write("wiped", 1, 30), write("wiped", 11, 30), View, Flush],
+                vec![
+                    WriteAs(Durability::Sync, vec![purge("wiped", 1), purge("a", 1)]),
+                    write("wiped", 2, 33),
+                    CheckViews,
+                ],
+                vec![Write(vec![put("a", 2, 40), purge_prefix("wiped", "k001"), put("wiped", 12, 45)]), Flush],
+                vec![CheckViews, Compact, CheckViews, ForgetViews, write("wiped", 1, 35), Compact, Reopen],
+                vec![Write(vec![purge("wiped", 2)]), write("wiped", 2, 20), Flush, Compact],
+            ]
+            .concat(),
+        ),
+        workload(
+            "past: asked for by time",
+            Durability::Buffered,
+            [
+                vec![
+                    AsOfNow,
+                    Create("kept"),
+                    write("kept", 1, 30),
+                    AsOfNow,
+                    write("kept", 1, 31),
+                    write("kept", 2, 31),
+                ],
+                vec![Pass(1), AsOfNow, write("kept", 1, 32), Pass(300), write("kept", 2, 33), AsOfNow, Flush],
+                vec![
+                    write("kept", 1, 34),
+                    AsOfNow,
+                    Pass(250),
+                    AsOfNow,
+                    delete("kept", 2),
+                    Persist,
+                    write("kept", 1, 35),
+                ],
+                vec![AsOfNow, Reopen, write("kept", 2, 36), Pass(2), AsOfNow, write("kept", 2, 37)],
+            ]
+            .concat(),
+        ),
+        workload(
+            "past: values that expire",
+            Durability::Buffered,
+            [
+                vec![Create("a"), Create("brief"), Create("brief kept")],
+                vec![Write(vec![put("a", 1, 9), put("brief", 1, 30), put("brief kept", 1, 30), put("brief", 2, 30)])],
+                vec![Pass(60_000), Write(vec![put("a", 1, 9), put("brief", 2, 31), put("brief kept", 2, 31)]), Flush],
+                vec![Pin("then"), Pass(60_000), Write(vec![put("a", 2, 9), put("brief kept", 1, 32)]), Compact],
+                vec![Write(vec![put("a", 2, 9), put("brief", 3, 33), Op::Delete { from: "brief", key: 2 }]), Flush],
+                vec![Pass(120_000), Unpin("then"), Write(vec![put("a", 3, 9), put("brief", 1, 34)]), Compact, Reopen],
+                vec![Pass(120_000), Compact, Write(vec![put("a", 3, 9), put("brief kept", 1, 35)]), Persist],
+            ]
+            .concat(),
+        ),
+        workload(
+            "past: out of the window",
+            Durability::Buffered,
+            [
+                vec![Create("kept"), Create("graves")],
+                (0..5)
+                    .flat_map(|key| {
+                        let both = vec![put("kept", 1, 70), put("graves", key % 3, 70), put("kept", key, 60)];
+                        let gone = vec![Op::Delete { from: "graves", key: key % 2 }, put("kept", 1, 70)];
+                        vec![Write(both), Pass(1500), Write(gone), write("kept", 1, 70), Flush]
+                    })
+                    .collect(),
+                vec![
+                    delete("kept", 2),
+                    AsOfNow,
+                    Pass(1_800_000),
+                    write("kept", 1, 71),
+                    delete("kept", 3),
+                    Flush,
+                    Compact,
+                ],
+                vec![Pass(2_400_000), write("kept", 1, 72), write("graves", 1, 72), Flush, Compact, Pass(7_200_000)],
+                vec![write("kept", 2, 73), Flush, Compact, write("kept", 2, 74), Persist],
+            ]
+            .concat(),
+        ),
+        workload(
+            "past: sums, lists and a policy of one's own",
+            Durability::Buffered,
+            vec![
+                Create("sum kept"),
+                Create("list kept"),
+                Create("odd"),
+                Write(vec![
+                    merge("sum kept", 1, 1),
+                    merge("list kept", 1, 5),
+                    put("odd", 1, 60),
+                    merge("sum kept", 1, 2),
+                ]),
+                Write(vec![merge("list kept", 1, 3), put("sum kept", 2, 1), put("odd", 1, 60)]),
+                Flush,
+                Write(vec![merge("sum kept", 1, 3), merge("list kept", 1, 7), put("odd", 1, 61), put("odd", 2, 61)]),
+                Write(vec![Op::Delete { from: "sum kept", key: 1 }, merge("sum kept", 1, 9), merge("list kept", 2, 1)]),
+                Flush,
+                WriteAs(Durability::Sync, vec![put("odd", 1, 62), put("list kept", 1, 2), merge("list kept", 1, 4)]),
+                Write(vec![
+                    Op::Delete { from: "odd", key: 1 },
+                    Op::DeleteRange { from: "list kept", start: 0, end: 3 },
+                ]),
+                Compact,
+                Reopen,
+                Write(vec![merge("sum kept", 1, 4), merge("list kept", 1, 1), put("odd", 1, 60)]),
+                Compact,
+                Write(vec![merge("sum kept", 1, 5), merge("list kept", 1, 2)]),
+                Persist,
+            ],
+        ),
+        workload(
+            "past: versions in many blocks",
+            Durability::Buffered,
+            vec![
+                Create("kept"),
+                Write(vec![put("kept", 1, 30_000), put("kept", 2, 10)]),
+                write("kept", 1, 31_000),
+                write("kept", 1, 32_000),
+                write("kept", 1, 70_000),
+                Flush,
+                write("kept", 1, 70_000),
+                write("kept", 1, 33_000),
+                write("kept", 2, 11),
+                Compact,
+                delete("kept", 1),
+                Write((3..60).map(|key| put("kept", key, 150)).collect()),
+                Write((3..60).map(|key| put("kept", key, 151)).collect()),
+                Compact,
+                write("kept", 1, 9),
+            ],
+        ),
+    ]
+}
+
 // ---------------------------------------------------------------- the oracle
 
 /// What stands for a value: its length and a hash.
@@ -493,13 +792,44 @@ type Content = BTreeMap<Vec<u8>, Digest>;
 type State = BTreeMap<String, Content>;
 
 /// The digests of values by what they were made from, so that each is made once.
-type Values = BTreeMap<(usize, u16, usize), Digest>;
+type Values = BTreeMap<(Sort, usize, u16, usize), Digest>;
 
 #[derive(Clone, Debug)]
 enum What {
     Create(&'static str),
     Drop(&'static str),
     Write(Vec<Op>),
+    Pin(&'static str),
+    Unpin(&'static str),
+}
+
+/// In a state: the pins, when each value of a brief keyspace was written, and what time it is, in whole seconds.
+const PINS: &str = "\0pins";
+const NOW: &str = "\0now";
+const TIMES: &str = "\0times of ";
+
+fn times_of(name: &str) -> String {
+    format!("{TIMES}{name}")
+}
+
+fn us(time: SystemTime) -> u64 {
+    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What a keyspace of a state shows at a time.
+fn shown<'a>(state: &'a State, name: &'a str, now_us: u64) -> impl Iterator<Item = (&'a Vec<u8>, &'a Digest)> {
+    let times = state.get(&times_of(name));
+    let lives =
+        move |key: &Vec<u8>| times.and_then(|times| times.get(key)).is_none_or(|(_, time)| time + TTL_US > now_us);
+    state.get(name).into_iter().flatten().filter(move |(key, _)| lives(key))
+}
+
+/// Whether a state is what was seen.
+fn is_seen(state: &State, seen: &State) -> bool {
+    let now_us = seen.get(NOW).and_then(|now| now.values().next()).map_or(0, |(_, us)| *us);
+    let names = state.keys().filter(|name| !name.starts_with(TIMES));
+    names.eq(seen.keys().filter(|name| *name != NOW))
+        && seen.iter().filter(|(name, _)| *name != NOW).all(|(name, keys)| shown(state, name, now_us).eq(keys))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -516,6 +846,9 @@ struct Event {
     number: usize,
     what: What,
     fate: Fate,
+    /// The seqno and time that were given out, and the time by the clock before.
+    receipt: Option<(u64, u64)>,
+    began_us: u64,
 }
 
 fn key_of(key: u16) -> Vec<u8> {
@@ -557,11 +890,26 @@ impl Event {
             }
             What::Drop(name) => {
                 state.remove(*name);
+                state.remove(&times_of(name));
+            }
+            What::Pin(name) => {
+                state.entry(PINS.to_owned()).or_default().insert(name.as_bytes().to_vec(), (0, 0));
+            }
+            What::Unpin(name) => {
+                let pins = state.entry(PINS.to_owned()).or_default();
+                pins.remove(name.as_bytes());
+                if pins.is_empty() {
+                    state.remove(PINS);
+                }
             }
             What::Write(ops) => {
                 for op in ops {
-                    let keys = state.entry(op.keyspace().to_owned()).or_default();
                     let sort = Sort::of(op.keyspace());
+                    if let (Sort::Brief, Op::Put { key, .. }) = (sort, *op) {
+                        let time = self.receipt.map_or(self.began_us, |(_, time)| time);
+                        state.entry(times_of(op.keyspace())).or_default().insert(key_of(key), (0, time));
+                    }
+                    let keys = state.entry(op.keyspace().to_owned()).or_default();
                     match *op {
                         Op::Put { key, .. } | Op::Merge { key, .. }
                             if matches!(sort, Sort::First | Sort::Once) && keys.contains_key(&key_of(key)) => {}
@@ -571,13 +919,13 @@ impl Event {
                             let value = keys.entry(key_of(key)).or_insert(nothing);
                             *value = sort.then(*value, &operand);
                         }
-                        Op::Put { key, len, .. } if sort != Sort::Plain => {
+                        Op::Put { key, len, .. } if !matches!(sort, Sort::Plain | Sort::Alike | Sort::Brief) => {
                             keys.insert(key_of(key), sort.digest_of_put(&sort.value(self.number, key, len)));
                         }
                         Op::Put { key, len, .. } | Op::Merge { key, len, .. } => {
                             let value = values
-                                .entry((self.number, key, len))
-                                .or_insert_with(|| digest(&value_of(self.number, key, len)));
+                                .entry((sort, self.number, key, len))
+                                .or_insert_with(|| digest(&sort.value(self.number, key, len)));
                             keys.insert(key_of(key), *value);
                         }
                         Op::Delete { key, .. } => {
@@ -587,6 +935,7 @@ impl Event {
                             let gone = key_of(start)..key_of(end);
                             keys.retain(|key, _| !gone.contains(key));
                         }
+                        Op::Purge { .. } | Op::PurgePrefix { .. } => keys.retain(|key, _| !op.purges(key)),
                     }
                 }
                 if let Some(first) = ops.first() {
@@ -618,20 +967,33 @@ struct Run {
     copied: Option<(usize, bool)>,
     errors: Vec<String>,
     values: Mutex<Values>,
+    /// Times that were asked for, each with the number of events before.
+    asked: Vec<(SystemTime, usize)>,
+    /// The highest horizon that each keyspace told, by the event that created it.
+    horizons: BTreeMap<usize, u64>,
+    /// Which of the moments are looked at closely.
+    salt: usize,
+}
+
+/// How what was seen came to be.
+struct Explained {
+    /// Which events happened.
+    happened: Vec<bool>,
 }
 
 impl Run {
-    /// How many events make up what was seen: at least `floor`, of the first `upto`.
-    fn explain(&self, seen: &State, floor: usize, upto: usize) -> Result<usize, String> {
+    /// Which events make up what was seen: at least the first `floor`, of the first `upto`.
+    fn explain(&self, seen: &State, floor: usize, upto: usize) -> Result<Explained, String> {
         let events = self.events.get(..upto).unwrap_or(&self.events);
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         let open = events.iter().filter(|event| event.fate == Fate::Unknown && !matches!(event.what, What::Write(_)));
         let open: Vec<usize> = open.map(|event| event.number).collect();
         for choice in 0..1_u32 << open.len().min(8) {
             let mut state = State::new();
+            let mut all_happened = Vec::new();
             for count in 0..=events.len() {
-                if count >= floor && state == *seen {
-                    return Ok(count);
+                if count >= floor && is_seen(&state, seen) {
+                    return Ok(Explained { happened: all_happened });
                 }
                 let Some(event) = events.get(count) else { break };
                 let chosen = open.iter().position(|number| *number == event.number);
@@ -640,6 +1002,7 @@ impl Run {
                     Fate::Void => false,
                     Fate::Unknown => chosen.map_or(event.is_marked(seen), |bit| choice >> bit & 1 == 1),
                 };
+                all_happened.push(happened);
                 if happened {
                     event.apply(&mut state, &mut values);
                 }
@@ -654,7 +1017,7 @@ impl Run {
             }
         }
         let _ = write!(text, "; the events were");
-        for Event { number, what, fate } in events {
+        for Event { number, what, fate, .. } in events {
             let what = format!("{what:?}");
             let _ = write!(text, "\n    {number} {fate:?} {}", what.get(..160).unwrap_or(&what));
         }
@@ -684,7 +1047,15 @@ fn observe(db: &Db, view: Option<&View>) -> Result<State, String> {
     let mut state = State::new();
     for name in db.keyspaces() {
         let keyspace = db.keyspace(&name, stored_options_of(&name)).map_err(failed("keyspace"))?;
+        if Sort::of(&name) == Sort::Brief {
+            let now = us(view.map_or_else(|| db.snapshot().time(), View::time));
+            state.insert(NOW.to_owned(), Content::from([(Vec::new(), (0, now / 1_000_000 * 1_000_000))]));
+        }
         state.insert(name, observe_keyspace(&keyspace, view)?);
+    }
+    let pins = db.pins();
+    if !pins.is_empty() && view.is_none() {
+        state.insert(PINS.to_owned(), pins.into_iter().map(|pin| (pin.name.into_bytes(), (0, 0))).collect());
     }
     Ok(state)
 }
@@ -729,6 +1100,17 @@ impl Workload {
     fn open(&self, sim: &Sim) -> Result<Db, Error> {
         self.options(sim.clone()).open(DB)
     }
+
+    /// Of `every` calls of a workload of the past one is tried: each of them is looked at more closely. All of them in a full run.
+    fn tries(&self, call: usize, every: usize) -> bool {
+        is_full() || !self.has_past() || (call + self.name.len()).is_multiple_of(every)
+    }
+
+    /// Whether the past is asked for.
+    fn has_past(&self) -> bool {
+        let keeps = |step: &Step| matches!(step, Step::Create(name) if policy_of(name).is_some() || Sort::of(name) == Sort::Brief);
+        self.steps.iter().any(|step| keeps(step) || matches!(step, Step::Pin(_) | Step::AsOfNow))
+    }
 }
 
 /// How much is checked.
@@ -746,7 +1128,11 @@ enum Depth {
 fn check(sim: &Sim, workload: &Workload, run: &Run, floor: usize, depth: Depth) -> Result<(), String> {
     let db = workload.open(sim).map_err(failed("open"))?;
     let mut seen = observe(&db, None)?;
-    run.explain(&seen, floor, run.all())?;
+    let explained = run.explain(&seen, floor, run.all())?;
+    let past = workload.has_past().then(|| Past::new(run, &explained));
+    if let Some(past) = &past {
+        past.check(&db, depth)?;
+    }
     verify(&db)?;
     if depth == Depth::Look {
         drop(db);
@@ -754,7 +1140,8 @@ fn check(sim: &Sim, workload: &Workload, run: &Run, floor: usize, depth: Depth) 
     }
 
     let mut newest = run.newest;
-    let names: BTreeSet<String> = seen.keys().cloned().chain(["after".to_owned()]).collect();
+    let names: BTreeSet<String> =
+        seen.keys().filter(|name| !name.starts_with('\0')).cloned().chain(["after".to_owned()]).collect();
     for name in names {
         let sort = Sort::of(&name);
         let value = sort.plain_value(b"once more");
@@ -765,6 +1152,9 @@ fn check(sim: &Sim, workload: &Workload, run: &Run, floor: usize, depth: Depth) 
             return Err(format!("seqno {seqno} was given out, and {newest} before the crash"));
         }
         newest = seqno;
+        if let Some(past) = &past {
+            past.check_later(us(receipt.time))?;
+        }
         seen.entry(name).or_default().insert(b"~after".to_vec(), sort.digest_of_put(value));
     }
     db.persist().map_err(failed("persist afterwards"))?;
@@ -776,6 +1166,15 @@ fn check(sim: &Sim, workload: &Workload, run: &Run, floor: usize, depth: Depth) 
             return Err("a power cut behind persist lost something".to_owned());
         }
         verify(&again)?;
+        if let Some(past) = &past {
+            past.check(&again, Depth::Look).map_err(|e| format!("after another cut: {e}"))?;
+        }
+    }
+    if let Some(past) = past.as_ref().filter(|_| run.salt.is_multiple_of(2)) {
+        // What was recovered is moved and merged like anything else.
+        db.compact().map_err(failed("compact afterwards"))?;
+        past.check_purged(sim)?;
+        past.check(&db, Depth::Look).map_err(|e| format!("compacted afterwards: {e}"))?;
     }
     db.close().map_err(failed("close afterwards"))?;
     let db = workload.open(sim).map_err(failed("open again"))?;
@@ -783,6 +1182,9 @@ fn check(sim: &Sim, workload: &Workload, run: &Run, floor: usize, depth: Depth) 
         return Err("closing and opening again changed something".to_owned());
     }
     verify(&db)?;
+    if let Some(past) = &past {
+        past.check(&db, Depth::Look).map_err(|e| format!("opened again: {e}"))?;
+    }
     drop(db);
     check_copy(sim, workload, run)
 }
@@ -798,6 +1200,461 @@ fn check_copy(sim: &Sim, workload: &Workload, run: &Run) -> Result<(), String> {
         }
         Err(error) if acknowledged => Err(format!("the copy does not open: {error} ({error:?})")),
         Err(_) => Ok(()),
+    }
+}
+
+// ---------------------------------------------------------------- the past
+
+/// What there was at each moment, as far as it is known from what was answered.
+struct Past<'a> {
+    run: &'a Run,
+    happened: &'a [bool],
+    /// After each event.
+    states: Vec<State>,
+    /// The latest time that was asked for, and how many commits came later.
+    latest_us: Cell<u64>,
+    later: Cell<usize>,
+}
+
+/// The database just after a commit.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    seqno: u64,
+    time: u64,
+    event: usize,
+    /// The time of the next commit.
+    until: Option<u64>,
+}
+
+/// How a view of the past is read: whether it may say that something is gone, and whether by scans alone.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    owed: bool,
+    close: bool,
+}
+
+impl<'a> Past<'a> {
+    fn new(run: &'a Run, explained: &'a Explained) -> Self {
+        let happened = explained.happened.as_slice();
+        let mut values = run.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = State::new();
+        let each = run.events.iter().zip(happened).map(|(event, happened)| {
+            if *happened {
+                event.apply(&mut state, &mut values);
+            }
+            state.clone()
+        });
+        Self { run, happened, states: each.collect(), latest_us: Cell::new(0), later: Cell::new(0) }
+    }
+
+    /// The events that happened, of those from one on.
+    fn events(&self, from: usize) -> impl DoubleEndedIterator<Item = &'a Event> {
+        self.run.events.iter().zip(self.happened).skip(from).filter(|(_, happened)| **happened).map(|(event, _)| event)
+    }
+
+    /// A commit was made after the crash.
+    fn check_later(&self, time: u64) -> Result<(), String> {
+        self.later.set(self.later.get() + 1);
+        if time > self.latest_us.get() {
+            return Ok(());
+        }
+        Err(format!("a commit got time {time}, and {} had been asked for", self.latest_us.get()))
+    }
+
+    /// Every commit, by what the timeline tells: each that was acknowledged, and no other.
+    fn moments(&self, db: &Db, now: u64) -> Result<Vec<Moment>, String> {
+        let told: Vec<_> = db.commits(..).collect::<Result<_, _>>().map_err(failed("commits"))?;
+        let writes = || self.events(0).filter(|event| matches!(event.what, What::Write(_)));
+        let mut known: BTreeMap<u64, &Event> = writes().filter_map(|event| Some((event.receipt?.0, event))).collect();
+        let mut unknown = writes().filter(|event| event.receipt.is_none());
+        let (mut moments, mut later): (Vec<Moment>, usize) = (Vec::new(), 0);
+        for commit in &told {
+            let (seqno, time) = (u64::from(commit.seqno), us(commit.time));
+            if let Some(last) = moments.last_mut() {
+                if last.seqno >= seqno || last.time > time {
+                    return Err(format!("commit {seqno} at {time} is told after {last:?}"));
+                }
+                last.until.get_or_insert(time);
+            }
+            let event = if let Some(event) = known.remove(&seqno) {
+                if event.receipt != Some((seqno, time)) {
+                    return Err(format!("commit {seqno} is told at {time}; the receipt was {:?}", event.receipt));
+                }
+                if let What::Write(ops) = &event.what
+                    && ops.len() + 1 != commit.writes as usize
+                    && ops.iter().all(|op| {
+                        !matches!(
+                            Sort::of(op.keyspace()),
+                            Sort::First | Sort::Once | Sort::Own | Sort::Sum | Sort::List
+                        )
+                    })
+                {
+                    return Err(format!("commit {seqno} had {} operations, told are {}", ops.len() + 1, commit.writes));
+                }
+                event
+            } else if let Some(event) = unknown.next() {
+                event
+            } else if later < self.later.get() {
+                later += 1;
+                continue;
+            } else {
+                return Err(format!("a commit {seqno} is told that nobody made"));
+            };
+            moments.push(Moment { seqno, time, event: event.number, until: None });
+        }
+        let is_near = |time: u64| time + WINDOW_US > now;
+        if let Some(lost) = known.values().find(|event| event.receipt.is_some_and(|(_, time)| is_near(time))) {
+            return Err(format!("commit {:?} is not told", lost.receipt));
+        }
+        if let Some(lost) = unknown.find(|event| is_near(event.began_us)) {
+            return Err(format!("event {} happened, and is not told", lost.number));
+        }
+        Ok(moments)
+    }
+
+    /// What a keyspace holds after an event, seen at a time by a view opened now.
+    fn expected(&self, name: &str, event: usize, time: u64) -> Content {
+        let Some(state) = self.states.get(event) else { return Content::new() };
+        let later =
+            || self.events(event + 1).take_while(|event| !matches!(event.what, What::Drop(gone) if gone == name));
+        let is_purged = |key: &Vec<u8>| {
+            later().any(|event| match &event.what {
+                What::Write(ops) => ops.iter().any(|op| op.keyspace() == name && op.purges(key)),
+                _ => false,
+            })
+        };
+        shown(state, name, time).filter(|(key, _)| !is_purged(key)).map(|(key, value)| (key.clone(), *value)).collect()
+    }
+
+    /// The event that made a keyspace what it is now.
+    fn born(&self, name: &str) -> Option<usize> {
+        let made = |event: &&Event| matches!(event.what, What::Create(made) if made == name);
+        self.events(0).rfind(made).map(|event| event.number)
+    }
+
+    fn check(&self, db: &Db, depth: Depth) -> Result<(), String> {
+        let now = us(db.snapshot().time());
+        let moments = self.moments(db, now)?;
+        let ask = |time: u64| {
+            self.latest_us.set(self.latest_us.get().max(time));
+            db.as_of_time(UNIX_EPOCH + Duration::from_micros(time))
+        };
+        let stride = if depth == Depth::Look { 5 } else { 1 };
+        let salt = self.run.salt;
+        let picked = moments.iter().enumerate().filter(|(index, _)| (index + salt).is_multiple_of(stride));
+        for (index, moment) in picked {
+            let close = (index + salt).is_multiple_of(5);
+            let at = |why: String| format!("as of {moment:?}: {why}");
+            let view = db.as_of(moment.seqno).map_err(failed("as_of")).map_err(at)?;
+            if us(view.time()) != moment.time {
+                return Err(at(format!("the view is of time {}", us(view.time()))));
+            }
+            self.look_at(db, &view, Some(moment), now, close).map_err(at)?;
+            // The last commit of that microsecond.
+            let last = moments.iter().rfind(|other| other.time <= moment.time);
+            let view = ask(moment.time).map_err(failed("as_of_time")).map_err(at)?;
+            if Some(u64::from(view.seqno())) != last.map(|last| last.seqno) {
+                return Err(at(format!("by its time it is {}, and should be {last:?}", view.seqno())));
+            }
+            if close {
+                self.look_at(db, &view, last, now, false).map_err(|e| at(format!("by its time: {e}")))?;
+            }
+        }
+        for (time, events) in &self.run.asked {
+            let last = moments.iter().rfind(|moment| moment.event < *events && moment.time <= us(*time));
+            let at = |why: String| format!("as of {}, asked after {events} events: {why}", us(*time));
+            let told = ask(us(*time));
+            if matches!(told, Err(Error::HistoryTrimmed { .. })) && us(*time) + WINDOW_US <= now {
+                continue;
+            }
+            let view = told.map_err(failed("as_of_time")).map_err(at)?;
+            if u64::from(view.seqno()) != last.map_or(0, |last| last.seqno) {
+                return Err(at(format!("it is {}, and should be {last:?}", view.seqno())));
+            }
+            self.look_at(db, &view, last, now, depth != Depth::Look).map_err(at)?;
+        }
+        self.check_pins(db)?;
+        for name in db.keyspaces() {
+            let Some(born) = self.born(&name) else { continue };
+            let keyspace = db.keyspace(&name, stored_options_of(&name)).map_err(failed("keyspace"))?;
+            let (horizon, seqno) = (u64::from(keyspace.horizon()), u64::from(db.seqno()));
+            let before = self.run.horizons.get(&born).copied().unwrap_or(0);
+            if horizon < before.min(seqno) {
+                return Err(format!("the horizon of {name} was {before} before, and is {horizon} at {seqno}"));
+            }
+            if depth != Depth::Look && is_owed(&name) && Sort::of(&name) != Sort::Brief {
+                for key in (0..6).map(key_of) {
+                    self.check_history(&keyspace, born, &key, (&moments, now))
+                        .map_err(|e| format!("history of {} in {name}: {e}", key.escape_ascii()))?;
+                }
+            }
+        }
+        if let (Some(from), Some(to)) = (moments.get(salt % moments.len().max(1)), moments.last()) {
+            self.check_diff(db, (from, to), now)?;
+        }
+        Ok(())
+    }
+
+    /// Reads every keyspace of now through a view of a moment; nothing is the time before the first commit.
+    fn look_at(&self, db: &Db, view: &View, moment: Option<&Moment>, now: u64, close: bool) -> Result<(), String> {
+        for name in db.keyspaces() {
+            let Some(born) = self.born(&name) else { continue };
+            let keyspace = db.keyspace(&name, stored_options_of(&name)).map_err(failed("keyspace"))?;
+            let expected = match moment {
+                Some(moment) if moment.event >= born => self.expected(&name, moment.event, us(view.time())),
+                _ => Content::new(),
+            };
+            let owed = u64::from(view.seqno()) >= keyspace.horizon().into()
+                || is_owed(&name) && moment.is_some_and(|moment| Self::is_owed(moment, now));
+            Self::look(db, view, &keyspace, &expected, Look { owed, close }).map_err(|e| format!("{name}: {e}"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a moment is in the window: what was the truth then was so until the next commit at least.
+    fn is_owed(moment: &Moment, now: u64) -> bool {
+        moment.until.is_none_or(|until| until + WINDOW_US > now)
+    }
+
+    /// Reads a keyspace: what is expected, or that something is gone where that may be.
+    fn look(db: &Db, view: &View, keyspace: &Keyspace, expected: &Content, look: Look) -> Result<(), String> {
+        let sort = Sort::of(keyspace.name());
+        let scan = |backward: bool| {
+            let range = view.range(keyspace, ..);
+            let found: Box<dyn Iterator<Item = _>> = if backward { Box::new(range.rev()) } else { Box::new(range) };
+            let mut seen = 0;
+            for item in found {
+                let (key, value) = match item {
+                    Ok(item) => item,
+                    Err(Error::HistoryTrimmed { .. }) if !look.owed => return Ok(()),
+                    Err(error) => return Err(format!("{error} ({error:?})")),
+                };
+                if expected.get(&*key) != Some(&sort.digest_of_read(&value)) {
+                    return Err(format!(
+                        "key {} is {} bytes, expected {:?}",
+                        key.escape_ascii(),
+                        value.len(),
+                        expected.get(&*key)
+                    ));
+                }
+                seen += 1;
+            }
+            if seen == expected.len() { Ok(()) } else { Err(format!("{seen} keys instead of {}", expected.len())) }
+        };
+        scan(false).map_err(|e| format!("scan: {e}"))?;
+        if !look.close {
+            return Ok(());
+        }
+        scan(true).map_err(|e| format!("scan backward: {e}"))?;
+        let asked: BTreeSet<_> = (0..9).map(key_of).chain(expected.keys().cloned()).collect();
+        for key in asked {
+            match view.get(keyspace, &key) {
+                Ok(value) if value.as_ref().map(|value| sort.digest_of_read(value)) == expected.get(&key).copied() => {}
+                Ok(value) => {
+                    let len = value.map(|value| value.len());
+                    return Err(format!(
+                        "get of {} gives {len:?}, expected {:?}",
+                        key.escape_ascii(),
+                        expected.get(&key)
+                    ));
+                }
+                Err(Error::HistoryTrimmed { oldest }) if !look.owed => {
+                    // There it can be read, whatever it is (R5).
+                    match db.as_of(oldest) {
+                        Ok(then) => drop(then.get(keyspace, &key).map_err(failed("the oldest told to be readable"))?),
+                        // Nothing that has been committed so far.
+                        Err(Error::InTheFuture) => {}
+                        Err(error) => return Err(format!("as of the oldest, {oldest}: {error}")),
+                    }
+                }
+                Err(error) => return Err(format!("get of {}: {error} ({error:?})", key.escape_ascii())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins show what was there, whatever has gone since.
+    fn check_pins(&self, db: &Db) -> Result<(), String> {
+        for pin in db.pins() {
+            let at = |why: String| format!("pin \"{}\" of {}: {why}", pin.name, pin.seqno);
+            let made = self.events(0).rfind(|event| matches!(event.what, What::Pin(name) if name == pin.name));
+            let event = made.ok_or_else(|| at("nobody made it".to_owned()))?;
+            if event.receipt.is_some_and(|receipt| receipt != (pin.seqno.into(), us(pin.time))) {
+                return Err(at(format!("it was {:?}", event.receipt)));
+            }
+            let view = db.pinned(&pin.name).map_err(failed("pinned")).map_err(at)?;
+            if (view.seqno(), view.time()) != (pin.seqno, pin.time) {
+                return Err(at(format!("the view is of {} at {}", view.seqno(), us(view.time()))));
+            }
+            let names: Vec<_> = self
+                .states
+                .get(event.number)
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.clone())
+                .filter(|name| !name.starts_with('\0'))
+                .collect();
+            if view.keyspaces() != names {
+                return Err(at(format!("it shows the keyspaces {:?} instead of {names:?}", view.keyspaces())));
+            }
+            for name in names {
+                let keyspace = view.keyspace(&name).map_err(failed("keyspace")).map_err(at)?;
+                let expected = self.expected(&name, event.number, us(pin.time));
+                Self::look(db, &view, &keyspace, &expected, Look { owed: true, close: true })
+                    .map_err(|e| at(format!("{name}: {e}")))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The versions of a key: nothing that never was, and everything that is owed.
+    fn check_history(
+        &self,
+        keyspace: &Keyspace,
+        born: usize,
+        key: &[u8],
+        (moments, now): (&[Moment], u64),
+    ) -> Result<(), String> {
+        let (name, sort) = (keyspace.name(), Sort::of(keyspace.name()));
+        // Newest last: the moment, the value, and whether it changed anything.
+        let mut versions: Vec<(Moment, Option<Digest>, bool)> = Vec::new();
+        let mut before = None;
+        for event in self.events(born) {
+            let What::Write(ops) = &event.what else { continue };
+            let touching = || ops.iter().filter(|op| op.keyspace() == name && op.touches(key));
+            if touching().next().is_none() {
+                continue;
+            }
+            let after = self.states.get(event.number).and_then(|state| state.get(name)?.get(key)).copied();
+            let purged = touching().any(|op| op.purges(key));
+            if purged {
+                versions.clear();
+            }
+            // One that is told no more was too long ago.
+            if let Some(moment) = moments.iter().find(|moment| moment.event == event.number)
+                && (after.is_some() || !purged)
+            {
+                versions.push((*moment, after, after.is_some() || before.is_some()));
+            }
+            before = after;
+        }
+        let mut walk = keyspace.history(key);
+        let mut expected = versions.iter().enumerate().rev();
+        let is_near = |moment: &Moment| moment.time + WINDOW_US > now;
+        // A delete may go when nothing is left beneath it; a value stays until it has been superseded for so long.
+        let is_owed = |index: usize| match (versions.get(index), versions.get(index + 1)) {
+            (Some((_, Some(_), _)), next) => next.is_none_or(|(next, ..)| is_near(next)),
+            (found, _) => found.is_some_and(|(moment, ..)| is_near(moment)),
+        };
+        let mut skipped = false;
+        for told in &mut walk {
+            let told = told.map_err(|error| format!("{error} ({error:?})"))?;
+            let (seqno, time) = (u64::from(told.seqno), us(told.time));
+            let digest = told.value.as_ref().map(|value| sort.digest_of_read(value));
+            loop {
+                let Some((index, (moment, value, counts))) = expected.next() else {
+                    if moments.first().is_some_and(|first| seqno < first.seqno) {
+                        break;
+                    }
+                    return Err(format!("version {seqno} was never written"));
+                };
+                if moment.seqno == seqno {
+                    if (moment.time, *value) != (time, digest) {
+                        return Err(format!(
+                            "version {seqno} at {time} is {digest:?}, expected {value:?} of {moment:?}"
+                        ));
+                    }
+                    break;
+                }
+                if moment.seqno < seqno {
+                    return Err(format!("version {seqno} was never written; next is {moment:?}"));
+                }
+                skipped |= *counts;
+                if *counts && is_owed(index) {
+                    return Err(format!("version {moment:?} is not told"));
+                }
+            }
+        }
+        for (index, (moment, _, counts)) in expected {
+            skipped |= *counts;
+            if *counts && is_owed(index) {
+                return Err(format!("version {moment:?} is not told"));
+            }
+        }
+        if skipped && walk.is_complete() {
+            return Err("it is complete, and something is not told".to_owned());
+        }
+        Ok(())
+    }
+
+    /// What differs between two moments.
+    fn check_diff(&self, db: &Db, (from, to): (&Moment, &Moment), now: u64) -> Result<(), String> {
+        for name in db.keyspaces().into_iter().filter(|name| is_owed(name)) {
+            let Some(born) = self.born(&name).filter(|born| *born <= from.event && Self::is_owed(from, now)) else {
+                continue;
+            };
+            let keyspace = db.keyspace(&name, stored_options_of(&name)).map_err(failed("keyspace"))?;
+            let [before, after] = [from, to].map(|moment| self.expected(&name, moment.event.max(born), moment.time));
+            let views = (db.as_of(from.seqno).map_err(failed("as_of"))?, db.as_of(to.seqno).map_err(failed("as_of"))?);
+            let sort = Sort::of(&name);
+            let mut found = Vec::new();
+            for change in db.diff(&views.0, &views.1, &keyspace) {
+                let change = change.map_err(failed("diff"))?;
+                let [before, after] =
+                    [change.before, change.after].map(|value| value.map(|value| sort.digest_of_read(&value)));
+                found.push((change.key.to_vec(), before, after));
+            }
+            let keys: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+            let wanted: Vec<_> = keys
+                .into_iter()
+                .map(|key| (key.clone(), before.get(key).copied(), after.get(key).copied()))
+                .filter(|(_, before, after)| before != after)
+                .collect();
+            if found != wanted {
+                return Err(format!(
+                    "{name}: {} keys differ between {from:?} and {to:?}, and should {}",
+                    found.len(),
+                    wanted.len()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// After a compaction no file holds what was purged.
+    fn check_purged(&self, sim: &Sim) -> Result<(), String> {
+        let mut gone: Vec<(usize, Vec<u8>)> = Vec::new();
+        for purge in self.events(0) {
+            let What::Write(purges) = &purge.what else { continue };
+            for purge_op in purges.iter().filter(|op| matches!(op, Op::Purge { .. } | Op::PurgePrefix { .. })) {
+                for put in self.events(0).take_while(|event| event.number < purge.number) {
+                    let What::Write(ops) = &put.what else { continue };
+                    for op in ops.iter().filter(|op| op.keyspace() == purge_op.keyspace()) {
+                        if let Op::Put { key, len, .. } = *op
+                            && purge_op.purges(&key_of(key))
+                            && len >= 16
+                        {
+                            gone.push((put.number, value_of(put.number, key, 16)));
+                        }
+                    }
+                }
+            }
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for path in sim.files().into_iter().filter(|path| path.starts_with(DB)) {
+            let bytes = sim.read_file(&path).unwrap_or_default();
+            for window in bytes.windows(16) {
+                if let Some((number, _)) = gone.iter().find(|(_, value)| value == window) {
+                    return Err(format!(
+                        "after a compaction {} holds what event {number} put, which was purged",
+                        path.display()
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -854,7 +1711,9 @@ impl<'a> Runner<'a> {
             }
             let at = |why: String| format!("step {number}, {}: {why}", step.brief());
             let was_poisoned = runner.poisoned;
-            let Err(error) = runner.step(step).map_err(at)? else {
+            let stepped = runner.step(step).map_err(at)?;
+            let Err(error) = stepped else {
+                runner.note_horizons();
                 if was_poisoned && step.writes() {
                     return Err(at("succeeded although writes had stopped for good".to_owned()));
                 }
@@ -916,7 +1775,8 @@ impl<'a> Runner<'a> {
     }
 
     fn event(&mut self, what: What, fate: Fate) {
-        self.run.events.push(Event { number: self.run.all(), what, fate });
+        let began_us = us(self.sim.now());
+        self.run.events.push(Event { number: self.run.all(), what, fate, receipt: None, began_us });
         self.times_ms.push(self.now_ms);
     }
 
@@ -986,6 +1846,29 @@ impl<'a> Runner<'a> {
                 self.sim.set_time(self.sim.now() + Duration::from_millis(*ms));
                 Ok(())
             }
+            Step::Pin(name) => {
+                if db.pins().iter().any(|pin| pin.name == *name) {
+                    return Ok(Ok(()));
+                }
+                let pinned = db.pin(name);
+                self.event(What::Pin(name), if pinned.is_ok() { Fate::Sure } else { Fate::Unknown });
+                pinned.map(|seqno| self.numbered(&db, name, seqno.into()))
+            }
+            Step::Unpin(name) => {
+                if !db.pins().iter().any(|pin| pin.name == *name) {
+                    return Ok(Ok(()));
+                }
+                let unpinned = db.unpin(name);
+                self.event(What::Unpin(name), if unpinned.is_ok() { Fate::Sure } else { Fate::Unknown });
+                unpinned.map(|()| {
+                    self.run.newest = self.run.newest.max(db.snapshot().seqno().into());
+                    self.durable();
+                })
+            }
+            Step::AsOfNow => {
+                let time = self.sim.now();
+                db.as_of_time(time).map(|_| self.run.asked.push((time, self.run.all())))
+            }
             Step::Checkpoint => {
                 let copied = db.checkpoint(COPY);
                 self.run.copied = Some((self.run.all(), copied.is_ok()));
@@ -993,6 +1876,32 @@ impl<'a> Runner<'a> {
             }
         };
         Ok(done)
+    }
+
+    /// A pin was given a seqno.
+    fn numbered(&mut self, db: &Db, name: &str, seqno: u64) {
+        let time = db.pins().iter().find(|pin| pin.name == name).map_or(0, |pin| us(pin.time));
+        if let Some(event) = self.run.events.last_mut() {
+            event.receipt = Some((seqno, time));
+        }
+        self.run.newest = self.run.newest.max(seqno);
+        self.durable();
+    }
+
+    /// What the keyspaces tell of their horizons.
+    fn note_horizons(&mut self) {
+        // A database that cannot read when its commits were made tells the seqno after the newest.
+        let readable = self.db.as_ref().is_some_and(|db| db.commits(..).all(|commit| commit.is_ok()));
+        if !self.workload.has_past() || !readable {
+            return;
+        }
+        for (name, keyspace) in &self.handles {
+            let born =
+                self.run.events.iter().rposition(|event| matches!(event.what, What::Create(made) if made == *name));
+            let Some(born) = born else { continue };
+            let horizon = self.run.horizons.entry(born).or_default();
+            *horizon = keyspace.horizon().into();
+        }
     }
 
     fn look(view: &View, keyspaces: &[Keyspace]) -> Result<State, String> {
@@ -1020,6 +1929,8 @@ impl<'a> Runner<'a> {
                 Op::Merge { key, len, .. } => batch.merge(&keyspace, key_of(key), sort.value(number, key, len)),
                 Op::Delete { key, .. } => batch.delete(&keyspace, key_of(key)),
                 Op::DeleteRange { start, end, .. } => batch.delete_range(&keyspace, key_of(start)..key_of(end)),
+                Op::Purge { key, .. } => batch.purge(&keyspace, key_of(key)),
+                Op::PurgePrefix { prefix, .. } => batch.purge_prefix(&keyspace, prefix),
             }
         }
         if let Some(keyspace) = ops.first().and_then(|op| self.handle(op.keyspace())) {
@@ -1048,6 +1959,12 @@ impl<'a> Runner<'a> {
         let seqno = u64::from(receipt.seqno);
         if seqno <= self.run.newest {
             return Err(format!("seqno {seqno} was given out after {}", self.run.newest));
+        }
+        if let Some((asked, _)) = self.run.asked.iter().find(|(asked, _)| *asked >= receipt.time) {
+            return Err(format!("time {:?} was given out after {asked:?} was asked for", receipt.time));
+        }
+        if let Some(event) = self.run.events.last_mut() {
+            event.receipt = Some((seqno, us(receipt.time)));
         }
         self.run.newest = seqno;
         let is_durable = match durability {
@@ -1098,7 +2015,7 @@ impl Step {
 
     /// Whether it cannot succeed when writes have stopped.
     fn writes(&self) -> bool {
-        matches!(self, Self::Persist | Self::Flush | Self::Compact | Self::Checkpoint)
+        matches!(self, Self::Persist | Self::Flush | Self::Compact | Self::Checkpoint | Self::Pin(_))
             || matches!(self, Self::Write(_) | Self::WriteAs(..))
     }
 }
@@ -1356,7 +2273,8 @@ fn place(workload: &Workload, call: usize, what: &str, how: impl std::fmt::Debug
 /// Runs a workload up to a power cut at a call.
 fn run_to_cut<'a>(sim: &'a Sim, workload: &'a Workload, call: usize) -> Result<Runner<'a>, String> {
     sim.fail_at(call as u64, Fault::Cut);
-    let runner = Runner::run(sim, workload, After::Stop)?;
+    let mut runner = Runner::run(sim, workload, After::Stop)?;
+    runner.run.salt = call;
     if sim.calls() == call as u64 + 1 { Ok(runner) } else { Err(format!("the run made {} calls", sim.calls())) }
 }
 
@@ -1364,9 +2282,10 @@ fn cut_everywhere(workloads: &[Workload]) {
     let started = Instant::now();
     let (tally, points) = (Tally::default(), AtomicU64::new(0));
     for_each_workload(workloads, &tally, |workload, trace| {
-        points.fetch_add(trace.len() as u64, Ordering::Relaxed);
-        println!("  {:<32} {:>5} points", workload.name, trace.len());
-        for (call, what) in trace.iter().enumerate() {
+        let tried = (0..trace.len()).filter(|call| workload.tries(*call, 3)).count();
+        points.fetch_add(tried as u64, Ordering::Relaxed);
+        println!("  {:<44} {:>5} points, {tried} tried", workload.name, trace.len());
+        for (call, what) in trace.iter().enumerate().filter(|(call, _)| workload.tries(*call, 3)) {
             let sim = Sim::new(seed());
             let runner = match catch_unwind(AssertUnwindSafe(|| run_to_cut(&sim, workload, call))) {
                 Ok(Ok(runner)) => runner,
@@ -1433,12 +2352,13 @@ fn a_process_that_dies_loses_nothing() {
 fn a_second_power_cut_during_recovery_changes_nothing() {
     let started = Instant::now();
     let (tally, exist) = (Tally::default(), AtomicU64::new(0));
-    let some = ["batches across keyspaces", "create, drop, create again", "close and open again"];
+    let some =
+        ["batches across keyspaces", "create, drop, create again", "close and open again", "past: asked for by time"];
     // Every call is met in the first sweep already; here every call of a recovery is, after some of them.
     let (workloads, stride) = if is_full() { (workloads(), 1) } else { (named(&some), 5) };
     let losses = [Loss::Everything, Loss::Torn];
     for_each_workload(&workloads, &tally, |workload, trace| {
-        for (call, what) in trace.iter().enumerate().step_by(stride) {
+        for (call, what) in trace.iter().enumerate().step_by(stride).filter(|(call, _)| workload.tries(*call, 7)) {
             let sim = Sim::new(seed());
             let Ok(runner) = run_to_cut(&sim, workload, call) else {
                 continue; // Told by the sweep of first cuts.
@@ -1483,6 +2403,7 @@ fn fail_one(workload: &Workload, call: usize, what: &str, fault: Fault) -> Resul
     let sim = Sim::new(seed());
     sim.fail_at(call as u64, fault);
     let mut runner = Runner::run(&sim, workload, After::GoOn)?;
+    runner.run.salt = call;
     let answers = format!("\n  the run was answered {:?}", runner.run.errors);
     fail_one_and_end(&sim, &mut runner, call, what).map_err(|why| why + &answers)
 }
@@ -1541,13 +2462,15 @@ fn a_call_that_fails_is_told_and_costs_nothing_acknowledged() {
         points.fetch_add(trace.len() as u64, Ordering::Relaxed);
         for (call, what) in trace.iter().enumerate() {
             for fault in faults {
-                let applies = match fault {
-                    // To other calls a short write is an `EIO`.
-                    Fault::ShortWrite => what.starts_with("write "),
-                    Fault::EioForever => is_full() || call % 2 == 0,
-                    Fault::EnospcForever => is_full() || call % 2 == 1,
-                    _ => true,
-                };
+                let drawn = |fault: Fault| faults.iter().position(|other| *other == fault).unwrap_or(0);
+                let applies = workload.tries(call + drawn(fault) * 3, 11)
+                    && match fault {
+                        // To other calls a short write is an `EIO`.
+                        Fault::ShortWrite => what.starts_with("write "),
+                        Fault::EioForever => is_full() || call % 2 == 0,
+                        Fault::EnospcForever => is_full() || call % 2 == 1,
+                        _ => true,
+                    };
                 if !applies {
                     continue;
                 }
@@ -1580,8 +2503,11 @@ fn a_read_that_fails_is_told_and_never_gives_wrong_data() {
             let opened = workload.open(&counted).map(|db| observe(&db, None));
             let reads = counted.reads() - before;
             drop(opened);
-            exist.fetch_add(reads, Ordering::Relaxed);
             for read in 0..reads {
+                if !workload.tries(usize::try_from(read).unwrap_or(0), 7) {
+                    continue;
+                }
+                exist.fetch_add(1, Ordering::Relaxed);
                 let again = image.fork();
                 again.fail_read_at(before + read);
                 tally.attempt(
@@ -1707,7 +2633,8 @@ fn a_seed_replays_byte_for_byte() {
     let (tally, exist) = (Tally::default(), AtomicU64::new(0));
     for_each_workload(&workloads(), &tally, |workload, trace| {
         // Undisturbed, and with cuts here and there: what survives them is drawn from the seed too.
-        let cuts = (0..trace.len()).step_by(7).map(Some).chain([None]);
+        let cuts = (0..trace.len()).step_by(if workload.has_past() && !is_full() { 61 } else { 7 });
+        let cuts = cuts.map(Some).chain([None]);
         for cut in cuts {
             exist.fetch_add(1, Ordering::Relaxed);
             let once = || {

@@ -8,9 +8,11 @@
 //!  layered     segments in levels, tombstones of ranges, versions kept for a view, a sealed log and an open one
 //!  folding     sums, lists and first values: operands in segments, memtables and logs, kept apart for a view
 //!  indexed     segments with perfect-hash index and filter, small ones and one that is large enough to get it by itself
+//!  past        segments of the history tier with differences and open tombstones, a timeline, a pin, a purge; versions in several blocks
 //! ```
 //!
-//! Without `CHRONOLITH_HOSTILE_FULL=1` one drawn bit pattern is flipped in each byte and some lengths are left out.
+//! Without `CHRONOLITH_HOSTILE_FULL=1` one drawn bit pattern is flipped in each byte and some lengths are left out. `CHRONOLITH_HOSTILE_ONLY`
+//! takes those with that in their names.
 
 #![expect(
     clippy::unwrap_used,
@@ -34,11 +36,11 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use chronolith::{
-    Db, Durability, Error, Keyspace, KeyspaceOptions, MergeStrategy, Options, Range, ReadOutcome, Step,
+    Db, Durability, Error, Keyspace, KeyspaceOptions, MergeStrategy, Options, Policy, Range, ReadOutcome, Step,
     env::{Fault, Loss, Sim},
 };
 
@@ -101,6 +103,9 @@ enum Sort {
     Sum,
     List,
     First,
+    /// The past is kept, with an index or without.
+    Kept,
+    KeptIndexed,
 }
 
 /// Keyspaces in the order of their names.
@@ -108,6 +113,7 @@ type Spaces = &'static [(&'static str, Sort)];
 
 const PLAIN: Spaces = &[("left", Sort::Plain), ("right", Sort::Plain)];
 const INDEXED: Spaces = &[("left", Sort::Indexed), ("right", Sort::Indexed)];
+const PAST: Spaces = &[("indexed", Sort::KeptIndexed), ("kept", Sort::Kept)];
 const FOLDING: Spaces = &[("first", Sort::First), ("list", Sort::List), ("sum", Sort::Sum)];
 
 fn names(spaces: Spaces) -> Vec<&'static str> {
@@ -123,6 +129,8 @@ impl Sort {
             Self::Sum => new.merge(MergeStrategy::Sum).point_index(true),
             Self::List => new.merge(MergeStrategy::Append),
             Self::First => new.merge(MergeStrategy::FirstWins),
+            Self::Kept => new.policy(Policy::mvcc(2, Duration::from_secs(3600))),
+            Self::KeptIndexed => Self::Kept.options().point_index(true),
         }
     }
 
@@ -163,6 +171,7 @@ fn item(value: &[u8]) -> Vec<u8> {
 #[derive(Clone, Debug)]
 struct Moment {
     seqno: u64,
+    time: SystemTime,
     spaces: Vec<Content>,
 }
 
@@ -197,6 +206,8 @@ struct Template {
     sim: Sim,
     clean: bool,
     moments: Vec<Moment>,
+    /// Pins, each with the number of its moment.
+    pins: Vec<(String, usize)>,
     /// Seqnos at which the undamaged database answers.
     answered: BTreeSet<u64>,
     files: Vec<(PathBuf, Vec<u8>)>,
@@ -222,6 +233,7 @@ enum Op {
     Merge(usize, String, Vec<u8>),
     Delete(usize, String),
     Range(usize, String, String),
+    Purge(usize, String),
 }
 
 fn put(space: usize, key: usize, round: usize) -> Op {
@@ -259,7 +271,7 @@ impl Builder {
         // Too little to reserve room in logs: each byte of a log carries something.
         sim.set_space(Some(900 << 10));
         let db = options(&sim, true).open("db").unwrap();
-        let nothing = Moment { seqno: 0, spaces: vec![Content::new(); sorts.len()] };
+        let nothing = Moment { seqno: 0, time: sim.now(), spaces: vec![Content::new(); sorts.len()] };
         let mut new = Self { sim, db, sorts, spaces: Vec::new(), moments: vec![nothing], older: BTreeMap::new() };
         new.spaces = new.handles();
         new.capture();
@@ -297,6 +309,13 @@ impl Builder {
                     batch.delete(&self.spaces[space], &key);
                     moment.spaces[space].remove(key.as_bytes());
                 }
+                Op::Purge(space, key) => {
+                    batch.purge(&self.spaces[space], &key);
+                    moment.spaces[space].remove(key.as_bytes());
+                    for earlier in &mut self.moments {
+                        earlier.spaces[space].remove(key.as_bytes());
+                    }
+                }
                 Op::Range(space, from, to) => {
                     batch.delete_range(&self.spaces[space], from.as_str()..to.as_str());
                     moment.spaces[space]
@@ -304,7 +323,11 @@ impl Builder {
                 }
             }
         }
-        moment.seqno = batch.commit().unwrap().seqno.into();
+        if self.sorts == PAST {
+            self.sim.set_time(self.sim.now() + Duration::from_millis(3));
+        }
+        let receipt = batch.commit().unwrap();
+        (moment.seqno, moment.time) = (receipt.seqno.into(), receipt.time);
         self.moments.push(moment);
         self.capture();
     }
@@ -382,8 +405,8 @@ impl Builder {
         drop((db, spaces));
         sim.clear_faults();
         let files = sim.files().into_iter().map(|path| (path.clone(), sim.read_file(&path).unwrap())).collect();
-        let answered = BTreeSet::new();
-        let mut template = Template { name, spaces: sorts, sim, clean, moments, answered, files, older };
+        let (answered, pins) = (BTreeSet::new(), Vec::new());
+        let mut template = Template { name, spaces: sorts, sim, clean, moments, pins, answered, files, older };
         template.answered = template.answers();
         template
     }
@@ -409,6 +432,68 @@ fn closed(seed: u64, spaces: Spaces) -> Option<Template> {
     b.close();
     let logs = b.logs();
     (logs.len() == 2).then(|| b.end("closed", true))
+}
+
+/// A value that differs from that of another round in a few bytes.
+fn alike(space: usize, key: usize, round: usize) -> Op {
+    let text = format!(
+        "{{\"key\":{key},\"padding\":\"{}\",\"round\":{round:04},\"more\":\"{}\"}}",
+        "x".repeat(40),
+        "y".repeat(30)
+    );
+    Op::Put(space, name(key), text.into_bytes())
+}
+
+/// Bytes that are like no others.
+fn unlike(space: usize, key: usize, round: usize, len: usize) -> Op {
+    Op::Put(space, name(key), (0..len).map(|n| noise(n as u64, (round * 100 + key) as u64)).collect())
+}
+
+/// Versions in the history tier, a timeline, a pin and a purge; with `long` ones that fill several blocks.
+fn past(seed: u64, clean: bool, long: bool) -> Option<Template> {
+    let mut b = Builder::new(seed, PAST);
+    b.commit((0..7).flat_map(|key| [alike(0, key, 0), alike(1, key, 0), alike(1, key + 10, 0)]).collect());
+    b.commit(vec![alike(0, 9, 1), alike(1, 9, 1)]);
+    for round in 2..if long { 5 } else { 6 } {
+        b.commit(vec![alike(0, 1, round), alike(1, 1, round), alike(1, round, round)]);
+        b.commit(vec![alike(0, 1, round + 10), delete(1, 2), delete(0, round)]);
+        if long {
+            b.commit(vec![unlike(1, 5, round, 30_000), alike(0, 5, round)]);
+            b.commit(vec![unlike(1, 5, round + 10, 29_000), alike(0, 5, round + 10)]);
+        }
+        b.commit(vec![alike(0, 1, round + 20), alike(1, 1, round + 20), delete_range(1, 3, 5)]);
+        b.flush();
+        match round {
+            2 => drop(b.db.pin("second").unwrap()),
+            3 => b.commit(vec![Op::Purge(0, name(9)), delete(0, 6)]),
+            4 => b.compact(),
+            _ => {}
+        }
+    }
+    let pinned = b.moments.iter().rposition(|moment| moment.seqno <= b.db.pins()[0].seqno.into()).unwrap();
+    b.commit(vec![alike(0, 3, 30), delete(1, 1)]);
+    b.flush();
+    b.commit(vec![alike(0, 3, 31), alike(1, 1, 31)]);
+    let history = b.db.stats().space.history;
+    if clean {
+        b.close();
+    } else {
+        b.persist();
+        b.commit(vec![alike(0, 1, 40), delete(1, 3)]);
+        b.commit(vec![alike(0, 1, 41), alike(1, 3, 41)]);
+        b.crash();
+    }
+    let found = b.logs().len() == 1 && history > 0 && (clean || marks(&b) == (true, true));
+    let name = match (clean, long) {
+        (true, true) => "past, long",
+        (true, false) => "past",
+        (false, _) => "past, crashed",
+    };
+    found.then(|| {
+        let mut template = b.end(name, clean);
+        template.pins.push(("second".to_owned(), pinned));
+        template
+    })
 }
 
 /// Segments with indexes and filters, and a clean end.
@@ -546,7 +631,8 @@ fn templates() -> Vec<Template> {
     // Background steps run at drawn points: the first seed that leaves the files that are wanted.
     let first = |build: &dyn Fn(u64) -> Option<Template>| (1..2000).find_map(build).expect("a seed for each state");
     let layered = |synced, spaces| first(&|n| layered(n / 12, n % 12, synced, spaces));
-    vec![
+    let only = std::env::var("CHRONOLITH_HOSTILE_ONLY").unwrap_or_default();
+    let all = vec![
         first(&|seed| closed(seed, PLAIN)),
         first(&crashed),
         first(&crashed_twice),
@@ -556,7 +642,11 @@ fn templates() -> Vec<Template> {
         first(&|seed| folding(seed, false)),
         first(&indexed),
         first(&large),
-    ]
+        first(&|seed| past(seed, true, false)),
+        first(&|seed| past(seed, false, false)),
+        first(&|seed| past(seed, true, true)),
+    ];
+    all.into_iter().filter(|template| template.name.contains(&only)).collect()
 }
 
 fn kind(path: &Path) -> &'static str {
@@ -643,8 +733,12 @@ fn cases(index: usize, template: &Template, foreign: &BTreeMap<PathBuf, Vec<u8>>
         let len = bytes.len();
         let mut damages = vec![Damage::None, Damage::Noise, Damage::Delete];
         // A large segment has more of the same; at its end are filter, index and sections.
-        let sampled =
-            |at: usize| full || len < 16_000 || at.is_multiple_of(61) || at + 9_000 > len && at.is_multiple_of(7);
+        // Of a past more is read in each case.
+        let step = if template.spaces == PAST { 5 } else { 1 };
+        let near_end = |at: usize| at + 9_000 > len && at.is_multiple_of(7 * step);
+        let sampled = |at: usize| {
+            full || len < 16_000 && (at + index).is_multiple_of(step) || at.is_multiple_of(61 * step) || near_end(at)
+        };
         for at in (0..len).filter(|at| sampled(*at)) {
             if full {
                 damages.extend((0..8).map(|bit| Damage::Flip(at, 1 << bit)));
@@ -657,7 +751,7 @@ fn cases(index: usize, template: &Template, foreign: &BTreeMap<PathBuf, Vec<u8>>
             let edges = [0, LOG_HEADER_LEN, len].into_iter().chain(starts.iter().map(|record| record.start));
             edges.into_iter().any(|edge| at.abs_diff(edge) <= 8)
         };
-        let cut = |at: &usize| full || len <= 600 || near(*at) || sampled(*at) && at.is_multiple_of(5);
+        let cut = |at: &usize| full || len <= 600 || near(*at) || sampled(*at) && (at / step).is_multiple_of(5);
         damages.extend((0..len).filter(cut).map(Damage::Cut));
         for by in [1, 8, 24, 44, 512, 4096] {
             damages.extend([Damage::Zeros(by), Damage::Garbage(by)]);
@@ -884,6 +978,111 @@ impl Template {
         Ok(())
     }
 
+    /// Asks for the past in all other ways.
+    fn read_times(&self, db: &Db, spaces: &[Keyspace], moments: usize, told: &mut Told) -> Result<(), String> {
+        let (_stats, there) = (db.stats(), &self.moments[..moments]);
+        for moment in self.asked(moments) {
+            let Some(view) = told.note(db.as_of_time(moment.time), "as_of_time")? else { continue };
+            if moment.seqno > 0 && u64::from(view.seqno()) != moment.seqno {
+                return Err(format!("as of the time of {} it is {}", moment.seqno, view.seqno()));
+            }
+        }
+        let mut expected = there[1..].iter();
+        let mut whole = true;
+        for commit in db.commits(..) {
+            let Some(commit) = told.note(commit, "commits")? else {
+                whole = false;
+                break;
+            };
+            let next = expected.next();
+            if next.is_none_or(|next| next.seqno != u64::from(commit.seqno) || next.time != commit.time) {
+                return Err(format!("commits tell {commit:?}, expected {:?}", next.map(|next| next.seqno)));
+            }
+        }
+        if let (true, Some(missing)) = (whole, expected.next()) {
+            return Err(format!("commits end before {}", missing.seqno));
+        }
+        for (number, space) in spaces.iter().enumerate() {
+            for key in [0, 1, 2, 3, 5, 9, 12] {
+                let what = format!("history of key {key} in {}", space.name());
+                Self::read_history(space, number, name(key).as_bytes(), there, told, &what)?;
+            }
+            let (first, last) = (&there[moments / 3], &there[moments - 1]);
+            let Some(before) = told.note(db.as_of(first.seqno), "as_of")? else { continue };
+            let Some(after) = told.note(db.as_of(last.seqno), "as_of")? else { continue };
+            let [old, new] = [first, last].map(|moment| &moment.spaces[number]);
+            let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+            let mut differ = keys.into_iter().filter(|key| old.get(*key) != new.get(*key));
+            let mut whole = true;
+            for change in db.diff(&before, &after, space) {
+                let Some(change) = told.note(change, "diff")? else {
+                    whole = false;
+                    break;
+                };
+                let next = differ.next();
+                let is_right = next.is_some_and(|key| {
+                    change.key == key.as_slice()
+                        && change.before.as_deref() == old.get(key).map(Vec::as_slice)
+                        && change.after.as_deref() == new.get(key).map(Vec::as_slice)
+                });
+                if !is_right {
+                    return Err(format!("diff tells {:?}, expected {next:?}", change.key));
+                }
+            }
+            if let (true, Some(missing)) = (whole, differ.next()) {
+                return Err(format!("diff ends before {:?}", missing.escape_ascii().to_string()));
+            }
+        }
+        if db.pins().iter().map(|pin| pin.name.as_str()).ne(self.pins.iter().map(|(name, _)| name.as_str())) {
+            return Err(format!("the pins are {:?}", db.pins()));
+        }
+        for (pin, moment) in &self.pins {
+            let Some(view) = told.note(db.pinned(pin), "pinned")? else { continue };
+            for (space, content) in spaces.iter().zip(&self.moments[*moment].spaces) {
+                let what = format!("{} as pinned", space.name());
+                told.read(content, || view.range(space, ..), |key| view.get(space, key), &what)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_history(
+        space: &Keyspace,
+        number: usize,
+        key: &[u8],
+        moments: &[Moment],
+        told: &mut Told,
+        what: &str,
+    ) -> Result<(), String> {
+        let value = |moment: &Moment| moment.spaces[number].get(key).cloned();
+        let mut expected: Vec<_> = moments
+            .windows(2)
+            .filter(|pair| value(&pair[0]) != value(&pair[1]))
+            .map(|pair| (pair[1].seqno, pair[1].time, value(&pair[1])))
+            .collect();
+        for version in space.history(key) {
+            let Some(version) = told.note(version, what)? else { return Ok(()) };
+            let seqno = u64::from(version.seqno);
+            // A delete of what was not there may be told or not.
+            let there = moments.iter().rev().find(|moment| moment.seqno <= seqno);
+            if version.value.is_none()
+                && expected.last().is_none_or(|(next, ..)| *next != seqno)
+                && there.is_some_and(|there| value(there).is_none())
+            {
+                continue;
+            }
+            let found = (seqno, version.time, version.value.map(|value| value.to_vec()));
+            let next = expected.pop();
+            if next.as_ref() != Some(&found) {
+                return Err(format!("{what}: version {seqno}, expected {:?}", next.map(|(seqno, ..)| seqno)));
+            }
+        }
+        match expected.last() {
+            None => Ok(()),
+            Some((seqno, ..)) => Err(format!("{what}: it ended before {seqno}")),
+        }
+    }
+
     /// One case from beginning to end.
     fn run(&self, file: usize, damage: &Damage, mmap: bool) -> Result<Outcome, String> {
         let sim = self.sim.fork();
@@ -918,6 +1117,9 @@ impl Template {
         let mut now = self.moments[moments - 1].spaces.clone();
         Self::read_present(&db, &spaces, &now, &mut told)?;
         self.read_past(&db, &spaces, moments, &mut told)?;
+        if self.spaces == PAST {
+            self.read_times(&db, &spaces, moments, &mut told)?;
+        }
         let outcome = match (told.errors.is_empty(), moments == all) {
             (false, _) => Outcome::Found,
             (true, true) => Outcome::Exact,

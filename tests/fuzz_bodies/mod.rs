@@ -7,28 +7,32 @@
 //!  even              patches: offset u16 · length u8 · bytes …, over the real file
 //! ```
 //!
-//! [`operations`] takes the input as calls, checked against a map. Perfect-hash functions and map files are damaged in [`maps`].
+//! [`operations`] takes the input as calls, checked against a map. Perfect-hash functions and map files are damaged in [`maps`], the past
+//! is in [`past`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::OnceLock,
+    time::Duration,
 };
 
 use chronolith::{
-    Db, Durability, Keyspace, KeyspaceOptions, Options,
+    Commit, Db, Durability, Error, Keyspace, KeyspaceOptions, Options, View,
     env::{Loss, Sim},
 };
 
 mod maps;
+mod past;
 
 pub use maps::{map_merge, map_open, mphf_open};
+pub use past::{past_open, timeline_open, versions};
 
 /// A function that a fuzzer calls.
 pub type Body = fn(&[u8]);
 
 /// A body by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Body); 7] = [
+pub const TARGETS: [(&str, Body); 10] = [
     ("wal_replay", wal_replay),
     ("segment_open", segment_open),
     ("manifest_replay", manifest_replay),
@@ -36,6 +40,9 @@ pub const TARGETS: [(&str, Body); 7] = [
     ("mphf_open", mphf_open),
     ("map_open", map_open),
     ("map_merge", map_merge),
+    ("past_open", past_open),
+    ("timeline_open", timeline_open),
+    ("versions", versions),
 ];
 
 fn options(sim: &Sim) -> Options {
@@ -43,7 +50,11 @@ fn options(sim: &Sim) -> Options {
 }
 
 fn space(db: &Db) -> Keyspace {
-    db.keyspace("data", KeyspaceOptions::new()).expect("a keyspace of a healthy database")
+    space_with(db, KeyspaceOptions::new())
+}
+
+fn space_with(db: &Db, options: KeyspaceOptions) -> Keyspace {
+    db.keyspace("data", options).expect("a keyspace of a healthy database")
 }
 
 /// A machine whose power went: one segment, and a log without an end that was synced once.
@@ -160,12 +171,16 @@ pub fn manifest_replay(data: &[u8]) {
     check("MANIFEST-", data);
 }
 
-/// Calls, each of some bytes, against a map of the latest state.
+/// Calls, each of some bytes, against a map of the latest state, and of every state before: an odd first byte asks for a keyspace that keeps
+/// its past, else what is gone may be refused.
+#[expect(clippy::too_many_lines, reason = "a list of calls")]
 pub fn operations(data: &[u8]) {
     let sim = Sim::new(u64::from(data.first().copied().unwrap_or(0)));
     sim.set_space(Some(900 << 10));
     let mut db = options(&sim).open("db").expect("a new database");
-    let mut keyspace = space(&db);
+    let keeps = data.first().is_some_and(|first| first % 2 == 1);
+    let mut keyspace = if keeps { space_with(&db, past::mvcc()) } else { space(&db) };
+    let mut moments = Moments { keeps, ..Moments::default() };
     let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     let mut bytes = data.iter().copied().skip(1);
     let mut calls = 0;
@@ -176,6 +191,29 @@ pub fn operations(data: &[u8]) {
         }
         let mut next = || bytes.next().unwrap_or(0);
         let mut key = || vec![next() % 32; usize::from(next() % 3)];
+        if call >= 128 {
+            match call % 8 {
+                0 => {
+                    let key = key();
+                    let _receipt = keyspace.purge(&key).expect("a purge");
+                    model.remove(&key);
+                    moments.purge(|there| *there == key);
+                }
+                1 => {
+                    let key = key();
+                    let _receipt = keyspace.purge_prefix(&key).expect("a purge");
+                    model.retain(|there, _| !there.starts_with(&key));
+                    moments.purge(|there| there.starts_with(&key));
+                }
+                2 => moments.pin_or_unpin(&db, next() % 4, &model),
+                3 => sim.set_time(sim.now() + Duration::from_millis(u64::from(next()) * 4)),
+                4 | 5 => moments.check_one(&db, &keyspace, next()),
+                6 => moments.check_key(&keyspace, &key(), &model),
+                _ => moments.check_walks(&db, &keyspace, next(), &model),
+            }
+            moments.push(&db, &model);
+            continue;
+        }
         match call % 16 {
             0..=4 => {
                 let key = key();
@@ -241,8 +279,115 @@ pub fn operations(data: &[u8]) {
                 assert!(report.is_clean(), "{report}");
             }
         }
+        moments.push(&db, &model);
     }
     check_all(&keyspace, &model);
+    for moment in 0..8 {
+        moments.check_one(&db, &keyspace, moment * 31);
+    }
+}
+
+type Content = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// What was there after each commit.
+#[derive(Default)]
+struct Moments {
+    keeps: bool,
+    each: Vec<(Commit, Content)>,
+    pins: BTreeMap<String, Content>,
+}
+
+impl Moments {
+    /// Notes what the commits since hold.
+    fn push(&mut self, db: &Db, model: &Content) {
+        let from = self.each.last().map_or(0, |(commit, _)| u64::from(commit.seqno) + 1);
+        for commit in db.commits(from..) {
+            self.each.push((commit.expect("a commit"), model.clone()));
+        }
+    }
+
+    fn purge(&mut self, is_gone: impl Fn(&Vec<u8>) -> bool) {
+        let each = self.each.iter_mut().map(|(_, content)| content);
+        each.chain(self.pins.values_mut()).for_each(|content| content.retain(|key, _| !is_gone(key)));
+    }
+
+    fn pin_or_unpin(&mut self, db: &Db, number: u8, model: &Content) {
+        let name = format!("pin {number}");
+        if self.pins.remove(&name).is_some() {
+            db.unpin(&name).expect("an end of a pin");
+        } else {
+            let _seqno = db.pin(&name).expect("a pin");
+            self.pins.insert(name, model.clone());
+        }
+    }
+
+    /// Whether a view shows a content, or may say that it is gone.
+    fn check(view: &View, keyspace: &Keyspace, content: &Content, owed: bool) {
+        for backward in [false, true] {
+            let range = view.range(keyspace, ..);
+            let found: Result<Vec<_>, _> = if backward { range.rev().collect() } else { range.collect() };
+            match found {
+                Ok(mut found) => {
+                    if backward {
+                        found.reverse();
+                    }
+                    let found = found.iter().map(|(key, value)| (&**key, &**value));
+                    let wanted = content.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
+                    assert!(found.eq(wanted), "a past view shows what was written");
+                }
+                Err(error) => assert!(!owed && matches!(error, Error::HistoryTrimmed { .. }), "a past view: {error}"),
+            }
+        }
+        for key in content.keys().take(9) {
+            match view.get(keyspace, key) {
+                Ok(found) => assert_eq!(found.as_deref(), content.get(key).map(Vec::as_slice), "a past get"),
+                Err(error) => assert!(!owed && matches!(error, Error::HistoryTrimmed { .. }), "a past get: {error}"),
+            }
+        }
+    }
+
+    /// A moment by its seqno and by its time.
+    fn check_one(&self, db: &Db, keyspace: &Keyspace, which: u8) {
+        let Some((commit, content)) = self.each.get(usize::from(which) % self.each.len().max(1)) else { return };
+        let view = db.as_of(commit.seqno).expect("a moment");
+        Self::check(&view, keyspace, content, self.keeps || commit.seqno >= keyspace.horizon());
+        let view = db.as_of_time(commit.time).expect("a time");
+        let last = self.each.iter().rfind(|(other, _)| other.time <= commit.time);
+        assert_eq!(Some(view.seqno()), last.map(|(commit, _)| commit.seqno), "the last commit of a time");
+    }
+
+    fn check_key(&self, keyspace: &Keyspace, key: &[u8], model: &Content) {
+        let newest = keyspace.history(key).next().transpose().expect("a version");
+        let value = newest.as_ref().and_then(|version| version.value.as_deref());
+        assert_eq!(value, model.get(key).map(Vec::as_slice), "the newest version is the value");
+        if let Some(version) = newest {
+            let commit = self.each.iter().find(|(commit, _)| commit.seqno == version.seqno);
+            assert!(commit.is_some_and(|(commit, _)| commit.time == version.time), "a version is of a commit");
+        }
+        assert!(keyspace.history(key).count() <= self.each.len(), "a version for each commit at most");
+    }
+
+    fn check_walks(&self, db: &Db, keyspace: &Keyspace, which: u8, model: &Content) {
+        let told: Vec<_> = db.commits(..).map(|commit| commit.expect("a commit")).collect();
+        assert!(told.iter().eq(self.each.iter().map(|(commit, _)| commit)), "every commit is told");
+        let pins: Vec<_> = db.pins().into_iter().map(|pin| pin.name).collect();
+        assert!(pins.iter().eq(self.pins.keys()), "every pin is there");
+        for (name, content) in &self.pins {
+            Self::check(&db.pinned(name).expect("a pin"), keyspace, content, true);
+        }
+        let Some((commit, content)) = self.each.get(usize::from(which) % self.each.len().max(1)) else { return };
+        let views = (db.as_of(commit.seqno).expect("a moment"), db.snapshot());
+        let differ = content.keys().chain(model.keys()).filter(|key| content.get(*key) != model.get(*key));
+        let differ: BTreeSet<_> = differ.collect();
+        let found: Result<Vec<_>, _> = db.diff(&views.0, &views.1, keyspace).collect();
+        match found {
+            Ok(found) => {
+                let keys = found.iter().map(|change| change.key.to_vec());
+                assert!(keys.eq(differ.into_iter().cloned()), "what differs");
+            }
+            Err(error) => assert!(!self.keeps && matches!(error, Error::HistoryTrimmed { .. }), "{error}"),
+        }
+    }
 }
 
 fn check_all(keyspace: &Keyspace, model: &BTreeMap<Vec<u8>, Vec<u8>>) {
@@ -258,6 +403,7 @@ fn check_all(keyspace: &Keyspace, model: &BTreeMap<Vec<u8>, Vec<u8>>) {
 pub fn original(target: &str) -> Option<Vec<u8>> {
     let wanted = match target {
         "mphf_open" | "map_open" | "map_merge" => return maps::original(target),
+        "past_open" | "timeline_open" => return past::original(target),
         "wal_replay" => ".wal",
         "segment_open" => ".seg",
         "manifest_replay" => "MANIFEST-",
