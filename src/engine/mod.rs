@@ -104,6 +104,8 @@ pub(crate) struct Engine {
     commit: Mutex<Commit>,
     registry: Mutex<Registry>,
     current: RwLock<Arc<SuperVersion>>,
+    /// That of `current`, for views to see in passing whether their files are still those.
+    generation: AtomicU64,
 
     /// The newest seqno that readers may see.
     visible: AtomicU64,
@@ -270,6 +272,7 @@ impl Engine {
         if let Some(flushed) = flushed {
             next.sealed.retain(|table| !Arc::ptr_eq(table, flushed));
         }
+        self.generation.store(next.generation, Ordering::Release);
         let old = std::mem::replace(&mut *current, Arc::new(next));
         drop(current);
         drop(registry);

@@ -134,6 +134,7 @@ impl Engine {
             cleared: Mutex::default(),
             visible: AtomicU64::new(last),
             next_file: AtomicU64::new(version.next_file),
+            generation: AtomicU64::new(current.generation),
             current: RwLock::new(Arc::new(current)),
             syncing: super::Syncing::default(),
             work: super::Work::default(),

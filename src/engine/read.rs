@@ -188,10 +188,11 @@ fn get_counted(
 /// What the history tier knows of a key at a moment.
 fn get_past(tree: &Tree, key: &mut PointKey<'_>, asked: &Asked, tally: &mut Tally) -> Result<PastFound> {
     let mut found = PastFound::Nothing;
+    let only = tree.past.iter().filter(|run| run.concerns(asked.seqno)).nth(1).is_none();
     for run in tree.past.iter().filter(|run| run.concerns(asked.seqno)) {
         let Some(table) = run.holding(key.key()) else { continue };
         let mut probe = Probe::default();
-        let told = table.segment()?.get_past(key, asked.seqno, &mut probe);
+        let told = table.segment()?.get_past(key, asked.seqno, only, &mut probe);
         tally.count(&Place::Segment(table, probe));
         match told? {
             PastFound::Holds(version) => return Ok(PastFound::Holds(version)),

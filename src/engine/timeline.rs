@@ -299,11 +299,14 @@ impl Engine {
 
     /// Makes the answer for a time last: later commits get later times, also after a crash.
     pub(super) fn fix_time(&self, time: u64) -> Result<()> {
-        let newest = self.commit.lock().time_us;
-        // A commit may be a little ahead of the clock, which was asked for the same time before.
-        if time > self.now_us().max(newest) {
-            return Err(Error::InTheFuture);
+        if time > self.now_us() {
+            // A commit may be a little ahead of the clock, which was asked for the same time before.
+            let newest = Timeline::new(&self.current()).at_seqno(u64::MAX)?;
+            if newest.is_none_or(|newest| time > newest.time) {
+                return Err(Error::InTheFuture);
+            }
         }
+        let newest = self.commit.lock().time_us;
         let floor = time.saturating_add(1);
         if time < newest || self.options.read_only {
             return Ok(());

@@ -258,10 +258,11 @@ impl ViewCore {
     /// The files to read: the current ones, unless a job dropped what this view sees without knowing of it.
     pub(super) fn files(&self) -> Arc<SuperVersion> {
         let held = Arc::clone(&self.files.read());
-        let current = self.engine.current();
-        if held.generation == current.generation {
+        // Whoever sees an old number reads the files that were current a moment ago: they show the same.
+        if held.generation == self.engine.generation.load(Ordering::Acquire) {
             return held;
         }
+        let current = self.engine.current();
         // Looked at after the current files: a job freezes views before its files become current.
         if self.frozen.load(Ordering::SeqCst) {
             return held;

@@ -241,6 +241,7 @@ impl Engine {
         let mut current = self.current.write();
         let sealed = std::iter::once(full).chain(current.sealed.iter().cloned()).collect();
         *current = Arc::new(current.with_memtables(active, sealed));
+        self.generation.store(current.generation, Ordering::Release);
         drop(current);
         self.work.wake();
         Ok(())

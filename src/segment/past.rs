@@ -14,7 +14,7 @@ use super::{
     Entry, PointKey, Probe, Segment, SegmentCursor,
     block::Layout,
     difference,
-    entry::{Decoded, RunLen, decode},
+    entry::{Decoded, Glance, RunLen, decode, glance},
     index::{may_hold, pages},
     reader::BlockData,
 };
@@ -26,15 +26,14 @@ use crate::{
 /// A run of more versions than this is searched, not walked down from the newest.
 const STEPS_MAX: usize = 20;
 
-/// A walk has the lines fetched that are so many bytes ahead.
-const FETCH_AHEAD: usize = 60;
+/// So many bytes of a run are fetched before it is walked over: ten versions of a small record.
+const FETCH_AHEAD: usize = 640;
 
 /// A version in the history tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PastVersion {
     pub(crate) seqno: u64,
     pub(crate) time: Option<u64>,
-    pub(crate) until: Until,
     pub(crate) kind: Kind,
     pub(crate) value: Bytes,
 }
@@ -56,16 +55,24 @@ impl PastFound {
 }
 
 /// The seqno of a version above a moment, if what was there then is gone from beneath it.
-fn refusing(above: &Entry, seqno: u64) -> Option<u64> {
-    above.gap_start.filter(|gap| *gap <= seqno).map(|_| above.seqno)
+fn refusing(above: u64, gap_start: Option<u64>, seqno: u64) -> Option<u64> {
+    gap_start.filter(|gap| *gap <= seqno).map(|_| above)
 }
 
 impl Segment {
     /// Looks a key up as of `seqno`.
-    pub(crate) fn get_past(&self, key: &mut PointKey<'_>, seqno: u64, probe: &mut Probe) -> Result<PastFound> {
+    ///
+    /// The filter is asked only where other segments may have the key as well: most keys of the only one are in it.
+    pub(crate) fn get_past(
+        &self,
+        key: &mut PointKey<'_>,
+        seqno: u64,
+        only: bool,
+        probe: &mut Probe,
+    ) -> Result<PastFound> {
         let Some((index, region)) = self.index_and_region() else { return self.search_past(key.key(), seqno, probe) };
         let hash = index.seeded(key.hash(index.hash_seed()));
-        if let Some((start, end)) = index.filter_line(hash) {
+        if let Some((start, end)) = index.filter_line(hash).filter(|_| !only) {
             pages(start, end).try_for_each(|page| self.verify_page(page))?;
             let passed = region.get(start..end).is_some_and(|line| may_hold(line, hash));
             probe.filter = Some(passed);
@@ -83,8 +90,8 @@ impl Segment {
         probe.blocks += 1;
 
         self.verify_head(at)?;
-        // The lines of the versions come while the head is decoded, not after.
-        self.fetch_entry(at);
+        // The lines of the versions come all at once, not one by one as they are walked over.
+        region.fetch(at, FETCH_AHEAD);
         let first = self.entry_at(region, at)?;
         if region.get(first.key.clone()) != Some(key.key()) {
             return Ok(PastFound::Nothing);
@@ -94,33 +101,41 @@ impl Segment {
         if followers > STEPS_MAX && first.entry.seqno > seqno {
             return self.search_run(at, followers, key.key(), seqno, probe);
         }
-        self.fetch_entry(first.next + FETCH_AHEAD);
         let whole = first.value.clone();
-        let mut decoded = first;
-        let mut newer: Option<(u64, u64)> = None;
-        let mut gone = None;
-        for step in 0.. {
-            let entry = decoded.entry;
-            if entry.seqno <= seqno {
-                let until = self.until(&entry, newer)?;
-                if !until.holds(seqno) {
-                    return Ok(PastFound::gone(gone));
-                }
-                let value = self.put_together(region, whole, &decoded)?;
-                let Entry { seqno, time, kind, .. } = entry;
-                return Ok(PastFound::Holds(PastVersion { seqno, time, until, kind, value }));
-            }
-            gone = refusing(&entry, seqno).or(gone);
-            if !entry.older_follows {
-                return Ok(PastFound::gone(gone));
-            }
-            if step >= followers {
-                break;
-            }
-            newer = entry.time.map(|time| (entry.seqno, time));
-            decoded = self.entry_at(region, decoded.next)?;
+        if first.entry.seqno <= seqno {
+            return self.found(region, (first, whole), (seqno, None, None));
         }
-        self.search_past(key.key(), seqno, probe)
+        let mut gone = refusing(first.entry.seqno, first.entry.gap_start, seqno);
+        let (mut above, mut older_follows, mut at) = (first.entry.seqno, first.entry.older_follows, first.next);
+        let entries = region.get(..self.blocks_end()).unwrap_or_default();
+        for _ in 0..followers {
+            self.verify_head(at)?;
+            let glance = glance(entries, at, self.base()).map_err(|bad| self.misplaced(bad))?;
+            if glance.seqno <= seqno {
+                let decoded = self.entry_at(region, at)?;
+                return self.found(region, (decoded, whole), (seqno, Some(above), gone));
+            }
+            gone = refusing(glance.seqno, glance.gap_start, seqno).or(gone);
+            Glance { seqno: above, older_follows, next: at, .. } = glance;
+        }
+        if older_follows { self.search_past(key.key(), seqno, probe) } else { Ok(PastFound::gone(gone)) }
+    }
+
+    /// What the newest version at or below a moment means, where `above` is the one before it in its run.
+    fn found(
+        &self,
+        region: &[u8],
+        (decoded, whole): (Decoded, Range<usize>),
+        (seqno, above, gone): (u64, Option<u64>, Option<u64>),
+    ) -> Result<PastFound> {
+        // The time where it ends nobody asks for.
+        let until = self.until(&decoded.entry, above.map(|above| (above, 0)))?;
+        if !until.holds(seqno) {
+            return Ok(PastFound::gone(gone));
+        }
+        let value = self.put_together(region, whole, &decoded)?;
+        let Entry { seqno, time, kind, .. } = decoded.entry;
+        Ok(PastFound::Holds(PastVersion { seqno, time, kind, value }))
     }
 
     /// Searches the run of `followers` that begins at a place of the file, without looking for its key again.
@@ -144,11 +159,11 @@ impl Segment {
             // Further down, perhaps in the next block.
             return self.search_past(key, seqno, probe);
         }
-        let version = self.version(&data, layout, low, block)?;
-        if version.until.holds(seqno) {
+        if let Some(version) = self.version(&data, layout, (low, block), seqno)? {
             return Ok(PastFound::Holds(version));
         }
-        Ok(PastFound::gone(refusing(&bare(low - 1)?.entry, seqno)))
+        let Entry { seqno: above, gap_start, .. } = bare(low - 1)?.entry;
+        Ok(PastFound::gone(refusing(above, gap_start, seqno)))
     }
 
     /// An entry that the index or another entry leads to, its pages verified.
@@ -173,7 +188,8 @@ impl Segment {
             return Ok(Bytes::copy_from(stored));
         }
         let whole = bytes.get(whole).unwrap_or_default();
-        let mut value = Vec::with_capacity(whole.len() + stored.len());
+        // Versions of a record are mostly of one length: then nothing is allocated twice.
+        let mut value = Vec::with_capacity(whole.len());
         difference::apply(whole, stored, &mut value).map_err(|bad| self.misplaced(bad))?;
         Ok(Bytes::from(value))
     }
@@ -211,14 +227,13 @@ impl Segment {
                 let above = layout.entry(bytes, above, self.base()).map_err(wrong)?;
                 let is_key = bytes.get(above.key.clone()) == Some(key);
                 probe.key_found |= is_key;
-                gone = refusing(&above.entry, seqno).filter(|_| is_key);
+                gone = refusing(above.entry.seqno, above.entry.gap_start, seqno).filter(|_| is_key);
             }
             if at < layout.count() {
                 let found = layout.entry(bytes, at, self.base()).map_err(wrong)?;
                 if bytes.get(found.key.clone()) == Some(key) {
                     probe.key_found = true;
-                    let version = self.version(&data, layout, at, block)?;
-                    if version.until.holds(seqno) {
+                    if let Some(version) = self.version(&data, layout, (at, block), seqno)? {
                         return Ok(PastFound::Holds(version));
                     }
                 }
@@ -229,8 +244,14 @@ impl Segment {
         Ok(PastFound::gone(gone))
     }
 
-    /// Version number `at` of a block, put together.
-    fn version(&self, data: &BlockData, layout: Layout, at: usize, block: usize) -> Result<PastVersion> {
+    /// Version number `at` of a block, put together, if its interval holds a moment.
+    fn version(
+        &self,
+        data: &BlockData,
+        layout: Layout,
+        (at, block): (usize, usize),
+        asked: u64,
+    ) -> Result<Option<PastVersion>> {
         let bytes = data.bytes(self);
         let wrong = |bad| self.in_block(bad, block);
         let decoded = layout.entry(bytes, at, self.base()).map_err(wrong)?;
@@ -241,10 +262,12 @@ impl Segment {
             let Entry { seqno, time, .. } = layout.entry(bytes, before, self.base()).map_err(wrong)?.entry;
             newer = time.map(|time| (seqno, time));
         }
-        let until = self.until(&entry, newer)?;
+        if !self.until(&entry, newer)?.holds(asked) {
+            return Ok(None);
+        }
         let whole = self.whole_before(bytes, layout, at, &decoded).map_err(wrong)?;
         let value = self.put_together(bytes, whole, &decoded)?;
-        Ok(PastVersion { seqno: entry.seqno, time: entry.time, until, kind: entry.kind, value })
+        Ok(Some(PastVersion { seqno: entry.seqno, time: entry.time, kind: entry.kind, value }))
     }
 
     /// Where the value is that the value of an entry is told against: that of the first of its run.
@@ -430,39 +453,53 @@ impl PastCursor {
     fn look(&mut self, part: &Part) -> Result<bool> {
         let Range { start, end } = part.entries;
         let (mut low, mut high) = (start, end);
+        // The version above tells where the interval ends, if that tells it not itself.
+        let mut above = None;
         if part.first.entry.seqno > self.seqno {
+            above = Some(part.first.entry.seqno);
             low += 1;
             while low < high {
                 let middle = low.midpoint(high);
-                if self.seqno_of(middle)? > self.seqno { low = middle + 1 } else { high = middle }
+                let seqno = self.seqno_of(middle)?;
+                if seqno > self.seqno {
+                    above = Some(seqno);
+                    low = middle + 1;
+                } else {
+                    high = middle;
+                }
             }
         }
-        // The one above tells where the interval ends, if that tells it not itself, and whether anything between has gone.
-        let above = match low.checked_sub(1) {
-            Some(above) if above > start => Some(self.bare(above)?.entry),
-            Some(above) if above == start => Some(part.first.entry),
-            _ => None,
-        };
         if low < end {
-            let decoded = if low == start { part.first.clone() } else { self.bare(low)? };
-            let begins = above.and_then(|above| Some((above.seqno, above.time?)));
-            let until = self.segment.until(&decoded.entry, begins)?;
+            let other = if low == start { None } else { Some(self.bare(low)?) };
+            let decoded = other.as_ref().unwrap_or(&part.first);
+            // The time where it ends is told by no scan.
+            let until = self.segment.until(&decoded.entry, above.map(|above| (above, 0)))?;
             if self.direction == Direction::Backward {
                 // What an older part had is over by then.
                 self.found = None;
             }
             if until.holds(self.seqno) {
-                self.stand(part, &decoded, Some(until))?;
+                self.stand(part, decoded, Some(until))?;
                 return Ok(true);
             }
         }
-        if let Some(above) = above.filter(|above| above.gap_start.is_some_and(|gap| gap <= self.seqno))
-            && self.found.is_none()
-        {
-            let gone = Decoded { entry: above, ..part.first.clone() };
-            self.stand(part, &gone, None)?;
+        if above.is_some() && self.found.is_none() {
+            // It tells as well whether anything between has gone.
+            let entry = if low == start + 1 { part.first.entry } else { self.bare(low - 1)?.entry };
+            if entry.gap_start.is_some_and(|gap| gap <= self.seqno) {
+                self.stand(part, &Decoded { entry, ..part.first.clone() }, None)?;
+            }
         }
         Ok(low < end)
+    }
+
+    /// Has the versions fetched that begin at an entry of the block: they are read next.
+    fn fetch(&self, index: usize) {
+        if let Some((data, layout)) = &self.data
+            && let Ok(offset) = layout.offset(data.bytes(&self.segment), index)
+        {
+            self.segment.fetch(data, offset, FETCH_AHEAD);
+        }
     }
 
     fn seqno_of(&self, index: usize) -> Result<u64> {
@@ -507,11 +544,11 @@ impl PastCursor {
         let (mut index, mut done) = (index, false);
         loop {
             let part = self.part(index)?;
+            self.fetch(part.entries.end);
             if !done {
                 done = self.look(&part)?;
             }
-            let count = self.data.as_ref().map_or(0, |(_, layout)| layout.count());
-            if part.entries.end < count {
+            if part.entries.end < self.data.as_ref().map_or(0, |(_, layout)| layout.count()) {
                 self.index = Some(part.entries.end);
             } else {
                 self.load(self.block.checked_add(1))?;

@@ -236,6 +236,14 @@ impl Segment {
         }
     }
 
+    /// Has a part of a block fetched, if it is mapped.
+    #[inline]
+    pub(super) fn fetch(&self, data: &BlockData, at: usize, len: usize) {
+        if let (BlockData::Mapped(start, end), Some(region)) = (data, &self.region) {
+            region.fetch(start + at, len.min((end - start).saturating_sub(at)));
+        }
+    }
+
     /// From the key's hash to its newest entry; by the fences when an older one is wanted.
     fn get_indexed(
         &self,
@@ -407,8 +415,8 @@ impl Segment {
 
     /// The index and the map, where there are both.
     #[inline]
-    pub(super) fn index_and_region(&self) -> Option<(&Index, &[u8])> {
-        self.index.as_ref().zip(self.region.as_deref())
+    pub(super) fn index_and_region(&self) -> Option<(&Index, &Region)> {
+        self.index.as_ref().zip(self.region.as_ref())
     }
 
     /// Verifies the pages of an entry's numbers.
