@@ -29,6 +29,10 @@ const STEPS_MAX: usize = 20;
 /// So many bytes of a run are fetched before it is walked over: ten versions of a small record.
 const FETCH_AHEAD: usize = 640;
 
+/// A search of a block has so many parts of it fetched at once, for as many steps as that is a power of two, and of each so many bytes.
+const FETCH_TOGETHER: usize = 8;
+const PROBE_LEN: usize = 100;
+
 /// A version in the history tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PastVersion {
@@ -147,23 +151,65 @@ impl Segment {
         let wrong = |bad| self.in_block(bad, block);
         let layout = Layout::of(bytes).map_err(wrong)?;
         let first = layout.index_of(bytes, at - start).map_err(wrong)?;
-        let bare = |index: usize| layout.bare(bytes, index, self.base()).map_err(wrong);
-        let (mut low, mut high) = (first + 1, (first + 1 + followers).min(layout.count()));
-        let end = high;
-        while low < high {
-            let middle = low.midpoint(high);
-            let found = layout.seqno(bytes, middle, self.base()).map_err(wrong)?;
-            if found > seqno { low = middle + 1 } else { high = middle }
-        }
-        if low == end {
+        let end = (first + 1 + followers).min(layout.count());
+        match self.search_followers(&data, layout, first + 1..end, (block, seqno))? {
+            Some(found) => Ok(found),
             // Further down, perhaps in the next block.
-            return self.search_past(key, seqno, probe);
+            None => self.search_past(key, seqno, probe),
         }
-        if let Some(version) = self.version(&data, layout, (low, block), seqno)? {
-            return Ok(PastFound::Holds(version));
+    }
+
+    /// Searches versions of one key, without looking at the key; nothing when all of them are newer than the moment.
+    fn search_followers(
+        &self,
+        data: &BlockData,
+        layout: Layout,
+        entries: Range<usize>,
+        (block, seqno): (usize, u64),
+    ) -> Result<Option<PastFound>> {
+        let bytes = data.bytes(self);
+        let wrong = |bad| self.in_block(bad, block);
+        let end = entries.end;
+        let low = self.search(data, layout, entries, |index| {
+            layout.seqno(bytes, index, self.base()).map(|found| found > seqno).map_err(wrong)
+        })?;
+        if low == end {
+            return Ok(None);
         }
-        let Entry { seqno: above, gap_start, .. } = bare(low - 1)?.entry;
-        Ok(PastFound::gone(refusing(above, gap_start, seqno)))
+        if let Some(version) = self.version(data, layout, (low, block), seqno)? {
+            return Ok(Some(PastFound::Holds(version)));
+        }
+        let Some(above) = low.checked_sub(1) else { return Ok(Some(PastFound::Nothing)) };
+        let Entry { seqno: above, gap_start, .. } = layout.bare(bytes, above, self.base()).map_err(wrong)?.entry;
+        Ok(Some(PastFound::gone(refusing(above, gap_start, seqno))))
+    }
+
+    /// The first of some entries of a block for which `before` does not hold, by halves. Where it will look in the next three steps is fetched at once: a
+    /// search waits for memory, and so waits a third as often.
+    fn search(
+        &self,
+        data: &BlockData,
+        layout: Layout,
+        entries: Range<usize>,
+        before: impl Fn(usize) -> Result<bool>,
+    ) -> Result<usize> {
+        let Range { start: mut low, end: mut high } = entries;
+        let mut fetched = 0;
+        while low < high {
+            if fetched == 0 && high - low >= FETCH_TOGETHER {
+                for part in 1..FETCH_TOGETHER {
+                    let index = low + (high - low) * part / FETCH_TOGETHER;
+                    if let Ok(offset) = layout.offset(data.bytes(self), index) {
+                        self.fetch(data, offset, PROBE_LEN);
+                    }
+                }
+                fetched = FETCH_TOGETHER.ilog2();
+            }
+            fetched = fetched.saturating_sub(1);
+            let middle = low.midpoint(high);
+            if before(middle)? { low = middle + 1 } else { high = middle }
+        }
+        Ok(low)
     }
 
     /// An entry that the index or another entry leads to, its pages verified.
@@ -222,7 +268,19 @@ impl Segment {
             let (data, layout) = load(block)?;
             let bytes = data.bytes(self);
             let wrong = |bad| self.in_block(bad, block);
-            let at = layout.partition_point(bytes, self.base(), |decoded| before(bytes, decoded)).map_err(wrong)?;
+            // A block deep in the versions of a key begins with a run of them.
+            let first = layout.entry(bytes, 0, self.base()).map_err(wrong)?;
+            let run = 1..(1 + first.entry.run.map_or(0, RunLen::followers)).min(layout.count());
+            if first.entry.seqno > seqno
+                && bytes.get(first.key.clone()) == Some(key)
+                && let Some(found) = self.search_followers(&data, layout, run, (block, seqno))?
+            {
+                probe.key_found = true;
+                return Ok(found);
+            }
+            let at = self.search(&data, layout, 0..layout.count(), |index| {
+                layout.entry(bytes, index, self.base()).map(|decoded| before(bytes, &decoded)).map_err(wrong)
+            })?;
             if let Some(above) = at.checked_sub(1) {
                 let above = layout.entry(bytes, above, self.base()).map_err(wrong)?;
                 let is_key = bytes.get(above.key.clone()) == Some(key);
