@@ -11,10 +11,10 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use chronolith::{Db, Error, KeyspaceOptions, Options};
+use chronolith::{Db, Error, KeyspaceOptions, Options, Policy};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
@@ -80,6 +80,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "the view is gone and so is that past: asked again as of {then}, the answer is an error that names {oldest}, never a wrong value"
         ),
         other => println!("asked again as of {then}: {other:?}"),
+    }
+
+    // A keyspace with a policy keeps its past: every moment of the last hour can be read.
+    let hour = Policy::mvcc(1, Duration::from_secs(3600));
+    let accounts = db.keyspace("accounts", KeyspaceOptions::new().policy(hour))?;
+    let first = accounts.put("ann", "25 coins")?;
+    accounts.put("ann", "26 coins")?;
+    accounts.delete("ann")?;
+    db.compact()?;
+    let then = db.as_of(first.seqno)?.get(&accounts, "ann")?.unwrap_or_default();
+    println!(
+        "an account, deleted and compacted, had {} as of seqno {}; its history:",
+        String::from_utf8_lossy(&then),
+        first.seqno
+    );
+    for version in accounts.history("ann") {
+        let version = version?;
+        let value = version.value.map_or("deleted".into(), |value| String::from_utf8_lossy(&value).into_owned());
+        println!("    seqno {}  {value}", version.seqno);
     }
 
     // A copy by hard links, a clean end, and everything again from the disk.

@@ -364,3 +364,56 @@ fn a_keyspace_that_a_full_disk_refuses_stops_nothing_for_good() {
     assert_eq!(db.keyspaces(), ["users"]);
     assert_eq!(db.keyspace("users", KeyspaceOptions::new()).unwrap().get("k").unwrap().unwrap(), b"3");
 }
+
+#[test]
+fn more_versions_than_are_decided_about_at_once_are_all_there() {
+    let hour = Duration::from_secs(3600);
+    for before in [250, 254, 255, 256, 257, 510, 511, 512] {
+        let db = Options::new().env(env::Memory::new()).open("my.db").unwrap();
+        let keyspace = db.keyspace("k", KeyspaceOptions::new().policy(Policy::mvcc(1, hour))).unwrap();
+        let first = keyspace.put("k", "first").unwrap().seqno;
+        let deleted = keyspace.delete_range("a".."z").unwrap().seqno;
+        for number in 0..before {
+            keyspace.put("k", number.to_string()).unwrap();
+        }
+        db.compact().unwrap();
+        assert_eq!(db.as_of(first).unwrap().get(&keyspace, "k").unwrap().unwrap(), b"first", "{before}");
+        assert_eq!(db.as_of(deleted).unwrap().get(&keyspace, "k").unwrap(), None, "{before}");
+        assert_eq!(keyspace.history("k").count(), before + 2);
+    }
+}
+
+#[test]
+fn a_copy_of_a_past_moment_is_whole_and_takes_settings_of_its_own() {
+    let hour = Duration::from_secs(3600);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("copy.db");
+    let db = Db::open(folder.path().join("source.db")).unwrap();
+    let keyspace = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    let then = keyspace.put("a", "1").unwrap().seqno;
+    let view = db.snapshot();
+    for number in 0..30 {
+        keyspace.put("b", number.to_string()).unwrap();
+    }
+    keyspace.delete("b").unwrap();
+    db.compact().unwrap();
+    db.keyspace("k", KeyspaceOptions::new().ttl(hour)).unwrap();
+    assert_eq!(view.seqno(), then);
+    // Opened behind the compaction and the setting: what those left does not concern the copy.
+    db.as_of(then).unwrap().checkpoint(folder.path().join("refused.db")).unwrap_err();
+    drop(view);
+    let moment = keyspace.put("a", "2").unwrap().seqno;
+    db.keyspace("k", KeyspaceOptions::new().ttl(3 * hour)).unwrap();
+    db.as_of(moment).unwrap().checkpoint(&path).unwrap();
+    for round in 0..2 {
+        let copy = Db::open(&path).unwrap();
+        let copied = copy.keyspace("k", KeyspaceOptions::new().ttl(2 * hour)).unwrap();
+        assert_eq!(copied.get("a").unwrap().unwrap(), b"2");
+        let newest = copied.put("c", "3").unwrap().seqno;
+        let view = copy.as_of(newest).unwrap();
+        assert_eq!(view.get(&copied, "never written").unwrap(), None, "{round}");
+        assert_eq!(view.range(&copied, ..).count(), 2, "{round}");
+        drop((view, copied));
+        copy.close().unwrap();
+    }
+}

@@ -131,6 +131,8 @@ impl Db {
     /// A view of everything that had been committed at a time, up to and with that microsecond; before the first commit that is nothing. Asking fixes the answer: commits to come
     /// are later than any time that was asked for, also after a crash.
     ///
+    /// Times are those of the database's clock, which `db.snapshot().time()` tells. It follows the system's, but for a while after that was set by more than a moment.
+    ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
     /// # use std::time::Duration;

@@ -150,7 +150,7 @@ impl Keyspace {
     }
 
     /// The oldest seqno from which on every read of every key answers exactly. Earlier ones may be refused, key by key. It only moves forward. When what the
-    /// newest commit left has expired, it is the one after the newest: then only a [snapshot](crate::Db::snapshot) answers everything.
+    /// newest commit left has expired, it is the one after the newest: then only a [snapshot](crate::Db::snapshot) answers everything. Of a keyspace that was dropped it is 0.
     pub fn horizon(&self) -> Seqno {
         Seqno(self.owner.engine.horizon(self.id()))
     }

@@ -15,7 +15,7 @@ pub struct Version {
     pub seqno: Seqno,
     /// When that was.
     pub time: SystemTime,
-    /// The value; nothing when the key was deleted.
+    /// The value; nothing when the key was deleted. A value that has expired is told until it goes.
     pub value: Option<Bytes>,
 }
 

@@ -43,7 +43,8 @@ impl View {
         from_us(self.core.time())
     }
 
-    /// The keyspace that had this name then. One that has been dropped since can be read through this view, if it is a pinned one, and through no other; writes to it fail.
+    /// The keyspace that had this name then. One that has been dropped since can be read through views that were opened before it was, and through pinned ones; its own
+    /// verbs fail, and so do writes to it.
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) when there was none, or when it combines values by a custom strategy that this process has not been given.
@@ -117,6 +118,14 @@ impl View {
     ) -> Result<Vec<Option<Bytes>>> {
         self.check(keyspace)?;
         self.core.multi_get(keyspace.opened(), keys)
+    }
+
+    /// Whether there was no key.
+    ///
+    /// # Errors
+    /// As [`View::get`].
+    pub fn is_empty(&self, keyspace: &Keyspace) -> Result<bool> {
+        Ok(self.range(keyspace, ..).keys().next().transpose()?.is_none())
     }
 
     /// The first key and its value.

@@ -63,15 +63,18 @@ pub enum Error {
     #[error("the operation was cancelled")]
     Cancelled,
 
-    /// The past that was asked for has been compacted away. Ask for `oldest` or later, or hold a snapshot before it is needed.
-    #[error("the history asked for is gone; ask for seqno {oldest} or later, or hold a snapshot before you need it")]
+    /// The past that was asked for has been compacted away. Ask for `oldest` or later. What is to be readable later is kept by a [`Policy`](crate::Policy) of
+    /// its keyspace, by [`Db::pin`](crate::Db::pin), or by an open view.
+    #[error(
+        "the history asked for is gone; ask for seqno {oldest} or later; a `Policy`, a pin or an open view keeps what comes"
+    )]
     HistoryTrimmed {
         /// A seqno at which this answer is exact: for one key the oldest that is known, for several keys the keyspace's
         /// [horizon](crate::Keyspace::horizon).
         oldest: Seqno,
     },
 
-    /// The seqno asked for has not been committed yet. Ask for the newest with [`Db::snapshot`](crate::Db::snapshot).
+    /// The seqno asked for has not been committed yet, or the time has not come. Ask for the newest with [`Db::snapshot`](crate::Db::snapshot).
     #[error("that moment lies in the future; `snapshot` shows the newest")]
     InTheFuture,
 

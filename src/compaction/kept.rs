@@ -108,15 +108,16 @@ impl Version {
     }
 }
 
-/// How many versions of a key wait at most, if none of them is an operand.
-const LONG: usize = 1 << 12;
+/// So many versions of a key wait, and more while they are operands that wait for their base.
+const LONG: usize = 1 << 8;
 
 /// The versions of the current key that are kept, newest first.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     waiting: Vec<Version>,
-    /// Newer ones were given out already.
+    /// Newer ones were given out already, and whether the last of those was an operand that could not be folded.
     begun: bool,
+    beneath_operand: bool,
     /// The last one of each lane, which waits for what is noted on it.
     main: Option<Version>,
     past: Option<Version>,
@@ -158,12 +159,17 @@ impl Kept {
         self.waiting.last_mut().is_some_and(|last| last.fold(strategy, key, kind, value))
     }
 
-    /// Whether so many wait that they are to be given out, although more of the key follow.
+    /// Whether so many wait that they are to be given out, although more of the key follow. Looked at now and then: a long chain of operands stays long.
     pub(super) fn is_long(&self) -> bool {
-        self.waiting.len() >= LONG && !self.waiting.iter().rev().take(2).any(Version::is_operand)
+        self.waiting.len().is_multiple_of(LONG) && self.last_base().is_some()
     }
 
-    /// Gives them out. Where `more_follow`, the last one waits for what will be noted on it.
+    /// The oldest version that is no operand: those above need nothing beneath it.
+    fn last_base(&self) -> Option<usize> {
+        self.waiting.iter().rposition(|version| !version.is_operand()).filter(|at| *at > 0)
+    }
+
+    /// Gives them out. Where `more_follow`, the oldest that is no operand waits for what will be noted on it, with all that is beneath.
     pub(super) fn give_out(
         &mut self,
         key: &[u8],
@@ -173,15 +179,19 @@ impl Kept {
         out: &mut impl Out,
     ) -> Result<()> {
         let (rules, demands, below) = by;
+        let last_base = self.last_base();
         let mut versions = std::mem::take(&mut self.waiting);
-        let wait = if more_follow { versions.pop() } else { None };
         let is_bottom = !more_follow && below.is_clear_at(key);
         make_states(&mut versions, key, rules, is_bottom);
+        let wait = last_base.filter(|_| more_follow).map(|at| versions.split_off(at)).unwrap_or_default();
         if is_bottom {
             // Nothing is left beneath it.
             versions.pop_if(|last| last.entry.kind == Kind::Purge && may_go(last.entry.seqno, rules, demands));
         }
-        choose_lanes(&mut versions, rules.policy.keeps_past(), self.begun);
+        let keeps_past = rules.policy.keeps_past();
+        let operand_is_last = versions.last().is_some_and(Version::is_operand);
+        let past_follows = keeps_past && !operand_is_last && wait.first().is_some_and(|next| !next.entry.kind.purges());
+        choose_lanes(&mut versions, (keeps_past, past_follows), (self.begun, self.beneath_operand));
         if is_bottom && !self.begun {
             leave(&mut versions, key, (rules, demands), (marks, traces));
         }
@@ -192,6 +202,7 @@ impl Kept {
             }
         }
         self.begun = more_follow;
+        self.beneath_operand = more_follow && operand_is_last;
         self.waiting = versions;
         self.waiting.extend(wait);
         if !more_follow {
@@ -255,8 +266,12 @@ fn make_states(versions: &mut [Version], key: &[u8], rules: &Rules, is_bottom: b
 }
 
 /// Where each goes; nowhere, of what a mark says and has nothing to tell of this key alone.
-fn choose_lanes(versions: &mut [Version], keeps_past: bool, begun: bool) {
-    let mut beneath_operand = false;
+fn choose_lanes(
+    versions: &mut [Version],
+    (keeps_past, past_follows): (bool, bool),
+    (begun, beneath_operand): (bool, bool),
+) {
+    let mut beneath_operand = beneath_operand;
     for (at, version) in versions.iter_mut().enumerate() {
         let newest = at == 0 && !begun;
         let stays = newest || beneath_operand || version.is_operand() || version.entry.kind.purges();
@@ -264,7 +279,7 @@ fn choose_lanes(versions: &mut [Version], keeps_past: bool, begun: bool) {
         beneath_operand = version.is_operand();
     }
     // No mark reaches into the history tier: one that superseded what goes there is told as a version of the key.
-    let mut past_follows = false;
+    let mut past_follows = past_follows;
     for version in versions.iter_mut().rev() {
         let told = past_follows || version.entry.gap_start.is_some();
         version.lane = version.lane.filter(|_| !version.by_mark || told);

@@ -246,7 +246,7 @@ impl CompactionPolicy for Everything {
     }
 }
 
-/// Microseconds; what no number of them can say is for ever.
+/// Microseconds, begun ones too; what no number of them can say is for ever.
 pub(crate) fn us(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX)
 }

@@ -212,7 +212,10 @@ impl Survivors {
         if same_commit && !in_operand && !kind.purges() {
             // A later word of the same batch stands for this one, and for what was dropped beneath it.
             if let Some(gap) = judging.gap_start {
-                self.lower_floor(gap);
+                if let Some(above) = &mut self.above {
+                    above.floor = above.floor.min(gap);
+                    above.is_delete |= judging.moved;
+                }
                 if !judging.by_mark {
                     self.kept.note(gap, judging.moved);
                 }
@@ -325,11 +328,5 @@ impl Survivors {
     /// What was noted on the last version refuses everything down from it, also what a mark between says.
     fn dropped_beneath_last(&mut self) {
         self.traces.dropped_beneath(self.kept.last_seqno());
-    }
-
-    fn lower_floor(&mut self, gap: u64) {
-        if let Some(above) = &mut self.above {
-            above.floor = above.floor.min(gap);
-        }
     }
 }

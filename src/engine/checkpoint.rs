@@ -116,9 +116,12 @@ impl ViewCore {
                 dropped: None,
                 ..KeyspaceVersion::clone(keyspace)
             };
-            // Of what was before the view's moment only the newest is taken along.
-            copied.vanished = copied.vanished.max(self.seqno());
-            copied.horizon = copied.horizon.max(self.seqno());
+            // Of what was before the view's moment only the newest is taken along, and that is whole.
+            copied.vanished = self.seqno();
+            copied.horizon = self.seqno();
+            copied.lapsed = 0;
+            // What was set since then is set in the copy by those who want it there.
+            copied.options.ttls.retain(|(from, _)| *from <= self.seqno());
             let opened = engine.opened(keyspace)?;
             let segments = self.copy_keyspace(&*target, keyspace, &opened, &mut version.next_file)?;
             if !segments.is_empty() {

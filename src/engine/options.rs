@@ -198,7 +198,7 @@ impl KeyspaceOptions {
     }
 
     /// How long a value lives, counted from its write: from then on no read shows it, also of the past, as of a moment at which it had expired. What was written before
-    /// keeps the time to live of its day. Not for strategies that combine values. [`Duration::ZERO`] and [`Duration::MAX`] are for ever, which is the default.
+    /// keeps the time to live of its day. How long a moment before can be read is up to the policy. Not for strategies that combine values. [`Duration::ZERO`] and [`Duration::MAX`] are for ever, which is the default.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(if ttl == Duration::MAX { 0 } else { us(ttl) });
         self
