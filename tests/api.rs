@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chronolith::{Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Policy, Range, env};
 
@@ -416,4 +416,32 @@ fn a_copy_of_a_past_moment_is_whole_and_takes_settings_of_its_own() {
         drop((view, copied));
         copy.close().unwrap();
     }
+}
+
+#[test]
+fn what_expired_about_a_moment_of_which_only_a_sample_is_left_is_refused() {
+    let at = |ms: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + ms);
+    let sim = env::Sim::new(1);
+    sim.set_time(at(0));
+    let db = Options::new().env(sim.clone()).l0_threshold(1000).open("my.db").unwrap();
+    let newest = KeyspaceOptions::new().policy(Policy::mvcc(5, Duration::from_secs(1)));
+    let sessions = db.keyspace("sessions", newest.ttl(Duration::from_millis(500))).unwrap();
+    let others = db.keyspace("others", KeyspaceOptions::new()).unwrap();
+    sim.set_time(at(10_000));
+    sessions.put("ann", "1").unwrap();
+    sim.set_time(at(10_700));
+    let moment = others.put("x", "1").unwrap().seqno;
+    assert_eq!(db.as_of(moment).unwrap().get(&sessions, "ann").unwrap(), None);
+    sim.set_time(at(10_800));
+    sessions.put("ann", "2").unwrap();
+    for hour in 1..60 {
+        sim.set_time(at(hour * 3_600_000));
+        others.put("x", "2").unwrap();
+        db.flush().unwrap();
+    }
+    assert!(db.as_of_time(at(10_700)).is_err(), "the times of then are a sample by now");
+    let view = db.as_of(moment).unwrap();
+    assert!(matches!(view.get(&sessions, "ann"), Err(Error::HistoryTrimmed { .. })));
+    assert!(matches!(view.first(&sessions), Err(Error::HistoryTrimmed { .. })));
+    assert!(sessions.horizon() > moment);
 }

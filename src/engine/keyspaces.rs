@@ -142,7 +142,11 @@ impl Engine {
     pub(crate) fn horizon(&self, id: KeyspaceId) -> u64 {
         let current = self.current();
         let Some(keyspace) = current.version.keyspaces.get(&id) else { return 0 };
-        let horizon = keyspace.horizon.max(keyspace.vanished);
+        let mut horizon = keyspace.horizon.max(keyspace.vanished);
+        if !keyspace.options.ttls.is_empty() {
+            // Before that nobody knows to the microsecond what had expired.
+            horizon = horizon.max(Timeline::new(&current).exact_from());
+        }
         let Some(before) = keyspace.lapsed.checked_sub(1) else { return horizon };
         let since = || {
             let behind = Timeline::new(&current).at_time(before)?.map_or(0, |stamp| stamp.seqno + 1);

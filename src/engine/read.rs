@@ -9,7 +9,7 @@ use super::{
     superversion::{SuperVersion, Table, Tree},
 };
 use crate::{
-    base::{Bytes, Error, KeyspaceId, Kind, Result, Seqno},
+    base::{Bytes, Error, KeyspaceId, Kind, Result},
     manifest::KeyspaceVersion,
     memtable::Memtable,
     merge::{Answer, Asked, Cutoffs, Lookup, MergeStrategy, wide_sum},
@@ -60,7 +60,7 @@ impl Engine {
         }
         let seqno = self.visible();
         let cutoffs = match current.version.keyspaces.get(&keyspace) {
-            Some(keyspace) if !keyspace.options.ttls.is_empty() => cutoffs(keyspace, self.now_us()),
+            Some(keyspace) if !keyspace.options.ttls.is_empty() => cutoffs(keyspace, self.now_us(), 0),
             _ => None,
         };
         Ok((current, Asked::present(seqno, cutoffs)))
@@ -68,13 +68,13 @@ impl Engine {
 }
 
 /// What has expired in a keyspace at a time; nothing where nothing expires.
-pub(super) fn cutoffs(keyspace: &KeyspaceVersion, time: u64) -> Option<Arc<Cutoffs>> {
+pub(super) fn cutoffs(keyspace: &KeyspaceVersion, time: u64, slack: u64) -> Option<Arc<Cutoffs>> {
     let ttls = &keyspace.options.ttls;
     if ttls.is_empty() {
         return None;
     }
     let cutoff = |(from, ttl): &(u64, u64)| (*from, time.checked_sub(*ttl).filter(|_| *ttl > 0));
-    Some(Arc::new(Cutoffs(ttls.iter().rev().map(cutoff).collect())))
+    Some(Arc::new(Cutoffs { by_seqno: ttls.iter().rev().map(cutoff).collect(), slack }))
 }
 
 /// Keys of one call that are looked up together.
@@ -180,7 +180,7 @@ fn get_counted(
         }
     }
     if let Some(above) = gone {
-        return Err(Error::HistoryTrimmed { oldest: Seqno(above) });
+        return Err(asked.refused(above));
     }
     lookup.finish(found?, &keyspace.strategy, key.key())
 }
@@ -206,7 +206,11 @@ fn get_past(tree: &Tree, key: &mut PointKey<'_>, asked: &Asked, tally: &mut Tall
 /// A version of the history tier as readers get it.
 fn told(version: &PastVersion, asked: &Asked, key: &[u8]) -> Result<Option<Bytes>> {
     let PastVersion { seqno, time, kind, value, .. } = version;
-    let expired = asked.cutoffs.as_ref().is_some_and(|cutoffs| *kind == Kind::Put && cutoffs.expired(*seqno, *time));
+    let cutoffs = asked.cutoffs.as_ref().filter(|_| *kind == Kind::Put);
+    if cutoffs.is_some_and(|cutoffs| cutoffs.unsure(*seqno, *time)) {
+        return Err(asked.refused(0));
+    }
+    let expired = cutoffs.is_some_and(|cutoffs| cutoffs.expired(*seqno, *time));
     match kind {
         Kind::Put if !expired => Ok(Some(value.clone())),
         Kind::WideSum => wide_sum(key, value).map(Some),

@@ -117,6 +117,12 @@ impl Timeline {
         Ok(chunk.into_iter().rfind(|stamp| stamp.seqno <= seqno))
     }
 
+    /// How much later than its stamp a seqno may have been committed: less than this.
+    pub(super) fn slack(&self, at: Option<Stamp>, seqno: u64) -> u64 {
+        let sampled = at.is_some_and(|stamp| stamp.seqno < seqno) && seqno < self.exact_from();
+        if sampled { SAMPLE } else { 0 }
+    }
+
     /// When a seqno was committed; where only samples are left, no earlier, and no later than the time between two of them.
     pub(super) fn time_of(&self, seqno: u64) -> Option<u64> {
         let at = self.at_seqno(seqno).ok()?;

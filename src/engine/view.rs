@@ -34,6 +34,8 @@ enum Moment {
         seqno: u64,
         /// In microseconds.
         time: u64,
+        /// It may be so much later: less than this.
+        slack: u64,
         pinned: bool,
     },
 }
@@ -44,8 +46,9 @@ enum Moment {
 pub(crate) struct ViewCore {
     engine: Arc<Engine>,
     seqno: u64,
-    /// Its moment in microseconds: values that had expired by then are gone.
+    /// Its moment in microseconds: values that had expired by then are gone. It may be so much later, where the timeline is a sample.
     time: u64,
+    slack: u64,
     /// The newest seqno when it was opened: later drops of keyspaces do not concern it.
     opened: u64,
     /// What it sees was the present, or has been kept since it was: nothing refuses it.
@@ -77,8 +80,11 @@ impl ViewCore {
         if seqno > engine.visible() {
             return Err(Error::InTheFuture);
         }
-        let time = Timeline::new(&engine.current()).at_seqno(seqno)?.map_or(0, |stamp| stamp.time);
-        Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time, pinned: false })))
+        let timeline = Timeline::new(&engine.current());
+        let stamp = timeline.at_seqno(seqno)?;
+        let time = stamp.map_or(0, |stamp| stamp.time);
+        let slack = timeline.slack(stamp, seqno);
+        Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time, slack, pinned: false })))
     }
 
     /// A view of what had been committed at a time, in microseconds. The answer is the same whenever it is asked: later commits are later.
@@ -91,7 +97,7 @@ impl ViewCore {
         if seqno < exact {
             return Err(Error::HistoryTrimmed { oldest: Seqno(exact) });
         }
-        Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time, pinned: false })))
+        Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time, slack: 0, pinned: false })))
     }
 
     /// A view of a moment that was pinned.
@@ -102,7 +108,7 @@ impl ViewCore {
         let pin = engine.current().version.pins.get(name).copied();
         let PinnedAt { seqno, time_us } =
             pin.ok_or_else(|| Error::invalid(format!("there is no pin \"{name}\"; `pins` lists those there are")))?;
-        Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time: time_us, pinned: true })))
+        Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time: time_us, slack: 0, pinned: true })))
     }
 
     fn register(engine: &Arc<Engine>, moment: Moment) -> Self {
@@ -111,9 +117,9 @@ impl ViewCore {
         // The seqno first: the files that are taken after it hold every commit up to it. No job can drop anything between,
         // because its result becomes current under this lock.
         let opened = engine.visible();
-        let (seqno, time, pinned, present) = match moment {
-            Moment::Present => (opened, now, false, true),
-            Moment::Past { seqno, time, pinned } => (seqno.min(opened), time, pinned, false),
+        let (seqno, (time, slack), pinned, present) = match moment {
+            Moment::Present => (opened, (now, 0), false, true),
+            Moment::Past { seqno, time, slack, pinned } => (seqno.min(opened), (time, slack), pinned, false),
         };
         let files = engine.current();
         let held = Arc::new(RwLock::new(Arc::clone(&files)));
@@ -125,6 +131,7 @@ impl ViewCore {
             engine: Arc::clone(engine),
             seqno,
             time,
+            slack,
             opened,
             complete: present || pinned,
             pinned,
@@ -201,7 +208,7 @@ impl ViewCore {
         }
         let vanished = if self.complete { 0 } else { keyspace.vanished };
         let lapsed = !self.complete && self.time < keyspace.lapsed;
-        let cutoffs = cutoffs(keyspace, self.time);
+        let cutoffs = cutoffs(keyspace, self.time, self.slack);
         Ok(Some(Asked { seqno: self.seqno, vanished, opened: self.opened, lapsed, horizon: None, cutoffs }))
     }
 

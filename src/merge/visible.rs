@@ -41,13 +41,26 @@ impl Asked {
 /// What has expired at some moment (R7): by the seqno from which on a time to live held, newest first, the commit time at or below which
 /// a value is gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Cutoffs(pub(crate) Vec<(u64, Option<u64>)>);
+pub(crate) struct Cutoffs {
+    pub(crate) by_seqno: Vec<(u64, Option<u64>)>,
+    /// The moment may be so much later, in microseconds: less than this.
+    pub(crate) slack: u64,
+}
 
 impl Cutoffs {
     /// Whether a value written at `seqno`, at that time, is gone.
     pub(crate) fn expired(&self, seqno: u64, time: Option<u64>) -> bool {
-        let cutoff = self.0.iter().find(|(from, _)| seqno >= *from).and_then(|(_, cutoff)| *cutoff);
-        cutoff.zip(time).is_some_and(|(cutoff, time)| time <= cutoff)
+        self.cutoff(seqno).zip(time).is_some_and(|(cutoff, time)| time <= cutoff)
+    }
+
+    /// Whether nobody can tell if it is.
+    pub(crate) fn unsure(&self, seqno: u64, time: Option<u64>) -> bool {
+        let within = |(cutoff, time): (u64, u64)| time > cutoff && time - cutoff < self.slack;
+        self.cutoff(seqno).zip(time).is_some_and(within)
+    }
+
+    fn cutoff(&self, seqno: u64) -> Option<u64> {
+        self.by_seqno.iter().find(|(from, _)| seqno >= *from).and_then(|(_, cutoff)| *cutoff)
     }
 }
 
@@ -66,7 +79,7 @@ pub(crate) struct Seen {
 impl Asked {
     /// That the moment is refused, where as much is known of a later one: of a single key a first guess, which whoever asked for the key tries.
     #[cold]
-    fn refused(&self, guess: u64) -> Error {
+    pub(crate) fn refused(&self, guess: u64) -> Error {
         Error::HistoryTrimmed { oldest: Seqno(self.horizon.unwrap_or(guess).max(self.seqno.saturating_add(1))) }
     }
 }
@@ -177,8 +190,13 @@ impl Lookup {
         if self.operands.is_empty() && !interval {
             self.check_gap()?;
         }
-        if self.asked.cutoffs.as_ref().is_some_and(|cutoffs| kind == Kind::Put && cutoffs.expired(seqno, time)) {
-            return Ok(Found::Deleted);
+        if let Some(cutoffs) = self.asked.cutoffs.as_ref().filter(|_| kind == Kind::Put) {
+            if cutoffs.expired(seqno, time) {
+                return Ok(Found::Deleted);
+            }
+            if cutoffs.unsure(seqno, time) {
+                return Err(self.trimmed());
+            }
         }
         match kind {
             Kind::Put => Ok(Found::Value),
