@@ -136,8 +136,8 @@ impl Keyspace {
     /// let users = db.keyspace("users", KeyspaceOptions::new().policy(Policy::mvcc(10, Duration::ZERO)))?;
     /// users.put("ann", "25")?;
     /// users.delete("ann")?;
-    /// let values: Result<Vec<_>, _> = users.history("ann").map(|version| Ok(version?.value)).collect();
-    /// assert_eq!(values?, [None, Some("25".into())]);
+    /// let values = users.history("ann").map(|version| version.map(|version| version.value));
+    /// assert_eq!(values.collect::<Result<Vec<_>, _>>()?, [None, Some("25".into())]);
     /// # Ok::<_, chronolith::Error>(())
     /// ```
     pub fn history(&self, key: impl AsRef<[u8]>) -> History {
