@@ -445,3 +445,23 @@ fn what_expired_about_a_moment_of_which_only_a_sample_is_left_is_refused() {
     assert!(matches!(view.first(&sessions), Err(Error::HistoryTrimmed { .. })));
     assert!(sessions.horizon() > moment);
 }
+
+#[test]
+fn a_compaction_names_the_iterators_that_still_read_older_files() {
+    let (db, users) = db();
+    users.put("ann", "25").unwrap();
+    users.put("bob", "30").unwrap();
+    db.flush().unwrap();
+    let purged = users.purge("ann").unwrap().seqno;
+    let mut range = users.range(..);
+    range.next().unwrap().unwrap();
+    assert_eq!(db.compact().unwrap().still_held_by, [purged]);
+    drop(range);
+    let mut history = users.history("bob");
+    history.next().unwrap().unwrap();
+    assert_eq!(db.compact().unwrap().still_held_by, [purged]);
+    drop(history);
+    let view = db.snapshot();
+    assert!(db.compact().unwrap().still_held_by.is_empty(), "a view that nobody iterates over goes on to newer files");
+    drop(view);
+}

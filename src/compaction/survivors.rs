@@ -19,7 +19,7 @@ use super::{
     rules::{Below, Demands, Rules, Traces},
 };
 use crate::{
-    base::{Bytes, Kind, Result},
+    base::{Bytes, KeySpan, Kind, Result},
     merge::{EntryRef, Fragments, Mark},
     segment::Entry,
 };
@@ -45,6 +45,17 @@ struct Above {
     purge: Option<u64>,
     /// The lowest gap of all versions above: from there on nothing further down can be read.
     floor: u64,
+}
+
+impl Above {
+    /// Where the next older version ends, in seqno and time: at the version above, or at the lowest of what was dropped from between.
+    fn end_below(&self, rules: &Rules) -> (u64, u64) {
+        if self.floor < self.seqno {
+            (self.floor, self.time.min(rules.time_of(self.floor)))
+        } else {
+            (self.seqno, self.time)
+        }
+    }
 }
 
 /// A version of the current key that is to be judged.
@@ -159,7 +170,7 @@ impl Survivors {
     }
 
     /// Whether reads may go on from a segment of this span to older ones.
-    pub(crate) fn passed(&self, span: &crate::base::KeySpan) -> bool {
+    pub(crate) fn passed(&self, span: &KeySpan) -> bool {
         !self.below.is_clear(span)
     }
 
@@ -240,14 +251,11 @@ impl Survivors {
                 self.dropped_beneath_last();
             }
         } else if wanted || in_operand {
-            // Where it begins that something else was the truth: at the version above, or at the lowest of what was dropped from between.
             if self.skipped_mark && self.rules.policy.keeps_past() {
                 // What is noted above when this one is moved refuses what the mark says.
                 self.dropped_beneath_last();
             }
-            let (seqno, time) = (above.seqno.min(above.floor), above.time);
-            let time = if seqno < above.seqno { time.min(self.rules.time_of(seqno)) } else { time };
-            self.keep(judging, Some((seqno, time)), value());
+            self.keep(judging, Some(above.end_below(&self.rules)), value());
         } else if judging.by_mark {
             self.skipped_mark = true;
         } else {
@@ -266,7 +274,7 @@ impl Survivors {
             rank: above.count,
             seqno: judging.seqno,
             time: judging.time,
-            superseded_at: Some(above.time.min(self.time_of_floor(above))),
+            superseded_at: Some(above.end_below(&self.rules).1),
             is_delete: matches!(judging.kind, Kind::Delete | Kind::RangeDelete),
             ended_by_delete: above.is_delete,
             deleted_since: above.deleted_since,
@@ -277,10 +285,6 @@ impl Survivors {
             self.traces.held(reader, judging.bytes);
         }
         owed || reader.is_some()
-    }
-
-    fn time_of_floor(&self, above: &Above) -> u64 {
-        if above.floor < above.seqno { self.rules.time_of(above.floor) } else { u64::MAX }
     }
 
     /// Folds a version into the operand directly above it; `false` when it has to stay apart. An operand and what is beneath it may become one

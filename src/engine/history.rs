@@ -60,6 +60,8 @@ impl Live {
 #[derive(Debug)]
 pub(crate) struct History {
     view: Arc<ViewCore>,
+    /// It goes on in the files that it began with.
+    _iterating: Arc<()>,
     opened: Opened,
     key: Vec<u8>,
     asked: Asked,
@@ -125,6 +127,7 @@ impl ViewCore {
         Ok(Some(History {
             complete: nothing_vanished(&current.version, opened.id),
             view: Arc::clone(self),
+            _iterating: self.iterating(),
             opened: opened.clone(),
             key: key.to_vec(),
             to: to.min(asked.seqno.saturating_add(1)),

@@ -27,7 +27,7 @@ pub(crate) struct Mark {
     pub(crate) seqno: u64,
     /// As in [`EntryRef`](super::EntryRef).
     pub(crate) ordinal: u32,
-    /// The smallest seqno dropped directly beneath this deletion, of any key it covers.
+    /// The smallest seqno of the older deletions that were dropped directly beneath this one. What was dropped of a single key is noted on that key.
     pub(crate) gap_start: Option<u64>,
     /// Commit time in microseconds; 0 where it is not known.
     pub(crate) time: u64,
