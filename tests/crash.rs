@@ -1747,9 +1747,9 @@ impl<'a> Runner<'a> {
         }
         let Some(db) = &self.db else { return Ok(()) };
         let health = db.health();
-        self.poisoned = matches!(health, Err(Error::Poisoned));
+        self.poisoned = matches!(health, Err(Error::Poisoned { .. }));
         // A close that says so was followed by opening again.
-        if matches!(error, Error::Poisoned) && !self.poisoned && !matches!(step, Step::Reopen) {
+        if matches!(error, Error::Poisoned { .. }) && !self.poisoned && !matches!(step, Step::Reopen) {
             return Err("writes have stopped, but health does not say so".to_owned());
         }
         let seen = observe(db, None).map_err(|e| format!("reading after an error: {e}"))?;
@@ -1948,7 +1948,7 @@ impl<'a> Runner<'a> {
         let fate = match &committed {
             Ok(_) => Fate::Sure,
             // Refused before anything was tried.
-            Err(Error::Poisoned) => Fate::Void,
+            Err(Error::Poisoned { .. }) => Fate::Void,
             Err(_) => Fate::Unknown,
         };
         self.event(What::Write(ops.to_vec()), fate);
@@ -2419,7 +2419,7 @@ fn fail_one_and_end(sim: &Sim, runner: &mut Runner<'_>, call: usize, what: &str)
         || runner.run.errors.iter().any(|error| error.starts_with("open"));
     sim.clear_faults();
     if let Some(db) = &runner.db {
-        let poisoned = matches!(db.health(), Err(Error::Poisoned));
+        let poisoned = matches!(db.health(), Err(Error::Poisoned { .. }));
         if is_log_sync && !reopens && !poisoned {
             return Err(format!("a failed sync of the log did not stop writes; {:?}", runner.run.errors));
         }

@@ -831,9 +831,10 @@ fn floor(template: &Template, path: &Path, bad: Option<&[u8]>) -> usize {
 /// Whether an error says which file, or at least which database.
 fn check_named(error: &Error, while_: &str) -> Result<(), String> {
     let is_right = match error {
-        Error::Corrupt { path, .. } | Error::NewerFormat { path, .. } | Error::Io { path, .. } => {
-            path.starts_with("db")
-        }
+        Error::Corrupt { path, .. }
+        | Error::Missing { path }
+        | Error::NewerFormat { path, .. }
+        | Error::Io { path, .. } => path.starts_with("db"),
         Error::Invalid { .. } => error.to_string().contains("db"),
         _ => false,
     };

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Seqno;
+use super::{Receipt, Seqno};
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -34,6 +34,24 @@ pub enum Error {
         offset: u64,
         /// What was expected there.
         what: &'static str,
+    },
+
+    /// A file that the database consists of is not there. Put it back, or restore the database from a copy.
+    #[error("{} is missing, and the database needs it; put it back or restore the database from a copy", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The write was applied and is visible, but it is not known to be on the disk. Do not write it again: call
+    /// [`Db::persist`](crate::Db::persist), which returns once it is, or read it back after the database was opened again.
+    #[error(
+        "commit {} was applied, but is not known to be on the disk; do not write it again: `health` says why, `persist` tries again",
+        receipt.seqno
+    )]
+    NotDurable {
+        /// The commit, as it was applied.
+        receipt: Receipt,
     },
 
     /// Somebody else has the database open. Close it there first.
@@ -83,11 +101,12 @@ pub enum Error {
     DiskFull,
 
     /// The log or the manifest could not be written or synced, so nothing more is acknowledged. Reads go on; close the database and open it
-    /// again. What failed stands in [`Stats::trouble`](crate::Stats::trouble).
-    #[error(
-        "writes have stopped because the log could not be written or synced (`stats` says why); close the database and open it again"
-    )]
-    Poisoned,
+    /// again.
+    #[error("writes have stopped ({why}); close the database and open it again")]
+    Poisoned {
+        /// What failed, and on which file.
+        why: String,
+    },
 
     /// The database was closed; this handle, view or iterator is of no further use.
     #[error("the database is closed; open it again")]
@@ -145,7 +164,9 @@ impl Error {
             Self::HistoryTrimmed { oldest } => Self::HistoryTrimmed { oldest: *oldest },
             Self::InTheFuture => Self::InTheFuture,
             Self::DiskFull => Self::DiskFull,
-            Self::Poisoned => Self::Poisoned,
+            Self::Poisoned { why } => Self::Poisoned { why: why.clone() },
+            Self::Missing { path } => Self::Missing { path: path.clone() },
+            Self::NotDurable { receipt } => Self::NotDurable { receipt: *receipt },
             Self::Closed => Self::Closed,
             Self::Invalid { what } => Self::Invalid { what: what.clone() },
             Self::NewerFormat { path, version } => Self::NewerFormat { path: path.clone(), version: *version },

@@ -167,9 +167,7 @@ impl Engine {
     /// That writes are still taken.
     fn check_writable(&self) -> Result<()> {
         self.check_open()?;
-        if self.is_poisoned.load(Ordering::Acquire) {
-            return Err(Error::Poisoned);
-        }
+        self.check_not_poisoned()?;
         if self.options.read_only {
             return Err(Error::invalid(format!(
                 "{} was opened read-only; open it without read_only(true) to write",
@@ -177,6 +175,13 @@ impl Engine {
             )));
         }
         Ok(())
+    }
+
+    fn check_not_poisoned(&self) -> Result<()> {
+        if !self.is_poisoned.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(Error::Poisoned { why: self.poisoned.lock().clone().unwrap_or_default() })
     }
 
     /// Stops writes for good: what is on the disk is not known any more.
@@ -211,9 +216,7 @@ impl Engine {
     /// What background work has met: the error for which it or the writes have stopped.
     pub(crate) fn health(&self) -> Result<()> {
         self.check_open()?;
-        if self.is_poisoned.load(Ordering::Acquire) {
-            return Err(Error::Poisoned);
-        }
+        self.check_not_poisoned()?;
         self.work.trouble().map_or(Ok(()), Err)
     }
 

@@ -261,8 +261,7 @@ fn look_around(dir: &dyn Dir) -> Result<()> {
     for sub in [name::SEGMENTS, name::LOGS].into_iter().filter(|sub| names.iter().any(|name| name == sub)) {
         let inside = dir.list(sub).at("list", || dir.path().join(sub))?;
         if !inside.is_empty() {
-            let what = "a CURRENT file beside the files of a database";
-            return Err(Corruption { offset: 0, what }.of(&dir.path().join(name::CURRENT), 0));
+            return Err(Error::Missing { path: dir.path().join(name::CURRENT) });
         }
     }
     Ok(())
@@ -291,10 +290,7 @@ fn check_files(dir: &dyn Dir, version: &Version) -> Result<()> {
     let mut segments = version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
     match segments.find(|segment| !there.contains(&segment.number)) {
         None => Ok(()),
-        Some(missing) => {
-            let path = dir.path().join(name::segment(missing.number));
-            Err(Corruption { offset: 0, what: "a file that the manifest names" }.of(&path, 0))
-        }
+        Some(missing) => Err(Error::Missing { path: dir.path().join(name::segment(missing.number)) }),
     }
 }
 
@@ -318,7 +314,7 @@ fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Recovered> {
             // The name of a log is durable before the next one is begun (W4). Only one that a recovery has seen in the page cache may
             // be gone for no other reason than a power cut.
             if !matches!(known, Some(LogEnd::AtMost(_) | LogEnd::Exactly(0))) {
-                return Err(Corruption { offset: 0, what: "a log that the manifest or a later log needs" }.of(&path, 0));
+                return Err(Error::Missing { path });
             }
             if known.is_some_and(|known| known.offset() > 0) {
                 torn.get_or_insert(number);

@@ -51,6 +51,10 @@ pub trait Env: Debug + Send + Sync + 'static {
     /// A number below `below`, drawn from the seed of a simulated machine: where background steps run when
     /// [`Background::Caller`] runs them. Machines with threads are never asked.
     fn draw(&self, below: u32) -> u32;
+
+    /// Tells that the engine is at a named point between two steps that other threads may come between. A simulated machine lets a test run
+    /// another verb there ([`Sim::on_point`]); other machines do nothing.
+    fn pass(&self, _point: &'static str) {}
 }
 
 /// Who runs background work: flushes, compactions, interval syncs.

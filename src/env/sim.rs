@@ -47,6 +47,21 @@ const ENOSPC: i32 = 28;
 #[derive(Clone, Debug)]
 pub struct Sim {
     machine: Arc<Mutex<Machine>>,
+    points: Arc<Mutex<Points>>,
+}
+
+/// What a test runs when the engine passes a named point.
+#[derive(Default)]
+struct Points {
+    watched: bool,
+    /// Nothing while it runs.
+    run: Option<Box<dyn FnMut(&'static str) + Send>>,
+}
+
+impl fmt::Debug for Points {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Points({})", if self.watched { "watched" } else { "ignored" })
+    }
 }
 
 /// What a power cut does to operations that were not synced. Synced ones survive any of these.
@@ -215,6 +230,23 @@ impl Sim {
         self.machine.lock().space = bytes;
     }
 
+    /// Calls `run` whenever the engine passes a named point: a place between two reads of shared state, or two steps of a write, where another
+    /// thread could come between. `run` may call the database, as that thread would; points passed meanwhile are not told. It must not call a verb
+    /// that waits for the one that is at the point: the point's name says what that is, as in `"compact: list, then files"`.
+    ///
+    /// A clone of this machine shares it, a [fork](Sim::fork) does not.
+    pub fn on_point(&self, run: impl FnMut(&'static str) + Send + 'static) {
+        let before = std::mem::replace(&mut *self.points.lock(), Points { watched: true, run: Some(Box::new(run)) });
+        drop(before);
+    }
+
+    /// Points are ignored again.
+    pub fn ignore_points(&self) {
+        // Dropped outside the lock: it may hold handles of a database, whose end passes points too.
+        let before = std::mem::take(&mut *self.points.lock());
+        drop(before);
+    }
+
     /// The full paths of all files, sorted. Like the other three calls on paths it is no call of the machine: it
     /// counts nowhere and meets no fault.
     #[must_use]
@@ -241,7 +273,7 @@ impl Sim {
     }
 
     fn of(machine: Machine) -> Self {
-        Self { machine: Arc::new(Mutex::new(machine)) }
+        Self { machine: Arc::new(Mutex::new(machine)), points: Arc::default() }
     }
 }
 
@@ -281,6 +313,17 @@ impl Env for Sim {
 
     fn draw(&self, below: u32) -> u32 {
         u32::try_from(self.machine.lock().draws.below(below.into())).unwrap_or(0)
+    }
+
+    fn pass(&self, point: &'static str) {
+        // Taken out while it runs: points that it passes itself find nothing.
+        let run = self.points.lock().run.take();
+        let Some(mut run) = run else { return };
+        run(point);
+        let mut points = self.points.lock();
+        if points.watched && points.run.is_none() {
+            points.run = Some(run);
+        }
     }
 }
 
