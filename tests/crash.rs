@@ -1946,7 +1946,8 @@ impl<'a> Runner<'a> {
             }
         }
         let fate = match &committed {
-            Ok(_) => Fate::Sure,
+            // Applied, whether or not it is on the disk.
+            Ok(_) | Err(Error::NotDurable { .. }) => Fate::Sure,
             // Refused before anything was tried.
             Err(Error::Poisoned { .. }) => Fate::Void,
             Err(_) => Fate::Unknown,

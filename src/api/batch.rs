@@ -118,7 +118,7 @@ impl Batch {
         let Self { owner, buf, keyspaces, wrong } = self;
         match wrong {
             Some(error) => Err(error),
-            None => commit(&owner.engine, buf, &keyspaces, durability, None),
+            None => commit(&owner.engine, buf, &keyspaces, durability, &[]),
         }
     }
 

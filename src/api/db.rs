@@ -88,7 +88,7 @@ impl Db {
     #[expect(clippy::needless_pass_by_value, reason = "options are built for the call")]
     pub fn keyspace(&self, name: impl AsRef<str>, options: KeyspaceOptions) -> Result<Keyspace> {
         let (keyspace, strategy) = self.engine().keyspace(name.as_ref(), &options)?;
-        Ok(Keyspace::new(&self.owner, Opened { id: keyspace.id, strategy }, &keyspace.name))
+        Ok(Keyspace::new(&self.owner, Opened { id: keyspace.id, born: keyspace.born, strategy }, &keyspace.name))
     }
 
     /// The names of all keyspaces, sorted.

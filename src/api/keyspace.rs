@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::{Batch, Cursor, History, Range, View, check_batch_len, check_key, commit, db::Owner};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Kind, Receipt, Result, Seqno, SeqnoRange},
-    engine::{Checks, Explain, Opened, ViewCore, Watched},
+    engine::{Explain, Opened, ReadSet, Reading, ViewCore},
     merge::MergeStrategy,
     wal::BatchBuf,
 };
@@ -38,8 +38,13 @@ impl Keyspace {
         self.opened.id
     }
 
-    pub(super) fn opened(&self) -> &Opened {
+    pub(crate) fn opened(&self) -> &Opened {
         &self.opened
+    }
+
+    #[cfg(test)]
+    pub(crate) fn engine(&self) -> &Arc<crate::engine::Engine> {
+        &self.owner.engine
     }
 
     pub(super) fn belongs_to(&self, owner: &Arc<Owner>) -> bool {
@@ -327,8 +332,10 @@ impl Keyspace {
         check_key(key)?;
         let engine = &self.owner.engine;
         for _ in 0..UPDATE_TRIES {
-            let watched = Watched::begin(engine);
-            let old = self.get(key)?;
+            let reading = Reading::begin(engine);
+            let mut reads = ReadSet::new(&reading.view);
+            reads.key(&self.opened, key);
+            let old = reading.view.get(&self.opened, key)?;
             let Some(new) = decide(old.as_deref()) else { return Ok(None) };
             if old.is_some() && new.is_some() && matches!(self.opened.strategy, MergeStrategy::FirstWins) {
                 // A put would change nothing, and its receipt would say that it did.
@@ -342,8 +349,7 @@ impl Keyspace {
                 Some(value) => batch.push(Kind::Put, self.id(), key, &self.opened.strategy.stored(value)?),
                 None => batch.push(Kind::Delete, self.id(), key, &[]),
             }
-            let checks = Checks { since: watched.since, keys: vec![(self.id(), key.to_vec())] };
-            match commit(engine, batch, std::slice::from_ref(&self.opened), None, Some(&checks)) {
+            match commit(engine, batch, std::slice::from_ref(&self.opened), None, &[&reads]) {
                 Err(Error::Conflict { .. }) => {}
                 committed => return committed.map(Some),
             }
@@ -357,7 +363,7 @@ impl Keyspace {
         check_batch_len(key.len().saturating_add(value.len()))?;
         let mut batch = BatchBuf::default();
         batch.push(kind, self.id(), key, value);
-        commit(&self.owner.engine, batch, std::slice::from_ref(&self.opened), None, None)
+        commit(&self.owner.engine, batch, std::slice::from_ref(&self.opened), None, &[])
     }
 
     fn now(&self) -> View {

@@ -14,24 +14,26 @@ pub use keyspace::Keyspace;
 pub use past::{Change, Commit, Commits, Diff, History, Version};
 pub use view::View;
 
+use std::sync::Arc;
+
 use crate::{
     base::{Error, KEY_LEN_MAX, Receipt, Result},
-    engine::{Checks, Durability, Engine, Opened},
+    engine::{Durability, Engine, Opened, ReadSet},
     wal::{BATCH_LEN_MAX, BatchBuf},
 };
 
 /// Commits a batch, by way of the decision where a keyspace's strategy wants one.
 fn commit(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     batch: BatchBuf,
     keyspaces: &[Opened],
     durability: Option<Durability>,
-    checks: Option<&Checks>,
+    reads: &[&ReadSet],
 ) -> Result<Receipt> {
     if keyspaces.iter().any(|opened| opened.strategy.decides_at_write()) {
-        engine.commit_decided(&batch, keyspaces, durability, checks)
+        engine.commit_decided(&batch, keyspaces, durability, reads)
     } else {
-        engine.commit(batch, keyspaces, durability, checks)
+        engine.commit(batch, keyspaces, durability, reads)
     }
 }
 

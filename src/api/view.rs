@@ -60,7 +60,9 @@ impl View {
 
     /// The names of the keyspaces that there were, sorted.
     pub fn keyspaces(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.core.keyspaces().map(|keyspace| keyspace.name.clone()).collect();
+        // Of a database that was closed there are none.
+        let keyspaces = self.core.keyspaces().unwrap_or_default();
+        let mut names: Vec<String> = keyspaces.iter().map(|keyspace| keyspace.name.clone()).collect();
         names.sort_unstable();
         names
     }

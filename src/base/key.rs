@@ -50,6 +50,12 @@ impl KeySpan {
         self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
     }
 
+    /// Whether two spans have a key in common; neither is empty.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let before = |end: &Option<Vec<u8>>, start: &[u8]| end.as_deref().is_some_and(|end| end <= start);
+        !before(&self.end, &other.start) && !before(&other.end, &self.start)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.end.as_ref().is_some_and(|end| *end <= self.start)
     }

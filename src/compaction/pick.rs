@@ -35,7 +35,21 @@ pub(crate) struct Task {
     pub(crate) below: Vec<Arc<Finished>>,
     /// The one input only has to change its level.
     pub(crate) just_move: bool,
+    /// It is for the sake of what is dead in its inputs, and no level is over its bound: it may wait.
+    pub(crate) clears_out: bool,
 }
+
+/// What the choice in the main tree depends on, beside the shape.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Waste {
+    /// Values may have expired for everybody that were written at or before this time, in microseconds.
+    pub(crate) lapsed: Option<u64>,
+    /// Nothing has been written for a while: whatever is dead may be cleared out.
+    pub(crate) idle: bool,
+}
+
+/// So many bytes of segments whose values have all expired are let go by one task.
+const EXPIRED_BYTES_MAX: u64 = 256 << 20;
 
 /// What to do in the history tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,59 +149,85 @@ fn level_score(keyspace: &KeyspaceVersion, level: usize, shape: &Shape) -> u64 {
     bytes.saturating_mul(1000) / bound
 }
 
-/// The level of a keyspace that is furthest over its bound, and by how much; nothing when all are within. Values may have expired for
-/// everybody that were written at or before `lapsed`, in microseconds.
-pub(crate) fn score(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Option<u64>) -> Option<(usize, u64)> {
-    let over = (0..shape.level_max)
+/// The level of a keyspace that is furthest over its bound, and by how much; nothing when all are within.
+fn over(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<(usize, u64)> {
+    (0..shape.level_max)
         .map(|level| (level, level_score(keyspace, level, shape)))
         .filter(|(_, score)| *score >= 1000)
-        .max_by_key(|(level, score)| (*score, std::cmp::Reverse(*level)));
-    over.or_else(|| {
-        let (level, _) = wasteful(keyspace, lapsed)?;
-        Some((level, 1000))
-    })
+        .max_by_key(|(level, score)| (*score, std::cmp::Reverse(*level)))
 }
 
-/// A segment that is mostly tombstones, or whose values have mostly expired: it goes on down, although its level is within its bound, so that
-/// what it hides goes and nobody has to read past it.
-fn wasteful(keyspace: &KeyspaceVersion, lapsed: Option<u64>) -> Option<(usize, Arc<Finished>)> {
+/// How urgent the next task of a keyspace is; nothing when there is none.
+pub(crate) fn score(keyspace: &KeyspaceVersion, shape: &Shape, waste: Waste) -> Option<u64> {
+    let over = over(keyspace, shape).map(|(_, score)| score);
+    over.or_else(|| wasteful(keyspace, waste).map(|_| 999))
+}
+
+/// Segments of a level that hold what is dead: they go on down, although the level is within its bound, so that what they hide goes and nobody has
+/// to read past it. More than one only where the values of all have expired: nothing of those is written anew.
+fn wasteful(keyspace: &KeyspaceVersion, waste: Waste) -> Option<(usize, Vec<Arc<Finished>>)> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
+    let times = |segment: &Finished| waste.lapsed.zip(segment.summary.times);
+    let is_expired =
+        |segment: &Finished| times(segment).is_some_and(|(lapsed, times)| lapsed >= times.newest && times.newest > 0);
     let is_wasteful = |level: usize, segment: &Finished| {
         let summary = &segment.summary;
-        let dead = level < deepest && summary.tombstones >= DEAD_MIN && summary.tombstones * 2 >= summary.entries;
+        let is_above = level < deepest || level == 0;
+        // Range tombstones, and few tombstones, are worth a task of their own only when there is nothing else to do.
+        let mostly = summary.tombstones >= DEAD_MIN && summary.tombstones * 2 >= summary.entries;
+        let dead = mostly || waste.idle && (summary.tombstones > 0 || summary.range_tombstones > 0);
         // The times between the oldest and the newest are taken to be spread evenly.
-        let expired = lapsed.zip(summary.times).is_some_and(|(lapsed, times)| {
+        let expired = times(segment).is_some_and(|(lapsed, times)| {
             lapsed >= times.oldest && lapsed - times.oldest >= (times.newest - times.oldest).div_ceil(2)
         });
         // In the deepest level an older range tombstone may keep what has expired from going.
-        dead || expired && (level < deepest || summary.range_tombstones == 0)
+        is_above && dead || expired && (is_above || summary.range_tombstones == 0)
     };
-    keyspace.levels.iter().enumerate().skip(1).find_map(|(level, segments)| {
-        let found = segments.iter().find(|segment| is_wasteful(level, segment))?;
-        Some((level, Arc::clone(found)))
+    // What stands twice, in level 0 and below, may wait for the next writes: unless there are none.
+    let over_another = |segment: &Arc<Finished>| {
+        let others = keyspace.main().filter(|other| other.number != segment.number);
+        others.into_iter().any(|other| other.summary.overlaps(&segment.summary.span))
+    };
+    let overwrites = |level: usize, segment: &Arc<Finished>| waste.idle && level == 0 && over_another(segment);
+    keyspace.levels.iter().enumerate().find_map(|(level, segments)| {
+        let found = segments.iter().find(|segment| is_wasteful(level, segment) || overwrites(level, segment))?;
+        let mut bytes = 0;
+        let expired = segments.iter().filter(|segment| is_expired(segment) && segment.summary.range_tombstones == 0);
+        let expired = expired.take_while(|segment| {
+            bytes += segment.file_len;
+            bytes <= EXPIRED_BYTES_MAX
+        });
+        let expired: Vec<_> = expired.cloned().collect();
+        Some((level, if expired.is_empty() || level == 0 { vec![Arc::clone(found)] } else { expired }))
     })
 }
 
-/// The task that takes a wasteful segment one level down; in the deepest level it is written anew where it is.
-fn clear_out(keyspace: &KeyspaceVersion, (level, segment): (usize, Arc<Finished>)) -> Option<Task> {
+/// The task that takes wasteful segments one level down; in the deepest level they are written anew where they are.
+fn clear_out(keyspace: &KeyspaceVersion, (level, segments): (usize, Vec<Arc<Finished>>)) -> Option<Task> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
+    if level == 0 {
+        return Some(Task {
+            just_move: false,
+            clears_out: true,
+            ..take_down(keyspace, 0, keyspace.level(0).to_vec())?
+        });
+    }
     let output = if level < deepest { level + 1 } else { level };
-    let mut inputs = vec![segment];
+    let mut inputs = segments;
     if output > level {
         let span = hull(&inputs)?;
         inputs.extend(overlapping(keyspace.level(output), &span).cloned());
     }
     let below = deeper(keyspace, output, &hull(&inputs)?);
-    Some(Task { keyspace: keyspace.id, inputs, output_level: u8::try_from(output).ok()?, below, just_move: false })
+    let output_level = u8::try_from(output).ok()?;
+    Some(Task { keyspace: keyspace.id, inputs, output_level, below, just_move: false, clears_out: true })
 }
 
 /// The task that brings a level within its bound.
-pub(crate) fn pick(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Option<u64>) -> Option<Task> {
-    let over = (0..shape.level_max).any(|level| level_score(keyspace, level, shape) >= 1000);
-    if !over {
-        return clear_out(keyspace, wasteful(keyspace, lapsed)?);
-    }
-    let (level, _) = score(keyspace, shape, lapsed)?;
+pub(crate) fn pick(keyspace: &KeyspaceVersion, shape: &Shape, waste: Waste) -> Option<Task> {
+    let Some((level, _)) = over(keyspace, shape) else {
+        return clear_out(keyspace, wasteful(keyspace, waste)?);
+    };
     let upper: Vec<_> = if level == 0 {
         // All of level 0: its segments overlap, and an older one must never end above a newer one.
         keyspace.level(0).to_vec()
@@ -199,13 +239,19 @@ pub(crate) fn pick(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Option<u64
         };
         keyspace.level(level).iter().min_by_key(cost).cloned().into_iter().collect()
     };
+    take_down(keyspace, level, upper)
+}
+
+/// The task that takes segments of a level one level down, with what they overlap there.
+fn take_down(keyspace: &KeyspaceVersion, level: usize, upper: Vec<Arc<Finished>>) -> Option<Task> {
     let span = hull(&upper)?;
     let lower: Vec<_> = overlapping(keyspace.level(level + 1), &span).cloned().collect();
     let just_move = upper.len() == 1 && lower.is_empty();
     let inputs: Vec<_> = upper.into_iter().chain(lower).collect();
     // What the lower inputs cover may be wider than what the upper ones do.
     let below = deeper(keyspace, level + 1, &hull(&inputs)?);
-    Some(Task { keyspace: keyspace.id, inputs, output_level: u8::try_from(level + 1).ok()?, below, just_move })
+    let output_level = u8::try_from(level + 1).ok()?;
+    Some(Task { keyspace: keyspace.id, inputs, output_level, below, just_move, clears_out: false })
 }
 
 /// The task that brings the main tree of a keyspace to its final shape: everything in one sorted level, with nothing left to drop. Nothing when
@@ -235,6 +281,7 @@ pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Opti
         output_level: u8::try_from(level).ok()?,
         below: Vec::new(),
         just_move: false,
+        clears_out: false,
     })
 }
 
@@ -311,7 +358,7 @@ mod tests {
             vec![segment(1, "a", "b", 1, 10), segment(2, "x", "z", 2, 10)],
             vec![segment(5, "b", "c", 0, 10), segment(6, "y", "z", 0, 10)],
         ]);
-        let task = pick(&keyspace, &SHAPE, None).unwrap();
+        let task = pick(&keyspace, &SHAPE, Waste::default()).unwrap();
         assert_eq!((numbers(&task.inputs), task.output_level), (vec![4, 3, 1], 1));
         assert_eq!(numbers(&task.below), [5]);
         assert!(!task.just_move);
@@ -319,8 +366,11 @@ mod tests {
 
     #[test]
     fn a_level_within_its_bounds_rests() {
-        assert_eq!(pick(&keyspace(vec![vec![segment(1, "a", "b", 1, 1000)]]), &SHAPE, None), None);
-        assert_eq!(pick(&keyspace(vec![Vec::new(), vec![segment(1, "a", "b", 1, 99)]]), &SHAPE, None), None);
+        assert_eq!(pick(&keyspace(vec![vec![segment(1, "a", "b", 1, 1000)]]), &SHAPE, Waste::default()), None);
+        assert_eq!(
+            pick(&keyspace(vec![Vec::new(), vec![segment(1, "a", "b", 1, 99)]]), &SHAPE, Waste::default()),
+            None
+        );
     }
 
     #[test]
@@ -330,7 +380,7 @@ mod tests {
             vec![segment(1, "a", "f", 5, 60), segment(2, "g", "k", 6, 60)],
             vec![segment(3, "a", "c", 1, 50)],
         ]);
-        let task = pick(&keyspace, &SHAPE, None).unwrap();
+        let task = pick(&keyspace, &SHAPE, Waste::default()).unwrap();
         assert_eq!((numbers(&task.inputs), task.output_level, task.just_move), (vec![2], 2, true));
     }
 

@@ -3,9 +3,18 @@
 //! Only finished files are linked: nothing ever writes to a segment again, so the copy and the original may share it. The copy
 //! gets its own manifest, its own id, and no log.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io::ErrorKind,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
-use super::{Engine, Opened, ViewCore, keyspaces::point_index, superversion::SuperVersion};
+use super::{
+    Engine, Opened, ViewCore,
+    keyspaces::{point_index, readers_of},
+    superversion::{Moment, SuperVersion},
+};
 use crate::{
     base::{Error, IoContext, KeySpan, Kind, Result, TIMELINE},
     env::Dir,
@@ -22,24 +31,40 @@ const COPY_CHUNK: usize = 1 << 20;
 impl Engine {
     /// Copies everything committed before the call to a new database at `path`.
     pub(crate) fn checkpoint(self: &Arc<Self>, path: &Path) -> Result<()> {
-        self.check_writable()?;
-        // While this view is open, no keyspace that is dropped from now on is forgotten.
-        let held = ViewCore::snapshot(self);
-        self.flush()?;
-        let (current, mut version) = self.moment()?;
-        let target = self.checkpoint_dir(path)?;
-        version.log_ends.clear();
-        version.seqno_ceiling = version.last_seqno;
-        for segment in version.keyspaces.values().flat_map(|keyspace| keyspace.segments()) {
-            let name = name::segment(segment.number);
-            if self.dir.link(&name, &*target, &name).is_err() {
-                copy(&*self.dir, &*target, &name)?;
-            }
+        if self.options.read_only {
+            // What was recovered is in memory only: the copy is of what is seen.
+            return ViewCore::snapshot(self).checkpoint(path);
         }
-        self.name_checkpoint(&target, &version)?;
-        // The files that are copied live as long as this does.
-        drop((current, held));
-        Ok(())
+        self.check_writable()?;
+        let _copying = Copying::begin(self);
+        self.flush()?;
+        self.env.pass("checkpoint: flushed, then the moment");
+        let (files, version) = self.settled_moment()?;
+        self.copy_to(path, |target| {
+            for segment in version.keyspaces.values().flat_map(|keyspace| keyspace.segments()) {
+                let name = name::segment(segment.number);
+                if self.dir.link(&name, &**target, &name).is_err() {
+                    copy(&*self.dir, &**target, &name)?;
+                }
+            }
+            // The files that are copied live as long as this does.
+            drop(files);
+            self.name_checkpoint(target, &version)
+        })
+    }
+
+    /// Makes a directory and a copy in it. When that fails, nothing is left behind, so that it may be repeated.
+    fn copy_to(&self, path: &Path, write: impl FnOnce(&Arc<dyn Dir>) -> Result<()>) -> Result<()> {
+        let is_new = self.env.open_dir(path, false).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        let target = self.checkpoint_dir(path)?;
+        // The end of the database ends the copy of it: a part of it is none.
+        let written = write(&target).and_then(|()| self.check_open());
+        written.inspect_err(|_| {
+            clear(&*target);
+            if is_new {
+                self.env.remove_dir(path);
+            }
+        })
     }
 
     /// Makes the directory of a copy.
@@ -51,7 +76,13 @@ impl Engine {
         }
         let target = self.env.open_dir(path, true).at("create", || path.to_path_buf())?;
         let at = || target.path().to_path_buf();
-        if !target.list("").at("list", at)?.is_empty() {
+        // Empty but for the empty directories that a copy begun before may have left.
+        let is_free = |name: &String| {
+            let ours = name == name::LOGS || name == name::SEGMENTS;
+            Ok::<_, Error>(ours && target.list(name).at("list", at)?.is_empty())
+        };
+        let names = target.list("").at("list", at)?;
+        if !names.iter().map(is_free).collect::<Result<Vec<_>>>()?.into_iter().all(|free| free) {
             let what = format!("{} is not empty; a checkpoint goes to a new directory", path.display());
             return Err(Error::invalid(what));
         }
@@ -72,34 +103,144 @@ impl Engine {
         manifest.seal()
     }
 
-    /// The segments of now, as the version of one moment: what was committed since the last flush, and the keyspaces that were created
-    /// or dropped since, are taken back out.
-    fn moment(&self) -> Result<(Arc<SuperVersion>, Version)> {
-        let commit = self.commit.lock();
+    /// The newest moment of which everything is in segments and nothing newer is, as a version of its own, with the files.
+    fn settled_moment(&self) -> Result<(Arc<SuperVersion>, Version)> {
+        let files = self.current();
         self.check_open()?;
-        let current = self.current();
-        let unflushed = std::iter::once(&current.active).chain(&current.sealed).map(|table| table.first_seqno()).min();
-        let last = unflushed.map_or(u64::MAX, |first| first.saturating_sub(1)).min(self.visible());
-        let mut version = Version::clone(&current.version);
-        version.last_seqno = last;
-        version.time_us = commit.time_us;
-        version.keyspaces.retain(|_, keyspace| {
-            let dropped = keyspace.dropped.is_some_and(|dropped| dropped <= last);
-            keyspace.born <= last && !dropped
-        });
-        for keyspace in version.keyspaces.values_mut().filter(|keyspace| keyspace.dropped.is_some()) {
-            Arc::make_mut(keyspace).dropped = None;
+        let moment = files.settled.clone();
+        assert!(moment.is_some(), "a flush left {} sealed memtables and no settled moment", files.sealed.len());
+        let version = moment.map(|moment| version_at(&moment, &files.version)).unwrap_or_default();
+        Ok((files, version))
+    }
+}
+
+/// While it lives, no dropped keyspace is forgotten: the moment of a copy may be one at which it was there.
+struct Copying<'a>(&'a Engine);
+
+impl<'a> Copying<'a> {
+    fn begin(engine: &'a Engine) -> Self {
+        engine.copying.fetch_add(1, Ordering::SeqCst);
+        Self(engine)
+    }
+}
+
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        self.0.copying.fetch_sub(1, Ordering::SeqCst);
+        self.0.work.wake();
+    }
+}
+
+/// What the database consisted of at a moment: what was decided by then, and the segments of now, which hold nothing newer.
+///
+/// Everything that users decide comes from the moment, and everything that jobs do from now. Each field is named, so that a new one has to be
+/// put on one side. (Rejected: the version of now with the changes since taken back out. It forgot the kinds of change that came later.)
+fn version_at(moment: &Moment, now: &Version) -> Version {
+    let Version {
+        keyspaces,
+        next_keyspace,
+        pins,
+        logs_from,
+        // The copy has no logs, and numbers of its own.
+        log_ends: _,
+        next_file: _,
+        last_seqno: _,
+        next_seqno: _,
+        seqno_ceiling: _,
+        time_us: _,
+        held: _,
+    } = &*moment.version;
+    // Of one that has been taken back meanwhile, the past may have gone.
+    let pins: BTreeMap<_, _> = pins
+        .iter()
+        .filter(|(name, pin)| now.pins.get(*name) == Some(pin))
+        .map(|(name, pin)| (name.clone(), *pin))
+        .collect();
+    let pinned: Vec<u64> = {
+        let mut seqnos: Vec<_> = pins.values().map(|pin| pin.seqno).collect();
+        seqnos.sort_unstable();
+        seqnos
+    };
+    let mut copied = BTreeMap::new();
+    for (&id, now) in &now.keyspaces {
+        if now.is_hidden() {
+            // The engine's own is flushed with what it tells of.
+            copied.insert(id, Arc::clone(now));
+            continue;
         }
-        Ok((current, version))
+        let Some(then) = keyspaces.get(&id) else { continue };
+        let KeyspaceVersion {
+            id: _,
+            name,
+            options,
+            born,
+            dropped,
+            vanished: _,
+            horizon: _,
+            lapsed: _,
+            levels: _,
+            past: _,
+        } = &**then;
+        if dropped.is_some_and(|dropped| readers_of(*born, dropped, &pinned).is_empty()) {
+            continue;
+        }
+        let keyspace = KeyspaceVersion {
+            name: name.clone(),
+            options: options.clone(),
+            born: *born,
+            dropped: *dropped,
+            ..KeyspaceVersion::clone(now)
+        };
+        copied.insert(id, Arc::new(keyspace));
+    }
+    let alive = keyspaces.values().filter(|keyspace| keyspace.dropped.is_none());
+    for missing in alive.filter(|keyspace| !copied.contains_key(&keyspace.id)) {
+        assert!(missing.is_hidden(), "keyspace {:?} was forgotten under a copy of {}", missing.id, moment.seqno);
+    }
+    let copied_files: HashSet<u64> =
+        copied.values().flat_map(|keyspace| keyspace.segments()).map(|segment| segment.number).collect();
+    Version {
+        keyspaces: copied,
+        next_keyspace: *next_keyspace,
+        logs_from: *logs_from,
+        log_ends: BTreeMap::new(),
+        next_file: now.next_file,
+        last_seqno: moment.seqno,
+        next_seqno: moment.seqno + 1,
+        seqno_ceiling: moment.seqno + 1,
+        time_us: moment.time_us,
+        pins,
+        held: now
+            .held
+            .iter()
+            .filter(|(number, _)| copied_files.contains(number))
+            .map(|(n, b)| (*n, b.clone()))
+            .collect(),
+    }
+}
+
+/// Takes away what a copy that failed has left; what cannot be removed is named by nothing.
+fn clear(target: &dyn Dir) {
+    for sub in [name::SEGMENTS, name::LOGS, ""] {
+        for file in target.list(sub).unwrap_or_default() {
+            let name = if sub.is_empty() { file } else { format!("{sub}/{file}") };
+            let _removed = target.remove(&name);
+        }
+    }
+    for sub in [name::SEGMENTS, name::LOGS] {
+        let _removed = target.remove_dir(sub);
     }
 }
 
 impl ViewCore {
     /// Writes what this view sees to a new database at `path`.
     pub(crate) fn checkpoint(self: &Arc<Self>, path: &Path) -> Result<()> {
+        self.engine().check_open()?;
+        self.engine().copy_to(path, |target| self.copy_into(target))
+    }
+
+    fn copy_into(self: &Arc<Self>, target: &Arc<dyn Dir>) -> Result<()> {
         let engine = self.engine();
-        engine.check_open()?;
-        let target = engine.checkpoint_dir(path)?;
         let files = self.files();
         let mut version = Version {
             next_keyspace: files.version.next_keyspace,
@@ -109,7 +250,8 @@ impl ViewCore {
             time_us: self.time(),
             ..Version::default()
         };
-        for keyspace in self.keyspaces() {
+        for keyspace in self.keyspaces()? {
+            engine.env.pass("copy of a view: keyspace after keyspace");
             let mut copied = KeyspaceVersion {
                 levels: Vec::new(),
                 past: Vec::new(),
@@ -123,7 +265,7 @@ impl ViewCore {
             // What was set since then is set in the copy by those who want it there.
             copied.options.ttls.retain(|(from, _)| *from <= self.seqno());
             let opened = engine.opened(keyspace)?;
-            let segments = self.copy_keyspace(&*target, keyspace, &opened, &mut version.next_file)?;
+            let segments = self.copy_keyspace(&**target, keyspace, &opened, &mut version.next_file)?;
             if !segments.is_empty() {
                 copied.levels = vec![Vec::new(), segments];
             }
@@ -132,7 +274,7 @@ impl ViewCore {
         // Of the timeline its moment alone.
         let mut made = Vec::new();
         let stamp = Stamp { seqno: self.seqno(), time: self.time(), writes: 0 };
-        let stamps = engine.write_stamps(&*target, (&[stamp], version.next_file), &mut made)?;
+        let stamps = engine.write_stamps(&**target, (&[stamp], version.next_file), &mut made)?;
         version.next_file += 1;
         let timeline = KeyspaceVersion {
             id: TIMELINE,
@@ -147,7 +289,7 @@ impl ViewCore {
             past: Vec::new(),
         };
         version.keyspaces.insert(TIMELINE, Arc::new(timeline));
-        engine.name_checkpoint(&target, &version)
+        engine.name_checkpoint(target, &version)
     }
 
     /// Writes the keys of a keyspace that this view sees.

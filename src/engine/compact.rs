@@ -4,17 +4,18 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     Engine,
-    registry::Registered,
+    keyspaces::readers_of,
+    registry::{JobInputs, Registered},
     scan::{RunCursor, VersionRunCursor},
     superversion::SuperVersion,
     timeline::Timeline,
     worker::What,
 };
 use crate::{
-    base::{KeySpan, Kind, Result, Seqno, TIMELINE},
+    base::{KeySpan, KeyspaceId, Kind, Result, Seqno, TIMELINE},
     compaction::{
-        Aging, Below, Demands, Job, Outcome, PastSurvivors, PastTask, Policy, Purges, Rules, Task, everything, pick,
-        pick_past, run, run_past, score,
+        Aging, Below, Demands, Job, Outcome, PastSurvivors, PastTask, Policy, Purges, Rules, Task, Waste, everything,
+        pick, pick_past, run, run_past, score,
     },
     manifest::{Change, Edit, KeyspaceVersion, StoredPolicy},
     merge::{Direction, Fragments, Source},
@@ -40,19 +41,22 @@ impl Engine {
         self.check_writable()?;
         let mut report = Compacted::default();
         self.flush()?;
-        while self.forget_dropped()? {}
+        self.forget_dropped()?;
         report.bytes_before = self.segment_bytes_now();
         let mut held: Vec<u64> = Vec::new();
         let mut purged = false;
         let ids: Vec<_> = self.current().version.keyspaces.keys().copied().collect();
         for id in ids {
-            let _one = self.compacting.lock();
+            let _one = self.compacting.take(id)?;
             self.check_writable()?;
+            if id == TIMELINE && self.thin_timeline(true)? {
+                continue;
+            }
             let find = || self.current().version.keyspaces.get(&id).cloned();
             let Some(keyspace) = find() else { continue };
             // What purges hide goes from the main tree, then from the history tier; then the purges themselves may go.
             let hides = keyspace.main().any(|segment| segment.summary.has_purges());
-            if let Some(task) = everything(&keyspace, &self.options.shape(), self.lapsed(&keyspace)) {
+            if let Some(task) = everything(&keyspace, &self.options.shape(), self.lapsed(&keyspace, self.seen_from())) {
                 held.extend(self.run_task(&task, 0)?.traces.held_by.iter().map(|(seqno, _)| seqno));
             }
             let Some(keyspace) = find() else { continue };
@@ -60,7 +64,10 @@ impl Engine {
             held.extend(self.compact_past(&keyspace, &hidden)?);
             let Some(keyspace) = find() else { continue };
             purged |= hides;
-            if hides && let Some(task) = everything(&keyspace, &self.options.shape(), self.lapsed(&keyspace)) {
+            if hides
+                && let Some(task) =
+                    everything(&keyspace, &self.options.shape(), self.lapsed(&keyspace, self.seen_from()))
+            {
                 self.run_task(&task, newest)?;
             }
         }
@@ -71,12 +78,15 @@ impl Engine {
         }
         held.extend(self.current().version.held.values().flatten().map(|(seqno, _)| seqno));
         // Views that nobody asks go on to the new files; those that cannot keep the old ones.
-        let (old, frozen) = self.registry.lock().rebase(&self.current());
+        let (old, holding) = self.registry.lock().rebase(&self.current());
         drop(old);
-        held.extend(frozen);
+        held.extend(holding);
+        let registered = self.registry.lock().seqnos();
+        let version = Arc::clone(&self.current().version);
+        let dropped = version.keyspaces.values().filter_map(|gone| Some((gone.born, gone.dropped?)));
+        held.extend(dropped.flat_map(|(born, dropped)| readers_of(born, dropped, &registered)));
         held.sort_unstable();
         held.dedup();
-        let registered = self.registry.lock().list().seqnos;
         held.retain(|seqno| registered.binary_search(seqno).is_ok());
         report.still_held_by = held.into_iter().map(Seqno).collect();
         report.bytes_after = self.segment_bytes_now();
@@ -85,18 +95,22 @@ impl Engine {
         Ok(report)
     }
 
-    /// Values written at or before this time, in microseconds, may have expired for everybody; nothing where none expire.
-    fn lapsed(&self, keyspace: &KeyspaceVersion) -> Option<u64> {
+    /// The earliest time that anybody looks at, in microseconds.
+    fn seen_from(&self) -> u64 {
+        self.now_us().min(self.registry.lock().earliest().unwrap_or(u64::MAX))
+    }
+
+    /// Values written at or before this time, in microseconds, may have expired for everybody who looks at `seen_from` or later; nothing where
+    /// none expire.
+    fn lapsed(&self, keyspace: &KeyspaceVersion, seen_from: u64) -> Option<u64> {
         // Once values have lived for ever, nobody can tell by times which of them do.
         let first = keyspace.options.ttls.iter().position(|(_, ttl)| *ttl > 0)?;
         let since = keyspace.options.ttls.get(first..).unwrap_or_default();
         let longest = since.iter().map(|(_, ttl)| *ttl).max().filter(|_| since.iter().all(|(_, ttl)| *ttl > 0))?;
         let policy = self.policy_of(keyspace);
-        // Whatever looks back to an earlier time may still see them; and what a policy of the user's own says is not known.
-        let oldest_reader = self.registry.lock().list().readers.iter().map(|reader| reader.time).min();
-        let now = self.now_us().min(oldest_reader.unwrap_or(u64::MAX));
+        // What a policy of the user's own says is not known.
         let own = matches!(keyspace.options.policy, StoredPolicy::Custom(_));
-        now.checked_sub(longest)?.checked_sub(policy.window()).filter(|_| !own)
+        seen_from.checked_sub(longest)?.checked_sub(policy.window()).filter(|_| !own)
     }
 
     /// An edit of nothing: the manifest says again what is in force.
@@ -110,52 +124,67 @@ impl Engine {
 
     /// Runs the most urgent compaction; `false` when every level is within its bounds and nothing in the history tier may go.
     pub(super) fn compact_most_urgent(&self) -> Result<bool> {
-        let _one = self.compacting.lock();
         let shape = self.options.shape();
         let version = Arc::clone(&self.current().version);
-        let urgent = version
+        let (seen_from, idle) = (self.seen_from(), self.is_idle());
+        let waste = |keyspace: &KeyspaceVersion| Waste { lapsed: self.lapsed(keyspace, seen_from), idle };
+        let mut urgent: Vec<_> = version
             .keyspaces
             .values()
-            .filter_map(|keyspace| Some((score(keyspace, &shape, self.lapsed(keyspace))?.1, keyspace)))
-            .max_by_key(|(score, _)| *score);
-        if let Some(task) = urgent.and_then(|(_, keyspace)| pick(keyspace, &shape, self.lapsed(keyspace)))
-            && self.may_clear_out(&task)
-        {
-            self.check_writable()?;
-            if task.just_move {
-                self.move_segment(&task)?;
-            } else {
-                self.run_task(&task, 0)?;
-            }
-            return Ok(true);
-        }
-        for keyspace in version.keyspaces.values().filter(|keyspace| !keyspace.past.is_empty()) {
-            let registered = self.registry.lock().list();
-            if let Some(task) = pick_past(keyspace, &self.aging(keyspace, &registered)) {
+            .filter_map(|keyspace| Some((score(keyspace, &shape, waste(keyspace))?, keyspace.id)))
+            .collect();
+        urgent.sort_unstable_by_key(|(score, _)| std::cmp::Reverse(*score));
+        for (_, id) in urgent {
+            // One that somebody is at work on already is not waited for.
+            let Some(_one) = self.compacting.try_take(id) else { continue };
+            let Some(keyspace) = self.current().version.keyspaces.get(&id).cloned() else { continue };
+            if let Some(task) = pick(&keyspace, &shape, waste(&keyspace))
+                && (!task.clears_out || self.may_clear_out(id))
+            {
                 self.check_writable()?;
-                self.run_past_task(keyspace, task, &Purges::default(), &registered)?;
+                if task.just_move {
+                    self.move_segment(&task)?;
+                } else {
+                    self.run_task(&task, 0)?;
+                }
                 return Ok(true);
             }
         }
-        self.thin_timeline()
+        for id in version.keyspaces.values().filter(|keyspace| !keyspace.past.is_empty()).map(|keyspace| keyspace.id) {
+            let Some(_one) = self.compacting.try_take(id) else { continue };
+            let inputs = JobInputs::take(self);
+            let Some(keyspace) = inputs.files.version.keyspaces.get(&id) else { continue };
+            if let Some(task) = pick_past(keyspace, &self.aging(keyspace, &inputs.registered)) {
+                self.check_writable()?;
+                self.run_past_task(&inputs, keyspace, task, &Purges::default())?;
+                return Ok(true);
+            }
+        }
+        let Some(_one) = self.compacting.try_take(TIMELINE) else { return Ok(false) };
+        self.thin_timeline(false)
     }
 
-    /// Whether a segment that is to be written anew where it is, for what has expired in it, may be. Not again and again: something may keep it all there.
-    fn may_clear_out(&self, task: &Task) -> bool {
-        let [only] = task.inputs.as_slice() else { return true };
-        let level = usize::from(task.output_level);
-        let version = Arc::clone(&self.current().version);
-        let stays = version
-            .keyspaces
-            .get(&task.keyspace)
-            .is_some_and(|keyspace| keyspace.level(level).iter().any(|segment| segment.number == only.number));
+    /// Whether a keyspace may be cleared out for what is dead in it. Not again and again: something may keep it all there.
+    fn may_clear_out(&self, keyspace: KeyspaceId) -> bool {
         let now = self.env.monotonic_us();
         let mut cleared = self.cleared.lock();
-        let rested = cleared.get(&task.keyspace).is_none_or(|last| now.saturating_sub(*last) >= CLEAR_OUT_REST);
-        if stays && rested {
-            cleared.insert(task.keyspace, now);
+        let rested = cleared.get(&keyspace).is_none_or(|last| now.saturating_sub(*last) >= CLEAR_OUT_REST);
+        if rested {
+            // Those that have rested need not be remembered: so what is remembered is bounded by what is cleared out meanwhile.
+            cleared.retain(|_, last| now.saturating_sub(*last) < CLEAR_OUT_REST);
+            cleared.insert(keyspace, now);
         }
-        !stays || rested
+        rested
+    }
+
+    /// Whether nothing has been committed for a while.
+    fn is_idle(&self) -> bool {
+        let (now, visible) = (self.env.monotonic_us(), self.visible());
+        let mut rest = self.rest.lock();
+        if rest.visible != visible {
+            *rest = Rest { visible, since: now };
+        }
+        now.saturating_sub(rest.since) >= CLEAR_OUT_REST
     }
 
     fn move_segment(&self, task: &Task) -> Result<()> {
@@ -207,8 +236,8 @@ impl Engine {
     }
 
     fn run_task(&self, task: &Task, purged_upto: u64) -> Result<Outcome> {
-        let current = self.current();
-        let registered = self.registry.lock().list();
+        let inputs = JobInputs::take(self);
+        let JobInputs { files: current, registered, .. } = &inputs;
         let Some(keyspace) = current.version.keyspaces.get(&task.keyspace) else { return Ok(Outcome::default()) };
         let Some(tree) = current.trees.get(&task.keyspace) else { return Ok(Outcome::default()) };
 
@@ -230,8 +259,8 @@ impl Engine {
         let job = Job {
             sources,
             fragments: Fragments::merged(&fragments),
-            rules: self.rules(keyspace, &current, purged_upto),
-            demands: demands(keyspace, &registered),
+            rules: self.rules(keyspace, current, purged_upto),
+            demands: demands(keyspace, registered),
             below: Below(task.below.clone()),
             output_len: self.options.segment_bytes(),
         };
@@ -239,16 +268,16 @@ impl Engine {
         let bases = Self::bases_of(&task.inputs);
         let stop = || self.stopping.load(Ordering::Relaxed);
         let ran = run(job, |lane| self.new_segment(keyspace, lane, bases, &mut run_number, &mut made), stop);
-        self.end_job(keyspace, &task.inputs, Some(task.output_level), (ran, made), &registered)
+        self.end_job(&inputs, keyspace, (&task.inputs, Some(task.output_level)), (ran, made))
     }
 
     /// Does something in the history tier.
     fn run_past_task(
         &self,
+        job: &JobInputs,
         keyspace: &KeyspaceVersion,
         task: PastTask,
         purges: &Purges,
-        registered: &Registered,
     ) -> Result<Outcome> {
         let inputs = match task {
             PastTask::Merge(inputs) => inputs,
@@ -262,11 +291,10 @@ impl Engine {
                     outcome.traces.horizon = outcome.traces.horizon.max(past.end);
                     outcome.traces.tombstones_left |= past.open;
                 }
-                return self.end_job(keyspace, &inputs, None, (Ok(outcome), Vec::new()), registered);
+                return self.end_job(job, keyspace, (&inputs, None), (Ok(outcome), Vec::new()));
             }
         };
-        let current = self.current();
-        let Some(tree) = current.trees.get(&keyspace.id) else { return Ok(Outcome::default()) };
+        let Some(tree) = job.files.trees.get(&keyspace.id) else { return Ok(Outcome::default()) };
         let is_input = |number: u64| inputs.iter().any(|segment| segment.number == number);
         let mut sources = Vec::new();
         for run in &tree.past {
@@ -275,24 +303,23 @@ impl Engine {
                 sources.push(VersionRunCursor::new(tables));
             }
         }
-        let demands = demands(keyspace, registered);
+        let demands = demands(keyspace, &job.registered);
         let survivors = PastSurvivors::new(self.policy_of(keyspace), self.now_us(), demands, purges.clone());
         let (mut made, mut run_number) = (Vec::new(), None);
         let bases = Self::bases_of(&inputs);
         let stop = || self.stopping.load(Ordering::Relaxed);
         let create = |lane| self.new_segment(keyspace, lane, bases, &mut run_number, &mut made);
         let ran = run_past(sources, survivors, self.options.segment_bytes(), create, stop);
-        self.end_job(keyspace, &inputs, None, (ran, made), registered)
+        self.end_job(job, keyspace, (&inputs, None), (ran, made))
     }
 
     /// Makes the edit of a job, and its outputs current.
     fn end_job(
         &self,
+        job: &JobInputs,
         keyspace: &KeyspaceVersion,
-        inputs: &[Arc<Finished>],
-        output_level: Option<u8>,
+        (inputs, output_level): (&[Arc<Finished>], Option<u8>),
         (ran, made): (Result<Outcome>, Vec<u64>),
-        registered: &Registered,
     ) -> Result<Outcome> {
         let named = ran.and_then(|outcome| {
             if !made.is_empty() {
@@ -326,7 +353,7 @@ impl Engine {
         if let Some(keyspace) = manifest.version().keyspaces.get(&id) {
             let superseder = outcome.traces.newest_change(keyspace.vanished);
             let version = self.commit_edit(&mut manifest, &edit, &made)?;
-            self.install(&version, None, Some((registered, superseder)));
+            self.install(&version, None, Some((job, superseder)));
         } else {
             self.discard(&made);
         }
@@ -340,26 +367,30 @@ impl Engine {
     /// something was kept for.
     fn compact_past(&self, keyspace: &KeyspaceVersion, purges: &Purges) -> Result<Vec<u64>> {
         let mut held = Vec::new();
-        let registered = self.registry.lock().list();
-        let aging = self.aging(keyspace, &registered);
-        if let Some(task @ PastTask::Drop(_)) = pick_past(keyspace, &aging) {
-            self.run_past_task(keyspace, task, purges, &registered)?;
+        let id = keyspace.id;
+        {
+            let job = JobInputs::take(self);
+            let Some(keyspace) = job.files.version.keyspaces.get(&id) else { return Ok(held) };
+            if let Some(task @ PastTask::Drop(_)) = pick_past(keyspace, &self.aging(keyspace, &job.registered)) {
+                self.run_past_task(&job, keyspace, task, purges)?;
+            }
         }
-        let Some(keyspace) = self.current().version.keyspaces.get(&keyspace.id).cloned() else { return Ok(held) };
-        let held_for =
-            |segment: &Finished| self.current().version.held.get(&segment.number).cloned().unwrap_or_default();
-        for runs in aging.buckets(&keyspace) {
+        let job = JobInputs::take(self);
+        let Some(keyspace) = job.files.version.keyspaces.get(&id) else { return Ok(held) };
+        let aging = self.aging(keyspace, &job.registered);
+        for runs in aging.buckets(keyspace) {
             let several = runs.len() > 1;
             let inputs: Vec<_> = runs.into_iter().flatten().collect();
             let may_go = |segment: &Arc<Finished>| {
                 let Some(past) = segment.summary.past else { return false };
                 let aged = aging.now.saturating_sub(past.until_min) >= aging.window;
-                let released =
-                    held_for(segment).iter().any(|(seqno, _)| registered.seqnos.binary_search(seqno).is_err());
+                let held_for = job.files.version.held.get(&segment.number);
+                let is_released = |(seqno, _): &(u64, u64)| aging.registered.binary_search(seqno).is_err();
+                let released = held_for.is_some_and(|held| held.iter().any(is_released));
                 aged || released || purges.touch(&segment.summary.span, segment.summary.min_seqno)
             };
             if several || inputs.iter().any(may_go) {
-                let outcome = self.run_past_task(&keyspace, PastTask::Merge(inputs), purges, &registered)?;
+                let outcome = self.run_past_task(&job, keyspace, PastTask::Merge(inputs), purges)?;
                 held.extend(outcome.traces.held_by.iter().map(|(seqno, _)| seqno));
             }
         }
@@ -403,8 +434,16 @@ impl Engine {
     }
 }
 
-/// Segments of a keyspace are written anew in place no more often than this, in microseconds.
+/// A keyspace is cleared out no more often than this, and wholly when nothing has been written for as long, in microseconds.
 const CLEAR_OUT_REST: u64 = 10_000_000;
+
+/// Since when nothing has been committed.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    visible: u64,
+    /// In monotonic microseconds.
+    since: u64,
+}
 
 /// What a job must not drop.
 pub(super) fn demands(keyspace: &KeyspaceVersion, registered: &Registered) -> Demands {

@@ -1,114 +1,466 @@
-//! Who wrote what since when: enough to tell whether something read earlier still holds at the commit.
+//! Whether what a write has read still holds when it commits: the recent batches, and comparing answers where they do not reach back.
 //!
-//! Recent writes are kept only while somebody is between reading and committing, and only so many: what fell out of the table
-//! counts as changed. A false conflict costs one more try; a missed one would be a lost update.
+//! ```text
+//!   reader's view at 70       71 72 … 79 │ 80 81 82 83 …          the newest commit
+//!         │                    let go    └── ring of recent batches ──┘
+//!         ├─ the ring begins at or before 71: its operations are held against what was read
+//!         └─ it begins later: what was read is read again, as of 70 and now; equal answers stand, and the ring covers the rest
+//! ```
+//!
+//! While somebody is between reading and committing, the batches that are committed are kept in a ring: they are shared bytes, so keeping one
+//! costs a clone of a pointer. The ring is bounded in bytes; what has left it is known by [`Recent::floor`], and never counts as unchanged.
+//! Most of a check runs without the commit lock, up to the newest commit at its start; under the lock only the rest is looked at.
+//!
+//! Keys, ranges and absence are all covered, and no conflict is false: a batch in the ring names what it wrote, and elsewhere answers are
+//! compared. (Rejected: a table of the hashes of written keys. At its bound it forgot everything, and so refused everybody, or, where a
+//! batch straddled the bound, forgot a part of the very batch it was noting.)
 
 use std::{
-    collections::HashMap,
-    hash::{BuildHasher, RandomState},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
+    sync::Arc,
 };
 
-use crate::base::{KeySpan, KeyspaceId};
+use super::{Engine, Opened, ViewCore};
+use crate::{
+    base::{Bytes, Error, KeySpan, KeyspaceId, Result},
+    merge::Direction,
+    wal::{BatchView, Op},
+};
 
-/// Keys remembered at most.
-const KEYS_MAX: usize = 1 << 16;
+/// Batches that a check takes from the ring at a time: as long as it holds the commit lock for them.
+const SLICE: usize = 256;
 
-/// Range tombstones remembered at most.
-const RANGES_MAX: usize = 1 << 10;
+/// How often a check runs without the lock before its last part reads again under it.
+const ROUNDS: usize = 4;
 
-/// The recent writes.
-#[derive(Debug, Default)]
-pub(crate) struct Conflicts {
-    watchers: usize,
-    /// Changes at or below this seqno are not in the table.
+/// What a batch in the ring costs beyond its bytes.
+const BATCH_OVERHEAD: usize = 64;
+
+/// The recent batches, while somebody is between reading and committing.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    readers: usize,
+    /// Every batch above this seqno is in the ring; of those at or below nothing is known.
     floor: u64,
-    keys: HashMap<u64, u64>,
-    ranges: Vec<(KeyspaceId, KeySpan, u64)>,
-    hasher: RandomState,
+    /// By seqno.
+    batches: VecDeque<(u64, BatchView)>,
+    bytes: usize,
+    bytes_max: usize,
 }
 
-impl Conflicts {
-    /// Somebody begins to read at `seqno`.
-    pub(crate) fn watch(&mut self, seqno: u64) {
-        if self.watchers == 0 {
-            self.forget(seqno);
+impl Recent {
+    /// A ring of at most so many bytes, and the newest batch.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { readers: 0, floor: 0, batches: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    /// Somebody begins to read; `newest` is the newest commit.
+    fn watch(&mut self, newest: u64) {
+        if self.readers == 0 {
+            self.floor = newest;
         }
-        self.watchers += 1;
+        self.readers += 1;
     }
 
-    /// That somebody is done.
-    pub(crate) fn unwatch(&mut self) {
-        self.watchers = self.watchers.saturating_sub(1);
-        if self.watchers == 0 {
-            self.forget(u64::MAX);
+    fn unwatch(&mut self) {
+        assert!(self.readers > 0, "a reader ends that never began");
+        self.readers -= 1;
+        if self.readers == 0 {
+            self.batches.clear();
+            self.bytes = 0;
         }
     }
 
-    /// Whether writes have to be noted at all.
-    pub(crate) fn is_watched(&self) -> bool {
-        self.watchers > 0
-    }
-
-    pub(crate) fn note_key(&mut self, keyspace: KeyspaceId, key: &[u8], seqno: u64) {
-        if self.keys.len() >= KEYS_MAX {
-            self.forget(seqno - 1);
+    /// Keeps a batch that is being committed.
+    pub(crate) fn note(&mut self, seqno: u64, batch: &BatchView) {
+        if self.readers == 0 {
+            return;
         }
-        let hash = self.hash(keyspace, key);
-        self.keys.insert(hash, seqno);
-    }
-
-    pub(crate) fn note_range(&mut self, keyspace: KeyspaceId, span: KeySpan, seqno: u64) {
-        if self.ranges.len() >= RANGES_MAX {
-            self.forget(seqno - 1);
+        assert!(seqno > self.floor, "batch {seqno} is committed behind {}", self.floor);
+        self.bytes += batch.len() + BATCH_OVERHEAD;
+        self.batches.push_back((seqno, batch.clone()));
+        while self.bytes > self.bytes_max
+            && self.batches.len() > 1
+            && let Some((gone, batch)) = self.batches.pop_front()
+        {
+            self.floor = gone;
+            self.bytes -= batch.len() + BATCH_OVERHEAD;
         }
-        self.ranges.push((keyspace, span, seqno));
     }
 
-    /// Whether a key may have been written after `seqno`.
-    pub(crate) fn changed_since(&self, keyspace: KeyspaceId, key: &[u8], seqno: u64) -> bool {
-        seqno < self.floor
-            || self.keys.get(&self.hash(keyspace, key)).is_some_and(|written| *written > seqno)
-            || self.ranges.iter().any(|(id, span, written)| *id == keyspace && *written > seqno && span.holds(key))
+    /// The batches behind a seqno, oldest first; nothing where the ring does not reach back to it.
+    fn after(&self, seqno: u64) -> Option<impl Iterator<Item = &(u64, BatchView)>> {
+        let from = self.batches.partition_point(|(at, _)| *at <= seqno);
+        (seqno >= self.floor).then(|| self.batches.range(from..))
+    }
+}
+
+/// While it lives, the batches that are committed are kept, and the view that the reads go through stands.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// Nothing written since can be missed: the ring was watched before this was opened.
+    pub(crate) view: Arc<ViewCore>,
+    _watch: Watch,
+}
+
+#[derive(Debug)]
+struct Watch(Arc<Engine>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.commit.lock().recent.unwatch();
+    }
+}
+
+impl Reading {
+    /// Begins to read the present.
+    pub(crate) fn begin(engine: &Arc<Engine>) -> Self {
+        {
+            let mut commit = engine.commit.lock();
+            let newest = engine.visible();
+            commit.recent.watch(newest);
+        }
+        let watch = Watch(Arc::clone(engine));
+        engine.env.pass("read for a write: watched, then the view");
+        Self { view: ViewCore::snapshot(engine), _watch: watch }
+    }
+}
+
+/// What was read through a view, and must still hold when a batch is committed.
+#[derive(Debug)]
+pub(crate) struct ReadSet {
+    view: Arc<ViewCore>,
+    keyspaces: BTreeMap<KeyspaceId, KeyspaceReads>,
+}
+
+#[derive(Debug)]
+struct KeyspaceReads {
+    opened: Opened,
+    keys: BTreeSet<Vec<u8>>,
+    spans: Vec<KeySpan>,
+}
+
+impl KeyspaceReads {
+    /// A key that was read and that an operation writes.
+    fn written(&self, op: &Op<'_>) -> Option<Vec<u8>> {
+        if !op.kind.is_range() {
+            let read = self.keys.contains(op.key) || self.spans.iter().any(|span| span.holds(op.key));
+            return read.then(|| op.key.to_vec());
+        }
+        let written = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
+        if written.is_empty() {
+            return None;
+        }
+        let end = written.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let key = self.keys.range::<[u8], _>((Bound::Included(op.key), end)).next();
+        key.cloned().or_else(|| {
+            let walked = self.spans.iter().find(|span| span.overlaps(&written))?;
+            Some(walked.start.clone().max(op.key.to_vec()))
+        })
+    }
+}
+
+impl ReadSet {
+    /// Nothing read yet.
+    pub(crate) fn new(view: &Arc<ViewCore>) -> Self {
+        Self { view: Arc::clone(view), keyspaces: BTreeMap::new() }
     }
 
-    fn forget(&mut self, floor: u64) {
-        self.keys.clear();
-        self.ranges.clear();
-        self.floor = floor;
+    /// Notes that a key was read, there or not.
+    pub(crate) fn key(&mut self, opened: &Opened, key: &[u8]) {
+        self.of(opened).keys.insert(key.to_vec());
     }
 
-    fn hash(&self, keyspace: KeyspaceId, key: &[u8]) -> u64 {
-        self.hasher.hash_one((keyspace, key))
+    /// Notes that a span was walked.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "a write that reads a range is a transaction, which will stand on this")
+    )]
+    pub(crate) fn span(&mut self, opened: &Opened, span: KeySpan) {
+        self.of(opened).spans.push(span);
+    }
+
+    fn of(&mut self, opened: &Opened) -> &mut KeyspaceReads {
+        let reads = || KeyspaceReads { opened: opened.clone(), keys: BTreeSet::new(), spans: Vec::new() };
+        self.keyspaces.entry(opened.id).or_insert_with(reads)
+    }
+
+    /// The seqno at which everything was read.
+    fn since(&self) -> u64 {
+        self.view.seqno()
+    }
+
+    /// That a batch wrote nothing of what was read.
+    fn check(&self, batch: &BatchView) -> Result<()> {
+        let mut written = None;
+        // It was encoded by this process a moment ago.
+        let read = batch.for_each(|op| {
+            if written.is_none() {
+                written = self.keyspaces.get(&op.keyspace).and_then(|reads| reads.written(&op));
+            }
+        });
+        read.map_err(|bad| Error::invalid(bad.to_string()))?;
+        written.map_or(Ok(()), |key| Err(Error::Conflict { key }))
+    }
+
+    /// That everything reads as it did, by reading it again: gives the seqno at which it does.
+    fn compare(&self) -> Result<u64> {
+        let now = ViewCore::snapshot(self.view.engine());
+        for KeyspaceReads { opened, keys, spans } in self.keyspaces.values() {
+            for key in keys {
+                if self.view.get(opened, key)? != now.get(opened, key)? {
+                    return Err(Error::Conflict { key: key.clone() });
+                }
+            }
+            for span in spans {
+                compare_spans(&self.view, &now, opened, span)?;
+            }
+        }
+        Ok(now.seqno())
+    }
+}
+
+/// That two views show the same in a span.
+fn compare_spans(then: &ViewCore, now: &ViewCore, opened: &Opened, span: &KeySpan) -> Result<()> {
+    let begin = |view: &ViewCore| view.scan(opened, span.clone(), Direction::Forward);
+    let (mut then, mut now) = (begin(then)?, begin(now)?);
+    let step = |walk: &mut Option<super::Scan>| -> Result<Option<(Vec<u8>, Bytes)>> {
+        let Some(walk) = walk else { return Ok(None) };
+        Ok(walk.step()?.then(|| (walk.key().to_vec(), walk.value())))
+    };
+    loop {
+        match (step(&mut then)?, step(&mut now)?) {
+            (None, None) => return Ok(()),
+            (then, now) if then == now => {}
+            (then, now) => {
+                // The smaller of the two is there in one of them only, or has another value.
+                let key = then.into_iter().chain(now).map(|(key, _)| key).min().unwrap_or_default();
+                return Err(Error::Conflict { key });
+            }
+        }
+    }
+}
+
+/// How far what was read is known to stand.
+#[derive(Debug)]
+pub(super) struct Checked<'r> {
+    reads: &'r ReadSet,
+    upto: u64,
+    rounds: usize,
+}
+
+impl<'r> Checked<'r> {
+    pub(super) fn new(reads: &'r ReadSet) -> Self {
+        Self { reads, upto: reads.since(), rounds: 0 }
+    }
+
+    /// Checks up to the newest commit of now, without the commit lock but for moments.
+    pub(super) fn advance(&mut self, engine: &Engine) -> Result<()> {
+        self.rounds += 1;
+        let target = engine.visible();
+        while self.upto < target {
+            let slice: Option<Vec<_>> = {
+                let commit = engine.commit.lock();
+                commit.recent.after(self.upto).map(|batches| batches.take(SLICE).cloned().collect())
+            };
+            match slice.as_deref() {
+                None => self.upto = self.reads.compare()?,
+                // Everything up to the target is in the ring, but for what writes nothing: changes of keyspaces and pins.
+                Some([]) => self.upto = target,
+                Some(batches) => {
+                    for (seqno, batch) in batches {
+                        self.reads.check(batch)?;
+                        self.upto = *seqno;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the rest under the commit lock; `false` when more has been written meanwhile than the ring holds, so that all of it is to be done again.
+    pub(super) fn finish(&mut self, recent: &Recent) -> Result<bool> {
+        if let Some(mut batches) = recent.after(self.upto) {
+            batches.try_for_each(|(_, batch)| self.reads.check(batch))?;
+        } else if self.rounds < ROUNDS {
+            return Ok(false);
+        } else {
+            // Nothing can be committed while this reads.
+            self.reads.compare()?;
+        }
+        Ok(true)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        Db, KeyspaceOptions, MergeStrategy, Options,
+        base::Kind,
+        engine::options::Limits,
+        env::{Env, Memory, Sim},
+        wal::BatchBuf,
+    };
 
-    const KS: KeyspaceId = KeyspaceId(16);
+    fn open(recent_bytes: usize) -> Db {
+        let limits = Limits { recent_bytes, ..Limits::default() };
+        Options { limits, ..Options::new().env(Memory::new()) }.open("db").unwrap()
+    }
 
-    #[test]
-    fn a_write_after_the_read_is_a_conflict_and_one_before_is_not() {
-        let mut conflicts = Conflicts::default();
-        conflicts.watch(5);
-        conflicts.note_key(KS, b"a", 6);
-        conflicts.note_range(KS, KeySpan { start: "m".into(), end: None }, 7);
-        assert!(conflicts.changed_since(KS, b"a", 5) && !conflicts.changed_since(KS, b"a", 6));
-        assert!(conflicts.changed_since(KS, b"x", 6) && !conflicts.changed_since(KS, b"x", 7));
-        assert!(!conflicts.changed_since(KS, b"b", 5));
-        assert!(!conflicts.changed_since(KeyspaceId(17), b"a", 5));
-        conflicts.unwatch();
-        assert!(!conflicts.is_watched());
+    fn text(old: Option<&[u8]>) -> String {
+        old.map_or_else(String::new, |old| String::from_utf8(old.to_vec()).unwrap())
+    }
+
+    /// A batch that writes some keys, wider or narrower than any ring here.
+    fn write_wide(db: &Db, keyspace: &crate::Keyspace, first: &str, width: usize) {
+        let mut batch = db.batch();
+        batch.put(keyspace, first, "other");
+        (1..width).for_each(|i| batch.put(keyspace, format!("z{i}"), "other"));
+        batch.commit().unwrap();
     }
 
     #[test]
-    fn what_fell_out_of_the_table_counts_as_changed() {
-        let mut conflicts = Conflicts::default();
-        conflicts.watch(0);
-        for seqno in 1..=KEYS_MAX as u64 + 1 {
-            conflicts.note_key(KS, &seqno.to_le_bytes(), seqno);
+    fn an_update_sees_every_write_of_its_key_however_little_the_ring_holds() {
+        for recent_bytes in [0, 1, 100, 200, 300, 1000] {
+            for width in [1, 2, 3, 4, 5, 30] {
+                for batches in 1..4 {
+                    let db = open(recent_bytes);
+                    let ks = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+                    ks.put("n", "base").unwrap();
+                    let mut runs = 0;
+                    let change = |old: Option<&[u8]>| {
+                        runs += 1;
+                        if runs == 1 {
+                            write_wide(&db, &ks, "n", width);
+                            (1..batches).for_each(|_| write_wide(&db, &ks, "y", width));
+                        }
+                        Some(text(old) + "+1")
+                    };
+                    ks.update("n", change).unwrap();
+                    assert_eq!(runs, 2, "ring of {recent_bytes}, {batches} batches of {width}");
+                    assert_eq!(ks.get("n").unwrap().unwrap(), b"other+1");
+                }
+            }
         }
-        assert!(conflicts.changed_since(KS, b"never written", 3));
+    }
+
+    #[test]
+    fn an_update_of_a_key_that_nobody_writes_runs_once_whatever_others_write() {
+        for recent_bytes in [0, 100, 16 << 20] {
+            let db = open(recent_bytes);
+            let ks = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+            let mut runs = 0;
+            let change = |_: Option<&[u8]>| {
+                runs += 1;
+                for i in 0..1100 {
+                    ks.delete_range(format!("r{i:04}")..format!("r{i:04}x")).unwrap();
+                }
+                write_wide(&db, &ks, "z", 33_000);
+                Some("mine")
+            };
+            ks.update("n", change).unwrap();
+            assert_eq!(runs, 1, "ring of {recent_bytes}");
+        }
+    }
+
+    #[test]
+    fn the_first_value_wins_beside_batches_that_straddle_the_bound_of_the_ring() {
+        for strategy in [MergeStrategy::FirstWins, MergeStrategy::ErrorOnDuplicate] {
+            for recent_bytes in [0, 150, 300] {
+                let sim = Sim::new(7);
+                let limits = Limits { recent_bytes, ..Limits::default() };
+                let db = Options { limits, ..Options::new().env(sim.clone()) }.open("db").unwrap();
+                let ks = db.keyspace("k", KeyspaceOptions::new().merge(strategy.clone())).unwrap();
+                let (other, theirs) = (db.clone(), ks.clone());
+                let mut done = false;
+                sim.on_point(move |point| {
+                    if point == "commit: checked what was read, then locked" && !std::mem::replace(&mut done, true) {
+                        let mut batch = other.batch();
+                        batch.put(&theirs, "n", "theirs");
+                        (0..5).for_each(|i| batch.put(&theirs, format!("z{i}"), "theirs"));
+                        batch.commit().unwrap();
+                    }
+                });
+                let put = ks.put("n", "mine");
+                sim.ignore_points();
+                assert_eq!(ks.get("n").unwrap().unwrap(), b"theirs", "ring of {recent_bytes}");
+                assert_eq!(put.is_err(), matches!(strategy, MergeStrategy::ErrorOnDuplicate));
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_conflicts_with_what_is_written_inside_it_and_with_nothing_else() {
+        for recent_bytes in [0, 16 << 20] {
+            let db = open(recent_bytes);
+            let ks = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+            let engine = ks.engine();
+            let walked = |write: &dyn Fn()| {
+                let reading = Reading::begin(engine);
+                let mut reads = ReadSet::new(&reading.view);
+                reads.span(ks.opened(), KeySpan { start: "l".into(), end: Some("n".into()) });
+                write();
+                // So that the ring has let go of it, where it is small.
+                ks.put("zz", "1").unwrap();
+                let mut checked = Checked::new(&reads);
+                let done = checked.advance(engine);
+                done.and_then(|()| checked.finish(&engine.commit.lock().recent)).is_ok()
+            };
+            let put = |key: &'static str| ks.put(key, "1").map(|_| ()).unwrap();
+            assert!(!walked(&|| put("mm")), "a phantom");
+            assert!(!walked(&|| put("l")));
+            assert!(walked(&|| put("n")) && walked(&|| put("k")));
+            assert!(!walked(&|| ks.delete_range("a".."z").map(|_| ()).unwrap()));
+            assert!(walked(&|| ks.delete_range("n".."z").map(|_| ()).unwrap()));
+        }
+    }
+
+    #[test]
+    fn whatever_was_written_behind_a_seqno_is_in_the_ring_or_the_ring_says_that_it_does_not_reach_back() {
+        let env = Sim::new(11);
+        for bound in 0..12 {
+            let mut recent = Recent::new(bound * 40);
+            let (mut all, mut seqno) = (Vec::new(), 0u64);
+            recent.watch(0);
+            for _ in 0..200 {
+                seqno += 1 + u64::from(env.draw(3));
+                let mut buf = BatchBuf::default();
+                (0..env.draw(6)).for_each(|i| buf.push(Kind::Put, KeyspaceId(16), &[u8::try_from(i).unwrap()], b""));
+                buf.stamp(seqno, 0);
+                let len = buf.len();
+                recent.note(seqno, &buf.into_shared(len));
+                all.push(seqno);
+                let since = u64::from(env.draw(u32::try_from(seqno).unwrap() + 1));
+                let newer: Vec<u64> = all.iter().copied().filter(|at| *at > since).collect();
+                if let Some(found) = recent.after(since) {
+                    assert_eq!(found.map(|(at, _)| *at).collect::<Vec<_>>(), newer, "since {since}");
+                }
+                assert!(recent.after(seqno - 1).is_some(), "the newest batch is always there");
+                assert!(recent.batches.len() == 1 || recent.bytes <= recent.bytes_max);
+            }
+            recent.unwatch();
+            assert!(recent.batches.is_empty() && recent.bytes == 0);
+        }
+    }
+
+    #[test]
+    fn commits_go_on_when_the_reserved_seqnos_are_used_up_and_none_is_given_out_twice() {
+        let sim = Sim::new(3);
+        let limits = Limits { seqno_reserve: 4, ..Limits::default() };
+        let options = Options { limits, ..Options::new().env(sim.clone()) };
+        let mut last = 0;
+        for _ in 0..5 {
+            let db = options.open("db").unwrap();
+            let ks = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+            for _ in 0..50 {
+                let seqno = ks.put("n", "1").unwrap().seqno.0;
+                assert!(seqno > last, "{seqno} after {last}");
+                last = seqno;
+            }
+            sim.cut_power_with(crate::env::Loss::Everything);
+            drop((ks, db));
+        }
     }
 }

@@ -14,12 +14,13 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
+    sync::Arc,
 };
 
 use super::{
-    Commit, Durability, Engine,
+    Commit, Durability, Engine, ViewCore,
+    conflicts::{ReadSet, Reading},
     read::{Opened, look_up},
-    write::{Checks, Watched},
 };
 use crate::{
     base::{Error, KeySpan, KeyspaceId, Kind, Receipt, Result},
@@ -110,77 +111,26 @@ impl Overlay {
 impl Engine {
     /// Commits a batch with puts that depend on what is there: those of keyspaces whose strategy decides at the write.
     pub(crate) fn commit_decided(
-        &self,
+        self: &Arc<Self>,
         batch: &BatchBuf,
         keyspaces: &[Opened],
         durability: Option<Durability>,
-        checks: Option<&Checks>,
+        reads: &[&ReadSet],
     ) -> Result<Receipt> {
         self.check_writable()?;
         Self::check_batch(batch)?;
         let mut lost = None;
         for _ in 0..TRIES {
-            let watched = Watched::begin(self);
-            let (decided, keys) = self.decide(batch, keyspaces)?;
-            let mut all = Checks { since: watched.since, keys };
-            if let Some(checks) = checks {
-                all.since = all.since.min(checks.since);
-                all.keys.extend(checks.keys.iter().cloned());
-            }
-            match self.commit(decided, keyspaces, durability, Some(&all)) {
-                Err(Error::Conflict { key }) if checks.is_none() => lost = Some(key),
+            let reading = Reading::begin(self);
+            let (decided, read) = decide(&reading.view, batch, keyspaces)?;
+            let all: Vec<&ReadSet> = reads.iter().copied().chain([&read]).collect();
+            match self.commit(decided, keyspaces, durability, &all) {
+                // What the caller has read is the caller's to read again.
+                Err(Error::Conflict { key }) if reads.is_empty() => lost = Some(key),
                 committed => return committed,
             }
         }
         Err(Error::Conflict { key: lost.unwrap_or_default() })
-    }
-
-    /// The batch without the puts that change nothing, and the keys that this depends on.
-    fn decide(&self, batch: &BatchBuf, keyspaces: &[Opened]) -> Result<(BatchBuf, Keys)> {
-        let mut decided = BatchBuf::default();
-        let mut read = Vec::new();
-        let mut overlay = Overlay::default();
-        let mut failed = None;
-        let each = |op: Op<'_>| {
-            let deciding =
-                keyspaces.iter().find(|opened| opened.id == op.keyspace && opened.strategy.decides_at_write());
-            let mut keep = true;
-            if let Some(opened) = deciding.filter(|_| failed.is_none()) {
-                match op.kind {
-                    Kind::RangeDelete | Kind::RangePurge => {
-                        let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
-                        overlay.range(op.keyspace, span);
-                    }
-                    Kind::Delete | Kind::Purge => {
-                        overlay.keys.insert((op.keyspace, op.key.to_vec()), false);
-                    }
-                    _ => match self.is_live(opened, op.key, &overlay, &mut read) {
-                        Err(error) => failed = Some(error),
-                        Ok(false) => {
-                            overlay.keys.insert((op.keyspace, op.key.to_vec()), true);
-                        }
-                        Ok(true) if matches!(opened.strategy, MergeStrategy::ErrorOnDuplicate) => {
-                            failed = Some(Error::Duplicate { key: op.key.to_vec() });
-                        }
-                        Ok(true) => keep = false,
-                    },
-                }
-            }
-            if keep {
-                decided.push(op.kind, op.keyspace, op.key, op.value);
-            }
-        };
-        // The batch was encoded by this process a moment ago.
-        batch.for_each(each).map_err(|bad| Error::invalid(bad.to_string()))?;
-        failed.map_or(Ok((decided, read)), Err)
-    }
-
-    fn is_live(&self, keyspace: &Opened, key: &[u8], overlay: &Overlay, read: &mut Keys) -> Result<bool> {
-        if let Some(said) = overlay.says(keyspace.id, key) {
-            return Ok(said);
-        }
-        read.push((keyspace.id, key.to_vec()));
-        Ok(self.get(keyspace, key)?.is_some())
     }
 
     /// That no sum whose base is in the batch itself is too large: that can be seen here, and is refused.
@@ -253,6 +203,54 @@ impl Engine {
             }
         }
     }
+}
+
+/// The batch without the puts that change nothing, and what this depends on.
+fn decide(view: &Arc<ViewCore>, batch: &BatchBuf, keyspaces: &[Opened]) -> Result<(BatchBuf, ReadSet)> {
+    let mut decided = BatchBuf::default();
+    let mut read = ReadSet::new(view);
+    let mut overlay = Overlay::default();
+    let mut failed = None;
+    let each = |op: Op<'_>| {
+        let deciding = keyspaces.iter().find(|opened| opened.id == op.keyspace && opened.strategy.decides_at_write());
+        let mut keep = true;
+        if let Some(opened) = deciding.filter(|_| failed.is_none()) {
+            match op.kind {
+                Kind::RangeDelete | Kind::RangePurge => {
+                    let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
+                    overlay.range(op.keyspace, span);
+                }
+                Kind::Delete | Kind::Purge => {
+                    overlay.keys.insert((op.keyspace, op.key.to_vec()), false);
+                }
+                _ => match is_live(view, opened, op.key, &overlay, &mut read) {
+                    Err(error) => failed = Some(error),
+                    Ok(false) => {
+                        overlay.keys.insert((op.keyspace, op.key.to_vec()), true);
+                    }
+                    Ok(true) if matches!(opened.strategy, MergeStrategy::ErrorOnDuplicate) => {
+                        failed = Some(Error::Duplicate { key: op.key.to_vec() });
+                    }
+                    Ok(true) => keep = false,
+                },
+            }
+        }
+        if keep {
+            decided.push(op.kind, op.keyspace, op.key, op.value);
+        }
+    };
+    // The batch was encoded by this process a moment ago.
+    batch.for_each(each).map_err(|bad| Error::invalid(bad.to_string()))?;
+    failed.map_or(Ok((decided, read)), Err)
+}
+
+/// Whether a key is there, for a put of the batch.
+fn is_live(view: &ViewCore, keyspace: &Opened, key: &[u8], overlay: &Overlay, read: &mut ReadSet) -> Result<bool> {
+    if let Some(said) = overlay.says(keyspace.id, key) {
+        return Ok(said);
+    }
+    read.key(keyspace, key);
+    Ok(view.get(keyspace, key)?.is_some())
 }
 
 #[cfg(test)]

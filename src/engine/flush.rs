@@ -2,49 +2,49 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{
-    Engine, compact::demands, keyspaces::point_index, registry::Registered, superversion::SuperVersion, timeline::pack,
-    worker::What,
-};
+use super::{Engine, compact::demands, keyspaces::point_index, registry::JobInputs, worker::What};
 use crate::{
     base::{IoContext, KeyspaceId, Result, TIMELINE},
     compaction::{Below, Job, Lane, Outcome, run},
-    env::Dir,
     format::name,
     manifest::{Change, Edit, KeyspaceVersion, StoredOptions},
-    memtable::{MemCursor, Memtable, Stamp},
-    merge::{Direction, Fragments},
-    segment::{Finished, PointIndex, Purpose, SegmentWriter},
+    memtable::{MemCursor, Memtable},
+    merge::Direction,
+    segment::{Finished, Purpose, SegmentWriter},
 };
 
 impl Engine {
-    /// Seals what is in the active memtable and flushes everything that is sealed.
+    /// Seals what is in the active memtable and flushes everything that is sealed by then. What others write meanwhile is not waited for.
     pub(crate) fn flush(&self) -> Result<()> {
         self.check_writable()?;
-        self.seal_active()?;
-        while self.flush_oldest()? {}
+        let newest = {
+            let mut commit = self.commit.lock();
+            self.check_writable()?;
+            self.rotate(&mut commit)?;
+            self.current.read().sealed.first().map(|newest| newest.log())
+        };
+        self.env.pass("flush: sealed, then flushed");
+        newest.map_or(Ok(()), |newest| self.flush_upto(newest))?;
         self.work.note(What::Flush, None);
         Ok(())
     }
 
-    /// Seals the active memtable, if it holds anything.
-    pub(super) fn seal_active(&self) -> Result<()> {
-        let mut commit = self.commit.lock();
-        self.check_writable()?;
-        self.rotate(&mut commit)
+    /// Flushes the sealed memtables up to that of a log.
+    pub(super) fn flush_upto(&self, newest: u64) -> Result<()> {
+        let is_due = || self.current.read().sealed.last().is_some_and(|oldest| oldest.log() <= newest);
+        while is_due() && self.flush_oldest()? {}
+        Ok(())
     }
 
     /// Flushes the oldest sealed memtable; `false` when there is none.
     pub(super) fn flush_oldest(&self) -> Result<bool> {
         let _one = self.flushing.lock();
-        // Taken behind the files: whoever could read them by then is in the list, and whoever registers later is dealt with when the result
-        // is installed.
-        let current = self.current();
-        let registered = self.registry.lock().list();
+        let inputs = JobInputs::take(self);
+        let current = &inputs.files;
         let Some(table) = current.sealed.last() else { return Ok(false) };
         self.check_writable()?;
         let mut made = Vec::new();
-        let outcomes = self.write_segments(&current, table, &registered, &mut made);
+        let outcomes = self.write_segments(&inputs, table, &mut made);
         let told = outcomes.and_then(|outcomes| {
             let number = self.next_file.fetch_add(1, Ordering::Relaxed);
             let stamps = table.with_stamps(<[_]>::to_vec);
@@ -91,7 +91,7 @@ impl Engine {
         edit.push(Change::NextFile { number: self.next_file.load(Ordering::Relaxed) });
         edit.push(Change::Seqnos { last: table.last_seqno(), next: 0, ceiling: 0, time_us: table.time_us() });
         let version = self.commit_edit(&mut manifest, &edit, &made)?;
-        self.install(&version, Some(table), Some((&registered, superseder)));
+        self.install(&version, Some(table), Some((&inputs, superseder)));
         self.commit.lock().unsynced.retain(|(file, _)| file.number >= next_log);
         drop(manifest);
 
@@ -106,11 +106,11 @@ impl Engine {
     /// Writes the segments of a memtable, one for each keyspace, noting the numbers of all files made.
     fn write_segments(
         &self,
-        current: &Arc<SuperVersion>,
+        inputs: &JobInputs,
         table: &Arc<Memtable>,
-        registered: &Registered,
         made: &mut Vec<u64>,
     ) -> Result<Vec<(KeyspaceId, Outcome)>> {
+        let JobInputs { files: current, registered, .. } = inputs;
         let mut outcomes = Vec::new();
         for id in table.keyspaces() {
             // Entries of a keyspace that was forgotten have nobody to read them.
@@ -131,30 +131,6 @@ impl Engine {
             outcomes.push((id, run(job, create, || false)?));
         }
         Ok(outcomes)
-    }
-
-    /// Writes down when commits happened.
-    pub(super) fn write_stamps(
-        &self,
-        dir: &dyn Dir,
-        (stamps, number): (&[Stamp], u64),
-        made: &mut Vec<u64>,
-    ) -> Result<Option<Finished>> {
-        let Some(first) = stamps.first() else { return Ok(None) };
-        made.push(number);
-        let purpose = Purpose {
-            keyspace: TIMELINE,
-            base: first.seqno,
-            time_base: Some(first.time),
-            run: None,
-            index: PointIndex::Never,
-            hash_seed: self.database_id,
-        };
-        let mut writer = SegmentWriter::create(dir, (number, self.env.entropy()), purpose)?;
-        for (entry, key, value) in pack(stamps) {
-            writer.add(&entry, &key, &value)?;
-        }
-        writer.finish(&Fragments::default(), |_| false).map(Some)
     }
 
     /// Creates a segment file in a lane, noting its number; `run` is that of the history tier's segments of one job. Nothing inside is below

@@ -89,7 +89,7 @@ impl ViewCore {
         key: &[u8],
         (from, to): (u64, u64),
     ) -> Result<Option<History>> {
-        let Some(asked) = self.asked(opened.id)? else { return Ok(None) };
+        let Some(asked) = self.asked(opened)? else { return Ok(None) };
         let current = self.files();
         let mut live: Vec<Live> = Vec::new();
         // The same one may stand in several segments.

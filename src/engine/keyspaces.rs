@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Commit, Engine, KeyspaceOptions, Opened, timeline::Timeline};
+use super::{Commit, Engine, KeyspaceOptions, Opened, registry::JobInputs, timeline::Timeline};
 use crate::{
     base::{Error, FIRST_KEYSPACE, KeyspaceId, Result},
     compaction::Policy,
@@ -29,6 +29,12 @@ pub(super) fn point_index(options: &StoredOptions) -> PointIndex {
 
 /// The time to live of what is written from now on; its seqno is still to come.
 const FROM_NOW: u64 = u64::MAX;
+
+/// Of the registered seqnos, ascending, those at which a keyspace can be read that was born and dropped at such seqnos.
+pub(super) fn readers_of(born: u64, dropped: u64, registered: &[u64]) -> &[u64] {
+    let place = |seqno: u64| registered.partition_point(|registered| *registered < seqno);
+    registered.get(place(born)..place(dropped)).unwrap_or_default()
+}
 
 impl StoredOptions {
     /// With a time to live that holds from a seqno on.
@@ -134,7 +140,7 @@ impl Engine {
                 name_of(*merge, merge_name)
             ))
         })?;
-        Ok(Opened { id: keyspace.id, strategy })
+        Ok(Opened { id: keyspace.id, born: keyspace.born, strategy })
     }
 
     /// The oldest seqno from which on nothing of a keyspace is refused. What has expired and gone is missed at moments before its expiry: then that is the
@@ -215,23 +221,34 @@ impl Engine {
         names
     }
 
-    /// Forgets a dropped keyspace that nobody can read any more; `false` when there is none.
+    /// Forgets the dropped keyspaces that nobody can read any more, in one edit; `false` when there are none.
     pub(super) fn forget_dropped(&self) -> Result<bool> {
-        let registered = self.registry.lock().list();
-        let version = Arc::clone(&self.current().version);
+        let inputs = JobInputs::take(self);
+        let registered = &inputs.registered.seqnos;
         let unread = |keyspace: &&Arc<KeyspaceVersion>| {
-            let dropped = keyspace.dropped.filter(|dropped| *dropped <= self.visible());
-            dropped.is_some_and(|dropped| registered.seqnos.first().is_none_or(|oldest| *oldest >= dropped))
+            keyspace.dropped.is_some_and(|dropped| {
+                dropped <= self.visible() && readers_of(keyspace.born, dropped, registered).is_empty()
+            })
         };
-        let Some(keyspace) = version.keyspaces.values().find(unread) else { return Ok(false) };
+        let keyspaces = inputs.files.version.keyspaces.values();
+        let gone: Vec<_> = keyspaces.filter(unread).filter(|gone| !self.compacting.is_taken(gone.id)).collect();
+        if gone.is_empty() {
+            return Ok(false);
+        }
         let mut manifest = self.manifest.lock();
         self.check_writable()?;
-        if manifest.version().keyspaces.contains_key(&keyspace.id) {
-            let forget = Edit::new([Change::Forget { id: keyspace.id }]);
-            let version = self.commit_edit(&mut manifest, &forget, &[])?;
-            // A view that was opened meanwhile, below the drop, goes on reading the files of its birth.
-            self.install(&version, None, Some((&registered, keyspace.dropped.unwrap_or(0))));
+        if self.copying.load(Ordering::SeqCst) > 0 {
+            // A checkpoint may be of a moment at which they were there.
+            return Ok(false);
         }
+        let there = |gone: &&&Arc<KeyspaceVersion>| manifest.version().keyspaces.contains_key(&gone.id);
+        let forget = Edit::new(gone.iter().filter(there).map(|gone| Change::Forget { id: gone.id }));
+        let version = self.commit_edit(&mut manifest, &forget, &[])?;
+        // A view that was opened meanwhile, below a drop, goes on reading the files of its birth.
+        let newest = gone.iter().filter_map(|gone| gone.dropped).max().unwrap_or(0);
+        self.install(&version, None, Some((&inputs, newest)));
+        drop(manifest);
+        self.reclaim.run(&*self.dir);
         Ok(true)
     }
 
@@ -240,7 +257,7 @@ impl Engine {
         let mut commit = self.commit.lock();
         self.check_writable()?;
         self.sync_log_locked(&mut commit)?;
-        let seqno = Self::take_seqno(&mut commit)?;
+        let seqno = self.take_seqno(&mut commit)?;
         let time_us = self.now_us().max(commit.time_us).max(commit.time_floor);
         let stamp = Change::Seqnos { last: seqno, next: 0, ceiling: 0, time_us };
         let version =

@@ -22,6 +22,7 @@
 //! * E4: a superversion that a reader holds is complete: its memtables and segments hold every version that was not dropped
 //!   by a job that knew of the reader.
 
+mod busy;
 mod check;
 mod checkpoint;
 mod clock;
@@ -51,7 +52,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -59,7 +60,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 pub use check::{Finding, Report};
 pub use compact::Compacted;
-pub(crate) use conflicts::Conflicts;
+pub(crate) use conflicts::{ReadSet, Reading};
 pub use explain::{Explain, Outcome as ReadOutcome, Step};
 pub(crate) use history::History as VersionWalk;
 pub use options::{Durability, KeyspaceOptions, Options};
@@ -70,7 +71,6 @@ pub use stats::{LevelStats, PinStats, SpaceUse, Stats};
 pub(crate) use timeline::Commits as CommitWalk;
 pub(crate) use view::ViewCore;
 pub(crate) use worker::start as start_threads;
-pub(crate) use write::{Checks, Watched};
 
 use crate::{
     base::{Error, KeyspaceId, Result},
@@ -81,10 +81,13 @@ use crate::{
     merge::{DeadSpans, MergeStrategy},
     wal::{LogFile, LogWriter},
 };
+use busy::Busy;
 use clock::Clock;
+use compact::Rest;
+use conflicts::Recent;
 use decide::Chains;
 use pins::pinned_readers;
-use registry::{Registered, Registry};
+use registry::{JobInputs, Registry};
 use stats::Counters;
 use superversion::{Reclaim, SuperVersion};
 use sync::Syncing;
@@ -99,7 +102,9 @@ pub(crate) struct Engine {
     database_id: u64,
 
     flushing: Mutex<()>,
-    compacting: Mutex<()>,
+    compacting: Busy,
+    /// Checkpoints under way: while there is one, no dropped keyspace is forgotten.
+    copying: AtomicUsize,
     manifest: Mutex<ManifestStore>,
     commit: Mutex<Commit>,
     registry: Mutex<Registry>,
@@ -109,10 +114,14 @@ pub(crate) struct Engine {
 
     /// The newest seqno that readers may see.
     visible: AtomicU64,
+    /// Seqnos below are reserved in the manifest: no other opening gives them out.
+    seqno_ceiling: AtomicU64,
     /// Numbers for new segment files.
     next_file: AtomicU64,
     syncing: Syncing,
-    work: Work,
+    work: Arc<Work>,
+    /// The generation of files that idle views were given last.
+    rebased: AtomicU64,
     /// Woken when background work has made room.
     room: Condvar,
     room_lock: Mutex<()>,
@@ -129,8 +138,9 @@ pub(crate) struct Engine {
     reclaim: Arc<Reclaim>,
     counters: Counters,
     clock: Mutex<Clock>,
-    /// When segments of a keyspace were last written anew in place, in monotonic microseconds.
+    /// When keyspaces were last cleared out, in monotonic microseconds.
     cleared: Mutex<BTreeMap<KeyspaceId, u64>>,
+    rest: Mutex<Rest>,
     /// Where nothing is left to read.
     dead: Arc<DeadSpans>,
     /// The custom compaction policies that this process has been given.
@@ -146,12 +156,11 @@ struct Commit {
     log: Option<LogWriter>,
     memtable: Arc<Memtable>,
     next_seqno: u64,
-    seqno_ceiling: u64,
     /// The commit time of the newest batch, and what that of the next is not below.
     time_us: u64,
     time_floor: u64,
     /// Recent writes, while somebody is between reading and committing.
-    conflicts: Conflicts,
+    recent: Recent,
     /// How long the chains of operands have grown.
     chains: Chains,
     /// Logs that were followed by others and are not known to be synced, oldest first, with their ends.
@@ -216,6 +225,7 @@ impl Engine {
     /// What background work has met: the error for which it or the writes have stopped.
     pub(crate) fn health(&self) -> Result<()> {
         self.check_open()?;
+        self.idle_step();
         self.check_not_poisoned()?;
         self.work.trouble().map_or(Ok(()), Err)
     }
@@ -263,17 +273,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes a version current. `job` is the list that the job worked by and the newest superseder of what it dropped.
-    fn install(&self, version: &Arc<Version>, flushed: Option<&Arc<Memtable>>, job: Option<(&Registered, u64)>) {
+    /// Makes a version current. `job` is what the job worked by and the newest superseder of what it dropped.
+    fn install(&self, version: &Arc<Version>, flushed: Option<&Arc<Memtable>>, job: Option<(&JobInputs, u64)>) {
         let mut registry = self.registry.lock();
-        if let Some((list, superseder)) = job {
-            registry.freeze(list, superseder);
-        }
         registry.set_pins(pinned_readers(version));
+        if let Some((inputs, superseder)) = job {
+            registry.freeze(inputs, superseder);
+        }
         let mut current = self.current.write();
         let mut next = current.with_version(version, &self.dir, self.options.mmap, &self.reclaim);
         if let Some(flushed) = flushed {
-            next.sealed.retain(|table| !Arc::ptr_eq(table, flushed));
+            next.settle(flushed);
         }
         self.generation.store(next.generation, Ordering::Release);
         let old = std::mem::replace(&mut *current, Arc::new(next));

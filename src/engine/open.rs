@@ -17,15 +17,19 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::{
-    Commit, Conflicts, Engine, Options, clock::Clock, pins::pinned_readers, registry::Registry,
-    superversion::SuperVersion, write::SEQNO_RESERVE,
+    Commit, Engine, Options,
+    clock::Clock,
+    pins::pinned_readers,
+    registry::Registry,
+    superversion::{Moment, Reclaim, SuperVersion},
+    sync::sync_bytes,
 };
 use crate::{
     base::{Corruption, Error, IoContext, Result},
@@ -81,7 +85,7 @@ impl Engine {
         let last = recovered.last_seqno.max(before.last_seqno);
         // After a crash, seqnos up to the old ceiling may have been seen by somebody and lost.
         let first = if clean { before.next_seqno } else { before.seqno_ceiling }.max(last + 1);
-        let ceiling = first.saturating_add(SEQNO_RESERVE);
+        let ceiling = first.saturating_add(options.limits.seqno_reserve);
         let time_us = recovered.time_us.max(before.time_us);
         let log_number = recovered.next_log;
 
@@ -106,24 +110,31 @@ impl Engine {
         let version = Arc::clone(manifest.version());
         let memtable = Arc::new(Memtable::new(log_number));
         let empty = SuperVersion::new(Arc::clone(&memtable), recovered.memtables);
-        let reclaim = Arc::default();
-        let current = empty.with_version(&version, &dir, options.mmap, &reclaim);
+        let work = Arc::new(super::Work::default());
+        let reclaim = Arc::new(Reclaim::new(&work));
+        let mut current = empty.with_version(&version, &dir, options.mmap, &reclaim);
+        let opened_at = Moment { seqno: last, time_us, version: Arc::clone(&version) };
+        match current.sealed.first() {
+            // What an older one of these holds is known to be there only with the newer ones.
+            Some(newest) => drop(current.sealed_at.insert(newest.log(), opened_at)),
+            None => current.settled = Some(opened_at),
+        }
         let monotonic = env.monotonic_us();
         let mut registry = Registry::default();
         registry.set_pins(pinned_readers(&version));
         let engine = Self {
             database_id: manifest.database_id(),
             flushing: Mutex::default(),
-            compacting: Mutex::default(),
+            compacting: super::Busy::default(),
+            copying: AtomicUsize::new(0),
             manifest: Mutex::new(manifest),
             commit: Mutex::new(Commit {
                 log,
                 memtable,
                 next_seqno: first,
-                seqno_ceiling: ceiling,
                 time_us,
                 time_floor: time_us,
-                conflicts: Conflicts::default(),
+                recent: super::Recent::new(options.limits.recent_bytes),
                 chains: super::Chains::default(),
                 unsynced: Vec::new(),
             }),
@@ -132,12 +143,15 @@ impl Engine {
             custom_policies: Mutex::default(),
             dead: Arc::default(),
             cleared: Mutex::default(),
+            rest: Mutex::default(),
             visible: AtomicU64::new(last),
+            seqno_ceiling: AtomicU64::new(ceiling),
             next_file: AtomicU64::new(version.next_file),
             generation: AtomicU64::new(current.generation),
             current: RwLock::new(Arc::new(current)),
             syncing: super::Syncing::default(),
-            work: super::Work::default(),
+            work,
+            rebased: AtomicU64::new(0),
             room: Condvar::new(),
             room_lock: Mutex::default(),
             closed: AtomicBool::new(false),
@@ -153,9 +167,9 @@ impl Engine {
             env,
             dir,
         };
-        let replayed = !engine.current().sealed.is_empty();
-        let durable = if replayed && !clean { before.last_seqno } else { last };
-        engine.syncing.start(durable, replayed && !clean);
+        let replayed = engine.current().sealed.first().map(|newest| newest.log()).filter(|_| !clean);
+        let durable = if replayed.is_some() { before.last_seqno } else { last };
+        engine.syncing.start(durable, replayed);
         Ok(engine)
     }
 
@@ -167,8 +181,8 @@ impl Engine {
         let read_only = self.options.read_only;
         let recovered = if read_only { Ok(()) } else { self.check_writable().and_then(|()| self.flush_recovered()) };
         let _no_flush = self.flushing.lock();
-        let _no_compaction = self.compacting.lock();
-        let sealed = if read_only { recovered } else { recovered.and_then(|()| self.seal()) };
+        self.compacting.end();
+        let sealed = if read_only { Ok(()) } else { self.seal(recovered) };
         {
             // Also where no seal was reached: whoever takes the manifest next finds the database closed.
             let _no_edit = self.manifest.lock();
@@ -181,12 +195,16 @@ impl Engine {
     }
 
     /// A clean end: everything is synced, and the manifest says where the logs end, so that from now on every changed byte is
-    /// found.
-    fn seal(&self) -> Result<()> {
+    /// found. Whatever keeps the end from being a clean one, what was committed is synced first.
+    fn seal(&self, recovered: Result<()>) -> Result<()> {
         let mut manifest = self.manifest.lock();
         let mut commit = self.commit.lock();
         // Nothing is appended behind the seal.
         self.closed.store(true, Ordering::Release);
+        // Only the bytes, and no word of it in the log: while commits of an earlier log may stand in no segment, no later one may say that it
+        // was synced (W1).
+        sync_bytes(&commit).inspect_err(|error| self.poison(error))?;
+        recovered?;
         if let Some(log) = &mut commit.log {
             log.seal(RecordKind::Closed)?;
             // Giving reserved room back is only thrift.

@@ -37,6 +37,23 @@ const MEMTABLE_MAX: u64 = 16 << 20;
 /// Sealed memtables that may wait for their flush.
 pub(crate) const SEALED_MAX: usize = 3;
 
+/// Bounds that no user needs to set, and that tests make small.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Seqnos reserved ahead: after a crash numbering goes on above them, so none is ever given out twice.
+    pub(crate) seqno_reserve: u64,
+    /// Bytes of recent batches that are kept while somebody is between reading and committing.
+    pub(crate) recent_bytes: usize,
+    /// Bytes that the exact part of the timeline may take where nobody keeps a past.
+    pub(crate) timeline_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { seqno_reserve: 1 << 32, recent_bytes: 16 << 20, timeline_bytes: 4 << 20 }
+    }
+}
+
 /// Opens databases.
 ///
 /// ```
@@ -58,6 +75,7 @@ pub struct Options {
     pub(crate) level_ratio: u64,
     pub(crate) mmap: bool,
     pub(crate) read_only: bool,
+    pub(crate) limits: Limits,
 }
 
 impl Default for Options {
@@ -70,6 +88,7 @@ impl Default for Options {
             level_ratio: 10,
             mmap: true,
             read_only: false,
+            limits: Limits::default(),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Opened {
     pub(crate) id: KeyspaceId,
+    pub(crate) born: u64,
     pub(crate) strategy: MergeStrategy,
 }
 

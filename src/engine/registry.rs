@@ -7,7 +7,8 @@
 //!   the job keeps what A sees        The job may have dropped what B sees: B keeps the files of its birth.
 //! ```
 //!
-//! Rule J1 of `docs/versions.md`.
+//! Rule J1 of `docs/versions.md`. A job gets the list together with the files that it works on, the files first ([`JobInputs`]): then
+//! whoever could read anything in those files by the time they were taken is in the list. That holds for pins too, which are never frozen.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ use std::{
 
 use parking_lot::RwLock;
 
-use super::superversion::SuperVersion;
+use super::{Engine, superversion::SuperVersion};
 use crate::compaction::Reader;
 
 /// A registered reader.
@@ -57,7 +58,7 @@ pub(crate) struct Registry {
 }
 
 /// The list that a job works by.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Registered {
     /// Ascending, each once.
     pub(crate) seqnos: Vec<u64>,
@@ -65,6 +66,27 @@ pub(crate) struct Registered {
     pub(crate) readers: Vec<Reader>,
     /// Readers registered from this ticket on are not in the list.
     upto: u64,
+}
+
+/// What a job works on, and whom it must not take anything from: the one way to either.
+#[derive(Debug)]
+pub(crate) struct JobInputs {
+    pub(crate) files: Arc<SuperVersion>,
+    pub(crate) registered: Registered,
+    /// Nothing in the files is newer.
+    newest: u64,
+}
+
+impl JobInputs {
+    /// Takes the files, then the list: a version in the files that somebody may read is one that somebody in the list may read.
+    pub(crate) fn take(engine: &Engine) -> Self {
+        let files = engine.current();
+        engine.env.pass("job: files, then list");
+        // Files hold what is visible at most, when they are those of sealed memtables and segments.
+        let newest = files.newest_settled();
+        let registered = engine.registry.lock().list();
+        Self { files, registered, newest }
+    }
 }
 
 impl Registry {
@@ -86,8 +108,19 @@ impl Registry {
         self.pins = pins;
     }
 
-    /// The list as of now.
-    pub(crate) fn list(&self) -> Registered {
+    /// The seqnos that are registered now, ascending, each once.
+    pub(crate) fn seqnos(&self) -> Vec<u64> {
+        self.list().seqnos
+    }
+
+    /// The earliest time that a registered reader looks at, in microseconds.
+    pub(crate) fn earliest(&self) -> Option<u64> {
+        let times = self.readers.values().map(|registration| registration.reader.time);
+        times.chain(self.pins.iter().map(|pin| pin.time)).min()
+    }
+
+    /// The list as of now: for [`JobInputs`] alone.
+    fn list(&self) -> Registered {
         let readers: Vec<Reader> =
             self.readers.values().map(|registration| registration.reader).chain(self.pins.iter().copied()).collect();
         let mut seqnos: Vec<u64> = readers.iter().map(|reader| reader.seqno).collect();
@@ -103,7 +136,7 @@ impl Registry {
     /// Gives newer files to the readers that may have them, so that nobody idle holds old ones. Gives those that were theirs, to be let go outside the lock,
     /// and the seqnos of those who hold old files all the same.
     pub(crate) fn rebase(&self, current: &Arc<SuperVersion>) -> (Vec<Arc<SuperVersion>>, Vec<u64>) {
-        let (mut old, mut holding) = (Vec::new(), Vec::new());
+        let (mut old, mut holding) = (Vec::with_capacity(self.readers.len()), Vec::new());
         for Registration { reader, frozen, held } in self.readers.values() {
             let frozen = frozen.load(Ordering::SeqCst);
             if let Some(files) = held.files.upgrade().filter(|_| !frozen) {
@@ -123,8 +156,12 @@ impl Registry {
 
     /// Freezes the readers that a job did not know of and whose past it may have dropped. To be called, under the lock, before
     /// the job's files become current.
-    pub(crate) fn freeze(&self, list: &Registered, newest_superseder: u64) {
-        for registration in self.readers.range(list.upto..).map(|(_, registration)| registration) {
+    pub(crate) fn freeze(&self, inputs: &JobInputs, newest_superseder: u64) {
+        let JobInputs { registered, newest, .. } = inputs;
+        for pin in self.pins.iter().filter(|pin| registered.seqnos.binary_search(&pin.seqno).is_err()) {
+            assert!(pin.seqno > *newest, "a pin at {} below {newest} that a job did not know of", pin.seqno);
+        }
+        for registration in self.readers.range(registered.upto..).map(|(_, registration)| registration) {
             if registration.reader.seqno < newest_superseder {
                 registration.frozen.store(true, Ordering::SeqCst);
             }
@@ -135,19 +172,34 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memtable::Memtable;
 
     fn at(seqno: u64) -> Reader {
         Reader { seqno, opened: seqno, time: 0 }
+    }
+
+    fn inputs(registry: &Registry, newest: u64) -> JobInputs {
+        let files = Arc::new(SuperVersion::new(Arc::new(Memtable::new(1)), Vec::new()));
+        JobInputs { files, registered: registry.list(), newest }
+    }
+
+    #[test]
+    #[should_panic(expected = "a pin at 12 below 12 that a job did not know of")]
+    fn a_pin_that_a_job_did_not_know_of_and_may_have_taken_from_is_never_installed_over() {
+        let mut registry = Registry::default();
+        let inputs = inputs(&registry, 12);
+        registry.set_pins(vec![at(12)]);
+        registry.freeze(&inputs, 30);
     }
 
     #[test]
     fn a_reader_that_came_after_the_list_and_reads_below_a_drop_is_frozen() {
         let mut registry = Registry::default();
         let (_, early) = registry.register(at(12), Held::default());
-        let list = registry.list();
+        let inputs = inputs(&registry, 12);
         let (_, late) = registry.register(at(15), Held::default());
         let (_, present) = registry.register(at(30), Held::default());
-        registry.freeze(&list, 30);
+        registry.freeze(&inputs, 30);
         let frozen = |flag: Arc<AtomicBool>| flag.load(Ordering::SeqCst);
         assert_eq!((frozen(early), frozen(late), frozen(present)), (false, true, false));
     }
@@ -158,8 +210,8 @@ mod tests {
         let (first, _) = registry.register(at(7), Held::default());
         let (second, _) = registry.register(at(7), Held::default());
         registry.release(first);
-        assert_eq!(registry.list().seqnos, [7]);
+        assert_eq!(registry.seqnos(), [7]);
         registry.release(second);
-        assert_eq!(registry.list().seqnos, [0; 0]);
+        assert_eq!(registry.seqnos(), [0; 0]);
     }
 }

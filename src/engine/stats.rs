@@ -379,6 +379,7 @@ impl fmt::Display for Stats {
 impl Engine {
     /// Collects the numbers; what the directory cannot tell counts as nothing.
     pub(crate) fn stats(&self) -> Stats {
+        self.idle_step();
         let current = self.current();
         let (views, oldest_view) = {
             let registry = self.registry.lock();

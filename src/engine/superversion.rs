@@ -10,6 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 
+use super::worker::Work;
 use crate::{
     base::{KeySpan, KeyspaceId, Result, head},
     env::Dir,
@@ -19,10 +20,13 @@ use crate::{
     segment::{Finished, IndexNumbers, Past, Segment},
 };
 
-/// Files that nobody reads any more and no manifest names: to be removed by background work.
-#[derive(Debug, Default)]
+/// Files that nobody reads any more and no manifest names: to be removed by background work, which is woken for it.
+#[derive(Debug)]
 pub(crate) struct Reclaim {
     state: Mutex<ReclaimState>,
+    /// Held while files are removed.
+    removing: Mutex<()>,
+    work: Arc<Work>,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +37,16 @@ struct ReclaimState {
 }
 
 impl Reclaim {
+    pub(crate) fn new(work: &Arc<Work>) -> Self {
+        Self { state: Mutex::default(), removing: Mutex::default(), work: Arc::clone(work) }
+    }
+
+    /// Adds a file whose last reader has gone.
+    fn add_unread(&self, name: String) {
+        self.add(name);
+        self.work.wake();
+    }
+
     pub(crate) fn add(&self, name: String) {
         self.state.lock().names.push(name);
     }
@@ -41,18 +55,24 @@ impl Reclaim {
         self.state.lock().names.extend(numbers.into_iter().map(name::segment));
     }
 
-    /// Removes what it can, in order; what cannot be removed now stays for the next time.
+    /// Removes what it can, in order; what cannot be removed now stays for the next time. Readers that let files go meanwhile do not wait.
     pub(crate) fn run(&self, dir: &dyn Dir) {
-        let mut state = self.state.lock();
-        if !state.ended {
-            state.names.sort_unstable();
-            state.names.retain(|name| matches!(dir.remove(name), Err(e) if e.kind() != std::io::ErrorKind::NotFound));
+        let _one = self.removing.lock();
+        let mut names = {
+            let mut state = self.state.lock();
+            if state.ended { Vec::new() } else { std::mem::take(&mut state.names) }
+        };
+        names.sort_unstable();
+        names.retain(|name| matches!(dir.remove(name), Err(e) if e.kind() != std::io::ErrorKind::NotFound));
+        if !names.is_empty() {
+            self.state.lock().names.append(&mut names);
         }
     }
 
     /// Removes what it can for the last time.
     pub(crate) fn end(&self, dir: &dyn Dir) {
         self.run(dir);
+        let _one = self.removing.lock();
         self.state.lock().ended = true;
     }
 }
@@ -112,7 +132,7 @@ impl Table {
 impl Drop for Table {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::Acquire) {
-            self.reclaim.add(name::segment(self.meta.number));
+            self.reclaim.add_unread(name::segment(self.meta.number));
         }
     }
 }
@@ -211,6 +231,14 @@ impl Tree {
     }
 }
 
+/// The database just after a commit, as far as the manifest tells of it: which keyspaces there were, with which options, and which pins.
+#[derive(Clone, Debug)]
+pub(crate) struct Moment {
+    pub(crate) seqno: u64,
+    pub(crate) time_us: u64,
+    pub(crate) version: Arc<Version>,
+}
+
 /// Memtables and segments of one moment.
 #[derive(Debug)]
 pub(crate) struct SuperVersion {
@@ -221,11 +249,23 @@ pub(crate) struct SuperVersion {
     pub(crate) sealed: Vec<Arc<Memtable>>,
     pub(crate) version: Arc<Version>,
     pub(crate) trees: Arc<BTreeMap<KeyspaceId, Tree>>,
+    /// When memtables were sealed, by the number of their logs: everything up to the moment is in that memtable and older ones.
+    pub(crate) sealed_at: BTreeMap<u64, Moment>,
+    /// The newest moment of which everything is in segments, and nothing newer is; nothing while what was recovered is in memtables.
+    pub(crate) settled: Option<Moment>,
 }
 
 impl SuperVersion {
     pub(crate) fn new(active: Arc<Memtable>, sealed: Vec<Arc<Memtable>>) -> Self {
-        Self { generation: 0, active, sealed, version: Arc::default(), trees: Arc::default() }
+        Self {
+            generation: 0,
+            active,
+            sealed,
+            version: Arc::default(),
+            trees: Arc::default(),
+            sealed_at: BTreeMap::new(),
+            settled: None,
+        }
     }
 
     /// The memtables that can hold something at or below a seqno, newest first.
@@ -283,18 +323,57 @@ impl SuperVersion {
             sealed: self.sealed.clone(),
             version: Arc::clone(version),
             trees: Arc::new(trees),
+            sealed_at: self.sealed_at.clone(),
+            settled: self.settled.clone(),
         }
     }
 
-    /// The same segments under other memtables.
-    pub(crate) fn with_memtables(&self, active: Arc<Memtable>, sealed: Vec<Arc<Memtable>>) -> Self {
+    /// The same with the active memtable sealed at a moment, and a new one.
+    pub(crate) fn with_sealed(&self, active: Arc<Memtable>, moment: Moment) -> Self {
+        let mut next = self.with_moment(self.active.log(), moment);
+        next.sealed.insert(0, std::mem::replace(&mut next.active, active));
+        next
+    }
+
+    /// The same when nothing has been written to the active memtable by a moment: it is the moment of what is older.
+    pub(crate) fn with_idle_moment(&self, moment: Moment) -> Self {
+        match self.sealed.first() {
+            Some(newest) => self.with_moment(newest.log(), moment),
+            None => Self { settled: Some(moment), ..self.with_moments(self.sealed_at.clone()) },
+        }
+    }
+
+    fn with_moment(&self, log: u64, moment: Moment) -> Self {
+        let mut sealed_at = self.sealed_at.clone();
+        sealed_at.insert(log, moment);
+        self.with_moments(sealed_at)
+    }
+
+    fn with_moments(&self, sealed_at: BTreeMap<u64, Moment>) -> Self {
         Self {
             generation: self.generation + 1,
-            active,
-            sealed,
+            active: Arc::clone(&self.active),
+            sealed: self.sealed.clone(),
             version: Arc::clone(&self.version),
             trees: Arc::clone(&self.trees),
+            sealed_at,
+            settled: self.settled.clone(),
         }
+    }
+
+    /// Takes a memtable out that is in segments now.
+    pub(crate) fn settle(&mut self, flushed: &Arc<Memtable>) {
+        self.sealed.retain(|table| !Arc::ptr_eq(table, flushed));
+        if let Some(moment) = self.sealed_at.remove(&flushed.log()) {
+            self.settled = Some(moment);
+        }
+    }
+
+    /// No sealed memtable and no segment holds anything newer.
+    pub(crate) fn newest_settled(&self) -> u64 {
+        let sealed = self.sealed.first().map_or(0, |table| table.last_seqno());
+        let segments = self.version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
+        segments.map(|segment| segment.summary.max_seqno).max().unwrap_or(0).max(sealed)
     }
 
     /// All tables.

@@ -51,9 +51,9 @@ struct State {
     synced: u64,
     /// Somebody is at it.
     leader: bool,
-    /// Commits were recovered from a log that nobody knows to be on the disk: they go to segments before anything is
-    /// acknowledged as durable.
-    recovered: bool,
+    /// The newest log from which commits were recovered, if nobody knows them to be on the disk: they go to segments before
+    /// anything is acknowledged as durable.
+    recovered: Option<u64>,
 }
 
 /// An interval sync that failed for another reason than the sync itself is tried again this much later.
@@ -70,7 +70,7 @@ const BEFORE_SYNC: [Hook; 1] = [Engine::flush_recovered];
 
 impl Syncing {
     /// At open: what the manifest and the logs prove to be durable, and whether there is more.
-    pub(super) fn start(&self, synced: u64, recovered: bool) {
+    pub(super) fn start(&self, synced: u64, recovered: Option<u64>) {
         *self.state.lock() = State { synced, leader: false, recovered };
     }
 
@@ -115,13 +115,15 @@ impl Engine {
 
     /// Makes sure that everything visible now is synced within an interval: by the thread that waits for it, or on a machine
     /// without threads by the first commit that finds it due.
+    ///
+    /// An error means that a sync has failed, on a machine without threads: what only keeps it from being tried now is met again when it is due next.
     pub(super) fn sync_within(&self, every: Duration) -> Result<()> {
         let now = self.env.monotonic_us();
         let due = &self.syncing.due;
         let at = now.saturating_add(u64::try_from(every.as_micros()).unwrap_or(NOT_DUE)).min(NOT_DUE - 1);
         let before = due.at_us.fetch_min(at, Ordering::SeqCst);
         if self.runs_inline() {
-            return if before <= now { self.sync_due() } else { Ok(()) };
+            return if before <= now && self.sync_due().is_err() { self.check_not_poisoned() } else { Ok(()) };
         }
         if at < before {
             // Under the lock: the thread must not be between looking and waiting.
@@ -177,6 +179,7 @@ impl Engine {
             let commit = self.commit.lock();
             (self.visible(), files_to_sync(&commit))
         };
+        self.env.pass("sync: positions, then the sync");
         self.sync_files(&files)?;
         let newest = files.last().map_or(0, |(file, _)| file.number);
         self.commit.lock().unsynced.retain(|(file, _)| file.number >= newest);
@@ -205,12 +208,18 @@ impl Engine {
     /// After an unclean end the log was read from pages that may be clean in memory and old on the disk: what it held is
     /// flushed to new files before any sync of a log is taken as proof.
     pub(super) fn flush_recovered(&self) -> Result<()> {
-        if self.syncing.state.lock().recovered {
-            while self.flush_oldest()? {}
-            self.syncing.state.lock().recovered = false;
+        let recovered = self.syncing.state.lock().recovered;
+        if let Some(newest) = recovered {
+            self.flush_upto(newest)?;
+            self.syncing.state.lock().recovered = None;
         }
         Ok(())
     }
+}
+
+/// Syncs the logs without taking that for proof of anything; after a failed sync nothing is tried any more.
+pub(super) fn sync_bytes(commit: &Commit) -> Result<()> {
+    files_to_sync(commit).iter().try_for_each(|(file, _)| file.sync_bytes())
 }
 
 fn files_to_sync(commit: &Commit) -> Vec<(Arc<LogFile>, u64)> {

@@ -1,11 +1,8 @@
 //! What one reader sees: a registered seqno, and the files of its birth or newer ones that show the same.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use parking_lot::RwLock;
@@ -22,7 +19,7 @@ use super::{
 use crate::{
     base::{Bytes, Error, KeySpan, KeyspaceId, Result, Seqno},
     compaction::Reader,
-    manifest::{KeyspaceVersion, PinnedAt},
+    manifest::{KeyspaceVersion, PinnedAt, Version},
     merge::{Asked, Direction},
 };
 
@@ -56,7 +53,7 @@ pub(crate) struct ViewCore {
     /// It goes on reading keyspaces that were dropped after its moment.
     pinned: bool,
     /// The keyspaces as they were then, with their marks (R4).
-    keyspaces: BTreeMap<KeyspaceId, Arc<KeyspaceVersion>>,
+    version: Arc<Version>,
     ticket: u64,
     frozen: Arc<AtomicBool>,
     files: Arc<RwLock<Arc<SuperVersion>>>,
@@ -112,8 +109,9 @@ impl ViewCore {
     }
 
     fn register(engine: &Arc<Engine>, moment: Moment) -> Self {
-        let now = if moment == Moment::Present { engine.now_us() } else { 0 };
         let mut registry = engine.registry.lock();
+        // Under the lock: a job that is installed before this has judged by an earlier time, and knew of no reader that this could be.
+        let now = if moment == Moment::Present { engine.now_us() } else { 0 };
         // The seqno first: the files that are taken after it hold every commit up to it. No job can drop anything between,
         // because its result becomes current under this lock.
         let opened = engine.visible();
@@ -135,7 +133,7 @@ impl ViewCore {
             opened,
             complete: present || pinned,
             pinned,
-            keyspaces: files.version.keyspaces.clone(),
+            version: Arc::clone(&files.version),
             ticket,
             frozen,
             files: held,
@@ -162,7 +160,7 @@ impl ViewCore {
     }
 
     pub(crate) fn get(&self, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
-        let Some(asked) = self.asked(keyspace.id)? else { return Ok(None) };
+        let Some(asked) = self.asked(keyspace)? else { return Ok(None) };
         let got = get_in(&self.files(), keyspace, key, &asked, &self.engine.counters);
         got.map_err(|refused| self.readable_instead(keyspace, key, refused))
     }
@@ -173,33 +171,33 @@ impl ViewCore {
         keyspace: &Opened,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
-        let asked = self.asked(keyspace.id)?.map(|asked| self.of_many(keyspace.id, asked));
+        let asked = self.asked(keyspace)?.map(|asked| self.of_many(keyspace.id, asked));
         let Some(asked) = asked else { return Ok(keys.into_iter().map(|_| None).collect()) };
         multi_get_in(&self.files(), keyspace, keys, &asked, &self.engine.counters)
     }
 
     /// The visible keys and values of a span; nothing where the keyspace was not yet born.
     pub(crate) fn scan(&self, keyspace: &Opened, span: KeySpan, direction: Direction) -> Result<Option<Scan>> {
-        let asked = self.asked(keyspace.id)?.map(|asked| self.of_many(keyspace.id, asked));
+        let asked = self.asked(keyspace)?.map(|asked| self.of_many(keyspace.id, asked));
         let Some(asked) = asked else { return Ok(None) };
         self.engine.counters.scans.fetch_add(1, Ordering::Relaxed);
         scan_in(&self.files(), keyspace, span, asked, direction, &self.engine.dead).map(Some)
     }
 
     /// What to ask of a keyspace; nothing when it was not yet born at the view's moment.
-    pub(super) fn asked(&self, id: KeyspaceId) -> Result<Option<Asked>> {
+    pub(super) fn asked(&self, opened: &Opened) -> Result<Option<Asked>> {
         self.engine.check_open()?;
-        let Some(keyspace) = self.keyspaces.get(&id) else {
-            // Born after the view was opened, or forgotten before.
-            let alive = self.engine.current.read().version.keyspaces.contains_key(&id);
-            return if alive {
+        let Some(keyspace) = self.version.keyspaces.get(&opened.id) else {
+            // Not there yet when the view was opened, as numbers are given out in order; or forgotten by then, which says nothing of the time
+            // before its birth to those who see drops as of their own moment.
+            let unborn = opened.id.0 >= self.version.next_keyspace || self.pinned && self.seqno < opened.born;
+            return if unborn {
                 Ok(None)
             } else {
                 Err(Error::invalid("the keyspace was dropped before this view was opened"))
             };
         };
-        let sees_drops = if self.pinned { self.seqno } else { self.opened };
-        if keyspace.dropped.is_some_and(|dropped| dropped <= sees_drops) {
+        if self.has_lost(keyspace) {
             let name = &keyspace.name;
             return Err(Error::invalid(format!("keyspace \"{name}\" was dropped before this view was opened")));
         }
@@ -229,7 +227,7 @@ impl ViewCore {
                 break;
             }
             let tried = Self::as_of(&self.engine, oldest.0).and_then(|view| {
-                let asked = view.asked(keyspace.id)?;
+                let asked = view.asked(keyspace)?;
                 asked.map_or(Ok(None), |asked| get_in(&view.files(), keyspace, key, &asked, &self.engine.counters))
             });
             match tried {
@@ -252,14 +250,20 @@ impl ViewCore {
             let dropped = keyspace.dropped.is_some_and(|dropped| dropped <= self.seqno);
             keyspace.name == name && !keyspace.is_hidden() && keyspace.born <= self.seqno && !dropped
         };
-        self.keyspaces.values().find(alive)
+        self.version.keyspaces.values().find(alive)
     }
 
     /// The keyspaces that there were at the view's moment, and that it can read.
-    pub(crate) fn keyspaces(&self) -> impl Iterator<Item = &Arc<KeyspaceVersion>> {
-        let readable =
-            |keyspace: &&Arc<KeyspaceVersion>| !keyspace.is_hidden() && matches!(self.asked(keyspace.id), Ok(Some(_)));
-        self.keyspaces.values().filter(readable)
+    pub(crate) fn keyspaces(&self) -> Result<Vec<&Arc<KeyspaceVersion>>> {
+        self.engine.check_open()?;
+        let keyspaces = self.version.keyspaces.values().filter(|keyspace| !keyspace.is_hidden());
+        Ok(keyspaces.filter(|keyspace| keyspace.born <= self.seqno && !self.has_lost(keyspace)).collect())
+    }
+
+    /// Whether a keyspace had been dropped for this view.
+    fn has_lost(&self, keyspace: &KeyspaceVersion) -> bool {
+        let sees_drops = if self.pinned { self.seqno } else { self.opened };
+        keyspace.dropped.is_some_and(|dropped| dropped <= sees_drops)
     }
 
     /// The files to read: the current ones, unless a job dropped what this view sees without knowing of it.

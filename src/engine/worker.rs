@@ -1,7 +1,11 @@
 //! Background work: named threads that flush, compact and sync, or single steps on the caller's thread.
+//!
+//! One function is the step of both ([`Engine::step`]). A thread steps while there is anything to do, then waits to be woken: by a write that seals a
+//! memtable, by a reader that lets the last hold on a file go, by the end of a view or pin. What becomes due by time alone (values that expire,
+//! versions that leave their window, the timeline) is looked for every [`LOOK_AGAIN`], in metadata: so an idle database gives its space back too.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -13,6 +17,9 @@ use crate::base::{Error, IoContext, Result};
 
 /// After an error a worker tries again this much later.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// How often a database at rest looks whether time has made anything due.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// On a simulated machine, one commit in this many is followed by a background step.
 const DRAW: u32 = 4;
@@ -89,10 +96,14 @@ pub(crate) fn start(engine: &Arc<Engine>) -> Result<Vec<JoinHandle<()>>> {
 impl Engine {
     /// One background step on the caller's thread: `false` when there was nothing to do.
     pub(super) fn background_step(&self) -> Result<bool> {
-        let flushed = self.step(What::Flush)?;
-        let stepped = flushed || self.step(What::Compact)?;
-        self.reclaim.run(&*self.dir);
-        Ok(stepped)
+        Ok(self.step(What::Flush)? || self.step(What::Compact)?)
+    }
+
+    /// On a machine without threads: a background step, for verbs that ask how the database is. What it meets is told by the writes it hinders.
+    pub(super) fn idle_step(&self) {
+        if self.runs_inline() && self.check_writable().is_ok() {
+            let _met = self.background_step();
+        }
     }
 
     /// On a machine without threads: a background step at a drawn point. What it meets is told by the writes it hinders.
@@ -102,13 +113,26 @@ impl Engine {
         }
     }
 
+    /// Does the next thing of a kind, if there is any, and lets go of what that has made superfluous.
     fn step(&self, what: What) -> Result<bool> {
         let stepped = match what {
             What::Flush => self.flush_oldest(),
             What::Compact => self.forget_dropped().and_then(|forgot| Ok(forgot || self.compact_most_urgent()?)),
         };
         self.work.note(what, stepped.as_ref().err().map(Error::duplicate));
+        self.let_go();
         stepped
+    }
+
+    /// Gives idle views the current files, and removes the files that nobody holds.
+    pub(super) fn let_go(&self) {
+        let generation = self.generation.load(Ordering::Acquire);
+        if self.rebased.swap(generation, Ordering::AcqRel) != generation {
+            let (old, _holding) = self.registry.lock().rebase(&self.current());
+            // Memtables and files go here, outside the lock.
+            drop(old);
+        }
+        self.reclaim.run(&*self.dir);
     }
 
     fn work_on(&self, what: What) {
@@ -124,15 +148,14 @@ impl Engine {
             self.wake_writers();
             let mut state = self.work.state.lock();
             match stepped {
-                Ok(false) => {
-                    while state.round == round && !state.stop {
-                        self.work.changed.wait(&mut state);
-                    }
-                }
+                Ok(false) if state.round == round && !state.stop => match what {
+                    What::Flush => self.work.changed.wait(&mut state),
+                    What::Compact => drop(self.work.changed.wait_for(&mut state, LOOK_AGAIN)),
+                },
                 Err(_) if !state.stop => {
                     self.work.changed.wait_for(&mut state, TRY_AGAIN);
                 }
-                Ok(true) | Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
     }

@@ -15,20 +15,22 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::MutexGuard;
+
 use super::{
     Commit, Durability, Engine,
+    conflicts::{Checked, ReadSet},
     options::SEALED_MAX,
     read::{Opened, dropped},
+    superversion::Moment,
 };
 use crate::{
-    base::{Error, IoContext, KeySpan, KeyspaceId, Receipt, Result, Seqno, from_us},
+    base::{Error, IoContext, Receipt, Result, Seqno, from_us},
     format::{FileKind, Header, name},
+    manifest::{Change, Edit, Version},
     memtable::{Memtable, RANGE_TOMBSTONES_MAX},
-    wal::{BATCH_LEN_MAX, BatchBuf, BatchView, LogWriter, RecordKind},
+    wal::{BATCH_LEN_MAX, BatchBuf, LogWriter, RecordKind},
 };
-
-/// Seqnos reserved ahead: after a crash numbering goes on above them, so none is ever given out twice.
-pub(super) const SEQNO_RESERVE: u64 = 1 << 32;
 
 /// A writer that waits looks again this often whether it should go on waiting.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -36,44 +38,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The longest that a writer is slowed down for one batch.
 const DELAY_MAX: Duration = Duration::from_millis(2);
 
-/// What a commit depends on: keys that must not have changed since a seqno.
-#[derive(Debug, Default)]
-pub(crate) struct Checks {
-    pub(crate) since: u64,
-    pub(crate) keys: Vec<(KeyspaceId, Vec<u8>)>,
-}
-
-/// While it lives, writes are noted, so that conflicts are found.
-#[derive(Debug)]
-pub(crate) struct Watched<'a> {
-    engine: &'a Engine,
-    /// What is read from now on is as of this seqno or newer.
-    pub(crate) since: u64,
-}
-
-impl<'a> Watched<'a> {
-    pub(crate) fn begin(engine: &'a Engine) -> Self {
-        let mut commit = engine.commit.lock();
-        let since = engine.visible();
-        commit.conflicts.watch(since);
-        Self { engine, since }
-    }
-}
-
-impl Drop for Watched<'_> {
-    fn drop(&mut self) {
-        self.engine.commit.lock().conflicts.unwatch();
-    }
-}
-
 impl Engine {
-    /// Commits a batch that writes to `keyspaces`, of which none decides at the write, or everything has been decided.
+    /// Commits a batch that writes to `keyspaces`, of which none decides at the write, or everything has been decided, if what was read for it
+    /// still holds.
+    ///
+    /// Everything that can be refused is looked at before the append. After it there are two answers: the receipt, or
+    /// [`Error::NotDurable`] with it.
     pub(crate) fn commit(
         &self,
         mut batch: BatchBuf,
         keyspaces: &[Opened],
         durability: Option<Durability>,
-        checks: Option<&Checks>,
+        reads: &[&ReadSet],
     ) -> Result<Receipt> {
         self.check_writable()?;
         Self::check_batch(&batch)?;
@@ -81,21 +57,22 @@ impl Engine {
             Self::check_sums(&batch, keyspaces)?;
         }
         self.settle()?;
+        self.extend_reservation()?;
         self.wait_for_room()?;
+        let durability = match durability.unwrap_or(self.options.durability) {
+            Durability::Interval(every) if every.is_zero() => Durability::Sync,
+            durability => durability,
+        };
+        if durability == Durability::Sync {
+            // It writes segments, for which the disk may have no room: better now than behind the append.
+            self.flush_recovered()?;
+        }
 
         let receipt = {
-            let mut commit = self.commit.lock();
-            // Again, under the lock: closing and poisoning happen between.
-            self.check_writable()?;
+            let mut commit = self.lock_checked(reads)?;
             self.check_keyspaces(keyspaces)?;
-            if let Some(checks) = checks
-                && let Some((_, key)) =
-                    checks.keys.iter().find(|(id, key)| commit.conflicts.changed_since(*id, key, checks.since))
-            {
-                return Err(Error::Conflict { key: key.clone() });
-            }
             self.rotate_if_full(&mut commit, batch.range_deletes())?;
-            if batch.count() == 0 && checks.is_none() {
+            if batch.count() == 0 && reads.is_empty() {
                 // Nothing to write: the receipt of the newest commit says when nothing happened.
                 let (seqno, time) = (Seqno(self.visible()), from_us(commit.time_us));
                 return Ok(Receipt { seqno, time });
@@ -106,14 +83,53 @@ impl Engine {
             self.append(&mut commit, &mut batch)?
         };
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
-        match durability.unwrap_or(self.options.durability) {
-            Durability::Sync => self.sync_upto(receipt.seqno.0)?,
-            Durability::Interval(every) if every.is_zero() => self.sync_upto(receipt.seqno.0)?,
-            Durability::Interval(every) => self.sync_within(every)?,
-            Durability::Buffered => {}
-        }
+        self.env.pass("commit: appended, then synced");
+        let synced = match durability {
+            Durability::Sync => self.sync_upto(receipt.seqno.0),
+            Durability::Interval(every) => self.sync_within(every),
+            Durability::Buffered => Ok(()),
+        };
+        // Only a sync that failed, which poisons, or the end of the database can come between: `health` says which.
+        synced.map_err(|_| Error::NotDurable { receipt })?;
         self.drawn_step();
         Ok(receipt)
+    }
+
+    /// Takes the commit lock, with everything that was read known to hold.
+    fn lock_checked(&self, reads: &[&ReadSet]) -> Result<MutexGuard<'_, Commit>> {
+        let mut checks: Vec<Checked<'_>> = reads.iter().map(|reads| Checked::new(reads)).collect();
+        loop {
+            checks.iter_mut().try_for_each(|check| check.advance(self))?;
+            self.env.pass("commit: checked what was read, then locked");
+            let commit = self.commit.lock();
+            // Again, under the lock: closing and poisoning happen between.
+            self.check_writable()?;
+            let mut whole = true;
+            for check in &mut checks {
+                whole &= check.finish(&commit.recent)?;
+            }
+            if whole {
+                return Ok(commit);
+            }
+        }
+    }
+
+    /// Reserves more seqnos, long before those that are reserved run out.
+    fn extend_reservation(&self) -> Result<()> {
+        let reserve = self.options.limits.seqno_reserve;
+        let is_low = || self.visible().saturating_add(reserve / 2) >= self.seqno_ceiling.load(Ordering::Acquire);
+        if !is_low() {
+            return Ok(());
+        }
+        let mut manifest = self.manifest.lock();
+        if is_low() {
+            let ceiling = self.visible().saturating_add(reserve);
+            let edit = Edit::new([Change::Seqnos { last: 0, next: 0, ceiling, time_us: 0 }]);
+            let version = self.commit_edit(&mut manifest, &edit, &[])?;
+            self.install(&version, None, None);
+            self.seqno_ceiling.store(ceiling, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// That a batch is within its limits.
@@ -135,7 +151,7 @@ impl Engine {
 
     /// Steps 3 to 5.
     fn append(&self, commit: &mut Commit, batch: &mut BatchBuf) -> Result<Receipt> {
-        let seqno = Self::take_seqno(commit)?;
+        let seqno = self.take_seqno(commit)?;
         let time_us = self.now_us().max(commit.time_us).max(commit.time_floor);
         batch.stamp(seqno, time_us);
         let payload_len = batch.len();
@@ -149,38 +165,23 @@ impl Engine {
         }
         self.counters.log_bytes.fetch_add(payload_len as u64, Ordering::Relaxed);
         let view = std::mem::take(batch).into_shared(payload_len);
+        commit.recent.note(seqno, &view);
         let inserted = commit
             .memtable
             .insert(&view)
-            .and_then(|()| Self::note_writes(commit, &view, seqno))
             .and_then(|()| view.for_each(|op| self.dead.wrote(seqno, op.keyspace, op.kind, op.key)));
-        inserted.map_err(|bad| bad.of(&self.dir.path().join(name::LOGS), 0))?;
+        assert!(inserted.is_ok(), "a batch that was encoded a moment ago reads back: {inserted:?}");
         commit.time_us = time_us;
         self.visible.store(seqno, Ordering::Release);
         Ok(Receipt { seqno: Seqno(seqno), time: from_us(time_us) })
     }
 
-    fn note_writes(commit: &mut Commit, view: &BatchView, seqno: u64) -> Result<(), crate::base::Corruption> {
-        if !commit.conflicts.is_watched() {
-            return Ok(());
-        }
-        view.for_each(|op| {
-            if op.kind.is_range() {
-                let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
-                commit.conflicts.note_range(op.keyspace, span, seqno);
-            } else {
-                commit.conflicts.note_key(op.keyspace, op.key, seqno);
-            }
-        })
-    }
-
     /// The next seqno. A failed append leaves a hole: a number is never given out twice.
-    pub(super) fn take_seqno(commit: &mut Commit) -> Result<u64> {
+    pub(super) fn take_seqno(&self, commit: &mut Commit) -> Result<u64> {
         let seqno = commit.next_seqno;
-        if seqno >= commit.seqno_ceiling {
-            return Err(Error::invalid(format!(
-                "{SEQNO_RESERVE} commits since the database was opened; close it and open it again"
-            )));
+        // Half of the reservation was left when this commit began.
+        if seqno >= self.seqno_ceiling.load(Ordering::Acquire) {
+            return Err(Error::invalid("every seqno that was reserved has been used; run the operation again"));
         }
         commit.next_seqno += 1;
         Ok(seqno)
@@ -203,7 +204,15 @@ impl Engine {
 
     /// Seals the memtable and its log, and starts new ones. An empty memtable stays.
     pub(super) fn rotate(&self, commit: &mut Commit) -> Result<()> {
+        let moment = |version: &Arc<Version>, commit: &Commit| Moment {
+            seqno: self.visible(),
+            time_us: commit.time_us,
+            version: Arc::clone(version),
+        };
         if commit.memtable.is_empty() {
+            let mut current = self.current.write();
+            *current = Arc::new(current.with_idle_moment(moment(&current.version, commit)));
+            self.generation.store(current.generation, Ordering::Release);
             return Ok(());
         }
         let log = commit.log.as_mut().ok_or(Error::Closed)?;
@@ -237,10 +246,10 @@ impl Engine {
         commit.unsynced.push((Arc::clone(old.file()), old.offset()));
 
         let active = Arc::new(Memtable::new(number));
-        let full = std::mem::replace(&mut commit.memtable, Arc::clone(&active));
+        commit.memtable = Arc::clone(&active);
         let mut current = self.current.write();
-        let sealed = std::iter::once(full).chain(current.sealed.iter().cloned()).collect();
-        *current = Arc::new(current.with_memtables(active, sealed));
+        // Under the commit lock no change of a keyspace or pin is between: the version is that of this very moment.
+        *current = Arc::new(current.with_sealed(active, moment(&current.version, commit)));
         self.generation.store(current.generation, Ordering::Release);
         drop(current);
         self.work.wake();

@@ -36,6 +36,9 @@ pub trait Env: Debug + Send + Sync + 'static {
     /// `NotFound` without `create`; `NotADirectory` when something else is there.
     fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Dir>>;
 
+    /// Removes an empty directory that [`Env::open_dir`] has made. Best effort; the default removes nothing.
+    fn remove_dir(&self, _path: &Path) {}
+
     /// The wall clock, in microseconds since 1970.
     fn wall_us(&self) -> u64;
 
@@ -98,6 +101,11 @@ pub trait Dir: Debug + Send + Sync {
 
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Removes a sub-directory that is empty. The default removes nothing.
+    fn remove_dir(&self, name: &str) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, format!("{name} cannot be removed on this machine")))
+    }
 
     /// Gives the finished file `name` a second name in another directory. Fails where hard links cannot reach.
     fn link(&self, name: &str, to: &dyn Dir, to_name: &str) -> io::Result<()>;

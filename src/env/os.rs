@@ -27,6 +27,10 @@ impl Env for Os {
         Ok(Arc::new(OsDir { path, handle }))
     }
 
+    fn remove_dir(&self, path: &Path) {
+        let _removed = fs::remove_dir(path);
+    }
+
     fn wall_us(&self) -> u64 {
         clock::wall_us()
     }
@@ -152,6 +156,10 @@ impl Dir for OsDir {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.at(name))
+    }
+
+    fn remove_dir(&self, name: &str) -> io::Result<()> {
+        fs::remove_dir(self.at(name))
     }
 
     fn link(&self, name: &str, to: &dyn Dir, to_name: &str) -> io::Result<()> {

@@ -151,8 +151,7 @@ impl Summary {
 
     /// Whether two spans have a key in common.
     pub(crate) fn overlaps(&self, span: &KeySpan) -> bool {
-        let before = |end: &Option<Vec<u8>>, start: &[u8]| end.as_deref().is_some_and(|end| end <= start);
-        !before(&self.span.end, &span.start) && !before(&span.end, &self.span.start)
+        self.span.overlaps(span)
     }
 
     /// Whether something inside hides the past.

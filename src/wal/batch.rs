@@ -161,6 +161,11 @@ impl BatchView {
         Self { owner, start, end }
     }
 
+    /// Its length in bytes, header included.
+    pub(crate) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
     #[expect(clippy::rc_buffer, reason = "the buffer is shared as it was filled, not copied")]
     /// The bytes that operations are places in.
     pub(crate) fn owner(&self) -> &Arc<Vec<u8>> {

@@ -33,9 +33,14 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
+    /// Makes the bytes durable, but does not let later records say that they are.
+    pub(crate) fn sync_bytes(&self) -> Result<()> {
+        self.file.sync().at("sync", || self.path.clone())
+    }
+
     /// Makes everything appended so far durable; `end` is the writer's offset when the caller looked.
     pub(crate) fn sync(&self, end: u64) -> Result<()> {
-        self.file.sync().at("sync", || self.path.clone())?;
+        self.sync_bytes()?;
         self.synced_upto.fetch_max(end, Ordering::Release);
         Ok(())
     }
