@@ -1,8 +1,8 @@
 //! [`Keyspace`]: one named, ordered, independent set of keys.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
-use super::{Batch, Cursor, History, Range, View, check_batch_len, check_key, commit, db::Owner};
+use super::{Batch, Cursor, History, Range, View, check_batch_len, check_key, commit, db::Owner, refused};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Kind, Receipt, Result, Seqno, SeqnoRange},
     engine::{Checks, Explain, Opened, ViewCore, Watched},
@@ -20,18 +20,17 @@ const UPDATE_TRIES: usize = 100;
 pub struct Keyspace {
     owner: Arc<Owner>,
     opened: Opened,
-    name: Arc<str>,
 }
 
 impl fmt::Debug for Keyspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keyspace({:?})", self.name)
+        write!(f, "Keyspace({:?})", self.name())
     }
 }
 
 impl Keyspace {
-    pub(super) fn new(owner: &Arc<Owner>, opened: Opened, name: &str) -> Self {
-        Self { owner: Arc::clone(owner), opened, name: name.into() }
+    pub(super) fn new(owner: &Arc<Owner>, opened: Opened) -> Self {
+        Self { owner: Arc::clone(owner), opened }
     }
 
     pub(super) fn id(&self) -> KeyspaceId {
@@ -48,15 +47,16 @@ impl Keyspace {
 
     /// The name it was opened with.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.opened.name
     }
 
-    /// Sets a key; what that means where the key is there already, the merge strategy says.
+    /// Sets a key; what that means where the key is there already, the merge strategy says. With [`Append`](MergeStrategy::Append) the value is one item, and what a read
+    /// answers is a list: put back, it would be a list of one item, that list.
     ///
     /// # Errors
     /// As [`Batch::commit`].
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Receipt> {
-        self.write(Kind::Put, key.as_ref(), &self.opened.strategy.stored(value.as_ref())?)
+        self.write_value(Kind::Put, key.as_ref(), value.as_ref())
     }
 
     /// Adds an operand to a key, without reading it: what comes of it, the [`MergeStrategy`] says. With a strategy
@@ -76,8 +76,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Batch::commit`].
     pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<Receipt> {
-        let strategy = &self.opened.strategy;
-        self.write(strategy.operand_kind(), key.as_ref(), &strategy.stored(operand.as_ref())?)
+        self.write_value(self.opened.strategy.operand_kind(), key.as_ref(), operand.as_ref())
     }
 
     /// Where a read of a key looks, and what it finds there: which memtables and segments, which slot of the index, how many blocks.
@@ -159,8 +158,8 @@ impl Keyspace {
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt) and [`Io`](Error::Io) from files, [`Closed`](Error::Closed); [`Invalid`](Error::Invalid) for a sum that no `i64` holds, and
-    /// whatever a custom [`Merge`](crate::Merge) answers, whose panics go on to the caller. Where a read meets several keys (`multi_get`, ranges and their
-    /// keys), such a key ends it.
+    /// whatever a custom [`Merge`](crate::Merge) answers, whose panics go on to the caller. Both name the key and the keyspace. `multi_get`
+    /// fails as a whole over such a key; ranges go on behind it.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.owner.engine.get(&self.opened, key.as_ref())
     }
@@ -239,6 +238,9 @@ impl Keyspace {
     /// An upper estimate of how many keys there are, at no cost: a key that was written many times, or deleted since, may count each
     /// time until it is compacted. For the exact number: `range(..).keys().count()`.
     pub fn approximate_len(&self) -> u64 {
+        if self.owner.engine.is_forked() {
+            return 0;
+        }
         let current = self.owner.engine.current();
         let segments: u64 = current.trees.get(&self.id()).map_or(0, |tree| {
             tree.levels
@@ -289,7 +291,7 @@ impl Keyspace {
     }
 
     /// Sets a key to what the closure makes of its value (`None`: absent, or to be deleted). The closure runs again when
-    /// somebody else wrote the key meanwhile.
+    /// somebody else wrote the key meanwhile. It holds no lock, and may call the database; with [`Append`](MergeStrategy::Append) it is given a list and answers an item.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -324,8 +326,9 @@ impl Keyspace {
         key: &[u8],
         mut decide: impl FnMut(Option<&[u8]>) -> Option<Option<Bytes>>,
     ) -> Result<Option<Receipt>> {
-        check_key(key)?;
+        check_key(key).map_err(|error| refused(self, key, error))?;
         let engine = &self.owner.engine;
+        engine.check_open()?;
         for _ in 0..UPDATE_TRIES {
             let watched = Watched::begin(engine);
             let old = self.get(key)?;
@@ -339,7 +342,7 @@ impl Keyspace {
             }
             let mut batch = BatchBuf::default();
             match &new {
-                Some(value) => batch.push(Kind::Put, self.id(), key, &self.opened.strategy.stored(value)?),
+                Some(value) => batch.push(Kind::Put, self.id(), key, &self.stored(key, value)?),
                 None => batch.push(Kind::Delete, self.id(), key, &[]),
             }
             let checks = Checks { since: watched.since, keys: vec![(self.id(), key.to_vec())] };
@@ -351,9 +354,18 @@ impl Keyspace {
         Err(Error::Conflict { key: key.to_vec() })
     }
 
+    fn write_value(&self, kind: Kind, key: &[u8], value: &[u8]) -> Result<Receipt> {
+        self.write(kind, key, &self.stored(key, value)?)
+    }
+
+    /// A value as the strategy stores it.
+    fn stored<'a>(&self, key: &[u8], value: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+        self.opened.strategy.stored(value).map_err(|error| refused(self, key, error))
+    }
+
     /// A batch of one operation, without what several would need.
     fn write(&self, kind: Kind, key: &[u8], value: &[u8]) -> Result<Receipt> {
-        check_key(key)?;
+        check_key(key).map_err(|error| refused(self, key, error))?;
         check_batch_len(key.len().saturating_add(value.len()))?;
         let mut batch = BatchBuf::default();
         batch.push(kind, self.id(), key, value);

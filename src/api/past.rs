@@ -1,11 +1,11 @@
 //! What the past is told as: versions of a key, commits, differences between two views.
 
-use std::{cmp::Ordering, fmt, time::SystemTime};
+use std::{cmp::Ordering, fmt, sync::Arc, time::SystemTime};
 
 use super::Range;
 use crate::{
     base::{Bytes, Error, Result, Seqno, from_us},
-    engine::{CommitWalk, VersionWalk},
+    engine::{CommitWalk, Engine, VersionWalk},
 };
 
 /// A version of a key.
@@ -76,6 +76,7 @@ pub struct Commit {
 /// Commits, oldest first: what [`Db::commits`](super::Db::commits) gives. After an error it ends.
 #[must_use = "iterators are lazy"]
 pub struct Commits {
+    engine: Arc<Engine>,
     walk: Option<CommitWalk>,
     wrong: Option<Error>,
     /// The first seqno that is not told.
@@ -89,11 +90,12 @@ impl fmt::Debug for Commits {
 }
 
 impl Commits {
-    pub(super) fn new(walk: Result<CommitWalk>, end: u64) -> Self {
-        match walk {
-            Ok(walk) => Self { walk: Some(walk), wrong: None, end },
-            Err(wrong) => Self { walk: None, wrong: Some(wrong), end },
-        }
+    pub(super) fn new(engine: &Arc<Engine>, walk: Result<CommitWalk>, end: u64) -> Self {
+        let (walk, wrong) = match walk {
+            Ok(walk) => (Some(walk), None),
+            Err(wrong) => (None, Some(wrong)),
+        };
+        Self { engine: Arc::clone(engine), walk, wrong, end }
     }
 }
 
@@ -104,8 +106,8 @@ impl Iterator for Commits {
         if let Some(wrong) = self.wrong.take() {
             return Some(Err(wrong));
         }
-        let told = self.walk.as_mut()?.next();
-        match told {
+        let walk = self.walk.as_mut()?;
+        match self.engine.check_open().and_then(|()| walk.next()) {
             Ok(Some(stamp)) if stamp.seqno < self.end => {
                 let (seqno, time) = (Seqno(stamp.seqno), from_us(stamp.time));
                 return Some(Ok(Commit { seqno, time, writes: stamp.writes }));
@@ -133,7 +135,8 @@ pub struct Change {
     pub after: Option<Bytes>,
 }
 
-/// The keys that differ between two views, in order: what [`Db::diff`](super::Db::diff) gives. After an error it ends.
+/// The keys that differ between two views, in order: what [`Db::diff`](super::Db::diff) gives. A key whose value cannot be told in one of them is an item that is an error, as in
+/// [`Range`], and it goes on behind it; any other error ends it.
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct Diff {
@@ -146,13 +149,13 @@ pub struct Diff {
 #[derive(Debug)]
 struct Ahead {
     range: Range,
-    next: Option<(Bytes, Bytes)>,
+    next: Option<(Bytes, Result<Bytes>)>,
 }
 
 impl Ahead {
     fn fill(&mut self) -> Result<()> {
         if self.next.is_none() {
-            self.next = self.range.next().transpose()?;
+            self.next = self.range.next_keyed()?;
         }
         Ok(())
     }
@@ -164,7 +167,8 @@ impl Diff {
         Self { before: ahead(before), after: ahead(after), ended: false }
     }
 
-    fn step(&mut self) -> Result<Option<Change>> {
+    /// The next change, or why that of a key cannot be told.
+    fn step(&mut self) -> Result<Option<Result<Change>>> {
         loop {
             self.before.fill()?;
             self.after.fill()?;
@@ -177,9 +181,10 @@ impl Diff {
             let before = if order == Ordering::Greater { None } else { self.before.next.take() };
             let after = if order == Ordering::Less { None } else { self.after.next.take() };
             let key = before.as_ref().or(after.as_ref()).map(|(key, _)| key.clone()).unwrap_or_default();
-            let (before, after) = (before.map(|(_, value)| value), after.map(|(_, value)| value));
-            if before != after {
-                return Ok(Some(Change { key, before, after }));
+            let value = |side: Option<(Bytes, Result<Bytes>)>| side.map(|(_, value)| value).transpose();
+            match value(before).and_then(|before| Ok((before, value(after)?))) {
+                Ok((before, after)) if before == after => {}
+                told => return Ok(Some(told.map(|(before, after)| Change { key, before, after }))),
             }
         }
     }
@@ -192,9 +197,14 @@ impl Iterator for Diff {
         if self.ended {
             return None;
         }
+        // A callback that panics ends it.
+        self.ended = true;
         let stepped = self.step();
         self.ended = !matches!(stepped, Ok(Some(_)));
-        stepped.transpose()
+        match stepped {
+            Ok(told) => told,
+            Err(error) => Some(Err(error)),
+        }
     }
 }
 

@@ -50,12 +50,13 @@ impl View {
     /// [`Invalid`](Error::Invalid) when there was none, or when it combines values by a custom strategy that this process has not been given.
     pub fn keyspace(&self, name: impl AsRef<str>) -> Result<Keyspace> {
         let name = name.as_ref();
+        self.core.engine().check_open()?;
         let found = self
             .core
             .keyspace(name)
             .ok_or_else(|| Error::invalid(format!("there was no keyspace \"{name}\" at seqno {}", self.seqno())))?;
         let opened = self.core.engine().opened(found)?;
-        Ok(Keyspace::new(&self.owner, opened, &found.name))
+        Ok(Keyspace::new(&self.owner, opened))
     }
 
     /// The names of the keyspaces that there were, sorted.

@@ -141,7 +141,7 @@ fn read_log(dir: &dyn Dir, name: &str) -> Result<Vec<u8>> {
 impl Report {
     fn note(&mut self, path: PathBuf, keyspace: Option<String>, checked: Result<()>) {
         if let Err(error) = checked {
-            self.findings.push(Finding { path, keyspace, what: error.to_string() });
+            self.findings.push(Finding { path, keyspace, what: error.in_full() });
         }
     }
 }

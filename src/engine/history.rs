@@ -169,6 +169,10 @@ impl History {
 
     /// The next older version.
     pub(crate) fn next(&mut self) -> Result<Option<Told>> {
+        if self.ended {
+            return Ok(None);
+        }
+        self.view.engine().check_open().inspect_err(|_| self.ended = true)?;
         while !self.ended {
             let past = self.past.top().and_then(Source::entry).filter(|entry| entry.key == self.key);
             let past_seqno = past.map(|entry| entry.seqno);
@@ -242,7 +246,7 @@ impl History {
     fn value_of(&self, live: &Live) -> Result<Option<Bytes>> {
         match live.kind {
             Kind::Put => Ok(Some(live.value.clone())),
-            Kind::WideSum => wide_sum(&self.key, &live.value).map(Some),
+            Kind::WideSum => wide_sum(&self.key, &live.value).map(Some).map_err(|error| self.opened.named(error)),
             _ => {
                 let asked = Asked { seqno: live.seqno, ..self.asked.clone() };
                 get_in(&self.view.files(), &self.opened, &self.key, &asked, self.view.counters())
@@ -268,7 +272,9 @@ impl History {
             }
             let value = match entry.kind {
                 Kind::Put => Ok(Some(source.value())),
-                Kind::WideSum if entry.seqno < self.to => wide_sum(&self.key, entry.value).map(Some),
+                Kind::WideSum if entry.seqno < self.to => {
+                    wide_sum(&self.key, entry.value).map(Some).map_err(|error| self.opened.named(error))
+                }
                 _ => Ok(None),
             };
             (!again).then(|| value.map(|value| Told { seqno: entry.seqno, time: entry.time.unwrap_or(0), value }))

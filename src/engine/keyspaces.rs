@@ -134,12 +134,15 @@ impl Engine {
                 name_of(*merge, merge_name)
             ))
         })?;
-        Ok(Opened { id: keyspace.id, strategy })
+        Ok(Opened { id: keyspace.id, strategy, name: keyspace.name.as_str().into() })
     }
 
     /// The oldest seqno from which on nothing of a keyspace is refused. What has expired and gone is missed at moments before its expiry: then that is the
     /// first commit since, or the next one to come.
     pub(crate) fn horizon(&self, id: KeyspaceId) -> u64 {
+        if self.is_forked() {
+            return 0;
+        }
         let current = self.current();
         let Some(keyspace) = current.version.keyspaces.get(&id) else { return 0 };
         let mut horizon = keyspace.horizon.max(keyspace.vanished);
@@ -208,6 +211,9 @@ impl Engine {
 
     /// Names of the keyspaces there are.
     pub(crate) fn keyspace_names(&self) -> Vec<String> {
+        if self.is_forked() {
+            return Vec::new();
+        }
         let version = Arc::clone(&self.current().version);
         let alive = version.keyspaces.values().filter(|keyspace| keyspace.dropped.is_none() && !keyspace.is_hidden());
         let mut names: Vec<_> = alive.map(|keyspace| keyspace.name.clone()).collect();

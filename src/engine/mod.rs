@@ -73,7 +73,7 @@ pub(crate) use worker::start as start_threads;
 pub(crate) use write::{Checks, Watched};
 
 use crate::{
-    base::{Error, KeyspaceId, Result},
+    base::{Error, KeyspaceId, Result, in_callback},
     compaction::Policy,
     env::{Background, Dir, Env},
     manifest::{CommitFailure, Edit, KeyspaceVersion, ManifestStore, Version},
@@ -159,8 +159,37 @@ struct Commit {
 }
 
 impl Engine {
-    /// The error of whoever comes too late.
+    /// That whoever calls may take locks here: not a process that was forked from the one that opened the database, where those who held them
+    /// may be missing; and not a callback, whose caller may hold them.
+    #[inline]
+    pub(crate) fn check_caller(&self) -> Result<()> {
+        if self.is_forked() || in_callback() { Err(self.wrong_caller()) } else { Ok(()) }
+    }
+
+    /// Whether this process was forked from the one that opened the database: what belongs to that is left alone.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.reclaim.origin.is_forked()
+    }
+
+    #[cold]
+    fn wrong_caller(&self) -> Error {
+        let path = self.dir.path().display();
+        if !self.is_forked() {
+            return Error::invalid(format!(
+                "the database {path} was called from within a merge strategy or compaction policy; those may use their arguments alone"
+            ));
+        }
+        let (opened, here) = (self.reclaim.origin.process(), std::process::id());
+        Error::invalid(format!(
+            "{path} was opened by process {opened}, and process {here} was forked from it: it cannot use what that opened; open databases after the fork"
+        ))
+    }
+
+    /// The error of whoever comes too late, or from where nobody may.
+    #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
+        self.check_caller()?;
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
@@ -187,7 +216,7 @@ impl Engine {
     /// Stops writes for good: what is on the disk is not known any more.
     fn poison(&self, error: &Error) {
         let mut why = self.poisoned.lock();
-        why.get_or_insert_with(|| error.to_string());
+        why.get_or_insert_with(|| error.in_full());
         self.is_poisoned.store(true, Ordering::Release);
     }
 

@@ -1,6 +1,11 @@
 //! How a database is opened, and what a keyspace keeps.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    panic::{RefUnwindSafe, UnwindSafe},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     base::{Error, Result},
@@ -59,6 +64,10 @@ pub struct Options {
     pub(crate) mmap: bool,
     pub(crate) read_only: bool,
 }
+
+// A machine is shared by everything that runs on it, and a panic elsewhere does not end it.
+impl UnwindSafe for Options {}
+impl RefUnwindSafe for Options {}
 
 impl Default for Options {
     fn default() -> Self {

@@ -379,6 +379,10 @@ impl fmt::Display for Stats {
 impl Engine {
     /// Collects the numbers; what the directory cannot tell counts as nothing.
     pub(crate) fn stats(&self) -> Stats {
+        if self.is_forked() {
+            let trouble = self.check_caller().err().map(|error| error.to_string());
+            return Stats { trouble, ..Stats::default() };
+        }
         let current = self.current();
         let (views, oldest_view) = {
             let registry = self.registry.lock();
@@ -423,7 +427,7 @@ impl Engine {
             levels: Vec::new(),
             space: self.space().unwrap_or_default(),
             disk_free_bytes: self.dir.available_space().unwrap_or(0),
-            trouble: self.poisoned.lock().clone().or_else(|| self.work.trouble().map(|error| error.to_string())),
+            trouble: self.poisoned.lock().clone().or_else(|| self.work.trouble().map(|error| error.in_full())),
         };
         for keyspace in current.version.keyspaces.values().filter(|keyspace| !keyspace.is_hidden()) {
             for (level, segments) in keyspace.levels.iter().enumerate().filter(|(_, segments)| !segments.is_empty()) {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::{
     base::{KeySpan, KeyspaceId, Result, head},
-    env::Dir,
+    env::{Dir, Origin},
     format::name,
     manifest::Version,
     memtable::Memtable,
@@ -22,6 +22,8 @@ use crate::{
 /// Files that nobody reads any more and no manifest names: to be removed by background work.
 #[derive(Debug, Default)]
 pub(crate) struct Reclaim {
+    /// In a process that was forked from this one nobody asks for the lock, and nothing is removed.
+    pub(crate) origin: Origin,
     state: Mutex<ReclaimState>,
 }
 
@@ -34,7 +36,9 @@ struct ReclaimState {
 
 impl Reclaim {
     pub(crate) fn add(&self, name: String) {
-        self.state.lock().names.push(name);
+        if !self.origin.is_forked() {
+            self.state.lock().names.push(name);
+        }
     }
 
     pub(crate) fn add_segments(&self, numbers: impl IntoIterator<Item = u64>) {

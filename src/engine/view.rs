@@ -23,6 +23,7 @@ use crate::{
     base::{Bytes, Error, KeySpan, KeyspaceId, Result, Seqno},
     compaction::Reader,
     manifest::{KeyspaceVersion, PinnedAt},
+    memtable::Memtable,
     merge::{Asked, Direction},
 };
 
@@ -112,6 +113,9 @@ impl ViewCore {
     }
 
     fn register(engine: &Arc<Engine>, moment: Moment) -> Self {
+        if engine.is_forked() {
+            return Self::of_nothing(engine);
+        }
         let now = if moment == Moment::Present { engine.now_us() } else { 0 };
         let mut registry = engine.registry.lock();
         // The seqno first: the files that are taken after it hold every commit up to it. No job can drop anything between,
@@ -140,6 +144,26 @@ impl ViewCore {
             frozen,
             files: held,
             iterators,
+        }
+    }
+
+    /// A view in a process that was forked from the one that opened the database: it shows nothing, and whatever is asked of it is an error.
+    #[cold]
+    fn of_nothing(engine: &Arc<Engine>) -> Self {
+        let nothing = Arc::new(SuperVersion::new(Arc::new(Memtable::new(0)), Vec::new()));
+        Self {
+            engine: Arc::clone(engine),
+            seqno: 0,
+            time: 0,
+            slack: 0,
+            opened: 0,
+            complete: false,
+            pinned: false,
+            keyspaces: BTreeMap::new(),
+            ticket: u64::MAX,
+            frozen: Arc::default(),
+            files: Arc::new(RwLock::new(nothing)),
+            iterators: Arc::default(),
         }
     }
 
@@ -282,6 +306,9 @@ impl ViewCore {
 
 impl Drop for ViewCore {
     fn drop(&mut self) {
+        if self.engine.is_forked() {
+            return;
+        }
         self.engine.registry.lock().release(self.ticket);
     }
 }

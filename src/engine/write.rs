@@ -62,6 +62,9 @@ impl<'a> Watched<'a> {
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
+        if self.engine.is_forked() {
+            return;
+        }
         self.engine.commit.lock().conflicts.unwatch();
     }
 }
@@ -189,7 +192,7 @@ impl Engine {
     fn check_keyspaces(&self, keyspaces: &[Opened]) -> Result<()> {
         let current = self.current.read();
         match keyspaces.iter().find(|opened| current.trees.get(&opened.id).is_none_or(|tree| tree.dropped)) {
-            Some(gone) => Err(dropped(&current, gone.id)),
+            Some(gone) => Err(dropped(gone)),
             None => Ok(()),
         }
     }

@@ -23,6 +23,7 @@ mod sim;
 
 use std::{fmt::Debug, io, path::Path, sync::Arc};
 
+pub(crate) use map::Origin;
 pub use map::Region;
 pub use memory::Memory;
 pub use os::Os;

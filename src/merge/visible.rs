@@ -310,6 +310,8 @@ pub(crate) struct Visible<S> {
     at_top: bool,
     started: bool,
     ended: bool,
+    /// The value of the current key cannot be told, which says nothing of the other keys.
+    key_failed: bool,
 }
 
 impl<S: Source> Visible<S> {
@@ -334,6 +336,7 @@ impl<S: Source> Visible<S> {
             held: None,
             at_top: false,
             started: false,
+            key_failed: false,
         }
     }
 
@@ -345,17 +348,28 @@ impl<S: Source> Visible<S> {
         self
     }
 
-    /// Steps to the next visible key; `false` at the end. An error ends it.
+    /// Steps to the next visible key; `false` at the end. An error ends it, unless it is one of a key whose value cannot be told.
     pub(crate) fn step(&mut self) -> Result<bool> {
         if self.ended {
             return Ok(false);
         }
+        // A callback that panics leaves it between two versions: then it has ended, too.
+        self.ended = true;
         let stepped = self.try_step();
-        self.ended = !matches!(stepped, Ok(true));
+        // An error of one key leaves the others.
+        self.ended = match &stepped {
+            Ok(stepped) => !stepped,
+            Err(_) => !std::mem::take(&mut self.key_failed),
+        };
         stepped
     }
 
-    /// The current key.
+    /// Whether no step leads anywhere any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The current key; behind an error that did not end the walk, the one that it is about.
     pub(crate) fn key(&self) -> &[u8] {
         &self.key
     }
@@ -423,13 +437,15 @@ impl<S: Source> Visible<S> {
             self.key.clear();
             self.key.extend_from_slice(entry.key);
             let fragment = self.tombstones.find(&self.key);
-            if self.resolve_forward(fragment)? {
+            let resolved = self.resolve_forward(fragment);
+            if matches!(resolved, Ok(true)) || self.key_failed {
                 if self.passed.1 > 0 {
                     self.tell_dead(Some(self.key.clone()));
                 }
                 self.at_top = true;
-                return Ok(true);
+                return resolved;
             }
+            resolved?;
             self.skip_rest_of_key()?;
             self.skip_deleted_span(fragment)?;
             if self.dead.is_some() && !self.pass_dead()? {
@@ -506,7 +522,7 @@ impl<S: Source> Visible<S> {
                 found = Some(Answer::Deleted);
             }
         }
-        *held = lookup.finish(found, strategy, key)?;
+        *held = lookup.finish(found, strategy, key).inspect_err(|error| self.key_failed = is_of_the_key(error))?;
         Ok(held.is_some())
     }
 
@@ -595,6 +611,12 @@ impl<S: Source> Visible<S> {
                 end => answer = end.answer(|| value),
             }
         }
-        lookup.finish(answer, &self.strategy, &self.key)
+        let finished = lookup.finish(answer, &self.strategy, &self.key);
+        finished.inspect_err(|error| self.key_failed = is_of_the_key(error))
     }
+}
+
+/// Whether an error of folding what was found leaves the other keys. A moment that one key refuses is of no use to whoever asks for many.
+fn is_of_the_key(error: &Error) -> bool {
+    !matches!(error, Error::HistoryTrimmed { .. })
 }
