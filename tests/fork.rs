@@ -71,8 +71,9 @@ fn refused<T>(answer: Result<T>) {
 
 /// Everything that can be asked of a database and what came of it.
 fn use_it(db: &Db, dir: &Path) {
-    let names = ["data", "new"];
-    names.iter().for_each(|name| refused(db.keyspace(name, KeyspaceOptions::new())));
+    for name in ["data", "new"] {
+        refused(db.keyspace(name, KeyspaceOptions::new()));
+    }
     refused(db.drop_keyspace("data"));
     refused(db.as_of(1));
     refused(db.as_of_time(SystemTime::now()));

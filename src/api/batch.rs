@@ -33,7 +33,7 @@ pub struct Batch {
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Batch({} operations)", self.len())
+        write!(f, "Batch({} operation{})", self.len(), if self.len() == 1 { "" } else { "s" })
     }
 }
 

@@ -1,11 +1,14 @@
 //! [`Keyspace`]: one named, ordered, independent set of keys.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
-use super::{Batch, Cursor, History, Range, View, check_batch_len, check_key, commit, db::Owner, refused};
+use super::{
+    Batch, Cursor, History, HistoryRange, Range, View, check_batch_len, check_key, commit, db::Owner, refused,
+};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Kind, Receipt, Result, Seqno, SeqnoRange},
-    engine::{Checks, Explain, Opened, ViewCore, Watched},
+    compaction::Policy,
+    engine::{Checks, Explain, KeyspaceSpace, Opened, ViewCore, Watched},
     merge::MergeStrategy,
     wal::BatchBuf,
 };
@@ -143,7 +146,26 @@ impl Keyspace {
         self.now().history(self, key)
     }
 
-    /// Those of them whose seqnos are in a range.
+    /// The versions of every key of a range that has left any, newest first for each key: also of keys that were deleted, which no range shows any more. Keys come in order.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
+    /// # use std::time::Duration;
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let users = db.keyspace("users", KeyspaceOptions::new().policy(Policy::mvcc(10, Duration::ZERO)))?;
+    /// users.put("ann", "25")?;
+    /// users.put("bob", "30")?;
+    /// users.delete("ann")?;
+    /// let versions = users.history_range("a".."c").map(|item| item.map(|(key, version)| (key, version.value)));
+    /// let versions: Vec<_> = versions.collect::<Result<_, _>>()?;
+    /// assert_eq!(versions, [("ann".into(), None), ("ann".into(), Some("25".into())), ("bob".into(), Some("30".into()))]);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    pub fn history_range(&self, range: impl KeyRange) -> HistoryRange {
+        self.now().history_range(self, range)
+    }
+
+    /// The versions of a key whose seqnos are in a range, newest first.
     pub fn history_between(&self, key: impl AsRef<[u8]>, range: impl SeqnoRange) -> History {
         self.now().history_between(self, key, range)
     }
@@ -235,23 +257,32 @@ impl Keyspace {
         Ok(self.range(..).keys().next().transpose()?.is_none())
     }
 
-    /// An upper estimate of how many keys there are, at no cost: a key that was written many times, or deleted since, may count each
-    /// time until it is compacted. For the exact number: `range(..).keys().count()`.
+    /// An estimate of how many keys there are, which reads nothing: never less than the keys there are, so 0 only when there are none; and never more than the values and operands that
+    /// memtables and segments hold, of which a key that was written many times, or deleted since, may have several until it is compacted. After
+    /// [`compact`](crate::Db::compact), with no older view open, it is the number of keys, apart from those that have expired since. For the exact
+    /// number: `range(..).keys().count()`.
     pub fn approximate_len(&self) -> u64 {
-        if self.owner.engine.is_forked() {
-            return 0;
-        }
-        let current = self.owner.engine.current();
-        let segments: u64 = current.trees.get(&self.id()).map_or(0, |tree| {
-            tree.levels
-                .iter()
-                .flatten()
-                .map(|table| table.meta.summary.keys - table.meta.summary.tombstones.min(table.meta.summary.keys))
-                .sum()
-        });
-        let memory: u64 = current.memtables(u64::MAX).map(|table| table.entries()).sum();
-        // The memtables are shared by all keyspaces: their entries count here only while there is nothing else to go by.
-        if segments == 0 { memory } else { segments }
+        self.owner.engine.approximate_len(self.id())
+    }
+
+    /// What history it keeps; of a keyspace that was dropped and forgotten the default.
+    pub fn policy(&self) -> Policy {
+        self.owner.engine.policy(self.id())
+    }
+
+    /// What several writes of one key mean in it.
+    pub fn merge_strategy(&self) -> MergeStrategy {
+        self.opened.strategy.clone()
+    }
+
+    /// How long what is written to it now lives; nothing where it does for ever.
+    pub fn ttl(&self) -> Option<Duration> {
+        self.owner.engine.ttl(self.id()).map(Duration::from_micros)
+    }
+
+    /// What holds its bytes. What all keyspaces share (logs, manifest, timeline) is in [`Stats::space`](crate::Stats::space).
+    pub fn space(&self) -> KeyspaceSpace {
+        self.owner.engine.space_of(self.id())
     }
 
     /// Sets a key that is not there; nothing happens, and there is no receipt, when it is.

@@ -11,7 +11,7 @@ pub use batch::Batch;
 pub use db::Db;
 pub use iter::{Cursor, Keys, Range};
 pub use keyspace::Keyspace;
-pub use past::{Change, Commit, Commits, Diff, History, Version};
+pub use past::{Change, Commit, Commits, Diff, History, HistoryRange, Version};
 pub use view::View;
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -35,7 +35,7 @@ macro_rules! safe_to_unwind {
         impl RefUnwindSafe for $handle {})*
     };
 }
-safe_to_unwind!(Db, Keyspace, View, Batch, Range, Keys, Cursor, Diff, History, Commits);
+safe_to_unwind!(Db, Keyspace, View, Batch, Range, Keys, Cursor, Diff, History, HistoryRange, Commits);
 
 /// Commits a batch, by way of the decision where a keyspace's strategy wants one.
 fn commit(

@@ -5,7 +5,7 @@ use std::{cmp::Ordering, fmt, sync::Arc, time::SystemTime};
 use super::Range;
 use crate::{
     base::{Bytes, Error, Result, Seqno, from_us},
-    engine::{CommitWalk, Engine, VersionWalk},
+    engine::{CommitWalk, Engine, RangeWalk, Told, VersionWalk},
 };
 
 /// A version of a key.
@@ -58,7 +58,56 @@ impl Iterator for History {
             return Some(Err(wrong));
         }
         let told = self.walk.as_mut()?.next().transpose()?;
-        Some(told.map(|told| Version { seqno: Seqno(told.seqno), time: from_us(told.time), value: told.value }))
+        Some(told.map(Version::from))
+    }
+}
+
+impl From<Told> for Version {
+    fn from(Told { seqno, time, value }: Told) -> Self {
+        Self { seqno: Seqno(seqno), time: from_us(time), value }
+    }
+}
+
+/// The versions of the keys of a range, by key and newest first: what [`Keyspace::history_range`](super::Keyspace::history_range) gives. After an error about one version it goes on
+/// with the next, as [`History`] does.
+///
+/// A key is told when an entry of its own is left anywhere: of one that was deleted with everything it was nothing is.
+#[must_use = "iterators are lazy"]
+pub struct HistoryRange {
+    walk: Option<RangeWalk>,
+    /// Told as the first item.
+    wrong: Option<Error>,
+}
+
+impl fmt::Debug for HistoryRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HistoryRange(complete: {})", self.is_complete())
+    }
+}
+
+impl HistoryRange {
+    pub(super) fn new(walk: Result<Option<RangeWalk>>) -> Self {
+        match walk {
+            Ok(walk) => Self { walk, wrong: None },
+            Err(wrong) => Self { walk: None, wrong: Some(wrong) },
+        }
+    }
+
+    /// Whether no version of the keys told so far is known to be missing: see [`History::is_complete`].
+    pub fn is_complete(&self) -> bool {
+        self.walk.as_ref().is_none_or(RangeWalk::is_complete)
+    }
+}
+
+impl Iterator for HistoryRange {
+    type Item = Result<(Bytes, Version)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(wrong) = self.wrong.take() {
+            return Some(Err(wrong));
+        }
+        let told = self.walk.as_mut()?.next().transpose()?;
+        Some(told.map(|(key, told)| (key, Version::from(told))))
     }
 }
 

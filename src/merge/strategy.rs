@@ -108,6 +108,15 @@ impl fmt::Debug for CustomMerge {
     }
 }
 
+impl PartialEq for MergeStrategy {
+    /// Custom ones are told apart by their names, as the database does.
+    fn eq(&self, other: &Self) -> bool {
+        (self.number(), self.custom_name()) == (other.number(), other.custom_name())
+    }
+}
+
+impl Eq for MergeStrategy {}
+
 impl fmt::Debug for MergeStrategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name())

@@ -288,6 +288,14 @@ impl Lookup {
     }
 }
 
+/// How far a walk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Walk {
+    New,
+    UnderWay,
+    Ended,
+}
+
 /// The keys and values that a reader sees in a span, in one direction.
 #[derive(Debug)]
 pub(crate) struct Visible<S> {
@@ -308,8 +316,7 @@ pub(crate) struct Visible<S> {
     held: Option<Bytes>,
     /// The source at the top stands at the current entry (forward).
     at_top: bool,
-    started: bool,
-    ended: bool,
+    walk: Walk,
     /// The value of the current key cannot be told, which says nothing of the other keys.
     key_failed: bool,
 }
@@ -327,7 +334,7 @@ impl<S: Source> Visible<S> {
             strategy,
             tombstones,
             asked,
-            ended: span.is_empty(),
+            walk: if span.is_empty() { Walk::Ended } else { Walk::New },
             span,
             direction,
             dead: None,
@@ -335,7 +342,6 @@ impl<S: Source> Visible<S> {
             key: Vec::new(),
             held: None,
             at_top: false,
-            started: false,
             key_failed: false,
         }
     }
@@ -350,23 +356,22 @@ impl<S: Source> Visible<S> {
 
     /// Steps to the next visible key; `false` at the end. An error ends it, unless it is one of a key whose value cannot be told.
     pub(crate) fn step(&mut self) -> Result<bool> {
-        if self.ended {
-            return Ok(false);
-        }
         // A callback that panics leaves it between two versions: then it has ended, too.
-        self.ended = true;
-        let stepped = self.try_step();
-        // An error of one key leaves the others.
-        self.ended = match &stepped {
-            Ok(stepped) => !stepped,
-            Err(_) => !std::mem::take(&mut self.key_failed),
+        let stepped = match std::mem::replace(&mut self.walk, Walk::Ended) {
+            Walk::New => self.begin().and_then(|()| self.try_step()),
+            Walk::UnderWay => self.try_step(),
+            Walk::Ended => return Ok(false),
         };
+        // An error of one key leaves the others.
+        if matches!(stepped, Ok(true)) || stepped.is_err() && std::mem::take(&mut self.key_failed) {
+            self.walk = Walk::UnderWay;
+        }
         stepped
     }
 
     /// Whether no step leads anywhere any more.
     pub(crate) fn has_ended(&self) -> bool {
-        self.ended
+        self.walk == Walk::Ended
     }
 
     /// The current key; behind an error that did not end the walk, the one that it is about.
@@ -390,15 +395,15 @@ impl<S: Source> Visible<S> {
         }
     }
 
-    fn try_step(&mut self) -> Result<bool> {
-        if !self.started {
-            self.started = true;
-            self.refuse_below_the_marks()?;
-            match self.direction {
-                Direction::Forward => self.merge.seek(Some(&self.span.start))?,
-                Direction::Backward => self.merge.seek(self.span.end.as_deref())?,
-            }
+    fn begin(&mut self) -> Result<()> {
+        self.refuse_below_the_marks()?;
+        match self.direction {
+            Direction::Forward => self.merge.seek(Some(&self.span.start)),
+            Direction::Backward => self.merge.seek(self.span.end.as_deref()),
         }
+    }
+
+    fn try_step(&mut self) -> Result<bool> {
         match self.direction {
             Direction::Forward => self.forward(),
             Direction::Backward => self.backward(),
