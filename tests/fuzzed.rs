@@ -210,7 +210,7 @@ fn seeds_are_written_where_they_are_asked_for() {
     for (target, _) in targets() {
         let mut draws = Draws(0x2545_f491_4f6c_dd1d);
         let whole = original(target).map(|file| [vec![1], file].concat());
-        let drawn = (0..16).map(|_| {
+        let seeds = (0..16).map(|_| {
             // Several of those that the tests draw: patches, calls and pieces go on one behind the other.
             let mut input = draw(target, &mut draws);
             while input.len() < 600 && original(target).is_none() && target != "map_merge" {
@@ -220,7 +220,7 @@ fn seeds_are_written_where_they_are_asked_for() {
         });
         let folder = folder.join(target);
         fs::create_dir_all(&folder).unwrap();
-        for (number, seed) in whole.into_iter().chain(drawn).enumerate() {
+        for (number, seed) in whole.into_iter().chain(seeds).enumerate() {
             fs::write(folder.join(format!("seed-{number}")), seed).unwrap();
         }
         assert!(fs::read_dir(&folder).unwrap().count() >= 16, "{target} has seeds");

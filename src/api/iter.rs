@@ -51,13 +51,12 @@ impl Range {
         if self.ended {
             return Ok(false);
         }
-        // A callback that panics ends it.
-        self.ended = true;
         let stepped = self.try_step(direction);
-        self.ended = match &stepped {
-            Ok(stepped) => !stepped,
-            Err(_) => !std::mem::take(&mut self.key_failed),
-        };
+        match stepped {
+            Ok(true) => {}
+            Ok(false) => self.ended = true,
+            Err(_) => self.ended = !std::mem::take(&mut self.key_failed),
+        }
         stepped
     }
 
@@ -89,13 +88,13 @@ impl Range {
             Direction::Forward => scan.key() >= other.key(),
             Direction::Backward => scan.key() <= other.key(),
         });
-        if met {
-            return Ok(false);
+        match stepped {
+            Err(error) if !met => {
+                self.key_failed = true;
+                Err(self.keyspace.of_key(scan.key(), error))
+            }
+            _ => Ok(!met),
         }
-        stepped.map_err(|error| {
-            self.key_failed = true;
-            self.keyspace.of_key(scan.key(), error)
-        })
     }
 
     /// The next key from the front, with its value or why that cannot be told.

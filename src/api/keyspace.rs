@@ -128,7 +128,7 @@ impl Keyspace {
         batch.commit()
     }
 
-    /// The versions of a key that still exist, newest first, deletes among them. How far they reach back, the [`Policy`](crate::Policy) says;
+    /// The versions of a key that still exist, newest first, deletes among them. How far they reach back, the [`Policy`] says;
     /// [`History::is_complete`] tells whether any is missing.
     ///
     /// ```

@@ -16,7 +16,7 @@ mod ranges;
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::HashMap,
+    collections::BTreeMap,
     ops::Bound,
     sync::{
         Arc,
@@ -121,7 +121,7 @@ impl Share {
 struct Told {
     /// The commits inside, in order.
     stamps: Vec<Stamp>,
-    shares: HashMap<KeyspaceId, Share>,
+    shares: BTreeMap<KeyspaceId, Share>,
 }
 
 #[derive(Debug)]

@@ -363,7 +363,7 @@ impl<S: Source> Visible<S> {
             Walk::Ended => return Ok(false),
         };
         // An error of one key leaves the others.
-        if matches!(stepped, Ok(true)) || stepped.is_err() && std::mem::take(&mut self.key_failed) {
+        if matches!(stepped, Ok(true)) || std::mem::take(&mut self.key_failed) {
             self.walk = Walk::UnderWay;
         }
         stepped
