@@ -1,4 +1,5 @@
-//! What a process that was forked from one with an open database may do with its copy: learn that it cannot be used, and let go of it.
+//! What a process that was forked from one with an open database may do with its copy: learn that it cannot be used,
+//! and let go of it.
 
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -24,7 +25,8 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// Runs a function in a forked child; how it ended, or that it did not.
 #[expect(unsafe_code, reason = "there is no safe fork")]
 fn in_child(run: impl FnOnce()) -> Result<(), String> {
-    // SAFETY: the child goes on with this thread alone. It runs `run`, which asks for nothing that other threads may hold but what is being
+    // SAFETY: the child goes on with this thread alone. It runs `run`, which asks for nothing that other threads may
+    // hold but what is being
     // tested, and leaves without unwinding further or running destructors of the parent.
     let child = unsafe { libc::fork() };
     if child == 0 {

@@ -201,7 +201,8 @@ fn every_kept_input_passes() {
     }
 }
 
-/// Makes the folder that `CHRONOLITH_FUZZ_SEEDS` names, with one for each target and long inputs in it: a fuzzer that begins with short ones stays with short ones for long.
+/// Makes the folder that `CHRONOLITH_FUZZ_SEEDS` names, with one for each target and long inputs in it: a fuzzer that
+/// begins with short ones stays with short ones for long.
 #[test]
 fn seeds_are_written_where_they_are_asked_for() {
     let asked = std::env::var_os("CHRONOLITH_FUZZ_SEEDS");

@@ -1,4 +1,5 @@
-//! What a database tells of itself: errors that name what they are about, numbers for people and programs, options, and the history of many keys.
+//! What a database tells of itself: errors that name what they are about, numbers for people and programs, options, and
+//! the history of many keys.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -412,7 +413,8 @@ fn the_history_of_a_range_is_that_of_its_keys_deleted_ones_too() {
             _ => {}
         }
         if step % 50 == 0 {
-            // A purge forgets the key with all it was; of the others each version that a look at the key finds, and nothing more.
+            // A purge forgets the key with all it was; of the others each version that a look at the key finds, and
+            // nothing more.
             let told: Vec<_> =
                 data.history_range(..).map(|told| told.map(|(key, v)| (key.to_vec(), v)).unwrap()).collect();
             let there: Vec<Vec<u8>> = keys.iter().filter(|key| told.iter().any(|(k, _)| k == *key)).cloned().collect();
@@ -557,7 +559,8 @@ fn json(text: &str) -> Json {
     value
 }
 
-/// Samples of Prometheus' text format by name and labels, read strictly: each metric once, behind its help and its type.
+/// Samples of Prometheus' text format by name and labels, read strictly: each metric once, behind its help and its
+/// type.
 fn prometheus(text: &str) -> BTreeMap<(String, BTreeMap<String, String>), u64> {
     let mut samples = BTreeMap::new();
     let (mut metric, mut metrics) = ("", Vec::new());

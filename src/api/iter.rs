@@ -11,7 +11,8 @@ use crate::{
 
 /// The keys and values of a range, from either end.
 ///
-/// A key whose value cannot be told (a sum that no `i64` holds, an error of a custom [`Merge`](crate::Merge)) is an item that is an error, which names the key; the walk goes
+/// A key whose value cannot be told (a sum that no `i64` holds, an error of a custom [`Merge`](crate::Merge)) is an
+/// item that is an error, which names the key; the walk goes
 /// on behind it. Any other error ends it.
 #[must_use = "iterators are lazy"]
 pub struct Range {
@@ -200,7 +201,8 @@ impl Cursor {
     /// The next key and value, lent until the next call.
     ///
     /// # Errors
-    /// As [`View::get`]. Behind one about a single key, whose value cannot be told, the next call goes on with the next key; any other ends the walk.
+    /// As [`View::get`]. Behind one about a single key, whose value cannot be told, the next call goes on with the next
+    /// key; any other ends the walk.
     pub fn next_ref(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         let stepped = self.range.step(Direction::Forward)?;
         Ok(self.range.front.as_ref().filter(|_| stepped).map(|scan| (scan.key(), scan.value_ref())))

@@ -53,7 +53,8 @@ impl Keyspace {
         &self.opened.name
     }
 
-    /// Sets a key; what that means where the key is there already, the merge strategy says. With [`Append`](MergeStrategy::Append) the value is one item, and what a read
+    /// Sets a key; what that means where the key is there already, the merge strategy says. With
+    /// [`Append`](MergeStrategy::Append) the value is one item, and what a read
     /// answers is a list: put back, it would be a list of one item, that list.
     ///
     /// # Errors
@@ -128,7 +129,8 @@ impl Keyspace {
         batch.commit()
     }
 
-    /// The versions of a key that still exist, newest first, deletes among them. How far they reach back, the [`Policy`] says;
+    /// The versions of a key that still exist, newest first, deletes among them. How far they reach back, the
+    /// [`Policy`] says;
     /// [`History::is_complete`] tells whether any is missing.
     ///
     /// ```
@@ -146,7 +148,8 @@ impl Keyspace {
         self.now().history(self, key)
     }
 
-    /// The versions of every key of a range that has left any, newest first for each key: also of keys that were deleted, which no range shows any more. Keys come in order.
+    /// The versions of every key of a range that has left any, newest first for each key: also of keys that were
+    /// deleted, which no range shows any more. Keys come in order.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
@@ -158,7 +161,8 @@ impl Keyspace {
     /// users.delete("ann")?;
     /// let versions = users.history_range("a".."c").map(|item| item.map(|(key, version)| (key, version.value)));
     /// let versions: Vec<_> = versions.collect::<Result<_, _>>()?;
-    /// assert_eq!(versions, [("ann".into(), None), ("ann".into(), Some("25".into())), ("bob".into(), Some("30".into()))]);
+    /// assert_eq!(versions, [("ann".into(), None), ("ann".into(), Some("25".into())), ("bob".into(),
+    /// Some("30".into()))]);
     /// # Ok::<_, chronolith::Error>(())
     /// ```
     pub fn history_range(&self, range: impl KeyRange) -> HistoryRange {
@@ -180,7 +184,8 @@ impl Keyspace {
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt) and [`Io`](Error::Io) from files, [`Closed`](Error::Closed); [`Invalid`](Error::Invalid) for a sum that no `i64` holds, and
-    /// whatever a custom [`Merge`](crate::Merge) answers, whose panics go on to the caller. Both name the key and the keyspace. `multi_get`
+    /// whatever a custom [`Merge`](crate::Merge) answers, whose panics go on to the caller. Both name the key and the
+    /// keyspace. `multi_get`
     /// fails as a whole over such a key; ranges go on behind it.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.owner.engine.get(&self.opened, key.as_ref())
@@ -257,9 +262,12 @@ impl Keyspace {
         Ok(self.range(..).keys().next().transpose()?.is_none())
     }
 
-    /// An estimate of how many keys there are, which reads nothing: never less than the keys there are, so 0 only when there are none; and never more than the values and operands that
-    /// memtables and segments hold, of which a key that was written many times, or deleted since, may have several until it is compacted. After
-    /// [`compact`](crate::Db::compact), with no older view open, it is the number of keys, apart from those that have expired since. For the exact
+    /// An estimate of how many keys there are, which reads nothing: never less than the keys there are, so 0 only when
+    /// there are none; and never more than the values and operands that
+    /// memtables and segments hold, of which a key that was written many times, or deleted since, may have several
+    /// until it is compacted. After
+    /// [`compact`](crate::Db::compact), with no older view open, it is the number of keys, apart from those that have
+    /// expired since. For the exact
     /// number: `range(..).keys().count()`.
     pub fn approximate_len(&self) -> u64 {
         self.owner.engine.approximate_len(self.id())
@@ -280,7 +288,8 @@ impl Keyspace {
         self.owner.engine.ttl(self.id()).map(Duration::from_micros)
     }
 
-    /// What holds its bytes. What all keyspaces share (logs, manifest, timeline) is in [`Stats::space`](crate::Stats::space).
+    /// What holds its bytes. What all keyspaces share (logs, manifest, timeline) is in
+    /// [`Stats::space`](crate::Stats::space).
     pub fn space(&self) -> KeyspaceSpace {
         self.owner.engine.space_of(self.id())
     }
@@ -322,7 +331,8 @@ impl Keyspace {
     }
 
     /// Sets a key to what the closure makes of its value (`None`: absent, or to be deleted). The closure runs again when
-    /// somebody else wrote the key meanwhile. It holds no lock, and may call the database; with [`Append`](MergeStrategy::Append) it is given a list and answers an item.
+    /// somebody else wrote the key meanwhile. It holds no lock, and may call the database; with
+    /// [`Append`](MergeStrategy::Append) it is given a list and answers an item.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};

@@ -68,7 +68,8 @@ impl From<Told> for Version {
     }
 }
 
-/// The versions of the keys of a range, by key and newest first: what [`Keyspace::history_range`](super::Keyspace::history_range) gives. After an error about one version it goes on
+/// The versions of the keys of a range, by key and newest first: what
+/// [`Keyspace::history_range`](super::Keyspace::history_range) gives. After an error about one version it goes on
 /// with the next, as [`History`] does.
 ///
 /// A key is told when an entry of its own is left anywhere: of one that was deleted with everything it was nothing is.
@@ -184,7 +185,8 @@ pub struct Change {
     pub after: Option<Bytes>,
 }
 
-/// The keys that differ between two views, in order: what [`Db::diff`](super::Db::diff) gives. A key whose value cannot be told in one of them is an item that is an error, as in
+/// The keys that differ between two views, in order: what [`Db::diff`](super::Db::diff) gives. A key whose value cannot
+/// be told in one of them is an item that is an error, as in
 /// [`Range`], and it goes on behind it; any other error ends it.
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]

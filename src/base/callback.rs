@@ -1,11 +1,13 @@
-//! Code of the user that the engine calls back: merges and policies. They run under the engine's locks, so while one is under way its thread may not
+//! Code of the user that the engine calls back: merges and policies. They run under the engine's locks, so while one is
+//! under way its thread may not
 //! call a database.
 
 use std::cell::Cell;
 
 thread_local!(static UNDER_WAY: Cell<bool> = const { Cell::new(false) });
 
-/// Runs a callback; while it does, [`in_callback`] says so on this thread, also for what it calls. A panic ends it as a return does.
+/// Runs a callback; while it does, [`in_callback`] says so on this thread, also for what it calls. A panic ends it as a
+/// return does.
 pub(crate) fn callback<T>(call: impl FnOnce() -> T) -> T {
     struct Ended(bool);
     impl Drop for Ended {

@@ -10,7 +10,8 @@ use super::{Receipt, Seqno};
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why something was not done. The message names the file, keyspace or key, and says what to do. What the system said is told by
+/// Why something was not done. The message names the file, keyspace or key, and says what to do. What the system said
+/// is told by
 /// [`source`](std::error::Error::source), not in the message: reporters that print the chain print it once.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

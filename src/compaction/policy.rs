@@ -61,10 +61,12 @@ pub trait CompactionPolicy: Send + Sync + 'static {
     /// Whether a version is kept. It is asked version by version when a compaction meets them, those of one key newest first, any number of times; the
     /// answer should follow from its arguments alone. It is not asked of the newest value of a key, nor of what a view or pin still reads: that is kept.
     ///
-    /// A panic counts as yes. It runs under the locks of a compaction, so it cannot use a database: every call of one answers
+    /// A panic counts as yes. It runs under the locks of a compaction, so it cannot use a database: every call of one
+    /// answers
     /// [`Invalid`](crate::Error::Invalid) in it.
     ///
-    /// A policy belongs to the open database: one that holds a [`Db`](crate::Db), a keyspace or a view of it keeps it open for ever, unless somebody calls
+    /// A policy belongs to the open database: one that holds a [`Db`](crate::Db), a keyspace or a view of it keeps it
+    /// open for ever, unless somebody calls
     /// [`Db::close`](crate::Db::close).
     fn keep(&self, version: &VersionInfo, now: SystemTime) -> bool;
 }

@@ -155,7 +155,8 @@ impl ViewCore {
         })
     }
 
-    /// The versions of the keys of a span that this view can see, from those with a seqno in `from..to`; nothing where the keyspace was not yet born.
+    /// The versions of the keys of a span that this view can see, from those with a seqno in `from..to`; nothing where
+    /// the keyspace was not yet born.
     pub(crate) fn history_range(
         self: &Arc<Self>,
         opened: &Opened,

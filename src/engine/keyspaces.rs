@@ -152,7 +152,8 @@ impl Engine {
         }
     }
 
-    /// At least as many keys as there are: every key that is there has in some memtable or segment an entry that is no tombstone.
+    /// At least as many keys as there are: every key that is there has in some memtable or segment an entry that is no
+    /// tombstone.
     pub(crate) fn approximate_len(&self, id: KeyspaceId) -> u64 {
         if self.is_forked() {
             return 0;

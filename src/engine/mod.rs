@@ -160,7 +160,8 @@ struct Commit {
 }
 
 impl Engine {
-    /// That whoever calls may take locks here: not a process that was forked from the one that opened the database, where those who held them
+    /// That whoever calls may take locks here: not a process that was forked from the one that opened the database,
+    /// where those who held them
     /// may be missing; and not a callback, whose caller may hold them.
     #[inline]
     pub(crate) fn check_caller(&self) -> Result<()> {

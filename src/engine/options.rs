@@ -137,7 +137,8 @@ impl Options {
         self
     }
 
-    /// Whether a database that is not there is made (the default). With `false` opening one is [`Invalid`](Error::Invalid), names the closest one beside it, and
+    /// Whether a database that is not there is made (the default). With `false` opening one is
+    /// [`Invalid`](Error::Invalid), names the closest one beside it, and
     /// makes nothing.
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
@@ -216,7 +217,8 @@ impl KeyspaceOptions {
         Self::default()
     }
 
-    /// Whether a keyspace that is not there is made (the default). With `false` opening one is [`Invalid`](Error::Invalid), and names the closest one there is.
+    /// Whether a keyspace that is not there is made (the default). With `false` opening one is
+    /// [`Invalid`](Error::Invalid), and names the closest one there is.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};

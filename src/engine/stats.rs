@@ -306,7 +306,8 @@ impl Stats {
         format!("{{{}}}", fields.join(","))
     }
 
-    /// The numbers in the text format of Prometheus: counters, whose names end in `_total`, count from the opening of the database.
+    /// The numbers in the text format of Prometheus: counters, whose names end in `_total`, count from the opening of
+    /// the database.
     #[must_use]
     pub fn to_prometheus(&self) -> String {
         let mut out = Exposition::default();
@@ -388,7 +389,8 @@ impl Exposition {
     }
 }
 
-/// Labels as they stand behind the name of a metric. Of a value three characters are escaped and no others, unlike in JSON.
+/// Labels as they stand behind the name of a metric. Of a value three characters are escaped and no others, unlike in
+/// JSON.
 fn labels(pairs: &[(&str, &str)]) -> String {
     let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();

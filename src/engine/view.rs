@@ -147,7 +147,8 @@ impl ViewCore {
         }
     }
 
-    /// A view in a process that was forked from the one that opened the database: it shows nothing, and whatever is asked of it is an error.
+    /// A view in a process that was forked from the one that opened the database: it shows nothing, and whatever is
+    /// asked of it is an error.
     #[cold]
     fn of_nothing(engine: &Arc<Engine>) -> Self {
         let nothing = Arc::new(SuperVersion::new(Arc::new(Memtable::new(0)), Vec::new()));

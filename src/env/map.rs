@@ -1,4 +1,5 @@
-//! Read-only bytes of a finished file: mapped, or a copy where there is no map; and a page that a fork wipes. The one file with `unsafe` in the core.
+//! Read-only bytes of a finished file: mapped, or a copy where there is no map; and a page that a fork wipes. The one
+//! file with `unsafe` in the core.
 
 #![expect(
     unsafe_code,
@@ -76,11 +77,14 @@ impl Deref for Region {
     }
 }
 
-/// The process that made it. A child that was forked from that one has a copy of everything but its threads: locks that those held stay locked for ever, and
+/// The process that made it. A child that was forked from that one has a copy of everything but its threads: locks that
+/// those held stay locked for ever, and
 /// files and locks of the system are shared. So whoever may be such a child asks first.
 ///
-/// On Linux it is a page that the system hands to a child wiped: asking costs the read of a byte. (Rejected: to ask for the number of the process, which costs as much
-/// as a read that finds its key in memory; and a handler that runs in the child, which takes an unsafe call that nobody can take back.)
+/// On Linux it is a page that the system hands to a child wiped: asking costs the read of a byte. (Rejected: to ask for
+/// the number of the process, which costs as much
+/// as a read that finds its key in memory; and a handler that runs in the child, which takes an unsafe call that nobody
+/// can take back.)
 #[derive(Debug)]
 pub(crate) struct Origin {
     page: Option<MmapMut>,
@@ -114,7 +118,8 @@ impl Origin {
 #[cfg(target_os = "linux")]
 fn wiped_page() -> Option<MmapMut> {
     let mut page = MmapMut::map_anon(1).ok()?;
-    // SAFETY: the advice concerns one private page that belongs to this value alone, and only what children forked from now on read of it: in them it is
+    // SAFETY: the advice concerns one private page that belongs to this value alone, and only what children forked from
+    // now on read of it: in them it is
     // zero, which is as good a byte as any.
     let advised = unsafe { libc::madvise(page.as_mut_ptr().cast(), page.len(), libc::MADV_WIPEONFORK) };
     *page.first_mut()? = 1;

@@ -32,10 +32,13 @@ const NAME_LEN_MAX: usize = 255;
 /// Combines values of one key: what [`MergeStrategy::custom`] takes.
 ///
 /// Values may be combined in any grouping, in their order: `merge` must be associative, and give the same for the same bytes every time.
-/// When it fails or panics while the database tidies up, nothing is lost: the operands stay as they are, and the next read tells the error.
+/// When it fails or panics while the database tidies up, nothing is lost: the operands stay as they are, and the next
+/// read tells the error.
 ///
-/// It runs under the locks of writes and compactions, so it cannot use a database: every call of one answers [`Invalid`](Error::Invalid) in it.
-/// A strategy belongs to the open database: one that holds a [`Db`](crate::Db), a keyspace or a view of it keeps it open for ever, unless somebody
+/// It runs under the locks of writes and compactions, so it cannot use a database: every call of one answers
+/// [`Invalid`](Error::Invalid) in it.
+/// A strategy belongs to the open database: one that holds a [`Db`](crate::Db), a keyspace or a view of it keeps it
+/// open for ever, unless somebody
 /// calls [`Db::close`](crate::Db::close).
 pub trait Merge: Send + Sync + 'static {
     /// What `older`, followed by `newer`, amounts to.

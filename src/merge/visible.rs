@@ -354,7 +354,8 @@ impl<S: Source> Visible<S> {
         self
     }
 
-    /// Steps to the next visible key; `false` at the end. An error ends it, unless it is one of a key whose value cannot be told.
+    /// Steps to the next visible key; `false` at the end. An error ends it, unless it is one of a key whose value
+    /// cannot be told.
     pub(crate) fn step(&mut self) -> Result<bool> {
         // A callback that panics leaves it between two versions: then it has ended, too.
         let stepped = match std::mem::replace(&mut self.walk, Walk::Ended) {
@@ -621,7 +622,8 @@ impl<S: Source> Visible<S> {
     }
 }
 
-/// Whether an error of folding what was found leaves the other keys. A moment that one key refuses is of no use to whoever asks for many.
+/// Whether an error of folding what was found leaves the other keys. A moment that one key refuses is of no use to
+/// whoever asks for many.
 fn is_of_the_key(error: &Error) -> bool {
     !matches!(error, Error::HistoryTrimmed { .. })
 }

@@ -346,7 +346,8 @@ fn check_merged(strategy: &MergeStrategy, maps: &[&Content; 2], merged: chronoli
 }
 
 /// Two damaged map files, merged with every strategy. The input is that of the first behind its length of two bytes, then that of the
-/// second; the first byte of all says what else: 1, the result has the seed of neither; the other bits which strategy, 0 all of them.
+/// second; the first byte of all says what else: 1, the result has the seed of neither; the other bits which strategy,
+/// 0 all of them.
 pub fn map_merge(data: &[u8]) {
     let Some(([options, low, high], rest)) = data.split_first_chunk() else { return };
     let (first, second) = rest.split_at(usize::from(u16::from_le_bytes([*low, *high])).min(rest.len()));

@@ -171,7 +171,8 @@ pub fn manifest_replay(data: &[u8]) {
     check("MANIFEST-", data);
 }
 
-/// Calls of one input: what is wrong after more of them is mostly wrong after these, and then there is time for more inputs.
+/// Calls of one input: what is wrong after more of them is mostly wrong after these, and then there is time for more
+/// inputs.
 const CALLS_MAX: usize = 200;
 
 /// Calls, each of some bytes, against a map of the latest state, and of every state before: an odd first byte asks for a keyspace that keeps

@@ -4,7 +4,8 @@
 //!  1   the rest is the whole file; without it patches of a real one
 //!  2   every checksum is computed anew behind the damage, up to the manifest's: else few inputs pass the first check
 //!  12  which real file
-//!  32  every moment is looked at, and what was written behind the damage is written to once more; without it some moments, by the input
+//!  32  every moment is looked at, and what was written behind the damage is written to once more; without it some
+//! moments, by the input
 //! ```
 
 use std::{collections::BTreeMap, path::PathBuf, sync::OnceLock, time::Duration};
@@ -21,7 +22,8 @@ const THOROUGH: u8 = 32;
 const KEYSPACES: [&str; 4] = ["kept", "indexed", "sums", "brief"];
 const FIRST_KEYSPACE: usize = 16;
 
-/// Room beside what is there: less than what logs reserve, which takes longer than all else on a machine that holds its disk in memory.
+/// Room beside what is there: less than what logs reserve, which takes longer than all else on a machine that holds its
+/// disk in memory.
 const ROOM: u64 = 1000 << 10;
 
 /// Values of [`versions`], all together: logs, segments and what they are merged to find room.

@@ -1182,7 +1182,8 @@ impl Walked {
         walked
     }
 
-    /// That the items are those expected: all of them, or before a refusal a part at either end. In the place of a key that cannot be folded is an error.
+    /// That the items are those expected: all of them, or before a refusal a part at either end. In the place of a key
+    /// that cannot be folded is an error.
     fn check(&self, expected: &[(&'static [u8], State)]) -> Outcome {
         let fits = |got: &Item, wanted: &(&'static [u8], State)| match (got, &wanted.1) {
             (Ok((key, got)), State::Is(value)) => **key == *wanted.0 && got.as_ref().is_none_or(|got| **got == **value),
