@@ -25,10 +25,11 @@
 //! | keep a fixed table by itself, merge such tables | [`phash`] |
 //! | look back | [`Db::snapshot`], [`Db::as_of`], [`Db::as_of_time`], [`View`] |
 //! | say how much of the past is kept, and for whom | [`Policy`], [`KeyspaceOptions::ttl`], [`Db::pin`], [`Keyspace::horizon`] |
-//! | list versions, commits, differences | [`Keyspace::history`], [`Db::commits`], [`Db::diff`] |
+//! | list versions, commits, differences | [`Keyspace::history`], [`Keyspace::history_range`], [`Db::commits`], [`Db::diff`] |
 //! | forget for good | [`Keyspace::purge`], [`Keyspace::purge_prefix`] |
 //! | know when a write is on the disk | [`Durability`], [`Db::persist`] |
 //! | handle what goes wrong | [`Error`]: a variant for each thing you would do next |
+//! | know a keyspace | [`Keyspace::policy`], [`Keyspace::merge_strategy`], [`Keyspace::ttl`], [`Keyspace::space`] |
 //! | run it | [`Db::stats`], [`Db::verify`], [`Db::checkpoint`], [`Db::compact`], [`Db::health`] |
 //! | test a program against power cuts | [`env::Sim`] |
 //!
@@ -53,12 +54,14 @@ pub mod phash;
 mod segment;
 mod wal;
 
-pub use api::{Batch, Change, Commit, Commits, Cursor, Db, Diff, History, Keys, Keyspace, Range, Version, View};
+pub use api::{
+    Batch, Change, Commit, Commits, Cursor, Db, Diff, History, HistoryRange, Keys, Keyspace, Range, Version, View,
+};
 pub use base::{Bytes, Corruption, Error, KeyRange, Receipt, Result, Seqno, SeqnoRange};
 pub use compaction::{CompactionPolicy, Policy, VersionInfo};
 pub use engine::{
-    Compacted, Durability, Explain, Finding, KeyspaceOptions, LevelStats, Options, Pin, PinStats, ReadOutcome, Report,
-    SpaceUse, Stats, Step,
+    Compacted, Durability, Explain, Finding, KeyspaceOptions, KeyspaceSpace, LevelStats, Options, Pin, PinStats,
+    ReadOutcome, Report, SpaceUse, Stats, Step,
 };
 pub use merge::{CustomMerge, Merge, MergeStrategy};
 

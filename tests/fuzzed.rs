@@ -26,7 +26,16 @@ use fuzz_bodies::{Body, TARGETS, original};
 
 /// Drawn inputs for each body; more for those that are cheap.
 fn drawn(target: &str) -> u64 {
+    if let Some(count) = std::env::var("CHRONOLITH_FUZZ_DRAWN").ok().and_then(|count| count.parse().ok()) {
+        return count;
+    }
     if matches!(target, "mphf_open" | "map_open") { 15_000 } else { 1500 }
+}
+
+/// All bodies, or the one that is asked for.
+fn targets() -> impl Iterator<Item = (&'static str, Body)> {
+    let only = std::env::var("CHRONOLITH_FUZZ_TARGET").ok();
+    TARGETS.into_iter().filter(move |(target, _)| only.as_deref().is_none_or(|only| only == *target))
 }
 
 /// No input of some kilobytes makes the process hold more than this at once, the threads of two tests together.
@@ -182,7 +191,7 @@ impl Drop for End<'_> {
 #[test]
 fn every_kept_input_passes() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
-    for (target, body) in TARGETS {
+    for (target, body) in targets() {
         let mut paths: Vec<_> = fs::read_dir(corpus.join(target)).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.sort();
         assert!(!paths.is_empty(), "{target} has inputs");
@@ -192,9 +201,36 @@ fn every_kept_input_passes() {
     }
 }
 
+/// Makes the folder that `CHRONOLITH_FUZZ_SEEDS` names, with one for each target and long inputs in it: a fuzzer that
+/// begins with short ones stays with short ones for long.
+#[test]
+fn seeds_are_written_where_they_are_asked_for() {
+    let asked = std::env::var_os("CHRONOLITH_FUZZ_SEEDS");
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = asked.as_deref().map_or(scratch.path(), Path::new);
+    for (target, _) in targets() {
+        let mut draws = Draws(0x2545_f491_4f6c_dd1d);
+        let whole = original(target).map(|file| [vec![1], file].concat());
+        let seeds = (0..16).map(|_| {
+            // Several of those that the tests draw: patches, calls and pieces go on one behind the other.
+            let mut input = draw(target, &mut draws);
+            while input.len() < 600 && original(target).is_none() && target != "map_merge" {
+                input.extend(draws.bytes(600));
+            }
+            input
+        });
+        let folder = folder.join(target);
+        fs::create_dir_all(&folder).unwrap();
+        for (number, seed) in whole.into_iter().chain(seeds).enumerate() {
+            fs::write(folder.join(format!("seed-{number}")), seed).unwrap();
+        }
+        assert!(fs::read_dir(&folder).unwrap().count() >= 16, "{target} has seeds");
+    }
+}
+
 #[test]
 fn every_byte_of_the_past_changed_behind_its_checksums_passes() {
-    for (target, body) in TARGETS.into_iter().filter(|(target, _)| matches!(*target, "past_open" | "timeline_open")) {
+    for (target, body) in targets().filter(|(target, _)| matches!(*target, "past_open" | "timeline_open")) {
         let (began, file) = (Instant::now(), original(target).expect("a real file"));
         // The low bit, the high one, or all of them: a length that is one off, one that goes on, one that is huge.
         let len = file.len();
@@ -203,7 +239,7 @@ fn every_byte_of_the_past_changed_behind_its_checksums_passes() {
         let input = |at: usize, mask: u8| {
             let byte = file.get(at).copied().unwrap_or(0) ^ mask;
             let [low, high] = u16::try_from(at).unwrap_or(0).to_le_bytes();
-            vec![2, low, high, 1, byte]
+            vec![2 | 32, low, high, 1, byte]
         };
         let inputs: Vec<_> =
             some.map(|(at, mask)| (format!("byte {at} of {len} changed by {mask:#04x}"), input(at, mask))).collect();
@@ -215,7 +251,8 @@ fn every_byte_of_the_past_changed_behind_its_checksums_passes() {
 
 #[test]
 fn drawn_inputs_pass() {
-    for (number, (target, body)) in (1..).zip(TARGETS) {
+    for (target, body) in targets() {
+        let number = (1..).zip(TARGETS).find(|(_, (other, _))| *other == target).map_or(0, |(number, _)| number);
         let began = Instant::now();
         let (mut draws, count) = (Draws(0x9e37_79b9_7f4a_7c15 ^ number), drawn(target));
         run(target, body, (0..count).map(|number| (format!("drawn input {number}"), draw(target, &mut draws))));

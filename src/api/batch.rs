@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Keyspace, check_batch_len, check_key, commit, db::Owner, foreign};
+use super::{Keyspace, check_batch_len, check_key, commit, db::Owner, foreign, refused};
 use crate::{
     base::{Error, KeyRange, KeySpan, Kind, Receipt, Result},
     engine::{Durability, Opened},
@@ -33,7 +33,7 @@ pub struct Batch {
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Batch({} operations)", self.len())
+        write!(f, "Batch({} operation{})", self.len(), if self.len() == 1 { "" } else { "s" })
     }
 }
 
@@ -75,7 +75,8 @@ impl Batch {
     fn push_range(&mut self, kind: Kind, keyspace: &Keyspace, span: &KeySpan) {
         // An inclusive end is one byte longer than its key.
         let end = span.end.as_deref().map(|end| end.strip_suffix(&[0]).unwrap_or(end));
-        let checked = check_key(&span.start).and_then(|()| check_key(end.unwrap_or_default()));
+        let checked = |key: &[u8]| check_key(key).map_err(|error| refused(keyspace, key, error));
+        let checked = checked(&span.start).and_then(|()| checked(end.unwrap_or_default()));
         if self.accept(keyspace, checked, span.start.len() + span.end.as_ref().map_or(0, Vec::len)) && !span.is_empty()
         {
             self.buf.push_range(kind, keyspace.id(), &span.start, span.end.as_deref());
@@ -125,12 +126,13 @@ impl Batch {
     fn push_value(&mut self, kind: Kind, keyspace: &Keyspace, key: &[u8], value: &[u8]) {
         match keyspace.opened().strategy.stored(value) {
             Ok(stored) => self.push(kind, keyspace, key, &stored),
-            Err(error) => drop(self.wrong.get_or_insert(error)),
+            Err(error) => drop(self.wrong.get_or_insert_with(|| refused(keyspace, key, error))),
         }
     }
 
     fn push(&mut self, kind: Kind, keyspace: &Keyspace, key: &[u8], value: &[u8]) {
-        if self.accept(keyspace, check_key(key), key.len() + value.len()) {
+        let checked = check_key(key).map_err(|error| refused(keyspace, key, error));
+        if self.accept(keyspace, checked, key.len() + value.len()) {
             self.buf.push(kind, keyspace.id(), key, value);
         }
     }

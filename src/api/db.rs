@@ -1,12 +1,19 @@
 //! [`Db`]: open, keyspaces, batches, views, care.
 
-use std::{fmt, path::Path, sync::Arc, thread::JoinHandle, time::SystemTime};
+use std::{
+    fmt,
+    mem::ManuallyDrop,
+    path::Path,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::SystemTime,
+};
 
 use parking_lot::Mutex;
 
 use super::{Batch, Commits, Diff, Keyspace, View};
 use crate::{
-    base::{Result, Seqno, SeqnoRange, to_us},
+    base::{Result, Seqno, SeqnoRange, in_callback, to_us},
     engine::{Compacted, Engine, KeyspaceOptions, Opened, Options, Pin, Report, Stats, ViewCore, start_threads},
 };
 
@@ -39,24 +46,41 @@ impl fmt::Debug for Db {
 
 impl Owner {
     fn close(&self) -> Result<()> {
+        self.engine.check_caller()?;
         // Held to the end: of two who close, the second waits until the first is done.
         let mut threads = self.threads.lock();
-        if self.engine.check_open().is_err() {
-            return Ok(());
-        }
-        self.engine.stop_work();
-        for thread in threads.drain(..) {
-            // A thread that panicked has already said so; closing goes on without it.
-            let _ended = thread.join();
-        }
-        self.engine.close()
+        end(&self.engine, &mut threads)
     }
+}
+
+/// Ends the threads, then the engine; nothing where that has been done.
+fn end(engine: &Engine, threads: &mut Vec<JoinHandle<()>>) -> Result<()> {
+    if engine.check_open().is_err() {
+        return Ok(());
+    }
+    engine.stop_work();
+    for thread in threads.drain(..) {
+        // A thread that panicked has already said so; closing goes on without it.
+        let _ended = thread.join();
+    }
+    engine.close()
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // Best effort: whoever wants to know calls `close`.
-        let _closed = self.close();
+        if self.engine.is_forked() {
+            // The threads belong to the process that this one was forked from: there is nothing here to join or let go.
+            let _theirs = ManuallyDrop::new(std::mem::take(self.threads.get_mut()));
+        } else if in_callback() {
+            // Whoever calls may be one of the threads, or hold a lock that closing waits for.
+            let (engine, mut threads) = (Arc::clone(&self.engine), std::mem::take(self.threads.get_mut()));
+            let closing = thread::Builder::new().name("chronolith-close".to_owned());
+            // Where no thread can be had, it stays open until the process ends.
+            let _started = closing.spawn(move || end(&engine, &mut threads)).map(drop);
+        } else {
+            // Best effort: whoever wants to know calls `close`.
+            let _closed = self.close();
+        }
     }
 }
 
@@ -88,7 +112,8 @@ impl Db {
     #[expect(clippy::needless_pass_by_value, reason = "options are built for the call")]
     pub fn keyspace(&self, name: impl AsRef<str>, options: KeyspaceOptions) -> Result<Keyspace> {
         let (keyspace, strategy) = self.engine().keyspace(name.as_ref(), &options)?;
-        Ok(Keyspace::new(&self.owner, Opened { id: keyspace.id, born: keyspace.born, strategy }, &keyspace.name))
+        let opened = Opened { id: keyspace.id, born: keyspace.born, strategy, name: keyspace.name.as_str().into() };
+        Ok(Keyspace::new(&self.owner, opened))
     }
 
     /// The names of all keyspaces, sorted.
@@ -171,7 +196,7 @@ impl Db {
     pub fn commits(&self, range: impl SeqnoRange) -> Commits {
         let (from, end) = range.ends();
         let end = end.min(self.engine().visible().saturating_add(1));
-        Commits::new(self.engine().commits(from), end)
+        Commits::new(self.engine(), self.engine().commits(from), end)
     }
 
     /// The keys of a keyspace whose values differ between two views, in order.

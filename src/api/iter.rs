@@ -9,7 +9,11 @@ use crate::{
     merge::Direction,
 };
 
-/// The keys and values of a range, from either end. After an error it ends.
+/// The keys and values of a range, from either end.
+///
+/// A key whose value cannot be told (a sum that no `i64` holds, an error of a custom [`Merge`](crate::Merge)) is an
+/// item that is an error, which names the key; the walk goes
+/// on behind it. Any other error ends it.
 #[must_use = "iterators are lazy"]
 pub struct Range {
     view: View,
@@ -22,6 +26,8 @@ pub struct Range {
     /// Told as the first item.
     wrong: Option<Error>,
     ended: bool,
+    /// The last error was about one key.
+    key_failed: bool,
 }
 
 impl fmt::Debug for Range {
@@ -33,7 +39,7 @@ impl fmt::Debug for Range {
 
 impl Range {
     pub(super) fn new(view: View, keyspace: Opened, span: KeySpan, wrong: Option<Error>) -> Self {
-        Self { view, keyspace, span, front: None, back: None, iterating: None, wrong, ended: false }
+        Self { view, keyspace, span, front: None, back: None, iterating: None, wrong, ended: false, key_failed: false }
     }
 
     /// The same range without its values.
@@ -47,7 +53,11 @@ impl Range {
             return Ok(false);
         }
         let stepped = self.try_step(direction);
-        self.ended = !matches!(stepped, Ok(true));
+        match stepped {
+            Ok(true) => {}
+            Ok(false) => self.ended = true,
+            Err(_) => self.ended = !std::mem::take(&mut self.key_failed),
+        }
         stepped
     }
 
@@ -71,14 +81,36 @@ impl Range {
                 None => return Ok(false),
             },
         };
-        if !scan.step()? {
-            return Ok(false);
+        let stepped = scan.step();
+        if scan.has_ended() {
+            return stepped;
         }
         let met = other.as_ref().is_some_and(|other| match direction {
             Direction::Forward => scan.key() >= other.key(),
             Direction::Backward => scan.key() <= other.key(),
         });
-        Ok(!met)
+        match stepped {
+            Err(error) if !met => {
+                self.key_failed = true;
+                Err(self.keyspace.of_key(scan.key(), error))
+            }
+            _ => Ok(!met),
+        }
+    }
+
+    /// The next key from the front, with its value or why that cannot be told.
+    ///
+    /// # Errors
+    /// What ends the walk.
+    pub(super) fn next_keyed(&mut self) -> Result<Option<(Bytes, Result<Bytes>)>> {
+        let stepped = self.step(Direction::Forward);
+        let at = |scan: &Scan| Bytes::copy_from(scan.key());
+        match stepped {
+            Ok(false) => Ok(None),
+            Ok(true) => Ok(self.front.as_ref().map(|scan| (at(scan), Ok(scan.value())))),
+            Err(error) if self.ended => Err(error),
+            Err(error) => Ok(self.front.as_ref().map(|scan| (at(scan), Err(error)))),
+        }
     }
 
     fn end(&self, direction: Direction) -> Option<&Scan> {
@@ -117,7 +149,7 @@ impl DoubleEndedIterator for Range {
 
 impl std::iter::FusedIterator for Range {}
 
-/// The keys of a range, from either end.
+/// The keys of a range, from either end; with errors as in [`Range`].
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct Keys {
@@ -169,7 +201,8 @@ impl Cursor {
     /// The next key and value, lent until the next call.
     ///
     /// # Errors
-    /// As [`View::get`]; then the walk has ended.
+    /// As [`View::get`]. Behind one about a single key, whose value cannot be told, the next call goes on with the next
+    /// key; any other ends the walk.
     pub fn next_ref(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         let stepped = self.range.step(Direction::Forward)?;
         Ok(self.range.front.as_ref().filter(|_| stepped).map(|scan| (scan.key(), scan.value_ref())))

@@ -1,11 +1,14 @@
 //! [`Keyspace`]: one named, ordered, independent set of keys.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
-use super::{Batch, Cursor, History, Range, View, check_batch_len, check_key, commit, db::Owner};
+use super::{
+    Batch, Cursor, History, HistoryRange, Range, View, check_batch_len, check_key, commit, db::Owner, refused,
+};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Kind, Receipt, Result, Seqno, SeqnoRange},
-    engine::{Explain, Opened, ReadSet, Reading, ViewCore},
+    compaction::Policy,
+    engine::{Explain, KeyspaceSpace, Opened, ReadSet, Reading, ViewCore},
     merge::MergeStrategy,
     wal::BatchBuf,
 };
@@ -20,18 +23,17 @@ const UPDATE_TRIES: usize = 100;
 pub struct Keyspace {
     owner: Arc<Owner>,
     opened: Opened,
-    name: Arc<str>,
 }
 
 impl fmt::Debug for Keyspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keyspace({:?})", self.name)
+        write!(f, "Keyspace({:?})", self.name())
     }
 }
 
 impl Keyspace {
-    pub(super) fn new(owner: &Arc<Owner>, opened: Opened, name: &str) -> Self {
-        Self { owner: Arc::clone(owner), opened, name: name.into() }
+    pub(super) fn new(owner: &Arc<Owner>, opened: Opened) -> Self {
+        Self { owner: Arc::clone(owner), opened }
     }
 
     pub(super) fn id(&self) -> KeyspaceId {
@@ -53,15 +55,17 @@ impl Keyspace {
 
     /// The name it was opened with.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.opened.name
     }
 
-    /// Sets a key; what that means where the key is there already, the merge strategy says.
+    /// Sets a key; what that means where the key is there already, the merge strategy says. With
+    /// [`Append`](MergeStrategy::Append) the value is one item, and what a read
+    /// answers is a list: put back, it would be a list of one item, that list.
     ///
     /// # Errors
     /// As [`Batch::commit`].
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Receipt> {
-        self.write(Kind::Put, key.as_ref(), &self.opened.strategy.stored(value.as_ref())?)
+        self.write_value(Kind::Put, key.as_ref(), value.as_ref())
     }
 
     /// Adds an operand to a key, without reading it: what comes of it, the [`MergeStrategy`] says. With a strategy
@@ -81,8 +85,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Batch::commit`].
     pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<Receipt> {
-        let strategy = &self.opened.strategy;
-        self.write(strategy.operand_kind(), key.as_ref(), &strategy.stored(operand.as_ref())?)
+        self.write_value(self.opened.strategy.operand_kind(), key.as_ref(), operand.as_ref())
     }
 
     /// Where a read of a key looks, and what it finds there: which memtables and segments, which slot of the index, how many blocks.
@@ -131,7 +134,8 @@ impl Keyspace {
         batch.commit()
     }
 
-    /// The versions of a key that still exist, newest first, deletes among them. How far they reach back, the [`Policy`](crate::Policy) says;
+    /// The versions of a key that still exist, newest first, deletes among them. How far they reach back, the
+    /// [`Policy`] says;
     /// [`History::is_complete`] tells whether any is missing.
     ///
     /// ```
@@ -149,7 +153,28 @@ impl Keyspace {
         self.now().history(self, key)
     }
 
-    /// Those of them whose seqnos are in a range.
+    /// The versions of every key of a range that has left any, newest first for each key: also of keys that were
+    /// deleted, which no range shows any more. Keys come in order.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
+    /// # use std::time::Duration;
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let users = db.keyspace("users", KeyspaceOptions::new().policy(Policy::mvcc(10, Duration::ZERO)))?;
+    /// users.put("ann", "25")?;
+    /// users.put("bob", "30")?;
+    /// users.delete("ann")?;
+    /// let versions = users.history_range("a".."c").map(|item| item.map(|(key, version)| (key, version.value)));
+    /// let versions: Vec<_> = versions.collect::<Result<_, _>>()?;
+    /// assert_eq!(versions, [("ann".into(), None), ("ann".into(), Some("25".into())), ("bob".into(),
+    /// Some("30".into()))]);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    pub fn history_range(&self, range: impl KeyRange) -> HistoryRange {
+        self.now().history_range(self, range)
+    }
+
+    /// The versions of a key whose seqnos are in a range, newest first.
     pub fn history_between(&self, key: impl AsRef<[u8]>, range: impl SeqnoRange) -> History {
         self.now().history_between(self, key, range)
     }
@@ -164,8 +189,9 @@ impl Keyspace {
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt) and [`Io`](Error::Io) from files, [`Closed`](Error::Closed); [`Invalid`](Error::Invalid) for a sum that no `i64` holds, and
-    /// whatever a custom [`Merge`](crate::Merge) answers, whose panics go on to the caller. Where a read meets several keys (`multi_get`, ranges and their
-    /// keys), such a key ends it.
+    /// whatever a custom [`Merge`](crate::Merge) answers, whose panics go on to the caller. Both name the key and the
+    /// keyspace. `multi_get`
+    /// fails as a whole over such a key; ranges go on behind it.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.owner.engine.get(&self.opened, key.as_ref())
     }
@@ -241,20 +267,36 @@ impl Keyspace {
         Ok(self.range(..).keys().next().transpose()?.is_none())
     }
 
-    /// An upper estimate of how many keys there are, at no cost: a key that was written many times, or deleted since, may count each
-    /// time until it is compacted. For the exact number: `range(..).keys().count()`.
+    /// An estimate of how many keys there are, which reads nothing: never less than the keys there are, so 0 only when
+    /// there are none; and never more than the values and operands that
+    /// memtables and segments hold, of which a key that was written many times, or deleted since, may have several
+    /// until it is compacted. After
+    /// [`compact`](crate::Db::compact), with no older view open, it is the number of keys, apart from those that have
+    /// expired since. For the exact
+    /// number: `range(..).keys().count()`.
     pub fn approximate_len(&self) -> u64 {
-        let current = self.owner.engine.current();
-        let segments: u64 = current.trees.get(&self.id()).map_or(0, |tree| {
-            tree.levels
-                .iter()
-                .flatten()
-                .map(|table| table.meta.summary.keys - table.meta.summary.tombstones.min(table.meta.summary.keys))
-                .sum()
-        });
-        let memory: u64 = current.memtables(u64::MAX).map(|table| table.entries()).sum();
-        // The memtables are shared by all keyspaces: their entries count here only while there is nothing else to go by.
-        if segments == 0 { memory } else { segments }
+        self.owner.engine.approximate_len(self.id())
+    }
+
+    /// What history it keeps; of a keyspace that was dropped and forgotten the default.
+    pub fn policy(&self) -> Policy {
+        self.owner.engine.policy(self.id())
+    }
+
+    /// What several writes of one key mean in it.
+    pub fn merge_strategy(&self) -> MergeStrategy {
+        self.opened.strategy.clone()
+    }
+
+    /// How long what is written to it now lives; nothing where it does for ever.
+    pub fn ttl(&self) -> Option<Duration> {
+        self.owner.engine.ttl(self.id()).map(Duration::from_micros)
+    }
+
+    /// What holds its bytes. What all keyspaces share (logs, manifest, timeline) is in
+    /// [`Stats::space`](crate::Stats::space).
+    pub fn space(&self) -> KeyspaceSpace {
+        self.owner.engine.space_of(self.id())
     }
 
     /// Sets a key that is not there; nothing happens, and there is no receipt, when it is.
@@ -294,7 +336,8 @@ impl Keyspace {
     }
 
     /// Sets a key to what the closure makes of its value (`None`: absent, or to be deleted). The closure runs again when
-    /// somebody else wrote the key meanwhile.
+    /// somebody else wrote the key meanwhile. It holds no lock, and may call the database; with
+    /// [`Append`](MergeStrategy::Append) it is given a list and answers an item.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -329,8 +372,9 @@ impl Keyspace {
         key: &[u8],
         mut decide: impl FnMut(Option<&[u8]>) -> Option<Option<Bytes>>,
     ) -> Result<Option<Receipt>> {
-        check_key(key)?;
+        check_key(key).map_err(|error| refused(self, key, error))?;
         let engine = &self.owner.engine;
+        engine.check_open()?;
         for _ in 0..UPDATE_TRIES {
             let reading = Reading::begin(engine);
             let mut reads = ReadSet::new(&reading.view);
@@ -346,7 +390,7 @@ impl Keyspace {
             }
             let mut batch = BatchBuf::default();
             match &new {
-                Some(value) => batch.push(Kind::Put, self.id(), key, &self.opened.strategy.stored(value)?),
+                Some(value) => batch.push(Kind::Put, self.id(), key, &self.stored(key, value)?),
                 None => batch.push(Kind::Delete, self.id(), key, &[]),
             }
             match commit(engine, batch, std::slice::from_ref(&self.opened), None, &[&reads]) {
@@ -357,9 +401,18 @@ impl Keyspace {
         Err(Error::Conflict { key: key.to_vec() })
     }
 
+    fn write_value(&self, kind: Kind, key: &[u8], value: &[u8]) -> Result<Receipt> {
+        self.write(kind, key, &self.stored(key, value)?)
+    }
+
+    /// A value as the strategy stores it.
+    fn stored<'a>(&self, key: &[u8], value: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+        self.opened.strategy.stored(value).map_err(|error| refused(self, key, error))
+    }
+
     /// A batch of one operation, without what several would need.
     fn write(&self, kind: Kind, key: &[u8], value: &[u8]) -> Result<Receipt> {
-        check_key(key)?;
+        check_key(key).map_err(|error| refused(self, key, error))?;
         check_batch_len(key.len().saturating_add(value.len()))?;
         let mut batch = BatchBuf::default();
         batch.push(kind, self.id(), key, value);

@@ -1,11 +1,11 @@
 //! What the past is told as: versions of a key, commits, differences between two views.
 
-use std::{cmp::Ordering, fmt, time::SystemTime};
+use std::{cmp::Ordering, fmt, sync::Arc, time::SystemTime};
 
 use super::Range;
 use crate::{
     base::{Bytes, Error, Result, Seqno, from_us},
-    engine::{CommitWalk, VersionWalk},
+    engine::{CommitWalk, Engine, RangeWalk, Told, VersionWalk},
 };
 
 /// A version of a key.
@@ -58,7 +58,57 @@ impl Iterator for History {
             return Some(Err(wrong));
         }
         let told = self.walk.as_mut()?.next().transpose()?;
-        Some(told.map(|told| Version { seqno: Seqno(told.seqno), time: from_us(told.time), value: told.value }))
+        Some(told.map(Version::from))
+    }
+}
+
+impl From<Told> for Version {
+    fn from(Told { seqno, time, value }: Told) -> Self {
+        Self { seqno: Seqno(seqno), time: from_us(time), value }
+    }
+}
+
+/// The versions of the keys of a range, by key and newest first: what
+/// [`Keyspace::history_range`](super::Keyspace::history_range) gives. After an error about one version it goes on
+/// with the next, as [`History`] does.
+///
+/// A key is told when an entry of its own is left anywhere: of one that was deleted with everything it was nothing is.
+#[must_use = "iterators are lazy"]
+pub struct HistoryRange {
+    walk: Option<RangeWalk>,
+    /// Told as the first item.
+    wrong: Option<Error>,
+}
+
+impl fmt::Debug for HistoryRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HistoryRange(complete: {})", self.is_complete())
+    }
+}
+
+impl HistoryRange {
+    pub(super) fn new(walk: Result<Option<RangeWalk>>) -> Self {
+        match walk {
+            Ok(walk) => Self { walk, wrong: None },
+            Err(wrong) => Self { walk: None, wrong: Some(wrong) },
+        }
+    }
+
+    /// Whether no version of the keys told so far is known to be missing: see [`History::is_complete`].
+    pub fn is_complete(&self) -> bool {
+        self.walk.as_ref().is_none_or(RangeWalk::is_complete)
+    }
+}
+
+impl Iterator for HistoryRange {
+    type Item = Result<(Bytes, Version)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(wrong) = self.wrong.take() {
+            return Some(Err(wrong));
+        }
+        let told = self.walk.as_mut()?.next().transpose()?;
+        Some(told.map(|(key, told)| (key, Version::from(told))))
     }
 }
 
@@ -76,6 +126,7 @@ pub struct Commit {
 /// Commits, oldest first: what [`Db::commits`](super::Db::commits) gives. After an error it ends.
 #[must_use = "iterators are lazy"]
 pub struct Commits {
+    engine: Arc<Engine>,
     walk: Option<CommitWalk>,
     wrong: Option<Error>,
     /// The first seqno that is not told.
@@ -89,11 +140,12 @@ impl fmt::Debug for Commits {
 }
 
 impl Commits {
-    pub(super) fn new(walk: Result<CommitWalk>, end: u64) -> Self {
-        match walk {
-            Ok(walk) => Self { walk: Some(walk), wrong: None, end },
-            Err(wrong) => Self { walk: None, wrong: Some(wrong), end },
-        }
+    pub(super) fn new(engine: &Arc<Engine>, walk: Result<CommitWalk>, end: u64) -> Self {
+        let (walk, wrong) = match walk {
+            Ok(walk) => (Some(walk), None),
+            Err(wrong) => (None, Some(wrong)),
+        };
+        Self { engine: Arc::clone(engine), walk, wrong, end }
     }
 }
 
@@ -104,8 +156,8 @@ impl Iterator for Commits {
         if let Some(wrong) = self.wrong.take() {
             return Some(Err(wrong));
         }
-        let told = self.walk.as_mut()?.next();
-        match told {
+        let walk = self.walk.as_mut()?;
+        match self.engine.check_open().and_then(|()| walk.next()) {
             Ok(Some(stamp)) if stamp.seqno < self.end => {
                 let (seqno, time) = (Seqno(stamp.seqno), from_us(stamp.time));
                 return Some(Ok(Commit { seqno, time, writes: stamp.writes }));
@@ -133,7 +185,9 @@ pub struct Change {
     pub after: Option<Bytes>,
 }
 
-/// The keys that differ between two views, in order: what [`Db::diff`](super::Db::diff) gives. After an error it ends.
+/// The keys that differ between two views, in order: what [`Db::diff`](super::Db::diff) gives. A key whose value cannot
+/// be told in one of them is an item that is an error, as in
+/// [`Range`], and it goes on behind it; any other error ends it.
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct Diff {
@@ -146,13 +200,13 @@ pub struct Diff {
 #[derive(Debug)]
 struct Ahead {
     range: Range,
-    next: Option<(Bytes, Bytes)>,
+    next: Option<(Bytes, Result<Bytes>)>,
 }
 
 impl Ahead {
     fn fill(&mut self) -> Result<()> {
         if self.next.is_none() {
-            self.next = self.range.next().transpose()?;
+            self.next = self.range.next_keyed()?;
         }
         Ok(())
     }
@@ -164,7 +218,8 @@ impl Diff {
         Self { before: ahead(before), after: ahead(after), ended: false }
     }
 
-    fn step(&mut self) -> Result<Option<Change>> {
+    /// The next change, or why that of a key cannot be told.
+    fn step(&mut self) -> Result<Option<Result<Change>>> {
         loop {
             self.before.fill()?;
             self.after.fill()?;
@@ -177,9 +232,10 @@ impl Diff {
             let before = if order == Ordering::Greater { None } else { self.before.next.take() };
             let after = if order == Ordering::Less { None } else { self.after.next.take() };
             let key = before.as_ref().or(after.as_ref()).map(|(key, _)| key.clone()).unwrap_or_default();
-            let (before, after) = (before.map(|(_, value)| value), after.map(|(_, value)| value));
-            if before != after {
-                return Ok(Some(Change { key, before, after }));
+            let value = |side: Option<(Bytes, Result<Bytes>)>| side.map(|(_, value)| value).transpose();
+            match value(before).and_then(|before| Ok((before, value(after)?))) {
+                Ok((before, after)) if before == after => {}
+                told => return Ok(Some(told.map(|(before, after)| Change { key, before, after }))),
             }
         }
     }
@@ -192,9 +248,14 @@ impl Iterator for Diff {
         if self.ended {
             return None;
         }
+        // A callback that panics ends it.
+        self.ended = true;
         let stepped = self.step();
         self.ended = !matches!(stepped, Ok(Some(_)));
-        stepped.transpose()
+        match stepped {
+            Ok(told) => told,
+            Err(error) => Some(Err(error)),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path, sync::Arc, time::SystemTime};
 
-use super::{Cursor, History, Keyspace, Range, db::Owner, foreign};
+use super::{Cursor, History, HistoryRange, Keyspace, Range, db::Owner, foreign};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, Result, Seqno, SeqnoRange, from_us},
     engine::ViewCore,
@@ -50,12 +50,13 @@ impl View {
     /// [`Invalid`](Error::Invalid) when there was none, or when it combines values by a custom strategy that this process has not been given.
     pub fn keyspace(&self, name: impl AsRef<str>) -> Result<Keyspace> {
         let name = name.as_ref();
+        self.core.engine().check_open()?;
         let found = self
             .core
             .keyspace(name)
             .ok_or_else(|| Error::invalid(format!("there was no keyspace \"{name}\" at seqno {}", self.seqno())))?;
         let opened = self.core.engine().opened(found)?;
-        Ok(Keyspace::new(&self.owner, opened, &found.name))
+        Ok(Keyspace::new(&self.owner, opened))
     }
 
     /// The names of the keyspaces that there were, sorted.
@@ -72,7 +73,14 @@ impl View {
         self.history_between(keyspace, key, ..)
     }
 
-    /// Those of them whose seqnos are in a range.
+    /// The versions up to this moment of every key of a range: see [`Keyspace::history_range`].
+    pub fn history_range(&self, keyspace: &Keyspace, range: impl KeyRange) -> HistoryRange {
+        let walk =
+            self.check(keyspace).and_then(|()| self.core.history_range(keyspace.opened(), range.span(), (0, u64::MAX)));
+        HistoryRange::new(walk)
+    }
+
+    /// The versions of a key up to this moment whose seqnos are in a range, newest first.
     #[expect(clippy::needless_pass_by_value, reason = "ranges are written for the call")]
     pub fn history_between(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>, range: impl SeqnoRange) -> History {
         let (from, to) = range.ends();

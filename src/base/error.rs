@@ -10,12 +10,14 @@ use super::{Receipt, Seqno};
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why something was not done. The message names the file, keyspace or key, and says what to do.
+/// Why something was not done. The message names the file, keyspace or key, and says what to do. What the system said
+/// is told by
+/// [`source`](std::error::Error::source), not in the message: reporters that print the chain print it once.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused. Reads may be tried again; for writes ask [`Db::health`](crate::Db::health).
-    #[error("cannot {op} {}: {source}", path.display())]
+    #[error("cannot {op} {}", path.display())]
     Io {
         /// What was tried, in words.
         op: &'static str,
@@ -55,7 +57,7 @@ pub enum Error {
     },
 
     /// Somebody else has the database open. Close it there first.
-    #[error("{} is open{}; close it there first", path.display(), by(*pid))]
+    #[error("{} is open {}", path.display(), locked(*pid))]
     Locked {
         /// The database.
         path: PathBuf,
@@ -136,6 +138,14 @@ impl Error {
         matches!(self, Self::Conflict { .. })
     }
 
+    /// The message with that of its source.
+    pub(crate) fn in_full(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+
     pub(crate) fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid { what: what.into() }
     }
@@ -181,8 +191,15 @@ impl From<Corruption> for Error {
     }
 }
 
-fn by(pid: Option<u32>) -> String {
-    pid.map_or_else(|| " elsewhere, perhaps only for reading".to_owned(), |pid| format!(" by process {pid}"))
+/// Where a database is open, and what to do about it.
+fn locked(pid: Option<u32>) -> String {
+    match pid {
+        Some(pid) if pid == std::process::id() => {
+            "in this very process: a handle of it, or of a keyspace, view or iterator of it, is still alive; close it with `Db::close` first".to_owned()
+        }
+        Some(pid) => format!("by process {pid}; close it there first"),
+        None => "elsewhere, perhaps only for reading; close it there first".to_owned(),
+    }
 }
 
 /// Says what was tried on which file when a system call fails.

@@ -1,12 +1,14 @@
 //! The words everyone uses: keys, seqnos, kinds, shared bytes, errors, counters. No I/O, no locks, no bytes on disk.
 
 mod bytes;
+mod callback;
 mod error;
 mod key;
 mod kind;
 mod seqno;
 
 pub use bytes::Bytes;
+pub(crate) use callback::{callback, in_callback};
 pub(crate) use error::IoContext;
 pub use error::{Corruption, Error, Result};
 pub use key::KeyRange;

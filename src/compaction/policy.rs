@@ -14,13 +14,13 @@
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use crate::{
-    base::{Error, Result, Seqno, from_us},
+    base::{Error, Result, Seqno, callback, from_us},
     manifest::StoredPolicy,
 };
 
@@ -52,12 +52,22 @@ enum Kind {
     Custom { name: Arc<str>, by: Arc<dyn CompactionPolicy> },
 }
 
+// What a callback leaves of itself when it panics is its own affair: it is called again only as it was the first time.
+impl UnwindSafe for Policy {}
+impl RefUnwindSafe for Policy {}
+
 /// A compaction policy of your own: see [`Policy::custom`].
 pub trait CompactionPolicy: Send + Sync + 'static {
     /// Whether a version is kept. It is asked version by version when a compaction meets them, those of one key newest first, any number of times; the
     /// answer should follow from its arguments alone. It is not asked of the newest value of a key, nor of what a view or pin still reads: that is kept.
     ///
-    /// A panic counts as yes.
+    /// A panic counts as yes. It runs under the locks of a compaction, so it cannot use a database: every call of one
+    /// answers
+    /// [`Invalid`](crate::Error::Invalid) in it.
+    ///
+    /// A policy belongs to the open database: one that holds a [`Db`](crate::Db), a keyspace or a view of it keeps it
+    /// open for ever, unless somebody calls
+    /// [`Db::close`](crate::Db::close).
     fn keep(&self, version: &VersionInfo, now: SystemTime) -> bool;
 }
 
@@ -210,7 +220,7 @@ impl Policy {
                     is_delete: version.is_delete,
                     bytes: version.bytes,
                 };
-                catch_unwind(AssertUnwindSafe(|| by.keep(&info, from_us(now)))).unwrap_or(true)
+                callback(|| catch_unwind(AssertUnwindSafe(|| by.keep(&info, from_us(now))))).unwrap_or(true)
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::Engine;
+use super::{Engine, stats::counted};
 use crate::{
     base::{Error, IoContext, Result},
     env::Dir,
@@ -48,12 +48,18 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "read {} files, {} entries, {} bytes", self.files, self.entries, self.bytes)?;
+        let files = counted(self.files, "file", "files");
+        let entries = counted(self.entries, "entry", "entries");
+        writeln!(f, "read {files}, {entries}, {}", counted(self.bytes, "byte", "bytes"))?;
         for Finding { path, keyspace, what } in &self.findings {
             let of = keyspace.as_ref().map(|name| format!(" (keyspace \"{name}\")")).unwrap_or_default();
             writeln!(f, "damaged: {}{of}: {what}", path.display())?;
         }
-        if self.is_clean() { write!(f, "no damage found") } else { write!(f, "{} findings", self.findings.len()) }
+        if self.is_clean() {
+            write!(f, "no damage found")
+        } else {
+            f.write_str(&counted(self.findings.len() as u64, "finding", "findings"))
+        }
     }
 }
 
@@ -141,7 +147,7 @@ fn read_log(dir: &dyn Dir, name: &str) -> Result<Vec<u8>> {
 impl Report {
     fn note(&mut self, path: PathBuf, keyspace: Option<String>, checked: Result<()>) {
         if let Err(error) = checked {
-            self.findings.push(Finding { path, keyspace, what: error.to_string() });
+            self.findings.push(Finding { path, keyspace, what: error.in_full() });
         }
     }
 }

@@ -109,6 +109,9 @@ struct Watch(Arc<Engine>);
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        if self.0.is_forked() {
+            return;
+        }
         self.0.commit.lock().recent.unwatch();
     }
 }

@@ -156,7 +156,14 @@ impl Engine {
             }
         });
         summed.map_err(|bad| Error::invalid(bad.to_string()))?;
-        sums.into_iter().try_for_each(|((_, key), sum)| wide_sum(key, &sum.to_le_bytes()).map(drop))
+        sums.into_iter().try_for_each(|((id, key), sum)| {
+            let keyspace = keyspaces.iter().find(|opened| opened.id == id);
+            let named = |error| match keyspace {
+                Some(opened) => opened.named(error),
+                None => error,
+            };
+            wide_sum(key, &sum.to_le_bytes()).map(drop).map_err(named)
+        })
     }
 
     /// Counts the operands of a batch, and puts a state behind those that end a long chain. The batch will get the next seqno.

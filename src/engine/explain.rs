@@ -134,7 +134,7 @@ impl Engine {
         self.check_open()?;
         let current = self.current();
         let Some(tree) = current.trees.get(&keyspace.id).filter(|tree| !tree.dropped) else {
-            return Err(dropped(&current, keyspace.id));
+            return Err(dropped(keyspace));
         };
         let seqno = self.visible();
         let mut lookup = Lookup::new(Asked::present(seqno, None));

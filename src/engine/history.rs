@@ -12,10 +12,11 @@ use super::{
     ViewCore,
     read::{Opened, get_in},
     scan::{RunCursor, VersionRunCursor},
+    superversion::{SuperVersion, Table},
     timeline::Timeline,
 };
 use crate::{
-    base::{Bytes, KeyspaceId, Kind, Result},
+    base::{Bytes, KeySpan, KeyspaceId, Kind, Result},
     manifest::Version,
     memtable::MemCursor,
     merge::{Asked, Direction, EntryRef, Fragments, Kway, Mark, Source, Until, wide_sum},
@@ -90,7 +91,18 @@ impl ViewCore {
         (from, to): (u64, u64),
     ) -> Result<Option<History>> {
         let Some(asked) = self.asked(opened)? else { return Ok(None) };
-        let current = self.files();
+        self.history_in(&self.files(), asked, opened, key, (from, to)).map(Some)
+    }
+
+    /// The same in files that are held.
+    fn history_in(
+        self: &Arc<Self>,
+        current: &Arc<SuperVersion>,
+        asked: Asked,
+        opened: &Opened,
+        key: &[u8],
+        (from, to): (u64, u64),
+    ) -> Result<History> {
         let mut live: Vec<Live> = Vec::new();
         // The same one may stand in several segments.
         let mut marks: BTreeMap<(u64, u32, bool), Mark> = BTreeMap::new();
@@ -124,7 +136,7 @@ impl ViewCore {
             runs.filter_map(|run| run.holding(key)).map(|table| VersionRunCursor::new(vec![Arc::clone(table)]));
         let mut past = Kway::new(tables.collect(), Direction::Forward);
         past.seek(Some(key))?;
-        Ok(Some(History {
+        Ok(History {
             complete: nothing_vanished(&current.version, opened.id),
             view: Arc::clone(self),
             _iterating: self.iterating(),
@@ -135,12 +147,135 @@ impl ViewCore {
             asked,
             live: live.into(),
             past,
-            timeline: Timeline::new(&current),
+            timeline: Timeline::new(current),
             begins: None,
             moved_from: None,
             floor: u64::MAX,
             ended: false,
+        })
+    }
+
+    /// The versions of the keys of a span that this view can see, from those with a seqno in `from..to`; nothing where
+    /// the keyspace was not yet born.
+    pub(crate) fn history_range(
+        self: &Arc<Self>,
+        opened: &Opened,
+        span: KeySpan,
+        seqnos: (u64, u64),
+    ) -> Result<Option<RangeHistory>> {
+        let Some(asked) = self.asked(opened)? else { return Ok(None) };
+        let current = self.files();
+        let mut sources: Vec<Box<dyn Source + Send>> = Vec::new();
+        for table in current.memtables(u64::MAX) {
+            sources.push(Box::new(MemCursor::new(table, opened.id, Direction::Forward)));
+        }
+        if let Some(tree) = current.trees.get(&opened.id) {
+            let inside = |tables: &[Arc<Table>]| -> Vec<Arc<Table>> {
+                tables.iter().filter(|table| table.meta.summary.overlaps(&span)).cloned().collect()
+            };
+            for (number, level) in tree.levels.iter().enumerate() {
+                // Segments of level 0 overlap each other.
+                let tables = inside(level);
+                if number == 0 {
+                    for table in tables {
+                        sources.push(Box::new(RunCursor::new(vec![table], Direction::Forward)));
+                    }
+                } else {
+                    sources.push(Box::new(RunCursor::new(tables, Direction::Forward)));
+                }
+            }
+            for run in &tree.past {
+                sources.push(Box::new(VersionRunCursor::new(inside(&run.tables))));
+            }
+        }
+        let mut keys = Kway::new(sources, Direction::Forward);
+        if !span.is_empty() {
+            keys.seek(Some(&span.start))?;
+        }
+        Ok(Some(RangeHistory {
+            view: Arc::clone(self),
+            _iterating: self.iterating(),
+            opened: opened.clone(),
+            asked,
+            seqnos,
+            current,
+            keys,
+            span,
+            key: Vec::new(),
+            walk: None,
+            complete: true,
+            ended: false,
         }))
+    }
+}
+
+/// Versions of a key that are passed one by one on the way to the next key; behind more of them it is looked for.
+const PASSED_MAX: usize = 16;
+
+/// A walk over the versions of each key of a span that has left any.
+pub(crate) struct RangeHistory {
+    view: Arc<ViewCore>,
+    /// It goes on in the files that it began with.
+    _iterating: Arc<()>,
+    opened: Opened,
+    asked: Asked,
+    seqnos: (u64, u64),
+    current: Arc<SuperVersion>,
+    /// Everything that is left of any key, for the keys alone.
+    keys: Kway<Box<dyn Source + Send>>,
+    span: KeySpan,
+    key: Vec<u8>,
+    /// The versions of that key.
+    walk: Option<History>,
+    complete: bool,
+    ended: bool,
+}
+
+impl RangeHistory {
+    /// Whether nothing is known to be missing among the versions of the keys told so far.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete && self.walk.as_ref().is_none_or(History::is_complete)
+    }
+
+    /// The next older version of the key, or the newest of the next key.
+    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Told)>> {
+        while !self.ended {
+            if let Some(walk) = &mut self.walk {
+                // An error about one version leaves the others.
+                if let Some(told) = walk.next()? {
+                    return Ok(Some((Bytes::copy_from(&self.key), told)));
+                }
+                self.complete &= walk.is_complete();
+                self.walk = None;
+            }
+            // What fails on the way to the next key ends it, and so does a panic.
+            self.ended = true;
+            self.ended = !self.next_key()?;
+        }
+        Ok(None)
+    }
+
+    /// Goes to the next key that has left anything; `false` when there is none.
+    fn next_key(&mut self) -> Result<bool> {
+        self.view.engine().check_open()?;
+        let Some(entry) = self.keys.top().and_then(Source::entry) else { return Ok(false) };
+        if self.span.end.as_deref().is_some_and(|end| entry.key >= end) {
+            return Ok(false);
+        }
+        self.key.clear();
+        self.key.extend_from_slice(entry.key);
+        let mut passed = 0;
+        while self.keys.top().and_then(Source::entry).is_some_and(|entry| entry.key == self.key) {
+            if passed == PASSED_MAX {
+                self.keys.seek(Some(&[self.key.as_slice(), &[0]].concat()))?;
+                break;
+            }
+            passed += 1;
+            self.keys.advance()?;
+        }
+        let asked = self.asked.clone();
+        self.walk = Some(self.view.history_in(&self.current, asked, &self.opened, &self.key, self.seqnos)?);
+        Ok(true)
     }
 }
 
@@ -169,6 +304,10 @@ impl History {
 
     /// The next older version.
     pub(crate) fn next(&mut self) -> Result<Option<Told>> {
+        if self.ended {
+            return Ok(None);
+        }
+        self.view.engine().check_open().inspect_err(|_| self.ended = true)?;
         while !self.ended {
             let past = self.past.top().and_then(Source::entry).filter(|entry| entry.key == self.key);
             let past_seqno = past.map(|entry| entry.seqno);
@@ -242,7 +381,7 @@ impl History {
     fn value_of(&self, live: &Live) -> Result<Option<Bytes>> {
         match live.kind {
             Kind::Put => Ok(Some(live.value.clone())),
-            Kind::WideSum => wide_sum(&self.key, &live.value).map(Some),
+            Kind::WideSum => wide_sum(&self.key, &live.value).map(Some).map_err(|error| self.opened.named(error)),
             _ => {
                 let asked = Asked { seqno: live.seqno, ..self.asked.clone() };
                 get_in(&self.view.files(), &self.opened, &self.key, &asked, self.view.counters())
@@ -268,7 +407,9 @@ impl History {
             }
             let value = match entry.kind {
                 Kind::Put => Ok(Some(source.value())),
-                Kind::WideSum if entry.seqno < self.to => wide_sum(&self.key, entry.value).map(Some),
+                Kind::WideSum if entry.seqno < self.to => {
+                    wide_sum(&self.key, entry.value).map(Some).map_err(|error| self.opened.named(error))
+                }
                 _ => Ok(None),
             };
             (!again).then(|| value.map(|value| Told { seqno: entry.seqno, time: entry.time.unwrap_or(0), value }))

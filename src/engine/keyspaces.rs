@@ -71,7 +71,108 @@ fn check_no_ttl(name: &str, options: &KeyspaceOptions) -> Result<()> {
     }
 }
 
+/// Bytes of a keyspace by what holds them, as [`Keyspace::space`](crate::Keyspace::space) tells them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyspaceSpace {
+    /// Its segments of the main tree: the newest versions, and what open views need beside them.
+    pub live: u64,
+    /// Its segments of the history tier: versions that were superseded.
+    pub history: u64,
+    /// About what its newest writes take in memory; they stand in the log as well, which all keyspaces share.
+    pub memtable: u64,
+}
+
+/// So far apart two names may be, and one still be taken for a slip of the other.
+fn is_alike(distance: usize, name: &str) -> bool {
+    distance <= name.chars().count().div_ceil(2)
+}
+
+/// Of several names the one that differs least from one that is not among them.
+pub(super) fn closest<'n>(name: &str, among: impl IntoIterator<Item = &'n str>) -> Option<(usize, &'n str)> {
+    let wanted: Vec<char> = name.chars().collect();
+    among.into_iter().map(|other| (edits(&wanted, other), other)).min()
+}
+
+/// How many characters must be put in, taken out or replaced to make one name of the other.
+fn edits(name: &[char], other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=name.len()).collect();
+    for (line, c) in other.chars().enumerate() {
+        let (mut diagonal, mut left) = (line, line + 1);
+        for (above, wanted) in row.iter_mut().skip(1).zip(name) {
+            let replaced = diagonal + usize::from(c != *wanted);
+            diagonal = *above;
+            left = replaced.min(left + 1).min(*above + 1);
+            *above = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = line + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
 impl Engine {
+    /// That there is no such keyspace, and which one may have been meant.
+    #[cold]
+    fn no_keyspace(&self, name: &str) -> Error {
+        let names = self.keyspace_names();
+        let meant = match closest(name, names.iter().map(String::as_str)) {
+            Some((distance, other)) if is_alike(distance, name) => format!("; did you mean \"{other}\"?"),
+            Some((_, other)) => format!("; the closest name is \"{other}\""),
+            None => "; there are none".to_owned(),
+        };
+        Error::invalid(format!("there is no keyspace \"{name}\", and create(false) makes none{meant}"))
+    }
+
+    /// The options in force; those of a new keyspace once it is gone for good.
+    fn options_of(&self, id: KeyspaceId) -> Option<Arc<KeyspaceVersion>> {
+        if self.is_forked() {
+            return None;
+        }
+        self.current().version.keyspaces.get(&id).cloned()
+    }
+
+    /// What history a keyspace keeps.
+    pub(crate) fn policy(&self, id: KeyspaceId) -> Policy {
+        self.options_of(id).map_or_else(Policy::last_writer_wins, |keyspace| self.policy_of(&keyspace))
+    }
+
+    /// How long what is written to a keyspace now lives, in microseconds; nothing where it is for ever.
+    pub(crate) fn ttl(&self, id: KeyspaceId) -> Option<u64> {
+        let keyspace = self.options_of(id)?;
+        keyspace.options.ttls.last().map(|(_, ttl)| *ttl).filter(|ttl| *ttl > 0)
+    }
+
+    /// What holds the bytes of a keyspace.
+    pub(crate) fn space_of(&self, id: KeyspaceId) -> KeyspaceSpace {
+        if self.is_forked() {
+            return KeyspaceSpace::default();
+        }
+        let current = self.current();
+        let Some(keyspace) = current.version.keyspaces.get(&id) else { return KeyspaceSpace::default() };
+        KeyspaceSpace {
+            live: keyspace.main().map(|segment| segment.file_len).sum(),
+            history: keyspace.past.iter().map(|segment| segment.file_len).sum(),
+            memtable: current.memtables(u64::MAX).map(|table| table.share(id).bytes).sum(),
+        }
+    }
+
+    /// At least as many keys as there are: every key that is there has in some memtable or segment an entry that is no
+    /// tombstone.
+    pub(crate) fn approximate_len(&self, id: KeyspaceId) -> u64 {
+        if self.is_forked() {
+            return 0;
+        }
+        let current = self.current();
+        let Some(tree) = current.trees.get(&id).filter(|tree| !tree.dropped) else { return 0 };
+        let segments = tree.levels.iter().flatten().map(|table| &table.meta.summary);
+        // Not keys less tombstones: those of older versions of a key that is there count among them.
+        let stored: u64 =
+            segments.map(|summary| summary.keys.min(summary.entries.saturating_sub(summary.tombstones))).sum();
+        stored + current.memtables(u64::MAX).map(|table| table.share(id).values).sum::<u64>()
+    }
+
     /// The keyspace of this name, created if need be, and its merge strategy.
     pub(crate) fn keyspace(
         &self,
@@ -90,6 +191,9 @@ impl Engine {
             policy.check_name()?;
         }
         let found = self.current().version.by_name(name).cloned();
+        if found.is_none() && !options.create {
+            return Err(self.no_keyspace(name));
+        }
         if let Some(keyspace) = found.filter(|keyspace| configured(keyspace, options).is_none()) {
             return self.give(keyspace, options);
         }
@@ -109,6 +213,9 @@ impl Engine {
             }
             let Some(changed) = changed else { return Ok(given) };
             self.change(&mut manifest, |seqno, _| Change::Configure { id, options: changed.from(seqno), seqno })?;
+        } else if !options.create {
+            // Dropped a moment ago.
+            return Err(self.no_keyspace(name));
         } else {
             let id = KeyspaceId(manifest.version().next_keyspace.max(FIRST_KEYSPACE));
             let strategy = options.merge.clone().unwrap_or_default();
@@ -140,12 +247,15 @@ impl Engine {
                 name_of(*merge, merge_name)
             ))
         })?;
-        Ok(Opened { id: keyspace.id, born: keyspace.born, strategy })
+        Ok(Opened { id: keyspace.id, born: keyspace.born, strategy, name: keyspace.name.as_str().into() })
     }
 
     /// The oldest seqno from which on nothing of a keyspace is refused. What has expired and gone is missed at moments before its expiry: then that is the
     /// first commit since, or the next one to come.
     pub(crate) fn horizon(&self, id: KeyspaceId) -> u64 {
+        if self.is_forked() {
+            return 0;
+        }
         let current = self.current();
         let Some(keyspace) = current.version.keyspaces.get(&id) else { return 0 };
         let mut horizon = keyspace.horizon.max(keyspace.vanished);
@@ -214,6 +324,9 @@ impl Engine {
 
     /// Names of the keyspaces there are.
     pub(crate) fn keyspace_names(&self) -> Vec<String> {
+        if self.is_forked() {
+            return Vec::new();
+        }
         let version = Arc::clone(&self.current().version);
         let alive = version.keyspaces.values().filter(|keyspace| keyspace.dropped.is_none() && !keyspace.is_hidden());
         let mut names: Vec<_> = alive.map(|keyspace| keyspace.name.clone()).collect();
@@ -271,5 +384,23 @@ impl Engine {
         self.visible.store(seqno, Ordering::Release);
         self.syncing.raise(seqno);
         Ok(seqno)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closest_name_takes_the_fewest_edits() {
+        let edits = |a: &str, b: &str| edits(&a.chars().collect::<Vec<_>>(), b);
+        assert_eq!(
+            (edits("usres", "users"), edits("", "abc"), edits("abc", ""), edits("k\u{e4}se", "kase")),
+            (2, 3, 3, 1)
+        );
+        assert_eq!((edits("kitten", "sitting"), edits("same", "same")), (3, 0));
+        assert_eq!(closest("usres", ["orders", "users", "u"]), Some((2, "users")));
+        assert_eq!(closest("usres", []), None);
+        assert!(is_alike(2, "usres") && !is_alike(4, "usres"));
     }
 }

@@ -62,7 +62,8 @@ pub use check::{Finding, Report};
 pub use compact::Compacted;
 pub(crate) use conflicts::{ReadSet, Reading};
 pub use explain::{Explain, Outcome as ReadOutcome, Step};
-pub(crate) use history::History as VersionWalk;
+pub(crate) use history::{History as VersionWalk, RangeHistory as RangeWalk, Told};
+pub use keyspaces::KeyspaceSpace;
 pub use options::{Durability, KeyspaceOptions, Options};
 pub use pins::Pin;
 pub(crate) use read::Opened;
@@ -73,7 +74,7 @@ pub(crate) use view::ViewCore;
 pub(crate) use worker::start as start_threads;
 
 use crate::{
-    base::{Error, KeyspaceId, Result},
+    base::{Error, KeyspaceId, Result, in_callback},
     compaction::Policy,
     env::{Background, Dir, Env},
     manifest::{CommitFailure, Edit, KeyspaceVersion, ManifestStore, Version},
@@ -168,8 +169,38 @@ struct Commit {
 }
 
 impl Engine {
-    /// The error of whoever comes too late.
+    /// That whoever calls may take locks here: not a process that was forked from the one that opened the database,
+    /// where those who held them
+    /// may be missing; and not a callback, whose caller may hold them.
+    #[inline]
+    pub(crate) fn check_caller(&self) -> Result<()> {
+        if self.is_forked() || in_callback() { Err(self.wrong_caller()) } else { Ok(()) }
+    }
+
+    /// Whether this process was forked from the one that opened the database: what belongs to that is left alone.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.reclaim.origin.is_forked()
+    }
+
+    #[cold]
+    fn wrong_caller(&self) -> Error {
+        let path = self.dir.path().display();
+        if !self.is_forked() {
+            return Error::invalid(format!(
+                "the database {path} was called from within a merge strategy or compaction policy; those may use their arguments alone"
+            ));
+        }
+        let (opened, here) = (self.reclaim.origin.process(), std::process::id());
+        Error::invalid(format!(
+            "{path} was opened by process {opened}, and process {here} was forked from it: it cannot use what that opened; open databases after the fork"
+        ))
+    }
+
+    /// The error of whoever comes too late, or from where nobody may.
+    #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
+        self.check_caller()?;
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
@@ -196,7 +227,7 @@ impl Engine {
     /// Stops writes for good: what is on the disk is not known any more.
     fn poison(&self, error: &Error) {
         let mut why = self.poisoned.lock();
-        why.get_or_insert_with(|| error.to_string());
+        why.get_or_insert_with(|| error.in_full());
         self.is_poisoned.store(true, Ordering::Release);
     }
 

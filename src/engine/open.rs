@@ -26,6 +26,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::{
     Commit, Engine, Options,
     clock::Clock,
+    keyspaces::closest,
     pins::pinned_readers,
     registry::Registry,
     superversion::{Moment, Reclaim, SuperVersion},
@@ -56,7 +57,7 @@ impl Engine {
     /// Opens the database in a directory.
     pub(crate) fn open(options: &Options, path: &Path) -> Result<Self> {
         let env = Arc::clone(&options.env);
-        let dir = open_dir(&*env, path, !options.read_only)?;
+        let dir = open_dir(&*env, path, options)?;
         lock(&*dir, options.read_only)?;
 
         look_around(&*dir)?;
@@ -224,16 +225,46 @@ impl Engine {
     }
 }
 
-fn open_dir(env: &dyn Env, path: &Path, create: bool) -> Result<Arc<dyn Dir>> {
+fn open_dir(env: &dyn Env, path: &Path, options: &Options) -> Result<Arc<dyn Dir>> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::invalid("the path of a database is empty; name a directory"));
+    }
+    let create = options.create && !options.read_only;
     env.open_dir(path, create).map_err(|source| match source.kind() {
-        ErrorKind::NotFound => {
-            let what =
-                format!("there is no database at {}; open it without read_only(true) to create it", path.display());
-            Error::invalid(what)
+        ErrorKind::NotFound if create => {
+            Error::invalid(format!("{} is a link to nothing; make what it leads to, or remove it", path.display()))
         }
-        ErrorKind::NotADirectory => Error::invalid(format!("{} is a file; a database is a directory", path.display())),
+        ErrorKind::NotFound => no_database(env, path, options),
+        ErrorKind::NotADirectory => {
+            // The file may stand further up.
+            let is_file =
+                |path: &&Path| matches!(env.open_dir(path, false), Err(e) if e.kind() == ErrorKind::NotADirectory);
+            let file = path.ancestors().take_while(is_file).last().unwrap_or(path);
+            Error::invalid(format!("{} is a file; a database is a directory", file.display()))
+        }
         _ => Error::io("open", path, source),
     })
+}
+
+/// Of so many names beside one that is not there is it seen whether they are databases.
+const BESIDE_MAX: usize = 8;
+
+/// That there is no database, and what would make one or which one may have been meant.
+#[cold]
+fn no_database(env: &dyn Env, path: &Path, options: &Options) -> Error {
+    let without = if options.read_only { "read_only(true)" } else { "create(false)" };
+    let beside = || {
+        let name = path.file_name()?.to_str()?;
+        let parent = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+        let mut names = env.open_dir(parent, false).ok()?.list("").ok()?;
+        names.retain(|other| other != name);
+        names.sort_by_cached_key(|other| closest(name, [other.as_str()]).map_or(usize::MAX, |(distance, _)| distance));
+        let is_database =
+            |other: &&String| env.open_dir(&parent.join(other), false).and_then(|dir| dir.open(name::CURRENT)).is_ok();
+        names.iter().take(BESIDE_MAX).find(is_database).map(|other| path.with_file_name(other))
+    };
+    let meant = beside().map(|other| format!(", or did you mean {}", other.display())).unwrap_or_default();
+    Error::invalid(format!("there is no database at {}; open it without {without} to create it{meant}", path.display()))
 }
 
 fn lock(dir: &dyn Dir, shared: bool) -> Result<()> {
@@ -287,11 +318,8 @@ fn look_around(dir: &dyn Dir) -> Result<()> {
 
 /// Makes the directories of a new database, and an empty manifest.
 fn create(env: &dyn Env, dir: &Arc<dyn Dir>, options: &Options) -> Result<ManifestStore> {
-    if options.read_only {
-        return Err(Error::invalid(format!(
-            "there is no database at {}; open it without read_only(true) to create it",
-            dir.path().display()
-        )));
+    if options.read_only || !options.create {
+        return Err(no_database(env, dir.path(), options));
     }
     dir.restrict().at("restrict", || dir.path().to_path_buf())?;
     for sub in [name::LOGS, name::SEGMENTS] {

@@ -1,6 +1,11 @@
 //! How a database is opened, and what a keyspace keeps.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    panic::{RefUnwindSafe, UnwindSafe},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     base::{Error, Result},
@@ -76,7 +81,12 @@ pub struct Options {
     pub(crate) mmap: bool,
     pub(crate) read_only: bool,
     pub(crate) limits: Limits,
+    pub(crate) create: bool,
 }
+
+// A machine is shared by everything that runs on it, and a panic elsewhere does not end it.
+impl UnwindSafe for Options {}
+impl RefUnwindSafe for Options {}
 
 impl Default for Options {
     fn default() -> Self {
@@ -89,6 +99,7 @@ impl Default for Options {
             mmap: true,
             read_only: false,
             limits: Limits::default(),
+            create: true,
         }
     }
 }
@@ -145,6 +156,14 @@ impl Options {
         self
     }
 
+    /// Whether a database that is not there is made (the default). With `false` opening one is
+    /// [`Invalid`](Error::Invalid), names the closest one beside it, and
+    /// makes nothing.
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
     /// Opens the database in the directory `path`, creating it if need be, and recovers it after a crash.
     ///
     /// # Errors
@@ -194,7 +213,7 @@ impl Options {
 }
 
 /// What a keyspace keeps and how. Options that are not set mean "as stored", and the default for a new keyspace.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[must_use = "options do nothing until `Db::keyspace`"]
 pub struct KeyspaceOptions {
     pub(crate) policy: Option<Policy>,
@@ -202,12 +221,35 @@ pub struct KeyspaceOptions {
     pub(crate) point_index: Option<bool>,
     /// In microseconds; 0 is for ever.
     pub(crate) ttl: Option<u64>,
+    pub(crate) create: bool,
+}
+
+impl Default for KeyspaceOptions {
+    fn default() -> Self {
+        Self { policy: None, merge: None, point_index: None, ttl: None, create: true }
+    }
 }
 
 impl KeyspaceOptions {
     /// Nothing set.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Whether a keyspace that is not there is made (the default). With `false` opening one is
+    /// [`Invalid`](Error::Invalid), and names the closest one there is.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// db.keyspace("users", KeyspaceOptions::new())?;
+    /// let typo = db.keyspace("usres", KeyspaceOptions::new().create(false)).unwrap_err();
+    /// assert!(typo.to_string().contains("did you mean \"users\""));
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
     }
 
     /// What history is kept; by default [`Policy::last_writer_wins`].

@@ -62,6 +62,9 @@ impl Engine {
 
     /// The pins there are, by name.
     pub(crate) fn pins(&self) -> Vec<Pin> {
+        if self.is_forked() {
+            return Vec::new();
+        }
         let version = &self.current().version;
         let pin = |(name, pin): (&String, &PinnedAt)| Pin {
             name: name.clone(),

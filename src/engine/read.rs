@@ -23,6 +23,28 @@ pub(crate) struct Opened {
     pub(crate) id: KeyspaceId,
     pub(crate) born: u64,
     pub(crate) strategy: MergeStrategy,
+    /// The name it was opened with: also when it has been dropped.
+    pub(crate) name: Arc<str>,
+}
+
+impl Opened {
+    /// An error that names a key, with the name of its keyspace.
+    #[cold]
+    pub(crate) fn named(&self, error: Error) -> Error {
+        match error {
+            Error::Invalid { what } => Error::invalid(format!("keyspace \"{}\": {what}", self.name)),
+            other => other,
+        }
+    }
+
+    /// An error about a key, met by whoever reads several: it names both, whatever it is.
+    #[cold]
+    pub(crate) fn of_key(&self, key: &[u8], error: Error) -> Error {
+        match error {
+            Error::Invalid { .. } => self.named(error),
+            other => self.named(Error::invalid(format!("key \"{}\": {}", key.escape_ascii(), other.in_full()))),
+        }
+    }
 }
 
 /// Where a look-up has been.
@@ -37,7 +59,7 @@ impl Engine {
     /// The superversion is taken before the seqno: everything dropped from it was superseded at or below that seqno, so the present
     /// is always complete (E4).
     pub(crate) fn get(&self, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
-        let (current, asked) = self.present(keyspace.id)?;
+        let (current, asked) = self.present(keyspace)?;
         get_in(&current, keyspace, key, &asked, &self.counters)
     }
 
@@ -47,20 +69,20 @@ impl Engine {
         keyspace: &Opened,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
-        let (current, asked) = self.present(keyspace.id)?;
+        let (current, asked) = self.present(keyspace)?;
         multi_get_in(&current, keyspace, keys, &asked, &self.counters)
     }
 
     /// What a read of the present goes through.
     #[inline]
-    fn present(&self, keyspace: KeyspaceId) -> Result<(Arc<SuperVersion>, Asked)> {
+    fn present(&self, opened: &Opened) -> Result<(Arc<SuperVersion>, Asked)> {
         self.check_open()?;
         let current = self.current();
-        if current.trees.get(&keyspace).is_none_or(|tree| tree.dropped) {
-            return Err(dropped(&current, keyspace));
+        if current.trees.get(&opened.id).is_none_or(|tree| tree.dropped) {
+            return Err(dropped(opened));
         }
         let seqno = self.visible();
-        let cutoffs = match current.version.keyspaces.get(&keyspace) {
+        let cutoffs = match current.version.keyspaces.get(&opened.id) {
             Some(keyspace) if !keyspace.options.ttls.is_empty() => cutoffs(keyspace, self.now_us(), 0),
             _ => None,
         };
@@ -157,7 +179,7 @@ fn get_counted(
         asked_past = true;
     }
     if let PastFound::Holds(version) = &told_past {
-        return told(version, asked, key.key());
+        return told(version, asked, key.key()).map_err(|error| keyspace.named(error));
     }
     // A purge further down would be missed by whoever follows the first trace of something moved.
     let mut lookup = if hidden { Lookup::with_history(asked.clone()) } else { Lookup::new(asked.clone()) };
@@ -174,7 +196,7 @@ fn get_counted(
         }
         match &told_past {
             PastFound::Holds(version) if nothing || version.seqno >= lookup.last() => {
-                return told(version, asked, key.key());
+                return told(version, asked, key.key()).map_err(|error| keyspace.named(error));
             }
             PastFound::Gone(above) => gone = Some(*above).filter(|_| nothing),
             PastFound::Holds(_) | PastFound::Nothing => {}
@@ -183,7 +205,7 @@ fn get_counted(
     if let Some(above) = gone {
         return Err(asked.refused(above));
     }
-    lookup.finish(found?, &keyspace.strategy, key.key())
+    lookup.finish(found?, &keyspace.strategy, key.key()).map_err(|error| keyspace.named(error))
 }
 
 /// What the history tier knows of a key at a moment.
@@ -278,9 +300,9 @@ impl Tally {
     }
 }
 
-/// That a keyspace is gone, by its name if that is still known.
+/// That a keyspace is gone.
 #[cold]
-pub(super) fn dropped(current: &SuperVersion, keyspace: KeyspaceId) -> Error {
-    let name = current.version.keyspaces.get(&keyspace).map_or("", |keyspace| &keyspace.name);
+pub(super) fn dropped(keyspace: &Opened) -> Error {
+    let name = &keyspace.name;
     Error::invalid(format!("keyspace \"{name}\" was dropped; `Db::keyspace` makes it anew"))
 }

@@ -191,8 +191,8 @@ pub struct Stats {
     pub levels: Vec<LevelStats>,
     /// What holds the bytes of the directory.
     pub space: SpaceUse,
-    /// Bytes that the file system still has room for.
-    pub disk_free_bytes: u64,
+    /// Bytes that the file system still has room for; nothing where nobody can tell, as on a simulated machine.
+    pub disk_free_bytes: Option<u64>,
     /// What has stopped writes or background work, in words.
     pub trouble: Option<String>,
 }
@@ -223,34 +223,54 @@ impl Stats {
         ratio(self.fingerprint_false_positives, self.fingerprint_false_positives + self.fingerprint_rejections)
     }
 
-    /// One name and number for everything that is a single number.
-    fn numbers(&self) -> [(&'static str, u64); 25] {
+    /// Name, kind, number and meaning of everything that is always a single number.
+    fn numbers(&self) -> [(&'static str, Kind, u64, &'static str); 24] {
+        use Kind::{Counter, Gauge};
         [
-            ("seqno", self.seqno),
-            ("synced_seqno", self.synced_seqno),
-            ("commits", self.commits),
-            ("gets", self.gets),
-            ("scans", self.scans),
-            ("filter_rejections", self.filter_rejections),
-            ("filter_false_positives", self.filter_false_positives),
-            ("slot_probes", self.slot_probes),
-            ("fingerprint_rejections", self.fingerprint_rejections),
-            ("fingerprint_false_positives", self.fingerprint_false_positives),
-            ("block_probes", self.block_probes),
-            ("log_bytes", self.log_bytes),
-            ("log_syncs", self.log_syncs),
-            ("flushes", self.flushes),
-            ("flushed_bytes", self.flushed_bytes),
-            ("compactions", self.compactions),
-            ("compacted_in_bytes", self.compacted_in_bytes),
-            ("compacted_out_bytes", self.compacted_out_bytes),
-            ("history_out_bytes", self.history_out_bytes),
-            ("stalls", self.stalls),
-            ("memtable_bytes", self.memtable_bytes),
-            ("sealed_memtables", self.sealed_memtables),
-            ("index_bytes", self.index_bytes),
-            ("views", self.views),
-            ("disk_free_bytes", self.disk_free_bytes),
+            ("seqno", Gauge, self.seqno, "The newest commit."),
+            ("synced_seqno", Gauge, self.synced_seqno, "Every commit up to here is known to be on the disk."),
+            ("commits", Counter, self.commits, "Batches committed since the database was opened."),
+            ("gets", Counter, self.gets, "Point reads."),
+            ("scans", Counter, self.scans, "Scans begun."),
+            (
+                "filter_rejections",
+                Counter,
+                self.filter_rejections,
+                "Segments that point reads passed because the filter said so.",
+            ),
+            (
+                "filter_false_positives",
+                Counter,
+                self.filter_false_positives,
+                "Segments that the filter let a point read into for nothing.",
+            ),
+            ("slot_probes", Counter, self.slot_probes, "Slots of perfect-hash indexes that point reads looked at."),
+            ("fingerprint_rejections", Counter, self.fingerprint_rejections, "Slots with another fingerprint."),
+            (
+                "fingerprint_false_positives",
+                Counter,
+                self.fingerprint_false_positives,
+                "Slots with the same fingerprint whose entry had another key.",
+            ),
+            ("block_probes", Counter, self.block_probes, "Data blocks that point reads read anything of."),
+            ("log_bytes", Counter, self.log_bytes, "Bytes appended to logs."),
+            ("log_syncs", Counter, self.log_syncs, "Syncs of logs."),
+            ("flushes", Counter, self.flushes, "Memtables flushed."),
+            ("flushed_bytes", Counter, self.flushed_bytes, "Bytes that flushes wrote."),
+            ("compactions", Counter, self.compactions, "Compactions."),
+            ("compacted_in_bytes", Counter, self.compacted_in_bytes, "Bytes that compactions read."),
+            (
+                "compacted_out_bytes",
+                Counter,
+                self.compacted_out_bytes,
+                "Bytes that compactions wrote to the main tree.",
+            ),
+            ("history_out_bytes", Counter, self.history_out_bytes, "Bytes that compactions wrote to the history tier."),
+            ("stalls", Counter, self.stalls, "How often a writer was slowed down or stopped."),
+            ("memtable_bytes", Gauge, self.memtable_bytes, "Bytes in memtables."),
+            ("sealed_memtables", Gauge, self.sealed_memtables, "Memtables that wait for their flush."),
+            ("index_bytes", Gauge, self.index_bytes, "Bytes of memory that open segments keep."),
+            ("views", Gauge, self.views, "Open views, iterators included."),
         ]
     }
 
@@ -270,9 +290,11 @@ impl Stats {
     #[must_use]
     pub fn to_json(&self) -> String {
         let mut fields: Vec<String> =
-            self.numbers().iter().map(|(name, number)| format!("\"{name}\":{number}")).collect();
-        let oldest = self.oldest_view.map_or_else(|| "null".to_owned(), |seqno| seqno.to_string());
-        fields.push(format!("\"oldest_view\":{oldest}"));
+            self.numbers().iter().map(|(name, _, number, _)| format!("\"{name}\":{number}")).collect();
+        for (name, number) in [("disk_free_bytes", self.disk_free_bytes), ("oldest_view", self.oldest_view)] {
+            let number = number.map_or_else(|| "null".to_owned(), |number| number.to_string());
+            fields.push(format!("\"{name}\":{number}"));
+        }
         let trouble = self.trouble.as_deref().map_or_else(|| "null".to_owned(), quoted);
         fields.push(format!("\"trouble\":{trouble}"));
         let space: Vec<String> = self.causes().iter().map(|(cause, bytes)| format!("\"{cause}\":{bytes}")).collect();
@@ -284,24 +306,95 @@ impl Stats {
         format!("{{{}}}", fields.join(","))
     }
 
-    /// The main numbers in the text format of Prometheus, all as untyped metrics.
+    /// The numbers in the text format of Prometheus: counters, whose names end in `_total`, count from the opening of
+    /// the database.
     #[must_use]
     pub fn to_prometheus(&self) -> String {
-        let mut lines = Vec::new();
-        for (name, number) in self.numbers() {
-            lines.push(format!("chronolith_{name} {number}"));
+        let mut out = Exposition::default();
+        for (name, kind, number, meaning) in self.numbers() {
+            out.metric(name, kind, meaning, [(String::new(), number)]);
         }
-        for (cause, bytes) in self.causes() {
-            lines.push(format!("chronolith_space_bytes{{cause=\"{cause}\"}} {bytes}"));
+        let single = |number: Option<u64>| number.map(|number| (String::new(), number));
+        out.metric(
+            "disk_free_bytes",
+            Kind::Gauge,
+            "Bytes that the file system has room for.",
+            single(self.disk_free_bytes),
+        );
+        out.metric("oldest_view", Kind::Gauge, "The oldest seqno that a view reads.", single(self.oldest_view));
+        let trouble = u64::from(self.trouble.is_some());
+        out.metric("trouble", Kind::Gauge, "Whether writes or background work have stopped.", single(Some(trouble)));
+        let causes = self.causes().into_iter().map(|(cause, bytes)| (labels(&[("cause", cause)]), bytes));
+        out.metric("space_bytes", Kind::Gauge, "Bytes of the directory by what holds them.", causes);
+        let of_levels: [OfEach<LevelStats>; 4] = [
+            ("level_segments", "Segments of a level of a keyspace.", |level| level.segments),
+            ("level_entries", "Entries in them, all versions and tombstones.", |level| level.entries),
+            ("level_tombstones", "Point tombstones among them.", |level| level.tombstones),
+            ("level_bytes", "Bytes of their files.", |level| level.bytes),
+        ];
+        for (name, meaning, of) in of_levels {
+            let level = |level: &LevelStats| {
+                (labels(&[("keyspace", &level.keyspace), ("level", &level.level.to_string())]), of(level))
+            };
+            out.metric(name, Kind::Gauge, meaning, self.levels.iter().map(level));
         }
-        for level in &self.levels {
-            let labels = format!("keyspace={},level=\"{}\"", quoted(&level.keyspace), level.level);
-            lines.push(format!("chronolith_level_bytes{{{labels}}} {}", level.bytes));
-            lines.push(format!("chronolith_level_entries{{{labels}}} {}", level.entries));
+        let of_pins: [OfEach<PinStats>; 2] = [
+            ("pin_seqno", "The moment that a pin keeps.", |pin| pin.seqno),
+            ("pin_bytes", "Bytes of keys and values that are there only for a pin.", |pin| pin.bytes),
+        ];
+        for (name, meaning, of) in of_pins {
+            out.metric(
+                name,
+                Kind::Gauge,
+                meaning,
+                self.pins.iter().map(|pin| (labels(&[("pin", &pin.name)]), of(pin))),
+            );
         }
-        lines.push(String::new());
-        lines.join("\n")
+        out.text
     }
+}
+
+/// What a number does as time goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It only grows.
+    Counter,
+    Gauge,
+}
+
+/// A metric with a sample of each of several things: its name, its meaning, and its number.
+type OfEach<T> = (&'static str, &'static str, fn(&T) -> u64);
+
+/// Metrics in the text format of Prometheus, version 0.0.4.
+#[derive(Debug, Default)]
+struct Exposition {
+    text: String,
+}
+
+impl Exposition {
+    /// Adds a metric with its samples, each behind its labels; without one it is left out.
+    fn metric(&mut self, name: &str, kind: Kind, meaning: &str, samples: impl IntoIterator<Item = (String, u64)>) {
+        let (kind, end) = match kind {
+            Kind::Counter => ("counter", "_total"),
+            Kind::Gauge => ("gauge", ""),
+        };
+        let name = format!("chronolith_{name}{end}");
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return;
+        }
+        let about = [format!("# HELP {name} {meaning}\n"), format!("# TYPE {name} {kind}\n")];
+        self.text.extend(about);
+        self.text.extend(samples.map(|(labels, number)| format!("{name}{labels} {number}\n")));
+    }
+}
+
+/// Labels as they stand behind the name of a metric. Of a value three characters are escaped and no others, unlike in
+/// JSON.
+fn labels(pairs: &[(&str, &str)]) -> String {
+    let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+    format!("{{{}}}", pairs.join(","))
 }
 
 impl LevelStats {
@@ -330,17 +423,21 @@ impl LevelStats {
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seqno {} (on disk {}), {} views", self.seqno, self.synced_seqno, self.views)?;
+        let views = counted(self.views, "view", "views");
+        writeln!(f, "seqno {} (on disk {}), {views}", self.seqno, self.synced_seqno)?;
         writeln!(
             f,
-            "since open: {} commits, {} gets, {} scans, {} stalls",
-            self.commits, self.gets, self.scans, self.stalls
+            "since open: {}, {}, {}, {}",
+            counted(self.commits, "commit", "commits"),
+            counted(self.gets, "get", "gets"),
+            counted(self.scans, "scan", "scans"),
+            counted(self.stalls, "stall", "stalls")
         )?;
         writeln!(
             f,
-            "point reads: {:.2} blocks each; filters ruled out {} segments and let {:.2}% of the absent pass, fingerprints {:.2}%",
+            "point reads: {:.2} blocks each; filters ruled out {} and let {:.2}% of the absent pass, fingerprints {:.2}%",
             self.blocks_per_get(),
-            self.filter_rejections,
+            counted(self.filter_rejections, "segment", "segments"),
             100.0 * self.filter_false_positive_rate(),
             100.0 * self.fingerprint_false_positive_rate()
         )?;
@@ -356,11 +453,11 @@ impl fmt::Display for Stats {
         for level in &self.levels {
             writeln!(
                 f,
-                "{} level {}: {} segments, {} entries, {} ({:.2} of the raw data), index {:.2} bytes a key",
+                "{} level {}: {}, {}, {} ({:.2} of the raw data), index {:.2} bytes a key",
                 level.keyspace,
                 level.level,
-                level.segments,
-                level.entries,
+                counted(level.segments, "segment", "segments"),
+                counted(level.entries, "entry", "entries"),
                 size(level.bytes),
                 ratio(level.bytes, level.raw_bytes),
                 level.index_bytes_per_key()
@@ -371,7 +468,8 @@ impl fmt::Display for Stats {
         }
         let causes: Vec<String> =
             self.causes().iter().map(|(cause, bytes)| format!("{cause} {}", size(*bytes))).collect();
-        write!(f, "on disk: {}; {} free", causes.join(", "), size(self.disk_free_bytes))?;
+        let free = self.disk_free_bytes.map_or_else(|| "nobody can tell how much is".to_owned(), size);
+        write!(f, "on disk: {}; {free} free", causes.join(", "))?;
         self.trouble.as_ref().map_or(Ok(()), |trouble| write!(f, "\ntrouble: {trouble}"))
     }
 }
@@ -379,6 +477,10 @@ impl fmt::Display for Stats {
 impl Engine {
     /// Collects the numbers; what the directory cannot tell counts as nothing.
     pub(crate) fn stats(&self) -> Stats {
+        if self.is_forked() {
+            let trouble = self.check_caller().err().map(|error| error.to_string());
+            return Stats { trouble, ..Stats::default() };
+        }
         self.idle_step();
         let current = self.current();
         let (views, oldest_view) = {
@@ -423,8 +525,8 @@ impl Engine {
             pins: pins(&current.version),
             levels: Vec::new(),
             space: self.space().unwrap_or_default(),
-            disk_free_bytes: self.dir.available_space().unwrap_or(0),
-            trouble: self.poisoned.lock().clone().or_else(|| self.work.trouble().map(|error| error.to_string())),
+            disk_free_bytes: self.dir.available_space().ok(),
+            trouble: self.poisoned.lock().clone().or_else(|| self.work.trouble().map(|error| error.in_full())),
         };
         for keyspace in current.version.keyspaces.values().filter(|keyspace| !keyspace.is_hidden()) {
             for (level, segments) in keyspace.levels.iter().enumerate().filter(|(_, segments)| !segments.is_empty()) {
@@ -517,7 +619,12 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// A name as a quoted string, for both formats.
+/// A number of things, one of them in the singular.
+pub(super) fn counted(number: u64, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
+/// A text as a string of JSON.
 fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::worker::Work;
 use crate::{
     base::{KeySpan, KeyspaceId, Result, head},
-    env::Dir,
+    env::{Dir, Origin},
     format::name,
     manifest::Version,
     memtable::Memtable,
@@ -23,6 +23,8 @@ use crate::{
 /// Files that nobody reads any more and no manifest names: to be removed by background work, which is woken for it.
 #[derive(Debug)]
 pub(crate) struct Reclaim {
+    /// In a process that was forked from this one nobody asks for the lock, and nothing is removed.
+    pub(crate) origin: Origin,
     state: Mutex<ReclaimState>,
     /// Held while files are removed.
     removing: Mutex<()>,
@@ -38,17 +40,22 @@ struct ReclaimState {
 
 impl Reclaim {
     pub(crate) fn new(work: &Arc<Work>) -> Self {
-        Self { state: Mutex::default(), removing: Mutex::default(), work: Arc::clone(work) }
+        let (origin, state, removing) = Default::default();
+        Self { origin, state, removing, work: Arc::clone(work) }
     }
 
     /// Adds a file whose last reader has gone.
     fn add_unread(&self, name: String) {
-        self.add(name);
-        self.work.wake();
+        if !self.origin.is_forked() {
+            self.add(name);
+            self.work.wake();
+        }
     }
 
     pub(crate) fn add(&self, name: String) {
-        self.state.lock().names.push(name);
+        if !self.origin.is_forked() {
+            self.state.lock().names.push(name);
+        }
     }
 
     pub(crate) fn add_segments(&self, numbers: impl IntoIterator<Item = u64>) {

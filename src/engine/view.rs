@@ -20,6 +20,7 @@ use crate::{
     base::{Bytes, Error, KeySpan, KeyspaceId, Result, Seqno},
     compaction::Reader,
     manifest::{KeyspaceVersion, PinnedAt, Version},
+    memtable::Memtable,
     merge::{Asked, Direction},
 };
 
@@ -109,6 +110,9 @@ impl ViewCore {
     }
 
     fn register(engine: &Arc<Engine>, moment: Moment) -> Self {
+        if engine.is_forked() {
+            return Self::of_nothing(engine);
+        }
         let mut registry = engine.registry.lock();
         // Under the lock: a job that is installed before this has judged by an earlier time, and knew of no reader that this could be.
         let now = if moment == Moment::Present { engine.now_us() } else { 0 };
@@ -138,6 +142,27 @@ impl ViewCore {
             frozen,
             files: held,
             iterators,
+        }
+    }
+
+    /// A view in a process that was forked from the one that opened the database: it shows nothing, and whatever is
+    /// asked of it is an error.
+    #[cold]
+    fn of_nothing(engine: &Arc<Engine>) -> Self {
+        let nothing = Arc::new(SuperVersion::new(Arc::new(Memtable::new(0)), Vec::new()));
+        Self {
+            engine: Arc::clone(engine),
+            seqno: 0,
+            time: 0,
+            slack: 0,
+            opened: 0,
+            complete: false,
+            pinned: false,
+            version: Arc::default(),
+            ticket: u64::MAX,
+            frozen: Arc::default(),
+            files: Arc::new(RwLock::new(nothing)),
+            iterators: Arc::default(),
         }
     }
 
@@ -286,6 +311,9 @@ impl ViewCore {
 
 impl Drop for ViewCore {
     fn drop(&mut self) {
+        if self.engine.is_forked() {
+            return;
+        }
         self.engine.registry.lock().release(self.ticket);
     }
 }

@@ -190,7 +190,7 @@ impl Engine {
     fn check_keyspaces(&self, keyspaces: &[Opened]) -> Result<()> {
         let current = self.current.read();
         match keyspaces.iter().find(|opened| current.trees.get(&opened.id).is_none_or(|tree| tree.dropped)) {
-            Some(gone) => Err(dropped(&current, gone.id)),
+            Some(gone) => Err(dropped(gone)),
             None => Ok(()),
         }
     }

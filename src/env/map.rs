@@ -1,13 +1,14 @@
-//! Read-only bytes of a finished file: mapped, or a copy where there is no map. The one file with `unsafe` in the core.
+//! Read-only bytes of a finished file: mapped, or a copy where there is no map; and a page that a fork wipes. The one
+//! file with `unsafe` in the core.
 
 #![expect(
     unsafe_code,
-    reason = "mapping a file and fetching ahead are unsafe calls; what makes them sound is told at each"
+    reason = "mapping a file, fetching ahead and advising of a page are unsafe calls; what makes them sound is told at each"
 )]
 
 use std::{fs::File, io, ops::Deref, sync::Arc};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 /// A line of the processor's caches, in bytes.
 const LINE: usize = 64;
@@ -74,4 +75,58 @@ impl Deref for Region {
             Self::Heap(heap) => heap,
         }
     }
+}
+
+/// The process that made it. A child that was forked from that one has a copy of everything but its threads: locks that
+/// those held stay locked for ever, and
+/// files and locks of the system are shared. So whoever may be such a child asks first.
+///
+/// On Linux it is a page that the system hands to a child wiped: asking costs the read of a byte. (Rejected: to ask for
+/// the number of the process, which costs as much
+/// as a read that finds its key in memory; and a handler that runs in the child, which takes an unsafe call that nobody
+/// can take back.)
+#[derive(Debug)]
+pub(crate) struct Origin {
+    page: Option<MmapMut>,
+    process: u32,
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self { page: wiped_page(), process: std::process::id() }
+    }
+}
+
+impl Origin {
+    /// Whether this process was forked from the one that made it.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        match &self.page {
+            // Hidden from the compiler, which may believe that nobody changes a byte that it can see.
+            Some(page) => std::hint::black_box(page).first() == Some(&0),
+            None => std::process::id() != self.process,
+        }
+    }
+
+    /// The process that made it.
+    pub(crate) fn process(&self) -> u32 {
+        self.process
+    }
+}
+
+/// A page whose first byte is 1 here and 0 in every child; nothing where the system has none.
+#[cfg(target_os = "linux")]
+fn wiped_page() -> Option<MmapMut> {
+    let mut page = MmapMut::map_anon(1).ok()?;
+    // SAFETY: the advice concerns one private page that belongs to this value alone, and only what children forked from
+    // now on read of it: in them it is
+    // zero, which is as good a byte as any.
+    let advised = unsafe { libc::madvise(page.as_mut_ptr().cast(), page.len(), libc::MADV_WIPEONFORK) };
+    *page.first_mut()? = 1;
+    (advised == 0).then_some(page)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn wiped_page() -> Option<MmapMut> {
+    None
 }

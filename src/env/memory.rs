@@ -164,8 +164,7 @@ impl Dir for MemoryDir {
     }
 
     fn available_space(&self) -> io::Result<u64> {
-        // Nobody knows; half of everything leaves callers room to add.
-        Ok(u64::MAX / 2)
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -23,6 +23,7 @@ mod sim;
 
 use std::{fmt::Debug, io, path::Path, sync::Arc};
 
+pub(crate) use map::Origin;
 pub use map::Region;
 pub use memory::Memory;
 pub use os::Os;
@@ -113,7 +114,7 @@ pub trait Dir: Debug + Send + Sync {
     /// Makes the names in the sub-directory `sub` durable.
     fn sync_dir(&self, sub: &str) -> io::Result<()>;
 
-    /// Bytes that can still be written to this file system.
+    /// Bytes that can still be written to this file system; an error where nobody can tell.
     fn available_space(&self) -> io::Result<u64>;
 }
 

@@ -16,6 +16,7 @@ mod ranges;
 
 use std::{
     cmp::{Ordering, Reverse},
+    collections::BTreeMap,
     ops::Bound,
     sync::{
         Arc,
@@ -99,6 +100,30 @@ pub(crate) struct Stamp {
     pub(crate) writes: u32,
 }
 
+/// What a table holds of one keyspace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// Entries that may be the value of a key: all but point and range tombstones.
+    pub(crate) values: u64,
+    /// About how much memory it takes.
+    pub(crate) bytes: u64,
+}
+
+impl Share {
+    fn add(&mut self, more: Self) {
+        self.values += more.values;
+        self.bytes += more.bytes;
+    }
+}
+
+/// What a table tells beside its entries.
+#[derive(Debug, Default)]
+struct Told {
+    /// The commits inside, in order.
+    stamps: Vec<Stamp>,
+    shares: BTreeMap<KeyspaceId, Share>,
+}
+
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one value per memtable")]
 enum Store {
@@ -122,8 +147,7 @@ pub(crate) struct Memtable {
     time_us: AtomicU64,
     /// Purges inside: they concern readers of earlier moments too.
     purges: AtomicU64,
-    /// The commits inside, in order.
-    stamps: RwLock<Vec<Stamp>>,
+    told: RwLock<Told>,
 }
 
 impl Memtable {
@@ -143,7 +167,7 @@ impl Memtable {
             last: AtomicU64::new(0),
             time_us: AtomicU64::new(0),
             purges: AtomicU64::new(0),
-            stamps: RwLock::default(),
+            told: RwLock::default(),
         }
     }
 
@@ -173,9 +197,16 @@ impl Memtable {
         let (seqno, time_us) = batch.stamp()?;
         let owner = batch.owner();
         let mut ordinal = 0;
-        let mut bytes = BATCH_OVERHEAD;
+        // A batch mostly stays in one keyspace: those before the newest are written down only when another one follows.
+        let mut shares: Vec<(KeyspaceId, Share)> = Vec::new();
+        let mut newest = (KeyspaceId(0), Share::default());
         batch.for_each(|op: Op<'_>| {
-            bytes += (op.key.len() + op.value.len()) as u64 + ENTRY_OVERHEAD;
+            if op.keyspace != newest.0 {
+                shares.push(std::mem::replace(&mut newest, (op.keyspace, Share::default())));
+            }
+            let is_value = !op.kind.is_range() && !matches!(op.kind, Kind::Delete | Kind::Purge);
+            let bytes = (op.key.len() + op.value.len()) as u64 + ENTRY_OVERHEAD;
+            newest.1.add(Share { values: u64::from(is_value), bytes });
             if op.kind.purges() {
                 self.purges.fetch_add(1, Relaxed);
             }
@@ -183,9 +214,9 @@ impl Memtable {
                 let mark = Mark { seqno, ordinal, gap_start: None, time: time_us, purge: op.kind.purges() };
                 self.ranges.insert(op.keyspace, op.key, op.range_end(), mark);
             } else {
-                let shared = || -> Arc<dyn AsRef<[u8]> + Send + Sync> { Arc::<Vec<u8>>::clone(owner) };
-                let user = Bytes::shared(shared, op.key_at, op.key);
-                let value = Bytes::shared(shared, op.value_at, op.value);
+                let whole = || -> Arc<dyn AsRef<[u8]> + Send + Sync> { Arc::<Vec<u8>>::clone(owner) };
+                let user = Bytes::shared(whole, op.key_at, op.key);
+                let value = Bytes::shared(whole, op.value_at, op.value);
                 each(
                     Key { user, seqno, keyspace: op.keyspace, ordinal },
                     Value { kind: op.kind, time: time_us, bytes: value },
@@ -193,7 +224,16 @@ impl Memtable {
             }
             ordinal += 1;
         })?;
-        self.stamps.write().push(Stamp { seqno, time: time_us, writes: batch.count()? });
+        let stamp = Stamp { seqno, time: time_us, writes: batch.count()? };
+        let mut bytes = BATCH_OVERHEAD;
+        {
+            let mut told = self.told.write();
+            told.stamps.push(stamp);
+            for (keyspace, share) in shares.into_iter().chain([newest]).filter(|(_, share)| share.bytes > 0) {
+                bytes += share.bytes;
+                told.shares.entry(keyspace).or_default().add(share);
+            }
+        }
         self.bytes.fetch_add(bytes, Relaxed);
         self.entries.fetch_add(u64::from(ordinal), Relaxed);
         self.first.fetch_min(seqno, Relaxed);
@@ -209,11 +249,6 @@ impl Memtable {
     /// About how much memory it takes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
-    }
-
-    /// Operations inside, of all keyspaces.
-    pub(crate) fn entries(&self) -> u64 {
-        self.entries.load(Relaxed)
     }
 
     /// Whether no batch is inside.
@@ -247,7 +282,12 @@ impl Memtable {
 
     /// Calls `read` with the commits inside, in order.
     pub(crate) fn with_stamps<T>(&self, read: impl FnOnce(&[Stamp]) -> T) -> T {
-        read(&self.stamps.read())
+        read(&self.told.read().stamps)
+    }
+
+    /// What is inside of a keyspace.
+    pub(crate) fn share(&self, keyspace: KeyspaceId) -> Share {
+        self.told.read().shares.get(&keyspace).copied().unwrap_or_default()
     }
 
     /// The oldest commit time inside, in microseconds.
@@ -457,6 +497,27 @@ mod tests {
             assert!(keys(Direction::Forward, None).is_empty());
             let middle = forward[50].clone();
             assert_eq!(keys(Direction::Backward, Some(&middle)), forward[51..]);
+        }
+    }
+
+    #[test]
+    fn each_keyspace_has_its_share() {
+        let batches: Vec<_> = (1..=10)
+            .map(|seqno| {
+                batch(seqno, |buf| {
+                    for keyspace in [16, 17, 16, 9999].map(KeyspaceId) {
+                        buf.push(Kind::Put, keyspace, b"key", b"value");
+                    }
+                    buf.push(Kind::Delete, KS, b"key", b"");
+                    buf.push_range(Kind::RangeDelete, KeyspaceId(18), b"a", None);
+                })
+            })
+            .collect();
+        for table in both(&batches) {
+            let values = [15, 16, 17, 18, 9999].map(|id| table.share(KeyspaceId(id)).values);
+            assert_eq!(values, [0, 20, 10, 0, 10]);
+            let bytes: u64 = [16, 17, 18, 9999].map(|id| table.share(KeyspaceId(id)).bytes).iter().sum();
+            assert_eq!(table.bytes(), bytes + 10 * BATCH_OVERHEAD);
         }
     }
 

@@ -106,3 +106,25 @@ pub(crate) trait Source {
     /// No entry here is newer than this.
     fn newest(&self) -> u64;
 }
+
+impl Source for Box<dyn Source + Send> {
+    fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+        (**self).seek(key)
+    }
+
+    fn entry(&self) -> Option<EntryRef<'_>> {
+        (**self).entry()
+    }
+
+    fn value(&self) -> Bytes {
+        (**self).value()
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        (**self).advance()
+    }
+
+    fn newest(&self) -> u64 {
+        (**self).newest()
+    }
+}

@@ -12,10 +12,14 @@
 //! with nothing beneath it, is the value by itself. The fold of a key's entries is the same wherever and whenever it is made, because a
 //! strategy is associative: reads, flushes and compactions all gather them in a [`Gathered`].
 
-use std::{fmt, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe},
+    sync::Arc,
+};
 
 use crate::{
-    base::{Bytes, Error, Kind, Result},
+    base::{Bytes, Error, Kind, Result, callback},
     format::{Reader, Writer},
 };
 
@@ -28,8 +32,14 @@ const NAME_LEN_MAX: usize = 255;
 /// Combines values of one key: what [`MergeStrategy::custom`] takes.
 ///
 /// Values may be combined in any grouping, in their order: `merge` must be associative, and give the same for the same bytes every time.
-/// It must not use the database that calls it. When it fails or panics while the database tidies up, nothing is lost: the operands stay
-/// as they are, and the next read tells the error.
+/// When it fails or panics while the database tidies up, nothing is lost: the operands stay as they are, and the next
+/// read tells the error.
+///
+/// It runs under the locks of writes and compactions, so it cannot use a database: every call of one answers
+/// [`Invalid`](Error::Invalid) in it.
+/// A strategy belongs to the open database: one that holds a [`Db`](crate::Db), a keyspace or a view of it keeps it
+/// open for ever, unless somebody
+/// calls [`Db::close`](crate::Db::close).
 pub trait Merge: Send + Sync + 'static {
     /// What `older`, followed by `newer`, amounts to.
     ///
@@ -77,11 +87,38 @@ pub struct CustomMerge {
     merge: Arc<dyn Merge>,
 }
 
+// What a callback leaves of itself when it panics is its own affair: it is called again only as it was the first time.
+impl UnwindSafe for CustomMerge {}
+impl RefUnwindSafe for CustomMerge {}
+
+impl CustomMerge {
+    /// An error of it that says what could not be combined. One that a caller would treat differently stays what it is.
+    #[cold]
+    fn of_key(&self, key: &[u8], error: Error) -> Error {
+        match error {
+            Error::Invalid { what } => {
+                let key = key.escape_ascii();
+                Error::invalid(format!("the values of key \"{key}\" cannot be combined by \"{}\": {what}", self.name))
+            }
+            other => other,
+        }
+    }
+}
+
 impl fmt::Debug for CustomMerge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CustomMerge({:?})", self.name)
     }
 }
+
+impl PartialEq for MergeStrategy {
+    /// Custom ones are told apart by their names, as the database does.
+    fn eq(&self, other: &Self) -> bool {
+        (self.number(), self.custom_name()) == (other.number(), other.custom_name())
+    }
+}
+
+impl Eq for MergeStrategy {}
 
 impl fmt::Debug for MergeStrategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -276,7 +313,10 @@ impl Gathered {
                 *len += older.len();
                 parts.push(older.clone());
             }
-            Self::Custom { value, by } => *value = Bytes::from(by.merge.merge(key, older, value)?),
+            Self::Custom { value, by } => {
+                let merged = callback(|| by.merge.merge(key, older, value));
+                *value = Bytes::from(merged.map_err(|error| by.of_key(key, error))?);
+            }
         }
         Ok(true)
     }
@@ -288,7 +328,7 @@ impl Gathered {
             Self::List { len, .. } if *len + older.len() > FOLD_LEN_MAX => false,
             Self::Sum(_) | Self::List { .. } => matches!(self.add_older(key, older), Ok(true)),
             Self::Custom { value, by } => {
-                let merge = || by.merge.merge(key, older, value);
+                let merge = || callback(|| by.merge.merge(key, older, value));
                 match std::panic::catch_unwind(AssertUnwindSafe(merge)) {
                     Ok(Ok(merged)) if merged.len() <= FOLD_LEN_MAX => {
                         *value = Bytes::from(merged);

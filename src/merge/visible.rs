@@ -288,6 +288,14 @@ impl Lookup {
     }
 }
 
+/// How far a walk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Walk {
+    New,
+    UnderWay,
+    Ended,
+}
+
 /// The keys and values that a reader sees in a span, in one direction.
 #[derive(Debug)]
 pub(crate) struct Visible<S> {
@@ -308,8 +316,9 @@ pub(crate) struct Visible<S> {
     held: Option<Bytes>,
     /// The source at the top stands at the current entry (forward).
     at_top: bool,
-    started: bool,
-    ended: bool,
+    walk: Walk,
+    /// The value of the current key cannot be told, which says nothing of the other keys.
+    key_failed: bool,
 }
 
 impl<S: Source> Visible<S> {
@@ -325,7 +334,7 @@ impl<S: Source> Visible<S> {
             strategy,
             tombstones,
             asked,
-            ended: span.is_empty(),
+            walk: if span.is_empty() { Walk::Ended } else { Walk::New },
             span,
             direction,
             dead: None,
@@ -333,7 +342,7 @@ impl<S: Source> Visible<S> {
             key: Vec::new(),
             held: None,
             at_top: false,
-            started: false,
+            key_failed: false,
         }
     }
 
@@ -345,17 +354,28 @@ impl<S: Source> Visible<S> {
         self
     }
 
-    /// Steps to the next visible key; `false` at the end. An error ends it.
+    /// Steps to the next visible key; `false` at the end. An error ends it, unless it is one of a key whose value
+    /// cannot be told.
     pub(crate) fn step(&mut self) -> Result<bool> {
-        if self.ended {
-            return Ok(false);
+        // A callback that panics leaves it between two versions: then it has ended, too.
+        let stepped = match std::mem::replace(&mut self.walk, Walk::Ended) {
+            Walk::New => self.begin().and_then(|()| self.try_step()),
+            Walk::UnderWay => self.try_step(),
+            Walk::Ended => return Ok(false),
+        };
+        // An error of one key leaves the others.
+        if matches!(stepped, Ok(true)) || std::mem::take(&mut self.key_failed) {
+            self.walk = Walk::UnderWay;
         }
-        let stepped = self.try_step();
-        self.ended = !matches!(stepped, Ok(true));
         stepped
     }
 
-    /// The current key.
+    /// Whether no step leads anywhere any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.walk == Walk::Ended
+    }
+
+    /// The current key; behind an error that did not end the walk, the one that it is about.
     pub(crate) fn key(&self) -> &[u8] {
         &self.key
     }
@@ -376,15 +396,15 @@ impl<S: Source> Visible<S> {
         }
     }
 
-    fn try_step(&mut self) -> Result<bool> {
-        if !self.started {
-            self.started = true;
-            self.refuse_below_the_marks()?;
-            match self.direction {
-                Direction::Forward => self.merge.seek(Some(&self.span.start))?,
-                Direction::Backward => self.merge.seek(self.span.end.as_deref())?,
-            }
+    fn begin(&mut self) -> Result<()> {
+        self.refuse_below_the_marks()?;
+        match self.direction {
+            Direction::Forward => self.merge.seek(Some(&self.span.start)),
+            Direction::Backward => self.merge.seek(self.span.end.as_deref()),
         }
+    }
+
+    fn try_step(&mut self) -> Result<bool> {
         match self.direction {
             Direction::Forward => self.forward(),
             Direction::Backward => self.backward(),
@@ -423,13 +443,15 @@ impl<S: Source> Visible<S> {
             self.key.clear();
             self.key.extend_from_slice(entry.key);
             let fragment = self.tombstones.find(&self.key);
-            if self.resolve_forward(fragment)? {
+            let resolved = self.resolve_forward(fragment);
+            if matches!(resolved, Ok(true)) || self.key_failed {
                 if self.passed.1 > 0 {
                     self.tell_dead(Some(self.key.clone()));
                 }
                 self.at_top = true;
-                return Ok(true);
+                return resolved;
             }
+            resolved?;
             self.skip_rest_of_key()?;
             self.skip_deleted_span(fragment)?;
             if self.dead.is_some() && !self.pass_dead()? {
@@ -506,7 +528,7 @@ impl<S: Source> Visible<S> {
                 found = Some(Answer::Deleted);
             }
         }
-        *held = lookup.finish(found, strategy, key)?;
+        *held = lookup.finish(found, strategy, key).inspect_err(|error| self.key_failed = is_of_the_key(error))?;
         Ok(held.is_some())
     }
 
@@ -595,6 +617,13 @@ impl<S: Source> Visible<S> {
                 end => answer = end.answer(|| value),
             }
         }
-        lookup.finish(answer, &self.strategy, &self.key)
+        let finished = lookup.finish(answer, &self.strategy, &self.key);
+        finished.inspect_err(|error| self.key_failed = is_of_the_key(error))
     }
+}
+
+/// Whether an error of folding what was found leaves the other keys. A moment that one key refuses is of no use to
+/// whoever asks for many.
+fn is_of_the_key(error: &Error) -> bool {
+    !matches!(error, Error::HistoryTrimmed { .. })
 }

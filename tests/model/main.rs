@@ -429,6 +429,11 @@ fn names(error: &Error, key: &[u8]) -> bool {
     matches!(error, Error::Invalid { what } if what.contains(&quoted(key)))
 }
 
+/// Whether an error says that of some key: a walk goes on behind it.
+fn is_of_a_key(error: &Error) -> bool {
+    matches!(error, Error::Invalid { what } if what.contains("key \""))
+}
+
 /// A value that tells where it was written.
 #[derive(Clone, Copy, Debug)]
 struct Fill {
@@ -1110,15 +1115,29 @@ enum Manner {
 
 const MANNERS: [Manner; 5] = [Manner::Forward, Manner::Backward, Manner::BothEnds, Manner::Keys, Manner::KeysBackward];
 
-/// What a walk gave: from the front, from the back, and how it ended. Values are missing where only keys were asked for.
+/// A key with its value, which is missing where only keys were asked for; or the error in its place.
+type Item = chronolith::Result<(Bytes, Option<Bytes>)>;
+
+/// What a walk gave: from the front, from the back, and the error that ended it.
 #[derive(Debug, Default)]
 struct Walked {
-    front: Vec<(Bytes, Option<Bytes>)>,
-    back: Vec<(Bytes, Option<Bytes>)>,
+    front: Vec<Item>,
+    back: Vec<Item>,
     wrong: Option<Error>,
 }
 
 impl Walked {
+    fn take(&mut self, backward: bool, item: Item) -> Outcome {
+        ensure!(self.wrong.is_none(), "an item after {:?}: {item:?}", self.wrong);
+        match item {
+            Err(error) if !is_of_a_key(&error) => self.wrong = Some(error),
+            item if backward => self.back.push(item),
+            item => self.front.push(item),
+        }
+        ensure!(self.front.len() + self.back.len() <= KEYS.len(), "a walk that does not end");
+        Ok(())
+    }
+
     fn of(mut range: Range, manner: Manner, dice: &mut Dice) -> Outcome<Self> {
         let mut walked = Self::default();
         match manner {
@@ -1126,12 +1145,7 @@ impl Walked {
                 let mut keys = range.keys();
                 let backward = matches!(manner, Manner::KeysBackward);
                 while let Some(item) = if backward { keys.next_back() } else { keys.next() } {
-                    match item {
-                        Ok(key) if backward => walked.back.push((key, None)),
-                        Ok(key) => walked.front.push((key, None)),
-                        Err(error) => walked.wrong = Some(error),
-                    }
-                    ensure!(walked.front.len() + walked.back.len() <= KEYS.len(), "a walk that does not end");
+                    walked.take(backward, item.map(|key| (key, None)))?;
                 }
                 ensure!(keys.next().is_none() && keys.next_back().is_none(), "an item after the end");
             }
@@ -1143,16 +1157,8 @@ impl Walked {
                         _ => false,
                     };
                     let item = if backward { range.next_back() } else { range.next() };
-                    match item {
-                        None => break,
-                        Some(Ok((key, value))) if backward => walked.back.push((key, Some(value))),
-                        Some(Ok((key, value))) => walked.front.push((key, Some(value))),
-                        Some(Err(error)) => {
-                            ensure!(walked.wrong.is_none(), "a second error after {error}");
-                            walked.wrong = Some(error);
-                        }
-                    }
-                    ensure!(walked.front.len() + walked.back.len() <= KEYS.len(), "a walk that does not end");
+                    let Some(item) = item else { break };
+                    walked.take(backward, item.map(|(key, value)| (key, Some(value))))?;
                 }
                 ensure!(range.next().is_none() && range.next_back().is_none(), "an item after the end");
             }
@@ -1164,8 +1170,9 @@ impl Walked {
         let mut walked = Self::default();
         loop {
             match cursor.next_ref() {
-                Ok(Some((key, value))) => walked.front.push((key.into(), Some(value.into()))),
+                Ok(Some((key, value))) => walked.front.push(Ok((key.into(), Some(value.into())))),
                 Ok(None) => break,
+                Err(error) if is_of_a_key(&error) => walked.front.push(Err(error)),
                 Err(error) => {
                     walked.wrong = Some(error);
                     break;
@@ -1175,33 +1182,30 @@ impl Walked {
         walked
     }
 
-    /// That the items are those expected: all of them, or after an error a part at either end. A key that cannot be folded must be
-    /// where it ended.
+    /// That the items are those expected: all of them, or before a refusal a part at either end. In the place of a key
+    /// that cannot be folded is an error.
     fn check(&self, expected: &[(&'static [u8], State)]) -> Outcome {
-        let fits = |got: &(Bytes, Option<Bytes>), wanted: &(&'static [u8], State)| {
-            let State::Is(value) = &wanted.1 else { return false };
-            *got.0 == *wanted.0 && got.1.as_ref().is_none_or(|got| **got == **value)
+        let fits = |got: &Item, wanted: &(&'static [u8], State)| match (got, &wanted.1) {
+            (Ok((key, got)), State::Is(value)) => **key == *wanted.0 && got.as_ref().is_none_or(|got| **got == **value),
+            (Err(error), State::Unfoldable) => names(error, wanted.0),
+            _ => false,
         };
         let left = expected.len().checked_sub(self.front.len() + self.back.len());
-        let unfoldable = |at: Option<usize>, error: &Error| {
-            let next = at.and_then(|at| expected.get(at));
-            next.is_some_and(|(key, state)| *state == State::Unfoldable && names(error, key))
-        };
         let ended = match &self.wrong {
             None => left == Some(0),
             Some(Error::HistoryTrimmed { .. }) => left.is_some(),
-            Some(error) => {
-                left.is_some_and(|left| left > 0)
-                    && (unfoldable(Some(self.front.len()), error)
-                        || unfoldable(expected.len().checked_sub(self.back.len() + 1), error))
-            }
+            Some(_) => false,
         };
         let front = self.front.iter().zip(expected).all(|(got, wanted)| fits(got, wanted));
         let back = self.back.iter().zip(expected.iter().rev()).all(|(got, wanted)| fits(got, wanted));
         let got = || {
             let wrong = self.wrong.iter().map(|error| format!("({error})"));
-            let front = self.front.iter().map(|(key, value)| pair(key, value.as_deref()));
-            let back = self.back.iter().rev().map(|(key, value)| pair(key, value.as_deref()));
+            let told = |item: &Item| match item {
+                Ok((key, value)) => pair(key, value.as_deref()),
+                Err(error) => format!("({error})"),
+            };
+            let front = self.front.iter().map(told);
+            let back = self.back.iter().rev().map(told);
             front.chain(wrong).chain(back).collect::<Vec<_>>().join(" ")
         };
         let wanted = || expected.iter().map(stated).collect::<Vec<_>>().join(" ");
@@ -2152,7 +2156,7 @@ impl World {
             };
             let words = || wanted.as_ref().map_or("nothing".to_owned(), stated);
             ensure!(same, "the next item of \"{}\" is {got:?}, and the model says {}", held.words, words());
-            if !matches!(got, Some(Ok(_))) {
+            if got.is_none() {
                 self.count("held ranges read to the end");
                 let ended = held.range.next().is_none() && held.range.next_back().is_none();
                 ensure!(ended, "an item after the end of \"{}\"", held.words);
