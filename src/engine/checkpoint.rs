@@ -26,7 +26,9 @@ impl Engine {
         // While this view is open, no keyspace that is dropped from now on is forgotten.
         let held = ViewCore::snapshot(self);
         self.flush()?;
+        self.env.pass("checkpoint: flush, then moment");
         let (current, mut version) = self.moment()?;
+        self.env.pass("checkpoint: moment, then links");
         let target = self.checkpoint_dir(path)?;
         version.log_ends.clear();
         version.seqno_ceiling = version.last_seqno;
@@ -36,6 +38,7 @@ impl Engine {
                 copy(&*self.dir, &*target, &name)?;
             }
         }
+        self.env.pass("checkpoint: links, then manifest");
         self.name_checkpoint(&target, &version)?;
         // The files that are copied live as long as this does.
         drop((current, held));
@@ -109,6 +112,7 @@ impl ViewCore {
             time_us: self.time(),
             ..Version::default()
         };
+        engine.env.pass("view checkpoint: files, then keyspaces");
         for keyspace in self.keyspaces() {
             let mut copied = KeyspaceVersion {
                 levels: Vec::new(),
@@ -128,6 +132,7 @@ impl ViewCore {
                 copied.levels = vec![Vec::new(), segments];
             }
             version.keyspaces.insert(keyspace.id, Arc::new(copied));
+            engine.env.pass("view checkpoint: one keyspace, then the next");
         }
         // Of the timeline its moment alone.
         let mut made = Vec::new();

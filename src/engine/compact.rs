@@ -208,6 +208,7 @@ impl Engine {
 
     fn run_task(&self, task: &Task, purged_upto: u64) -> Result<Outcome> {
         let current = self.current();
+        self.env.pass("compact: files, then list");
         let registered = self.registry.lock().list();
         let Some(keyspace) = current.version.keyspaces.get(&task.keyspace) else { return Ok(Outcome::default()) };
         let Some(tree) = current.trees.get(&task.keyspace) else { return Ok(Outcome::default()) };
@@ -322,6 +323,7 @@ impl Engine {
         edit.push(outcome.traces.marks(id));
         edit.push(Change::NextFile { number: self.next_file.load(Ordering::Relaxed) });
 
+        self.env.pass("compact: written, then installed");
         let mut manifest = self.manifest.lock();
         if let Some(keyspace) = manifest.version().keyspaces.get(&id) {
             let superseder = outcome.traces.newest_change(keyspace.vanished);
@@ -331,6 +333,7 @@ impl Engine {
             self.discard(&made);
         }
         drop(manifest);
+        self.env.pass("compact: installed, then reclaimed");
         self.reclaim.run(&*self.dir);
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         Ok(outcome)
@@ -341,6 +344,7 @@ impl Engine {
     fn compact_past(&self, keyspace: &KeyspaceVersion, purges: &Purges) -> Result<Vec<u64>> {
         let mut held = Vec::new();
         let registered = self.registry.lock().list();
+        self.env.pass("compact past: list, then files");
         let aging = self.aging(keyspace, &registered);
         if let Some(task @ PastTask::Drop(_)) = pick_past(keyspace, &aging) {
             self.run_past_task(keyspace, task, purges, &registered)?;

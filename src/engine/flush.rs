@@ -40,6 +40,7 @@ impl Engine {
         // Taken behind the files: whoever could read them by then is in the list, and whoever registers later is dealt with when the result
         // is installed.
         let current = self.current();
+        self.env.pass("flush: files, then list");
         let registered = self.registry.lock().list();
         let Some(table) = current.sealed.last() else { return Ok(false) };
         self.check_writable()?;
@@ -58,6 +59,7 @@ impl Engine {
         });
         let (outcomes, stamps) = finished.inspect_err(|_| self.discard(&made))?;
 
+        self.env.pass("flush: written, then installed");
         let mut manifest = self.manifest.lock();
         let mut edit = Edit::default();
         let mut superseder = 0;
@@ -94,6 +96,7 @@ impl Engine {
         self.install(&version, Some(table), Some((&registered, superseder)));
         self.commit.lock().unsynced.retain(|(file, _)| file.number >= next_log);
         drop(manifest);
+        self.env.pass("flush: installed, then reclaimed");
 
         self.syncing.raise(table.last_seqno());
         (table.log()..next_log).for_each(|number| self.reclaim.add(name::log(number)));

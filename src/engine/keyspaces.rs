@@ -93,6 +93,7 @@ impl Engine {
         self.check_writable()?;
         // What was recovered goes to segments before a change that is durable at once may stand behind it.
         self.flush_recovered()?;
+        self.env.pass("keyspace: looked for, then made");
         let mut manifest = self.manifest.lock();
         let found = manifest.version().by_name(name).cloned();
         if let Some(keyspace) = found {
@@ -218,6 +219,7 @@ impl Engine {
     /// Forgets a dropped keyspace that nobody can read any more; `false` when there is none.
     pub(super) fn forget_dropped(&self) -> Result<bool> {
         let registered = self.registry.lock().list();
+        self.env.pass("forget: list, then version");
         let version = Arc::clone(&self.current().version);
         let unread = |keyspace: &&Arc<KeyspaceVersion>| {
             let dropped = keyspace.dropped.filter(|dropped| *dropped <= self.visible());

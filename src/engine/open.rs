@@ -166,6 +166,7 @@ impl Engine {
     pub(crate) fn close(&self) -> Result<()> {
         let read_only = self.options.read_only;
         let recovered = if read_only { Ok(()) } else { self.check_writable().and_then(|()| self.flush_recovered()) };
+        self.env.pass("close: asked for, then begun");
         let _no_flush = self.flushing.lock();
         let _no_compaction = self.compacting.lock();
         let sealed = if read_only { recovered } else { recovered.and_then(|()| self.seal()) };

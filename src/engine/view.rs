@@ -113,6 +113,7 @@ impl ViewCore {
 
     fn register(engine: &Arc<Engine>, moment: Moment) -> Self {
         let now = if moment == Moment::Present { engine.now_us() } else { 0 };
+        engine.env.pass("view: moment, then registered");
         let mut registry = engine.registry.lock();
         // The seqno first: the files that are taken after it hold every commit up to it. No job can drop anything between,
         // because its result becomes current under this lock.

@@ -82,6 +82,7 @@ impl Engine {
         }
         self.settle()?;
         self.wait_for_room()?;
+        self.env.pass("commit: read, then applied");
 
         let receipt = {
             let mut commit = self.commit.lock();
@@ -106,6 +107,7 @@ impl Engine {
             self.append(&mut commit, &mut batch)?
         };
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        self.env.pass("commit: applied, then synced");
         match durability.unwrap_or(self.options.durability) {
             Durability::Sync => self.sync_upto(receipt.seqno.0)?,
             Durability::Interval(every) if every.is_zero() => self.sync_upto(receipt.seqno.0)?,
