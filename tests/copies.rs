@@ -22,7 +22,7 @@ fn open(sim: &Sim, path: &str) -> Db {
 /// Runs `verb` between the flush of a checkpoint and the choice of its moment, and gives the copy.
 fn copy_beside(sim: &Sim, db: &Db, verb: impl Fn() + Send + 'static) -> Db {
     sim.on_point(move |point| {
-        if point == "checkpoint: flushed, then the moment" {
+        if point == "checkpoint: flush, then moment" {
             verb();
         }
     });
@@ -126,7 +126,7 @@ fn a_copy_of_a_view_beside_a_close_is_complete_or_an_error_and_leaves_nothing() 
         let mut closing = Some(db);
         let mut passed = 0;
         sim.on_point(move |point| {
-            if point == "copy of a view: keyspace after keyspace" {
+            if point == "view checkpoint: one keyspace, then the next" {
                 if passed == at {
                     closing.take().unwrap().close().unwrap();
                 }

@@ -311,7 +311,8 @@ impl Db {
         self.engine().checkpoint(path.as_ref())
     }
 
-    /// What background work has met: `Ok`, or why it does not go on or writes are refused.
+    /// What background work has met: `Ok`, or why it does not go on or writes are refused. On a simulated machine, which has
+    /// no threads, each call may also do a step of that work.
     ///
     /// # Errors
     /// That very reason.

@@ -38,8 +38,9 @@ impl Engine {
         self.check_writable()?;
         let _copying = Copying::begin(self);
         self.flush()?;
-        self.env.pass("checkpoint: flushed, then the moment");
+        self.env.pass("checkpoint: flush, then moment");
         let (files, version) = self.settled_moment()?;
+        self.env.pass("checkpoint: moment, then links");
         self.copy_to(path, |target| {
             for segment in version.keyspaces.values().flat_map(|keyspace| keyspace.segments()) {
                 let name = name::segment(segment.number);
@@ -49,6 +50,7 @@ impl Engine {
             }
             // The files that are copied live as long as this does.
             drop(files);
+            self.env.pass("checkpoint: links, then manifest");
             self.name_checkpoint(target, &version)
         })
     }
@@ -250,8 +252,8 @@ impl ViewCore {
             time_us: self.time(),
             ..Version::default()
         };
+        engine.env.pass("view checkpoint: files, then keyspaces");
         for keyspace in self.keyspaces()? {
-            engine.env.pass("copy of a view: keyspace after keyspace");
             let mut copied = KeyspaceVersion {
                 levels: Vec::new(),
                 past: Vec::new(),
@@ -270,6 +272,7 @@ impl ViewCore {
                 copied.levels = vec![Vec::new(), segments];
             }
             version.keyspaces.insert(keyspace.id, Arc::new(copied));
+            engine.env.pass("view checkpoint: one keyspace, then the next");
         }
         // Of the timeline its moment alone.
         let mut made = Vec::new();

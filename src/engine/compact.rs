@@ -152,7 +152,7 @@ impl Engine {
         }
         for id in version.keyspaces.values().filter(|keyspace| !keyspace.past.is_empty()).map(|keyspace| keyspace.id) {
             let Some(_one) = self.compacting.try_take(id) else { continue };
-            let inputs = JobInputs::take(self);
+            let inputs = JobInputs::take(self, "compact past: files, then list");
             let Some(keyspace) = inputs.files.version.keyspaces.get(&id) else { continue };
             if let Some(task) = pick_past(keyspace, &self.aging(keyspace, &inputs.registered)) {
                 self.check_writable()?;
@@ -236,7 +236,7 @@ impl Engine {
     }
 
     fn run_task(&self, task: &Task, purged_upto: u64) -> Result<Outcome> {
-        let inputs = JobInputs::take(self);
+        let inputs = JobInputs::take(self, "compact: files, then list");
         let JobInputs { files: current, registered, .. } = &inputs;
         let Some(keyspace) = current.version.keyspaces.get(&task.keyspace) else { return Ok(Outcome::default()) };
         let Some(tree) = current.trees.get(&task.keyspace) else { return Ok(Outcome::default()) };
@@ -349,6 +349,7 @@ impl Engine {
         edit.push(outcome.traces.marks(id));
         edit.push(Change::NextFile { number: self.next_file.load(Ordering::Relaxed) });
 
+        self.env.pass("compact: written, then installed");
         let mut manifest = self.manifest.lock();
         if let Some(keyspace) = manifest.version().keyspaces.get(&id) {
             let superseder = outcome.traces.newest_change(keyspace.vanished);
@@ -358,6 +359,7 @@ impl Engine {
             self.discard(&made);
         }
         drop(manifest);
+        self.env.pass("compact: installed, then reclaimed");
         self.reclaim.run(&*self.dir);
         self.counters.compactions.fetch_add(1, Ordering::Relaxed);
         Ok(outcome)
@@ -369,13 +371,13 @@ impl Engine {
         let mut held = Vec::new();
         let id = keyspace.id;
         {
-            let job = JobInputs::take(self);
+            let job = JobInputs::take(self, "compact past: files, then list");
             let Some(keyspace) = job.files.version.keyspaces.get(&id) else { return Ok(held) };
             if let Some(task @ PastTask::Drop(_)) = pick_past(keyspace, &self.aging(keyspace, &job.registered)) {
                 self.run_past_task(&job, keyspace, task, purges)?;
             }
         }
-        let job = JobInputs::take(self);
+        let job = JobInputs::take(self, "compact past: files, then list");
         let Some(keyspace) = job.files.version.keyspaces.get(&id) else { return Ok(held) };
         let aging = self.aging(keyspace, &job.registered);
         for runs in aging.buckets(keyspace) {

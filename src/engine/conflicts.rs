@@ -125,7 +125,7 @@ impl Reading {
             commit.recent.watch(newest);
         }
         let watch = Watch(Arc::clone(engine));
-        engine.env.pass("read for a write: watched, then the view");
+        engine.env.pass("read for a write: watched, then viewed");
         Self { view: ViewCore::snapshot(engine), _watch: watch }
     }
 }
@@ -379,7 +379,7 @@ mod tests {
                 let (other, theirs) = (db.clone(), ks.clone());
                 let mut done = false;
                 sim.on_point(move |point| {
-                    if point == "commit: checked what was read, then locked" && !std::mem::replace(&mut done, true) {
+                    if point == "commit: checked, then locked" && !std::mem::replace(&mut done, true) {
                         let mut batch = other.batch();
                         batch.put(&theirs, "n", "theirs");
                         (0..5).for_each(|i| batch.put(&theirs, format!("z{i}"), "theirs"));

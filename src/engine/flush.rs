@@ -39,7 +39,7 @@ impl Engine {
     /// Flushes the oldest sealed memtable; `false` when there is none.
     pub(super) fn flush_oldest(&self) -> Result<bool> {
         let _one = self.flushing.lock();
-        let inputs = JobInputs::take(self);
+        let inputs = JobInputs::take(self, "flush: files, then list");
         let current = &inputs.files;
         let Some(table) = current.sealed.last() else { return Ok(false) };
         self.check_writable()?;
@@ -58,6 +58,7 @@ impl Engine {
         });
         let (outcomes, stamps) = finished.inspect_err(|_| self.discard(&made))?;
 
+        self.env.pass("flush: written, then installed");
         let mut manifest = self.manifest.lock();
         let mut edit = Edit::default();
         let mut superseder = 0;
@@ -94,6 +95,7 @@ impl Engine {
         self.install(&version, Some(table), Some((&inputs, superseder)));
         self.commit.lock().unsynced.retain(|(file, _)| file.number >= next_log);
         drop(manifest);
+        self.env.pass("flush: installed, then reclaimed");
 
         self.syncing.raise(table.last_seqno());
         (table.log()..next_log).for_each(|number| self.reclaim.add(name::log(number)));

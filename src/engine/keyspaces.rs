@@ -203,6 +203,7 @@ impl Engine {
         self.check_writable()?;
         // What was recovered goes to segments before a change that is durable at once may stand behind it.
         self.flush_recovered()?;
+        self.env.pass("keyspace: looked for, then made");
         let mut manifest = self.manifest.lock();
         let found = manifest.version().by_name(name).cloned();
         if let Some(keyspace) = found {
@@ -336,7 +337,7 @@ impl Engine {
 
     /// Forgets the dropped keyspaces that nobody can read any more, in one edit; `false` when there are none.
     pub(super) fn forget_dropped(&self) -> Result<bool> {
-        let inputs = JobInputs::take(self);
+        let inputs = JobInputs::take(self, "forget: files, then list");
         let registered = &inputs.registered.seqnos;
         let unread = |keyspace: &&Arc<KeyspaceVersion>| {
             keyspace.dropped.is_some_and(|dropped| {

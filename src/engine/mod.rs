@@ -253,7 +253,7 @@ impl Engine {
         self.syncing.stop();
     }
 
-    /// What background work has met: the error for which it or the writes have stopped.
+    /// What background work has met, which on a machine without threads this gives a turn: the error for which it or the writes have stopped.
     pub(crate) fn health(&self) -> Result<()> {
         self.check_open()?;
         self.idle_step();

@@ -181,6 +181,7 @@ impl Engine {
     pub(crate) fn close(&self) -> Result<()> {
         let read_only = self.options.read_only;
         let recovered = if read_only { Ok(()) } else { self.check_writable().and_then(|()| self.flush_recovered()) };
+        self.env.pass("close: asked for, then begun");
         let _no_flush = self.flushing.lock();
         self.compacting.end();
         let sealed = if read_only { Ok(()) } else { self.seal(recovered) };

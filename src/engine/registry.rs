@@ -79,9 +79,9 @@ pub(crate) struct JobInputs {
 
 impl JobInputs {
     /// Takes the files, then the list: a version in the files that somebody may read is one that somebody in the list may read.
-    pub(crate) fn take(engine: &Engine) -> Self {
+    pub(crate) fn take(engine: &Engine, point: &'static str) -> Self {
         let files = engine.current();
-        engine.env.pass("job: files, then list");
+        engine.env.pass(point);
         // Files hold what is visible at most, when they are those of sealed memtables and segments.
         let newest = files.newest_settled();
         let registered = engine.registry.lock().list();

@@ -481,7 +481,6 @@ impl Engine {
             let trouble = self.check_caller().err().map(|error| error.to_string());
             return Stats { trouble, ..Stats::default() };
         }
-        self.idle_step();
         let current = self.current();
         let (views, oldest_view) = {
             let registry = self.registry.lock();

@@ -179,7 +179,7 @@ impl Engine {
             let commit = self.commit.lock();
             (self.visible(), files_to_sync(&commit))
         };
-        self.env.pass("sync: positions, then the sync");
+        self.env.pass("sync: positions, then files");
         self.sync_files(&files)?;
         let newest = files.last().map_or(0, |(file, _)| file.number);
         self.commit.lock().unsynced.retain(|(file, _)| file.number >= newest);

@@ -113,6 +113,7 @@ impl ViewCore {
         if engine.is_forked() {
             return Self::of_nothing(engine);
         }
+        engine.env.pass("view: moment, then registered");
         let mut registry = engine.registry.lock();
         // Under the lock: a job that is installed before this has judged by an earlier time, and knew of no reader that this could be.
         let now = if moment == Moment::Present { engine.now_us() } else { 0 };

@@ -99,9 +99,10 @@ impl Engine {
         Ok(self.step(What::Flush)? || self.step(What::Compact)?)
     }
 
-    /// On a machine without threads: a background step, for verbs that ask how the database is. What it meets is told by the writes it hinders.
+    /// On a machine without threads: every other time a background step, so that whoever asks now and then how the database is lets it go on. What the
+    /// step meets is told by the writes it hinders.
     pub(super) fn idle_step(&self) {
-        if self.runs_inline() && self.check_writable().is_ok() {
+        if self.runs_inline() && self.check_writable().is_ok() && self.env.draw(2) == 0 {
             let _met = self.background_step();
         }
     }

@@ -67,6 +67,7 @@ impl Engine {
             // It writes segments, for which the disk may have no room: better now than behind the append.
             self.flush_recovered()?;
         }
+        self.env.pass("commit: read, then applied");
 
         let receipt = {
             let mut commit = self.lock_checked(reads)?;
@@ -83,7 +84,7 @@ impl Engine {
             self.append(&mut commit, &mut batch)?
         };
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
-        self.env.pass("commit: appended, then synced");
+        self.env.pass("commit: applied, then synced");
         let synced = match durability {
             Durability::Sync => self.sync_upto(receipt.seqno.0),
             Durability::Interval(every) => self.sync_within(every),
@@ -100,7 +101,7 @@ impl Engine {
         let mut checks: Vec<Checked<'_>> = reads.iter().map(|reads| Checked::new(reads)).collect();
         loop {
             checks.iter_mut().try_for_each(|check| check.advance(self))?;
-            self.env.pass("commit: checked what was read, then locked");
+            self.env.pass("commit: checked, then locked");
             let commit = self.commit.lock();
             // Again, under the lock: closing and poisoning happen between.
             self.check_writable()?;
