@@ -276,3 +276,33 @@ fn the_timeline_is_thinned_however_often_the_database_is_compacted() {
     assert!(sizes[7] < 2 * sizes[1], "{sizes:?}");
     assert!(db.commits(..).count() <= 5_001);
 }
+
+/// A seqno that was no commit had the time of the commit before it: what had expired since was shown, and drops were seen at another moment.
+#[test]
+fn every_seqno_has_its_own_time_also_that_of_a_pin_or_a_keyspace() {
+    let sim = Sim::new(23);
+    let options = Options::new().env(sim.clone());
+    let pass = |seconds| sim.set_time(sim.now() + Duration::from_secs(seconds));
+    let mut db = options.open("db").unwrap();
+    let short = db.keyspace("short", KeyspaceOptions::new().ttl(Duration::from_secs(10))).unwrap();
+    short.put("n", "ann").unwrap();
+    pass(60);
+    let pinned_at = sim.now();
+    let pin = db.pin("p").unwrap();
+    pass(60);
+    let born_at = sim.now();
+    db.keyspace("born", KeyspaceOptions::new()).unwrap();
+    pass(60);
+    for _ in 0..3 {
+        let short = db.keyspace("short", KeyspaceOptions::new()).unwrap();
+        let view = db.as_of(pin).unwrap();
+        assert_eq!(view.time(), pinned_at);
+        assert_eq!(view.get(&short, "n").unwrap(), None);
+        assert_eq!(db.as_of_time(born_at).unwrap().keyspaces(), ["born", "short"]);
+        assert_eq!(db.as_of_time(born_at - Duration::from_secs(1)).unwrap().keyspaces(), ["short"]);
+        assert_eq!(db.commits(..).count(), 1, "no commit");
+        db.flush().unwrap();
+        db.close().unwrap();
+        db = options.open("db").unwrap();
+    }
+}

@@ -143,6 +143,7 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
         next_keyspace,
         pins,
         logs_from,
+        decisions,
         // The copy has no logs, and numbers of its own.
         log_ends: _,
         next_file: _,
@@ -212,6 +213,7 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
         seqno_ceiling: moment.seqno + 1,
         time_us: moment.time_us,
         pins,
+        decisions: decisions.clone(),
         held: now
             .held
             .iter()

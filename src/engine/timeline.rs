@@ -85,6 +85,12 @@ fn unpack(key: &[u8], value: &[u8]) -> Result<Vec<Stamp>, Corruption> {
     if stamps.is_empty() { Err(bad()) } else { Ok(stamps) }
 }
 
+/// The newer one of a commit and a decision.
+fn newer(commit: Option<Stamp>, decided: Option<(u64, u64)>) -> Option<Stamp> {
+    let decided = decided.map(|(seqno, time)| Stamp { seqno, time, writes: 0 });
+    commit.into_iter().chain(decided).max_by_key(|stamp| stamp.seqno)
+}
+
 /// Reads the timeline of a superversion.
 #[derive(Debug)]
 pub(super) struct Timeline {
@@ -106,8 +112,13 @@ impl Timeline {
         self.current.version.keyspaces.get(&TIMELINE).map_or(0, |keyspace| keyspace.horizon)
     }
 
-    /// The newest commit at or below a seqno.
+    /// What was newest at a seqno: a commit, or a decision on a keyspace or pin, which is told with no operation.
     pub(super) fn at_seqno(&self, seqno: u64) -> Result<Option<Stamp>> {
+        let decided = self.current.version.decisions.at_seqno(seqno);
+        Ok(newer(self.commit_at_seqno(seqno)?, decided))
+    }
+
+    fn commit_at_seqno(&self, seqno: u64) -> Result<Option<Stamp>> {
         for table in self.current.memtables(seqno) {
             let found = table.with_stamps(|stamps| {
                 let after = stamps.partition_point(|stamp| stamp.seqno <= seqno);
@@ -123,8 +134,21 @@ impl Timeline {
 
     /// How much later than its stamp a seqno may have been committed: less than this.
     pub(super) fn slack(&self, at: Option<Stamp>, seqno: u64) -> u64 {
-        let sampled = at.is_some_and(|stamp| stamp.seqno < seqno) && seqno < self.exact_from();
-        if sampled { SAMPLE } else { 0 }
+        let between = at.is_some_and(|stamp| stamp.seqno < seqno);
+        if between && seqno < self.exact_from() {
+            SAMPLE
+        } else if between && !self.current.version.decisions.reach(seqno) {
+            // It may have been a decision that nobody remembers: as late as just before the next commit.
+            let next = self.again().from(seqno).and_then(|mut commits| commits.next()).ok().flatten();
+            next.map_or(u64::MAX, |next| next.time).saturating_sub(at.map_or(0, |stamp| stamp.time)).saturating_add(1)
+        } else {
+            0
+        }
+    }
+
+    /// The same once more, to walk through it.
+    fn again(&self) -> Self {
+        Self { current: Arc::clone(&self.current), tables: self.tables.clone() }
     }
 
     /// When a seqno was committed; where only samples are left, no earlier, and no later than the time between two of them.
@@ -133,15 +157,19 @@ impl Timeline {
         if let Some(stamp) = at.filter(|stamp| stamp.seqno == seqno || seqno >= self.exact_from()) {
             return Some(stamp.time);
         }
-        let timeline = Self { current: Arc::clone(&self.current), tables: self.tables.clone() };
-        let next = timeline.from(seqno).ok()?.next().ok()?.map(|stamp| stamp.time);
+        let next = self.again().from(seqno).ok()?.next().ok()?.map(|stamp| stamp.time);
         // Else it would have been kept itself.
         let upto = at.map(|stamp| stamp.time.saturating_add(SAMPLE));
         next.into_iter().chain(upto).min()
     }
 
-    /// The newest commit at or before a time.
+    /// What was newest at a time, as [`Timeline::at_seqno`] tells it.
     pub(super) fn at_time(&self, time: u64) -> Result<Option<Stamp>> {
+        let decided = self.current.version.decisions.at_time(time);
+        Ok(newer(self.commit_at_time(time)?, decided))
+    }
+
+    fn commit_at_time(&self, time: u64) -> Result<Option<Stamp>> {
         for table in self.current.memtables(u64::MAX) {
             let found = table.with_stamps(|stamps| {
                 let after = stamps.partition_point(|stamp| stamp.time <= time);

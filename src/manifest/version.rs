@@ -71,6 +71,56 @@ pub(crate) struct PinnedAt {
     pub(crate) time_us: u64,
 }
 
+/// Moments at which something was decided that is no commit, and so stands in no timeline: a keyspace created, configured or dropped, a pin set or
+/// taken back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decisions {
+    /// Seqnos and times in microseconds, ascending: every one from `from` on.
+    stamps: Vec<(u64, u64)>,
+    /// Of those below nothing is known: they were too many, or the timeline is a sample there.
+    from: u64,
+}
+
+/// Decisions remembered at most.
+const DECISIONS_MAX: usize = 1 << 14;
+
+impl Decisions {
+    fn note(&mut self, seqno: u64, time_us: u64) {
+        if self.stamps.last().is_none_or(|(last, _)| *last < seqno) && seqno >= self.from {
+            self.stamps.push((seqno, time_us));
+        }
+        let over = self.stamps.len().saturating_sub(DECISIONS_MAX);
+        if over > 0
+            && let Some((gone, _)) = self.stamps.drain(..over).next_back()
+        {
+            self.from = gone + 1;
+        }
+    }
+
+    fn forget_before(&mut self, seqno: u64) {
+        self.from = self.from.max(seqno);
+        let gone = self.stamps.partition_point(|(at, _)| *at < self.from);
+        self.stamps.drain(..gone);
+    }
+
+    /// The newest at or below a seqno.
+    pub(crate) fn at_seqno(&self, seqno: u64) -> Option<(u64, u64)> {
+        let after = self.stamps.partition_point(|(at, _)| *at <= seqno);
+        self.stamps.get(after.checked_sub(1)?).copied()
+    }
+
+    /// The newest at or before a time in microseconds: they never go backwards.
+    pub(crate) fn at_time(&self, time_us: u64) -> Option<(u64, u64)> {
+        let after = self.stamps.partition_point(|(_, at)| *at <= time_us);
+        self.stamps.get(after.checked_sub(1)?).copied()
+    }
+
+    /// Whether a decision at a seqno would be known.
+    pub(crate) fn reach(&self, seqno: u64) -> bool {
+        seqno >= self.from
+    }
+}
+
 /// The database at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Version {
@@ -89,6 +139,7 @@ pub(crate) struct Version {
     pub(crate) pins: BTreeMap<String, PinnedAt>,
     /// Of segments: the bytes that are kept only for those who read a seqno.
     pub(crate) held: BTreeMap<u64, Vec<(u64, u64)>>,
+    pub(crate) decisions: Decisions,
 }
 
 impl Version {
@@ -105,6 +156,7 @@ impl Version {
         for change in &edit.changes {
             next.change(change)?;
         }
+        next.note_decisions(edit);
         next.check()?;
         Ok(next)
     }
@@ -148,7 +200,26 @@ impl Version {
         for (&number, bytes) in &self.held {
             edit.push(Change::Held { number, bytes: bytes.clone() });
         }
+        for &(last, time_us) in &self.decisions.stamps {
+            edit.push(Change::Seqnos { last, next: 0, ceiling: 0, time_us });
+        }
         edit
+    }
+
+    /// Notes when a decision was made, which the edit of it says, and a snapshot of all that are remembered. The edit of a flush says the like of a
+    /// commit, which the timeline tells.
+    fn note_decisions(&mut self, edit: &Edit) {
+        let any = |is: fn(&Change) -> bool| edit.changes.iter().any(is);
+        let is_snapshot = any(|change| matches!(change, Change::NextKeyspace { .. }));
+        if !is_snapshot && any(|change| matches!(change, Change::LogsFrom { .. })) {
+            return;
+        }
+        for change in &edit.changes {
+            // One that reserves nothing.
+            if let Change::Seqnos { last: seqno @ 1.., next: 0, ceiling: 0, time_us } = *change {
+                self.decisions.note(seqno, time_us);
+            }
+        }
     }
 
     fn keyspace_mut(&mut self, id: KeyspaceId) -> Result<&mut KeyspaceVersion, Corruption> {
@@ -245,6 +316,10 @@ impl Version {
                 keyspace.vanished = keyspace.vanished.max(*vanished);
                 keyspace.horizon = keyspace.horizon.max(*horizon);
                 keyspace.lapsed = keyspace.lapsed.max(*lapsed);
+                if keyspace.id == TIMELINE {
+                    let exact_from = keyspace.horizon;
+                    self.decisions.forget_before(exact_from);
+                }
             }
             Change::LogsFrom { number } => {
                 self.logs_from = self.logs_from.max(*number);
@@ -359,6 +434,25 @@ mod tests {
             let refused = version.apply(&Edit::new(changes)).unwrap_err();
             assert!(refused.what.contains(invariant), "{refused}");
         }
+    }
+
+    #[test]
+    fn decisions_are_remembered_with_their_time_up_to_a_bound_and_through_a_snapshot() {
+        let mut version = Version::default();
+        let count = DECISIONS_MAX as u64 + 3;
+        for seqno in 1..=count {
+            let stamp = Change::Seqnos { last: seqno, next: 0, ceiling: 0, time_us: seqno * 10 };
+            version.note_decisions(&Edit::new([stamp]));
+        }
+        assert_eq!((version.decisions.at_seqno(3), version.decisions.reach(3)), (None, false));
+        assert_eq!((version.decisions.at_seqno(9), version.decisions.reach(4)), (Some((9, 90)), true));
+        assert_eq!(version.decisions.at_time(95), Some((9, 90)));
+        let again = Version::default().apply(&version.snapshot()).unwrap();
+        assert_eq!(again.decisions.at_seqno(count), Some((count, count * 10)));
+        let mark = Change::Marks { keyspace: TIMELINE, vanished: 0, horizon: 7, lapsed: 0 };
+        let create = Change::Create { id: TIMELINE, name: String::new(), options: StoredOptions::default(), seqno: 0 };
+        let flushed = version.apply(&Edit::new([create, mark, Change::LogsFrom { number: 2 }])).unwrap();
+        assert_eq!((flushed.decisions.at_seqno(6), flushed.decisions.at_seqno(7)), (None, Some((7, 70))));
     }
 
     #[test]
