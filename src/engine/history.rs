@@ -1,17 +1,15 @@
 //! The versions of one key, newest first.
 //!
-//! What memtables and the main tree have of a key is little, and gathered at once. The history tier is walked as it is asked for: however
-//! many versions there are, one is in memory for each run.
+//! All sources are walked as they are asked for: however many versions there are, one of each is in memory. A walk that
+//! begins in the middle begins there: of the newer versions it reads of each source the one above, which tells whether
+//! anything between has gone.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     ViewCore,
     read::{Opened, get_in},
-    scan::{RunCursor, VersionRunCursor},
+    scan::{AnySource, RunCursor, VersionRunCursor},
     superversion::{SuperVersion, Table},
     timeline::Timeline,
 };
@@ -57,6 +55,68 @@ impl Live {
     }
 }
 
+/// The versions of a key in memtables and the main tree, newest first.
+#[derive(Debug)]
+struct LiveWalk {
+    merge: Kway<AnySource>,
+    /// Marks that cover the key, oldest first.
+    marks: Vec<Live>,
+    next: Option<Live>,
+}
+
+impl LiveWalk {
+    /// The version it stands at.
+    fn next(&mut self, key: &[u8]) -> Result<Option<&Live>> {
+        if self.next.is_none() {
+            self.next = self.pull(key)?;
+            while let Some(newer) = &mut self.next
+                && let Some((seqno, kind)) = Self::peek(&self.merge, &self.marks, key)
+                && seqno == newer.seqno
+                && !kind.purges()
+            {
+                // The last word of a commit counts.
+                let Some(older) = Self::take(&mut self.merge, &mut self.marks, key)? else { break };
+                if let Some(gap) = older.gap_start {
+                    newer.gap_start = Some(newer.gap_start.map_or(gap, |newer| newer.min(gap)));
+                    newer.moved |= older.moved;
+                }
+            }
+        }
+        Ok(self.next.as_ref())
+    }
+
+    fn pull(&mut self, key: &[u8]) -> Result<Option<Live>> {
+        Self::take(&mut self.merge, &mut self.marks, key)
+    }
+
+    /// Whether a mark comes before the entry of the merge. Segments keep no order in a commit: there the point entry
+    /// comes before the mark.
+    fn mark_first(merge: &Kway<AnySource>, marks: &[Live], key: &[u8]) -> bool {
+        let entry = merge.top().and_then(Source::entry).filter(|entry| entry.key == key);
+        let Some(mark) = marks.last() else { return false };
+        entry.is_none_or(|entry| (mark.seqno, mark.ordinal) > (entry.seqno, entry.ordinal))
+    }
+
+    fn peek(merge: &Kway<AnySource>, marks: &[Live], key: &[u8]) -> Option<(u64, Kind)> {
+        if Self::mark_first(merge, marks, key) {
+            return marks.last().map(|mark| (mark.seqno, mark.kind));
+        }
+        let entry = merge.top().and_then(Source::entry).filter(|entry| entry.key == key);
+        entry.map(|entry| (entry.seqno, entry.kind))
+    }
+
+    fn take(merge: &mut Kway<AnySource>, marks: &mut Vec<Live>, key: &[u8]) -> Result<Option<Live>> {
+        if Self::mark_first(merge, marks, key) {
+            return Ok(marks.pop());
+        }
+        let Some(source) = merge.top() else { return Ok(None) };
+        let Some(entry) = source.entry().filter(|entry| entry.key == key) else { return Ok(None) };
+        let live = Live::of(&entry, source.value());
+        merge.advance()?;
+        Ok(Some(live))
+    }
+}
+
 /// A walk over the versions of a key.
 #[derive(Debug)]
 pub(crate) struct History {
@@ -69,7 +129,7 @@ pub(crate) struct History {
     /// Seqnos told: from the first to before the second.
     from: u64,
     to: u64,
-    live: VecDeque<Live>,
+    live: LiveWalk,
     past: Kway<VersionRunCursor>,
     timeline: Timeline,
     complete: bool,
@@ -79,6 +139,8 @@ pub(crate) struct History {
     moved_from: Option<u64>,
     /// The lowest gap of the entries of the main tree so far.
     floor: u64,
+    /// A source could not be read further.
+    unread: bool,
     ended: bool,
 }
 
@@ -103,54 +165,50 @@ impl ViewCore {
         key: &[u8],
         (from, to): (u64, u64),
     ) -> Result<History> {
-        let mut live: Vec<Live> = Vec::new();
+        let to = to.min(asked.seqno.saturating_add(1));
+        let mut sources = Vec::new();
         // The same one may stand in several segments.
         let mut marks: BTreeMap<(u64, u32, bool), Mark> = BTreeMap::new();
         let mut see_marks = |fragments: &Fragments| {
             let covering = fragments.covering(key).into_iter().flat_map(|fragment| fragment.marks.iter().copied());
-            marks.extend(covering.map(|mark| ((mark.seqno, mark.ordinal, mark.purge), mark)));
+            marks.extend(covering.map(|mark| ((mark.seqno, mark.ordinal, !mark.purge), mark)));
         };
         for table in current.memtables(u64::MAX) {
             see_marks(&table.fragments(opened.id));
-            gather(MemCursor::new(table, opened.id, Direction::Forward), key, &mut live)?;
+            sources.push(AnySource::Mem(MemCursor::new(table, opened.id, Direction::Forward)));
         }
         let tree = current.trees.get(&opened.id);
         for table in tree.into_iter().flat_map(|tree| tree.holding(key)) {
             see_marks(table.segment()?.ranges());
-            gather(RunCursor::new(vec![Arc::clone(table)], Direction::Forward), key, &mut live)?;
+            sources.push(AnySource::Run(RunCursor::new(vec![Arc::clone(table)], Direction::Forward)));
         }
-        live.extend(marks.values().map(Live::of_mark));
-        // The last word of a commit counts; segments keep no order in it: there the point entry comes behind the mark.
-        live.sort_by_key(|live| std::cmp::Reverse((live.seqno, live.ordinal, !live.kind.is_range())));
-        live.dedup_by(|older, newer| {
-            let told = older.seqno == newer.seqno && !older.kind.purges();
-            if let Some(gap) = older.gap_start.filter(|_| told) {
-                newer.gap_start = Some(newer.gap_start.map_or(gap, |newer| newer.min(gap)));
-                newer.moved |= older.moved;
-            }
-            told
-        });
-
         let runs = tree.into_iter().flat_map(|tree| &tree.past);
         let tables =
             runs.filter_map(|run| run.holding(key)).map(|table| VersionRunCursor::new(vec![Arc::clone(table)]));
         let mut past = Kway::new(tables.collect(), Direction::Forward);
+        let mut merge = Kway::new(sources, Direction::Forward);
         past.seek(Some(key))?;
+        merge.seek(Some(key))?;
+        // What is newer is not told; the last of it in each source says what has gone from beneath.
+        past.skip_newer(key, to.saturating_sub(1), asked.opened)?;
+        merge.skip_newer(key, to.saturating_sub(1), asked.opened)?;
+        let live = LiveWalk { merge, marks: marks.values().map(Live::of_mark).collect(), next: None };
         Ok(History {
             complete: nothing_vanished(&current.version, opened.id),
             view: Arc::clone(self),
             _iterating: self.iterating(),
             opened: opened.clone(),
             key: key.to_vec(),
-            to: to.min(asked.seqno.saturating_add(1)),
+            to,
             from,
             asked,
-            live: live.into(),
+            live,
             past,
             timeline: Timeline::new(current),
             begins: None,
             moved_from: None,
             floor: u64::MAX,
+            unread: false,
             ended: false,
         })
     }
@@ -165,9 +223,9 @@ impl ViewCore {
     ) -> Result<Option<RangeHistory>> {
         let Some(asked) = self.asked(opened)? else { return Ok(None) };
         let current = self.files();
-        let mut sources: Vec<Box<dyn Source + Send>> = Vec::new();
+        let mut sources: Vec<AnySource> = Vec::new();
         for table in current.memtables(u64::MAX) {
-            sources.push(Box::new(MemCursor::new(table, opened.id, Direction::Forward)));
+            sources.push(AnySource::Mem(MemCursor::new(table, opened.id, Direction::Forward)));
         }
         if let Some(tree) = current.trees.get(&opened.id) {
             let inside = |tables: &[Arc<Table>]| -> Vec<Arc<Table>> {
@@ -178,14 +236,14 @@ impl ViewCore {
                 let tables = inside(level);
                 if number == 0 {
                     for table in tables {
-                        sources.push(Box::new(RunCursor::new(vec![table], Direction::Forward)));
+                        sources.push(AnySource::Run(RunCursor::new(vec![table], Direction::Forward)));
                     }
                 } else {
-                    sources.push(Box::new(RunCursor::new(tables, Direction::Forward)));
+                    sources.push(AnySource::Run(RunCursor::new(tables, Direction::Forward)));
                 }
             }
             for run in &tree.past {
-                sources.push(Box::new(VersionRunCursor::new(inside(&run.tables))));
+                sources.push(AnySource::Versions(Box::new(VersionRunCursor::new(inside(&run.tables)))));
             }
         }
         let mut keys = Kway::new(sources, Direction::Forward);
@@ -222,7 +280,7 @@ pub(crate) struct RangeHistory {
     seqnos: (u64, u64),
     current: Arc<SuperVersion>,
     /// Everything that is left of any key, for the keys alone.
-    keys: Kway<Box<dyn Source + Send>>,
+    keys: Kway<AnySource>,
     span: KeySpan,
     key: Vec<u8>,
     /// The versions of that key.
@@ -284,18 +342,6 @@ fn nothing_vanished(version: &Version, id: KeyspaceId) -> bool {
     version.keyspaces.get(&id).is_none_or(|keyspace| keyspace.vanished == 0 && keyspace.lapsed == 0)
 }
 
-/// Adds what a source has of a key.
-fn gather<S: Source>(mut source: S, key: &[u8], live: &mut Vec<Live>) -> Result<()> {
-    source.seek(Some(key))?;
-    while let Some(entry) = source.entry()
-        && entry.key == key
-    {
-        live.push(Live::of(&entry, source.value()));
-        source.advance()?;
-    }
-    Ok(())
-}
-
 impl History {
     /// Whether nothing is known to be missing among the versions told so far, and, at the end, before them.
     pub(crate) fn is_complete(&self) -> bool {
@@ -308,13 +354,24 @@ impl History {
             return Ok(None);
         }
         self.view.engine().check_open().inspect_err(|_| self.ended = true)?;
+        let told = self.try_next();
+        if self.unread {
+            // What comes behind cannot be read.
+            self.complete = false;
+            self.ended = true;
+        }
+        told
+    }
+
+    fn try_next(&mut self) -> Result<Option<Told>> {
         while !self.ended {
             let past = self.past.top().and_then(Source::entry).filter(|entry| entry.key == self.key);
             let past_seqno = past.map(|entry| entry.seqno);
-            let told = match (self.live.front(), past_seqno) {
+            let live = self.live.next(&self.key).inspect_err(|_| self.unread = true)?;
+            let told = match (live, past_seqno) {
                 // A mark of the same commit says it of the other keys.
                 (Some(live), Some(past)) if live.kind == Kind::RangeDelete && past == live.seqno => {
-                    self.live.pop_front();
+                    self.live.next = None;
                     None
                 }
                 (Some(live), Some(past)) if live.kind.purges() && past == live.seqno => self.next_past()?,
@@ -337,15 +394,20 @@ impl History {
         Ok(None)
     }
 
+    /// Whether a version of a seqno is among those told or older: whether it has gone is the matter of no other walk.
+    fn tells(&self, seqno: u64) -> bool {
+        seqno < self.to
+    }
+
     /// Everything has been told: whether the last one has anything beneath that is gone.
     fn end(&mut self) {
         let last = self.begins;
-        self.complete &= self.moved_from.is_none_or(|from| last == Some(from));
+        self.complete &= self.moved_from.is_none_or(|from| last == Some(from) || !self.tells(from));
         self.ended = true;
     }
 
     fn next_live(&mut self) -> Result<Option<Told>> {
-        let Some(live) = self.live.pop_front() else { return Ok(None) };
+        let Some(live) = self.live.next.take() else { return Ok(None) };
         if live.kind.purges() && live.seqno <= self.asked.opened {
             // Nothing older is ever told again, nor missed.
             self.moved_from = self.moved_from.filter(|from| *from >= live.seqno);
@@ -356,14 +418,15 @@ impl History {
         let told = live.seqno < self.floor;
         self.floor = live.gap_start.map_or(self.floor, |gap| gap.min(self.floor));
         if !told {
-            self.complete = false;
+            self.complete &= !self.tells(live.gap_start.unwrap_or(live.seqno));
             return Ok(None);
         }
         // What was moved from beneath the entry above has been told by now, or is gone.
         let before = self.begins;
-        self.complete &= self.moved_from.take().is_none_or(|from| before == Some(from));
+        let from = self.moved_from.take().filter(|from| self.tells(*from));
+        self.complete &= from.is_none_or(|from| before == Some(from));
         self.begins = Some(live.seqno);
-        match live.gap_start {
+        match live.gap_start.filter(|gap| self.tells(*gap)) {
             Some(gap) if live.moved => self.moved_from = Some(gap),
             Some(_) => self.complete = false,
             None => {}
@@ -395,10 +458,12 @@ impl History {
             let Some(entry) = source.entry() else { return Ok(None) };
             let again = self.begins == Some(entry.seqno);
             if !again {
-                self.complete &= match entry.until {
+                let follows = match entry.until {
                     Some(Until::At { seqno, .. }) => self.begins == Some(seqno),
                     _ => self.moved_from.take().is_none_or(|from| self.begins == Some(from)),
                 };
+                // Above those that are told not every version was read.
+                self.complete &= follows || entry.seqno >= self.to;
                 // Down to there something was dropped, or moved with it: what is told from here on must reach as far.
                 if let Some(gap) = entry.gap_start {
                     self.moved_from = Some(self.moved_from.map_or(gap, |from| from.min(gap)));
@@ -415,7 +480,7 @@ impl History {
             (!again).then(|| value.map(|value| Told { seqno: entry.seqno, time: entry.time.unwrap_or(0), value }))
         };
         // Also behind one whose value cannot be told.
-        self.past.advance()?;
+        self.past.advance().inspect_err(|_| self.unread = true)?;
         told.transpose()
     }
 }

@@ -38,6 +38,7 @@ use crate::{
     format::{FileKind, Header, name},
     manifest::{Change, CommitFailure, Edit, ManifestStore, Version, read_all},
     memtable::Memtable,
+    merge::DeadSpans,
     wal::{BatchView, Ending, LogEnd, LogWriter, RecordKind, Verdict, replay},
 };
 
@@ -142,7 +143,7 @@ impl Engine {
             registry: Mutex::new(registry),
             clock: Mutex::new(Clock::new(env.wall_us(), monotonic, time_us)),
             custom_policies: Mutex::default(),
-            dead: Arc::default(),
+            dead: Arc::new(DeadSpans::new(options.dead_bytes())),
             cleared: Mutex::default(),
             rest: Mutex::default(),
             visible: AtomicU64::new(last),

@@ -39,6 +39,9 @@ const BUDGET_DEFAULT: u64 = 256 << 20;
 /// The largest memtable: a smaller skip list is a faster one, and four of them bound the live log to 64 MiB.
 const MEMTABLE_MAX: u64 = 16 << 20;
 
+/// The most bytes for spans that hold nothing.
+const DEAD_MAX: usize = 16 << 20;
+
 /// Sealed memtables that may wait for their flush.
 pub(crate) const SEALED_MAX: usize = 3;
 
@@ -195,6 +198,12 @@ impl Options {
     /// A memtable is sealed when it holds this many bytes.
     pub(crate) fn memtable_bytes(&self) -> u64 {
         (self.memory_budget / 8).min(MEMTABLE_MAX)
+    }
+
+    /// Bytes in which spans are remembered that hold nothing: a thirty-second of the budget, 8 MiB by default: room for
+    /// both ends of ten thousand queues.
+    pub(crate) fn dead_bytes(&self) -> usize {
+        usize::try_from(self.memory_budget / 32).unwrap_or(usize::MAX).min(DEAD_MAX)
     }
 
     /// Outputs of compactions are cut at this length.

@@ -97,7 +97,7 @@ pub(super) fn cutoffs(keyspace: &KeyspaceVersion, time: u64, slack: u64) -> Opti
         return None;
     }
     let cutoff = |(from, ttl): &(u64, u64)| (*from, time.checked_sub(*ttl).filter(|_| *ttl > 0));
-    Some(Arc::new(Cutoffs { by_seqno: ttls.iter().rev().map(cutoff).collect(), slack }))
+    Some(Arc::new(Cutoffs { by_seqno: ttls.iter().rev().map(cutoff).collect(), time, slack }))
 }
 
 /// Keys of one call that are looked up together.

@@ -13,6 +13,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -26,8 +27,8 @@ use crate::{
     env::Dir,
     format::{Reader, Writer, name},
     manifest::{Change, Edit},
-    memtable::Stamp,
-    merge::{Direction, Fragments, Source},
+    memtable::{Memtable, Stamp},
+    merge::{Direction, Fragments, Source, step},
     segment::{Entry, Finished, PointIndex, Purpose, SegmentWriter},
 };
 
@@ -219,9 +220,10 @@ impl Timeline {
         let first = self.chunk_at(seqno)?;
         let key = first.first().map_or(seqno, |stamp| stamp.seqno);
         cursor.seek(Some(&key.to_be_bytes()))?;
-        let mut memtables: Vec<Stamp> = Vec::new();
-        for table in self.current.memtables(u64::MAX).collect::<Vec<_>>().into_iter().rev() {
-            table.with_stamps(|stamps| memtables.extend_from_slice(stamps));
+        let mut memtables = VecDeque::new();
+        for table in self.current.memtables(u64::MAX) {
+            let left = table.with_stamps(|stamps| stamps.partition_point(|stamp| stamp.seqno < seqno)..stamps.len());
+            memtables.push_front((Arc::clone(table), left));
         }
         Ok(Commits { timeline: self, cursor, ready: VecDeque::new(), memtables, from: seqno })
     }
@@ -233,8 +235,9 @@ pub(crate) struct Commits {
     timeline: Timeline,
     cursor: RunCursor,
     ready: VecDeque<Stamp>,
-    /// Those that are in memory, which come last.
-    memtables: Vec<Stamp>,
+    /// Those that are in memory come last: the tables, oldest first, and which of their commits are left. More may come
+    /// behind them.
+    memtables: VecDeque<(Arc<Memtable>, Range<usize>)>,
     from: u64,
 }
 
@@ -245,14 +248,21 @@ impl Commits {
             if let Some(stamp) = self.ready.pop_front() {
                 return Ok(Some(stamp));
             }
+            step();
             let stamps = if self.cursor.entry().is_some() {
                 let stamps = self.timeline.read(&self.cursor)?;
                 self.cursor.advance()?;
                 stamps
-            } else if self.memtables.is_empty() {
-                return Ok(None);
+            } else if let Some((table, left)) = self.memtables.front_mut() {
+                let some = left.start..left.end.min(left.start + CHUNK);
+                left.start = some.end;
+                let stamps = table.with_stamps(|stamps| stamps.get(some).unwrap_or_default().to_vec());
+                if left.start >= left.end {
+                    self.memtables.pop_front();
+                }
+                stamps
             } else {
-                std::mem::take(&mut self.memtables)
+                return Ok(None);
             };
             self.ready.extend(stamps.into_iter().filter(|stamp| stamp.seqno >= self.from));
         }

@@ -128,6 +128,36 @@ impl Source for MemCursor {
         Ok(())
     }
 
+    fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
+        debug_assert_eq!(self.direction, Direction::Forward, "a walk against the order of versions");
+        let wanted = if self.table.has_purges() { seqno.max(opened) } else { seqno };
+        let edge = Key::newest(self.keyspace, key, wanted);
+        let above = match &self.table.store {
+            Store::Live(map) => map.upper_bound(Bound::Excluded(&edge)).map(|entry| entry.key().clone()),
+            Store::Run(run) => {
+                let after = run.partition_point(|(entry, _)| *entry < edge);
+                after.checked_sub(1).and_then(|before| run.get(before)).map(|(entry, _)| entry.clone())
+            }
+        };
+        let is_key = |above: &Key| above.keyspace == self.keyspace && *above.user == *key;
+        let is_further = |above: &Key| self.current().is_some_and(|(current, _)| current.seqno > above.seqno);
+        let Some(above) = above.filter(|above| is_key(above) && is_further(above)) else { return Ok(()) };
+        // With everything that its commit wrote.
+        let edge = Key { ordinal: u32::MAX, ..above };
+        match &self.table.store {
+            Store::Live(_) => {
+                self.fetch = FETCH_FIRST;
+                self.fill(Bound::Included(&edge));
+            }
+            Store::Run(run) => self.run_at = Some(run.partition_point(|(entry, _)| *entry < edge)),
+        }
+        Ok(())
+    }
+
+    fn turned(&self) -> Self {
+        Self::new(&self.table, self.keyspace, Direction::Forward)
+    }
+
     fn newest(&self) -> u64 {
         // A live table grows while it is read.
         match &self.table.store {

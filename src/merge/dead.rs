@@ -1,158 +1,670 @@
-//! Spans of keys that a scan has found to hold nothing: the next one jumps over them.
+//! Spans of keys that a reader has found to hold nothing: those who come after jump over them, in either direction.
 //!
-//! A queue has its dead keys at the head: each was put and deleted, and until a compaction has taken them away, whoever asks for the first
-//! key steps over all of them. What one reader has found out is true for all who come after, until somebody puts a key in between.
+//! A queue has its dead keys at the head: each was put and deleted, or has expired, and until a compaction has taken
+//! them away, whoever asks for the first key steps over all of them. What one reader has found out is true for all who
+//! come after, until somebody puts a key in between.
 //!
 //! ```text
-//!   scan at 70     a ✗ b ✗ c ✗ … m ✗ n          found: a..n holds nothing from 70 on
-//!   put g @71      before 71 becomes visible, the span ends at g
-//!   scan at 80     a ▸ g
+//!   walk at 70     a ✗ b ✗ c ✗ … m ✗ n          found: a..=m holds nothing from 70 on
+//!   put g @71      before 71 becomes visible, the span is cut in two: a..g and h..=m
+//!   walk at 80     a ▸ g                        and once g is deleted: a ▸ g ✗ ▸ n; the two are one again
 //! ```
 //!
-//! A span is noted only if nothing has been put, anywhere, since the moment of the scan: so no put inside can have been missed. (Rejected: range
-//! tombstones made of runs of point tombstones while reading, as RocksDB has them since 2026. They would have to be kept apart from those that
+//! # Whom a span serves
+//!
+//! * A span of the present is true for every reader of its seqno and later ones: what was written inside since was no
+//!   put.
+//! * Values that expire are gone for whoever reads at the time of the finder or later, under the same times to live. A
+//!   later time to live holds for later writes alone, so it revives nothing; it is compared because a finder may have
+//!   judged by the one before.
+//! * A span of a moment of the past is true for readers of that very seqno, whatever is put later. Purges hide more
+//!   from views that were opened later, so it serves only readers who came no earlier than the finder.
+//!
+//! # Writers beside readers
+//!
+//! A reader whose seqno is not the newest any more cannot know what was put behind its back. What it found is noted as
+//! *quiet*: from now on no put inside is missed. The next reader, who comes later than that and finds the same, makes
+//! it a span. So beside a writer that never rests it takes two walks instead of one.
+//!
+//! # Bound
+//!
+//! Spans take a bounded number of bytes. Beyond it random ones go, those first that nobody has used since they were
+//! last looked at: so where one queue more goes round than there is room for, one of them in turn is walked, not all of
+//! them. (Rejected: the oldest first, which is always the one that is needed next. Range tombstones made of runs of
+//! point tombstones while reading, as RocksDB has them since 2026: they would have to be kept apart from those that
 //! users wrote.)
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 
-use crate::base::{KeySpan, KeyspaceId, Kind};
+use super::{Asked, Direction};
+use crate::base::{KeyspaceId, Kind};
 
-/// After so many dead keys in a row a scan looks whether somebody knows how many more there are.
-pub(crate) const LOOK_AFTER: usize = 16;
+/// After so many dead keys in a row a walk looks whether somebody knows how many more there are. Measured in a
+/// memtable, of two versions each: a dead key costs 0.3 µs forward and 0.8 backward, a jump about 1, a look for the
+/// head of a queue without any 1.
+pub(crate) const LOOK_AFTER: usize = 8;
 
-/// So many in a row are worth a note.
-const WORTH: usize = 64;
+/// So many in a row are worth a span of their own: where a walk begins, and behind a key that it has seen. Many begin
+/// there, few come through here.
+pub(crate) const WORTH_FIRST: usize = 12;
+pub(crate) const WORTH: usize = 64;
 
-/// Spans remembered at most.
-const SPANS_MAX: usize = 16;
+/// What a span takes beyond its keys.
+const SPAN_OVERHEAD: usize = 256;
+
+/// So many spans that are in use are passed by before one of them goes.
+const SPARED_MAX: usize = 4;
+
+/// Stands for the present where a span of the past has its seqno.
+const PRESENT: u64 = u64::MAX;
 
 /// The spans that are known to hold nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct DeadSpans {
-    /// How many there are: zero spares everybody the lock.
+    /// How many there are, and how many of the present: zero spares readers and writers the lock.
     count: AtomicUsize,
+    present: AtomicUsize,
     /// The newest commit that put anything.
     newest_put: AtomicU64,
-    spans: Mutex<Vec<Dead>>,
+    spans: Mutex<Spans>,
 }
 
+/// Whose spans stand together: a keyspace's of the present, or of one seqno.
+type Place = (KeyspaceId, u64);
+
 #[derive(Debug)]
-struct Dead {
-    keyspace: KeyspaceId,
-    span: KeySpan,
-    /// Readers of this seqno and later ones find nothing inside.
-    since: u64,
+struct Spans {
+    /// By start; those of one place share no key.
+    places: BTreeMap<Place, BTreeMap<Arc<[u8]>, Span>>,
+    /// Every span by a number drawn for it: the next one behind a random number is a random span.
+    drawn: BTreeMap<u64, (Place, Arc<[u8]>)>,
+    present: usize,
+    bytes: usize,
+    bytes_max: usize,
+    random: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Span {
+    /// Behind the last key.
+    end: Vec<u8>,
+    state: State,
+    number: u64,
+    used: bool,
+}
+
+/// What is known of a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It holds nothing for readers who came with this or later.
+    Dead(Finder),
+    /// Nothing was put inside after this seqno.
+    Quiet(u64),
+}
+
+/// Who found a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Finder {
+    seqno: u64,
+    /// Purges up to here were seen.
+    opened: u64,
+    /// Where values expire: the time, and the seqno from which on the newest time to live holds.
+    time: Option<(u64, u64)>,
+}
+
+impl Finder {
+    fn of(asked: &Asked) -> Self {
+        let time =
+            asked.cutoffs.as_ref().map(|cutoffs| (cutoffs.time, cutoffs.by_seqno.first().map_or(0, |ttl| ttl.0)));
+        Self { seqno: asked.seqno, opened: asked.opened, time }
+    }
+
+    /// Whether what it found is true for another reader.
+    fn serves(&self, reader: &Self) -> bool {
+        let in_time = match (self.time, reader.time) {
+            (None, _) => true,
+            (Some((found, under)), Some((time, now_under))) => found <= time && under == now_under,
+            (Some(_), None) => false,
+        };
+        self.seqno <= reader.seqno && self.opened <= reader.opened && in_time
+    }
+}
+
+impl State {
+    fn serves(self, reader: &Finder) -> bool {
+        matches!(self, Self::Dead(finder) if finder.serves(reader))
+    }
+
+    /// Nothing was put inside after this seqno.
+    fn quiet_since(self) -> u64 {
+        match self {
+            Self::Dead(finder) => finder.seqno,
+            Self::Quiet(since) => since,
+        }
+    }
 }
 
 impl DeadSpans {
-    /// Notes the writes of a commit before it becomes visible.
+    /// Remembers spans of so many bytes.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        let spans = Spans {
+            places: BTreeMap::new(),
+            drawn: BTreeMap::new(),
+            present: 0,
+            bytes: 0,
+            bytes_max,
+            random: 0x9e37_79b9_7f4a_7c15,
+        };
+        Self {
+            count: AtomicUsize::new(0),
+            present: AtomicUsize::new(0),
+            newest_put: AtomicU64::new(0),
+            spans: Mutex::new(spans),
+        }
+    }
+
+    /// Notes a write of a commit before it becomes visible.
+    #[inline]
     pub(crate) fn wrote(&self, seqno: u64, keyspace: KeyspaceId, kind: Kind, key: &[u8]) {
         if matches!(kind, Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge) {
             return;
         }
         self.newest_put.store(seqno, Ordering::SeqCst);
-        if self.count.load(Ordering::SeqCst) > 0 {
+        if self.present.load(Ordering::SeqCst) > 0 {
             let mut spans = self.spans.lock();
-            for dead in spans.iter_mut().filter(|dead| dead.keyspace == keyspace && dead.span.holds(key)) {
-                dead.span.end = Some(key.to_vec());
+            if spans.put(keyspace, key) {
+                self.counted(&spans);
             }
-            spans.retain(|dead| !dead.span.is_empty());
-            self.count.store(spans.len(), Ordering::SeqCst);
         }
     }
 
-    /// The span around `key` in which a reader of `seqno` finds nothing.
-    pub(crate) fn jump(&self, keyspace: KeyspaceId, key: &[u8], seqno: u64) -> Option<KeySpan> {
+    /// Whether a reader finds nothing around `key`: then it goes on at `to`, forward, or before it.
+    pub(crate) fn jump(
+        &self,
+        (keyspace, key): (KeyspaceId, &[u8]),
+        asked: &Asked,
+        direction: Direction,
+        to: &mut Vec<u8>,
+    ) -> bool {
         if self.count.load(Ordering::SeqCst) == 0 {
-            return None;
+            return false;
         }
-        let spans = self.spans.lock();
-        let holds = |dead: &&Dead| dead.keyspace == keyspace && dead.since <= seqno && dead.span.holds(key);
-        spans.iter().find(holds).map(|dead| dead.span.clone())
+        let reader = Finder::of(asked);
+        let mut spans = self.spans.lock();
+        for moment in [PRESENT, asked.seqno] {
+            let around = spans.places.get_mut(&(keyspace, moment)).and_then(|place| around(place, key));
+            if let Some((start, span)) = around.filter(|(_, span)| span.state.serves(&reader)) {
+                span.used = true;
+                to.clear();
+                to.extend_from_slice(match direction {
+                    Direction::Forward => &span.end,
+                    Direction::Backward => start,
+                });
+                return true;
+            }
+        }
+        false
     }
 
-    /// A reader of `seqno` has found nothing in `count` keys from `start` to before `end`.
-    pub(crate) fn found(&self, keyspace: KeyspaceId, span: KeySpan, seqno: u64, count: usize) {
+    /// A reader has found nothing from `start` to before `end`. Where nothing is known yet, it is noted if it is worth
+    /// a span of its own.
+    pub(crate) fn found(&self, keyspace: KeyspaceId, (start, end): (&[u8], &[u8]), asked: &Asked, worth: bool) {
+        debug_assert!(start < end, "a dead key lies inside its span");
+        if !worth && self.count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let reader = Finder::of(asked);
         let mut spans = self.spans.lock();
         // Under the lock: a put that is not seen here will find the span.
-        self.count.store(spans.len() + 1, Ordering::SeqCst);
-        if self.newest_put.load(Ordering::SeqCst) <= seqno && !span.is_empty() {
-            let before = spans.iter_mut().find(|dead| {
-                let goes_on = dead.span.end.as_ref().is_some_and(|end| *end >= span.start);
-                dead.keyspace == keyspace && dead.span.start <= span.start && goes_on
-            });
-            match before {
-                Some(dead) => {
-                    if span.end.is_none() || span.end > dead.span.end {
-                        dead.span.end = span.end;
-                    }
-                    dead.since = dead.since.max(seqno);
+        self.present.store(spans.present + 1, Ordering::SeqCst);
+        let newest_put = self.newest_put.load(Ordering::SeqCst);
+        let places = [PRESENT, reader.seqno].map(|moment| (keyspace, moment));
+        let mut known = places.iter().any(|place| spans.covers(*place, (start, end), &reader));
+        // What purges hide from views of the past, older views still see: those tell of their own moment.
+        if !known && reader.seqno == reader.opened {
+            let other = if newest_put <= reader.seqno { State::Dead(reader) } else { State::Quiet(newest_put) };
+            known = spans.note((keyspace, PRESENT), (start, end), (&reader, other), worth);
+        }
+        if !known {
+            spans.note((keyspace, reader.seqno), (start, end), (&reader, State::Dead(reader)), worth);
+        }
+        spans.make_room();
+        self.counted(&spans);
+    }
+
+    fn counted(&self, spans: &Spans) {
+        self.present.store(spans.present, Ordering::SeqCst);
+        self.count.store(spans.drawn.len(), Ordering::SeqCst);
+    }
+}
+
+/// The span that holds a key.
+fn around<'s>(place: &'s mut BTreeMap<Arc<[u8]>, Span>, key: &[u8]) -> Option<(&'s Arc<[u8]>, &'s mut Span)> {
+    let before = place.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
+    before.into_iter().next_back().filter(|(_, span)| key < span.end.as_slice())
+}
+
+impl Spans {
+    /// Cuts the span that holds a key; `false` where there is none.
+    fn put(&mut self, keyspace: KeyspaceId, key: &[u8]) -> bool {
+        let place = (keyspace, PRESENT);
+        let Some((start, _)) = self.places.get_mut(&place).and_then(|spans| around(spans, key)) else { return false };
+        let start = Arc::clone(start);
+        let Some(Span { end, state, .. }) = self.remove(place, &start) else { return false };
+        if *start < *key {
+            self.insert(place, &start, (key.to_vec(), state));
+        }
+        let behind = [key, &[0]].concat();
+        if behind < end {
+            self.insert(place, &behind, (end, state));
+        }
+        self.make_room();
+        true
+    }
+
+    /// Whether one span tells a reader everything from `start` to before `end`.
+    fn covers(&mut self, place: Place, (start, end): (&[u8], &[u8]), reader: &Finder) -> bool {
+        let around = self.places.get_mut(&place).and_then(|spans| around(spans, start));
+        around.is_some_and(|(_, span)| {
+            let covers = end <= span.end.as_slice() && span.state.serves(reader);
+            span.used |= covers;
+            covers
+        })
+    }
+
+    /// Notes what a reader found from `start` to before `end`, where nothing else is known as `other`; `false` if a
+    /// part of it is older than what is known there.
+    fn note(
+        &mut self,
+        place: Place,
+        (start, end): (&[u8], &[u8]),
+        (reader, other): (&Finder, State),
+        worth: bool,
+    ) -> bool {
+        // Those that overlap it, and those that it touches.
+        let mut met: Vec<Arc<[u8]>> = Vec::new();
+        if let Some(spans) = self.places.get(&place) {
+            let before = spans.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(start))).next_back();
+            met.extend(before.filter(|(_, span)| start <= span.end.as_slice()).map(|(start, _)| Arc::clone(start)));
+            let inside = spans.range::<[u8], _>((Bound::Included(start), Bound::Included(end)));
+            met.extend(inside.map(|(start, _)| Arc::clone(start)));
+        }
+        if met.is_empty() && !worth {
+            return true;
+        }
+        let found = State::Dead(*reader);
+        let mut known = true;
+        let mut pieces = Pieces::default();
+        let mut at = start.to_vec();
+        for name in met {
+            let Some(span) = self.remove(place, &name) else { continue };
+            let (from, to): (&[u8], &[u8]) = (&name, &span.end);
+            // Nothing was put there since the reader came: what it found holds from then on. What serves it holds all
+            // the more.
+            let confirmed = span.state.quiet_since() <= reader.seqno;
+            let outside = if span.state.serves(reader) { found } else { span.state };
+            let inside = if confirmed { found } else { span.state };
+            known &= confirmed || to <= start || end <= from;
+            pieces.add(from, to.min(start), outside);
+            pieces.add(&at, from.min(end), other);
+            pieces.add(from.max(start), to.min(end), inside);
+            pieces.add(from.max(end), to, outside);
+            at = at.max(span.end);
+        }
+        pieces.add(&at, end, other);
+        for (start, end, state) in pieces.0 {
+            self.insert(place, &start, (end, state));
+        }
+        known
+    }
+
+    fn insert(&mut self, place: Place, start: &[u8], (end, state): (Vec<u8>, State)) {
+        let start: Arc<[u8]> = Arc::from(start);
+        let bytes = start.len() + end.len() + SPAN_OVERHEAD;
+        let mut number = self.draw();
+        while self.drawn.contains_key(&number) {
+            number = self.draw();
+        }
+        self.drawn.insert(number, (place, Arc::clone(&start)));
+        let replaced = self.places.entry(place).or_default().insert(start, Span { end, state, number, used: false });
+        debug_assert!(replaced.is_none(), "spans of one place share no key");
+        self.bytes += bytes;
+        self.present += usize::from(place.1 == PRESENT);
+    }
+
+    fn remove(&mut self, place: Place, start: &[u8]) -> Option<Span> {
+        let spans = self.places.get_mut(&place)?;
+        let span = spans.remove(start)?;
+        if spans.is_empty() {
+            self.places.remove(&place);
+        }
+        self.drawn.remove(&span.number);
+        self.bytes -= start.len() + span.end.len() + SPAN_OVERHEAD;
+        self.present -= usize::from(place.1 == PRESENT);
+        Some(span)
+    }
+
+    /// Lets random spans go while there are too many.
+    fn make_room(&mut self) {
+        while self.bytes > self.bytes_max {
+            for spared in 0..=SPARED_MAX {
+                let number = self.draw();
+                let drawn = self.drawn.range(number..).next().or_else(|| self.drawn.iter().next());
+                let Some((place, start)) = drawn.map(|(_, (place, start))| (*place, Arc::clone(start))) else { return };
+                let span = self.places.get_mut(&place).and_then(|spans| spans.get_mut(&*start));
+                let used = span.is_some_and(|span| std::mem::take(&mut span.used));
+                if !used || spared == SPARED_MAX {
+                    self.remove(place, &start);
+                    break;
                 }
-                None if count >= WORTH => {
-                    if spans.len() >= SPANS_MAX {
-                        spans.remove(0);
-                    }
-                    spans.push(Dead { keyspace, span, since: seqno });
-                }
-                None => {}
             }
         }
-        self.count.store(spans.len(), Ordering::SeqCst);
+    }
+
+    /// The next number of a xorshift generator.
+    fn draw(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}
+
+/// What is known of keys that follow each other.
+#[derive(Default)]
+struct Pieces(Vec<(Vec<u8>, Vec<u8>, State)>);
+
+impl Pieces {
+    /// Adds what is known behind the others.
+    fn add(&mut self, from: &[u8], to: &[u8], state: State) {
+        if from >= to {
+            return;
+        }
+        if let Some((_, end, last)) = self.0.last_mut().filter(|(_, end, _)| end.as_slice() == from) {
+            let both = match (*last, state) {
+                (State::Quiet(a), State::Quiet(b)) => Some(State::Quiet(a.max(b))),
+                _ => Some(state).filter(|state| state == last),
+            };
+            if let Some(both) = both {
+                (*last, *end) = (both, to.to_vec());
+                return;
+            }
+        }
+        self.0.push((from.to_vec(), to.to_vec(), state));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::merge::Cutoffs;
 
     const KS: KeyspaceId = KeyspaceId(16);
 
-    fn span(start: &str, end: &str) -> KeySpan {
-        KeySpan { start: start.into(), end: Some(end.into()) }
+    fn spans() -> DeadSpans {
+        DeadSpans::new(1 << 20)
     }
 
-    fn end(dead: &DeadSpans, key: &str, seqno: u64) -> Option<String> {
-        let span = dead.jump(KS, key.as_bytes(), seqno)?;
-        Some(span.end.map_or("the end".to_owned(), |end| String::from_utf8(end).unwrap()))
+    fn at(seqno: u64) -> Asked {
+        Asked::present(seqno, None)
+    }
+
+    /// Where a reader goes on who meets `key`.
+    fn jump(dead: &DeadSpans, key: &str, asked: &Asked) -> Option<(String, String)> {
+        let to = |direction| {
+            let mut to = Vec::new();
+            let jumps = dead.jump((KS, key.as_bytes()), asked, direction, &mut to);
+            jumps.then(|| String::from_utf8(to).unwrap())
+        };
+        let forward = to(Direction::Forward)?;
+        Some((to(Direction::Backward).expect("both directions or none"), forward))
+    }
+
+    fn span(start: &str, end: &str) -> (String, String) {
+        (start.to_owned(), end.to_owned())
+    }
+
+    fn found(dead: &DeadSpans, start: &str, end: &str, asked: &Asked, worth: bool) {
+        dead.found(KS, (start.as_bytes(), end.as_bytes()), asked, worth);
+    }
+
+    fn put(dead: &DeadSpans, seqno: u64, key: &str) {
+        dead.wrote(seqno, KS, Kind::Put, key.as_bytes());
     }
 
     #[test]
-    fn a_span_is_jumped_over_until_somebody_puts_a_key_in_it() {
-        let dead = DeadSpans::default();
-        dead.found(KS, span("a", "n"), 70, 100);
-        assert_eq!(end(&dead, "b", 70).as_deref(), Some("n"));
-        assert_eq!(end(&dead, "b", 69), None);
-        assert_eq!(end(&dead, "n", 80), None);
+    fn a_put_cuts_a_span_in_two_and_whoever_finds_its_key_dead_makes_it_one_again() {
+        let dead = spans();
+        found(&dead, "a", "n", &at(70), true);
+        assert_eq!(jump(&dead, "b", &at(70)), Some(span("a", "n")));
+        assert_eq!(jump(&dead, "b", &at(69)), None);
+        assert_eq!(jump(&dead, "n", &at(80)), None);
         dead.wrote(71, KS, Kind::Delete, b"g");
         dead.wrote(72, KeyspaceId(17), Kind::Put, b"g");
-        assert_eq!(end(&dead, "b", 80).as_deref(), Some("n"));
-        dead.wrote(73, KS, Kind::Put, b"g");
-        assert_eq!(end(&dead, "b", 80).as_deref(), Some("g"));
-        assert_eq!(end(&dead, "h", 80), None);
-        dead.wrote(74, KS, Kind::Put, b"a");
-        assert_eq!(end(&dead, "b", 80), None);
+        assert_eq!(jump(&dead, "b", &at(80)), Some(span("a", "n")));
+        put(&dead, 73, "g");
+        assert_eq!(jump(&dead, "b", &at(80)), Some(span("a", "g")));
+        assert_eq!(jump(&dead, "g", &at(80)), None);
+        assert_eq!(jump(&dead, "h", &at(80)), Some(span("g\0", "n")));
+        found(&dead, "c", "n", &at(81), false);
+        assert_eq!(jump(&dead, "b", &at(81)), Some(span("a", "n")));
+        put(&dead, 82, "a");
+        assert_eq!(jump(&dead, "b", &at(82)), Some(span("a\0", "n")));
     }
 
     #[test]
-    fn what_an_old_scan_has_found_counts_for_nothing_once_anything_was_put() {
-        let dead = DeadSpans::default();
-        dead.wrote(71, KS, Kind::Put, b"g");
-        dead.found(KS, span("a", "n"), 70, 100);
-        assert_eq!(end(&dead, "b", 80), None);
-        dead.found(KS, span("a", "g"), 71, 100);
-        dead.found(KS, span("c", "f"), 75, 20);
-        assert_eq!(end(&dead, "b", 75).as_deref(), Some("g"));
+    fn a_span_grows_at_both_ends_by_any_number_of_keys() {
+        let dead = spans();
+        found(&dead, "f", "g", &at(70), false);
+        assert_eq!(jump(&dead, "f", &at(70)), None, "not worth a span of its own");
+        found(&dead, "f", "h", &at(70), true);
+        found(&dead, "g", "k", &at(80), false);
+        found(&dead, "b", "f", &at(80), false);
+        assert_eq!(jump(&dead, "c", &at(80)), Some(span("b", "k")));
+        assert_eq!(jump(&dead, "c", &at(79)), None);
     }
 
     #[test]
-    fn a_span_grows_at_its_end() {
-        let dead = DeadSpans::default();
-        dead.found(KS, span("a", "g"), 70, 100);
-        dead.found(KS, span("g", "k"), 80, 16);
-        assert_eq!(end(&dead, "b", 80).as_deref(), Some("k"));
-        dead.found(KS, KeySpan { start: b"k".to_vec(), end: None }, 90, 16);
-        assert_eq!(end(&dead, "b", 90).as_deref(), Some("the end"));
+    fn beside_a_writer_that_never_rests_the_second_walk_finds() {
+        let dead = spans();
+        put(&dead, 71, "z");
+        // What was put behind the first one's back, nobody knows.
+        found(&dead, "a", "n", &at(70), true);
+        assert_eq!(jump(&dead, "b", &at(80)), None);
+        put(&dead, 72, "z");
+        put(&dead, 73, "c");
+        found(&dead, "d", "n", &at(72), true);
+        assert_eq!(jump(&dead, "e", &at(73)), Some(span("d", "n")));
+        assert_eq!(jump(&dead, "b", &at(73)), None);
+    }
+
+    #[test]
+    fn a_view_of_the_past_keeps_what_it_found_whatever_is_put() {
+        let dead = spans();
+        let past = |opened| Asked { opened, ..at(50) };
+        found(&dead, "a", "n", &past(70), true);
+        put(&dead, 71, "g");
+        assert_eq!(jump(&dead, "b", &past(71)), Some(span("a", "n")));
+        assert_eq!(jump(&dead, "b", &past(69)), None, "a purge between hides from later views alone");
+        assert_eq!(jump(&dead, "b", &at(71)), None);
+        // A snapshot that is the past by now.
+        put(&dead, 80, "c");
+        found(&dead, "a", "n", &at(75), true);
+        found(&dead, "a", "n", &at(75), true);
+        assert_eq!(jump(&dead, "b", &at(75)), Some(span("a", "n")));
+        assert_eq!(jump(&dead, "b", &at(80)), None);
+    }
+
+    #[test]
+    fn what_has_expired_is_dead_from_then_on_under_the_same_times_to_live() {
+        let dead = spans();
+        let under = |from, time| {
+            let cutoffs = Cutoffs { by_seqno: vec![(from, Some(time - 10)), (0, None)], time, slack: 0 };
+            Asked::present(70, Some(Arc::new(cutoffs)))
+        };
+        found(&dead, "a", "n", &under(3, 1000), true);
+        assert_eq!(jump(&dead, "b", &under(3, 1000)), Some(span("a", "n")));
+        assert_eq!(jump(&dead, "b", &under(3, 2000)), Some(span("a", "n")));
+        assert_eq!(jump(&dead, "b", &under(3, 999)), None);
+        assert_eq!(jump(&dead, "b", &under(69, 2000)), None);
+        assert_eq!(jump(&dead, "b", &at(70)), None);
+        let dead = spans();
+        found(&dead, "a", "n", &at(70), true);
+        assert_eq!(jump(&dead, "b", &under(3, 20)), Some(span("a", "n")), "what was deleted does not come back");
+    }
+
+    /// How many of `count` queues that are asked in turn, again and again, are jumped over, with room for four.
+    fn served(count: usize) -> usize {
+        let queue = |number: usize| (format!("{number:02}a"), format!("{number:02}n"));
+        let room = 4 * (queue(0).0.len() + queue(0).1.len() + SPAN_OVERHEAD);
+        let dead = DeadSpans::new(room);
+        let mut served = 0;
+        for turn in 0..100 * count {
+            let (start, end) = queue(turn % count);
+            if jump(&dead, &start, &at(70)).is_some() {
+                served += 1;
+            } else {
+                found(&dead, &start, &end, &at(70), true);
+            }
+            assert!(dead.spans.lock().bytes <= room);
+        }
+        served
+    }
+
+    #[test]
+    fn one_queue_more_than_there_is_room_for_costs_one_queue_and_not_all() {
+        assert_eq!(served(4), 4 * 99);
+        assert!(served(5) > 5 * 99 / 2, "{} of 500", served(5));
+    }
+
+    #[test]
+    fn a_span_longer_than_all_room_is_let_go() {
+        let dead = DeadSpans::new(1000);
+        let (start, end) = ("a".repeat(600), "n".repeat(600));
+        found(&dead, &start, &end, &at(70), true);
+        assert_eq!(jump(&dead, &start, &at(70)), None);
+        assert_eq!(dead.count.load(Ordering::SeqCst), 0);
+        assert_eq!(dead.spans.lock().bytes, 0);
+    }
+
+    /// One version of a key: the seqno, and until when it lives; nothing of a delete.
+    type Written = (u64, Option<u64>);
+
+    const FOR_EVER: u64 = u64::MAX;
+
+    struct Naive {
+        keys: Vec<Vec<Written>>,
+        purges: Vec<(usize, u64)>,
+        random: u64,
+    }
+
+    impl Naive {
+        fn below(&mut self, limit: u64) -> u64 {
+            self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.random >> 33) % limit
+        }
+
+        fn is_dead(&self, key: usize, asked: &Asked) -> bool {
+            let purged = self.purges.iter().filter(|(at, seqno)| *at == key && *seqno <= asked.opened);
+            let purged = purged.map(|(_, seqno)| *seqno).max().unwrap_or(0);
+            let seen = self.keys[key].iter().rfind(|(seqno, _)| *seqno <= asked.seqno);
+            let time = asked.cutoffs.as_ref().map_or(0, |cutoffs| cutoffs.time);
+            seen.is_none_or(|(seqno, until)| {
+                *seqno < purged || until.is_none_or(|until| until != FOR_EVER && until <= time)
+            })
+        }
+    }
+
+    /// Whatever is put, deleted, purged and found in whatever order, also by readers who tell late: a jump passes by no
+    /// key that its reader sees.
+    #[test]
+    fn a_jump_never_passes_by_a_key_that_is_seen() {
+        const KEYS: usize = 24;
+        let name = |key: usize| vec![b'a' + u8::try_from(key).unwrap()];
+        let mut jumps = 0;
+        for seed in 0..400 {
+            let expires = seed % 2 == 1;
+            let mut model = Naive { keys: vec![Vec::new(); KEYS], purges: Vec::new(), random: seed };
+            let dead = DeadSpans::new([700, 2000, 1 << 20][usize::try_from(seed % 3).unwrap()]);
+            let (mut seqno, mut time) = (1, 100);
+            let mut views: Vec<Asked> = Vec::new();
+            let mut late: Vec<(usize, usize, Asked)> = Vec::new();
+            for _ in 0..400 {
+                time += model.below(3);
+                let cutoffs = |time| Some(Arc::new(Cutoffs { by_seqno: vec![(0, Some(0))], time, slack: 0 }));
+                let present = Asked::present(seqno, if expires { cutoffs(time) } else { None });
+                match model.below(8) {
+                    0 | 1 => {
+                        // A batch of some keys, noted one after the other; it becomes visible behind that.
+                        for _ in 0..=model.below(3) {
+                            let key = usize::try_from(model.below(KEYS as u64)).unwrap();
+                            let kind =
+                                [Kind::Put, Kind::Delete, Kind::Purge][usize::try_from(model.below(5)).unwrap().min(2)];
+                            let until = if expires && model.below(2) == 0 { time + model.below(20) } else { FOR_EVER };
+                            match kind {
+                                Kind::Put => model.keys[key].push((seqno + 1, Some(until))),
+                                Kind::Purge => {
+                                    model.keys[key].push((seqno + 1, None));
+                                    model.purges.push((key, seqno + 1));
+                                }
+                                _ => model.keys[key].push((seqno + 1, None)),
+                            }
+                            dead.wrote(seqno + 1, KS, kind, &name(key));
+                            if model.below(4) == 0 && !late.is_empty() {
+                                let (from, to, asked) = late.swap_remove(0);
+                                dead.found(KS, (&name(from), &[name(to), vec![0]].concat()), &asked, true);
+                            }
+                        }
+                        seqno += 1;
+                    }
+                    2 => views.push(present.clone()),
+                    3 => {
+                        let past = 1 + model.below(seqno);
+                        views.push(Asked { seqno: past, ..present.clone() });
+                    }
+                    _ => {
+                        let chosen = usize::try_from(model.below(2 + views.len() as u64)).unwrap();
+                        let asked = views.get(chosen).unwrap_or(&present).clone();
+                        let key = usize::try_from(model.below(KEYS as u64)).unwrap();
+                        let mut to = Vec::new();
+                        if dead.jump((KS, &name(key)), &asked, Direction::Forward, &mut to) {
+                            jumps += 1;
+                            let mut from = Vec::new();
+                            assert!(dead.jump((KS, &name(key)), &asked, Direction::Backward, &mut from));
+                            for passed in (0..KEYS).filter(|key| (&from..&to).contains(&&name(*key))) {
+                                assert!(model.is_dead(passed, &asked), "seed {seed}: key {passed} for {asked:?}");
+                            }
+                        }
+                        let end = (key..KEYS).find(|key| !model.is_dead(*key, &asked)).unwrap_or(KEYS);
+                        if end > key {
+                            if model.below(3) == 0 {
+                                late.push((key, end - 1, asked));
+                            } else {
+                                dead.found(KS, (&name(key), &[name(end - 1), vec![0]].concat()), &asked, true);
+                            }
+                        }
+                    }
+                }
+                let spans = dead.spans.lock();
+                let kept: usize = spans.places.values().map(BTreeMap::len).sum();
+                let present = spans.places.iter().filter(|(place, _)| place.1 == PRESENT).map(|(_, spans)| spans.len());
+                assert_eq!((kept, present.sum::<usize>()), (spans.drawn.len(), spans.present));
+                for spans in spans.places.values() {
+                    let ends: Vec<_> = spans.iter().map(|(start, span)| (&**start, span.end.as_slice())).collect();
+                    assert!(ends.iter().all(|(start, end)| start < end), "{ends:?}");
+                    assert!(ends.windows(2).all(|two| two[0].1 <= two[1].0), "{ends:?}");
+                }
+            }
+        }
+        assert!(jumps > 10_000, "{jumps} jumps");
     }
 }

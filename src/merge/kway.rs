@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Direction, Source};
+use super::{Direction, EntryRef, Source, step};
 use crate::base::Result;
 
 /// A merge of sources that all run in one direction.
@@ -23,6 +23,7 @@ impl<S: Source> Kway<S> {
     /// Moves every source, as [`Source::seek`] says.
     pub(crate) fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
         for source in &mut self.sources {
+            step();
             source.seek(key)?;
         }
         self.rebuild();
@@ -51,6 +52,55 @@ impl<S: Source> Kway<S> {
         Ok(())
     }
 
+    /// Moves the sources on that stand before `key`, as [`Source::seek`] says: where a walk jumps, most of the others
+    /// stand behind it already.
+    pub(crate) fn skip_to(&mut self, key: &[u8]) -> Result<()> {
+        let direction = self.direction;
+        self.each(
+            |entry| match direction {
+                Direction::Forward => entry.key < key,
+                Direction::Backward => entry.key >= key,
+            },
+            |source| source.seek(Some(key)),
+        )
+    }
+
+    /// Moves the sources on that stand at `key`, behind every version of it.
+    pub(crate) fn skip_key(&mut self, key: &[u8]) -> Result<()> {
+        let behind = match self.direction {
+            Direction::Forward => [key, &[0]].concat(),
+            Direction::Backward => key.to_vec(),
+        };
+        self.each(|entry| entry.key == key, |source| source.seek(Some(&behind)))
+    }
+
+    /// Forward: lets the sources that stand at `key` pass by versions newer than `seqno`, as [`Source::skip_newer`]
+    /// says.
+    pub(crate) fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
+        self.each(|entry| entry.key == key && entry.seqno > seqno, |source| source.skip_newer(key, seqno, opened))
+    }
+
+    /// Moves the sources that stand at such entries.
+    fn each(
+        &mut self,
+        which: impl Fn(&EntryRef<'_>) -> bool,
+        mut go_on: impl FnMut(&mut S) -> Result<()>,
+    ) -> Result<()> {
+        for source in &mut self.sources {
+            if source.entry().is_some_and(|entry| which(&entry)) {
+                step();
+                go_on(source)?;
+            }
+        }
+        self.rebuild();
+        Ok(())
+    }
+
+    /// A merge of the same sources that runs forward. It stands nowhere.
+    pub(crate) fn turned(&self) -> Self {
+        Self::new(self.sources.iter().map(Source::turned).collect(), Direction::Forward)
+    }
+
     /// The source that stands at the next entry.
     #[inline]
     pub(crate) fn top(&self) -> Option<&S> {
@@ -62,6 +112,7 @@ impl<S: Source> Kway<S> {
     pub(crate) fn advance(&mut self) -> Result<()> {
         let Some(&index) = self.heap.first() else { return Ok(()) };
         let Some(source) = self.sources.get_mut(index) else { return Ok(()) };
+        step();
         source.advance()?;
         if source.entry().is_none() {
             self.heap.swap_remove(0);

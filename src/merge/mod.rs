@@ -9,12 +9,14 @@
 mod dead;
 mod fragments;
 mod kway;
+#[cfg(test)]
+pub(crate) mod steps;
 mod strategy;
 mod visible;
 
 use crate::base::{Bytes, Kind, Result};
 
-pub(crate) use dead::{DeadSpans, LOOK_AFTER};
+pub(crate) use dead::{DeadSpans, LOOK_AFTER, WORTH, WORTH_FIRST};
 pub(crate) use fragments::{Fragment, Fragments, Mark, RangeTombstone};
 pub(crate) use kway::Kway;
 pub use strategy::{AppendItems, CustomMerge, Merge, MergeStrategy, append_items};
@@ -88,6 +90,13 @@ impl EntryRef<'_> {
     }
 }
 
+/// Counts a step of a walk, for the tests that hold a verb to so many.
+#[inline]
+pub(crate) fn step() {
+    #[cfg(test)]
+    steps::add();
+}
+
 /// A sorted stream of entries, in one direction.
 pub(crate) trait Source {
     /// Goes to the first entry with a key ≥ `key` (forward), or to the last one with a key < `key` (backward). No key is
@@ -103,28 +112,16 @@ pub(crate) trait Source {
     /// Steps to the next entry in its direction.
     fn advance(&mut self) -> Result<()>;
 
+    /// Standing at an entry of `key`, forward: passes by versions that are newer than `seqno`, but for the oldest of
+    /// them, whose gap matters at `seqno`, and what else its commit wrote. Where there are purges, those up to `opened`
+    /// are not passed by. A source may stay where it is.
+    fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()>;
+
+    /// Another one over the same entries that runs forward. It stands nowhere.
+    fn turned(&self) -> Self
+    where
+        Self: Sized;
+
     /// No entry here is newer than this.
     fn newest(&self) -> u64;
-}
-
-impl Source for Box<dyn Source + Send> {
-    fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
-        (**self).seek(key)
-    }
-
-    fn entry(&self) -> Option<EntryRef<'_>> {
-        (**self).entry()
-    }
-
-    fn value(&self) -> Bytes {
-        (**self).value()
-    }
-
-    fn advance(&mut self) -> Result<()> {
-        (**self).advance()
-    }
-
-    fn newest(&self) -> u64 {
-        (**self).newest()
-    }
 }

@@ -11,8 +11,13 @@
 
 use std::sync::Arc;
 
-use super::{DeadSpans, Direction, Fragments, Kway, LOOK_AFTER, Mark, MergeStrategy, Source, wide_sum};
+use super::{
+    DeadSpans, Direction, Fragments, Kway, LOOK_AFTER, Mark, MergeStrategy, Source, WORTH, WORTH_FIRST, wide_sum,
+};
 use crate::base::{Bytes, Error, KeySpan, KeyspaceId, Kind, Result, Seqno};
+
+/// So many versions of a key are stepped over one by one; beyond that the walk goes on at the one that is wanted.
+const VERSIONS_MAX: usize = 8;
 
 /// What a reader asks for.
 #[derive(Clone, Debug)]
@@ -43,6 +48,8 @@ impl Asked {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cutoffs {
     pub(crate) by_seqno: Vec<(u64, Option<u64>)>,
+    /// The moment, in microseconds.
+    pub(crate) time: u64,
     /// The moment may be so much later, in microseconds: less than this.
     pub(crate) slack: u64,
 }
@@ -296,6 +303,69 @@ enum Walk {
     Ended,
 }
 
+/// Keys of which nothing was seen, in a row.
+#[derive(Debug, Default)]
+struct Passed {
+    /// Something was seen before.
+    begun: bool,
+    count: usize,
+    first: Vec<u8>,
+    /// The last of them; after a jump where it led, of which forward nothing is known.
+    last: Vec<u8>,
+    jumped: bool,
+    /// At which count to look whether somebody knows more, and how many keys behind that again.
+    look_at: usize,
+    step: usize,
+}
+
+impl Passed {
+    /// Counts a key, whose buffer it takes; whether it is time to look.
+    #[inline]
+    fn add(&mut self, key: &mut Vec<u8>) -> bool {
+        if self.count == 0 {
+            self.first.clear();
+            self.first.extend_from_slice(key);
+            (self.look_at, self.step) = (LOOK_AFTER, LOOK_AFTER);
+        }
+        self.count += 1;
+        self.jumped = false;
+        std::mem::swap(&mut self.last, key);
+        self.count == self.look_at
+    }
+
+    /// Notes that somebody knew where to go on, or that nobody did. Behind one span there is often another, with a key
+    /// between that was put into both; elsewhere looking twice as far on each time costs little, and passes by no more
+    /// than was walked.
+    fn looked(&mut self, to: Option<&mut Vec<u8>>) {
+        if let Some(to) = to {
+            std::mem::swap(&mut self.last, to);
+            self.jumped = true;
+            self.step = 1;
+            self.look_at = self.count + 1;
+        } else {
+            self.look_at += self.step;
+            self.step *= 2;
+        }
+    }
+
+    /// From the smallest of the keys to behind the largest. Counting begins anew.
+    fn take(&mut self, direction: Direction) -> (&[u8], &[u8]) {
+        self.count = 0;
+        match direction {
+            Direction::Forward => {
+                if !self.jumped {
+                    self.last.push(0);
+                }
+                (&self.first, &self.last)
+            }
+            Direction::Backward => {
+                self.first.push(0);
+                (&self.last, &self.first)
+            }
+        }
+    }
+}
+
 /// The keys and values that a reader sees in a span, in one direction.
 #[derive(Debug)]
 pub(crate) struct Visible<S> {
@@ -308,8 +378,10 @@ pub(crate) struct Visible<S> {
     strategy: MergeStrategy,
     /// Who remembers where nothing is left, if this reader may ask and tell.
     dead: Option<(Arc<DeadSpans>, KeyspaceId)>,
-    /// The keys passed in a row of which nothing was seen: the first of them, and how many.
-    passed: (Vec<u8>, usize),
+    /// The keys passed in a row of which nothing was seen.
+    passed: Passed,
+    /// Backward: the same sources running forward, for keys of many versions.
+    turned: Option<Kway<S>>,
     /// The current key, copied: its source moves on.
     key: Vec<u8>,
     /// The current value when no source stands at it: after a fold, and backward.
@@ -338,7 +410,8 @@ impl<S: Source> Visible<S> {
             span,
             direction,
             dead: None,
-            passed: (Vec::new(), 0),
+            passed: Passed::default(),
+            turned: None,
             key: Vec::new(),
             held: None,
             at_top: false,
@@ -346,11 +419,9 @@ impl<S: Source> Visible<S> {
         }
     }
 
-    /// Lets it jump over spans of a keyspace that are known to hold nothing, and tell of those it finds. Not where values expire: what is gone then
-    /// depends on more than the seqno.
+    /// Lets it jump over spans of a keyspace that are known to hold nothing, and tell of those it finds.
     pub(crate) fn with_dead(mut self, dead: &Arc<DeadSpans>, keyspace: KeyspaceId) -> Self {
-        let plain = self.asked.cutoffs.is_none() && self.direction == Direction::Forward;
-        self.dead = plain.then(|| (Arc::clone(dead), keyspace));
+        self.dead = Some((Arc::clone(dead), keyspace));
         self
     }
 
@@ -437,7 +508,7 @@ impl<S: Source> Visible<S> {
             let entry = self.merge.top().and_then(Source::entry);
             let inside = |key: &[u8]| self.span.end.as_deref().is_none_or(|end| key < end);
             let Some(entry) = entry.filter(|entry| inside(entry.key)) else {
-                self.tell_dead(self.span.end.clone());
+                self.tell_dead();
                 return Ok(false);
             };
             self.key.clear();
@@ -445,98 +516,68 @@ impl<S: Source> Visible<S> {
             let fragment = self.tombstones.find(&self.key);
             let resolved = self.resolve_forward(fragment);
             if matches!(resolved, Ok(true)) || self.key_failed {
-                if self.passed.1 > 0 {
-                    self.tell_dead(Some(self.key.clone()));
-                }
+                self.tell_dead();
                 self.at_top = true;
                 return resolved;
             }
             resolved?;
             self.skip_rest_of_key()?;
             self.skip_deleted_span(fragment)?;
-            if self.dead.is_some() && !self.pass_dead()? {
-                return Ok(false);
-            }
+            self.pass_dead()?;
         }
     }
 
-    /// Counts a key of which nothing was seen, and goes on behind those that somebody else has found to be alike; `false` when nothing is left.
-    fn pass_dead(&mut self) -> Result<bool> {
-        let (first, count) = &mut self.passed;
-        if *count == 0 {
-            first.clear();
-            first.extend_from_slice(&self.key);
+    /// Counts a key of which nothing was seen, and goes on behind those that somebody else has found to be alike.
+    fn pass_dead(&mut self) -> Result<()> {
+        let Self { dead, passed, key, asked, direction, merge, .. } = self;
+        let Some((dead, keyspace)) = dead else { return Ok(()) };
+        if !passed.add(key) {
+            return Ok(());
         }
-        *count += 1;
-        if *count == LOOK_AFTER
+        let jumps = dead.jump((*keyspace, &passed.last), asked, *direction, key);
+        passed.looked(jumps.then_some(key));
+        if jumps { merge.skip_to(&passed.last) } else { Ok(()) }
+    }
+
+    /// Tells of the keys passed of which nothing was seen, and begins to count anew.
+    #[inline]
+    fn tell_dead(&mut self) {
+        let count = self.passed.count;
+        if count >= LOOK_AFTER
             && let Some((dead, keyspace)) = &self.dead
-            && let Some(span) = dead.jump(*keyspace, &self.key, self.asked.seqno)
         {
-            let Some(end) = span.end else { return Ok(false) };
-            self.merge.seek(Some(&end))?;
+            let worth = count >= if self.passed.begun { WORTH } else { WORTH_FIRST };
+            dead.found(*keyspace, self.passed.take(self.direction), &self.asked, worth);
         }
+        self.passed.count = 0;
+        self.passed.begun = true;
+    }
+
+    /// Finds what is seen of the current key; `false` when that is nothing.
+    fn resolve_forward(&mut self, fragment: Option<usize>) -> Result<bool> {
+        let Self { merge, tombstones, key, asked, strategy, .. } = self;
+        let marks = fragment.and_then(|index| tombstones.get(index)).map_or(&[][..], |f| &f.marks);
+        let resolved = resolve(merge, marks, (key, asked, strategy))?;
+        self.held = match resolved {
+            Resolved::AtTop => None,
+            Resolved::Folded(folded) => Some(folded),
+            Resolved::Nothing => return Ok(false),
+            Resolved::Failed(error) => {
+                self.key_failed = true;
+                return Err(error);
+            }
+        };
         Ok(true)
     }
 
-    /// Tells that nothing was found from the first key passed to before `end`. Only a reader of the present may: what purges hide from views of
-    /// the past, older views still see.
-    #[cold]
-    fn tell_dead(&mut self, end: Option<Vec<u8>>) {
-        let (first, count) = std::mem::take(&mut self.passed);
-        if let Some((dead, keyspace)) = &self.dead
-            && count >= LOOK_AFTER
-            && self.asked.seqno == self.asked.opened
-        {
-            dead.found(*keyspace, KeySpan { start: first, end }, self.asked.seqno, count);
-        }
-    }
-
-    /// Reads the versions of the current key, newest first, and stops at the one that is seen; `false` when the key is not there.
-    fn resolve_forward(&mut self, fragment: Option<usize>) -> Result<bool> {
-        let Self { merge, tombstones, key, asked, strategy, held, .. } = self;
-        let marks = fragment.and_then(|index| tombstones.get(index)).map_or(&[][..], |f| &f.marks);
-        let mut marks = marks.iter().peekable();
-        let mut lookup = Lookup::with_history(asked.clone());
-        let mut found = None;
-        'versions: while let Some(source) = merge.top()
-            && let Some(entry) = source.entry()
-        {
-            if entry.key != key {
-                break;
-            }
-            let (seqno, ordinal) = (entry.seqno, entry.ordinal);
-            while let Some(mark) = marks.next_if(|mark| (mark.seqno, mark.ordinal) > (seqno, ordinal)) {
-                if lookup.see(mark.seen())? == Found::Deleted {
-                    found = Some(Answer::Deleted);
-                    break 'versions;
-                }
-            }
-            match lookup.see(entry.seen())? {
-                Found::Above => {}
-                Found::Operand => lookup.push(source.value()),
-                // The usual case: the source goes on standing at the value, which is lent from there.
-                Found::Value if lookup.operands() == 0 => return Ok(true),
-                end => {
-                    found = end.answer(|| source.value());
-                    break;
-                }
-            }
-            merge.advance()?;
-        }
-        for mark in marks {
-            if found.is_none() && lookup.see(mark.seen())? == Found::Deleted {
-                found = Some(Answer::Deleted);
-            }
-        }
-        *held = lookup.finish(found, strategy, key).inspect_err(|error| self.key_failed = is_of_the_key(error))?;
-        Ok(held.is_some())
-    }
-
     fn skip_rest_of_key(&mut self) -> Result<()> {
-        while self.merge.top().and_then(Source::entry).is_some_and(|entry| entry.key == self.key) {
+        for _ in 0..VERSIONS_MAX {
+            if self.merge.top().and_then(Source::entry).is_none_or(|entry| entry.key != self.key) {
+                return Ok(());
+            }
             self.merge.advance()?;
         }
-        Ok(())
+        self.merge.skip_key(&self.key)
     }
 
     /// Jumps over what a range tombstone hides, in the sources that hold nothing newer than it.
@@ -553,18 +594,44 @@ impl<S: Source> Visible<S> {
 
     fn backward(&mut self) -> Result<bool> {
         loop {
-            let Some(entry) = self.merge.top().and_then(Source::entry) else { return Ok(false) };
-            if entry.key < self.span.start.as_slice() {
+            let entry = self.merge.top().and_then(Source::entry);
+            let Some(entry) = entry.filter(|entry| entry.key >= self.span.start.as_slice()) else {
+                self.tell_dead();
                 return Ok(false);
-            }
+            };
             self.key.clear();
             self.key.extend_from_slice(entry.key);
             let fragment = self.tombstones.find(&self.key);
-            self.held = self.resolve_backward(fragment)?;
+            let resolved = self.resolve_backward(fragment);
+            if matches!(resolved, Ok(Some(_))) || self.key_failed {
+                self.tell_dead();
+            }
+            self.held = resolved?;
             if self.held.is_some() {
                 return Ok(true);
             }
             self.skip_deleted_span(fragment)?;
+            self.pass_dead()?;
+        }
+    }
+
+    /// Reads the versions of the current key in the other direction: of that many most are not wanted.
+    #[cold]
+    fn resolve_turned(&mut self, fragment: Option<usize>) -> Result<Option<Bytes>> {
+        let Self { merge, turned, tombstones, key, asked, strategy, .. } = self;
+        let turned = turned.get_or_insert_with(|| merge.turned());
+        turned.seek(Some(key))?;
+        let marks = fragment.and_then(|index| tombstones.get(index)).map_or(&[][..], |f| &f.marks);
+        let resolved = resolve(turned, marks, (key, asked, strategy))?;
+        merge.skip_key(key)?;
+        match resolved {
+            Resolved::AtTop => Ok(turned.top().map(Source::value)),
+            Resolved::Folded(folded) => Ok(Some(folded)),
+            Resolved::Nothing => Ok(None),
+            Resolved::Failed(error) => {
+                self.key_failed = true;
+                Err(error)
+            }
         }
     }
 
@@ -573,10 +640,15 @@ impl<S: Source> Visible<S> {
     fn resolve_backward(&mut self, fragment: Option<usize>) -> Result<Option<Bytes>> {
         let mut below: Vec<(Seen, u32, Bytes)> = Vec::new();
         let mut above: Vec<Seen> = Vec::new();
+        let mut versions = 0;
         while let Some(source) = self.merge.top()
             && let Some(entry) = source.entry()
             && entry.key == self.key
         {
+            versions += 1;
+            if versions > VERSIONS_MAX {
+                return self.resolve_turned(fragment);
+            }
             if entry.seqno <= self.asked.seqno {
                 if entry.kind != Kind::Operand {
                     below.clear();
@@ -626,4 +698,66 @@ impl<S: Source> Visible<S> {
 /// whoever asks for many.
 fn is_of_the_key(error: &Error) -> bool {
     !matches!(error, Error::HistoryTrimmed { .. })
+}
+
+/// What is seen of a key.
+enum Resolved {
+    /// The value that the source at the top stands at: it is lent from there.
+    AtTop,
+    /// A value that stands nowhere.
+    Folded(Bytes),
+    Nothing,
+    /// The value cannot be told, which says nothing of the other keys.
+    Failed(Error),
+}
+
+/// Reads the versions of a key at which a merge stands, newest first, and stops at the one that is seen.
+fn resolve<S: Source>(
+    merge: &mut Kway<S>,
+    marks: &[Mark],
+    (key, asked, strategy): (&[u8], &Asked, &MergeStrategy),
+) -> Result<Resolved> {
+    let mut marks = marks.iter().peekable();
+    let mut lookup = Lookup::with_history(asked.clone());
+    let mut found = None;
+    let mut above = 0;
+    'versions: while let Some(source) = merge.top()
+        && let Some(entry) = source.entry()
+    {
+        if entry.key != key {
+            break;
+        }
+        let (seqno, ordinal) = (entry.seqno, entry.ordinal);
+        while let Some(mark) = marks.next_if(|mark| (mark.seqno, mark.ordinal) > (seqno, ordinal)) {
+            if lookup.see(mark.seen())? == Found::Deleted {
+                found = Some(Answer::Deleted);
+                break 'versions;
+            }
+        }
+        match lookup.see(entry.seen())? {
+            Found::Above => above += 1,
+            Found::Operand => lookup.push(source.value()),
+            // The usual case: the source goes on standing at the value.
+            Found::Value if lookup.operands() == 0 => return Ok(Resolved::AtTop),
+            end => {
+                found = end.answer(|| source.value());
+                break;
+            }
+        }
+        merge.advance()?;
+        if above == VERSIONS_MAX {
+            above += 1;
+            merge.skip_newer(key, asked.seqno, asked.opened)?;
+        }
+    }
+    for mark in marks {
+        if found.is_none() && lookup.see(mark.seen())? == Found::Deleted {
+            found = Some(Answer::Deleted);
+        }
+    }
+    match lookup.finish(found, strategy, key) {
+        Ok(folded) => Ok(folded.map_or(Resolved::Nothing, Resolved::Folded)),
+        Err(error) if is_of_the_key(&error) => Ok(Resolved::Failed(error)),
+        Err(error) => Err(error),
+    }
 }

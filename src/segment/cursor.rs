@@ -62,6 +62,23 @@ impl SegmentCursor {
         self.current.as_ref()
     }
 
+    /// Where it stands: the block, and the entry in it.
+    pub(super) fn place(&self) -> (usize, usize) {
+        (self.block, self.index)
+    }
+
+    /// The entry before the one it stands at, in the same block.
+    pub(super) fn entry_before(&self, back: usize) -> Result<Option<(Decoded, &[u8])>> {
+        let Some(((data, layout), index)) = self.data.as_ref().zip(self.index.checked_sub(back)) else {
+            return Ok(None);
+        };
+        let bytes = data.bytes(&self.segment);
+        let decoded = layout.entry(bytes, index, self.segment.base());
+        let decoded = decoded.map_err(|bad| self.segment.in_block(bad, self.block))?;
+        let value = bytes.get(decoded.value.clone()).unwrap_or_default();
+        Ok(Some((decoded, value)))
+    }
+
     fn count(&self) -> usize {
         self.data.as_ref().map_or(0, |(_, layout)| layout.count())
     }
@@ -159,6 +176,20 @@ impl Source for SegmentCursor {
             }
         }
         Ok(())
+    }
+
+    fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
+        debug_assert_eq!(self.direction, Direction::Forward, "a walk against the order of versions");
+        let above = self.segment.just_above(key, seqno, opened)?;
+        let Some((block, index)) = above.filter(|above| *above > (self.block, self.index)) else { return Ok(()) };
+        if self.block != block {
+            self.load(block)?;
+        }
+        self.stand(index)
+    }
+
+    fn turned(&self) -> Self {
+        Self::new(Arc::clone(&self.segment), Direction::Forward)
     }
 
     fn newest(&self) -> u64 {

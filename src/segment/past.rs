@@ -20,11 +20,14 @@ use super::{
 };
 use crate::{
     base::{Bytes, Corruption, Kind, Result},
-    merge::{Direction, EntryRef, Source, Until},
+    merge::{Direction, EntryRef, Source, Until, step},
 };
 
 /// A run of more versions than this is searched, not walked down from the newest.
 const STEPS_MAX: usize = 20;
+
+/// A scan steps over so many parts of the versions of a key, and searches beyond that.
+const PARTS_MAX: usize = 4;
 
 /// So many bytes of a run are fetched before it is walked over: ten versions of a small record.
 const FETCH_AHEAD: usize = 640;
@@ -416,6 +419,28 @@ impl Source for VersionCursor {
         self.settle(newer.and_then(|newer| Some((newer.seqno, newer.time?))))
     }
 
+    fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
+        let before = self.inner.place();
+        self.inner.skip_newer(key, seqno, opened)?;
+        let Some(entry) = self.inner.decoded().map(|decoded| decoded.entry).filter(|_| self.inner.place() != before)
+        else {
+            return Ok(());
+        };
+        self.whole.clear();
+        let mut newer = None;
+        if let Some(distance) = entry.follower {
+            if let Some((_, whole)) = self.inner.entry_before(usize::from(distance))? {
+                self.whole.extend_from_slice(whole);
+            }
+            newer = self.inner.entry_before(1)?.and_then(|(newer, _)| Some((newer.entry.seqno, newer.entry.time?)));
+        }
+        self.settle(newer)
+    }
+
+    fn turned(&self) -> Self {
+        Self::new(Arc::clone(self.inner.segment()))
+    }
+
     fn newest(&self) -> u64 {
         self.inner.newest()
     }
@@ -486,6 +511,7 @@ impl PastCursor {
     /// The versions that stand together where the walk is.
     fn part(&self, index: usize) -> Result<Part> {
         let wrong = || self.segment.corrupt(0, "versions of a key in a run");
+        step();
         let count = self.data.as_ref().map_or(0, |(_, layout)| layout.count());
         let decoded = self.bare(index)?;
         let (first, at) = match (self.direction, decoded.entry.follower) {
@@ -506,9 +532,21 @@ impl PastCursor {
         Ok(Part { first, entries: at..end })
     }
 
+    /// All versions that stand together with one of them.
+    fn part_of(&self, index: usize) -> Result<Part> {
+        let wrong = || self.segment.corrupt(0, "versions of a key in a run");
+        let at = index - usize::from(self.bare(index)?.entry.follower.unwrap_or(0)).min(index);
+        let first = self.bare(at)?;
+        let end = at + 1 + first.entry.run.map_or(0, RunLen::followers);
+        if first.entry.follower.is_some() || end > self.data.as_ref().map_or(0, |(_, layout)| layout.count()) {
+            return Err(wrong());
+        }
+        Ok(Part { first, entries: at..end })
+    }
+
     /// Looks a part through: stands at the version that holds the moment, or at one that says it is gone. Whether a version at or before the moment
-    /// was met.
-    fn look(&mut self, part: &Part) -> Result<bool> {
+    /// was met. The parts of a key are shown newest first, or backward oldest first.
+    fn look(&mut self, part: &Part, order: Direction) -> Result<bool> {
         let Range { start, end } = part.entries;
         let (mut low, mut high) = (start, end);
         // The version above tells where the interval ends, if that tells it not itself.
@@ -532,7 +570,7 @@ impl PastCursor {
             let decoded = other.as_ref().unwrap_or(&part.first);
             // The time where it ends is told by no scan.
             let until = self.segment.until(&decoded.entry, above.map(|above| (above, 0)))?;
-            if self.direction == Direction::Backward {
+            if order == Direction::Backward {
                 // What an older part had is over by then.
                 self.found = None;
             }
@@ -600,40 +638,101 @@ impl PastCursor {
     /// Reads the versions of a key, newest first, and goes to the next key.
     fn read_forward(&mut self, index: usize) -> Result<()> {
         let (mut index, mut done) = (index, false);
-        loop {
+        for passed in 1.. {
             let part = self.part(index)?;
             self.fetch(part.entries.end);
             if !done {
-                done = self.look(&part)?;
+                done = self.look(&part, Direction::Forward)?;
             }
-            if part.entries.end < self.data.as_ref().map_or(0, |(_, layout)| layout.count()) {
-                self.index = Some(part.entries.end);
-            } else {
-                self.load(self.block.checked_add(1))?;
+            let goes_on = part.first.entry.run.is_some_and(RunLen::older_run);
+            if goes_on && passed >= PARTS_MAX {
+                return self.search_key(&part);
             }
+            self.go_on(part.entries.end)?;
             match self.index {
-                Some(next) if part.first.entry.run.is_some_and(RunLen::older_run) => index = next,
-                _ => return Ok(()),
+                Some(next) if goes_on => index = next,
+                _ => break,
             }
         }
+        Ok(())
     }
 
     /// Reads the versions of a key, oldest first, and goes to the key before it.
     fn read_backward(&mut self, index: usize) -> Result<()> {
         let mut index = index;
-        loop {
+        for passed in 1.. {
             let part = self.part(index)?;
-            self.look(&part)?;
+            self.look(&part, Direction::Backward)?;
+            let goes_on = part.first.entry.run.is_some_and(RunLen::newer_run);
+            if goes_on && passed >= PARTS_MAX {
+                return self.search_key(&part);
+            }
             if let Some(before) = part.entries.start.checked_sub(1) {
                 self.index = Some(before);
             } else {
                 self.load(self.block.checked_sub(1))?;
             }
             match self.index {
-                Some(next) if part.first.entry.run.is_some_and(RunLen::newer_run) => index = next,
-                _ => return Ok(()),
+                Some(next) if goes_on => index = next,
+                _ => break,
             }
         }
+        Ok(())
+    }
+
+    /// Goes to entry `index` of the block, or to the first of the next block.
+    fn go_on(&mut self, index: usize) -> Result<()> {
+        if index < self.data.as_ref().map_or(0, |(_, layout)| layout.count()) {
+            self.index = Some(index);
+            return Ok(());
+        }
+        self.load(self.block.checked_add(1))?;
+        self.index = self.index.map(|_| 0);
+        Ok(())
+    }
+
+    /// Reads the one version of a key that is wanted, however many there are, and goes to the next key.
+    #[cold]
+    fn search_key(&mut self, part: &Part) -> Result<()> {
+        let segment = Arc::clone(&self.segment);
+        let bytes = self.data.as_ref().and_then(|(data, _)| data.bytes(&segment).get(part.first.key.clone()));
+        let mut key = bytes.unwrap_or_default().to_vec();
+        self.found = None;
+        let (block, at) = segment.find_version(&key, self.seqno)?;
+        self.load(Some(block))?;
+        // The version above the moment first: it tells whether anything between has gone.
+        self.go_on(at.saturating_sub(1))?;
+        for _ in 0..2 {
+            let Some(index) = self.index else { break };
+            let part = self.part_of(index)?;
+            let is_key = self.data.as_ref().and_then(|(data, _)| data.bytes(&segment).get(part.first.key.clone()));
+            // Before the versions of the key there may be another one, and behind them.
+            if is_key == Some(&key) && self.look(&part, Direction::Forward)? {
+                break;
+            }
+            self.go_on(part.entries.end)?;
+        }
+        if self.direction == Direction::Forward {
+            key.push(0);
+        }
+        self.enter(&key)
+    }
+
+    /// Goes to the versions of the first key that is not below `key`; backward to those of the last one that is.
+    fn enter(&mut self, key: &[u8]) -> Result<()> {
+        let segment = Arc::clone(&self.segment);
+        let block = segment.find_block(key);
+        self.load(Some(block))?;
+        let Some((data, layout)) = &self.data else { return Ok(()) };
+        let found = layout.lower_bound(data.bytes(&segment), key, segment.base());
+        let at = found.map_err(|bad| segment.in_block(bad, block))?;
+        match self.direction {
+            Direction::Forward if at < layout.count() => self.index = Some(at),
+            Direction::Forward => self.load(Some(block + 1))?,
+            Direction::Backward if at > 0 => self.index = Some(at - 1),
+            Direction::Backward => self.load(block.checked_sub(1))?,
+        }
+        Ok(())
     }
 }
 
@@ -643,20 +742,7 @@ impl Source for PastCursor {
         match (self.direction, key) {
             (Direction::Forward, None) => self.load(None)?,
             (Direction::Backward, None) => self.load(segment.block_count().checked_sub(1))?,
-            (_, Some(key)) => {
-                let block = segment.find_block(key);
-                self.load(Some(block))?;
-                if let Some((data, layout)) = &self.data {
-                    let found = layout.lower_bound(data.bytes(&segment), key, segment.base());
-                    let at = found.map_err(|bad| segment.in_block(bad, block))?;
-                    match self.direction {
-                        Direction::Forward if at < layout.count() => self.index = Some(at),
-                        Direction::Forward => self.load(Some(block + 1))?,
-                        Direction::Backward if at > 0 => self.index = Some(at - 1),
-                        Direction::Backward => self.load(block.checked_sub(1))?,
-                    }
-                }
-            }
+            (_, Some(key)) => self.enter(key)?,
         }
         self.settle()
     }
@@ -688,6 +774,15 @@ impl Source for PastCursor {
 
     fn advance(&mut self) -> Result<()> {
         self.settle()
+    }
+
+    fn skip_newer(&mut self, _: &[u8], _: u64, _: u64) -> Result<()> {
+        // It shows one version of a key.
+        Ok(())
+    }
+
+    fn turned(&self) -> Self {
+        Self::new(Arc::clone(&self.segment), Direction::Forward, self.seqno)
     }
 
     fn newest(&self) -> u64 {

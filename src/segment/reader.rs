@@ -20,7 +20,7 @@ use crate::{
     base::{Bytes, Corruption, Error, IoContext, KeySpan, Kind, Result},
     env::{Dir, File, Region},
     format::{FileKind, Header, Reader, crc, name},
-    merge::{Answer, Found, Fragment, Fragments, Lookup, Mark},
+    merge::{Answer, Found, Fragment, Fragments, Lookup, Mark, step},
     phash::{Hash, Seeded},
 };
 
@@ -30,6 +30,9 @@ const _: () = assert!(DATA_START as usize == Header::LEN + 8);
 
 /// No entry has a longer head: flags, lengths, and numbers of at most ten bytes each.
 const ENTRY_HEAD_MAX: usize = 64;
+
+/// So many versions of a key above the moment are looked at one by one; beyond that the one that is wanted is searched.
+const STEPS_MAX: usize = 8;
 
 /// An open segment.
 #[derive(Debug)]
@@ -51,6 +54,8 @@ pub(crate) struct Segment {
     verified_partitions: Vec<AtomicU64>,
     ranges: Arc<Fragments>,
     max_seqno: u64,
+    /// Something inside hides the past.
+    purges: bool,
 }
 
 #[expect(clippy::rc_buffer, reason = "the buffer is shared as it was filled, not copied")]
@@ -155,6 +160,7 @@ impl Segment {
             verified,
             ranges: Arc::new(ranges),
             max_seqno: expected.summary.max_seqno,
+            purges: expected.summary.has_purges(),
         })
     }
 
@@ -301,18 +307,19 @@ impl Segment {
         probe: &mut Probe,
     ) -> Result<Option<Answer>> {
         let mut block = self.fences.find(key);
-        let mut first = true;
-        while block < self.fences.count() {
+        let mut from = None;
+        let mut above = 0;
+        'blocks: while block < self.fences.count() {
             probe.blocks += 1;
             let data = self.block(block)?;
             let bytes = data.bytes(self);
             let layout = Layout::of(bytes).map_err(|bad| self.in_block(bad, block))?;
-            let mut index = 0;
-            if first {
-                index = layout.lower_bound(bytes, key, self.base).map_err(|bad| self.in_block(bad, block))?;
-            }
+            let mut index = match from {
+                Some(from) => from,
+                None => layout.lower_bound(bytes, key, self.base).map_err(|bad| self.in_block(bad, block))?,
+            };
             while index < layout.count() {
-                first = false;
+                step();
                 let decoded = layout.entry(bytes, index, self.base).map_err(|bad| self.in_block(bad, block))?;
                 if bytes.get(decoded.key.clone()) != Some(key) {
                     return Ok(None);
@@ -322,9 +329,19 @@ impl Segment {
                 if answer.is_some() || !decoded.entry.older_follows {
                     return Ok(answer);
                 }
+                above += usize::from(decoded.entry.seqno > lookup.seqno());
+                if above == STEPS_MAX {
+                    above += 1;
+                    let wanted = self.just_above(key, lookup.seqno(), lookup.opened())?;
+                    if let Some((further, at)) = wanted.filter(|wanted| *wanted > (block, index)) {
+                        (block, from) = (further, Some(at));
+                        continue 'blocks;
+                    }
+                }
                 index += 1;
             }
             block += 1;
+            from = Some(0);
         }
         Ok(None)
     }
@@ -352,6 +369,65 @@ impl Segment {
     /// The block where a key belongs.
     pub(super) fn find_block(&self, key: &[u8]) -> usize {
         self.fences.find(key)
+    }
+
+    /// Block and number of the first entry that comes behind every version of `key` above `seqno`; the number may be
+    /// the count of the block.
+    pub(super) fn find_version(&self, key: &[u8], seqno: u64) -> Result<(usize, usize)> {
+        let before = |bytes: &[u8], decoded: &Decoded| {
+            let told = bytes.get(decoded.key.clone()).unwrap_or_default();
+            told < key || told == key && decoded.entry.seqno > seqno
+        };
+        let load = |block: usize| {
+            let data = self.block(block)?;
+            let layout = Layout::of(data.bytes(self)).map_err(|bad| self.in_block(bad, block))?;
+            Ok::<_, Error>((data, layout))
+        };
+        let blocks = self.blocks_of(key);
+        let (mut low, mut high) = (blocks.start, blocks.end);
+        while low < high {
+            let middle = low.midpoint(high);
+            let (data, layout) = load(middle)?;
+            let bytes = data.bytes(self);
+            let first = layout.entry(bytes, 0, self.base).map_err(|bad| self.in_block(bad, middle))?;
+            if before(bytes, &first) { low = middle + 1 } else { high = middle }
+        }
+        let block = low.saturating_sub(1).max(blocks.start);
+        if block >= self.block_count() {
+            return Ok((block, 0));
+        }
+        let (data, layout) = load(block)?;
+        let bytes = data.bytes(self);
+        let at = layout.partition_point(bytes, self.base, |decoded| before(bytes, decoded));
+        Ok((block, at.map_err(|bad| self.in_block(bad, block))?))
+    }
+
+    /// Block and number of the oldest version of `key` above `seqno`, and of what else its commit wrote the newest;
+    /// nothing without one. Where there are purges, above `opened`: up to there they have to be seen.
+    pub(super) fn just_above(&self, key: &[u8], seqno: u64, opened: u64) -> Result<Option<(usize, usize)>> {
+        let wanted = if self.purges { seqno.max(opened) } else { seqno };
+        let (block, at) = self.find_version(key, wanted)?;
+        let Some(before) = at.checked_sub(1) else { return Ok(None) };
+        let data = self.block(block)?;
+        let bytes = data.bytes(self);
+        let wrong = |bad| self.in_block(bad, block);
+        let layout = Layout::of(bytes).map_err(wrong)?;
+        let above = layout.entry(bytes, before, self.base).map_err(wrong)?;
+        if bytes.get(above.key.clone()) != Some(key) {
+            return Ok(None);
+        }
+        // Mostly a commit wrote one version.
+        if let Some(other) = before.checked_sub(1)
+            && layout.seqno(bytes, other, self.base).map_err(wrong)? != above.entry.seqno
+        {
+            return Ok(Some((block, before)));
+        }
+        let (block, at) = self.find_version(key, above.entry.seqno)?;
+        // It may begin with a block.
+        if at < Layout::of(self.block(block)?.bytes(self)).map_err(wrong)?.count() {
+            return Ok(Some((block, at)));
+        }
+        Ok(Some((block + 1, 0)))
     }
 
     /// The bytes of a block, verified.
