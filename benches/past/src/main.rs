@@ -8,6 +8,7 @@ mod depth;
 mod goal;
 mod queue;
 mod versions;
+mod window;
 
 use std::process::ExitCode;
 
@@ -17,7 +18,8 @@ const USAGE: &str = "\
 past-bench all [--keys 1000000]          all of these, in turn
 past-bench versions [--keys 1000000]     ten versions of each key beside one
 past-bench depth [--versions 1000000]    10, 100 and 1000 versions of each key
-past-bench queue [--items 2000000]       the head of a queue";
+past-bench queue [--items 2000000]       the head of a queue
+past-bench window [--turns 20000]        a sliding window, trimmed by ranges";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -37,11 +39,13 @@ fn run(arguments: &[String]) -> Result<()> {
             let keys = number(options, "--keys", 1_000_000)?;
             versions::run(keys)?;
             depth::run(keys)?;
-            queue::run(keys * 2)
+            queue::run(keys * 2)?;
+            window::run(20_000)
         }
         "versions" => versions::run(number(options, "--keys", 1_000_000)?),
         "depth" => depth::run(number(options, "--versions", 1_000_000)?),
         "queue" => queue::run(number(options, "--items", 2_000_000)?),
+        "window" => window::run(number(options, "--turns", 20_000)?),
         _ => Err(USAGE.into()),
     }
 }
