@@ -13,7 +13,7 @@ use crate::{
     format::name,
     manifest::{Change, Edit, KeyspaceVersion, StoredOptions},
     memtable::{MemCursor, Memtable, Stamp},
-    merge::{Direction, Fragments},
+    merge::{Direction, Tombstones},
     segment::{Finished, PointIndex, Purpose, SegmentWriter},
 };
 
@@ -117,7 +117,7 @@ impl Engine {
             let Some(keyspace) = current.version.keyspaces.get(&id) else { continue };
             let job = Job {
                 sources: vec![MemCursor::new(table, id, Direction::Forward)],
-                fragments: (*table.fragments(id)).clone(),
+                tombstones: table.tombstones(id),
                 rules: self.rules(keyspace, current, 0),
                 demands: demands(keyspace, registered),
                 below: Below(keyspace.main().cloned().collect()),
@@ -154,7 +154,7 @@ impl Engine {
         for (entry, key, value) in pack(stamps) {
             writer.add(&entry, &key, &value)?;
         }
-        writer.finish(&Fragments::default(), |_| false).map(Some)
+        writer.finish(&Tombstones::default(), |_| false).map(Some)
     }
 
     /// Creates a segment file in a lane, noting its number; `run` is that of the history tier's segments of one job. Nothing inside is below

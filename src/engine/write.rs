@@ -23,7 +23,7 @@ use super::{
 use crate::{
     base::{Error, IoContext, KeySpan, KeyspaceId, Receipt, Result, Seqno, from_us},
     format::{FileKind, Header, name},
-    memtable::{Memtable, RANGE_TOMBSTONES_MAX},
+    memtable::Memtable,
     wal::{BATCH_LEN_MAX, BatchBuf, BatchView, LogWriter, RecordKind},
 };
 
@@ -94,7 +94,7 @@ impl Engine {
             {
                 return Err(Error::Conflict { key: key.clone() });
             }
-            self.rotate_if_full(&mut commit, batch.range_deletes())?;
+            self.rotate_if_full(&mut commit)?;
             if batch.count() == 0 && checks.is_none() {
                 // Nothing to write: the receipt of the newest commit says when nothing happened.
                 let (seqno, time) = (Seqno(self.visible()), from_us(commit.time_us));
@@ -122,12 +122,6 @@ impl Engine {
             return Err(Error::invalid(format!(
                 "a batch encodes to at most {BATCH_LEN_MAX} bytes, not {}; split it",
                 batch.len()
-            )));
-        }
-        if batch.range_deletes() > RANGE_TOMBSTONES_MAX {
-            return Err(Error::invalid(format!(
-                "a batch deletes at most {RANGE_TOMBSTONES_MAX} ranges, not {}; split it",
-                batch.range_deletes()
             )));
         }
         Ok(())
@@ -194,10 +188,8 @@ impl Engine {
         }
     }
 
-    fn rotate_if_full(&self, commit: &mut Commit, range_deletes: u64) -> Result<()> {
-        let table = &commit.memtable;
-        let full = table.bytes() >= self.options.memtable_bytes()
-            || table.range_tombstones() + range_deletes > RANGE_TOMBSTONES_MAX;
+    fn rotate_if_full(&self, commit: &mut Commit) -> Result<()> {
+        let full = commit.memtable.bytes() >= self.options.memtable_bytes();
         if full { self.rotate(commit) } else { Ok(()) }
     }
 

@@ -11,7 +11,9 @@
 
 use std::sync::Arc;
 
-use super::{DeadSpans, Direction, Fragments, Kway, LOOK_AFTER, Mark, MergeStrategy, Source, wide_sum};
+use super::{
+    DeadSpans, Direction, Kway, LOOK_AFTER, MergeStrategy, Newest, Overhead, Shown, Source, Tombstones, wide_sum,
+};
 use crate::base::{Bytes, Error, KeySpan, KeyspaceId, Kind, Result, Seqno};
 
 /// What a reader asks for.
@@ -292,8 +294,8 @@ impl Lookup {
 #[derive(Debug)]
 pub(crate) struct Visible<S> {
     merge: Kway<S>,
-    /// The range tombstones of all sources, cut as one.
-    tombstones: Arc<Fragments>,
+    /// The range tombstones of all sources.
+    tombstones: Overhead,
     asked: Asked,
     span: KeySpan,
     direction: Direction,
@@ -315,7 +317,7 @@ pub(crate) struct Visible<S> {
 impl<S: Source> Visible<S> {
     pub(crate) fn new(
         merge: Kway<S>,
-        tombstones: Arc<Fragments>,
+        tombstones: Vec<Vec<Arc<Tombstones>>>,
         asked: Asked,
         span: KeySpan,
         (direction, strategy): (Direction, MergeStrategy),
@@ -323,7 +325,7 @@ impl<S: Source> Visible<S> {
         Self {
             merge,
             strategy,
-            tombstones,
+            tombstones: Overhead::new(tombstones, asked.seqno, asked.opened),
             asked,
             ended: span.is_empty(),
             span,
@@ -396,15 +398,10 @@ impl<S: Source> Visible<S> {
         if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
             return Err(self.asked.refused(self.asked.vanished));
         }
-        for fragment in self.tombstones.overlapping(&self.span) {
-            let above = fragment.marks.iter().rfind(|mark| mark.seqno > self.asked.seqno);
-            if let Some(Mark { seqno, gap_start: Some(gap), .. }) = above
-                && *gap <= self.asked.seqno
-            {
-                return Err(self.asked.refused(*seqno));
-            }
+        match self.tombstones.refusing_in(&self.span) {
+            Some(mark) => Err(self.asked.refused(mark.seqno)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn forward(&mut self) -> Result<bool> {
@@ -422,8 +419,8 @@ impl<S: Source> Visible<S> {
             };
             self.key.clear();
             self.key.extend_from_slice(entry.key);
-            let fragment = self.tombstones.find(&self.key);
-            if self.resolve_forward(fragment)? {
+            let marks = self.tombstones.over(&self.key);
+            if self.resolve_forward(marks)? {
                 if self.passed.1 > 0 {
                     self.tell_dead(Some(self.key.clone()));
                 }
@@ -431,7 +428,7 @@ impl<S: Source> Visible<S> {
                 return Ok(true);
             }
             self.skip_rest_of_key()?;
-            self.skip_deleted_span(fragment)?;
+            self.skip_deleted_span()?;
             if self.dead.is_some() && !self.pass_dead()? {
                 return Ok(false);
             }
@@ -470,10 +467,8 @@ impl<S: Source> Visible<S> {
     }
 
     /// Reads the versions of the current key, newest first, and stops at the one that is seen; `false` when the key is not there.
-    fn resolve_forward(&mut self, fragment: Option<usize>) -> Result<bool> {
-        let Self { merge, tombstones, key, asked, strategy, held, .. } = self;
-        let marks = fragment.and_then(|index| tombstones.get(index)).map_or(&[][..], |f| &f.marks);
-        let mut marks = marks.iter().peekable();
+    fn resolve_forward(&mut self, mut marks: Shown) -> Result<bool> {
+        let Self { merge, key, asked, strategy, held, .. } = self;
         let mut lookup = Lookup::with_history(asked.clone());
         let mut found = None;
         'versions: while let Some(source) = merge.top()
@@ -483,7 +478,7 @@ impl<S: Source> Visible<S> {
                 break;
             }
             let (seqno, ordinal) = (entry.seqno, entry.ordinal);
-            while let Some(mark) = marks.next_if(|mark| (mark.seqno, mark.ordinal) > (seqno, ordinal)) {
+            while let Some(mark) = marks.next_above(Some((seqno, ordinal))) {
                 if lookup.see(mark.seen())? == Found::Deleted {
                     found = Some(Answer::Deleted);
                     break 'versions;
@@ -501,7 +496,7 @@ impl<S: Source> Visible<S> {
             }
             merge.advance()?;
         }
-        for mark in marks {
+        for mark in marks.iter() {
             if found.is_none() && lookup.see(mark.seen())? == Found::Deleted {
                 found = Some(Answer::Deleted);
             }
@@ -518,14 +513,13 @@ impl<S: Source> Visible<S> {
     }
 
     /// Jumps over what a range tombstone hides, in the sources that hold nothing newer than it.
-    fn skip_deleted_span(&mut self, fragment: Option<usize>) -> Result<()> {
-        let Some(fragment) = fragment.and_then(|index| self.tombstones.get(index)) else { return Ok(()) };
-        let Some(mark) = fragment.marks.iter().find(|mark| mark.seqno <= self.asked.seqno) else {
-            return Ok(());
-        };
+    ///
+    /// Up to the end of the tombstone as it was written, also where a newer one covers a part of it.
+    fn skip_deleted_span(&mut self) -> Result<()> {
+        let Some(Newest { seqno, start, end }) = self.tombstones.newest() else { return Ok(()) };
         match self.direction {
-            Direction::Forward => self.merge.skip_older(mark.seqno, fragment.span.end.as_deref()),
-            Direction::Backward => self.merge.skip_older(mark.seqno, Some(&fragment.span.start)),
+            Direction::Forward => self.merge.skip_older(seqno, end),
+            Direction::Backward => self.merge.skip_older(seqno, Some(start)),
         }
     }
 
@@ -537,18 +531,18 @@ impl<S: Source> Visible<S> {
             }
             self.key.clear();
             self.key.extend_from_slice(entry.key);
-            let fragment = self.tombstones.find(&self.key);
-            self.held = self.resolve_backward(fragment)?;
+            let marks = self.tombstones.over(&self.key);
+            self.held = self.resolve_backward(marks)?;
             if self.held.is_some() {
                 return Ok(true);
             }
-            self.skip_deleted_span(fragment)?;
+            self.skip_deleted_span()?;
         }
     }
 
     /// Reads all versions of the current key, oldest first, and keeps what is at or below the moment down to its base. That and what
     /// is above are then shown to a look-up newest first, as in the other direction.
-    fn resolve_backward(&mut self, fragment: Option<usize>) -> Result<Option<Bytes>> {
+    fn resolve_backward(&mut self, marks: Shown) -> Result<Option<Bytes>> {
         let mut below: Vec<(Seen, u32, Bytes)> = Vec::new();
         let mut above: Vec<Seen> = Vec::new();
         while let Some(source) = self.merge.top()
@@ -568,7 +562,6 @@ impl<S: Source> Visible<S> {
         }
         // Newest first, also among entries of one batch: the sort below keeps their order.
         above.reverse();
-        let marks = fragment.and_then(|i| self.tombstones.get(i)).map_or(&[][..], |f| &f.marks);
         for mark in marks.iter().rev() {
             if mark.seqno > self.asked.seqno {
                 above.push(mark.seen());
