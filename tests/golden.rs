@@ -253,6 +253,73 @@ fn this_release_writes_format_1_to_the_byte() {
     }
 }
 
+/// One whose range tombstones are told whole: nested ones that a policy owes, over what an older segment holds; with gaps, and with a purge.
+fn build_ranges() -> env::Sim {
+    let machine = env::Sim::new(11);
+    machine.set_time(minute(0));
+    let options = || Options::new().env(machine.clone()).durability(Durability::Buffered).l0_threshold(100);
+    let db = options().open(DATABASE).unwrap();
+    let hour = Policy::mvcc(1, Duration::from_secs(3600));
+    let log = db.keyspace("log", KeyspaceOptions::new().policy(hour)).unwrap();
+    let plain = db.keyspace("plain", KeyspaceOptions::new()).unwrap();
+    for keyspace in [&log, &plain] {
+        for i in 0..100u32 {
+            keyspace.put(format!("{i:04}"), "value").unwrap();
+        }
+    }
+    db.flush().unwrap();
+    for i in 1..=60u32 {
+        machine.set_time(minute(u64::from(2 * i)));
+        log.delete_range(..format!("{i:04}")).unwrap();
+        plain.delete_range(format!("{i:04}")..format!("{:04}", 100 - i / 2)).unwrap();
+    }
+    log.purge_prefix("007").unwrap();
+    log.delete_range("0098"..).unwrap();
+    db.flush().unwrap();
+    db.close().unwrap();
+    machine
+}
+
+/// What that one says.
+fn check_ranges(machine: &env::Sim) {
+    machine.set_time(minute(121));
+    let db = Options::new().env(machine.clone()).open(DATABASE).unwrap();
+    let [log, plain] = ["log", "plain"].map(|name| db.keyspace(name, KeyspaceOptions::new()).unwrap());
+    let check = || {
+        let keys = |range: chronolith::Range| {
+            range.map(|item| String::from_utf8(item.unwrap().0.to_vec()).unwrap()).collect::<Vec<_>>()
+        };
+        let left: Vec<String> = (60..98).filter(|i| i / 10 != 7).map(|i| format!("{i:04}")).collect();
+        assert_eq!(keys(log.range(..)), left);
+        assert_eq!(keys(plain.range(..)), ["0000"]);
+        // Ranges that are older than an hour are noted on those that are left.
+        for i in 31..=60 {
+            let then = db.as_of_time(minute(2 * i)).unwrap();
+            let first = then.first(&log).unwrap().unwrap().0;
+            assert_eq!(first, format!("{i:04}").as_bytes());
+        }
+    };
+    check();
+    let report = db.verify().unwrap();
+    assert!(report.is_clean(), "{report}");
+    db.compact().unwrap();
+    check();
+}
+
+#[test]
+fn whole_ranges_of_format_1_are_written_to_the_byte_and_go_on() {
+    let machine = build_ranges();
+    let mut whole = 0;
+    for path in machine.files().into_iter().filter(|path| !path.ends_with("LOCK")) {
+        let bytes = machine.read_file(&path).unwrap();
+        whole += usize::from(bytes.windows(4).any(|tag| tag == b"RANW"));
+        pin(&folder("format-1-ranges").join(path.strip_prefix(DATABASE).unwrap()), &bytes);
+    }
+    assert!(whole > 0, "no segment tells them whole");
+    check_ranges(&read("format-1-ranges"));
+    check_ranges(&machine);
+}
+
 /// The files of a database that was kept.
 fn read(name: &str) -> env::Sim {
     let machine = env::Sim::new(1);

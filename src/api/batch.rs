@@ -97,7 +97,7 @@ impl Batch {
     ///
     /// # Errors
     /// Nothing was applied with [`Invalid`](Error::Invalid) (a keyspace that was dropped or belongs to another database, a key over 65,536 bytes,
-    /// a batch over 64 MiB or with more than 1000 ranges to delete, a value that the merge strategy does not take),
+    /// a batch over 64 MiB, a value that the merge strategy does not take),
     /// [`Duplicate`](Error::Duplicate) (a key that is there, under [`ErrorOnDuplicate`](crate::MergeStrategy::ErrorOnDuplicate)),
     /// [`Conflict`](Error::Conflict) (under that strategy or [`FirstWins`](crate::MergeStrategy::FirstWins), when others wrote the keys each of a hundred times), [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed), and
     /// [`Poisoned`](Error::Poisoned), which an earlier failure causes. With [`Io`](Error::Io) the log failed under this very batch: when

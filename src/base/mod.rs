@@ -6,6 +6,7 @@ mod error;
 mod key;
 mod kind;
 mod seqno;
+mod spans;
 
 pub use bytes::Bytes;
 pub(crate) use callback::{callback, in_callback};
@@ -17,6 +18,7 @@ pub(crate) use kind::Kind;
 pub(crate) use seqno::from_us;
 pub(crate) use seqno::to_us;
 pub use seqno::{Receipt, Seqno, SeqnoRange};
+pub(crate) use spans::SpanMap;
 
 /// Number of a keyspace inside its database, never used twice. Numbers below [`FIRST_KEYSPACE`] are the engine's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

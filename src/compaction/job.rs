@@ -1,5 +1,7 @@
 //! Running a job: merge, decide, write. It holds no lock and touches no manifest; what it gives back becomes an edit.
 
+use std::sync::Arc;
+
 use super::{
     kept::Lane,
     past::PastSurvivors,
@@ -8,7 +10,7 @@ use super::{
 };
 use crate::{
     base::{Bytes, Error, KeySpan, Result},
-    merge::{Direction, Fragments, Kway, Source},
+    merge::{Direction, Kway, Source, Tombstones},
     segment::{Entry, Finished, SegmentWriter},
 };
 
@@ -20,8 +22,8 @@ const STOP_CHECK: u64 = 1024;
 pub(crate) struct Job<S> {
     /// Inputs, positioned nowhere yet.
     pub(crate) sources: Vec<S>,
-    /// The range tombstones of all inputs, cut as one.
-    pub(crate) fragments: Fragments,
+    /// The range tombstones of all inputs.
+    pub(crate) tombstones: Vec<Arc<Tombstones>>,
     pub(crate) rules: Rules,
     pub(crate) demands: Demands,
     pub(crate) below: Below,
@@ -85,8 +87,8 @@ pub(crate) fn run<S: Source>(
     create: impl FnMut(Lane) -> Result<SegmentWriter>,
     stop: impl Fn() -> bool,
 ) -> Result<Outcome> {
-    let Job { sources, fragments, rules, demands, below, output_len } = job;
-    let mut survivors = Survivors::new(rules, demands, below, &fragments);
+    let Job { sources, tombstones, rules, demands, below, output_len } = job;
+    let mut survivors = Survivors::new(rules, demands, below, &tombstones);
     let mut outcome = Outcome::default();
     let mut writers = Writers { create, main: None, past: None, count: 0 };
 
@@ -105,11 +107,11 @@ pub(crate) fn run<S: Source>(
                 .end_key(&mut |lane, entry: &Entry, key: &[u8], value: &[u8]| writers.add(lane, entry, key, value))?;
             let [main_full, past_full] = full;
             if main_full {
-                let ranges = survivors.fragments_before(Some(entry.key));
+                let ranges = survivors.tombstones_before(Some(entry.key));
                 finish(&mut outcome, writers.main.take(), &ranges, &mut survivors)?;
             }
             if past_full {
-                finish(&mut outcome, writers.past.take(), &Fragments::default(), &mut survivors)?;
+                finish(&mut outcome, writers.past.take(), &Tombstones::default(), &mut survivors)?;
             }
         }
         survivors.take(&entry, || source.value(), &mut |lane, entry: &Entry, key: &[u8], value: &[u8]| {
@@ -118,11 +120,11 @@ pub(crate) fn run<S: Source>(
         merge.advance()?;
     }
     survivors.end_key(&mut |lane, entry: &Entry, key: &[u8], value: &[u8]| writers.add(lane, entry, key, value))?;
-    let ranges = survivors.fragments_before(None);
+    let ranges = survivors.tombstones_before(None);
     if !ranges.is_empty() {
         writers.opened(Lane::Main)?;
     }
-    finish(&mut outcome, writers.past.take(), &Fragments::default(), &mut survivors)?;
+    finish(&mut outcome, writers.past.take(), &Tombstones::default(), &mut survivors)?;
     finish(&mut outcome, writers.main.take(), &ranges, &mut survivors)?;
     outcome.entries_out = writers.count;
     outcome.traces = survivors.into_traces();
@@ -140,7 +142,7 @@ pub(crate) fn run<S: Source>(
 fn finish(
     outcome: &mut Outcome,
     writer: Option<SegmentWriter>,
-    ranges: &Fragments,
+    ranges: &Tombstones,
     survivors: &mut Survivors,
 ) -> Result<()> {
     if let Some(writer) = writer {
@@ -167,7 +169,7 @@ pub(crate) fn run_past<S: Source>(
     let mut merge = Kway::new(sources, Direction::Forward);
     let finish_one = |outcome: &mut Outcome, writer: Option<SegmentWriter>, held: Vec<(u64, u64)>| {
         if let Some(writer) = writer {
-            let segment = writer.finish(&Fragments::default(), |_| true)?;
+            let segment = writer.finish(&Tombstones::default(), |_| true)?;
             if !held.is_empty() {
                 outcome.held.push((segment.number, held));
             }

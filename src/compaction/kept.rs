@@ -214,7 +214,7 @@ impl Kept {
 
     /// Puts a version into the main tree, beneath those that are there.
     fn place_main(&mut self, version: Version, key: &[u8], marks: &mut Marks, out: &mut impl Out) -> Result<()> {
-        marks.must_hide(key, version.entry.seqno);
+        marks.must_hide(version.entry.seqno);
         emit(Lane::Main, self.main.replace(version), true, key, out)
     }
 
@@ -305,7 +305,7 @@ fn leave(
     let alone = newest.lane.is_some() && older.iter().all(|version| version.lane != Some(Lane::Main));
     // An older mark would be found once it is gone, and answer for times it knows nothing of; of a value also one of its own commit.
     let from = if newest.is_tombstone() { seqno } else { seqno.saturating_add(1) };
-    if !alone || marks.any_older(key, from) {
+    if !alone || marks.any_older(from) {
         return;
     }
     if newest.is_tombstone() && !newest.entry.kind.purges() && !demands.holds_tombstone(seqno, gap_start) {

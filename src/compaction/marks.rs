@@ -3,84 +3,147 @@
 //! A mark speaks of every key that it covers, so it may say only what is true of all of them. What is to be noted of one key is noted on a point tombstone of
 //! that key with the same seqno, which [`Survivors`](super::survivors::Survivors) writes beside the mark. (Rejected: to note it on the mark. Then
 //! one key's dropped version refused the reads of its neighbours, and everything that a view read beneath a mark had to be kept twice.)
-//! Only what is dropped of the marks themselves is noted on a mark: an older one, beneath a newer.
+//! Only what is dropped of the marks themselves is noted on a mark: an older one, beneath a newer (see [`thin`]).
+//!
+//! ```text
+//!   put@50 │ delete@40 │ range marks @39 @38 … @31 │ put@20          shown of the row: @39 and @31
+//! ```
+//!
+//! Of a row of marks between two entries of a key the newest and the oldest are versions of the key: the one that came last, and the one that ended what is
+//! beneath. Those between deleted what was deleted already, and are not judged: else n tombstones over m keys were n · m versions. One that has a gap,
+//! or purges, is judged wherever it stands.
+//!
+//! Where tombstones may leave, over the keys between two edges all of them do, or none: an older one that stayed would answer for times it knows nothing of.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::{Bound, Range},
+    sync::Arc,
+};
 
 use super::{
     kept,
-    policy::Judged,
     rules::{Below, Demands, Rules, Traces},
+    thin::{Piece, thin},
 };
 use crate::{
-    base::KeySpan,
-    merge::{Fragment, Fragments, Mark},
+    base::{Bytes, KeySpan},
+    merge::{Mark, Tombstones},
 };
 
-/// A fragment.
-#[derive(Debug)]
-struct Passing {
-    span: KeySpan,
-    marks: Vec<PassingMark>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct PassingMark {
-    mark: Mark,
-    /// A point entry beneath it was kept: the mark must stay to hide it.
-    hides: bool,
-}
+/// Where a mark stands among the versions of a key.
+type Place = (u64, u32);
 
 /// Those of a job.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Marks {
-    fragments: Vec<Passing>,
-    /// The fragment that covers the current key, or the first one behind it.
-    at: usize,
-    /// The mark to look at next.
-    next: usize,
+    /// Part i reaches from edge i to the next one.
+    edges: Vec<Bytes>,
+    /// By where they begin.
+    pieces: Vec<Piece>,
+    /// By part: an entry beneath one of its marks was kept, which they must stay to hide.
+    hides: Vec<bool>,
+    /// The part of the current key: that many edges are not behind it. And how many pieces begin at or before it.
+    passed: usize,
+    begun: usize,
+    /// The marks over the current key; those that are always judged; and at which edge each ends.
+    over: BTreeMap<Place, Mark>,
+    always: BTreeSet<Place>,
+    ends: BTreeSet<(usize, Place)>,
+    /// Where the marks begin that were not passed yet, and whether the one before was shown of the same row.
+    upto: Bound<Place>,
+    in_row: bool,
+    /// Everything before this key has been given out, and so have as many parts and pieces, but for those pieces that reach on.
+    given: Option<Vec<u8>>,
+    given_parts: usize,
+    given_pieces: usize,
+    reaching: Vec<Piece>,
 }
 
 impl Marks {
-    pub(super) fn new(fragments: &Fragments, (rules, demands): (&Rules, &Demands), traces: &mut Traces) -> Self {
-        let thinned = |fragment: &Fragment| {
-            let marks = thin(&fragment.marks, rules, demands, traces);
-            Passing { span: fragment.span.clone(), marks }
-        };
-        Self { fragments: fragments.iter().map(thinned).collect(), at: 0, next: 0 }
+    pub(super) fn new(sets: &[Arc<Tombstones>], by: (&Rules, &Demands), traces: &mut Traces) -> Self {
+        let (edges, mut pieces) = thin(sets, by, traces);
+        pieces.sort_unstable_by_key(|piece| piece.from);
+        Self {
+            hides: vec![false; edges.len()],
+            edges,
+            pieces,
+            passed: 0,
+            begun: 0,
+            over: BTreeMap::new(),
+            always: BTreeSet::new(),
+            ends: BTreeSet::new(),
+            upto: Bound::Unbounded,
+            in_row: false,
+            given: None,
+            given_parts: 0,
+            given_pieces: 0,
+            reaching: Vec::new(),
+        }
     }
 
     /// Goes on to a key.
     pub(super) fn begin_key(&mut self, key: &[u8]) {
-        self.next = 0;
-        while let Some(fragment) = self.fragments.get(self.at)
-            && fragment.span.end.as_deref().is_some_and(|end| end <= key)
+        (self.upto, self.in_row) = (Bound::Unbounded, false);
+        let before = self.passed;
+        while self.edges.get(self.passed).is_some_and(|edge| **edge <= *key) {
+            self.passed += 1;
+        }
+        if self.passed == before {
+            return;
+        }
+        while let Some(&(end, place)) = self.ends.first()
+            && end < self.passed
         {
-            self.at += 1;
+            self.ends.pop_first();
+            self.over.remove(&place);
+            self.always.remove(&place);
+        }
+        while let Some(Piece { to, mark, .. }) = self.pieces.get(self.begun).filter(|piece| piece.from < self.passed) {
+            self.begun += 1;
+            if *to >= self.passed {
+                let place = (mark.seqno, mark.ordinal);
+                self.over.insert(place, *mark);
+                self.ends.insert((*to, place));
+                if mark.purge || mark.gap_start.is_some() {
+                    self.always.insert(place);
+                }
+            }
         }
     }
 
-    fn covering(&self, key: &[u8]) -> &[PassingMark] {
-        let covering = self.fragments.get(self.at).filter(|fragment| fragment.span.start.as_slice() <= key);
-        covering.map_or(&[], |fragment| &fragment.marks)
+    /// The next mark over the current key that is newer than the next entry, of those that are to be judged.
+    pub(super) fn next_above(&mut self, seqno: u64, ordinal: u32) -> Option<Mark> {
+        let entry = (seqno, ordinal);
+        let below = (Bound::Excluded(entry), self.upto);
+        if let Bound::Excluded(upto) | Bound::Included(upto) = self.upto
+            && upto <= entry
+        {
+            return None;
+        }
+        let mut row = self.over.range(below).map(|(place, _)| *place);
+        let next = if self.in_row {
+            row.next().into_iter().chain(self.always.range(below).next_back().copied()).max()
+        } else {
+            row.next_back()
+        };
+        self.in_row = next.is_some();
+        // Segments keep no order in a commit: a mark may stand at the very place of the entry, and comes behind it.
+        self.upto = next.map_or(Bound::Included(entry), Bound::Excluded);
+        self.over.get(&next?).copied()
     }
 
-    /// The next mark over the current key that is newer than a place.
-    pub(super) fn next_above(&mut self, key: &[u8], seqno: u64, ordinal: u32) -> Option<Mark> {
-        let PassingMark { mark, .. } = *self.covering(key).get(self.next)?;
-        let above = (mark.seqno, mark.ordinal) > (seqno, ordinal);
-        self.next += usize::from(above);
-        above.then_some(mark)
+    /// Whether one that is older than `seqno` covers the current key.
+    pub(super) fn any_older(&self, seqno: u64) -> bool {
+        self.over.first_key_value().is_some_and(|((oldest, _), _)| *oldest < seqno)
     }
 
-    /// Whether one that is older than `seqno` covers a key.
-    pub(super) fn any_older(&self, key: &[u8], seqno: u64) -> bool {
-        self.covering(key).iter().any(|passing| passing.mark.seqno < seqno)
-    }
-
-    /// A point entry at `seqno` stays: the marks above it must stay to hide it.
-    pub(super) fn must_hide(&mut self, key: &[u8], seqno: u64) {
-        let covering = self.fragments.get_mut(self.at).filter(|fragment| fragment.span.start.as_slice() <= key);
-        for passing in covering.into_iter().flat_map(|fragment| &mut fragment.marks) {
-            passing.hides |= passing.mark.seqno > seqno;
+    /// An entry of the current key at `seqno` stays: the marks above it must stay to hide it.
+    pub(super) fn must_hide(&mut self, seqno: u64) {
+        if self.over.last_key_value().is_some_and(|((newest, _), _)| *newest > seqno)
+            && let Some(hides) = self.passed.checked_sub(1).and_then(|part| self.hides.get_mut(part))
+        {
+            *hides = true;
         }
     }
 
@@ -90,92 +153,288 @@ impl Marks {
         cut: Option<&[u8]>,
         (rules, demands, below): (&Rules, &Demands, &Below),
         traces: &mut Traces,
-    ) -> Fragments {
+    ) -> Tombstones {
+        let count = self.edges.len();
+        let first = self.given_parts;
+        let end = cut.map_or(count, |cut| self.edges.partition_point(|edge| **edge < *cut)).max(first);
+        // Where the cut is between two edges, the part goes on behind it.
+        let parted = cut.is_some_and(|cut| end > first && self.edges.get(end).is_none_or(|edge| **edge != *cut));
+        let mut window = std::mem::take(&mut self.reaching);
+        while let Some(piece) = self.pieces.get(self.given_pieces).filter(|piece| piece.from < end) {
+            window.push(*piece);
+            self.given_pieces += 1;
+        }
+        self.reaching.extend(window.iter().filter(|piece| if parted { piece.to >= end } else { piece.to > end }));
+        for piece in &mut window {
+            (piece.from, piece.to) = (piece.from.max(first) - first, piece.to.min(end) - first);
+        }
+        let edge = |part: usize| match &self.given {
+            Some(given) if part == 0 => Some(given.clone()),
+            _ if first + part == end && cut.is_some() => cut.map(<[u8]>::to_vec),
+            _ => self.edges.get(first + part).map(|edge| edge.to_vec()),
+        };
+        let hides = self.hides.get(first..end).unwrap_or_default();
+        let stays = Leaving { window: &window, rules, demands, clear: below.spans() }.stays(hides, &edge);
+        let timed = |mark: Mark| Mark { ordinal: 0, time: if rules.timed { mark.time } else { 0 }, ..mark };
         let mut out = Vec::new();
-        let mut rest = Vec::new();
-        let mut finish = |passing| out.extend(finish(passing, rules, demands, below, traces));
-        for passing in std::mem::take(&mut self.fragments) {
-            match cut {
-                Some(cut) if passing.span.start.as_slice() >= cut => rest.push(passing),
-                Some(cut) if passing.span.end.as_deref().is_none_or(|end| end > cut) => {
-                    let Passing { span, marks } = passing;
-                    let left = KeySpan { start: span.start, end: Some(cut.to_vec()) };
-                    let right = KeySpan { start: cut.to_vec(), end: span.end };
-                    let afresh = marks.iter().map(|passing| PassingMark { hides: false, ..*passing }).collect();
-                    finish(Passing { span: left, marks });
-                    rest.push(Passing { span: right, marks: afresh });
+        for Piece { from, to, mark } in window {
+            let mut left = from;
+            let after = stays.partition_point(|run| run.end <= from);
+            for run in stays.get(after..).unwrap_or_default().iter().take_while(|run| run.start < to) {
+                let (start, stop) = (run.start.max(from), run.end.min(to));
+                out.push((start, Some(stop).filter(|stop| first + *stop < count || cut.is_some()), timed(mark)));
+                if left < start {
+                    traces.tombstone_left(mark.seqno, mark.gap_start);
                 }
-                _ => finish(passing),
+                left = stop;
+            }
+            if left < to {
+                traces.tombstone_left(mark.seqno, mark.gap_start);
             }
         }
-        self.fragments = rest;
-        self.at = 0;
-        // They come in order and apart, as they went in.
-        Fragments::from_sorted(out).unwrap_or_default()
+        let edges = (0..=end - first).filter_map(edge).map(Bytes::from).collect();
+        self.given = cut.map(<[u8]>::to_vec);
+        self.given_parts = end - usize::from(parted);
+        if parted {
+            self.hides.get_mut(self.given_parts).into_iter().for_each(|hides| *hides = false);
+        } else {
+            self.given = None;
+        }
+        Tombstones::of_pieces(edges, out.into_iter())
     }
 }
 
-/// Drops the marks that nobody asks for, noting them on the mark above.
-fn thin(marks: &[Mark], rules: &Rules, demands: &Demands, traces: &mut Traces) -> Vec<PassingMark> {
-    let mut thinned: Vec<PassingMark> = Vec::new();
-    let mut above: Option<Mark> = None;
-    // A later word of the same commit stands for those before; but nothing takes a purge back.
-    for commit in marks.chunk_by(|newer, older| newer.seqno == older.seqno) {
-        let Some(&newest) = commit.first() else { continue };
-        let mark = Mark { purge: commit.iter().any(|mark| mark.purge), ..newest };
-        let lowest = mark.gap_start.unwrap_or(mark.seqno).min(mark.seqno);
-        // A gap speaks for every key: whoever reads between two marks needs both.
-        let from = |kept: &PassingMark| kept.mark.gap_start.map_or(lowest, |gap| gap.min(lowest));
-        let reader = above.zip(thinned.last()).and_then(|(above, kept)| demands.any_in(from(kept), above.seqno));
-        let owed = above.is_some_and(|above| mark.purge || owes(&mark, &above, rules));
-        match thinned.last_mut() {
-            Some(kept) if reader.is_none() && !owed => {
-                if !kept.mark.purge {
-                    kept.mark.widen_gap(lowest);
-                    traces.dropped_beneath(above.map_or(0, |above| above.seqno));
+/// By what it is decided which tombstones before a cut leave.
+struct Leaving<'a> {
+    /// The numbers of parts count from the first of those before the cut.
+    window: &'a [Piece],
+    rules: &'a Rules,
+    demands: &'a Demands,
+    /// What older segments hold, in order and apart.
+    clear: Vec<KeySpan>,
+}
+
+impl Leaving<'_> {
+    /// The runs of parts in which they stay, in order.
+    fn stays(&self, hides: &[bool], edge: &impl Fn(usize) -> Option<Vec<u8>>) -> Vec<Range<usize>> {
+        let count = hides.len();
+        let trusting = self.demands.newest_distrusting();
+        let may_go = |mark: &Mark| {
+            let Mark { seqno, gap_start, purge, .. } = *mark;
+            let held = trusting.is_some_and(|newest| newest >= seqno)
+                || gap_start.is_some_and(|gap| self.demands.any_in(gap, seqno).is_some());
+            !held && (!purge || kept::may_go(seqno, self.rules, self.demands))
+        };
+        // How many begin and end at each part, and how many of those that must stay.
+        let mut steps = vec![(0isize, 0isize); count + 1];
+        let mut ending: Vec<Vec<usize>> = vec![Vec::new(); count + 1];
+        for piece in self.window {
+            let stuck = isize::from(!may_go(&piece.mark));
+            if let Some(step) = steps.get_mut(piece.from) {
+                *step = (step.0 + 1, step.1 + stuck);
+            }
+            if let Some(step) = steps.get_mut(piece.to) {
+                *step = (step.0 - 1, step.1 - stuck);
+            }
+            ending.get_mut(piece.to).into_iter().for_each(|ending| ending.push(piece.from));
+        }
+        let (mut depth, mut stuck) = (0, 0);
+        let mut depths = Vec::with_capacity(count);
+        let mut leaves = Vec::with_capacity(count);
+        for (part, hides) in hides.iter().enumerate() {
+            let step = steps.get(part).copied().unwrap_or_default();
+            (depth, stuck) = (depth + step.0, stuck + step.1);
+            depths.push(depth);
+            // Where the past has a tier of its own nothing is left beneath the marks; else the one that goes must be the only one.
+            let together = self.rules.policy.keeps_past() || depth == 1;
+            let may = depth > 0 && together && stuck == 0 && !hides;
+            leaves.push(may && self.is_clear(&edge(part).unwrap_or_default(), edge(part + 1).as_deref()));
+        }
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        let mut at = 0;
+        while at < count {
+            let leaving = |at: usize| leaves.get(at).copied().unwrap_or(false);
+            let start = at;
+            while at < count && leaving(at) == leaving(start) {
+                at += 1;
+            }
+            // A hole that parts many marks would make twice as many of them: there they stay.
+            let parts_many = || {
+                let reach = start.checked_sub(1).and_then(|before| depths.get(before)).map_or(0, |depth| *depth);
+                let ends = ending.get(start..=at).unwrap_or_default().iter().flatten();
+                reach - ends.filter(|from| **from < start).fold(0, |sum, _| sum + 1) > 1
+            };
+            if !leaving(start) || parts_many() {
+                match runs.last_mut().filter(|last| last.end == start) {
+                    Some(last) => last.end = at,
+                    None => runs.push(start..at),
                 }
             }
-            _ => thinned.push(PassingMark { mark, hides: false }),
         }
-        above = Some(mark);
+        runs
     }
-    thinned
+
+    /// Whether no older segment can hold a key of a span.
+    fn is_clear(&self, start: &[u8], end: Option<&[u8]>) -> bool {
+        let behind = self.clear.partition_point(|span| span.end.as_deref().is_some_and(|end| end <= start));
+        self.clear.get(behind).is_none_or(|next| end.is_some_and(|end| end <= next.start.as_slice()))
+    }
 }
 
-fn owes(mark: &Mark, above: &Mark, rules: &Rules) -> bool {
-    let time = |mark: &Mark| if mark.time == 0 { rules.time_of(mark.seqno) } else { mark.time };
-    let judged = Judged {
-        rank: 1,
-        seqno: mark.seqno,
-        time: time(mark),
-        superseded_at: Some(time(above)),
-        is_delete: true,
-        ended_by_delete: true,
-        deleted_since: Some(time(above)),
-        bytes: 0,
-    };
-    // What a policy of the user's own says of one key says nothing of the others.
-    rules.policy.is_custom() || rules.owe(&judged)
-}
+#[cfg(test)]
+mod tests {
+    use std::{cmp::Reverse, time::Duration};
 
-/// A fragment as it goes to disk, or nothing when its marks may go.
-fn finish(passing: Passing, rules: &Rules, demands: &Demands, below: &Below, traces: &mut Traces) -> Option<Fragment> {
-    // Where the past has a tier of its own nothing is left beneath the marks; else the one that goes must be the only one.
-    let together = rules.policy.keeps_past() || passing.marks.len() == 1;
-    let may_go = |passing: &PassingMark| {
-        let Mark { seqno, gap_start, purge, .. } = passing.mark;
-        let held = demands.holds_tombstone(seqno, gap_start);
-        !passing.hides && !held && (!purge || kept::may_go(seqno, rules, demands))
+    use super::{
+        super::thin::tests::{Dice, demands, draw, rules},
+        *,
     };
-    if together && below.is_clear(&passing.span) && passing.marks.iter().all(may_go) {
-        for PassingMark { mark, .. } in passing.marks {
-            traces.tombstone_left(mark.seqno, mark.gap_start);
-        }
-        return None;
+    use crate::{
+        base::KeyspaceId,
+        compaction::Policy,
+        merge::RangeTombstone,
+        segment::{Finished, Summary},
+    };
+
+    fn older(start: u8, end: u8) -> Arc<Finished> {
+        let summary = Summary {
+            keyspace: KeyspaceId(16),
+            span: KeySpan { start: vec![start], end: Some(vec![end]) },
+            keys: 1,
+            entries: 1,
+            tombstones: 0,
+            range_tombstones: 0,
+            raw_bytes: 1,
+            min_seqno: 1,
+            max_seqno: 1,
+            lowest_affected: 1,
+            times: None,
+            past: None,
+        };
+        Arc::new(Finished { number: 1, file_id: 1, file_len: 1, footer_digest: 1, summary })
     }
-    let mark = |passing: PassingMark| {
-        let time = if rules.timed { passing.mark.time } else { 0 };
-        Mark { ordinal: 0, time, ..passing.mark }
-    };
-    Some(Fragment { span: passing.span, marks: passing.marks.into_iter().map(mark).collect() })
+
+    #[test]
+    fn of_a_row_of_marks_the_newest_and_the_oldest_are_judged_and_those_that_tell_of_more() {
+        let mark = |seqno, gap_start, purge| RangeTombstone {
+            span: KeySpan { start: b"a".to_vec(), end: None },
+            mark: Mark { seqno, ordinal: 0, gap_start, time: seqno, purge },
+        };
+        let all = (20..60).map(|seqno| mark(seqno, (seqno == 33).then_some(31), seqno == 52));
+        let sets = [Arc::new(Tombstones::new(all))];
+        let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), 60);
+        let mut marks = Marks::new(&sets, (&rules, &Demands::default()), &mut Traces::default());
+        marks.begin_key(b"k");
+        let mut rows = Vec::new();
+        for entry in [45, 44, 42, 30, 3] {
+            let row = std::iter::from_fn(|| marks.next_above(entry, 0));
+            rows.push(row.map(|mark| mark.seqno).collect::<Vec<_>>());
+        }
+        // A mark at the place of an entry comes behind it.
+        assert_eq!(rows, [vec![59, 52, 46], vec![45], vec![44, 43], vec![42, 33, 31], vec![30, 20]]);
+    }
+
+    #[test]
+    fn over_every_key_all_marks_leave_or_none_and_none_that_is_needed() {
+        for seed in 0..600 {
+            let mut dice = Dice(seed);
+            let last = 1 + dice.below(10);
+            let sets = [Arc::new(Tombstones::new(draw(&mut dice, last)))];
+            let policy = if dice.below(2) == 0 {
+                Policy::mvcc(1, Duration::from_micros(dice.below(20)))
+            } else {
+                Policy::last_writer_wins()
+            };
+            let rules = rules(policy, last + dice.below(10));
+            let demands = demands(&mut dice, last);
+            let mut spans = Vec::new();
+            for _ in 0..dice.below(4) {
+                let start = b'a' + u8::try_from(dice.below(9)).unwrap();
+                spans.push(older(start, start + 1 + u8::try_from(dice.below(2)).unwrap()));
+            }
+            let below = Below(spans);
+            let mut traces = Traces::default();
+            let (_, thinned) = thin(&sets, (&rules, &demands), &mut Traces::default());
+            let edges: Vec<Bytes> = sets[0].parts().0.to_vec();
+            let mut marks = Marks::new(&sets, (&rules, &demands), &mut Traces::default());
+            // Every key and the one behind it; some hold an entry that stays, some begin another segment.
+            let mut out: Vec<Tombstones> = Vec::new();
+            let mut hidden: Vec<(Vec<u8>, usize)> = Vec::new();
+            let keys: Vec<Vec<u8>> = (b'`'..=b'k').flat_map(|byte| [vec![byte], vec![byte, 5]]).collect();
+            for key in &keys {
+                if dice.below(8) == 0 {
+                    out.push(marks.take_before(Some(key), (&rules, &demands, &below), &mut traces));
+                }
+                marks.begin_key(key);
+                let over: Vec<_> = thinned
+                    .iter()
+                    .filter(|piece| {
+                        let end = edges.get(piece.to).is_none_or(|end| **key < **end);
+                        edges[piece.from].as_ref() <= key.as_slice() && end
+                    })
+                    .collect();
+                let seqno = dice.below(last + 2);
+                assert_eq!(marks.any_older(seqno), over.iter().any(|piece| piece.mark.seqno < seqno));
+                if dice.below(4) == 0 {
+                    marks.must_hide(seqno);
+                    if over.iter().any(|piece| piece.mark.seqno > seqno) {
+                        hidden.push((key.clone(), out.len()));
+                    }
+                }
+            }
+            out.push(marks.take_before(None, (&rules, &demands, &below), &mut traces));
+            for pair in out.windows(2) {
+                let (left, right) = (pair[0].span(), pair[1].span());
+                assert!(left.zip(right).is_none_or(|(left, right)| left.end.is_some_and(|end| end <= right.start)));
+            }
+            for key in &keys {
+                let over = |piece: &&Piece| {
+                    let end = edges.get(piece.to).is_none_or(|end| **key < **end);
+                    edges[piece.from].as_ref() <= key.as_slice() && end
+                };
+                let newest_first = |mut marks: Vec<Mark>| {
+                    marks.sort_unstable_by_key(|mark| Reverse(mark.seqno));
+                    marks
+                };
+                let was =
+                    newest_first(thinned.iter().filter(over).map(|piece| Mark { ordinal: 0, ..piece.mark }).collect());
+                let is = newest_first(out.iter().flat_map(|set| set.covering(key)).copied().collect());
+                if is.is_empty() {
+                    let alone = rules.policy.keeps_past() || was.len() <= 1;
+                    let held = was.iter().any(|mark| demands.holds_tombstone(mark.seqno, mark.gap_start));
+                    let purges = was.iter().any(|mark| mark.purge && !kept::may_go(mark.seqno, &rules, &demands));
+                    let needed = was.is_empty() || alone && !held && !purges && below.is_clear_at(key);
+                    assert!(
+                        needed && (was.is_empty() || !hidden.iter().any(|(hidden, _)| hidden == key)),
+                        "seed {seed}: {key:?}"
+                    );
+                } else {
+                    assert_eq!(is, was, "seed {seed}: {key:?}");
+                }
+            }
+            if out.iter().all(Tombstones::is_empty) {
+                assert_eq!(traces.tombstones_left, !thinned.is_empty(), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hole_is_left_in_one_mark_and_not_in_many() {
+        let tombstone = |start: u8, end: u8, seqno| RangeTombstone {
+            span: KeySpan { start: vec![start], end: Some(vec![end]) },
+            mark: Mark { seqno, ordinal: 0, gap_start: None, time: seqno, purge: false },
+        };
+        // Older segments hold something to both sides of the part from c to d, and on the edges there stand two short ones.
+        let short = [tombstone(b'c', b'd', 1)];
+        let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), 9);
+        for (count, kept) in [(1, false), (2, true), (9, true)] {
+            let long = (0..count).map(|at| tombstone(b'a', b'f', 2 + at));
+            let sets = [Arc::new(Tombstones::new(short.iter().cloned().chain(long)))];
+            let mut marks = Marks::new(&sets, (&rules, &Demands::default()), &mut Traces::default());
+            let below = Below(vec![older(b'a', b'c'), older(b'd', b'f')]);
+            let out = marks.take_before(None, (&rules, &Demands::default(), &below), &mut Traces::default());
+            assert_eq!(out.covering(b"c").count() > 0, kept, "{count}");
+            assert_eq!(out.len() as u64, if kept { 1 + count } else { 2 });
+        }
+    }
 }

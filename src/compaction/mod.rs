@@ -14,6 +14,7 @@ mod rules;
 #[cfg(test)]
 mod scenarios;
 mod survivors;
+mod thin;
 
 pub(crate) use job::{Job, Outcome, run, run_past};
 pub(crate) use kept::Lane;

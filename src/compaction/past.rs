@@ -11,13 +11,13 @@ use super::{
 };
 use crate::{
     base::{KeySpan, Kind},
-    merge::{EntryRef, Fragments, Mark, RangeTombstone, Until},
+    merge::{EntryRef, Mark, RangeTombstone, Tombstones, Until},
     segment::Entry,
 };
 
 /// What purges hide in a keyspace.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Purges(Fragments);
+pub(crate) struct Purges(Tombstones);
 
 impl Purges {
     /// Of spans, each with the seqno of its purge.
@@ -26,18 +26,17 @@ impl Purges {
             let mark = Mark { seqno, ordinal: 0, gap_start: None, time: 0, purge: true };
             RangeTombstone { span, mark }
         };
-        Self(Fragments::cut(&purged.into_iter().map(tombstone).collect::<Vec<_>>()))
+        Self(Tombstones::new(purged.into_iter().map(tombstone)))
     }
 
     /// The oldest purge that hides a version: from whoever came since, one of them does.
     fn hides(&self, key: &[u8], seqno: u64) -> Option<u64> {
-        let oldest = self.0.covering(key)?.marks.iter().rfind(|mark| mark.seqno > seqno)?;
-        Some(oldest.seqno)
+        self.0.oldest_above(key, seqno).map(|mark| mark.seqno)
     }
 
     /// Whether they hide any key of a span, of versions from `oldest` on.
     pub(crate) fn touch(&self, span: &KeySpan, oldest: u64) -> bool {
-        self.0.overlapping(span).any(|fragment| fragment.marks.iter().any(|mark| mark.seqno > oldest))
+        self.0.newest_in(span).is_some_and(|newest| newest > oldest)
     }
 }
 

@@ -108,6 +108,11 @@ impl Demands {
         above || gap_start.is_some_and(|gap| self.any_in(gap, seqno).is_some())
     }
 
+    /// The newest seqno of anybody who takes it for lost history when nothing is found.
+    pub(super) fn newest_distrusting(&self) -> Option<u64> {
+        self.readers.iter().filter(|reader| self.distrusts_absence(reader)).map(|reader| reader.seqno).max()
+    }
+
     /// Whether somebody takes it for lost history when nothing is found.
     fn distrusts_absence(&self, reader: &Reader) -> bool {
         reader.seqno < self.vanished || reader.time < self.lapsed
@@ -141,6 +146,20 @@ impl Below {
     /// Whether none of them can hold a key of the span.
     pub(super) fn is_clear(&self, span: &KeySpan) -> bool {
         !self.0.iter().any(|segment| segment.summary.overlaps(span))
+    }
+
+    /// The spans that they may hold keys of, in order and apart.
+    pub(super) fn spans(&self) -> Vec<KeySpan> {
+        let mut all: Vec<&KeySpan> = self.0.iter().map(|segment| &segment.summary.span).collect();
+        all.sort_unstable_by(|a, b| a.start.cmp(&b.start));
+        let mut spans: Vec<KeySpan> = Vec::new();
+        for span in all {
+            match spans.last_mut().filter(|last| last.end.as_ref().is_none_or(|end| span.start <= *end)) {
+                Some(last) => last.end = last.end.take().zip(span.end.clone()).map(|(a, b)| a.max(b)),
+                None => spans.push(span.clone()),
+            }
+        }
+        spans
     }
 
     pub(super) fn is_clear_at(&self, key: &[u8]) -> bool {

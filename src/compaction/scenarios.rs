@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     base::{Bytes, KeySpan, KeyspaceId, Kind},
-    merge::{EntryRef, Fragments, Mark, MergeStrategy, RangeTombstone, Until},
+    merge::{EntryRef, Mark, MergeStrategy, RangeTombstone, Tombstones, Until},
     segment::{Entry, Finished, Summary},
 };
 use std::{
@@ -184,7 +184,7 @@ impl Case {
             survivors.into_traces()
         } else {
             let mark = |mark: &Mark| RangeTombstone { span: whole.clone(), mark: *mark };
-            let fragments = Fragments::cut(&self.marks.iter().map(mark).collect::<Vec<_>>());
+            let tombstones = [Arc::new(Tombstones::new(self.marks.iter().map(mark)))];
             let ttls = if self.ttl > 0 { vec![(0, self.ttl)] } else { Vec::new() };
             let rules = Rules {
                 policy: self.policy,
@@ -196,7 +196,7 @@ impl Case {
                 purged_upto: u64::MAX,
             };
             let below = Below(self.below.then(|| Arc::new(segment(&whole))).into_iter().collect());
-            let mut survivors = Survivors::new(rules, demands, below, &fragments);
+            let mut survivors = Survivors::new(rules, demands, below, &tombstones);
             let mut out = |lane, entry: &Entry, _: &[u8], _: &[u8]| {
                 told.push(words(lane, entry));
                 Ok(())
@@ -205,7 +205,7 @@ impl Case {
                 survivors.take(&entry, || Bytes::copy_from(value), &mut out).unwrap();
             }
             survivors.end_key(&mut out).unwrap();
-            for mark in survivors.fragments_before(None).iter().flat_map(|fragment| &fragment.marks) {
+            for (.., mark) in survivors.tombstones_before(None).iter().collect::<Vec<_>>().into_iter().rev() {
                 let gap = mark.gap_start.map(|gap| format!(" gap {gap}")).unwrap_or_default();
                 told.push(format!("mark {}{gap}", mark.seqno));
             }

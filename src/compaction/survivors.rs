@@ -12,6 +12,8 @@
 //! itself: kept, folded into the operand above it, or dropped and noted on the version above it. Those of a key that are kept wait together, in [`Kept`];
 //! when the key ends it is decided where each of them goes.
 
+use std::sync::Arc;
+
 use super::{
     kept::{Kept, Lane, Version},
     marks::Marks,
@@ -20,7 +22,7 @@ use super::{
 };
 use crate::{
     base::{Bytes, KeySpan, Kind, Result},
-    merge::{EntryRef, Fragments, Mark},
+    merge::{EntryRef, Mark, Tombstones},
     segment::Entry,
 };
 
@@ -97,10 +99,10 @@ pub(crate) struct Survivors {
 }
 
 impl Survivors {
-    /// Survivors of a merge of entries and `fragments`, all of one keyspace.
-    pub(crate) fn new(rules: Rules, demands: Demands, below: Below, fragments: &Fragments) -> Self {
+    /// Survivors of a merge of entries and range tombstones, all of one keyspace.
+    pub(crate) fn new(rules: Rules, demands: Demands, below: Below, tombstones: &[Arc<Tombstones>]) -> Self {
         let mut traces = Traces::default();
-        let marks = Marks::new(fragments, (&rules, &demands), &mut traces);
+        let marks = Marks::new(tombstones, (&rules, &demands), &mut traces);
         let kept = Kept::default();
         Self {
             rules,
@@ -126,7 +128,7 @@ impl Survivors {
             self.above = None;
             self.marks.begin_key(&self.key);
         }
-        while let Some(mark) = self.marks.next_above(&self.key, entry.seqno, entry.ordinal) {
+        while let Some(mark) = self.marks.next_above(entry.seqno, entry.ordinal) {
             self.judge_mark(&mark);
         }
         let judging = Judging {
@@ -165,7 +167,7 @@ impl Survivors {
     }
 
     /// The range tombstones of everything before `cut` (of all that is left, without one), final.
-    pub(crate) fn fragments_before(&mut self, cut: Option<&[u8]>) -> Fragments {
+    pub(crate) fn tombstones_before(&mut self, cut: Option<&[u8]>) -> Tombstones {
         self.marks.take_before(cut, (&self.rules, &self.demands, &self.below), &mut self.traces)
     }
 

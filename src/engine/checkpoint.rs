@@ -21,7 +21,7 @@ use crate::{
     format::name,
     manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
     memtable::Stamp,
-    merge::{Direction, Fragments},
+    merge::{Direction, Tombstones},
     segment::{Entry, Finished, Purpose, SegmentWriter},
 };
 
@@ -313,7 +313,7 @@ impl ViewCore {
         let mut segments = Vec::new();
         let mut writer: Option<SegmentWriter> = None;
         let mut finish = |writer: SegmentWriter| {
-            segments.push(Arc::new(writer.finish(&Fragments::default(), |_| false)?));
+            segments.push(Arc::new(writer.finish(&Tombstones::default(), |_| false)?));
             Ok::<_, Error>(())
         };
         while scan.step()? {

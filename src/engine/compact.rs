@@ -18,7 +18,7 @@ use crate::{
         pick, pick_past, run, run_past, score,
     },
     manifest::{Change, Edit, KeyspaceVersion, StoredPolicy},
-    merge::{Direction, Fragments, Source},
+    merge::{Direction, Source},
     segment::{Finished, SegmentCursor},
 };
 
@@ -244,11 +244,11 @@ impl Engine {
         // Inputs as runs: each segment of level 0 alone, those of a deeper level as one.
         let is_input = |number: u64| task.inputs.iter().any(|segment| segment.number == number);
         let mut sources = Vec::new();
-        let mut fragments = Vec::new();
+        let mut tombstones = Vec::new();
         for (level, tables) in tree.levels.iter().enumerate() {
             let inputs: Vec<_> = tables.iter().filter(|table| is_input(table.meta.number)).cloned().collect();
             for table in &inputs {
-                fragments.push(Arc::clone(table.segment()?.ranges()));
+                tombstones.push(Arc::clone(table.segment()?.ranges()));
             }
             if level == 0 {
                 sources.extend(inputs.into_iter().map(|table| RunCursor::new(vec![table], Direction::Forward)));
@@ -258,7 +258,7 @@ impl Engine {
         }
         let job = Job {
             sources,
-            fragments: Fragments::merged(&fragments),
+            tombstones,
             rules: self.rules(keyspace, current, purged_upto),
             demands: demands(keyspace, registered),
             below: Below(task.below.clone()),
@@ -408,10 +408,8 @@ impl Engine {
         };
         for table in tree.levels.iter().flatten().filter(|table| table.meta.summary.has_purges()) {
             let segment = table.segment()?;
-            for fragment in segment.ranges().iter() {
-                let marks = fragment.marks.iter().filter(|mark| mark.purge);
-                purges.extend(marks.map(|mark| (fragment.span.clone(), mark.seqno)));
-            }
+            let ranges = segment.ranges().to_vec().into_iter().filter(|range| range.mark.purge);
+            purges.extend(ranges.map(|range| (range.span, range.mark.seqno)));
             let mut cursor = SegmentCursor::new(Arc::clone(segment), Direction::Forward);
             cursor.seek(Some(&[]))?;
             while let Some(entry) = cursor.entry() {

@@ -23,7 +23,7 @@ use super::{
     read::{Opened, look_up},
 };
 use crate::{
-    base::{Error, KeySpan, KeyspaceId, Kind, Receipt, Result},
+    base::{Error, KeySpan, KeyspaceId, Kind, Receipt, Result, SpanMap},
     memtable::Memtable,
     merge::{Asked, Lookup, MergeStrategy, number, wide_sum},
     segment::PointKey,
@@ -87,24 +87,31 @@ impl Chains {
 /// Keys of keyspaces.
 type Keys = Vec<(KeyspaceId, Vec<u8>)>;
 
-/// What a batch has said of its keys so far.
+/// What a batch has said of its keys so far. Words are numbered: the later one counts.
 #[derive(Default)]
 struct Overlay {
+    words: u64,
     /// Whether each key is there.
-    keys: HashMap<(KeyspaceId, Vec<u8>), bool>,
-    ranges: Vec<(KeyspaceId, KeySpan)>,
+    keys: HashMap<(KeyspaceId, Vec<u8>), (u64, bool)>,
+    ranges: HashMap<KeyspaceId, SpanMap<u64>>,
 }
 
 impl Overlay {
-    fn range(&mut self, keyspace: KeyspaceId, span: KeySpan) {
-        self.keys.retain(|(id, key), _| *id != keyspace || !span.holds(key));
-        self.ranges.push((keyspace, span));
+    fn range(&mut self, keyspace: KeyspaceId, span: &KeySpan) {
+        self.words += 1;
+        self.ranges.entry(keyspace).or_default().insert(span, self.words);
+    }
+
+    fn key(&mut self, keyspace: KeyspaceId, key: &[u8], is_there: bool) {
+        self.words += 1;
+        self.keys.insert((keyspace, key.to_vec()), (self.words, is_there));
     }
 
     /// Whether the key is there, if the batch says anything of it.
     fn says(&self, keyspace: KeyspaceId, key: &[u8]) -> Option<bool> {
-        let deleted = || self.ranges.iter().any(|(id, span)| *id == keyspace && span.holds(key)).then_some(false);
-        self.keys.get(&(keyspace, key.to_vec())).copied().or_else(deleted)
+        let deleted = self.ranges.get(&keyspace).and_then(|ranges| ranges.get(key)).map(|word| (*word, false));
+        let said = self.keys.get(&(keyspace, key.to_vec())).copied();
+        said.into_iter().chain(deleted).max_by_key(|(word, _)| *word).map(|(_, is_there)| is_there)
     }
 }
 
@@ -138,25 +145,38 @@ impl Engine {
         let is_sum =
             |id| keyspaces.iter().any(|opened| opened.id == id && matches!(opened.strategy, MergeStrategy::Sum));
         // Only keys with a base in the batch: of the others nothing is known here.
-        let mut sums: HashMap<(KeyspaceId, &[u8]), i128> = HashMap::new();
+        let mut sums: HashMap<(KeyspaceId, &[u8]), (u64, i128)> = HashMap::new();
+        let mut ranges: HashMap<KeyspaceId, SpanMap<u64>> = HashMap::new();
+        let mut words = 0u64;
         let summed = batch.for_each(|op| {
+            words += 1;
+            let deleted = |ranges: &HashMap<KeyspaceId, SpanMap<u64>>| {
+                ranges.get(&op.keyspace).and_then(|ranges| ranges.get(op.key)).copied().unwrap_or(0)
+            };
             let value = number(op.value).unwrap_or(0);
             match op.kind {
                 Kind::Put | Kind::Delete | Kind::Purge if is_sum(op.keyspace) => {
-                    sums.insert((op.keyspace, op.key), if op.kind == Kind::Put { value } else { 0 });
+                    sums.insert((op.keyspace, op.key), (words, if op.kind == Kind::Put { value } else { 0 }));
                 }
                 Kind::Operand => {
-                    sums.entry((op.keyspace, op.key)).and_modify(|sum| *sum = sum.saturating_add(value));
+                    // One that a later range deletes is known no more.
+                    if let Some((base, sum)) = sums.get_mut(&(op.keyspace, op.key))
+                        && *base > deleted(&ranges)
+                    {
+                        *sum = sum.saturating_add(value);
+                    }
                 }
                 Kind::RangeDelete | Kind::RangePurge => {
                     let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
-                    sums.retain(|(id, key), _| *id != op.keyspace || !span.holds(key));
+                    ranges.entry(op.keyspace).or_default().insert(&span, words);
                 }
                 _ => {}
             }
         });
         summed.map_err(|bad| Error::invalid(bad.to_string()))?;
-        sums.into_iter().try_for_each(|((id, key), sum)| {
+        let deleted = |id, key: &[u8]| ranges.get(&id).and_then(|ranges| ranges.get(key)).copied().unwrap_or(0);
+        let mut known = sums.into_iter().filter(|((id, key), (base, _))| *base > deleted(*id, key));
+        known.try_for_each(|((id, key), (_, sum))| {
             let keyspace = keyspaces.iter().find(|opened| opened.id == id);
             let named = |error| match keyspace {
                 Some(opened) => opened.named(error),
@@ -225,15 +245,15 @@ fn decide(view: &Arc<ViewCore>, batch: &BatchBuf, keyspaces: &[Opened]) -> Resul
             match op.kind {
                 Kind::RangeDelete | Kind::RangePurge => {
                     let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
-                    overlay.range(op.keyspace, span);
+                    overlay.range(op.keyspace, &span);
                 }
                 Kind::Delete | Kind::Purge => {
-                    overlay.keys.insert((op.keyspace, op.key.to_vec()), false);
+                    overlay.key(op.keyspace, op.key, false);
                 }
                 _ => match is_live(view, opened, op.key, &overlay, &mut read) {
                     Err(error) => failed = Some(error),
                     Ok(false) => {
-                        overlay.keys.insert((op.keyspace, op.key.to_vec()), true);
+                        overlay.key(op.keyspace, op.key, true);
                     }
                     Ok(true) if matches!(opened.strategy, MergeStrategy::ErrorOnDuplicate) => {
                         failed = Some(Error::Duplicate { key: op.key.to_vec() });
@@ -279,13 +299,13 @@ mod tests {
     fn the_last_word_of_a_batch_on_a_key_is_what_later_ones_are_decided_by() {
         let id = KeyspaceId(16);
         let mut overlay = Overlay::default();
-        overlay.keys.insert((id, b"b".to_vec()), true);
-        overlay.range(id, KeySpan { start: b"a".to_vec(), end: Some(b"c".to_vec()) });
+        overlay.key(id, b"b", true);
+        overlay.range(id, &KeySpan { start: b"a".to_vec(), end: Some(b"c".to_vec()) });
         assert_eq!(
             (overlay.says(id, b"b"), overlay.says(id, b"c"), overlay.says(KeyspaceId(17), b"b")),
             (Some(false), None, None)
         );
-        overlay.keys.insert((id, b"b".to_vec()), true);
+        overlay.key(id, b"b", true);
         assert_eq!(overlay.says(id, b"b"), Some(true));
     }
 }

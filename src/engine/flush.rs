@@ -119,7 +119,7 @@ impl Engine {
             let Some(keyspace) = current.version.keyspaces.get(&id) else { continue };
             let job = Job {
                 sources: vec![MemCursor::new(table, id, Direction::Forward)],
-                fragments: (*table.fragments(id)).clone(),
+                tombstones: table.tombstones(id),
                 rules: self.rules(keyspace, current, 0),
                 demands: demands(keyspace, registered),
                 below: Below(keyspace.main().cloned().collect()),

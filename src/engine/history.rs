@@ -17,7 +17,7 @@ use crate::{
     base::{Bytes, KeySpan, KeyspaceId, Kind, Result},
     manifest::Version,
     memtable::MemCursor,
-    merge::{Asked, Direction, EntryRef, Fragments, Kway, Mark, Source, Until, wide_sum},
+    merge::{Asked, Direction, EntryRef, Kway, Mark, Source, Tombstones, Until, wide_sum},
 };
 
 /// A version of a key.
@@ -169,12 +169,11 @@ impl ViewCore {
         let mut sources = Vec::new();
         // The same one may stand in several segments.
         let mut marks: BTreeMap<(u64, u32, bool), Mark> = BTreeMap::new();
-        let mut see_marks = |fragments: &Fragments| {
-            let covering = fragments.covering(key).into_iter().flat_map(|fragment| fragment.marks.iter().copied());
-            marks.extend(covering.map(|mark| ((mark.seqno, mark.ordinal, !mark.purge), mark)));
+        let mut see_marks = |tombstones: &Tombstones| {
+            marks.extend(tombstones.covering(key).map(|mark| ((mark.seqno, mark.ordinal, !mark.purge), *mark)));
         };
         for table in current.memtables(u64::MAX) {
-            see_marks(&table.fragments(opened.id));
+            table.tombstones(opened.id).iter().for_each(|set| see_marks(set));
             sources.push(AnySource::Mem(MemCursor::new(table, opened.id, Direction::Forward)));
         }
         let tree = current.trees.get(&opened.id);

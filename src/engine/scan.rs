@@ -9,7 +9,7 @@ use super::{
 use crate::{
     base::{Bytes, KeySpan, Result},
     memtable::MemCursor,
-    merge::{Asked, DeadSpans, Direction, EntryRef, Fragments, Kway, Source, Visible},
+    merge::{Asked, DeadSpans, Direction, EntryRef, Kway, Source, Tombstones, Visible},
     segment::{PastCursor, SegmentCursor, VersionCursor},
 };
 
@@ -344,16 +344,15 @@ pub(super) fn scan_in(
 ) -> Result<Scan> {
     let keyspace = opened.id;
     let mut sources = Vec::new();
-    let mut tombstones: Vec<Arc<Fragments>> = Vec::new();
+    let mut tombstones: Vec<Vec<Arc<Tombstones>>> = Vec::new();
     for table in current.memtables(asked.seqno) {
         sources.push(AnySource::Mem(MemCursor::new(table, keyspace, direction)));
-        tombstones.push(table.fragments(keyspace));
+        tombstones.extend(table.tombstones(keyspace).into_iter().map(|set| vec![set]));
     }
     if let Some(tree) = current.trees.get(&keyspace) {
         for run in tree.runs(&span, asked.seqno) {
-            for table in run.iter().filter(|table| table.meta.summary.range_tombstones > 0) {
-                tombstones.push(Arc::clone(table.segment()?.ranges()));
-            }
+            let ranged = run.iter().filter(|table| table.meta.summary.range_tombstones > 0);
+            tombstones.push(ranged.map(|table| Ok(Arc::clone(table.segment()?.ranges()))).collect::<Result<_>>()?);
             sources.push(AnySource::Run(RunCursor::new(run, direction)));
         }
         for run in tree.past.iter().filter(|run| run.concerns(asked.seqno)) {
@@ -364,12 +363,6 @@ pub(super) fn scan_in(
             }
         }
     }
-    tombstones.retain(|fragments| !fragments.is_empty());
-    let tombstones = match tombstones.as_slice() {
-        [] => Arc::default(),
-        [only] => Arc::clone(only),
-        several => Arc::new(Fragments::merged(several)),
-    };
     let merge = Kway::new(sources, direction);
     let visible = Visible::new(merge, tombstones, asked, span, (direction, opened.strategy.clone()));
     Ok(visible.with_dead(dead, keyspace))

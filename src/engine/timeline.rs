@@ -28,7 +28,7 @@ use crate::{
     format::{Reader, Writer, name},
     manifest::{Change, Edit},
     memtable::{Memtable, Stamp},
-    merge::{Direction, Fragments, Source, step},
+    merge::{Direction, Source, Tombstones, step},
     segment::{Entry, Finished, PointIndex, Purpose, SegmentWriter},
 };
 
@@ -301,7 +301,7 @@ impl StampWriter<'_> {
     fn cut(&mut self) -> Result<()> {
         self.write_chunk()?;
         if let Some(writer) = self.writer.take() {
-            self.segments.push(writer.finish(&Fragments::default(), |_| false)?);
+            self.segments.push(writer.finish(&Tombstones::default(), |_| false)?);
         }
         Ok(())
     }
@@ -326,7 +326,7 @@ impl Engine {
         for (entry, key, value) in pack(stamps) {
             writer.add(&entry, &key, &value)?;
         }
-        writer.finish(&Fragments::default(), |_| false).map(Some)
+        writer.finish(&Tombstones::default(), |_| false).map(Some)
     }
 
     fn new_stamp_segment(&self, first: &Stamp, made: &mut Vec<u64>) -> Result<SegmentWriter> {

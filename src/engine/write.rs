@@ -28,7 +28,7 @@ use crate::{
     base::{Error, IoContext, Receipt, Result, Seqno, from_us},
     format::{FileKind, Header, name},
     manifest::{Change, Edit, Version},
-    memtable::{Memtable, RANGE_TOMBSTONES_MAX},
+    memtable::Memtable,
     wal::{BATCH_LEN_MAX, BatchBuf, LogWriter, RecordKind},
 };
 
@@ -72,7 +72,7 @@ impl Engine {
         let receipt = {
             let mut commit = self.lock_checked(reads)?;
             self.check_keyspaces(keyspaces)?;
-            self.rotate_if_full(&mut commit, batch.range_deletes())?;
+            self.rotate_if_full(&mut commit)?;
             if batch.count() == 0 && reads.is_empty() {
                 // Nothing to write: the receipt of the newest commit says when nothing happened.
                 let (seqno, time) = (Seqno(self.visible()), from_us(commit.time_us));
@@ -141,12 +141,6 @@ impl Engine {
                 batch.len()
             )));
         }
-        if batch.range_deletes() > RANGE_TOMBSTONES_MAX {
-            return Err(Error::invalid(format!(
-                "a batch deletes at most {RANGE_TOMBSTONES_MAX} ranges, not {}; split it",
-                batch.range_deletes()
-            )));
-        }
         Ok(())
     }
 
@@ -196,10 +190,8 @@ impl Engine {
         }
     }
 
-    fn rotate_if_full(&self, commit: &mut Commit, range_deletes: u64) -> Result<()> {
-        let table = &commit.memtable;
-        let full = table.bytes() >= self.options.memtable_bytes()
-            || table.range_tombstones() + range_deletes > RANGE_TOMBSTONES_MAX;
+    fn rotate_if_full(&self, commit: &mut Commit) -> Result<()> {
+        let full = commit.memtable.bytes() >= self.options.memtable_bytes();
         if full { self.rotate(commit) } else { Ok(()) }
     }
 

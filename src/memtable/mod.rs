@@ -8,8 +8,7 @@
 //!
 //! A table recovered from a log is a sorted run instead: sorting half a million entries takes a tenth of inserting them.
 //!
-//! Range tombstones stand beside the entries: a table is full when it holds [`RANGE_TOMBSTONES_MAX`] of them, so that cutting
-//! them into fragments stays cheap.
+//! Range tombstones stand beside the entries, whole as they were written: see `ranges`.
 
 mod cursor;
 mod ranges;
@@ -28,8 +27,8 @@ use crossbeam_skiplist::SkipMap;
 use parking_lot::RwLock;
 
 use crate::{
-    base::{Bytes, Corruption, KeyspaceId, Kind, Result},
-    merge::{Answer, Found, Fragments, Lookup, Mark, Seen},
+    base::{Bytes, Corruption, KeySpan, KeyspaceId, Kind, Result},
+    merge::{Answer, Found, Lookup, Mark, RangeTombstone, Seen, Tombstones},
     wal::{BatchView, Op},
 };
 
@@ -42,8 +41,8 @@ const ENTRY_OVERHEAD: u64 = 120;
 /// What a batch costs beyond its entries: also one that stores nothing takes room in the log.
 const BATCH_OVERHEAD: u64 = 64;
 
-/// A table with this many range tombstones is full.
-pub(crate) const RANGE_TOMBSTONES_MAX: u64 = 1000;
+/// What a range tombstone costs beyond its two keys: itself, its edges, its part of the skyline, and of what readers of older moments need.
+const RANGE_OVERHEAD: u64 = 280;
 
 /// Where an entry stands. The order is the order of every sorted thing here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,9 +174,11 @@ impl Memtable {
     pub(crate) fn from_batches(log: u64, batches: &[BatchView]) -> Result<Self, Corruption> {
         let mut run = Vec::new();
         let table = Self::with(Store::Run(Vec::new()), log);
+        let mut ranges = Vec::new();
         for batch in batches {
-            table.read(batch, |key, value| run.push((key, value)))?;
+            table.read(batch, &mut ranges, |key, value| run.push((key, value)))?;
         }
+        table.ranges.insert(ranges);
         run.sort_unstable_by(|a: &(Key, Value), b| a.0.cmp(&b.0));
         Ok(Self { store: Store::Run(run), ..table })
     }
@@ -187,13 +188,21 @@ impl Memtable {
         let Store::Live(map) = &self.store else {
             return Err(Corruption { offset: 0, what: "a live memtable" });
         };
-        self.read(batch, |key, value| {
+        let mut ranges = Vec::new();
+        self.read(batch, &mut ranges, |key, value| {
             map.insert(key, value);
-        })
+        })?;
+        self.ranges.insert(ranges);
+        Ok(())
     }
 
-    /// Hands out the point entries of a batch, keeps its range tombstones, and counts both.
-    fn read(&self, batch: &BatchView, mut each: impl FnMut(Key, Value)) -> Result<(), Corruption> {
+    /// Hands out the point entries of a batch and its range tombstones, and counts both.
+    fn read(
+        &self,
+        batch: &BatchView,
+        ranges: &mut Vec<(KeyspaceId, RangeTombstone)>,
+        mut each: impl FnMut(Key, Value),
+    ) -> Result<(), Corruption> {
         let (seqno, time_us) = batch.stamp()?;
         let owner = batch.owner();
         let mut ordinal = 0;
@@ -205,14 +214,16 @@ impl Memtable {
                 shares.push(std::mem::replace(&mut newest, (op.keyspace, Share::default())));
             }
             let is_value = !op.kind.is_range() && !matches!(op.kind, Kind::Delete | Kind::Purge);
-            let bytes = (op.key.len() + op.value.len()) as u64 + ENTRY_OVERHEAD;
+            let overhead = if op.kind.is_range() { RANGE_OVERHEAD } else { ENTRY_OVERHEAD };
+            let bytes = (op.key.len() + op.value.len()) as u64 + overhead;
             newest.1.add(Share { values: u64::from(is_value), bytes });
             if op.kind.purges() {
                 self.purges.fetch_add(1, Relaxed);
             }
             if op.kind.is_range() {
                 let mark = Mark { seqno, ordinal, gap_start: None, time: time_us, purge: op.kind.purges() };
-                self.ranges.insert(op.keyspace, op.key, op.range_end(), mark);
+                let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
+                ranges.push((op.keyspace, RangeTombstone { span, mark }));
             } else {
                 let whole = || -> Arc<dyn AsRef<[u8]> + Send + Sync> { Arc::<Vec<u8>>::clone(owner) };
                 let user = Bytes::shared(whole, op.key_at, op.key);
@@ -295,13 +306,9 @@ impl Memtable {
         self.with_stamps(|stamps| stamps.first().map_or(0, |stamp| stamp.time))
     }
 
-    pub(crate) fn range_tombstones(&self) -> u64 {
-        self.ranges.count()
-    }
-
-    /// The range tombstones of a keyspace, cut.
-    pub(crate) fn fragments(&self, keyspace: KeyspaceId) -> Arc<Fragments> {
-        self.ranges.fragments(keyspace)
+    /// The range tombstones of a keyspace, in sets of which the newest is last. What is written later is not in them.
+    pub(crate) fn tombstones(&self, keyspace: KeyspaceId) -> Vec<Arc<Tombstones>> {
+        self.ranges.sets(keyspace)
     }
 
     /// The keyspaces that have anything here, in order.
@@ -327,7 +334,7 @@ impl Memtable {
     /// Entries here have no gaps, so what stands above the asked seqno need not be shown.
     pub(crate) fn get(&self, keyspace: KeyspaceId, user: &[u8], lookup: &mut Lookup) -> Result<Option<Answer>> {
         let asked = lookup.seqno();
-        let mark = self.ranges.newest_covering(keyspace, user, asked, lookup.opened());
+        let mark = self.ranges.newest(keyspace, user, asked, lookup.opened());
         // A purge above the moment counts too.
         let newest = if self.has_purges() { asked.max(lookup.opened()) } else { asked };
         let from = Key::newest(keyspace, user, newest);
@@ -379,7 +386,6 @@ impl Memtable {
 mod tests {
     use super::*;
     use crate::{
-        base::KeySpan,
         merge::{Asked, Direction, Source},
         wal::BatchBuf,
     };
@@ -522,16 +528,15 @@ mod tests {
     }
 
     #[test]
-    fn tombstones_of_a_keyspace_come_out_cut() {
+    fn tombstones_of_a_keyspace_are_told_apart_and_counted() {
         let batches = [batch(3, |buf| {
             buf.push_range(Kind::RangeDelete, KS, b"b", None);
             buf.push_range(Kind::RangeDelete, KeyspaceId(99), b"a", Some(b"z"));
         })];
         for table in both(&batches) {
-            let span = KeySpan { start: Vec::new(), end: None };
-            assert_eq!(table.fragments(KS).overlapping(&span).count(), 1);
-            assert_eq!(table.fragments(KeyspaceId(1)).overlapping(&span).count(), 0);
-            assert_eq!(table.range_tombstones(), 2);
+            let count = |id| table.tombstones(id).iter().map(|set| set.len()).sum::<usize>();
+            assert_eq!((count(KS), count(KeyspaceId(99)), count(KeyspaceId(1))), (1, 1, 0));
+            assert!(table.bytes() > 2 * RANGE_OVERHEAD);
         }
     }
 }

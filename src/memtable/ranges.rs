@@ -1,7 +1,8 @@
-//! The range tombstones of a live memtable.
+//! The range tombstones of a memtable.
 //!
-//! Most are cut into fragments; the newest few wait in a tail that point reads walk, so that deletes of ranges and reads
-//! may alternate without cutting all of them anew each time.
+//! Of each keyspace a stack of immutable sets, each longer than the next newer one: adding one merges the small ones on top,
+//! so that each tombstone is moved log n times in all, and readers meet at most log n sets. Those who have taken the sets do not see what
+//! comes later; what a set holds above their moment they pass over.
 
 use std::sync::{
     Arc,
@@ -11,96 +12,60 @@ use std::sync::{
 use parking_lot::RwLock;
 
 use crate::{
-    base::{KeySpan, KeyspaceId},
-    merge::{Fragments, Mark, RangeTombstone},
+    base::KeyspaceId,
+    merge::{Mark, RangeTombstone, Tombstones, push},
 };
-
-/// The longest tail while there are few.
-const TAIL_MAX: usize = 32;
 
 /// Range tombstones of all keyspaces.
 #[derive(Debug, Default)]
 pub(super) struct Ranges {
     /// How many there are: zero spares readers the lock.
     count: AtomicU64,
-    sets: RwLock<Vec<(KeyspaceId, Set)>>,
-}
-
-#[derive(Debug, Default)]
-struct Set {
-    all: Vec<RangeTombstone>,
-    /// The first `cut_len` of `all`, cut.
-    cut: Arc<Fragments>,
-    cut_len: usize,
-}
-
-impl Set {
-    fn tail(&self) -> &[RangeTombstone] {
-        self.all.get(self.cut_len..).unwrap_or_default()
-    }
-
-    fn cut_all(&mut self) {
-        self.cut = Arc::new(Fragments::cut(&self.all));
-        self.cut_len = self.all.len();
-    }
+    stacks: RwLock<Vec<(KeyspaceId, Vec<Arc<Tombstones>>)>>,
 }
 
 impl Ranges {
-    /// Adds a tombstone. One that covers nothing is dropped.
-    pub(super) fn insert(&self, keyspace: KeyspaceId, start: &[u8], end: Option<&[u8]>, mark: Mark) {
-        let span = KeySpan { start: start.to_vec(), end: end.map(<[u8]>::to_vec) };
-        if span.is_empty() {
+    /// Adds tombstones, all newer than those that are there. One that covers nothing is dropped.
+    pub(super) fn insert(&self, mut tombstones: Vec<(KeyspaceId, RangeTombstone)>) {
+        tombstones.retain(|(_, tombstone)| !tombstone.span.is_empty());
+        if tombstones.is_empty() {
             return;
         }
-        let tombstone = RangeTombstone { span, mark };
-        let mut sets = self.sets.write();
-        if let Some((_, set)) = sets.iter_mut().find(|(id, _)| *id == keyspace) {
-            set.all.push(tombstone);
-            // Cutting all of them anew each time the tail has grown by half costs little in all.
-            if set.tail().len() > TAIL_MAX.max(set.cut_len / 2) {
-                set.cut_all();
+        self.count.fetch_add(tombstones.len() as u64, Ordering::Release);
+        tombstones.sort_by_key(|(keyspace, _)| *keyspace);
+        let mut rest = tombstones.into_iter().peekable();
+        while let Some(&(keyspace, _)) = rest.peek() {
+            let of_it = std::iter::from_fn(|| rest.next_if(|(id, _)| *id == keyspace));
+            let newest = Tombstones::new(of_it.map(|(_, tombstone)| tombstone));
+            let mut stacks = self.stacks.write();
+            match stacks.iter_mut().find(|(id, _)| *id == keyspace) {
+                Some((_, stack)) => drop(push(stack, newest)),
+                None => stacks.push((keyspace, vec![Arc::new(newest)])),
             }
-        } else {
-            sets.push((keyspace, Set { all: vec![tombstone], ..Set::default() }));
         }
-        self.count.fetch_add(1, Ordering::Release);
-    }
-
-    pub(super) fn count(&self) -> u64 {
-        self.count.load(Ordering::Acquire)
     }
 
     pub(super) fn keyspaces(&self) -> Vec<KeyspaceId> {
-        self.sets.read().iter().map(|(id, _)| *id).collect()
+        self.stacks.read().iter().map(|(id, _)| *id).collect()
     }
 
-    /// All tombstones of a keyspace, cut.
-    pub(super) fn fragments(&self, keyspace: KeyspaceId) -> Arc<Fragments> {
-        if self.count() == 0 {
-            return Arc::default();
+    /// All tombstones of a keyspace.
+    pub(super) fn sets(&self, keyspace: KeyspaceId) -> Vec<Arc<Tombstones>> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return Vec::new();
         }
-        let mut sets = self.sets.write();
-        let Some((_, set)) = sets.iter_mut().find(|(id, _)| *id == keyspace) else { return Arc::default() };
-        if !set.tail().is_empty() {
-            set.cut_all();
-        }
-        Arc::clone(&set.cut)
+        let stacks = self.stacks.read();
+        stacks.iter().find(|(id, _)| *id == keyspace).map(|(_, stack)| stack.clone()).unwrap_or_default()
     }
 
     /// The newest tombstone at or below `asked`, or purge at or below `opened`, that covers `key`.
-    pub(super) fn newest_covering(&self, keyspace: KeyspaceId, key: &[u8], asked: u64, opened: u64) -> Option<Mark> {
-        if self.count() == 0 {
+    pub(super) fn newest(&self, keyspace: KeyspaceId, key: &[u8], asked: u64, opened: u64) -> Option<Mark> {
+        if self.count.load(Ordering::Acquire) == 0 {
             return None;
         }
-        let sets = self.sets.read();
-        let (_, set) = sets.iter().find(|(id, _)| *id == keyspace)?;
-        let covers = |tombstone: &&RangeTombstone| {
-            let KeySpan { start, end } = &tombstone.span;
-            start.as_slice() <= key && end.as_deref().is_none_or(|end| key < end)
-        };
-        let tail = set.tail().iter().filter(covers).map(|tombstone| tombstone.mark);
-        let cut = set.cut.covering(key).into_iter().flat_map(|fragment| fragment.marks.iter().copied());
-        let counts = |mark: &Mark| mark.seqno <= asked || mark.purge && mark.seqno <= opened;
-        tail.chain(cut).filter(counts).max_by_key(|mark| (mark.seqno, mark.ordinal))
+        let stacks = self.stacks.read();
+        let (_, stack) = stacks.iter().find(|(id, _)| *id == keyspace)?;
+        // Whatever the newer sets say of the key is newer.
+        stack.iter().rev().find_map(|set| set.newest(key, asked, opened))
     }
 }

@@ -4,23 +4,23 @@
 //!
 //! Inside, a `Source` is anything sorted: a memtable, a segment, a run of segments. `Kway` merges them in internal order: keys
 //! ascending, versions of a key newest first. `Visible` reads that stream as of a seqno. Range tombstones travel beside the stream, as
-//! `Fragments`, and `DeadSpans` remember where nothing is left. A [`MergeStrategy`] folds operands.
+//! `Tombstones`, and `DeadSpans` remember where nothing is left. A [`MergeStrategy`] folds operands.
 
 mod dead;
-mod fragments;
 mod kway;
 #[cfg(test)]
 pub(crate) mod steps;
 mod strategy;
+mod tombstones;
 mod visible;
 
 use crate::base::{Bytes, Kind, Result};
 
 pub(crate) use dead::{DeadSpans, LOOK_AFTER, WORTH, WORTH_FIRST};
-pub(crate) use fragments::{Fragment, Fragments, Mark, RangeTombstone};
 pub(crate) use kway::Kway;
 pub use strategy::{AppendItems, CustomMerge, Merge, MergeStrategy, append_items};
 pub(crate) use strategy::{Gathered, NUMBER_CUSTOM, append_list, name_of, number, wide_sum};
+pub(crate) use tombstones::{Fragment, Mark, Newest, Overhead, RangeTombstone, Shown, Tombstones, push};
 pub(crate) use visible::{Answer, Asked, Cutoffs, Found, Lookup, Seen, Visible};
 
 /// Which way a source runs. A source never turns round.

@@ -12,7 +12,8 @@
 use std::sync::Arc;
 
 use super::{
-    DeadSpans, Direction, Fragments, Kway, LOOK_AFTER, Mark, MergeStrategy, Source, WORTH, WORTH_FIRST, wide_sum,
+    DeadSpans, Direction, Kway, LOOK_AFTER, MergeStrategy, Newest, Overhead, Shown, Source, Tombstones, WORTH,
+    WORTH_FIRST, wide_sum,
 };
 use crate::base::{Bytes, Error, KeySpan, KeyspaceId, Kind, Result, Seqno};
 
@@ -370,8 +371,8 @@ impl Passed {
 #[derive(Debug)]
 pub(crate) struct Visible<S> {
     merge: Kway<S>,
-    /// The range tombstones of all sources, cut as one.
-    tombstones: Arc<Fragments>,
+    /// The range tombstones of all sources.
+    tombstones: Overhead,
     asked: Asked,
     span: KeySpan,
     direction: Direction,
@@ -396,7 +397,7 @@ pub(crate) struct Visible<S> {
 impl<S: Source> Visible<S> {
     pub(crate) fn new(
         merge: Kway<S>,
-        tombstones: Arc<Fragments>,
+        tombstones: Vec<Vec<Arc<Tombstones>>>,
         asked: Asked,
         span: KeySpan,
         (direction, strategy): (Direction, MergeStrategy),
@@ -404,7 +405,7 @@ impl<S: Source> Visible<S> {
         Self {
             merge,
             strategy,
-            tombstones,
+            tombstones: Overhead::new(tombstones, asked.seqno, asked.opened),
             asked,
             walk: if span.is_empty() { Walk::Ended } else { Walk::New },
             span,
@@ -487,15 +488,10 @@ impl<S: Source> Visible<S> {
         if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
             return Err(self.asked.refused(self.asked.vanished));
         }
-        for fragment in self.tombstones.overlapping(&self.span) {
-            let above = fragment.marks.iter().rfind(|mark| mark.seqno > self.asked.seqno);
-            if let Some(Mark { seqno, gap_start: Some(gap), .. }) = above
-                && *gap <= self.asked.seqno
-            {
-                return Err(self.asked.refused(*seqno));
-            }
+        match self.tombstones.refusing_in(&self.span) {
+            Some(mark) => Err(self.asked.refused(mark.seqno)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn forward(&mut self) -> Result<bool> {
@@ -513,8 +509,8 @@ impl<S: Source> Visible<S> {
             };
             self.key.clear();
             self.key.extend_from_slice(entry.key);
-            let fragment = self.tombstones.find(&self.key);
-            let resolved = self.resolve_forward(fragment);
+            let marks = self.tombstones.over(&self.key);
+            let resolved = self.resolve_forward(marks);
             if matches!(resolved, Ok(true)) || self.key_failed {
                 self.tell_dead();
                 self.at_top = true;
@@ -522,7 +518,7 @@ impl<S: Source> Visible<S> {
             }
             resolved?;
             self.skip_rest_of_key()?;
-            self.skip_deleted_span(fragment)?;
+            self.skip_deleted_span()?;
             self.pass_dead()?;
         }
     }
@@ -554,9 +550,8 @@ impl<S: Source> Visible<S> {
     }
 
     /// Finds what is seen of the current key; `false` when that is nothing.
-    fn resolve_forward(&mut self, fragment: Option<usize>) -> Result<bool> {
-        let Self { merge, tombstones, key, asked, strategy, .. } = self;
-        let marks = fragment.and_then(|index| tombstones.get(index)).map_or(&[][..], |f| &f.marks);
+    fn resolve_forward(&mut self, marks: Shown) -> Result<bool> {
+        let Self { merge, key, asked, strategy, .. } = self;
         let resolved = resolve(merge, marks, (key, asked, strategy))?;
         self.held = match resolved {
             Resolved::AtTop => None,
@@ -581,14 +576,13 @@ impl<S: Source> Visible<S> {
     }
 
     /// Jumps over what a range tombstone hides, in the sources that hold nothing newer than it.
-    fn skip_deleted_span(&mut self, fragment: Option<usize>) -> Result<()> {
-        let Some(fragment) = fragment.and_then(|index| self.tombstones.get(index)) else { return Ok(()) };
-        let Some(mark) = fragment.marks.iter().find(|mark| mark.seqno <= self.asked.seqno) else {
-            return Ok(());
-        };
+    ///
+    /// Up to the end of the tombstone as it was written, also where a newer one covers a part of it.
+    fn skip_deleted_span(&mut self) -> Result<()> {
+        let Some(Newest { seqno, start, end }) = self.tombstones.newest() else { return Ok(()) };
         match self.direction {
-            Direction::Forward => self.merge.skip_older(mark.seqno, fragment.span.end.as_deref()),
-            Direction::Backward => self.merge.skip_older(mark.seqno, Some(&fragment.span.start)),
+            Direction::Forward => self.merge.skip_older(seqno, end),
+            Direction::Backward => self.merge.skip_older(seqno, Some(start)),
         }
     }
 
@@ -601,8 +595,8 @@ impl<S: Source> Visible<S> {
             };
             self.key.clear();
             self.key.extend_from_slice(entry.key);
-            let fragment = self.tombstones.find(&self.key);
-            let resolved = self.resolve_backward(fragment);
+            let marks = self.tombstones.over(&self.key);
+            let resolved = self.resolve_backward(marks);
             if matches!(resolved, Ok(Some(_))) || self.key_failed {
                 self.tell_dead();
             }
@@ -610,18 +604,17 @@ impl<S: Source> Visible<S> {
             if self.held.is_some() {
                 return Ok(true);
             }
-            self.skip_deleted_span(fragment)?;
+            self.skip_deleted_span()?;
             self.pass_dead()?;
         }
     }
 
     /// Reads the versions of the current key in the other direction: of that many most are not wanted.
     #[cold]
-    fn resolve_turned(&mut self, fragment: Option<usize>) -> Result<Option<Bytes>> {
-        let Self { merge, turned, tombstones, key, asked, strategy, .. } = self;
+    fn resolve_turned(&mut self, marks: Shown) -> Result<Option<Bytes>> {
+        let Self { merge, turned, key, asked, strategy, .. } = self;
         let turned = turned.get_or_insert_with(|| merge.turned());
         turned.seek(Some(key))?;
-        let marks = fragment.and_then(|index| tombstones.get(index)).map_or(&[][..], |f| &f.marks);
         let resolved = resolve(turned, marks, (key, asked, strategy))?;
         merge.skip_key(key)?;
         match resolved {
@@ -637,7 +630,7 @@ impl<S: Source> Visible<S> {
 
     /// Reads all versions of the current key, oldest first, and keeps what is at or below the moment down to its base. That and what
     /// is above are then shown to a look-up newest first, as in the other direction.
-    fn resolve_backward(&mut self, fragment: Option<usize>) -> Result<Option<Bytes>> {
+    fn resolve_backward(&mut self, marks: Shown) -> Result<Option<Bytes>> {
         let mut below: Vec<(Seen, u32, Bytes)> = Vec::new();
         let mut above: Vec<Seen> = Vec::new();
         let mut versions = 0;
@@ -647,7 +640,7 @@ impl<S: Source> Visible<S> {
         {
             versions += 1;
             if versions > VERSIONS_MAX {
-                return self.resolve_turned(fragment);
+                return self.resolve_turned(marks);
             }
             if entry.seqno <= self.asked.seqno {
                 if entry.kind != Kind::Operand {
@@ -662,7 +655,6 @@ impl<S: Source> Visible<S> {
         }
         // Newest first, also among entries of one batch: the sort below keeps their order.
         above.reverse();
-        let marks = fragment.and_then(|i| self.tombstones.get(i)).map_or(&[][..], |f| &f.marks);
         for mark in marks.iter().rev() {
             if mark.seqno > self.asked.seqno {
                 above.push(mark.seen());
@@ -714,10 +706,9 @@ enum Resolved {
 /// Reads the versions of a key at which a merge stands, newest first, and stops at the one that is seen.
 fn resolve<S: Source>(
     merge: &mut Kway<S>,
-    marks: &[Mark],
+    mut marks: Shown,
     (key, asked, strategy): (&[u8], &Asked, &MergeStrategy),
 ) -> Result<Resolved> {
-    let mut marks = marks.iter().peekable();
     let mut lookup = Lookup::with_history(asked.clone());
     let mut found = None;
     let mut above = 0;
@@ -728,7 +719,7 @@ fn resolve<S: Source>(
             break;
         }
         let (seqno, ordinal) = (entry.seqno, entry.ordinal);
-        while let Some(mark) = marks.next_if(|mark| (mark.seqno, mark.ordinal) > (seqno, ordinal)) {
+        while let Some(mark) = marks.next_above(Some((seqno, ordinal))) {
             if lookup.see(mark.seen())? == Found::Deleted {
                 found = Some(Answer::Deleted);
                 break 'versions;
@@ -750,7 +741,7 @@ fn resolve<S: Source>(
             merge.skip_newer(key, asked.seqno, asked.opened)?;
         }
     }
-    for mark in marks {
+    for mark in marks.iter() {
         if found.is_none() && lookup.see(mark.seen())? == Found::Deleted {
             found = Some(Answer::Deleted);
         }

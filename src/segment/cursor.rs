@@ -205,7 +205,7 @@ mod tests {
     use crate::{
         base::{KeySpan, KeyspaceId, Kind},
         env::{Env, Memory},
-        merge::{Answer, Asked, Fragments, Lookup, Mark, RangeTombstone},
+        merge::{Answer, Asked, Lookup, Mark, RangeTombstone, Tombstones},
         segment::{Entry, Finished, PointIndex, PointKey, Probe, Purpose, SegmentWriter},
     };
 
@@ -230,7 +230,7 @@ mod tests {
             }
             writer.add(&put(20, false), key.as_bytes(), key.as_bytes()).unwrap();
         }
-        let finished = writer.finish(&Fragments::cut(ranges), |_| true).unwrap();
+        let finished = writer.finish(&Tombstones::new(ranges.to_vec()), |_| true).unwrap();
         let open = |map| Arc::new(Segment::open(&*dir, &finished, map).unwrap());
         let both = [open(true), open(false)];
         for segment in &both {
@@ -348,7 +348,7 @@ mod tests {
             writer.add(&put(seqno, seqno > 1), b"k", &[7; 100]).unwrap();
         }
         writer.add(&put(5, false), b"l", b"last").unwrap();
-        let finished = writer.finish(&Fragments::default(), |_| true).unwrap();
+        let finished = writer.finish(&Tombstones::default(), |_| true).unwrap();
         let segment = Arc::new(Segment::open(&*dir, &finished, true).unwrap());
         segment.check(&finished).unwrap();
         assert!(segment.block_count() > 3);

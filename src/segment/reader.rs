@@ -20,7 +20,7 @@ use crate::{
     base::{Bytes, Corruption, Error, IoContext, KeySpan, Kind, Result},
     env::{Dir, File, Region},
     format::{FileKind, Header, Reader, crc, name},
-    merge::{Answer, Found, Fragment, Fragments, Lookup, Mark, step},
+    merge::{Answer, Found, Fragment, Lookup, Mark, Shown, Tombstones, step},
     phash::{Hash, Seeded},
 };
 
@@ -52,7 +52,7 @@ pub(crate) struct Segment {
     verified: Vec<AtomicU64>,
     /// A bit for each partition of the index whose pages have been.
     verified_partitions: Vec<AtomicU64>,
-    ranges: Arc<Fragments>,
+    ranges: Arc<Tombstones>,
     max_seqno: u64,
     /// Something inside hides the past.
     purges: bool,
@@ -117,14 +117,16 @@ impl Segment {
         if page_crcs.len() != data_end.div_ceil(PAGE) || page_bytes.len() % 4 != 0 {
             return Err(corrupt(page_section.offset, "a checksum for each page of data"));
         }
-        let ranges = match section(Tag::Ranges) {
-            None => Fragments::default(),
-            Some(section) => {
-                let mut fragments = decode_ranges(&bytes(section)?).map_err(|bad| bad.of(&path, section.offset))?;
-                if let Some(section) = sections.iter().find(|section| section.tag == Tag::Marks) {
+        let ranges = match (section(Tag::Ranges), section(Tag::Whole)) {
+            (None, None) => Tombstones::default(),
+            (None, Some(section)) => decode_whole(&bytes(section)?).map_err(|bad| bad.of(&path, section.offset))?,
+            (Some(ranges), whole) => {
+                let mut fragments = decode_ranges(&bytes(ranges)?).map_err(|bad| bad.of(&path, ranges.offset))?;
+                if let Some(section) = section(Tag::Marks) {
                     decode_marks(&bytes(section)?, &mut fragments).map_err(|bad| bad.of(&path, section.offset))?;
                 }
-                fragments
+                let told = Tombstones::from_fragments(fragments).filter(|_| whole.is_none());
+                told.ok_or_else(|| corrupt(ranges.offset, "ranges in order and apart"))?
             }
         };
         let blocks_end = fences.blocks_end();
@@ -165,7 +167,7 @@ impl Segment {
     }
 
     /// The range tombstones.
-    pub(crate) fn ranges(&self) -> &Arc<Fragments> {
+    pub(crate) fn ranges(&self) -> &Arc<Tombstones> {
         &self.ranges
     }
 
@@ -175,7 +177,8 @@ impl Segment {
 
     /// Bytes of memory that stay with it while it is open.
     pub(crate) fn memory(&self) -> usize {
-        self.fences.memory() + self.page_crcs.len() * 5 + self.index.as_ref().map_or(0, Index::memory)
+        let index = self.index.as_ref().map_or(0, Index::memory);
+        self.fences.memory() + self.page_crcs.len() * 5 + index + self.ranges.memory()
     }
 
     /// What the index takes in the file.
@@ -187,8 +190,7 @@ impl Segment {
     /// Looks a key up: the value, absence, or nothing to say. Every version from the newest down, and every operand on the way, is shown
     /// to the look-up; `probe` is told where it was looked.
     pub(crate) fn get(&self, key: &mut PointKey<'_>, lookup: &mut Lookup, probe: &mut Probe) -> Result<Option<Answer>> {
-        let fragment = self.ranges.covering(key.key);
-        let mut marks = Marks(fragment.map_or(&[][..], |fragment: &Fragment| &fragment.marks));
+        let mut marks = Marks(self.ranges.shown(key.key, lookup.seqno(), lookup.opened()));
         let answer = match (&self.index, &self.region) {
             (Some(index), Some(region)) => self.get_indexed(index, region, key, &mut marks, lookup, probe)?,
             _ => self.get_by_fences(key.key, &mut marks, lookup, probe)?,
@@ -256,7 +258,7 @@ impl Segment {
         index: &Index,
         region: &Region,
         key: &mut PointKey<'_>,
-        marks: &mut Marks<'_>,
+        marks: &mut Marks,
         lookup: &mut Lookup,
         probe: &mut Probe,
     ) -> Result<Option<Answer>> {
@@ -302,7 +304,7 @@ impl Segment {
     fn get_by_fences(
         &self,
         key: &[u8],
-        marks: &mut Marks<'_>,
+        marks: &mut Marks,
         lookup: &mut Lookup,
         probe: &mut Probe,
     ) -> Result<Option<Answer>> {
@@ -654,17 +656,15 @@ pub(crate) struct IndexNumbers {
     pub(crate) filter_bytes: u64,
 }
 
-/// The marks of range tombstones over a key that are still to be shown, newest first.
-struct Marks<'a>(&'a [Mark]);
+/// The marks of range tombstones over a key that are still to be shown.
+struct Marks(Shown);
 
-impl Marks<'_> {
+impl Marks {
     /// Shows the marks above an entry; all that are left, without one.
     #[inline]
     fn show_above(&mut self, seqno: Option<u64>, lookup: &mut Lookup) -> Result<Option<Answer>> {
-        while let Some((mark, rest)) = self.0.split_first()
-            && seqno.is_none_or(|seqno| mark.seqno > seqno)
-        {
-            self.0 = rest;
+        // Segments keep no order in a commit: the point entry comes behind the mark.
+        while let Some(mark) = self.0.next_above(seqno.map(|seqno| (seqno, u32::MAX))) {
             if lookup.see(mark.seen())? == Found::Deleted {
                 return Ok(Some(Answer::Deleted));
             }
@@ -741,20 +741,24 @@ fn read_sections(
 }
 
 /// Fills in what else is known of the marks.
-fn decode_marks(bytes: &[u8], fragments: &mut Fragments) -> Result<(), Corruption> {
+fn decode_marks(bytes: &[u8], fragments: &mut [Fragment]) -> Result<(), Corruption> {
     let mut reader = Reader::new(bytes);
-    for mark in fragments.marks_mut() {
+    for mark in fragments.iter_mut().flat_map(|fragment| &mut fragment.marks) {
         mark.time = reader.varint("time of a range")?;
-        mark.purge = match reader.u8("flags of a range")? {
-            0 => false,
-            1 => true,
-            _ => return Err(reader.corrupt("flags of a range")),
-        };
+        mark.purge = decode_flags(&mut reader)?;
     }
     reader.finish("end of the marks")
 }
 
-fn decode_ranges(bytes: &[u8]) -> Result<Fragments, Corruption> {
+fn decode_flags(reader: &mut Reader<'_>) -> Result<bool, Corruption> {
+    match reader.u8("flags of a range")? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(reader.corrupt("flags of a range")),
+    }
+}
+
+fn decode_ranges(bytes: &[u8]) -> Result<Vec<Fragment>, Corruption> {
     let mut reader = Reader::new(bytes);
     let mut fragments = Vec::new();
     while reader.remaining() > 0 {
@@ -773,5 +777,30 @@ fn decode_ranges(bytes: &[u8]) -> Result<Fragments, Corruption> {
         }
         fragments.push(Fragment { span: KeySpan { start, end }, marks });
     }
-    Fragments::from_sorted(fragments).ok_or(Corruption { offset: 0, what: "ranges in order and apart" })
+    Ok(fragments)
+}
+
+fn decode_whole(bytes: &[u8]) -> Result<Tombstones, Corruption> {
+    let mut reader = Reader::new(bytes);
+    let count = reader.length("edges of ranges")?;
+    let mut edges = Vec::new();
+    for _ in 0..count {
+        edges.push(Bytes::copy_from(reader.prefixed("edge of a range")?));
+    }
+    let mut parts = Vec::new();
+    let mut seqno = 0u64;
+    while reader.remaining() > 0 {
+        let newer = reader.varint("seqno of a range")?;
+        seqno = seqno.checked_add(newer).ok_or_else(|| reader.corrupt("seqno of a range"))?;
+        let from = reader.varint("start of a range")?;
+        let covered = reader.varint("end of a range")?;
+        let gap = reader.varint("gap of a range")?;
+        let time = reader.varint("time of a range")?;
+        let purge = decode_flags(&mut reader)?;
+        let mark = Mark { seqno, ordinal: 0, gap_start: (gap != 0).then_some(gap), time, purge };
+        let edge = |at: u64| u32::try_from(at).map_err(|_| reader.corrupt("edge of a range"));
+        let to = if covered == 0 { None } else { Some(edge(from.saturating_add(covered))?) };
+        parts.push((edge(from)?, to, mark));
+    }
+    Tombstones::from_parts(edges, &parts).ok_or(Corruption { offset: 0, what: "ranges in order" })
 }

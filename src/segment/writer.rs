@@ -14,7 +14,7 @@ use crate::{
     base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Result},
     env::{Dir, File},
     format::{FileKind, Header, Writer, crc, name},
-    merge::{Fragments, Mark, Until},
+    merge::{Fragment, Mark, Tombstones, Until},
 };
 
 /// Bytes gathered before they are written.
@@ -257,8 +257,11 @@ impl SegmentWriter {
 
     /// Ends the segment with its range tombstones and makes it durable. The caller syncs the directory. `passed` says for a span whether
     /// reads may go on to older segments: then a filter spares them this one.
-    pub(crate) fn finish(mut self, ranges: &Fragments, passed: impl FnOnce(&KeySpan) -> bool) -> Result<Finished> {
+    pub(crate) fn finish(mut self, ranges: &Tombstones, passed: impl FnOnce(&KeySpan) -> bool) -> Result<Finished> {
         self.end_block()?;
+        let cut = ranges.cut();
+        let marks = cut.as_ref().map_or(ranges.len(), |cut| cut.iter().map(|fragment| fragment.marks.len()).sum());
+        self.summary.range_tombstones = marks as u64;
         self.span(ranges);
         let data_end = self.position()?;
         let index = std::mem::replace(&mut self.index, IndexWriter::new(0, 0, PointIndex::Never));
@@ -279,12 +282,16 @@ impl SegmentWriter {
             pages.u32(*sum);
         }
         self.section(&mut sections, Tag::Pages, pages.bytes())?;
-        if !ranges.is_empty() {
-            self.section(&mut sections, Tag::Ranges, &encode_ranges(ranges))?;
-            let told = |mark: &Mark| mark.purge || mark.time > 0;
-            if ranges.iter().flat_map(|fragment| &fragment.marks).any(told) {
-                self.section(&mut sections, Tag::Marks, &encode_marks(ranges))?;
+        match &cut {
+            None => self.section(&mut sections, Tag::Whole, &encode_whole(ranges))?,
+            Some(cut) if !cut.is_empty() => {
+                self.section(&mut sections, Tag::Ranges, &encode_ranges(cut))?;
+                let told = |mark: &Mark| mark.purge || mark.time > 0;
+                if cut.iter().flat_map(|fragment| &fragment.marks).any(told) {
+                    self.section(&mut sections, Tag::Marks, &encode_marks(cut))?;
+                }
             }
+            Some(_) => {}
         }
         if let Some(index) = &index {
             self.section(&mut sections, Tag::Index, &index.section)?;
@@ -307,22 +314,20 @@ impl SegmentWriter {
         })
     }
 
-    /// Widens the span to the range tombstones, and counts them.
-    fn span(&mut self, ranges: &Fragments) {
-        for fragment in ranges.iter() {
-            self.summary.range_tombstones += fragment.marks.len() as u64;
-            for mark in &fragment.marks {
-                self.note(mark.seqno, mark.gap_start);
-                if mark.purge {
-                    self.summary.lowest_affected = 0;
-                }
+    /// Widens the span to the range tombstones.
+    fn span(&mut self, ranges: &Tombstones) {
+        for (.., mark) in ranges.iter() {
+            self.note(mark.seqno, mark.gap_start);
+            if mark.purge {
+                self.summary.lowest_affected = 0;
             }
         }
         let points = self.last_key.as_ref().map(|last| KeySpan {
             start: std::mem::take(&mut self.summary.span.start),
             end: Some([last.as_slice(), &[0]].concat()),
         });
-        let spans = || points.iter().chain(ranges.iter().map(|fragment| &fragment.span));
+        let ranges = ranges.span();
+        let spans = || points.iter().chain(&ranges);
         let open = spans().any(|span| span.end.is_none());
         self.summary.span = KeySpan {
             start: spans().map(|span| &span.start).min().cloned().unwrap_or_default(),
@@ -387,9 +392,9 @@ impl SegmentWriter {
 }
 
 /// The section of what else is known of the marks: their times, and which of them purge.
-fn encode_marks(ranges: &Fragments) -> Vec<u8> {
+fn encode_marks(fragments: &[Fragment]) -> Vec<u8> {
     let mut out = Writer::default();
-    for mark in ranges.iter().flat_map(|fragment| &fragment.marks) {
+    for mark in fragments.iter().flat_map(|fragment| &fragment.marks) {
         out.varint(mark.time);
         out.u8(u8::from(mark.purge));
     }
@@ -397,9 +402,9 @@ fn encode_marks(ranges: &Fragments) -> Vec<u8> {
 }
 
 /// The section of range tombstones: per fragment its start, its end and its marks.
-fn encode_ranges(ranges: &Fragments) -> Vec<u8> {
+fn encode_ranges(fragments: &[Fragment]) -> Vec<u8> {
     let mut out = Writer::default();
-    for fragment in ranges.iter() {
+    for fragment in fragments {
         out.prefixed(&fragment.span.start);
         match &fragment.span.end {
             None => out.u8(0),
@@ -414,6 +419,29 @@ fn encode_ranges(ranges: &Fragments) -> Vec<u8> {
             // A gap is never at 0: the first commit is 1.
             out.varint(mark.gap_start.unwrap_or(0));
         }
+    }
+    out.into_bytes()
+}
+
+/// The section of range tombstones that are told whole: their edges, and of each the numbers of its two.
+fn encode_whole(ranges: &Tombstones) -> Vec<u8> {
+    let mut out = Writer::default();
+    let (edges, tombstones) = ranges.parts();
+    out.varint(edges.len() as u64);
+    for edge in edges {
+        out.prefixed(edge);
+    }
+    let mut before = 0;
+    for (from, to, mark) in tombstones {
+        // Oldest first.
+        out.varint(mark.seqno - before);
+        before = mark.seqno;
+        out.varint(u64::from(from));
+        // How many parts it covers; 0 without an end.
+        out.varint(to.map_or(0, |to| u64::from(to - from)));
+        out.varint(mark.gap_start.unwrap_or(0));
+        out.varint(mark.time);
+        out.u8(u8::from(mark.purge));
     }
     out.into_bytes()
 }

@@ -31,13 +31,12 @@ const FLAG_SESSION: u32 = 1;
 pub(crate) struct BatchBuf {
     record: Vec<u8>,
     count: u32,
-    range_deletes: u64,
     operands: u32,
 }
 
 impl Default for BatchBuf {
     fn default() -> Self {
-        Self { record: vec![0; Self::ROOM + HEADER_LEN], count: 0, range_deletes: 0, operands: 0 }
+        Self { record: vec![0; Self::ROOM + HEADER_LEN], count: 0, operands: 0 }
     }
 }
 
@@ -56,7 +55,6 @@ impl BatchBuf {
         self.varint(value.len() as u64);
         self.record.extend_from_slice(value);
         self.count = self.count.saturating_add(1);
-        self.range_deletes += u64::from(kind.is_range());
         self.operands = self.operands.saturating_add(u32::from(kind == Kind::Operand));
     }
 
@@ -69,11 +67,6 @@ impl BatchBuf {
     /// The encoded length so far.
     pub(crate) fn len(&self) -> usize {
         self.record.len() - Self::ROOM
-    }
-
-    /// How many of the operations delete a range.
-    pub(crate) fn range_deletes(&self) -> u64 {
-        self.range_deletes
     }
 
     /// How many of the operations are operands.

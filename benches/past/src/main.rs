@@ -9,6 +9,7 @@ mod goal;
 mod queue;
 mod walks;
 mod versions;
+mod window;
 
 use std::process::ExitCode;
 
@@ -19,7 +20,8 @@ past-bench all [--keys 1000000]          all of these, in turn
 past-bench versions [--keys 1000000]     ten versions of each key beside one
 past-bench depth [--versions 1000000]    10, 100 and 1000 versions of each key
 past-bench queue [--items 2000000]       the head of a queue
-past-bench walks [--dead 50000]          both ends of queues, keys of a short life, one version of many";
+past-bench walks [--dead 50000]          both ends of queues, keys of a short life, one version of many
+past-bench window [--turns 20000]        a sliding window, trimmed by ranges";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -40,12 +42,14 @@ fn run(arguments: &[String]) -> Result<()> {
             versions::run(keys)?;
             depth::run(keys)?;
             queue::run(keys * 2)?;
-            walks::run(50_000)
+            walks::run(50_000)?;
+            window::run(20_000)
         }
         "versions" => versions::run(number(options, "--keys", 1_000_000)?),
         "depth" => depth::run(number(options, "--versions", 1_000_000)?),
         "queue" => queue::run(number(options, "--items", 2_000_000)?),
         "walks" => walks::run(number(options, "--dead", 50_000)?),
+        "window" => window::run(number(options, "--turns", 20_000)?),
         _ => Err(USAGE.into()),
     }
 }

@@ -1,0 +1,402 @@
+//! Which range tombstones of a job stay, and over which keys.
+//!
+//! ```text
+//!   @9  a───────────z              nobody reads between       @9  a──f gap 5   f──k gap 3   k──z
+//!   @5  a──────k                   ───────────────────▶
+//!   @3       f─k
+//! ```
+//!
+//! Over each key the newest stays; an older one where somebody reads between it and the one above, where the policy owes it, and where it purges. What goes
+//! is noted on what is left above it, as a gap. Whether one stays over a key depends on the next newer one there, and on nothing else.
+//!
+//! So the tombstones need not be cut: a sweep from edge to edge holds those over the current keys in the order of their commits. Where one begins or
+//! ends, it, the one beneath it and the gap of the next kept one above may change, and no others. So n tombstones come out as some n pieces, in
+//! O(n log n), however many of them overlap.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    policy::Judged,
+    rules::{Demands, Rules, Traces},
+};
+use crate::{
+    base::Bytes,
+    merge::{Mark, Tombstones},
+};
+
+/// A tombstone, or a part of one, by the numbers of the edges where it begins and ends. One that has no end ends at the number of edges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) from: usize,
+    pub(super) to: usize,
+    pub(super) mark: Mark,
+}
+
+/// What is left of the tombstones of a job: their edges, and the pieces in no order.
+pub(super) fn thin(
+    sets: &[Arc<Tombstones>],
+    (rules, demands): (&Rules, &Demands),
+    traces: &mut Traces,
+) -> (Vec<Bytes>, Vec<Piece>) {
+    let all = Tombstones::joined(sets);
+    let (edges, parts) = all.parts();
+    let count = edges.len();
+    let piece = |(from, to, mark): (u32, Option<u32>, &Mark)| Piece {
+        from: from as usize,
+        to: to.map_or(count, |to| to as usize),
+        mark: *mark,
+    };
+    let parts: Vec<Piece> = parts.map(piece).collect();
+    let mut pieces = Vec::with_capacity(parts.len());
+    for commit in parts.chunk_by(|a, b| a.mark.seqno == b.mark.seqno) {
+        match commit {
+            [only] => pieces.push(*only),
+            several => one_word(several, &mut pieces),
+        }
+    }
+    let out = Sweep::new(&pieces, rules, demands, traces).run(count);
+    (edges.to_vec(), out)
+}
+
+/// By edge, which pieces begin and which end there.
+fn events(pieces: &[Piece]) -> BTreeMap<usize, (Vec<usize>, Vec<usize>)> {
+    let mut events: BTreeMap<usize, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+    for (at, piece) in pieces.iter().enumerate() {
+        events.entry(piece.from).or_default().0.push(at);
+        events.entry(piece.to).or_default().1.push(at);
+    }
+    events
+}
+
+/// The tombstones of one commit: a later word stands for those before, but nothing takes a purge back.
+fn one_word(commit: &[Piece], out: &mut Vec<Piece>) {
+    let mut open: BTreeSet<usize> = BTreeSet::new();
+    let mut purges = 0usize;
+    let mut told: Option<Piece> = None;
+    for (edge, (begin, end)) in events(commit) {
+        let is_purge = |at: &&usize| commit.get(**at).is_some_and(|piece| piece.mark.purge);
+        purges += begin.iter().filter(is_purge).count();
+        purges -= end.iter().filter(is_purge).count();
+        for at in &end {
+            open.remove(at);
+        }
+        open.extend(begin);
+        let newest = open.last().and_then(|at| commit.get(*at)).map(|piece| Mark { purge: purges > 0, ..piece.mark });
+        if told.map(|told| told.mark) != newest {
+            out.extend(told.take().map(|told| Piece { to: edge, ..told }));
+            told = newest.map(|mark| Piece { from: edge, to: edge, mark });
+        }
+    }
+}
+
+/// A sweep over the keys.
+struct Sweep<'a> {
+    /// Oldest first; those of one commit do not overlap. A rank is a place in here.
+    pieces: &'a [Piece],
+    rules: &'a Rules,
+    demands: &'a Demands,
+    traces: &'a mut Traces,
+    /// Those over the current keys, and which of them stay.
+    open: BTreeSet<usize>,
+    kept: BTreeSet<usize>,
+    /// What is missed when one goes, of those that do; a tree of minima.
+    lowest: Vec<u64>,
+    /// Of each that stays, from which edge on it is told with which gap.
+    told: Vec<Option<Piece>>,
+    out: Vec<Piece>,
+}
+
+impl<'a> Sweep<'a> {
+    fn new(pieces: &'a [Piece], rules: &'a Rules, demands: &'a Demands, traces: &'a mut Traces) -> Self {
+        let count = pieces.len();
+        let (lowest, told) = (vec![u64::MAX; 2 * count], vec![None; count]);
+        let (open, kept) = (BTreeSet::new(), BTreeSet::new());
+        Self { pieces, rules, demands, traces, open, kept, lowest, told, out: Vec::with_capacity(count) }
+    }
+
+    fn run(mut self, end: usize) -> Vec<Piece> {
+        for (edge, (begin, ended)) in events(self.pieces) {
+            let mut touched = Vec::new();
+            for rank in &ended {
+                self.open.remove(rank);
+                self.keep(*rank, false, edge);
+                self.set_lowest(*rank, u64::MAX);
+            }
+            self.open.extend(&begin);
+            if edge == end {
+                break;
+            }
+            for rank in ended.into_iter().chain(begin) {
+                touched.extend(self.open.range(..rank).next_back());
+                touched.push(rank);
+            }
+            touched.sort_unstable();
+            touched.dedup();
+            for rank in touched.iter().filter(|rank| self.open.contains(rank)).copied().collect::<Vec<_>>() {
+                let stays = self.stays(rank);
+                self.keep(rank, stays, edge);
+                self.set_lowest(rank, if stays { u64::MAX } else { self.mark(rank).map_or(u64::MAX, lowest) });
+            }
+            // The runs in which something has changed, by the kept one above each.
+            let mut above: Vec<usize> = Vec::new();
+            for rank in touched {
+                above.extend(self.kept.get(&rank));
+                above.extend(self.kept.range(rank + 1..).next());
+            }
+            above.sort_unstable();
+            above.dedup();
+            for rank in above {
+                self.tell(rank, edge);
+            }
+        }
+        self.out
+    }
+
+    fn mark(&self, rank: usize) -> Option<&'a Mark> {
+        self.pieces.get(rank).map(|piece| &piece.mark)
+    }
+
+    /// Whether one stays over the current keys.
+    fn stays(&self, rank: usize) -> bool {
+        let above = self.open.range(rank + 1..).next().and_then(|above| self.mark(*above));
+        let (Some(mark), Some(above)) = (self.mark(rank), above) else { return true };
+        // A gap speaks for every key: whoever reads between two marks needs both.
+        let from = above.gap_start.map_or(lowest(mark), |gap| gap.min(lowest(mark)));
+        mark.purge || owes(mark, above, self.rules) || self.demands.any_in(from, above.seqno).is_some()
+    }
+
+    fn keep(&mut self, rank: usize, stays: bool, edge: usize) {
+        if stays {
+            self.kept.insert(rank);
+        } else if self.kept.remove(&rank)
+            && let Some(told) = self.told.get_mut(rank).and_then(Option::take)
+        {
+            self.out.push(Piece { to: edge, ..told });
+        }
+    }
+
+    /// Tells one that stays from here on with the gap that it has now.
+    fn tell(&mut self, rank: usize, edge: usize) {
+        let Some(mut mark) = self.mark(rank).copied() else { return };
+        let below = self.kept.range(..rank).next_back().map_or(0, |below| below + 1);
+        let dropped = self.lowest_in(below, rank);
+        if !mark.purge && dropped < u64::MAX {
+            mark.widen_gap(dropped);
+            self.traces.dropped_beneath(mark.seqno);
+        }
+        let Some(told) = self.told.get_mut(rank) else { return };
+        if told.is_none_or(|told| told.mark != mark) {
+            let before = told.replace(Piece { from: edge, to: edge, mark });
+            self.out.extend(before.map(|before| Piece { to: edge, ..before }));
+        }
+    }
+
+    fn set_lowest(&mut self, rank: usize, seqno: u64) {
+        let mut node = rank + self.pieces.len();
+        self.lowest.get_mut(node).into_iter().for_each(|known| *known = seqno);
+        while node > 1 {
+            node /= 2;
+            let child = |node: usize| self.lowest.get(node).copied().unwrap_or(u64::MAX);
+            let lower = child(2 * node).min(child(2 * node + 1));
+            self.lowest.get_mut(node).into_iter().for_each(|known| *known = lower);
+        }
+    }
+
+    /// The smallest of what went in a range of ranks.
+    fn lowest_in(&self, from: usize, to: usize) -> u64 {
+        let (mut left, mut right) = (from + self.pieces.len(), to + self.pieces.len());
+        let mut least = u64::MAX;
+        let node = |node: usize| self.lowest.get(node).copied().unwrap_or(u64::MAX);
+        while left < right {
+            if left % 2 == 1 {
+                least = least.min(node(left));
+                left += 1;
+            }
+            if right % 2 == 1 {
+                right -= 1;
+                least = least.min(node(right));
+            }
+            left /= 2;
+            right /= 2;
+        }
+        least
+    }
+}
+
+/// The smallest seqno that is missed when a mark goes.
+fn lowest(mark: &Mark) -> u64 {
+    mark.gap_start.map_or(mark.seqno, |gap| gap.min(mark.seqno))
+}
+
+fn owes(mark: &Mark, above: &Mark, rules: &Rules) -> bool {
+    let time = |mark: &Mark| if mark.time == 0 { rules.time_of(mark.seqno) } else { mark.time };
+    // What a policy of the user's own says of one key says nothing of the others.
+    rules.policy.is_custom()
+        || rules.policy.keeps_past()
+            && rules.owe(&Judged {
+                rank: 1,
+                seqno: mark.seqno,
+                time: time(mark),
+                superseded_at: Some(time(above)),
+                is_delete: true,
+                ended_by_delete: true,
+                deleted_since: Some(time(above)),
+                bytes: 0,
+            })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        base::KeySpan,
+        compaction::{Policy, Reader},
+        merge::RangeTombstone,
+    };
+
+    pub(in crate::compaction) struct Dice(pub(in crate::compaction) u64);
+
+    impl Dice {
+        pub(in crate::compaction) fn below(&mut self, below: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % below
+        }
+    }
+
+    pub(in crate::compaction) fn rules(policy: Policy, now: u64) -> Rules {
+        Rules {
+            policy,
+            strategy: None,
+            now,
+            ttls: Vec::new(),
+            timed: true,
+            time_of: Box::new(|_| 0),
+            purged_upto: u64::MAX,
+        }
+    }
+
+    pub(in crate::compaction) fn demands(dice: &mut Dice, last: u64) -> Demands {
+        let mut registered: Vec<u64> = (0..dice.below(4)).map(|_| dice.below(last + 1)).collect();
+        registered.sort_unstable();
+        let readers = registered.iter().map(|seqno| Reader { seqno: *seqno, opened: *seqno, time: 0 }).collect();
+        Demands { registered, readers, vanished: dice.below(last + 1), lapsed: 0 }
+    }
+
+    /// Tombstones of 1 to `last`, a second for each commit.
+    pub(in crate::compaction) fn draw(dice: &mut Dice, last: u64) -> Vec<RangeTombstone> {
+        let letter = |at: u64| vec![b'a' + u8::try_from(at).unwrap()];
+        let mut all = Vec::new();
+        for seqno in 1..=last {
+            for ordinal in 0..u32::try_from(1 + dice.below(4) / 3 * 2).unwrap() {
+                let (start, end) = (dice.below(8), dice.below(11));
+                let gap_start = (dice.below(4) == 0).then(|| 1 + dice.below(seqno));
+                let mark = Mark { seqno, ordinal, gap_start, time: seqno, purge: dice.below(8) == 0 };
+                all.push(RangeTombstone {
+                    span: KeySpan { start: letter(start), end: (end < 9).then(|| letter(end)) },
+                    mark,
+                });
+            }
+        }
+        all.retain(|one| !one.span.is_empty());
+        all
+    }
+
+    /// The marks over one key, newest first, thinned by themselves.
+    fn column(marks: &[Mark], rules: &Rules, demands: &Demands, traces: &mut Traces) -> Vec<Mark> {
+        let mut thinned: Vec<Mark> = Vec::new();
+        let mut above: Option<Mark> = None;
+        for commit in marks.chunk_by(|newer, older| newer.seqno == older.seqno) {
+            let mark = Mark { purge: commit.iter().any(|mark| mark.purge), ..commit[0] };
+            let from = |kept: &Mark| kept.gap_start.map_or(lowest(&mark), |gap| gap.min(lowest(&mark)));
+            let reader = above.zip(thinned.last()).and_then(|(above, kept)| demands.any_in(from(kept), above.seqno));
+            let owed = above.is_some_and(|above| mark.purge || owes(&mark, &above, rules));
+            match thinned.last_mut() {
+                Some(kept) if reader.is_none() && !owed => {
+                    if !kept.purge {
+                        kept.widen_gap(lowest(&mark));
+                        traces.dropped_beneath(above.map_or(0, |above| above.seqno));
+                    }
+                }
+                _ => thinned.push(mark),
+            }
+            above = Some(mark);
+        }
+        thinned
+    }
+
+    #[test]
+    fn over_every_key_the_same_marks_stay_as_if_it_were_alone() {
+        let micros = Duration::from_micros;
+        for seed in 0..600 {
+            let mut dice = Dice(seed);
+            let last = 1 + dice.below(14);
+            let all = draw(&mut dice, last);
+            let policy = match dice.below(4) {
+                0 => Policy::mvcc(1, micros(dice.below(20))),
+                1 => Policy::tombstones(micros(dice.below(20))),
+                _ => Policy::last_writer_wins(),
+            };
+            let rules = rules(policy, last + dice.below(10));
+            let demands = demands(&mut dice, last);
+            let mut traces = Traces::default();
+            // As from several sources.
+            let (left, right) = all.split_at(all.len() / 2);
+            let sets = [left, right].map(|some| Arc::new(Tombstones::new(some.to_vec())));
+            let (edges, pieces) = thin(&sets, (&rules, &demands), &mut traces);
+            let mut wanted_traces = Traces::default();
+            for (part, edge) in edges.iter().enumerate() {
+                let mut over: Vec<Mark> = all.iter().filter(|one| one.span.holds(edge)).map(|one| one.mark).collect();
+                over.sort_unstable_by_key(|mark| std::cmp::Reverse((mark.seqno, mark.ordinal)));
+                let wanted = column(&over, &rules, &demands, &mut wanted_traces);
+                let here = pieces.iter().filter(|piece| piece.from <= part && part < piece.to);
+                let mut found: Vec<Mark> = here.map(|piece| piece.mark).collect();
+                found.sort_unstable_by_key(|mark| std::cmp::Reverse(mark.seqno));
+                assert_eq!(found, wanted, "seed {seed}: {edge:?} of {over:?}, {demands:?}");
+            }
+            assert_eq!(traces, wanted_traces, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_many_is_linear_in_their_number_whatever_is_owed() {
+        let key = |at: u64| at.to_be_bytes().to_vec();
+        for n in [500u64, 8000] {
+            let mut dice = Dice(n);
+            let mut random = Vec::new();
+            for _ in 0..n {
+                let (a, b) = (dice.below(2 * n), dice.below(2 * n));
+                random.push((a.min(b), a.max(b) + 1));
+            }
+            let shapes: Vec<(&str, Vec<(u64, u64)>)> = vec![
+                ("trimmed", (1..=n).map(|i| (0, i)).collect()),
+                ("nested", (1..=n).map(|i| (i, 3 * n - i)).collect()),
+                ("nested the other way", (1..=n).map(|i| (n - i, n + i)).collect()),
+                ("stairs", (1..=n).map(|i| (i, i + n)).collect()),
+                ("random", random),
+            ];
+            for (name, spans) in shapes {
+                let all = spans.into_iter().zip(1..).map(|((start, end), seqno)| RangeTombstone {
+                    span: KeySpan { start: key(start), end: Some(key(end)) },
+                    mark: Mark { seqno, ordinal: 0, gap_start: None, time: seqno, purge: false },
+                });
+                let set = Arc::new(Tombstones::new(all));
+                for window in [0, n / 2, n + 1] {
+                    for readers in [0, 20] {
+                        let registered: Vec<u64> = (0..readers).map(|reader| reader * n / 20).collect();
+                        let demands = Demands { registered, ..Demands::default() };
+                        let rules = rules(Policy::mvcc(1, Duration::from_micros(window)), n);
+                        let sets = [Arc::clone(&set)];
+                        let (_, pieces) = thin(&sets, (&rules, &demands), &mut Traces::default());
+                        let limit = 4 * usize::try_from(n).unwrap();
+                        assert!(pieces.len() <= limit, "{name}: {} of {n}, {window}, {readers}", pieces.len());
+                    }
+                }
+            }
+        }
+    }
+}
