@@ -161,17 +161,19 @@ impl ManifestStore {
         Ok(next)
     }
 
-    /// Starts a new manifest with a snapshot of `version` and puts it in force.
+    /// Starts a new manifest with a snapshot of `version` and puts it in force. Where that fails before the switch,
+    /// nothing is left of it.
     fn roll(&mut self, version: Arc<Version>) -> Result<(), CommitFailure> {
-        let not_committed = CommitFailure::NotCommitted;
-        let number = self.unused_number().map_err(not_committed)?;
-        let header = Header { kind: FileKind::Manifest, file_id: self.database_id, number };
-        let mut writer = LogWriter::create(&*self.dir, header).map_err(not_committed)?;
-        let appended = writer.append_bytes(&version.snapshot().encode());
-        let written = appended.and_then(|()| writer.file().sync(writer.offset()));
-        // Nothing names the new file yet: a failure here leaves the old one in force.
-        written.and_then(|()| self.sync_dir()).map_err(not_committed)?;
-        self.switch(number, 0)?;
+        let number = self.unused_number().map_err(CommitFailure::NotCommitted)?;
+        // Nothing names the new file before the switch: a failure until then leaves the old one in force.
+        let written = self.write_snapshot(number, &version).map_err(CommitFailure::NotCommitted);
+        let switched = written.and_then(|writer| self.switch(number, 0).map(|()| writer));
+        let writer = switched.inspect_err(|failure| {
+            if matches!(failure, CommitFailure::NotCommitted(_)) {
+                // A disk that stays full would be left with one for each try.
+                let _removed = self.dir.remove(&name::manifest(number));
+            }
+        })?;
 
         let old = std::mem::replace(&mut self.number, number);
         self.snapshot_len = writer.offset();
@@ -182,6 +184,16 @@ impl ManifestStore {
         // The old manifest is garbage now; if it cannot be removed, the next open removes it.
         let _removed = self.dir.remove(&name::manifest(old));
         Ok(())
+    }
+
+    /// Writes a new manifest, durable with its name.
+    fn write_snapshot(&self, number: u64, version: &Version) -> Result<LogWriter> {
+        let header = Header { kind: FileKind::Manifest, file_id: self.database_id, number };
+        let mut writer = LogWriter::create(&*self.dir, header)?;
+        writer.append_bytes(&version.snapshot().encode())?;
+        writer.file().sync(writer.offset())?;
+        self.sync_dir()?;
+        Ok(writer)
     }
 
     /// Seals the manifest at a clean close.
@@ -207,7 +219,10 @@ impl ManifestStore {
             file.write_at(0, &encode_current(self.database_id, number, sealed)).at("write", path)?;
             file.sync().at("sync", path)
         };
-        write().map_err(CommitFailure::NotCommitted)?;
+        write().map_err(|error| {
+            let _removed = self.dir.remove(name::CURRENT_NEW);
+            CommitFailure::NotCommitted(error)
+        })?;
         // A rename that reports failure may have happened all the same.
         self.dir
             .rename(name::CURRENT_NEW, name::CURRENT)
@@ -276,7 +291,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        env::{Env, Memory},
+        env::{Env, Fault, Memory, Sim},
         manifest::Change,
     };
 
@@ -317,6 +332,28 @@ mod tests {
             dir.create(&path).unwrap().write_at(0, &bytes[..len]).unwrap();
             assert!(ManifestStore::open(Arc::clone(&dir)).is_err(), "{len} bytes");
         }
+    }
+
+    #[test]
+    fn what_could_not_be_put_in_force_is_removed() {
+        let sim = Sim::new(1);
+        let dir = sim.open_dir(Path::new("db"), true).unwrap();
+        let mut store = ManifestStore::new(Arc::clone(&dir), 42);
+        store.commit(&next_file(1)).unwrap();
+        let (before, number) = (dir.list("").unwrap(), store.number());
+        // Creating the file and writing its header, its snapshot, syncing it and its name; then the same of
+        // CURRENT.new.
+        for call in 0..8 {
+            store.roll_at_next();
+            sim.fail_at(sim.calls() + call, Fault::Eio);
+            let failed = store.commit(&next_file(2));
+            assert!(matches!(failed, Err(CommitFailure::NotCommitted(_))), "call {call}: {failed:?}");
+            assert_eq!(dir.list("").unwrap(), before, "call {call}");
+            sim.clear_faults();
+        }
+        store.commit(&next_file(3)).unwrap();
+        assert_eq!(store.number(), number + 1, "its number was free again");
+        assert_eq!(ManifestStore::open(dir).unwrap().unwrap().version().next_file, 3);
     }
 
     #[test]
