@@ -626,22 +626,52 @@ fn a_place_where_no_map_can_be_is_told_by_its_name() {
 
 #[cfg(unix)]
 #[test]
-fn links_and_pipes_are_not_opened() {
+fn links_of_the_user_are_followed() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("elsewhere")).unwrap();
+    drop(MapBuilder::new().build_to(at("elsewhere/map"), [("a", "b")]).unwrap());
+    symlink("elsewhere", at("folder")).unwrap();
+    symlink("folder/map", at("link")).unwrap();
+    symlink(at("link"), at("link to link")).unwrap();
+    symlink("elsewhere/new", at("link to nothing")).unwrap();
+    for name in ["link", "link to link", "folder/map"] {
+        let map = Map::open(at(name)).unwrap();
+        assert_eq!(map.get("a").unwrap().unwrap(), "b");
+        assert_eq!(map.path(), at(name));
+    }
+    let missing = Map::open(at("link to nothing")).unwrap_err();
+    assert!(matches!(&missing, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound), "{missing}");
+
+    // A map that is built there takes the place of what the link leads to.
+    for name in ["link to link", "link to nothing"] {
+        drop(MapBuilder::new().build_to(at(name), [("c", "d")]).unwrap());
+        assert!(fs::symlink_metadata(at(name)).unwrap().is_symlink(), "{name}");
+    }
+    for name in ["elsewhere/map", "elsewhere/new", "link"] {
+        assert_eq!(Map::open(at(name)).unwrap().get("c").unwrap().unwrap(), "d", "{name}");
+    }
+    assert_eq!(names(&at("elsewhere")), ["map", "new"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_links_without_end_are_not_opened() {
     use std::{os::unix::fs::symlink, process::Command};
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    drop(MapBuilder::new().build_to(at("map"), [("a", "b")]).unwrap());
-    symlink(at("map"), at("link")).unwrap();
     assert!(Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
-    for name in ["link", "pipe"] {
+    symlink("pipe", at("link to pipe")).unwrap();
+    symlink("circle", at("circle")).unwrap();
+    for name in ["pipe", "link to pipe", "circle"] {
         let path = at(name);
         let error = within(name, move || Map::open(path)).unwrap_err();
         assert!(matches!(error, Error::Io { .. }), "{name}: {error}");
     }
-    // A map built there takes the place of the link, not of what it leads to.
-    drop(MapBuilder::new().build_to(at("link"), [("c", "d")]).unwrap());
-    assert!(fs::symlink_metadata(at("link")).unwrap().is_file());
-    assert_eq!(Map::open(at("map")).unwrap().get("a").unwrap().unwrap(), "b");
+    let path = at("circle");
+    assert!(within("circle", move || MapBuilder::new().build_to(path, [("c", "d")])).is_err());
+    assert_eq!(names(dir.path()), ["circle", "link to pipe", "pipe"]);
 }
 
 /// A damaged file: refused, or every answer is exact or an error that says so. Tells whether `verify` is content.

@@ -293,10 +293,14 @@ impl Db {
         self.engine().stats()
     }
 
-    /// Reads every byte and checks every checksum and reference. Damage is a finding of the report, not an error.
+    /// Reads every byte and checks every checksum and reference. Damage is a finding of the report, not an error: a
+    /// file that is missing, cut short, of another kind or not what was written. Every file is opened for this and
+    /// closed again.
     ///
     /// # Errors
-    /// [`Closed`](crate::Error::Closed) when the database is closed meanwhile.
+    /// [`Io`](crate::Error::Io) for whatever says nothing about the bytes: too many open files, no permission, a disk
+    /// that does not answer. Nothing is known then of the files that come after. [`Closed`](crate::Error::Closed) when
+    /// the database is closed meanwhile.
     pub fn verify(&self) -> Result<Report> {
         self.engine().verify()
     }

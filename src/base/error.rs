@@ -17,7 +17,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused. Reads may be tried again; for writes ask [`Db::health`](crate::Db::health).
-    #[error("cannot {op} {}", path.display())]
+    #[error("cannot {op} {}{}", path.display(), remedy(source))]
     Io {
         /// What was tried, in words.
         op: &'static str,
@@ -146,6 +146,11 @@ impl Error {
         }
     }
 
+    /// Whether it says only that no further file could be opened.
+    pub(crate) fn is_out_of_files(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_out_of_files(source))
+    }
+
     pub(crate) fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid { what: what.into() }
     }
@@ -163,7 +168,9 @@ impl Error {
     pub(crate) fn duplicate(&self) -> Self {
         match self {
             Self::Io { op, path, source } => {
-                let source = io::Error::new(source.kind(), source.to_string());
+                // The number of a system error is asked for later: only others are told in words.
+                let told = || io::Error::new(source.kind(), source.to_string());
+                let source = source.raw_os_error().map_or_else(told, io::Error::from_raw_os_error);
                 Self::Io { op, path: path.clone(), source }
             }
             Self::Corrupt { path, offset, what } => Self::Corrupt { path: path.clone(), offset: *offset, what },
@@ -188,6 +195,22 @@ impl From<Corruption> for Error {
     /// Of bytes that came from no file: of a list, or a function.
     fn from(corruption: Corruption) -> Self {
         Self::invalid(format!("these bytes are not what was written: {corruption}"))
+    }
+}
+
+/// Whether the system gave no further open file, to this process or to anybody.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    // EMFILE and ENFILE on every Unix; Windows has one for both.
+    let numbers: &[i32] = if cfg!(windows) { &[4] } else { &[24, 23] };
+    error.raw_os_error().is_some_and(|number| numbers.contains(&number))
+}
+
+/// What to do about it, where that can be told.
+fn remedy(error: &io::Error) -> &'static str {
+    if is_out_of_files(error) {
+        "; close files elsewhere, raise the limit of open files, or set Options::max_open_files lower, and try again"
+    } else {
+        ""
     }
 }
 

@@ -10,8 +10,8 @@ mod spans;
 
 pub use bytes::Bytes;
 pub(crate) use callback::{callback, in_callback};
-pub(crate) use error::IoContext;
 pub use error::{Corruption, Error, Result};
+pub(crate) use error::{IoContext, is_out_of_files};
 pub use key::KeyRange;
 pub(crate) use key::{KEY_LEN_MAX, KeySpan, head};
 pub(crate) use kind::Kind;

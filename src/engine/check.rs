@@ -1,6 +1,6 @@
 //! Checking everything: every page, every entry, every log, and that they agree.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, io::ErrorKind, path::PathBuf};
 
 use super::{Engine, stats::counted};
 use crate::{
@@ -64,11 +64,11 @@ impl fmt::Display for Report {
 }
 
 impl Engine {
-    /// Reads everything. Damage is a finding, not an error.
+    /// Reads everything. Damage is a finding, not an error; what says nothing about the bytes is an error.
     pub(crate) fn verify(&self) -> Result<Report> {
         self.check_open()?;
         let mut report = Report::default();
-        self.verify_manifest(&mut report);
+        self.verify_manifest(&mut report)?;
         // Held while it is read: none of these files goes away.
         let current = self.current();
         for (id, tree) in current.trees.iter() {
@@ -79,26 +79,27 @@ impl Engine {
                 report.bytes += table.meta.file_len;
                 report.entries += table.meta.summary.entries;
                 let path = self.dir.path().join(name::segment(table.meta.number));
-                let checked = table.segment().and_then(|segment| segment.check(&table.meta));
-                report.note(path, keyspace.clone(), checked);
+                // Opened for this alone, and closed again: the file as it is now, and no more open files than before.
+                let checked = table.open_anew().and_then(|segment| segment.check(&table.meta));
+                report.note(path, keyspace.clone(), checked)?;
             }
         }
         if !self.options.read_only {
             for table in &current.sealed {
-                self.verify_log(&mut report, table, None);
+                self.verify_log(&mut report, table, None)?;
             }
             let end = {
                 let commit = self.commit.lock();
                 let same = commit.memtable.log() == current.active.log();
                 commit.log.as_ref().filter(|_| same).map(LogWriter::offset)
             };
-            self.verify_log(&mut report, &current.active, end);
+            self.verify_log(&mut report, &current.active, end)?;
         }
         Ok(report)
     }
 
     /// That the manifest on the disk says what this process believes.
-    fn verify_manifest(&self, report: &mut Report) {
+    fn verify_manifest(&self, report: &mut Report) -> Result<()> {
         let manifest = self.manifest.lock();
         report.files += 1;
         report.bytes += manifest.len();
@@ -106,11 +107,11 @@ impl Engine {
             Some(found) if found.version() == manifest.version() => Ok(()),
             _ => Err(Error::invalid("the manifest on the disk is not the one in force")),
         });
-        report.note(manifest.path(), None, read);
+        report.note(manifest.path(), None, read)
     }
 
     /// That the log of a memtable reads back, up to `end` where it is still being written.
-    fn verify_log(&self, report: &mut Report, table: &Memtable, end: Option<u64>) {
+    fn verify_log(&self, report: &mut Report, table: &Memtable, end: Option<u64>) -> Result<()> {
         let number = table.log();
         let name = name::log(number);
         let path = self.dir.path().join(&name);
@@ -128,26 +129,45 @@ impl Engine {
         // A flush may have finished meanwhile: then the log is gone, and rightly.
         let current = self.current();
         let needed = current.active.log() == number || current.sealed.iter().any(|table| table.log() == number);
-        if needed {
-            report.note(path, None, checked);
+        if needed { report.note(path, None, checked) } else { Ok(()) }
+    }
+}
+
+/// Whether an error says that the file is not what it should be, rather than that nobody could look.
+fn tells_of_the_file(error: &Error) -> bool {
+    match error {
+        // `Invalid` is what the checks here say themselves; a newer format stands where this process wrote its own.
+        Error::Corrupt { .. } | Error::Missing { .. } | Error::NewerFormat { .. } | Error::Invalid { .. } => true,
+        // Gone, cut short while it was read, or something else under its name: a link, a pipe.
+        Error::Io { source, .. } => {
+            matches!(source.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidInput)
         }
+        _ => false,
     }
 }
 
 fn read_log(dir: &dyn Dir, name: &str) -> Result<Vec<u8>> {
     let path = dir.path().join(name);
-    let file = dir.open(name).at("open", || path.clone())?;
+    let file = match dir.open(name) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Err(Error::Missing { path }),
+        opened => opened.at("open", || path.clone())?,
+    };
     match read_all(&*file, &path) {
         // A rotation gave reserved room back between looking at the length and reading: it does so once.
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::UnexpectedEof => read_all(&*file, &path),
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::UnexpectedEof => read_all(&*file, &path),
         read => read,
     }
 }
 
 impl Report {
-    fn note(&mut self, path: PathBuf, keyspace: Option<String>, checked: Result<()>) {
-        if let Err(error) = checked {
-            self.findings.push(Finding { path, keyspace, what: error.in_full() });
+    /// Takes down what checking a file has met; gives back what is no finding.
+    fn note(&mut self, path: PathBuf, keyspace: Option<String>, checked: Result<()>) -> Result<()> {
+        match checked {
+            Err(error) if tells_of_the_file(&error) => {
+                self.findings.push(Finding { path, keyspace, what: error.in_full() });
+                Ok(())
+            }
+            checked => checked,
         }
     }
 }

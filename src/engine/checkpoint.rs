@@ -76,7 +76,8 @@ impl Engine {
             let what = format!("{} lies inside the database; a checkpoint goes elsewhere", path.display());
             return Err(Error::invalid(what));
         }
-        let target = self.env.open_dir(path, true).at("create", || path.to_path_buf())?;
+        let opened = self.files.sparing(|| self.env.open_dir(path, true)).at("create", || path.to_path_buf())?;
+        let target: Arc<dyn Dir> = Arc::new(self.files.beside(opened));
         let at = || target.path().to_path_buf();
         // Empty but for the empty directories that a copy begun before may have left.
         let is_free = |name: &String| {

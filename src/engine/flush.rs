@@ -26,7 +26,7 @@ impl Engine {
         self.env.pass("flush: sealed, then flushed");
         newest.map_or(Ok(()), |newest| self.flush_upto(newest))?;
         self.work.note(What::Flush, None);
-        Ok(())
+        self.check_there()
     }
 
     /// Flushes the sealed memtables up to that of a log.
@@ -161,7 +161,7 @@ impl Engine {
 
     pub(super) fn sync_segment_names(&self) -> Result<()> {
         let synced = self.dir.sync_dir(name::SEGMENTS).at("sync", || self.dir.path().join(name::SEGMENTS));
-        synced.inspect_err(|error| self.poison(error))
+        synced.inspect_err(|error| self.poison_unless_unopened(error))
     }
 
     /// Removes the files of a job that failed before any edit named them.

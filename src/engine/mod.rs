@@ -74,9 +74,9 @@ pub(crate) use view::ViewCore;
 pub(crate) use worker::start as start_threads;
 
 use crate::{
-    base::{Error, KeyspaceId, Result, in_callback},
+    base::{Error, IoContext, KeyspaceId, Result, in_callback},
     compaction::Policy,
-    env::{Background, Dir, Env},
+    env::{Background, Dir, Env, Files},
     manifest::{CommitFailure, Edit, KeyspaceVersion, ManifestStore, Version},
     memtable::Memtable,
     merge::{DeadSpans, MergeStrategy},
@@ -98,6 +98,9 @@ use worker::Work;
 #[derive(Debug)]
 pub(crate) struct Engine {
     env: Arc<dyn Env>,
+    /// The directory, and the segments that are open for reading.
+    files: Arc<Files>,
+    /// The same directory.
     dir: Arc<dyn Dir>,
     options: Options,
     database_id: u64,
@@ -217,6 +220,11 @@ impl Engine {
         Ok(())
     }
 
+    /// That the directory has not been deleted: whatever is durable in one that was, nobody will find.
+    fn check_there(&self) -> Result<()> {
+        self.dir.check_there().at("find", || self.path())
+    }
+
     fn check_not_poisoned(&self) -> Result<()> {
         if !self.is_poisoned.load(Ordering::Acquire) {
             return Ok(());
@@ -229,6 +237,14 @@ impl Engine {
         let mut why = self.poisoned.lock();
         why.get_or_insert_with(|| error.in_full());
         self.is_poisoned.store(true, Ordering::Release);
+    }
+
+    /// The same after a failed sync of names; unless the directory could not even be opened for it, on a machine that
+    /// does not hold it open: then nothing was synced, and nothing is lost.
+    fn poison_unless_unopened(&self, error: &Error) {
+        if !error.is_out_of_files() {
+            self.poison(error);
+        }
     }
 
     /// The superversion for a read of the present.
@@ -312,7 +328,7 @@ impl Engine {
             registry.freeze(inputs, superseder);
         }
         let mut current = self.current.write();
-        let mut next = current.with_version(version, &self.dir, self.options.mmap, &self.reclaim);
+        let mut next = current.with_version(version, &self.files, self.options.mmap, &self.reclaim);
         if let Some(flushed) = flushed {
             next.settle(flushed);
         }

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     base::{Corruption, Error, IoContext, Result},
-    env::{Dir, Env},
+    env::{Dir, Env, Files},
     format::{FileKind, Header, name},
     manifest::{Change, CommitFailure, Edit, ManifestStore, Version, read_all},
     memtable::Memtable,
@@ -58,7 +58,9 @@ impl Engine {
     /// Opens the database in a directory.
     pub(crate) fn open(options: &Options, path: &Path) -> Result<Self> {
         let env = Arc::clone(&options.env);
-        let dir = open_dir(&*env, path, options)?;
+        let held = open_dir(&*env, path, options)?;
+        let files = Arc::new(Files::new(held, options.open_segments_max()));
+        let dir: Arc<dyn Dir> = Arc::<Files>::clone(&files);
         lock(&*dir, options.read_only)?;
 
         look_around(&*dir)?;
@@ -71,17 +73,18 @@ impl Engine {
         if !options.read_only {
             sign(&*dir)?;
         }
-        Self::begin(env, dir, options, manifest, recovered)
+        Self::begin(env, files, options, manifest, recovered)
     }
 
     /// Steps 5 and 6.
     fn begin(
         env: Arc<dyn Env>,
-        dir: Arc<dyn Dir>,
+        files: Arc<Files>,
         options: &Options,
         mut manifest: ManifestStore,
         recovered: Recovered,
     ) -> Result<Self> {
+        let dir: Arc<dyn Dir> = Arc::<Files>::clone(&files);
         let clean = manifest.was_clean();
         let before = Arc::clone(manifest.version());
         let last = recovered.last_seqno.max(before.last_seqno);
@@ -104,8 +107,12 @@ impl Engine {
             edit.push(Change::NextFile { number: unused_file(&*dir)?.max(before.next_file) });
             manifest.commit(&edit).map_err(|(CommitFailure::NotCommitted(e) | CommitFailure::Unknown(e))| e)?;
             let header = Header { kind: FileKind::Log, file_id: manifest.database_id(), number: log_number };
-            log = Some(LogWriter::create(&*dir, header)?);
-            dir.sync_dir(name::LOGS).at("sync", || dir.path().join(name::LOGS))?;
+            let created = LogWriter::create(&*dir, header)
+                .and_then(|log| dir.sync_dir(name::LOGS).at("sync", || dir.path().join(name::LOGS)).map(|()| log));
+            log = Some(created.inspect_err(|_| {
+                // Else every open that fails here would leave one.
+                let _removed = dir.remove(&name::log(log_number));
+            })?);
             remove_strangers(&*dir, &manifest, log_number);
         }
 
@@ -114,7 +121,7 @@ impl Engine {
         let empty = SuperVersion::new(Arc::clone(&memtable), recovered.memtables);
         let work = Arc::new(super::Work::default());
         let reclaim = Arc::new(Reclaim::new(&work));
-        let mut current = empty.with_version(&version, &dir, options.mmap, &reclaim);
+        let mut current = empty.with_version(&version, &files, options.mmap, &reclaim);
         let opened_at = Moment { seqno: last, time_us, version: Arc::clone(&version) };
         match current.sealed.first() {
             // What an older one of these holds is known to be there only with the newer ones.
@@ -167,6 +174,7 @@ impl Engine {
             customs: Mutex::default(),
             options: options.clone(),
             env,
+            files,
             dir,
         };
         let replayed = engine.current().sealed.first().map(|newest| newest.log()).filter(|_| !clean);
@@ -185,7 +193,7 @@ impl Engine {
         self.env.pass("close: asked for, then begun");
         let _no_flush = self.flushing.lock();
         self.compacting.end();
-        let sealed = if read_only { Ok(()) } else { self.seal(recovered) };
+        let sealed = if read_only { Ok(()) } else { self.seal(recovered.and_then(|()| self.check_there())) };
         {
             // Also where no seal was reached: whoever takes the manifest next finds the database closed.
             let _no_edit = self.manifest.lock();
@@ -193,6 +201,7 @@ impl Engine {
         }
         self.wake_writers();
         self.reclaim.end(&*self.dir);
+        self.files.close_all();
         let unlocked = self.dir.unlock().at("unlock", || self.path());
         sealed.and(unlocked)
     }
@@ -233,16 +242,14 @@ fn open_dir(env: &dyn Env, path: &Path, options: &Options) -> Result<Arc<dyn Dir
     }
     let create = options.create && !options.read_only;
     env.open_dir(path, create).map_err(|source| match source.kind() {
-        ErrorKind::NotFound if create => {
-            Error::invalid(format!("{} is a link to nothing; make what it leads to, or remove it", path.display()))
+        // What exactly is in the way, where the machine says it: not every part of the path is the user's idea of the
+        // database.
+        ErrorKind::NotFound | ErrorKind::NotADirectory if source.get_ref().is_some() => {
+            Error::invalid(format!("there can be no database at {}: {source}", path.display()))
         }
-        ErrorKind::NotFound => no_database(env, path, options),
+        ErrorKind::NotFound if !create => no_database(env, path, options),
         ErrorKind::NotADirectory => {
-            // The file may stand further up.
-            let is_file =
-                |path: &&Path| matches!(env.open_dir(path, false), Err(e) if e.kind() == ErrorKind::NotADirectory);
-            let file = path.ancestors().take_while(is_file).last().unwrap_or(path);
-            Error::invalid(format!("{} is a file; a database is a directory", file.display()))
+            Error::invalid(format!("{} is a file, or lies below one; a database is a directory", path.display()))
         }
         _ => Error::io("open", path, source),
     })

@@ -62,6 +62,14 @@ impl Default for Limits {
     }
 }
 
+/// Files that are open beside those that reads go through: the directories, logs, the manifest, what jobs and
+/// checkpoints write.
+const OPEN_FILES_OWN: usize = 24;
+
+/// The smallest limit of open files, and the largest that is set by default.
+const OPEN_FILES_MIN: usize = 32;
+const OPEN_FILES_DEFAULT_MAX: usize = 1024;
+
 /// Opens databases.
 ///
 /// ```
@@ -82,6 +90,7 @@ pub struct Options {
     pub(crate) l0_threshold: usize,
     pub(crate) level_ratio: u64,
     pub(crate) mmap: bool,
+    pub(crate) max_open_files: Option<usize>,
     pub(crate) read_only: bool,
     pub(crate) limits: Limits,
     pub(crate) create: bool,
@@ -100,6 +109,7 @@ impl Default for Options {
             l0_threshold: 4,
             level_ratio: 10,
             mmap: true,
+            max_open_files: None,
             read_only: false,
             limits: Limits::default(),
             create: true,
@@ -144,7 +154,20 @@ impl Options {
         self
     }
 
+    /// How many files the database may have open at once; at least 32, by default a quarter of what the process may
+    /// (`ulimit -n`), and at most 1024. However many files it consists of: those that are not being read are closed and
+    /// opened again. Threads that read at the same moment may each have one open in addition, and each checkpoint under
+    /// way a few.
+    ///
+    /// A mapped segment needs none for what was verified before; without maps every read needs one.
+    pub fn max_open_files(mut self, files: usize) -> Self {
+        self.max_open_files = Some(files);
+        self
+    }
+
     /// Whether segments are read through maps (the default) or by positioned reads, each verified.
+    ///
+    /// Where the system refuses a map, as Linux does beyond 65,530 of them, that segment is read by position.
     ///
     /// A map is faster. It trusts that no other program shortens the files, and that a page verified once reads the
     /// same later; a broken medium under a verified page ends the process. Without maps all of that becomes an error.
@@ -171,7 +194,8 @@ impl Options {
     ///
     /// # Errors
     /// [`Locked`](Error::Locked) while somebody else has it open, also in this process and through a link;
-    /// [`Invalid`](Error::Invalid) for options that make no sense and for a folder of other files, which stays as it was;
+    /// [`Invalid`](Error::Invalid) for options that make no sense, for a path that leads to no directory, and for a
+    /// folder of other files, which stays as it was;
     /// [`Corrupt`](Error::Corrupt) when a file is damaged; [`NewerFormat`](Error::NewerFormat) for a database of a
     /// later release; [`Io`](Error::Io) and [`DiskFull`](Error::DiskFull) from the system.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<crate::Db> {
@@ -186,6 +210,9 @@ impl Options {
                 self.memory_budget
             )));
         }
+        if let Some(files) = self.max_open_files.filter(|files| *files < OPEN_FILES_MIN) {
+            return Err(Error::invalid(format!("max_open_files is at least {OPEN_FILES_MIN}, not {files}")));
+        }
         if self.l0_threshold == 0 || self.level_ratio < 2 {
             return Err(Error::invalid("l0_threshold is at least 1 and level_ratio at least 2"));
         }
@@ -193,6 +220,15 @@ impl Options {
             return Err(Error::invalid("an interval of zero is Durability::Sync"));
         }
         Ok(())
+    }
+
+    /// How many segments may be open for reading at once.
+    pub(crate) fn open_segments_max(&self) -> usize {
+        let default = || {
+            let quarter = self.env.open_files_max().map_or(u64::MAX, |limit| limit / 4);
+            usize::try_from(quarter).unwrap_or(usize::MAX).clamp(OPEN_FILES_MIN, OPEN_FILES_DEFAULT_MAX)
+        };
+        self.max_open_files.unwrap_or_else(default) - OPEN_FILES_OWN
     }
 
     /// A memtable is sealed when it holds this many bytes.

@@ -566,7 +566,7 @@ impl Engine {
         let live: std::collections::HashMap<u64, usize> = tables.collect();
         let list = |sub: &str| self.dir.list(sub).at("list", || self.dir.path().join(sub));
         // A file may go while it is looked at.
-        let len = |name: &str| self.dir.open(name).and_then(|file| file.len()).unwrap_or(0);
+        let len = |name: &str| self.dir.file_len(name).unwrap_or(0);
         for name in list(name::SEGMENTS)? {
             let Some(number) = name::parse(&name, ".seg") else { continue };
             let bytes = len(&name::segment(number));

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::worker::Work;
 use crate::{
     base::{KeySpan, KeyspaceId, Result, head},
-    env::{Dir, Origin},
+    env::{Dir, Files, Origin},
     format::name,
     manifest::Version,
     memtable::Memtable,
@@ -88,7 +88,7 @@ impl Reclaim {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) meta: Arc<Finished>,
-    dir: Arc<dyn Dir>,
+    files: Arc<Files>,
     map: bool,
     segment: OnceLock<Arc<Segment>>,
     /// No version names it any more: the file goes with the last reader.
@@ -115,8 +115,13 @@ impl Table {
     #[cold]
     fn open(&self) -> Result<&Arc<Segment>> {
         // Two threads may open it at once; one of the two stays.
-        let segment = Arc::new(Segment::open(&*self.dir, &self.meta, self.map)?);
+        let segment = self.open_anew()?;
         Ok(self.segment.get_or_init(|| segment))
+    }
+
+    /// Opens the file for the caller alone.
+    pub(crate) fn open_anew(&self) -> Result<Arc<Segment>> {
+        Segment::open(&self.files, &self.meta, self.map).map(Arc::new)
     }
 
     /// Memory that it keeps while it is open.
@@ -285,7 +290,7 @@ impl SuperVersion {
     pub(crate) fn with_version(
         &self,
         version: &Arc<Version>,
-        dir: &Arc<dyn Dir>,
+        files: &Arc<Files>,
         map: bool,
         reclaim: &Arc<Reclaim>,
     ) -> Self {
@@ -294,7 +299,7 @@ impl SuperVersion {
             Some(table) => Arc::clone(table),
             None => Arc::new(Table {
                 meta: Arc::clone(meta),
-                dir: Arc::clone(dir),
+                files: Arc::clone(files),
                 map,
                 segment: OnceLock::new(),
                 obsolete: AtomicBool::new(false),

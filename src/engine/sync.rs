@@ -4,6 +4,7 @@
 //! acknowledged: the system may have thrown the unsynced pages away and report success the next time.
 
 use std::{
+    io::ErrorKind,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,7 +16,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{Commit, Engine};
 use crate::{
-    base::Result,
+    base::{Error, Result},
     wal::{LogFile, LogWriter},
 };
 
@@ -167,7 +168,8 @@ impl Engine {
     pub(crate) fn persist(&self) -> Result<()> {
         self.check_writable()?;
         self.settle()?;
-        self.sync_upto(self.visible())
+        self.sync_upto(self.visible())?;
+        self.check_there()
     }
 
     /// Syncs what is there, oldest first; gives the seqno up to which everything is durable.
@@ -200,9 +202,19 @@ impl Engine {
     }
 
     fn sync_file(&self, file: &LogFile, end: u64) -> Result<()> {
-        file.sync(end)?;
+        match file.sync(end) {
+            // Flushed and removed since the list was made: what it held is durable elsewhere.
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound && !self.needs_log(file.number) => {}
+            synced => synced?,
+        }
         self.counters.log_syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether a log holds what no segment does.
+    fn needs_log(&self, number: u64) -> bool {
+        let current = self.current();
+        std::iter::once(&current.active).chain(&current.sealed).any(|table| table.log() == number)
     }
 
     /// After an unclean end the log was read from pages that may be clean in memory and old on the disk: what it held is

@@ -220,7 +220,7 @@ impl Engine {
             error => Err(error),
         });
         let named = created.and_then(|next| {
-            self.sync_log_names().inspect_err(|error| self.poison(error))?;
+            self.sync_log_names().inspect_err(|error| self.poison_unless_unopened(error))?;
             Ok(next)
         });
         let sealed = named.and_then(|next| log.seal(RecordKind::Rotated).map(|()| next));

@@ -3,9 +3,10 @@
 use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
-    sync::OnceLock,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+use std::{sync::OnceLock, time::Instant};
 
 /// Microseconds since 1970 by the wall clock; 0 for a clock set before.
 pub(super) fn wall_us() -> u64 {
@@ -13,8 +14,22 @@ pub(super) fn wall_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Microseconds since the first call in this process.
+/// Microseconds since some moment, those included in which the machine was suspended, where the system counts them: the
+/// time of a database follows this clock, and would lag behind the world for an hour after each suspend.
 pub(super) fn monotonic_us() -> u64 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let us = i128::from(since_boot.tv_sec) * 1_000_000 + i128::from(since_boot.tv_nsec) / 1000;
+        u64::try_from(us).unwrap_or(0)
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    instant_us()
+}
+
+/// Microseconds since the first call in this process.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn instant_us() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     u64::try_from(START.get_or_init(Instant::now).elapsed().as_micros()).unwrap_or(u64::MAX)
 }

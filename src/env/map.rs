@@ -13,6 +13,9 @@ use memmap2::{Mmap, MmapMut};
 /// A line of the processor's caches, in bytes.
 const LINE: usize = 64;
 
+/// The same number on every Unix.
+const ENODEV: i32 = 19;
+
 /// The bytes of a finished file, cheap to clone. Cloning keeps the map, and so the file's space, alive.
 #[derive(Clone, Debug)]
 pub enum Region {
@@ -36,6 +39,14 @@ impl Region {
         // SIGBUS: `Options::mmap(false)` exists for whoever must fear that.
         let map = unsafe { Mmap::map(file) }?;
         Ok(Self::Map(Arc::new(map)))
+    }
+
+    /// Whether a file was not mapped because the system would not have one more map, or has none for such a file: then
+    /// it can still be read.
+    pub(crate) fn is_refused(error: &io::Error) -> bool {
+        matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported)
+            // No map on this file system.
+            || cfg!(unix) && error.raw_os_error() == Some(ENODEV)
     }
 
     /// Has the processor fetch bytes that will be read soon. It waits for nothing, and answers nothing. (Rejected: to read a byte of each line. Later
@@ -119,11 +130,11 @@ impl Origin {
 fn wiped_page() -> Option<MmapMut> {
     let mut page = MmapMut::map_anon(1).ok()?;
     // SAFETY: the advice concerns one private page that belongs to this value alone, and only what children forked from
-    // now on read of it: in them it is
-    // zero, which is as good a byte as any.
-    let advised = unsafe { libc::madvise(page.as_mut_ptr().cast(), page.len(), libc::MADV_WIPEONFORK) };
+    // now on read of it: in them it is zero, which is as good a byte as any.
+    let advised =
+        unsafe { rustix::mm::madvise(page.as_mut_ptr().cast(), page.len(), rustix::mm::Advice::LinuxWipeOnFork) };
     *page.first_mut()? = 1;
-    (advised == 0).then_some(page)
+    advised.is_ok().then_some(page)
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -113,6 +113,10 @@ impl Dir for MemoryDir {
         Ok(())
     }
 
+    fn check_there(&self) -> io::Result<()> {
+        self.shared.lock().names.check_dir(&self.path)
+    }
+
     fn list(&self, sub: &str) -> io::Result<Vec<String>> {
         self.shared.lock().names.list(&disk::at(&self.path, sub)?)
     }
@@ -135,6 +139,12 @@ impl Dir for MemoryDir {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let content = self.shared.lock().names.file(&disk::at(&self.path, name)?)?;
         Ok(Arc::new(MemoryFile { content, writable: false }))
+    }
+
+    fn file_len(&self, name: &str) -> io::Result<u64> {
+        let content = self.shared.lock().names.file(&disk::at(&self.path, name)?)?;
+        let len = content.0.read().len();
+        Ok(len)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

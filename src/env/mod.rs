@@ -12,17 +12,22 @@
 //! * [`Dir::create`], [`Dir::rename`], [`Dir::remove`] and [`Dir::create_dir`] survive a power cut only after
 //!   [`Dir::sync_dir`] of the directory that holds the name.
 //! * After a sync has failed, nothing is known about the bytes it covered; a second sync that succeeds proves nothing.
+//! * Syncing what was deleted meanwhile is an error (`NotFound`), where the machine can tell.
+//! * A directory is held, not its path: moved, it is still the same one, and what takes its place at the path is
+//!   another's.
 
 mod clock;
 mod disk;
+mod files;
 mod map;
 mod memory;
 mod os;
 mod prng;
 mod sim;
 
-use std::{fmt::Debug, io, path::Path, sync::Arc};
+use std::{any::Any, fmt::Debug, io, path::Path, sync::Arc};
 
+pub(crate) use files::{Files, ReadFile};
 pub(crate) use map::Origin;
 pub use map::Region;
 pub use memory::Memory;
@@ -56,6 +61,11 @@ pub trait Env: Debug + Send + Sync + 'static {
     /// [`Background::Caller`] runs them. Machines with threads are never asked.
     fn draw(&self, below: u32) -> u32;
 
+    /// How many files this process may have open at once, where there is a limit that the machine knows.
+    fn open_files_max(&self) -> Option<u64> {
+        None
+    }
+
     /// Tells that the engine is at a named point between two steps that other threads may come between. A simulated machine lets a test run
     /// another verb there ([`Sim::on_point`]); other machines do nothing.
     fn pass(&self, _point: &'static str) {}
@@ -72,8 +82,8 @@ pub enum Background {
 
 /// An open directory. Names are relative, with `/` between a sub-directory and a file; the engine makes them from
 /// numbers, never from stored text.
-pub trait Dir: Debug + Send + Sync {
-    /// Where it was opened.
+pub trait Dir: Any + Debug + Send + Sync {
+    /// Where it was opened: for messages, since the directory may be elsewhere by now.
     fn path(&self) -> &Path;
 
     /// Locks the directory itself, shared or exclusively, until it is dropped; `false` if somebody else holds it.
@@ -84,6 +94,11 @@ pub trait Dir: Debug + Send + Sync {
 
     /// Takes every right to this directory from everybody but its owner (mode 0700).
     fn restrict(&self) -> io::Result<()>;
+
+    /// Fails with `NotFound` when the directory, or a sub-directory that was in use, has been deleted.
+    fn check_there(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// The names in the sub-directory `sub`, sorted; `""` is the directory itself.
     fn list(&self, sub: &str) -> io::Result<Vec<String>>;
@@ -96,6 +111,11 @@ pub trait Dir: Debug + Send + Sync {
 
     /// Opens an existing regular file for reading. Links and special files are refused.
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// The length of a regular file, which is not opened for it.
+    fn file_len(&self, name: &str) -> io::Result<u64> {
+        self.open(name)?.len()
+    }
 
     /// Renames a file inside one directory, replacing what was there.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
@@ -111,7 +131,8 @@ pub trait Dir: Debug + Send + Sync {
     /// Gives the finished file `name` a second name in another directory. Fails where hard links cannot reach.
     fn link(&self, name: &str, to: &dyn Dir, to_name: &str) -> io::Result<()>;
 
-    /// Makes the names in the sub-directory `sub` durable.
+    /// Makes the names in the sub-directory `sub` durable. It needs no further open file where directories are held
+    /// open, so that a failure means that the sync itself failed.
     fn sync_dir(&self, sub: &str) -> io::Result<()>;
 
     /// Bytes that can still be written to this file system; an error where nobody can tell.
@@ -123,6 +144,11 @@ pub trait Dir: Debug + Send + Sync {
 pub trait File: Debug + Send + Sync {
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
+
+    /// What tells this file from every other one, whatever their names; always the same where the machine cannot tell.
+    fn identity(&self) -> (u64, u64) {
+        (0, 0)
+    }
 
     /// Fills `buf` from `offset`; `UnexpectedEof` when the file ends before.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
@@ -136,7 +162,8 @@ pub trait File: Debug + Send + Sync {
     /// Cuts or extends the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Makes the bytes and the length durable.
+    /// Makes the bytes and the length durable; `NotFound` for a file that has lost its last name, and would not be
+    /// found again.
     fn sync(&self) -> io::Result<()>;
 
     /// The bytes of the finished file, to read in place. The caller never writes or cuts it again.

@@ -12,7 +12,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
@@ -33,13 +33,16 @@ const START_US: u64 = 1_577_836_800_000_000;
 
 /// The error numbers of Linux, which the standard library turns into kinds.
 const EIO: i32 = 5;
+const ENOMEM: i32 = 12;
+const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 
 /// A simulated machine. Clones share its disk, its clock and its faults; [`Sim::fork`] does not.
 ///
 /// Calls are counted where they touch the disk. Changing calls are `create_dir`, `create`, `rename`, `remove`, `link`
 /// and `sync_dir` of a directory, `write_at`, `allocate`, `set_len` and `sync` of a file; reading calls are `list`,
-/// `open`, `read_at`, `map` and `len`. A call that fails counts too, but not one made while the power is off, with a
+/// `open`, `file_len`, `read_at`, `map` and `len`. A call that fails counts too, but not one made while the power is
+/// off, with a
 /// handle that a power cut killed, or to change a file opened for reading.
 ///
 /// A directory that [`Env::open_dir`] makes is durable at once, with its parents; one that [`Dir::create_dir`] makes is
@@ -106,6 +109,9 @@ pub enum Fault {
     EnospcForever,
     /// A write leaves a drawn part of its bytes behind and fails with `WriteZero`; other calls fail with `EIO`.
     ShortWrite,
+    /// The call fails with `EMFILE`, too many open files, and changes nothing: what a sync should have made durable, a
+    /// later one can.
+    Emfile,
 }
 
 impl Fault {
@@ -115,6 +121,7 @@ impl Fault {
             Self::ShortWrite if writing => ErrorKind::WriteZero.into(),
             Self::Eio | Self::EioForever | Self::ShortWrite => io::Error::from_raw_os_error(EIO),
             Self::Enospc | Self::EnospcForever => io::Error::from_raw_os_error(ENOSPC),
+            Self::Emfile => io::Error::from_raw_os_error(EMFILE),
         }
     }
 }
@@ -133,6 +140,8 @@ impl Sim {
             clock: Clock { wall_us: START_US, monotonic_us: 0 },
             faults: Faults::default(),
             space: None,
+            open_files: OpenFiles::default(),
+            refuse_maps: false,
             epoch: 0,
             last_handle: 0,
             is_off: false,
@@ -152,6 +161,7 @@ impl Sim {
         copy.disk.release();
         copy.locks.clear();
         copy.faults.clear();
+        copy.open_files.count = 0;
         Self::of(copy)
     }
 
@@ -216,7 +226,12 @@ impl Sim {
 
     /// Lets the reading call with the number `call` fail with `EIO`; the next one from now is [`Sim::reads`].
     pub fn fail_read_at(&self, call: u64) {
-        self.machine.lock().faults.at_read.insert(call);
+        self.fail_read_with(call, Fault::Eio);
+    }
+
+    /// Lets the reading call with the number `call` fail with the error of `fault`; of faults that stay, this once.
+    pub fn fail_read_with(&self, call: u64, fault: Fault) {
+        self.machine.lock().faults.at_read.insert(call, fault);
     }
 
     /// Takes back every fault, those to come and those that stay. Power that is off stays off.
@@ -228,6 +243,24 @@ impl Sim {
     /// after the part that still fits. `None` takes the limit away.
     pub fn set_space(&self, bytes: Option<u64>) {
         self.machine.lock().space = bytes;
+    }
+
+    /// Limits how many files and directories may be open at once, those that are open already included: beyond, `open`,
+    /// `create` and `open_dir` fail with `EMFILE`. A directory counts once, whatever is in it. `None`, as in the
+    /// beginning, is without limit.
+    pub fn set_open_files(&self, limit: Option<usize>) {
+        self.machine.lock().open_files.limit = limit;
+    }
+
+    /// How many files and directories are open.
+    #[must_use]
+    pub fn open_files(&self) -> usize {
+        self.machine.lock().open_files.count
+    }
+
+    /// From now on every `map` fails with `ENOMEM`, as where a process has too many maps; or none does any more.
+    pub fn refuse_maps(&self, refuse: bool) {
+        self.machine.lock().refuse_maps = refuse;
     }
 
     /// Calls `run` whenever the engine passes a named point: a place between two reads of shared state, or two steps of a write, where another
@@ -290,6 +323,7 @@ impl Env for Sim {
             machine.disk.make_dirs(&path)?;
         }
         machine.disk.names().check_dir(&path)?;
+        machine.open_files.take()?;
         machine.last_handle += 1;
         let (epoch, handle) = (machine.epoch, machine.last_handle);
         Ok(Arc::new(SimDir { machine: Arc::clone(&self.machine), path, epoch, handle }))
@@ -315,6 +349,10 @@ impl Env for Sim {
         u32::try_from(self.machine.lock().draws.below(below.into())).unwrap_or(0)
     }
 
+    fn open_files_max(&self) -> Option<u64> {
+        self.machine.lock().open_files.limit.map(|limit| limit as u64)
+    }
+
     fn pass(&self, point: &'static str) {
         // Taken out while it runs: points that it passes itself find nothing.
         let run = self.points.lock().run.take();
@@ -334,6 +372,8 @@ struct Machine {
     clock: Clock,
     faults: Faults,
     space: Option<u64>,
+    open_files: OpenFiles,
+    refuse_maps: bool,
     /// How often the power came back. A handle of another epoch is dead.
     epoch: u64,
     last_handle: u64,
@@ -357,6 +397,26 @@ impl fmt::Debug for Machine {
     }
 }
 
+#[derive(Clone, Debug, Default)]
+struct OpenFiles {
+    count: usize,
+    limit: Option<usize>,
+}
+
+impl OpenFiles {
+    fn check(&self) -> io::Result<()> {
+        let full = self.limit.is_some_and(|limit| self.count >= limit);
+        if full { Err(io::Error::from_raw_os_error(EMFILE)) } else { Ok(()) }
+    }
+
+    /// Counts one more, if there may be one.
+    fn take(&mut self) -> io::Result<()> {
+        self.check()?;
+        self.count += 1;
+        Ok(())
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Clock {
     wall_us: u64,
@@ -368,7 +428,7 @@ struct Faults {
     calls: u64,
     reads: u64,
     at_call: BTreeMap<u64, Fault>,
-    at_read: BTreeSet<u64>,
+    at_read: BTreeMap<u64, Fault>,
     /// What every changing call meets by now.
     standing: Option<Fault>,
 }
@@ -386,8 +446,16 @@ impl Machine {
     fn cut_power(&mut self, loss: Loss) {
         self.disk.cut_power(loss, &mut self.losses);
         self.locks.clear();
+        self.open_files.count = 0;
         self.epoch += 1;
         self.is_off = false;
+    }
+
+    /// Counts a handle less; a power cut has closed those from before already.
+    fn closed(&mut self, epoch: u64) {
+        if self.epoch == epoch {
+            self.open_files.count = self.open_files.count.saturating_sub(1);
+        }
     }
 
     fn check_power(&self, epoch: u64) -> io::Result<()> {
@@ -424,11 +492,14 @@ impl Machine {
         self.check_power(epoch)?;
         let failing = self.faults.at_read.remove(&self.faults.reads);
         self.faults.reads += 1;
-        if failing { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(&mut self.disk) }
+        failing.map_or(Ok(&mut self.disk), |fault| Err(fault.error(false)))
     }
 
     fn write_at(&mut self, epoch: u64, id: InodeId, offset: u64, buf: &[u8]) -> io::Result<()> {
         if let Some(fault) = self.meet(epoch)? {
+            if fault == Fault::Emfile {
+                return Err(fault.error(true));
+            }
             let written = self.losses.index(buf.len());
             self.disk.write_at(id, offset, head(buf, written))?;
             return Err(fault.error(true));
@@ -441,7 +512,9 @@ impl Machine {
 
     fn sync(&mut self, epoch: u64, id: InodeId) -> io::Result<()> {
         if let Some(fault) = self.meet(epoch)? {
-            self.disk.forget(id);
+            if fault != Fault::Emfile {
+                self.disk.forget(id);
+            }
             return Err(fault.error(false));
         }
         self.disk.sync(id)
@@ -490,7 +563,9 @@ impl SimDir {
 impl Drop for SimDir {
     fn drop(&mut self) {
         // Handles are numbered across power cuts, so a dead one frees nobody else's lock.
-        self.machine.lock().locks.unlock(self.handle);
+        let mut machine = self.machine.lock();
+        machine.locks.unlock(self.handle);
+        machine.closed(self.epoch);
     }
 }
 
@@ -516,6 +591,12 @@ impl Dir for SimDir {
         self.machine.lock().check_power(self.epoch)
     }
 
+    fn check_there(&self) -> io::Result<()> {
+        let machine = self.machine.lock();
+        machine.check_power(self.epoch)?;
+        machine.disk.names().check_dir(&self.path)
+    }
+
     fn list(&self, sub: &str) -> io::Result<Vec<String>> {
         self.machine.lock().read(self.epoch)?.names().list(&disk::at(&self.path, sub)?)
     }
@@ -526,18 +607,27 @@ impl Dir for SimDir {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut machine = self.machine.lock();
-        let disk = machine.change(self.epoch)?;
-        let id = disk.create(disk::at(&self.path, name)?)?;
-        disk.open(id);
+        machine.change(self.epoch)?;
+        machine.open_files.check()?;
+        let id = machine.disk.create(disk::at(&self.path, name)?)?;
+        machine.open_files.take()?;
+        machine.disk.open(id);
         Ok(self.file(id, true))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut machine = self.machine.lock();
+        let id = machine.read(self.epoch)?.names().file(&disk::at(&self.path, name)?)?;
+        machine.open_files.take()?;
+        machine.disk.open(id);
+        Ok(self.file(id, false))
+    }
+
+    fn file_len(&self, name: &str) -> io::Result<u64> {
+        let mut machine = self.machine.lock();
         let disk = machine.read(self.epoch)?;
         let id = disk.names().file(&disk::at(&self.path, name)?)?;
-        disk.open(id);
-        Ok(self.file(id, false))
+        Ok(disk.bytes(id)?.len())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -587,10 +677,15 @@ impl Drop for SimFile {
         if machine.epoch == self.epoch {
             machine.disk.close(self.inode);
         }
+        machine.closed(self.epoch);
     }
 }
 
 impl File for SimFile {
+    fn identity(&self) -> (u64, u64) {
+        (self.inode, 0)
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.machine.lock().read(self.epoch)?.bytes(self.inode)?.len())
     }
@@ -625,12 +720,17 @@ impl File for SimFile {
     }
 
     fn map(&self) -> io::Result<Region> {
-        Ok(self.machine.lock().read(self.epoch)?.bytes(self.inode)?.region())
+        let mut machine = self.machine.lock();
+        let refused = machine.refuse_maps;
+        let disk = machine.read(self.epoch)?;
+        if refused { Err(io::Error::from_raw_os_error(ENOMEM)) } else { Ok(disk.bytes(self.inode)?.region()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn open(sim: &Sim) -> Arc<dyn Dir> {
@@ -895,6 +995,60 @@ mod tests {
         assert!(file.len().unwrap() < 100);
         assert_eq!(dir.list("").unwrap(), ["a"]);
         assert_eq!((sim.calls(), sim.reads()), (3, 3));
+    }
+
+    #[test]
+    fn no_more_files_are_open_than_there_may_be() {
+        let sim = half_synced(1);
+        assert_eq!(sim.open_files(), 0);
+        sim.set_open_files(Some(2));
+        let dir = open(&sim);
+        let a = dir.open("a").unwrap();
+        let refused = |error: io::Error| assert_eq!(error.raw_os_error(), Some(EMFILE));
+        refused(dir.open("b").unwrap_err());
+        refused(dir.create("d").unwrap_err());
+        refused(sim.open_dir(Path::new("db"), true).unwrap_err());
+        assert_eq!(dir.list("").unwrap(), ["a", "b", "c"]);
+        assert_eq!(dir.file_len("b").unwrap(), 1);
+        drop(a);
+        drop(dir.create("d").unwrap());
+        assert_eq!((sim.open_files(), sim.fork().open_files()), (1, 0));
+        let b = dir.open("b").unwrap();
+        sim.cut_power_with(Loss::Nothing);
+        drop((b, dir));
+        assert_eq!(sim.open_files(), 0);
+        let _two = [open(&sim), open(&sim)];
+        assert_eq!(sim.open_files(), 2);
+    }
+
+    #[test]
+    fn a_call_without_an_open_file_changes_nothing() {
+        let sim = half_synced(1);
+        let dir = open(&sim);
+        let file = dir.create("d").unwrap();
+        for call in 0..3 {
+            sim.fail_at(sim.calls() + call, Fault::Emfile);
+        }
+        let failed = [file.write_at(0, b"x"), file.sync(), dir.sync_dir("")];
+        assert!(failed.iter().all(|failed| failed.as_ref().unwrap_err().raw_os_error() == Some(EMFILE)));
+        assert_eq!(file.len().unwrap(), 0);
+        sim.fail_read_with(sim.reads(), Fault::Emfile);
+        assert_eq!(dir.open("a").unwrap_err().raw_os_error(), Some(EMFILE));
+        dir.sync_dir("").unwrap();
+        sim.cut_power_with(Loss::Everything);
+        assert_eq!(read(&sim, "d"), some(b""));
+    }
+
+    #[test]
+    fn a_map_is_refused_and_the_bytes_can_still_be_read() {
+        let sim = half_synced(1);
+        let file = open(&sim).open("a").unwrap();
+        sim.refuse_maps(true);
+        let refused = file.map().unwrap_err();
+        assert_eq!((refused.kind(), Region::is_refused(&refused)), (ErrorKind::OutOfMemory, true));
+        file.read_at(0, &mut [0; 6]).unwrap();
+        sim.refuse_maps(false);
+        assert_eq!(&*file.map().unwrap(), b"oldnew");
     }
 
     #[test]

@@ -527,8 +527,9 @@ struct Entries {
     first_at: u64,
 }
 
-/// The directory that a file is in, and its name there.
-pub(super) fn open_parent(path: &Path) -> Result<(Arc<dyn Dir>, String)> {
+/// The directory that a file is in, and its name there. Links that the user's path leads through are followed.
+pub(super) fn open_parent(named: &Path) -> Result<(Arc<dyn Dir>, String)> {
+    let path = Os::follow(named).at("open", || named.to_path_buf())?;
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| {
         Error::invalid(format!("the path \"{}\" does not end with the name of a file", path.display()))

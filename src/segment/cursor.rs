@@ -204,7 +204,7 @@ mod tests {
     use super::*;
     use crate::{
         base::{KeySpan, KeyspaceId, Kind},
-        env::{Env, Memory},
+        env::{Dir, Env, Files, Memory},
         merge::{Answer, Asked, Lookup, Mark, RangeTombstone, Tombstones},
         segment::{Entry, Finished, PointIndex, PointKey, Probe, Purpose, SegmentWriter},
     };
@@ -220,7 +220,7 @@ mod tests {
     /// `count` keys, every third with two versions; opened through the map and without it.
     fn segments(count: usize, ranges: &[RangeTombstone]) -> ([Arc<Segment>; 2], Finished) {
         let env = Memory::new();
-        let dir = env.open_dir(Path::new("/db"), true).unwrap();
+        let dir = Arc::new(Files::new(env.open_dir(Path::new("/db"), true).unwrap(), 2));
         dir.create_dir("segments").unwrap();
         let mut writer = SegmentWriter::create(&*dir, (7, 99), purpose(10, PointIndex::Always)).unwrap();
         for i in 0..count {
@@ -231,7 +231,7 @@ mod tests {
             writer.add(&put(20, false), key.as_bytes(), key.as_bytes()).unwrap();
         }
         let finished = writer.finish(&Tombstones::new(ranges.to_vec()), |_| true).unwrap();
-        let open = |map| Arc::new(Segment::open(&*dir, &finished, map).unwrap());
+        let open = |map| Arc::new(Segment::open(&dir, &finished, map).unwrap());
         let both = [open(true), open(false)];
         for segment in &both {
             segment.check(&finished).unwrap();
@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn versions_of_one_key_may_fill_many_blocks() {
         let env = Memory::new();
-        let dir = env.open_dir(Path::new("/db"), true).unwrap();
+        let dir = Arc::new(Files::new(env.open_dir(Path::new("/db"), true).unwrap(), 2));
         dir.create_dir("segments").unwrap();
         let mut writer = SegmentWriter::create(&*dir, (1, 1), purpose(1, PointIndex::Auto)).unwrap();
         writer.add(&put(3, false), b"a", b"first").unwrap();
@@ -349,7 +349,7 @@ mod tests {
         }
         writer.add(&put(5, false), b"l", b"last").unwrap();
         let finished = writer.finish(&Tombstones::default(), |_| true).unwrap();
-        let segment = Arc::new(Segment::open(&*dir, &finished, true).unwrap());
+        let segment = Arc::new(Segment::open(&dir, &finished, true).unwrap());
         segment.check(&finished).unwrap();
         assert!(segment.block_count() > 3);
         for seqno in [1, 2, 500, 1999, 2000] {

@@ -1,6 +1,7 @@
 //! An open segment: point look-ups, blocks, and the check of everything.
 
 use std::{
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     base::{Bytes, Corruption, Error, IoContext, KeySpan, Kind, Result},
-    env::{Dir, File, Region},
+    env::{Dir, File, Files, ReadFile, Region},
     format::{FileKind, Header, Reader, crc, name},
     merge::{Answer, Found, Fragment, Lookup, Mark, Shown, Tombstones, step},
     phash::{Hash, Seeded},
@@ -38,8 +39,8 @@ const STEPS_MAX: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Segment {
     path: PathBuf,
-    file: Arc<dyn File>,
-    /// The mapped file; without it every read is a positioned one, and verified.
+    file: ReadFile,
+    /// The mapped file, which needs no open one any more; without it every read is a positioned one, and verified.
     region: Option<Region>,
     base: Base,
     /// Where the blocks end, and where everything does that pages are verified of.
@@ -71,10 +72,13 @@ pub(super) enum BlockData {
 impl Segment {
     /// Opens the segment that the manifest describes, checking that it is the very file and whole. Data is checked later,
     /// page by page, when it is first touched.
-    pub(crate) fn open(dir: &dyn Dir, expected: &Finished, map: bool) -> Result<Self> {
+    ///
+    /// Where the system refuses the map, it is read by position like one that is not to be mapped.
+    pub(crate) fn open(files: &Arc<Files>, expected: &Finished, map: bool) -> Result<Self> {
         let name = name::segment(expected.number);
-        let path = dir.path().join(&name);
-        let file = dir.open(&name).at("open", || path.clone())?;
+        let path = files.path().join(&name);
+        let source = ReadFile::open(files, name).map_err(|error| unopened(&path, error))?;
+        let file = source.get().map_err(|error| unopened(&path, error))?;
         let len = file.len().at("read the length of", || path.clone())?;
         let corrupt = |offset, what| Corruption { offset, what }.of(&path, 0);
         if len != expected.file_len {
@@ -130,9 +134,16 @@ impl Segment {
             }
         };
         let blocks_end = fences.blocks_end();
+        let region = match map.then(|| file.map()).transpose() {
+            Err(refused) if Region::is_refused(&refused) => None,
+            mapped => mapped.at("map", || path.clone())?,
+        };
+        if region.as_ref().is_some_and(|region| (region.len() as u64) < len) {
+            return Err(corrupt(len, "the length that the manifest names"));
+        }
         let index = match section(Tag::Index) {
             // Without a map a look-up in the index would read more pages than the search by fences.
-            Some(section) if map => {
+            Some(section) if region.is_some() => {
                 let data = blocks_end as u64..fence_section.offset;
                 let index = Index::decode(&bytes(section)?, data, expected.summary.keys);
                 Some(index.map_err(|bad| bad.of(&path, section.offset))?)
@@ -142,10 +153,6 @@ impl Segment {
         let partitions = index.as_ref().map_or(0, Index::partitions);
         let base = Reader::starting_at(&head, Header::LEN).u64("base").map_err(|bad| bad.of(&path, 0))?;
         let base = Base { seqno: base, time: expected.summary.times.map_or(0, |times| times.base) };
-        let region = if map { Some(file.map().at("map", || path.clone())?) } else { None };
-        if region.as_ref().is_some_and(|region| (region.len() as u64) < len) {
-            return Err(corrupt(len, "the length that the manifest names"));
-        }
         let bits = |count: usize| (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let verified = bits(page_crcs.len());
         Ok(Self {
@@ -153,7 +160,7 @@ impl Segment {
             blocks_end,
             index,
             path,
-            file,
+            file: source,
             region,
             base,
             data_end,
@@ -472,12 +479,17 @@ impl Segment {
         Ok(())
     }
 
+    /// The file, for one read by position.
+    fn file(&self) -> Result<Arc<dyn File>> {
+        self.file.get().map_err(|error| unopened(&self.path, error))
+    }
+
     /// Reads pages by position and verifies each.
     fn read_pages(&self, from: usize, to: usize) -> Result<Vec<u8>> {
         let start = from * PAGE;
         let end = (to * PAGE).min(self.data_end);
         let mut bytes = vec![0; end.saturating_sub(start)];
-        self.file.read_at(start as u64, &mut bytes).at("read", || self.path.clone())?;
+        self.file()?.read_at(start as u64, &mut bytes).at("read", || self.path.clone())?;
         for (index, page) in bytes.chunks(PAGE).enumerate() {
             if self.page_crcs.get(from + index) != Some(&crc(&[page])) {
                 return Err(self.corrupt(((from + index) * PAGE) as u64, "the checksum of the page"));
@@ -586,9 +598,10 @@ impl Segment {
 
     /// Reads every section again, also those that opening has no need of, and holds the summary against the manifest's.
     fn check_sections(&self, expected: &Finished) -> Result<()> {
+        let file = self.file()?;
         let read = |offset: u64, len: usize| {
             let mut buf = vec![0; len];
-            self.file.read_at(offset, &mut buf).at("read", || self.path.clone())?;
+            file.read_at(offset, &mut buf).at("read", || self.path.clone())?;
             Ok::<_, Error>(buf)
         };
         for section in read_sections(&self.path, expected.file_len, expected, &read)? {
@@ -604,6 +617,19 @@ impl Segment {
             }
         }
         Ok(())
+    }
+}
+
+/// Why the file of a segment could not be opened, or not again.
+#[cold]
+fn unopened(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::Missing { path: path.to_path_buf() },
+        ErrorKind::InvalidData => {
+            let what = "the file that was read before; another one has its name now";
+            Corruption { offset: 0, what }.of(path, 0)
+        }
+        _ => Error::io("open", path, error),
     }
 }
 
