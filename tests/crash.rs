@@ -2135,6 +2135,10 @@ impl Dir for TracedDir {
         self.env.note(&format!("remove {name}"), || self.inner.remove(name))
     }
 
+    fn remove_dir(&self, name: &str) -> io::Result<()> {
+        self.env.note(&format!("remove_dir {name}"), || self.inner.remove_dir(name))
+    }
+
     fn link(&self, name: &str, to: &dyn Dir, to_name: &str) -> io::Result<()> {
         self.env.note(&format!("link {name}"), || self.inner.link(name, to, to_name))
     }

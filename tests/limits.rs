@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use chronolith::{
     Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Policy, Result,
-    env::{Fault, Sim},
+    env::{Env, Fault, Sim},
 };
 
 /// Files that are open whatever happens: the directory, a log, the manifest, and what a job writes.
@@ -257,4 +257,50 @@ fn a_limit_of_open_files_that_is_too_small_is_invalid() {
         "{told}"
     );
     options(&Sim::new(1)).max_open_files(usize::MAX).open("db").unwrap();
+}
+
+#[test]
+fn a_copy_that_fails_leaves_an_empty_directory_and_can_be_made_again() {
+    let sim = Sim::new(1);
+    let db = options(&sim).open("db").unwrap();
+    let mut written = BTreeMap::new();
+    for number in 0..5 {
+        keyspace(&db, number).unwrap().put("0", "7").unwrap();
+        written.insert((number, 0), 7);
+    }
+    db.flush().unwrap();
+    let view = db.snapshot();
+    let made = || sim.files().into_iter().filter(|file| file.starts_with("copy")).collect::<Vec<_>>();
+    let clear = || {
+        for file in made() {
+            sim.remove_file(&file);
+        }
+        let dir = sim.open_dir(Path::new("copy"), false).unwrap();
+        for sub in ["wal", "segments"] {
+            dir.remove_dir(sub).unwrap();
+        }
+    };
+    for of_view in [false, true] {
+        let mut failures = 0;
+        for call in 0.. {
+            let first = sim.calls();
+            sim.fail_at(first + call, Fault::Eio);
+            let copied = if of_view { view.checkpoint("copy") } else { db.checkpoint("copy") };
+            let reached = sim.calls() > first + call;
+            sim.clear_faults();
+            if copied.is_ok() {
+                // Not every call that fails makes the copy fail: where links do not reach, bytes are copied.
+                read(&options(&sim).open("copy").unwrap(), &written).unwrap();
+                clear();
+                if !reached {
+                    break;
+                }
+            } else {
+                // What failed is tried again in the same directory.
+                assert_eq!(made(), Vec::<std::path::PathBuf>::new(), "call {call} of a copy failed");
+                failures += 1;
+            }
+        }
+        assert!(failures > 15, "only {failures} calls failed");
+    }
 }

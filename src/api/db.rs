@@ -306,7 +306,7 @@ impl Db {
     }
 
     /// Makes a consistent copy of everything committed before the call in a new directory, by hard links where they reach. The copy opens
-    /// as a database. Missing parents of the directory are made too.
+    /// as a database. Missing parents of the directory are made too. A copy that fails leaves the directory empty.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when something is in that directory already, when it lies inside this database, and when this

@@ -79,6 +79,11 @@ impl Engine {
         let opened = self.files.sparing(|| self.env.open_dir(path, true)).at("create", || path.to_path_buf())?;
         let target: Arc<dyn Dir> = Arc::new(self.files.beside(opened));
         let at = || target.path().to_path_buf();
+        // Of two copies to one directory, the second neither adds to the first nor clears it away.
+        if !target.try_lock(true).at("lock", at)? {
+            let what = format!("{} is in use; a checkpoint goes to a new directory", path.display());
+            return Err(Error::invalid(what));
+        }
         // Empty but for the empty directories that a copy begun before may have left.
         let is_free = |name: &String| {
             let ours = name == name::LOGS || name == name::SEGMENTS;

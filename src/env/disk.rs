@@ -242,6 +242,11 @@ impl<F: Clone + PartialEq> Tree<F> {
             None => Err(ErrorKind::NotFound.into()),
         }
     }
+
+    /// Removes a directory in which there is nothing.
+    pub(super) fn remove_dir(&self, path: PathBuf) -> io::Result<Changes<F>> {
+        if self.list(&path)?.is_empty() { Ok(vec![(path, None)]) } else { Err(ErrorKind::DirectoryNotEmpty.into()) }
+    }
 }
 
 fn parent(path: &Path) -> io::Result<&Path> {
@@ -465,6 +470,12 @@ impl Disk {
 
     pub(super) fn remove(&mut self, path: PathBuf) -> io::Result<()> {
         let changes = self.names.remove(path)?;
+        self.change_names(changes);
+        Ok(())
+    }
+
+    pub(super) fn remove_dir(&mut self, path: PathBuf) -> io::Result<()> {
+        let changes = self.names.remove_dir(path)?;
         self.change_names(changes);
         Ok(())
     }

@@ -161,6 +161,13 @@ impl Dir for MemoryDir {
         Ok(())
     }
 
+    fn remove_dir(&self, name: &str) -> io::Result<()> {
+        let names = &mut self.shared.lock().names;
+        let changes = names.remove_dir(disk::at(&self.path, name)?)?;
+        names.apply(changes);
+        Ok(())
+    }
+
     fn link(&self, name: &str, to: &dyn Dir, to_name: &str) -> io::Result<()> {
         let to = disk::at(&disk::normalise(to.path()), to_name)?;
         let names = &mut self.shared.lock().names;

@@ -39,11 +39,10 @@ const ENOSPC: i32 = 28;
 
 /// A simulated machine. Clones share its disk, its clock and its faults; [`Sim::fork`] does not.
 ///
-/// Calls are counted where they touch the disk. Changing calls are `create_dir`, `create`, `rename`, `remove`, `link`
-/// and `sync_dir` of a directory, `write_at`, `allocate`, `set_len` and `sync` of a file; reading calls are `list`,
-/// `open`, `file_len`, `read_at`, `map` and `len`. A call that fails counts too, but not one made while the power is
-/// off, with a
-/// handle that a power cut killed, or to change a file opened for reading.
+/// Calls are counted where they touch the disk. Changing calls are `create_dir`, `create`, `rename`, `remove`,
+/// `remove_dir`, `link` and `sync_dir` of a directory, `write_at`, `allocate`, `set_len` and `sync` of a file; reading
+/// calls are `list`, `open`, `file_len`, `read_at`, `map` and `len`. A call that fails counts too, but not one made
+/// while the power is off, with a handle that a power cut killed, or to change a file opened for reading.
 ///
 /// A directory that [`Env::open_dir`] makes is durable at once, with its parents; one that [`Dir::create_dir`] makes is
 /// a name like any other, and losing it loses what is in it.
@@ -637,6 +636,10 @@ impl Dir for SimDir {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.machine.lock().change(self.epoch)?.remove(disk::at(&self.path, name)?)
+    }
+
+    fn remove_dir(&self, name: &str) -> io::Result<()> {
+        self.machine.lock().change(self.epoch)?.remove_dir(disk::at(&self.path, name)?)
     }
 
     fn link(&self, name: &str, to: &dyn Dir, to_name: &str) -> io::Result<()> {
