@@ -41,3 +41,16 @@ pub(super) fn entropy() -> u64 {
     hasher.write_u64(monotonic_us());
     hasher.finish()
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #[test]
+    fn the_steady_clock_counts_from_boot_with_suspends() {
+        // By the system's own account, which counts them too.
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let seconds: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        let us = super::monotonic_us();
+        assert!((seconds - std::time::Duration::from_micros(us).as_secs_f64()).abs() < 5.0, "{us} of {seconds} s");
+        assert!(super::monotonic_us() >= us);
+    }
+}
