@@ -2,7 +2,7 @@
 //! left stops nothing for good.
 //!
 //! The tests run themselves as child processes, since the limit is the process's. 300 keyspaces below a limit of 64;
-//! `CHRONOLITH_FILES_FULL=1` makes it 10,000 below 256, which takes a quarter of an hour on a usual disk.
+//! `CHRONOLITH_FILES_FULL=1` makes it 10,000 below 256, which takes four minutes in memory, most of them for 10,000 compactions.
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
@@ -82,30 +82,33 @@ fn a_database_of_many_segments_lives_below_the_limit_of_its_process() {
         step("flushed");
         read_all(&all, 1);
         step("read");
-        for keyspace in &all {
-            keyspace.put("key", "2").unwrap();
-        }
-        db.compact().unwrap();
-        step("compacted");
-        read_all(&all, 2);
-        let report = db.verify().unwrap();
-        assert!(report.is_clean(), "{report}");
+        assert!(db.verify().unwrap().is_clean());
         step("verified");
         assert!(db.stats().space.live > u64::from(count) * 9000);
         db.checkpoint(path.with_extension("copy")).unwrap();
         step("copied");
         drop(all);
         db.close().unwrap();
-        for (path, mmap) in
-            [(path.to_path_buf(), true), (path.to_path_buf(), false), (path.with_extension("copy"), false)]
-        {
+        for (path, mmap) in [(path.with_extension("copy"), false), (path.to_path_buf(), false)] {
             let db = options().mmap(mmap).open(path).unwrap();
-            let all = keyspaces(&db, count);
-            read_all(&all, 2);
-            step("opened again and read");
-            drop(all);
+            read_all(&keyspaces(&db, count), 1);
+            step("opened again and read by position");
             db.close().unwrap();
         }
+        let db = options().open(path).unwrap();
+        let all = keyspaces(&db, count);
+        for keyspace in &all {
+            keyspace.put("key", "2").unwrap();
+        }
+        db.flush().unwrap();
+        step("opened again and flushed");
+        db.compact().unwrap();
+        step("compacted");
+        read_all(&all, 2);
+        assert!(db.verify().unwrap().is_clean());
+        step("read and verified");
+        drop(all);
+        db.close().unwrap();
     });
 }
 

@@ -304,3 +304,30 @@ fn a_copy_that_fails_leaves_an_empty_directory_and_can_be_made_again() {
         assert!(failures > 15, "only {failures} calls failed");
     }
 }
+
+#[test]
+fn an_open_that_fails_leaves_no_log_behind() {
+    let mut refused = 0;
+    for call in 0..40 {
+        let sim = Sim::new(1);
+        let db = options(&sim).open("db").unwrap();
+        keyspace(&db, 1).unwrap().put("a", "b").unwrap();
+        db.close().unwrap();
+        let logs = || sim.files().iter().filter(|file| file.starts_with("db/wal")).count();
+        let before = logs();
+        for _ in 0..5 {
+            sim.fail_at(sim.calls() + call, Fault::Eio);
+            let opened = options(&sim).open("db");
+            sim.clear_faults();
+            if let Ok(db) = opened {
+                let _closed = db.close();
+                break;
+            }
+            refused += 1;
+            assert_eq!(logs(), before, "call {call} of an open fails");
+        }
+        let db = options(&sim).open("db").unwrap();
+        assert_eq!(keyspace(&db, 1).unwrap().get("a").unwrap().unwrap(), "b");
+    }
+    assert!(refused > 30, "only {refused} opens failed");
+}
