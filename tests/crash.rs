@@ -1350,10 +1350,11 @@ impl<'a> Past<'a> {
                 return Err(at(format!("the view is of time {}", us(view.time()))));
             }
             self.look_at(db, &view, Some(moment), now, close).map_err(at)?;
-            // The last commit of that microsecond.
+            // The last commit of that microsecond, or what was decided behind it.
             let last = moments.iter().rfind(|other| other.time <= moment.time);
             let view = ask(moment.time).map_err(failed("as_of_time")).map_err(at)?;
-            if Some(u64::from(view.seqno())) != last.map(|last| last.seqno) {
+            let told = moments.iter().rfind(|other| other.seqno <= u64::from(view.seqno()));
+            if told.map(|told| told.seqno) != last.map(|last| last.seqno) {
                 return Err(at(format!("by its time it is {}, and should be {last:?}", view.seqno())));
             }
             if close {

@@ -77,7 +77,7 @@ pub(crate) struct PinnedAt {
 pub(crate) struct Decisions {
     /// Seqnos and times in microseconds, ascending: every one from `from` on.
     stamps: Vec<(u64, u64)>,
-    /// Of those below nothing is known: they were too many, or the timeline is a sample there.
+    /// Of those below nothing is known: they were too many.
     from: u64,
 }
 
@@ -95,12 +95,6 @@ impl Decisions {
         {
             self.from = gone + 1;
         }
-    }
-
-    fn forget_before(&mut self, seqno: u64) {
-        self.from = self.from.max(seqno);
-        let gone = self.stamps.partition_point(|(at, _)| *at < self.from);
-        self.stamps.drain(..gone);
     }
 
     /// The newest at or below a seqno.
@@ -316,10 +310,6 @@ impl Version {
                 keyspace.vanished = keyspace.vanished.max(*vanished);
                 keyspace.horizon = keyspace.horizon.max(*horizon);
                 keyspace.lapsed = keyspace.lapsed.max(*lapsed);
-                if keyspace.id == TIMELINE {
-                    let exact_from = keyspace.horizon;
-                    self.decisions.forget_before(exact_from);
-                }
             }
             Change::LogsFrom { number } => {
                 self.logs_from = self.logs_from.max(*number);
@@ -449,10 +439,9 @@ mod tests {
         assert_eq!(version.decisions.at_time(95), Some((9, 90)));
         let again = Version::default().apply(&version.snapshot()).unwrap();
         assert_eq!(again.decisions.at_seqno(count), Some((count, count * 10)));
-        let mark = Change::Marks { keyspace: TIMELINE, vanished: 0, horizon: 7, lapsed: 0 };
-        let create = Change::Create { id: TIMELINE, name: String::new(), options: StoredOptions::default(), seqno: 0 };
-        let flushed = version.apply(&Edit::new([create, mark, Change::LogsFrom { number: 2 }])).unwrap();
-        assert_eq!((flushed.decisions.at_seqno(6), flushed.decisions.at_seqno(7)), (None, Some((7, 70))));
+        let of_a_flush = Change::Seqnos { last: count + 5, next: 0, ceiling: 0, time_us: count * 20 };
+        let flushed = version.apply(&Edit::new([of_a_flush, Change::LogsFrom { number: 2 }])).unwrap();
+        assert_eq!(flushed.decisions, version.decisions, "of commits the timeline tells");
     }
 
     #[test]

@@ -655,10 +655,11 @@ impl<S: Source> Visible<S> {
         }
         // Newest first, also among entries of one batch: the sort below keeps their order.
         above.reverse();
+        let interval = below.iter().any(|(seen, ..)| seen.interval);
         for mark in marks.iter().rev() {
             if mark.seqno > self.asked.seqno {
                 above.push(mark.seen());
-            } else {
+            } else if !interval || mark.purge {
                 let place = (mark.seqno, mark.ordinal);
                 // At the same place the point entry is the newer one: segments keep no ordinals.
                 below.retain(|(seen, ordinal, _)| (seen.seqno, *ordinal) >= place);
@@ -719,7 +720,12 @@ fn resolve<S: Source>(
             break;
         }
         let (seqno, ordinal) = (entry.seqno, entry.ordinal);
+        // An interval that holds the moment is the truth (R3): also where a range tombstone inside it deleted again what was deleted.
+        let interval = entry.until.is_some_and(|until| until.holds(asked.seqno));
         while let Some(mark) = marks.next_above(Some((seqno, ordinal))) {
+            if interval && mark.seqno <= asked.seqno && !mark.purge {
+                continue;
+            }
             if lookup.see(mark.seen())? == Found::Deleted {
                 found = Some(Answer::Deleted);
                 break 'versions;

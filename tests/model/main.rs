@@ -1400,8 +1400,7 @@ impl World {
         let handle = db.keyspace(name, asked).map_err(told("keyspace"))?;
         let born = u64::from(db.snapshot().seqno());
         ensure!(born > self.newest(), "the creation has seqno {born}, after {}", self.newest());
-        self.add(&format!(" @{born}"));
-        self.commits.push(born);
+        self.changed(born)?;
         if let Some(place) = self.slots.get_mut(slot) {
             *place = Some(self.lives.len());
         }
@@ -1420,7 +1419,6 @@ impl World {
             horizon: 0,
             folded: RefCell::default(),
         });
-        self.unsynced = false;
         Ok(())
     }
 
@@ -1437,16 +1435,21 @@ impl World {
         let seqno = u64::from(db.snapshot().seqno());
         ensure!((seqno > self.newest()) == changes, "setting an option leads to {seqno}, after {}", self.newest());
         if changes {
-            self.changed(seqno);
+            self.changed(seqno)?;
         }
         Ok(())
     }
 
     /// A change that is not a batch has taken a seqno, behind everything before it.
-    fn changed(&mut self, seqno: u64) {
+    fn changed(&mut self, seqno: u64) -> Outcome {
         self.add(&format!(" @{seqno}"));
         self.commits.push(seqno);
         self.unsynced = false;
+        let view = self.db()?.as_of(seqno).map_err(told("as_of a change"))?;
+        let (time, last) = (micros(view.time()), self.stamps.last().map_or(0, |stamp| stamp.time));
+        ensure!(time >= last && time > self.fixed, "changed at the time {time}, after {last} and {}", self.fixed);
+        self.stamps.push(Stamp { seqno, time, writes: (0, 0), decides: true });
+        Ok(())
     }
 
     fn drop_keyspace(&mut self, slot: usize) -> Outcome {
@@ -1458,8 +1461,7 @@ impl World {
         db.drop_keyspace(name).map_err(told("drop_keyspace"))?;
         let dropped = u64::from(db.snapshot().seqno());
         ensure!(dropped > self.newest(), "the drop has seqno {dropped}, after {}", self.newest());
-        self.add(&format!(" @{dropped}"));
-        self.commits.push(dropped);
+        self.changed(dropped)?;
         if let Some(life) = self.lives.get_mut(at) {
             life.dropped = Some(dropped);
         }
@@ -1589,7 +1591,7 @@ impl World {
         // Several words on one key are one operation, or several.
         let said: BTreeSet<_> = writes.iter().filter_map(|(life, write)| Some((*life, write.key()?))).collect();
         let fewest = said.len().saturating_sub(kept);
-        self.stamps.push(Stamp { seqno, time, writes: (fewest, writes.len() + chains) });
+        self.stamps.push(Stamp { seqno, time, writes: (fewest, writes.len() + chains), decides: false });
         self.unsynced = durability.unwrap_or(self.setup.durability) != Durability::Sync;
         let now = self.now();
         for (at, write) in writes {

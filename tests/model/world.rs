@@ -17,6 +17,8 @@ pub(super) struct Stamp {
     pub(super) seqno: u64,
     pub(super) time: u64,
     pub(super) writes: (usize, usize),
+    /// It is no commit: a keyspace came, changed or went, or a pin did.
+    pub(super) decides: bool,
 }
 
 impl Life {
@@ -407,7 +409,8 @@ impl World {
             }
             let first = told.first().map_or(u64::MAX, |first| u64::from(first.seqno));
             let begin = from.unwrap_or(first.min(exact));
-            let wanted: Vec<_> = self.stamps.iter().filter(|stamp| (begin..to).contains(&stamp.seqno)).collect();
+            let wanted: Vec<_> =
+                self.stamps.iter().filter(|stamp| !stamp.decides && (begin..to).contains(&stamp.seqno)).collect();
             let same = wanted.len() == told.len()
                 && wanted.iter().zip(&told).all(|(wanted, told)| {
                     let writes = usize::try_from(told.writes).unwrap_or(usize::MAX);
@@ -431,10 +434,10 @@ impl World {
         let seqno = u64::from(pinned.map_err(told("pin"))?);
         ensure!(seqno > self.newest(), "pinned at {seqno}, after {}", self.newest());
         let pin = db.pins().into_iter().find(|pin| pin.name == name).ok_or("the pin is not listed")?;
-        self.changed(seqno);
+        self.changed(seqno)?;
         let time = micros(pin.time);
         let last = self.stamps.last().map_or(0, |stamp| stamp.time);
-        ensure!(time >= last, "pinned at the time {time}, after {last}");
+        ensure!(time == last, "pinned at the time {time}, and a view of it says {last}");
         self.pins.insert(name, (seqno, time));
         self.check_pins()
     }
@@ -453,7 +456,7 @@ impl World {
         unpinned.map_err(told("unpin"))?;
         let seqno = u64::from(db.seqno());
         ensure!(seqno > self.newest(), "unpinned at {seqno}, after {}", self.newest());
-        self.changed(seqno);
+        self.changed(seqno)?;
         self.check_pins()
     }
 
@@ -530,7 +533,7 @@ impl World {
         let seqno = u64::from(db.seqno());
         ensure!((seqno > self.newest()) == changes, "setting options leads to {seqno}, after {}", self.newest());
         if changes {
-            self.changed(seqno);
+            self.changed(seqno)?;
         }
         Ok(seqno)
     }
