@@ -245,7 +245,7 @@ fn open_dir(env: &dyn Env, path: &Path, options: &Options) -> Result<Arc<dyn Dir
         // What exactly is in the way, where the machine says it: not every part of the path is the user's idea of the
         // database.
         ErrorKind::NotFound | ErrorKind::NotADirectory if source.get_ref().is_some() => {
-            Error::invalid(format!("there can be no database at {}: {source}", path.display()))
+            Error::invalid(source.to_string())
         }
         ErrorKind::NotFound if !create => no_database(env, path, options),
         ErrorKind::NotADirectory => {
