@@ -50,8 +50,8 @@ const PINS: [&str; 3] = ["p", "q", "r"];
 /// Verbs of one seed.
 const VERBS: usize = 24;
 
-/// The table of recent writes holds this many.
-const WIDE: usize = 1 << 16;
+/// Others that a wide batch deletes, each with a name of so many bytes: two such batches are more than the 16 MiB of recent ones that are kept.
+const WIDE: (u64, usize) = (2100, 4096);
 
 /// Somebody closed the database before the verb began.
 const CLOSED: &str = "it is closed";
@@ -650,24 +650,28 @@ impl Stage {
         self.commit(vec![write], words, || keyspace.delete_range(key(from)..key(to)).map(Some))
     }
 
-    /// A batch so wide that the memory of recent writes cannot hold it: one write of the key outside, and very many that it deletes itself.
+    /// Two batches so wide that the memory of recent writes lets go of the first: that writes the key outside, and both delete very many others.
     fn wide(&self) -> Outcome {
         let db = self.db()?;
-        let mut batch = db.batch();
-        let (write, count) = {
+        let (write, keyspace, name, value) = {
             let mut world = self.world();
             let (life, number) = world.at;
             let Some(keyspace) = world.handles[life].clone() else { return Ok(()) };
             let value = world.value(life);
-            let count = WIDE - 2 + world.dice.below(4);
-            batch.put(&keyspace, key(number), &value);
-            for filler in 0..count as u64 {
-                batch.delete(&keyspace, [b"z", &filler.to_be_bytes()[4..]].concat());
-            }
-            (Write { life, keys: (number, number + 1), what: What::Put(value) }, count)
+            let write = Write { life, keys: (number, number + 1), what: What::Put(value.clone()) };
+            (write, keyspace, key(number), value)
         };
-        let words = format!("batch of {count} others behind {write:?}");
-        self.commit(vec![write], words, || batch.commit().map(Some))
+        let (mut first, mut second) = (db.batch(), db.batch());
+        first.put(&keyspace, name, value);
+        for batch in [&mut first, &mut second] {
+            for other in 0..WIDE.0 {
+                let mut name = [b"z", &other.to_be_bytes()[..]].concat();
+                name.resize(WIDE.1, b'.');
+                batch.delete(&keyspace, name);
+            }
+        }
+        self.commit(vec![write.clone()], format!("a wide batch with {write:?}"), || first.commit().map(Some))?;
+        self.commit(Vec::new(), "a wide batch".to_owned(), || second.commit().map(Some))
     }
 
     /// A verb that answers nothing.

@@ -264,7 +264,12 @@ impl Sim {
 
     /// Calls `run` whenever the engine passes a named point: a place between two reads of shared state, or two steps of a write, where another
     /// thread could come between. `run` may call the database, as that thread would; points passed meanwhile are not told. It must not call a verb
-    /// that waits for the one that is at the point: the point's name says what that is, as in `"compact: list, then files"`.
+    /// that waits for the one that is at the point: the point's name says what that is, as in `"compact: files, then list"`.
+    ///
+    /// A verb that does not wait by itself can be made to: this machine draws background steps on the caller's thread, and a commit inside
+    /// `run` may draw a flush or a compaction, which waits for ever for the one at the point. Wrap the machine in an [`Env`] of your own whose
+    /// `draw` answers `below - 1` while `run` is under way, which draws no step, and make no commit there while
+    /// [`Stats::sealed_memtables`](crate::Stats::sealed_memtables) or level 0 is so high that writers wait for room.
     ///
     /// A clone of this machine shares it, a [fork](Sim::fork) does not.
     pub fn on_point(&self, run: impl FnMut(&'static str) + Send + 'static) {
