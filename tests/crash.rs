@@ -1369,7 +1369,8 @@ impl<'a> Past<'a> {
                 continue;
             }
             let view = told.map_err(failed("as_of_time")).map_err(at)?;
-            if u64::from(view.seqno()) != last.map_or(0, |last| last.seqno) {
+            let told = moments.iter().rfind(|other| other.seqno <= u64::from(view.seqno()));
+            if told.map(|told| told.seqno) != last.map(|last| last.seqno) {
                 return Err(at(format!("it is {}, and should be {last:?}", view.seqno())));
             }
             self.look_at(db, &view, last, now, depth != Depth::Look).map_err(at)?;

@@ -121,7 +121,8 @@ impl LiveWalk {
 #[derive(Debug)]
 pub(crate) struct History {
     view: Arc<ViewCore>,
-    /// It goes on in the files that it began with.
+    /// It goes on in the files that it began with: for an operand's value too, which is that of a moment that nobody has registered.
+    files: Arc<SuperVersion>,
     _iterating: Arc<()>,
     opened: Opened,
     key: Vec<u8>,
@@ -195,6 +196,7 @@ impl ViewCore {
         Ok(History {
             complete: nothing_vanished(&current.version, opened.id),
             view: Arc::clone(self),
+            files: Arc::clone(current),
             _iterating: self.iterating(),
             opened: opened.clone(),
             key: key.to_vec(),
@@ -446,7 +448,7 @@ impl History {
             Kind::WideSum => wide_sum(&self.key, &live.value).map(Some).map_err(|error| self.opened.named(error)),
             _ => {
                 let asked = Asked { seqno: live.seqno, ..self.asked.clone() };
-                get_in(&self.view.files(), &self.opened, &self.key, &asked, self.view.counters())
+                get_in(&self.files, &self.opened, &self.key, &asked, self.view.counters())
             }
         }
     }

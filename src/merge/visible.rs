@@ -15,7 +15,7 @@ use super::{
     DeadSpans, Direction, Kway, LOOK_AFTER, MergeStrategy, Newest, Overhead, Shown, Source, Tombstones, WORTH,
     WORTH_FIRST, wide_sum,
 };
-use crate::base::{Bytes, Error, KeySpan, KeyspaceId, Kind, Result, Seqno};
+use crate::base::{Bytes, Corruption, Error, KeySpan, KeyspaceId, Kind, Result, Seqno};
 
 /// So many versions of a key are stepped over one by one; beyond that the walk goes on at the one that is wanted.
 const VERSIONS_MAX: usize = 8;
@@ -499,6 +499,7 @@ impl<S: Source> Visible<S> {
             self.at_top = false;
             self.held = None;
             self.skip_rest_of_key()?;
+            self.check_onward()?;
         }
         loop {
             let entry = self.merge.top().and_then(Source::entry);
@@ -518,6 +519,7 @@ impl<S: Source> Visible<S> {
             }
             resolved?;
             self.skip_rest_of_key()?;
+            self.check_onward()?;
             self.skip_deleted_span()?;
             self.pass_dead()?;
         }
@@ -575,6 +577,17 @@ impl<S: Source> Visible<S> {
         self.merge.skip_key(&self.key)
     }
 
+    /// That the walk has come on from the current key. In a damaged file entries may stand in another order: then it would go round for ever.
+    #[inline]
+    fn check_onward(&self) -> Result<()> {
+        let next = self.merge.top().and_then(Source::entry).map(|entry| entry.key);
+        let onward = next.is_none_or(|next| match self.direction {
+            Direction::Forward => next > self.key.as_slice(),
+            Direction::Backward => next < self.key.as_slice(),
+        });
+        if onward { Ok(()) } else { Err(Corruption { offset: 0, what: "keys in their order" }.into()) }
+    }
+
     /// Jumps over what a range tombstone hides, in the sources that hold nothing newer than it.
     ///
     /// Up to the end of the tombstone as it was written, also where a newer one covers a part of it.
@@ -601,6 +614,7 @@ impl<S: Source> Visible<S> {
                 self.tell_dead();
             }
             self.held = resolved?;
+            self.check_onward()?;
             if self.held.is_some() {
                 return Ok(true);
             }

@@ -79,13 +79,8 @@ impl SegmentCursor {
         Ok(Some((decoded, value)))
     }
 
-    fn count(&self) -> usize {
-        self.data.as_ref().map_or(0, |(_, layout)| layout.count())
-    }
-}
-
-impl Source for SegmentCursor {
-    fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+    /// Seeks by the fences.
+    fn go_to(&mut self, key: Option<&[u8]>) -> Result<()> {
         let Some(key) = key else {
             let last = self.segment.block_count().checked_sub(1);
             let from_end = if self.direction == Direction::Backward { last } else { None };
@@ -127,6 +122,32 @@ impl Source for SegmentCursor {
                 }
             },
         }
+    }
+
+    fn count(&self) -> usize {
+        self.data.as_ref().map_or(0, |(_, layout)| layout.count())
+    }
+}
+
+/// That a seek has led to the right side of a key. In a damaged file it may lead back, and a walk that jumps would never end.
+pub(super) fn check_side(
+    segment: &Segment,
+    direction: Direction,
+    key: Option<&[u8]>,
+    found: Option<&[u8]>,
+) -> Result<()> {
+    let Some((key, found)) = key.zip(found) else { return Ok(()) };
+    let is_right = match direction {
+        Direction::Forward => found >= key,
+        Direction::Backward => found < key,
+    };
+    if is_right { Ok(()) } else { Err(segment.corrupt(0, "entries in the order of their keys")) }
+}
+
+impl Source for SegmentCursor {
+    fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+        self.go_to(key)?;
+        check_side(&self.segment, self.direction, key, self.entry().map(|entry| entry.key))
     }
 
     #[inline]

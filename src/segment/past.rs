@@ -13,6 +13,7 @@ use std::{ops::Range, sync::Arc};
 use super::{
     Entry, PointKey, Probe, Segment, SegmentCursor,
     block::Layout,
+    cursor::check_side,
     difference,
     entry::{Decoded, Glance, RunLen, decode, glance},
     index::{may_hold, pages},
@@ -744,7 +745,8 @@ impl Source for PastCursor {
             (Direction::Backward, None) => self.load(segment.block_count().checked_sub(1))?,
             (_, Some(key)) => self.enter(key)?,
         }
-        self.settle()
+        self.settle()?;
+        check_side(&self.segment, self.direction, key, self.entry().map(|entry| entry.key))
     }
 
     fn entry(&self) -> Option<EntryRef<'_>> {
