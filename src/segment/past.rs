@@ -698,6 +698,7 @@ impl PastCursor {
         let segment = Arc::clone(&self.segment);
         let bytes = self.data.as_ref().and_then(|(data, _)| data.bytes(&segment).get(part.first.key.clone()));
         let mut key = bytes.unwrap_or_default().to_vec();
+        let from = (self.block, part.entries.start);
         self.found = None;
         let (block, at) = segment.find_version(&key, self.seqno)?;
         self.load(Some(block))?;
@@ -716,7 +717,13 @@ impl PastCursor {
         if self.direction == Direction::Forward {
             key.push(0);
         }
-        self.enter(&key)
+        self.enter(&key)?;
+        // In a damaged file the fences may lead back: then the walk would never end.
+        let onward = self.index.is_none_or(|index| match self.direction {
+            Direction::Forward => (self.block, index) > from,
+            Direction::Backward => (self.block, index) < from,
+        });
+        if onward { Ok(()) } else { Err(segment.corrupt(0, "versions of a key between those of its neighbours")) }
     }
 
     /// Goes to the versions of the first key that is not below `key`; backward to those of the last one that is.
