@@ -6,9 +6,9 @@
 //!
 //! | lock | owns | I/O under it |
 //! | --- | --- | --- |
-//! | `flushing`, `compacting` | the right to run a flush, a compaction | the whole job |
+//! | `flushing`, `compacting` | the right to run a flush, a compaction of a keyspace | the whole job |
 //! | `manifest` | the log of edits | appending and syncing an edit |
-//! | `commit` | log writer, active memtable, next seqno, conflicts | appending to the log |
+//! | `commit` | log writer, active memtable, next seqno, recent batches | appending to the log |
 //! | `registry` | who may read which seqno | none |
 //! | `current`, `customs`, `custom_policies` | the superversion that new reads take; the custom strategies and policies | none |
 //! | `clock` | the time of the database | none |
