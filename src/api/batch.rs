@@ -100,9 +100,9 @@ impl Batch {
     /// a batch over 64 MiB, a value that the merge strategy does not take),
     /// [`Duplicate`](Error::Duplicate) (a key that is there, under [`ErrorOnDuplicate`](crate::MergeStrategy::ErrorOnDuplicate)),
     /// [`Conflict`](Error::Conflict) (under that strategy or [`FirstWins`](crate::MergeStrategy::FirstWins), when others wrote the keys each of a hundred times), [`DiskFull`](Error::DiskFull), [`Closed`](Error::Closed), and
-    /// [`Poisoned`](Error::Poisoned), which an earlier failure causes. With [`Io`](Error::Io) the log failed under this very batch: when
-    /// it could not be appended, it was not applied; when it could not be synced, it is visible, but nobody knows whether it is on the
-    /// disk. When the database has been opened again, it is there as a whole or not at all.
+    /// [`Poisoned`](Error::Poisoned), which an earlier failure causes, and [`Io`](Error::Io), when the log could not be written. One error says the
+    /// opposite: with [`NotDurable`](Error::NotDurable) the batch was applied and is visible, but is not known to be on the disk; do not write
+    /// it again. When the database has been opened again, it is there as a whole or not at all.
     pub fn commit(self) -> Result<Receipt> {
         self.commit_as(None)
     }

@@ -306,11 +306,13 @@ impl Db {
     }
 
     /// Makes a consistent copy of everything committed before the call in a new directory, by hard links where they reach. The copy opens
-    /// as a database. Missing parents of the directory are made too. A copy that fails leaves the directory empty.
+    /// as a database. Missing parents of the directory are made too. A copy that fails leaves the directory empty, and may be repeated. Of a
+    /// database that is open read-only it is a copy of the present, as [`View::checkpoint`] makes it. Pins that are taken back while it is made
+    /// are not in it.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when something is in that directory already, when it lies inside this database, and when this
-    /// database is open read-only.
+    /// [`Invalid`](crate::Error::Invalid) when something is in that directory already, and when it lies inside this database;
+    /// [`Closed`](crate::Error::Closed) when the database is closed meanwhile.
     pub fn checkpoint(&self, path: impl AsRef<Path>) -> Result<()> {
         self.engine().checkpoint(path.as_ref())
     }
