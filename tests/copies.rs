@@ -5,7 +5,7 @@
 use std::{path::Path, time::Duration};
 
 use chronolith::{
-    Db, Error, Keyspace, KeyspaceOptions, Options, Policy,
+    Db, Error, Keyspace, KeyspaceOptions, MergeStrategy, Options, Policy,
     env::{Fault, Sim},
 };
 
@@ -182,4 +182,43 @@ fn a_copy_can_be_made_of_a_database_that_is_open_for_reading() {
     let db = Options::new().env(sim.clone()).read_only(true).open("db").unwrap();
     db.checkpoint(Path::new("copy")).unwrap();
     assert_eq!(audit(&open(&sim, "copy")).get("n").unwrap().unwrap(), b"1");
+}
+
+/// One sum that no `i64` holds, and no part of the view was copied: while a checkpoint of the present copied it.
+#[test]
+fn a_copy_of_a_view_holds_the_sums_that_no_reader_can_be_given() {
+    let sim = Sim::new(11);
+    let db = open(&sim, "db");
+    let options = || KeyspaceOptions::new().merge(MergeStrategy::Sum);
+    let sums = db.keyspace("sums", options()).unwrap();
+    let past = db.keyspace("past", options().policy(Policy::mvcc(100, HOUR))).unwrap();
+    for keyspace in [&sums, &past] {
+        for key in ["a", "n", "z"] {
+            keyspace.merge(key, 1i64.to_le_bytes()).unwrap();
+        }
+        keyspace.merge("n", i64::MAX.to_le_bytes()).unwrap();
+    }
+    let early = db.snapshot();
+    // From operands, from a folded sum, and from the history tier.
+    let copies = ["operands", "folded", "moved"];
+    early.checkpoint(copies[0]).unwrap();
+    db.compact().unwrap();
+    early.checkpoint(copies[1]).unwrap();
+    for key in ["a", "n", "z"] {
+        past.put(key, 7i64.to_le_bytes()).unwrap();
+    }
+    db.compact().unwrap();
+    early.checkpoint(copies[2]).unwrap();
+    for copy in copies {
+        let db = open(&sim, copy);
+        assert!(db.verify().unwrap().is_clean(), "{copy}");
+        for name in ["sums", "past"] {
+            let keyspace = db.keyspace(name, options()).unwrap();
+            let sum = |key| keyspace.get(key).unwrap().map(|sum| i64::from_le_bytes((*sum).try_into().unwrap()));
+            assert_eq!((sum("a"), sum("z")), (Some(1), Some(1)), "{copy} {name}");
+            assert!(keyspace.get("n").unwrap_err().to_string().contains("9223372036854775808"), "{copy} {name}");
+            keyspace.merge("n", (-1i64).to_le_bytes()).unwrap();
+            assert_eq!(sum("n"), Some(i64::MAX), "{copy} {name}");
+        }
+    }
 }

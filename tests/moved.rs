@@ -277,3 +277,50 @@ fn a_path_that_no_database_can_have_is_told_as_what_it_is() {
     options().open(at("link")).unwrap().close().unwrap();
     assert!(at("elsewhere/CURRENT").exists());
 }
+
+/// Only the path as it was written was compared: through a link, or by `..`, the copy was made inside the database.
+#[test]
+fn a_checkpoint_never_goes_into_the_database_by_whatever_path_it_is_named() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("db");
+    let (db, keyspace) = filled(&path, &options(), "here");
+    fs::create_dir(parent.path().join("other")).unwrap();
+    std::os::unix::fs::symlink(&path, parent.path().join("link")).unwrap();
+    std::os::unix::fs::symlink("../db/segments", parent.path().join("other").join("within")).unwrap();
+    let before = tree(parent.path());
+    let refused = |at: &Path, to: &str| {
+        let to = at.join(to);
+        for copied in [db.checkpoint(&to), db.snapshot().checkpoint(&to)] {
+            let error = copied.unwrap_err().to_string();
+            assert!(error.contains("lies inside the database"), "{}: {error}", to.display());
+        }
+    };
+    for to in [
+        "db",
+        "db/",
+        "db/.",
+        "db/copy",
+        "db/a/b",
+        "link",
+        "link/copy",
+        "other/../db/copy",
+        "other/../db",
+        "missing/../db/copy",
+        "other/within/copy",
+        "other/missing/../../link/copy",
+    ] {
+        refused(parent.path(), to);
+    }
+    assert!(tree(parent.path()) == before, "a refused checkpoint changed something");
+    assert!(!parent.path().join("missing").exists());
+    // Also when the directory has another name by now; and what only begins with its name lies beside it.
+    let moved = parent.path().join("moved");
+    fs::rename(&path, &moved).unwrap();
+    refused(&moved, "copy");
+    for beside in ["db", "moved-copy"] {
+        db.checkpoint(parent.path().join(beside)).unwrap();
+    }
+    let copy = options().open(parent.path().join("db")).unwrap();
+    assert_holds(&copy.keyspace("k", KeyspaceOptions::new()).unwrap(), "here");
+    assert_holds(&keyspace, "here");
+}

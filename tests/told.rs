@@ -660,3 +660,42 @@ fn programs_can_read_the_numbers_whatever_the_names() {
     assert_eq!(prometheus(&stats.to_prometheus())[&("chronolith_disk_free_bytes".to_owned(), BTreeMap::new())], free);
     assert!(db.verify().unwrap().to_string().contains("no damage"), "{stats}");
 }
+
+/// The marker of a purge stays for whoever reads a moment before it, and with it the key: and nobody was named.
+#[test]
+fn a_compaction_names_whom_the_names_of_purged_keys_are_kept_for() {
+    let sim = env::Sim::new(1);
+    let db = Options::new().env(sim.clone()).open("db").unwrap();
+    let holds_name = || {
+        let files = sim.files().into_iter();
+        let named = |bytes: Vec<u8>| bytes.windows(7).any(|window| window == b"private");
+        files.filter_map(|file| sim.read_file(&file)).any(named)
+    };
+    for policy in [Policy::last_writer_wins(), Policy::mvcc(10, Duration::from_secs(3600))] {
+        for by_prefix in [false, true] {
+            let keyspace =
+                db.keyspace(format!("{policy:?} {by_prefix}"), KeyspaceOptions::new().policy(policy.clone())).unwrap();
+            keyspace.put("private", "value").unwrap();
+            keyspace.put("public", "value").unwrap();
+            let pinned = db.pin("early").unwrap();
+            keyspace.put("public", "later").unwrap();
+            let view = db.snapshot();
+            if by_prefix {
+                keyspace.purge_prefix("priv").unwrap();
+            } else {
+                keyspace.purge("private").unwrap();
+            }
+            // Who comes later holds nothing.
+            let late = db.snapshot();
+            for _ in 0..2 {
+                assert_eq!(db.compact().unwrap().still_held_by, [pinned, view.seqno()], "{policy:?} {by_prefix}");
+            }
+            drop(view);
+            assert_eq!(db.compact().unwrap().still_held_by, [pinned], "{policy:?} {by_prefix}");
+            db.unpin("early").unwrap();
+            assert!(db.compact().unwrap().still_held_by.is_empty());
+            assert!(!holds_name(), "{policy:?} {by_prefix}");
+            drop(late);
+        }
+    }
+}

@@ -100,7 +100,7 @@ impl Db {
         Ok(Self { owner: Arc::new(Owner { engine, threads: Mutex::new(threads) }) })
     }
 
-    fn engine(&self) -> &Arc<Engine> {
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.owner.engine
     }
 

@@ -115,7 +115,8 @@ impl Keyspace {
     }
 
     /// Deletes a key with everything it ever was: views opened from now on never see a value of it again, whatever moment they show, pinned ones included. The bytes are gone from
-    /// every file of the database after the next [`Db::compact`](crate::Db::compact), which says which views opened before still hold any. Copies made by [`Db::checkpoint`](crate::Db::checkpoint)
+    /// every file of the database after the next [`Db::compact`](crate::Db::compact), which says which views opened before still hold any. A view or pin of a moment before the
+    /// purge may hold the value, and holds the name: the key itself stays in the files until it is dropped or unpinned, and `compact` called again. Copies made by [`Db::checkpoint`](crate::Db::checkpoint)
     /// and equal values of other keys are not reached. What is written to the key later is not concerned.
     ///
     /// # Errors

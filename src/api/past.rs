@@ -58,13 +58,13 @@ impl Iterator for History {
             return Some(Err(wrong));
         }
         let told = self.walk.as_mut()?.next().transpose()?;
-        Some(told.map(Version::from))
+        Some(told.and_then(Version::of))
     }
 }
 
-impl From<Told> for Version {
-    fn from(Told { seqno, time, value }: Told) -> Self {
-        Self { seqno: Seqno(seqno), time: from_us(time), value }
+impl Version {
+    fn of(Told { seqno, time, value }: Told) -> Result<Self> {
+        Ok(Self { seqno: Seqno(seqno), time: from_us(time), value: value? })
     }
 }
 
@@ -108,7 +108,7 @@ impl Iterator for HistoryRange {
             return Some(Err(wrong));
         }
         let told = self.walk.as_mut()?.next().transpose()?;
-        Some(told.map(|(key, told)| (key, Version::from(told))))
+        Some(told.and_then(|(key, told)| Ok((key, Version::of(told)?))))
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Policy, policy::Judged};
 use crate::{
     base::{KeySpan, KeyspaceId, Kind},
     manifest::Change,
-    merge::MergeStrategy,
+    merge::{MergeStrategy, ttl_at},
     segment::{Entry, Finished},
 };
 
@@ -18,7 +18,7 @@ pub(crate) struct Rules {
     /// The time of the database, in microseconds.
     pub(crate) now: u64,
     /// From which seqno on what is written lives how long: see [`StoredOptions`](crate::manifest::StoredOptions).
-    pub(crate) ttls: Vec<(u64, u64)>,
+    pub(crate) ttls: Arc<[(u64, u64)]>,
     /// Entries carry their commit time.
     pub(crate) timed: bool,
     /// When a seqno was committed, for entries that do not say; never too early.
@@ -41,8 +41,8 @@ impl Rules {
 
     /// When a value expires, in microseconds.
     fn expiry(&self, seqno: u64, time: Option<u64>) -> Option<u64> {
-        let (_, ttl) = self.ttls.iter().rfind(|(from, _)| *from <= seqno).filter(|(_, ttl)| *ttl > 0)?;
-        Some(time?.saturating_add(*ttl))
+        let ttl = ttl_at(&self.ttls, seqno)?;
+        Some(time?.saturating_add(ttl))
     }
 
     /// Whether the policy keeps a version that no view needs.

@@ -185,7 +185,7 @@ impl Case {
         } else {
             let mark = |mark: &Mark| RangeTombstone { span: whole.clone(), mark: *mark };
             let tombstones = [Arc::new(Tombstones::new(self.marks.iter().map(mark)))];
-            let ttls = if self.ttl > 0 { vec![(0, self.ttl)] } else { Vec::new() };
+            let ttls = if self.ttl > 0 { [(0, self.ttl)].into() } else { Arc::default() };
             let rules = Rules {
                 policy: self.policy,
                 strategy: Some(self.strategy),

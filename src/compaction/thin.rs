@@ -273,7 +273,7 @@ pub(super) mod tests {
             policy,
             strategy: None,
             now,
-            ttls: Vec::new(),
+            ttls: Arc::default(),
             timed: true,
             time_of: Box::new(|_| 0),
             purged_upto: u64::MAX,

@@ -13,6 +13,7 @@ use std::{
 use super::{
     Engine, Opened, ViewCore,
     keyspaces::{point_index, readers_of},
+    read::state_in,
     superversion::{Moment, SuperVersion},
 };
 use crate::{
@@ -36,6 +37,7 @@ impl Engine {
             return ViewCore::snapshot(self).checkpoint(path);
         }
         self.check_writable()?;
+        self.check_outside(path)?;
         let _copying = Copying::begin(self);
         self.flush()?;
         self.env.pass("checkpoint: flush, then moment");
@@ -69,13 +71,16 @@ impl Engine {
         })
     }
 
-    /// Makes the directory of a copy.
-    fn checkpoint_dir(&self, path: &Path) -> Result<Arc<dyn Dir>> {
-        let inside = std::path::absolute(path).is_ok_and(|path| path.starts_with(self.dir.path()));
-        if inside || path.starts_with(self.dir.path()) {
+    fn check_outside(&self, path: &Path) -> Result<()> {
+        if self.dir.contains(path) {
             let what = format!("{} lies inside the database; a checkpoint goes elsewhere", path.display());
             return Err(Error::invalid(what));
         }
+        Ok(())
+    }
+
+    /// Makes the directory of a copy.
+    fn checkpoint_dir(&self, path: &Path) -> Result<Arc<dyn Dir>> {
         let opened = self.files.sparing(|| self.env.open_dir(path, true)).at("create", || path.to_path_buf())?;
         let target: Arc<dyn Dir> = Arc::new(self.files.beside(opened));
         let at = || target.path().to_path_buf();
@@ -246,6 +251,7 @@ impl ViewCore {
     /// Writes what this view sees to a new database at `path`.
     pub(crate) fn checkpoint(self: &Arc<Self>, path: &Path) -> Result<()> {
         self.engine().check_open()?;
+        self.engine().check_outside(path)?;
         self.engine().copy_to(path, |target| self.copy_into(target))
     }
 
@@ -273,7 +279,8 @@ impl ViewCore {
             copied.horizon = self.seqno();
             copied.lapsed = 0;
             // What was set since then is set in the copy by those who want it there.
-            copied.options.ttls.retain(|(from, _)| *from <= self.seqno());
+            copied.options.ttls =
+                keyspace.options.ttls.iter().copied().filter(|(from, _)| *from <= self.seqno()).collect();
             let opened = engine.opened(keyspace)?;
             let segments = self.copy_keyspace(&**target, keyspace, &opened, &mut version.next_file)?;
             if !segments.is_empty() {
@@ -322,7 +329,21 @@ impl ViewCore {
             segments.push(Arc::new(writer.finish(&Tombstones::default(), |_| false)?));
             Ok::<_, Error>(())
         };
-        while scan.step()? {
+        let current = self.files();
+        let asked = self.asked(opened)?;
+        loop {
+            // What no reader can be given, as a sum that is too large for now, is in the copy all the same.
+            let (kind, wide) = match scan.step() {
+                Ok(false) => break,
+                Ok(true) => (Kind::Put, None),
+                Err(error) if scan.has_ended() => return Err(error),
+                Err(error) => {
+                    let asked = asked.as_ref();
+                    let state = asked.map(|asked| state_in(&current, opened, scan.key(), asked)).transpose()?.flatten();
+                    let Some((kind, state)) = state else { return Err(opened.of_key(scan.key(), error)) };
+                    (kind, Some(state))
+                }
+            };
             if let Some(full) = writer.take_if(|writer| writer.is_full(engine.options.segment_bytes())) {
                 finish(full)?;
             }
@@ -330,7 +351,7 @@ impl ViewCore {
             let told =
                 self.history(opened, scan.key(), (0, u64::MAX))?.map(|mut walk| walk.next()).transpose()?.flatten();
             let (seqno, time) = told.map_or((self.seqno(), self.time()), |told| (told.seqno, told.time));
-            let entry = Entry { time: keeps_time.then_some(time), ..Entry::new(Kind::Put, seqno) };
+            let entry = Entry { time: keeps_time.then_some(time), ..Entry::new(kind, seqno) };
             if writer.is_none() {
                 *next_file += 1;
                 let purpose = Purpose {
@@ -344,7 +365,7 @@ impl ViewCore {
                 writer = Some(SegmentWriter::create(target, (*next_file, engine.env.entropy()), purpose)?);
             }
             if let Some(open) = &mut writer {
-                open.add(&entry, scan.key(), scan.value_ref())?;
+                open.add(&entry, scan.key(), wide.as_deref().unwrap_or_else(|| scan.value_ref()))?;
             }
         }
         if let Some(last) = writer {

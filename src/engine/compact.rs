@@ -26,8 +26,8 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compacted {
-    /// Seqnos of open views and pins for whose sake old versions are still kept, and of iterators under way that still read older files. When those go, the
-    /// next compaction lets the versions go.
+    /// Seqnos of open views and pins for whose sake old versions, or purges with the keys that they name, are still kept, and of iterators under way that
+    /// still read older files. When those go, the next compaction lets the versions go.
     pub still_held_by: Vec<Seqno>,
     /// Bytes of segments before.
     pub bytes_before: u64,
@@ -69,6 +69,12 @@ impl Engine {
                     everything(&keyspace, &self.options.shape(), self.lapsed(&keyspace, self.seen_from()))
             {
                 self.run_task(&task, newest)?;
+            }
+            if hides {
+                // A purge that stays holds the name of what it hid, for whoever came before it.
+                let kept =
+                    find().map(|keyspace| self.purges_of(&keyspace)).transpose()?.map_or(0, |(_, newest)| newest);
+                held.extend(self.registry.lock().seqnos().into_iter().filter(|seqno| *seqno < kept));
             }
         }
         if purged {
@@ -210,7 +216,7 @@ impl Engine {
         Rules {
             strategy: self.strategy_of(keyspace),
             now,
-            ttls: keyspace.options.ttls.clone(),
+            ttls: Arc::clone(&keyspace.options.ttls),
             timed: self.keeps_time(keyspace),
             // What cannot be found counts as of now: it is kept rather longer.
             time_of: Box::new(move |seqno| timeline.time_of(seqno).unwrap_or(now)),

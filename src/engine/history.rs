@@ -21,13 +21,13 @@ use crate::{
 };
 
 /// A version of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Told {
     pub(crate) seqno: u64,
     /// In microseconds.
     pub(crate) time: u64,
-    /// Nothing of a delete.
-    pub(crate) value: Option<Bytes>,
+    /// Nothing of a delete; an error where there is a value that cannot be told, as a sum that no `i64` holds.
+    pub(crate) value: Result<Option<Bytes>>,
 }
 
 /// A version in a memtable or in the main tree.
@@ -376,7 +376,7 @@ impl History {
                     None
                 }
                 (Some(live), Some(past)) if live.kind.purges() && past == live.seqno => self.next_past()?,
-                (Some(live), past) if past.is_none_or(|seqno| seqno <= live.seqno) => self.next_live()?,
+                (Some(live), past) if past.is_none_or(|seqno| seqno <= live.seqno) => self.next_live(),
                 (_, Some(_)) => self.next_past()?,
                 (_, None) => {
                     self.end();
@@ -407,20 +407,20 @@ impl History {
         self.ended = true;
     }
 
-    fn next_live(&mut self) -> Result<Option<Told>> {
-        let Some(live) = self.live.next.take() else { return Ok(None) };
+    fn next_live(&mut self) -> Option<Told> {
+        let live = self.live.next.take()?;
         if live.kind.purges() && live.seqno <= self.asked.opened {
             // Nothing older is ever told again, nor missed.
             self.moved_from = self.moved_from.filter(|from| *from >= live.seqno);
             self.end();
-            return Ok(None);
+            return None;
         }
         // What stands within a gap is not the whole of its commit: a mark, or an operand that could not be folded.
         let told = live.seqno < self.floor;
         self.floor = live.gap_start.map_or(self.floor, |gap| gap.min(self.floor));
         if !told {
             self.complete &= !self.tells(live.gap_start.unwrap_or(live.seqno));
-            return Ok(None);
+            return None;
         }
         // What was moved from beneath the entry above has been told by now, or is gone.
         let before = self.begins;
@@ -434,11 +434,11 @@ impl History {
         }
         let time = live.time.or_else(|| self.timeline.time_of(live.seqno)).unwrap_or(0);
         let value = match live.kind {
-            Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge => None,
-            _ if live.seqno < self.to && live.seqno >= self.from => self.value_of(&live)?,
-            _ => None,
+            Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge => Ok(None),
+            _ if live.seqno < self.to && live.seqno >= self.from => self.value_of(&live),
+            _ => Ok(None),
         };
-        Ok(Some(Told { seqno: live.seqno, time, value }))
+        Some(Told { seqno: live.seqno, time, value })
     }
 
     /// The value of a version; of an operand what it leads to.
@@ -478,10 +478,9 @@ impl History {
                 }
                 _ => Ok(None),
             };
-            (!again).then(|| value.map(|value| Told { seqno: entry.seqno, time: entry.time.unwrap_or(0), value }))
+            (!again).then(|| Told { seqno: entry.seqno, time: entry.time.unwrap_or(0), value })
         };
-        // Also behind one whose value cannot be told.
         self.past.advance().inspect_err(|_| self.unread = true)?;
-        told.transpose()
+        Ok(told)
     }
 }

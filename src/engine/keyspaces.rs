@@ -1,6 +1,9 @@
 //! The catalogue of keyspaces: opening, creating, dropping, and forgetting what was dropped.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{Commit, Engine, KeyspaceOptions, Opened, registry::JobInputs, timeline::Timeline};
 use crate::{
@@ -39,7 +42,24 @@ pub(super) fn readers_of(born: u64, dropped: u64, registered: &[u64]) -> &[u64] 
 impl StoredOptions {
     /// With a time to live that holds from a seqno on.
     fn from(mut self, seqno: u64) -> Self {
-        self.ttls.iter_mut().filter(|(from, _)| *from == FROM_NOW).for_each(|(from, _)| *from = seqno);
+        let known = |(from, ttl): &(u64, u64)| (if *from == FROM_NOW { seqno } else { *from }, *ttl);
+        self.ttls = self.ttls.iter().map(known).collect();
+        self
+    }
+
+    /// Without the times to live under which nothing was written that is still there, told by the seqnos of what is: however often the time is
+    /// changed, there are no more of them than stretches of data.
+    fn without_idle_ttls(mut self, data: &[RangeInclusive<u64>]) -> Self {
+        let mut kept: Vec<(u64, u64)> = Vec::new();
+        for (at, &(from, ttl)) in self.ttls.iter().enumerate() {
+            let next = self.ttls.get(at + 1).map(|(next, _)| *next);
+            let used =
+                next.is_none_or(|next| data.iter().any(|seqnos| *seqnos.start() < next && from <= *seqnos.end()));
+            if used && kept.last().is_none_or(|(_, before)| *before != ttl) {
+                kept.push((from, ttl));
+            }
+        }
+        self.ttls = kept.into();
         self
     }
 }
@@ -56,7 +76,7 @@ fn configured(keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Option<S
     if let Some(ttl) = options.ttl
         && stored.ttls.last().map_or(0, |(_, ttl)| *ttl) != ttl
     {
-        stored.ttls.push((FROM_NOW, ttl));
+        stored.ttls = stored.ttls.iter().copied().chain([(FROM_NOW, ttl)]).collect();
     }
     (stored != keyspace.options).then_some(stored)
 }
@@ -208,12 +228,17 @@ impl Engine {
         let found = manifest.version().by_name(name).cloned();
         if let Some(keyspace) = found {
             let (id, changed) = (keyspace.id, configured(&keyspace, options));
-            let given = self.give(keyspace, options)?;
+            let given = self.give(Arc::clone(&keyspace), options)?;
             if given.1.folds() {
                 check_no_ttl(name, options)?;
             }
             let Some(changed) = changed else { return Ok(given) };
-            self.change(&mut manifest, |seqno, _| Change::Configure { id, options: changed.from(seqno), seqno })?;
+            self.check_ttls(name, &keyspace, &changed)?;
+            self.change(&mut manifest, |seqno, _| {
+                // Nothing is written to it meanwhile: commits wait.
+                let options = changed.from(seqno).without_idle_ttls(&self.seqnos_of(&keyspace));
+                Change::Configure { id, options, seqno }
+            })?;
         } else if !options.create {
             // Dropped a moment ago.
             return Err(self.no_keyspace(name));
@@ -236,6 +261,25 @@ impl Engine {
         }
         let keyspace = manifest.version().by_name(name).cloned().ok_or(Error::Closed)?;
         self.give(keyspace, options)
+    }
+
+    /// The seqnos between which a keyspace has anything: of each segment, and of each memtable.
+    fn seqnos_of(&self, keyspace: &KeyspaceVersion) -> Vec<RangeInclusive<u64>> {
+        let segments = keyspace.segments().map(|segment| segment.summary.min_seqno..=segment.summary.max_seqno);
+        let current = self.current();
+        let tables = current.memtables(u64::MAX).filter(|table| table.share(keyspace.id).values > 0);
+        segments.chain(tables.map(|table| table.first_seqno()..=table.last_seqno())).collect()
+    }
+
+    /// That there is room for one more time to live among those that are in use.
+    fn check_ttls(&self, name: &str, keyspace: &KeyspaceVersion, changed: &StoredOptions) -> Result<()> {
+        let max = self.options.limits.ttls;
+        if changed.ttls.len() <= max || changed.clone().without_idle_ttls(&self.seqnos_of(keyspace)).ttls.len() <= max {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "keyspace \"{name}\" holds what was written under {max} times to live, as many as there may be; keep the one in force until older values have gone, or call `compact`"
+        )))
     }
 
     /// A keyspace as its readers hold it.
@@ -390,7 +434,79 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::{
+        Options,
+        engine::options::Limits,
+        env::{Env, Sim},
+        merge::ttl_at,
+    };
+
+    /// Each change of a time to live was kept for ever, and walked by every read.
+    #[test]
+    fn times_to_live_under_which_nothing_is_left_are_forgotten_and_the_others_never() {
+        // What is there tells for each seqno how long it lives, before and after.
+        let sim = Sim::new(5);
+        let below = |below| u64::from(sim.draw(below));
+        for _ in 0..20_000 {
+            let mut from = 0;
+            let ttls = (0..=below(6)).map(|_| {
+                from += 1 + below(4);
+                (from, below(3))
+            });
+            let all = StoredOptions { ttls: ttls.collect(), ..StoredOptions::default() };
+            let data: Vec<_> = (0..below(4))
+                .map(|_| {
+                    let first = below(26);
+                    first..=first + below(4)
+                })
+                .collect();
+            let kept = all.clone().without_idle_ttls(&data).ttls;
+            assert!(kept.len() <= all.ttls.len() && kept.is_sorted_by_key(|(from, _)| *from));
+            // What is written from now on lives as before.
+            for seqno in data.iter().cloned().flatten().chain([100]) {
+                assert_eq!(
+                    ttl_at(&kept, seqno),
+                    ttl_at(&all.ttls, seqno),
+                    "{seqno} of {all:?} with {data:?}: {kept:?}"
+                );
+            }
+            let stretches = data.iter().map(|seqnos| seqnos.end() - seqnos.start() + 1).sum::<u64>();
+            assert!(kept.len() as u64 <= stretches + 1, "{kept:?} for {data:?}");
+        }
+    }
+
+    #[test]
+    fn changes_of_a_time_to_live_are_bounded_by_what_was_written_between_and_beyond_the_bound_refused() {
+        let limits = Limits { ttls: 4, ..Limits::default() };
+        let sim = Sim::new(3);
+        let db = Options { limits, ..Options::new().env(sim.clone()) }.open("db").unwrap();
+        let open = |ttl: u64| db.keyspace("k", KeyspaceOptions::new().ttl(Duration::from_secs(ttl)));
+        let count = || db.engine().current().version.by_name("k").unwrap().options.ttls.len();
+        open(5).unwrap().put("first", "1").unwrap();
+        db.flush().unwrap();
+        // Two programs that never agree, and do not write.
+        for _ in 0..50 {
+            open(10).unwrap();
+            open(20).unwrap();
+        }
+        assert_eq!(count(), 2);
+        for ttl in [30, 40] {
+            open(ttl - 10).unwrap().put(format!("at {ttl}"), "1").unwrap();
+            db.flush().unwrap();
+            open(ttl).unwrap();
+        }
+        open(50).unwrap().put("at 50", "1").unwrap();
+        let refused = open(60).unwrap_err().to_string();
+        assert!(refused.contains("\"k\" holds what was written under 4 times to live"), "{refused}");
+        assert_eq!((count(), open(50).unwrap().ttl()), (4, Some(Duration::from_secs(50))));
+        // Once what is old has gone, there is room again.
+        sim.set_time(sim.now() + Duration::from_secs(35));
+        db.compact().unwrap();
+        open(60).unwrap();
+    }
 
     #[test]
     fn the_closest_name_takes_the_fewest_edits() {

@@ -54,11 +54,13 @@ pub(crate) struct Limits {
     pub(crate) recent_bytes: usize,
     /// Bytes that the exact part of the timeline may take where nobody keeps a past.
     pub(crate) timeline_bytes: u64,
+    /// Times to live of one keyspace under each of which something was written that is still there.
+    pub(crate) ttls: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { seqno_reserve: 1 << 32, recent_bytes: 16 << 20, timeline_bytes: 4 << 20 }
+        Self { seqno_reserve: 1 << 32, recent_bytes: 16 << 20, timeline_bytes: 4 << 20, ttls: 1 << 16 }
     }
 }
 

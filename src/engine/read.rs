@@ -96,8 +96,7 @@ pub(super) fn cutoffs(keyspace: &KeyspaceVersion, time: u64, slack: u64) -> Opti
     if ttls.is_empty() {
         return None;
     }
-    let cutoff = |(from, ttl): &(u64, u64)| (*from, time.checked_sub(*ttl).filter(|_| *ttl > 0));
-    Some(Arc::new(Cutoffs { by_seqno: ttls.iter().rev().map(cutoff).collect(), time, slack }))
+    Some(Arc::new(Cutoffs { ttls: Arc::clone(ttls), time, slack }))
 }
 
 /// Keys of one call that are looked up together.
@@ -161,6 +160,28 @@ pub(super) fn get_in(
     found
 }
 
+/// What an entry that stands for everything a key has at a moment would hold: also a sum that no reader can be given. Nothing where the key is
+/// absent, or its operands cannot be stored as one entry.
+pub(super) fn state_in(
+    current: &SuperVersion,
+    keyspace: &Opened,
+    key: &[u8],
+    asked: &Asked,
+) -> Result<Option<(Kind, Bytes)>> {
+    find(current, keyspace, &mut PointKey::new(key), asked, &mut Tally::default(), |found| match found {
+        Final::Past(version) => {
+            let has_value = matches!(version.kind, Kind::Put | Kind::WideSum);
+            Ok(has_value.then(|| (version.kind, version.value.clone())))
+        }
+        Final::Main(lookup, answer) if lookup.operands() > 0 => {
+            Ok(lookup.state(answer.as_ref(), &keyspace.strategy, key))
+        }
+        Final::Main(_, Some(Answer::Value(value))) => Ok(Some((Kind::Put, value))),
+        Final::Main(_, Some(Answer::Wide(value))) => Ok(Some((Kind::WideSum, value))),
+        Final::Main(..) => Ok(None),
+    })
+}
+
 #[inline]
 fn get_counted(
     current: &SuperVersion,
@@ -169,6 +190,29 @@ fn get_counted(
     asked: &Asked,
     tally: &mut Tally,
 ) -> Result<Option<Bytes>> {
+    let name = key.key();
+    find(current, keyspace, key, asked, tally, |found| match found {
+        Final::Past(version) => told(version, asked, name),
+        Final::Main(lookup, answer) => lookup.finish(answer, &keyspace.strategy, name),
+    })
+}
+
+/// Where a look-up has ended.
+enum Final<'a> {
+    Past(&'a PastVersion),
+    Main(Lookup, Option<Answer>),
+}
+
+#[inline]
+fn find<R>(
+    current: &SuperVersion,
+    keyspace: &Opened,
+    key: &mut PointKey<'_>,
+    asked: &Asked,
+    tally: &mut Tally,
+    finish: impl Fn(Final<'_>) -> Result<R>,
+) -> Result<R> {
+    let finish = |found: Final<'_>| finish(found).map_err(|error| keyspace.named(error));
     let past = current.trees.get(&keyspace.id).filter(|tree| !tree.past.is_empty());
     // An interval that holds the moment is the truth: whoever looks back asks the history tier first, unless a purge may hide it.
     let hidden = past.is_some_and(|tree| tree.purges || current.memtables(u64::MAX).any(|table| table.has_purges()));
@@ -179,7 +223,7 @@ fn get_counted(
         asked_past = true;
     }
     if let PastFound::Holds(version) = &told_past {
-        return told(version, asked, key.key()).map_err(|error| keyspace.named(error));
+        return finish(Final::Past(version));
     }
     // A purge further down would be missed by whoever follows the first trace of something moved.
     let mut lookup = if hidden { Lookup::with_history(asked.clone()) } else { Lookup::new(asked.clone()) };
@@ -196,7 +240,7 @@ fn get_counted(
         }
         match &told_past {
             PastFound::Holds(version) if nothing || version.seqno >= lookup.last() => {
-                return told(version, asked, key.key()).map_err(|error| keyspace.named(error));
+                return finish(Final::Past(version));
             }
             PastFound::Gone(above) => gone = Some(*above).filter(|_| nothing),
             PastFound::Holds(_) | PastFound::Nothing => {}
@@ -205,7 +249,7 @@ fn get_counted(
     if let Some(above) = gone {
         return Err(asked.refused(above));
     }
-    lookup.finish(found?, &keyspace.strategy, key.key()).map_err(|error| keyspace.named(error))
+    finish(Final::Main(lookup, found?))
 }
 
 /// What the history tier knows of a key at a moment.

@@ -191,6 +191,10 @@ impl Dir for Files {
         self.dir.check_there()
     }
 
+    fn contains(&self, path: &Path) -> bool {
+        self.dir.contains(path)
+    }
+
     fn list(&self, sub: &str) -> io::Result<Vec<String>> {
         self.sparing(|| self.dir.list(sub))
     }

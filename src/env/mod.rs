@@ -100,6 +100,12 @@ pub trait Dir: Any + Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whether `path`, which need not exist yet, leads to this directory or to a place inside it. The default compares the paths as they are
+    /// written.
+    fn contains(&self, path: &Path) -> bool {
+        std::path::absolute(path).is_ok_and(|path| path.starts_with(self.path())) || path.starts_with(self.path())
+    }
+
     /// The names in the sub-directory `sub`, sorted; `""` is the directory itself.
     fn list(&self, sub: &str) -> io::Result<Vec<String>>;
 

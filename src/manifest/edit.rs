@@ -8,6 +8,8 @@
 //! A change whose tag is unknown refuses the file below 128 and is skipped from 128 on, so that a later format may add
 //! hints that an earlier release need not understand.
 
+use std::sync::Arc;
+
 use crate::{
     base::{Corruption, KeyspaceId},
     format::{Reader, Writer},
@@ -62,7 +64,7 @@ pub(crate) struct StoredOptions {
     /// Which index segments get: 0 where it pays, 1 never, 2 always.
     pub(crate) point_index: u8,
     /// From which seqno on what is written lives how long, in microseconds (0: for ever), oldest first.
-    pub(crate) ttls: Vec<(u64, u64)>,
+    pub(crate) ttls: Arc<[(u64, u64)]>,
 }
 
 impl StoredOptions {
@@ -85,7 +87,7 @@ impl StoredOptions {
             out.varint(second);
             out.prefixed(name.as_bytes());
             out.varint(self.ttls.len() as u64);
-            for (from, ttl) in &self.ttls {
+            for (from, ttl) in self.ttls.iter() {
                 out.varint(*from);
                 out.varint(*ttl);
             }
@@ -117,9 +119,9 @@ impl StoredOptions {
                 2 => StoredPolicy::Mvcc(first, second),
                 _ => StoredPolicy::Custom(name),
             };
-            for _ in 0..bounded(body, "times to live", LIST_MAX)? {
-                options.ttls.push((counter(body, "seqno")?, body.varint("time to live")?));
-            }
+            let count = bounded(body, "times to live", LIST_MAX)?;
+            let ttls = (0..count).map(|_| Ok((counter(body, "seqno")?, body.varint("time to live")?)));
+            options.ttls = ttls.collect::<Result<_, Corruption>>()?;
             if !options.ttls.is_sorted_by_key(|(from, _)| *from) {
                 return Err(body.corrupt("times to live in order"));
             }
@@ -426,7 +428,7 @@ pub(super) mod tests {
         let options = StoredOptions::default();
         let merge_name = "longest".to_owned();
         let custom = StoredOptions { merge: NUMBER_CUSTOM, merge_name, point_index: 2, ..StoredOptions::default() };
-        let kept = |policy| StoredOptions { policy, ttls: vec![(3, 5), (9, 0)], ..StoredOptions::default() };
+        let kept = |policy| StoredOptions { policy, ttls: [(3, 5), (9, 0)].into(), ..StoredOptions::default() };
         let sum = StoredOptions { merge: 2, ..StoredOptions::default() };
         let edit = Edit::new([
             Change::Create { id, name: "users".into(), options, seqno: 7 },

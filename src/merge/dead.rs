@@ -123,8 +123,7 @@ struct Finder {
 
 impl Finder {
     fn of(asked: &Asked) -> Self {
-        let time =
-            asked.cutoffs.as_ref().map(|cutoffs| (cutoffs.time, cutoffs.by_seqno.first().map_or(0, |ttl| ttl.0)));
+        let time = asked.cutoffs.as_ref().map(|cutoffs| (cutoffs.time, cutoffs.since()));
         Self { seqno: asked.seqno, opened: asked.opened, time }
     }
 
@@ -508,7 +507,7 @@ mod tests {
     fn what_has_expired_is_dead_from_then_on_under_the_same_times_to_live() {
         let dead = spans();
         let under = |from, time| {
-            let cutoffs = Cutoffs { by_seqno: vec![(from, Some(time - 10)), (0, None)], time, slack: 0 };
+            let cutoffs = Cutoffs { ttls: [(0, 0), (from, 10)].into(), time, slack: 0 };
             Asked::present(70, Some(Arc::new(cutoffs)))
         };
         found(&dead, "a", "n", &under(3, 1000), true);
@@ -600,7 +599,7 @@ mod tests {
             let mut late: Vec<(usize, usize, Asked)> = Vec::new();
             for _ in 0..400 {
                 time += model.below(3);
-                let cutoffs = |time| Some(Arc::new(Cutoffs { by_seqno: vec![(0, Some(0))], time, slack: 0 }));
+                let cutoffs = |time| Some(Arc::new(Cutoffs { ttls: [(0, time)].into(), time, slack: 0 }));
                 let present = Asked::present(seqno, if expires { cutoffs(time) } else { None });
                 match model.below(8) {
                     0 | 1 => {

@@ -21,7 +21,7 @@ pub(crate) use kway::Kway;
 pub use strategy::{AppendItems, CustomMerge, Merge, MergeStrategy, append_items};
 pub(crate) use strategy::{Gathered, NUMBER_CUSTOM, append_list, name_of, number, wide_sum};
 pub(crate) use tombstones::{Fragment, Mark, Newest, Overhead, RangeTombstone, Shown, Tombstones, push};
-pub(crate) use visible::{Answer, Asked, Cutoffs, Found, Lookup, Seen, Visible};
+pub(crate) use visible::{Answer, Asked, Cutoffs, Found, Lookup, Seen, Visible, ttl_at};
 
 /// Which way a source runs. A source never turns round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

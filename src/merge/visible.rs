@@ -44,11 +44,11 @@ impl Asked {
     }
 }
 
-/// What has expired at some moment (R7): by the seqno from which on a time to live held, newest first, the commit time at or below which
-/// a value is gone.
+/// What has expired at some moment (R7).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cutoffs {
-    pub(crate) by_seqno: Vec<(u64, Option<u64>)>,
+    /// From which seqno on what is written lives how long, in microseconds (0: for ever), oldest first.
+    pub(crate) ttls: Arc<[(u64, u64)]>,
     /// The moment, in microseconds.
     pub(crate) time: u64,
     /// The moment may be so much later, in microseconds: less than this.
@@ -67,9 +67,21 @@ impl Cutoffs {
         self.cutoff(seqno).zip(time).is_some_and(within)
     }
 
-    fn cutoff(&self, seqno: u64) -> Option<u64> {
-        self.by_seqno.iter().find(|(from, _)| seqno >= *from).and_then(|(_, cutoff)| *cutoff)
+    /// Since when a time to live has held that is the newest.
+    pub(crate) fn since(&self) -> u64 {
+        self.ttls.last().map_or(0, |(from, _)| *from)
     }
+
+    /// The commit time at or below which what was written at `seqno` is gone.
+    fn cutoff(&self, seqno: u64) -> Option<u64> {
+        self.time.checked_sub(ttl_at(&self.ttls, seqno)?)
+    }
+}
+
+/// How long what was written at a seqno lives, in microseconds; nothing where it lives for ever.
+pub(crate) fn ttl_at(ttls: &[(u64, u64)], seqno: u64) -> Option<u64> {
+    let since = ttls.partition_point(|(from, _)| *from <= seqno).checked_sub(1)?;
+    ttls.get(since).map(|(_, ttl)| *ttl).filter(|ttl| *ttl > 0)
 }
 
 /// What a look-up is shown of an entry or mark.

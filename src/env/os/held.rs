@@ -20,7 +20,7 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-use super::{not_a_directory, not_a_file};
+use super::{destination, not_a_directory, not_a_file};
 use crate::env::{Dir, File, Region};
 
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -143,6 +143,14 @@ impl Dir for OsDir {
     fn check_there(&self) -> io::Result<()> {
         self.root.check_there()?;
         self.subs.read().iter().try_for_each(|(_, dir)| dir.check_there())
+    }
+
+    fn contains(&self, path: &Path) -> bool {
+        let Ok(own) = self.root.handle.metadata() else { return false };
+        // By number: the directory may have been moved since it was opened, or be mounted at a second place.
+        let is_own =
+            |above: &Path| fs::metadata(above).is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()));
+        destination(path).ancestors().any(is_own)
     }
 
     fn list(&self, sub: &str) -> io::Result<Vec<String>> {

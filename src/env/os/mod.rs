@@ -8,7 +8,7 @@ mod paths;
 use std::{
     fs,
     io::{self, ErrorKind},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
@@ -102,6 +102,22 @@ fn in_the_way(path: &Path, error: io::Error) -> io::Error {
         return io::Error::new(error.kind(), format!("{} {what}", part.display()));
     }
     error
+}
+
+/// Where a path leads once its missing parts have been made: without links and without `..`.
+fn destination(path: &Path) -> PathBuf {
+    let mut there = std::env::current_dir().unwrap_or_default();
+    for part in path.components() {
+        match part {
+            // Above a part that is missing nothing can be a link.
+            Component::ParentDir => drop(there.pop()),
+            part => {
+                there.push(part);
+                there = fs::canonicalize(&there).unwrap_or(there);
+            }
+        }
+    }
+    there
 }
 
 fn not_a_directory() -> io::Error {

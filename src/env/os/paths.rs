@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{new_dir, not_a_directory, not_a_file};
+use super::{destination, new_dir, not_a_directory, not_a_file};
 use crate::env::{Dir, File, Region};
 
 #[derive(Debug)]
@@ -62,6 +62,10 @@ impl Dir for OsDir {
 
     fn check_there(&self) -> io::Result<()> {
         fs::metadata(&self.path).map(drop)
+    }
+
+    fn contains(&self, path: &Path) -> bool {
+        destination(path).starts_with(&self.path)
     }
 
     fn list(&self, sub: &str) -> io::Result<Vec<String>> {
