@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use chronolith::{Db, Durability, Error, KeyspaceOptions, MergeStrategy, Options, Result};
+use chronolith::{Db, Durability, Error, KeyspaceOptions, MergeStrategy, Options, Result, env::Sim};
 
 /// One at a time: threads of another test may hold what a child of this one needs for a database of its own.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -140,11 +140,6 @@ fn a_forked_child_is_refused_everything_and_changes_nothing() {
         refused(data.first());
         refused(data.history("last").next().unwrap());
         assert_eq!((u64::from(data.horizon()), data.approximate_len()), (0, 0));
-        // A database of the child's own works, and so does a child of the child that asks for it.
-        let own = Db::open(place.path().join("own")).unwrap();
-        own.keyspace("data", KeyspaceOptions::new()).unwrap().put("k", "v").unwrap();
-        in_child(|| use_it(&own, place.path())).unwrap();
-        own.close().unwrap();
         assert!(matches!(Db::open(&dir), Err(Error::Locked { .. })), "the lock stays with the parent");
         drop((range, history, commits, view, data, sums));
         drop(db);
@@ -156,6 +151,28 @@ fn a_forked_child_is_refused_everything_and_changes_nothing() {
         assert!(after[name] == *bytes, "{name} has changed");
     }
     kept.close().unwrap();
+}
+
+/// Where no thread of the parent was inside a lock of a library: here the parent has a database, but none that works on threads of its own.
+#[test]
+fn a_database_of_a_childs_own_works_and_is_none_of_its_childrens() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = tempfile::tempdir().unwrap();
+    let db = Options::new().env(Sim::new(1)).open("db").unwrap();
+    db.keyspace("data", KeyspaceOptions::new()).unwrap().put("k", "v").unwrap();
+    let child = in_child(|| {
+        use_it(&db, place.path());
+        let own = Db::open(place.path().join("own")).unwrap();
+        own.keyspace("data", KeyspaceOptions::new()).unwrap().put("k", "v").unwrap();
+        own.close().unwrap();
+        let own = Options::new().env(Sim::new(1)).open("own").unwrap();
+        own.keyspace("data", KeyspaceOptions::new()).unwrap().put("k", "v").unwrap();
+        in_child(|| use_it(&own, place.path())).unwrap();
+        own.close().unwrap();
+    });
+    child.unwrap();
+    let own = Db::open(place.path().join("own")).unwrap();
+    assert_eq!(own.keyspace("data", KeyspaceOptions::new()).unwrap().get("k").unwrap().unwrap(), "v");
 }
 
 #[test]

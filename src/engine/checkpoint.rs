@@ -224,13 +224,10 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
         seqno_ceiling: moment.seqno + 1,
         time_us: moment.time_us,
         pins,
-        decisions: decisions.clone(),
-        held: now
-            .held
-            .iter()
-            .filter(|(number, _)| copied_files.contains(number))
-            .map(|(n, b)| (*n, b.clone()))
-            .collect(),
+        decisions: Arc::clone(decisions),
+        held: Arc::new(
+            now.held.iter().filter(|(number, _)| copied_files.contains(number)).map(|(n, b)| (*n, b.clone())).collect(),
+        ),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{Engine, compact::demands, keyspaces::point_index, registry::JobInputs, worker::What};
 use crate::{
-    base::{IoContext, KeyspaceId, Result, TIMELINE},
+    base::{Error, IoContext, KeyspaceId, Result, TIMELINE},
     compaction::{Below, Job, Lane, Outcome, run},
     format::name,
     manifest::{Change, Edit, KeyspaceVersion, StoredOptions},
@@ -39,12 +39,19 @@ impl Engine {
     /// Flushes the oldest sealed memtable; `false` when there is none.
     pub(super) fn flush_oldest(&self) -> Result<bool> {
         let _one = self.flushing.lock();
+        if self.current.read().sealed.is_empty() {
+            return Ok(false);
+        }
         let inputs = JobInputs::take(self, "flush: files, then list");
         let current = &inputs.files;
         let Some(table) = current.sealed.last() else { return Ok(false) };
         self.check_writable()?;
         let mut made = Vec::new();
-        let outcomes = self.write_segments(&inputs, table, &mut made);
+        let outcomes = self.write_segments(&inputs, table, &mut made).and_then(|outcomes| {
+            // Files first, then all of them to the disk at once: of thousands each would wait for the one before.
+            self.sync_segments(&made)?;
+            Ok(outcomes)
+        });
         let told = outcomes.and_then(|outcomes| {
             let number = self.next_file.fetch_add(1, Ordering::Relaxed);
             let stamps = table.with_stamps(<[_]>::to_vec);
@@ -129,7 +136,8 @@ impl Engine {
             // A memtable is small: its flush is finished also while the database is being closed.
             let mut run_number = None;
             let bases = (table.first_seqno(), table.first_time());
-            let create = |lane| self.new_segment(keyspace, lane, bases, &mut run_number, made);
+            let create =
+                |lane| self.new_segment(keyspace, lane, bases, &mut run_number, made).map(SegmentWriter::sync_later);
             outcomes.push((id, run(job, create, || false)?));
         }
         Ok(outcomes)
@@ -157,6 +165,12 @@ impl Engine {
             hash_seed: self.database_id,
         };
         SegmentWriter::create(&*self.dir, (number, self.env.entropy()), purpose)
+    }
+
+    /// Makes segments durable that were written without being synced.
+    fn sync_segments(&self, numbers: &[u64]) -> Result<()> {
+        let names: Vec<String> = numbers.iter().copied().map(name::segment).collect();
+        self.dir.sync_files(&names).map_err(|(name, error)| Error::io("sync", &self.dir.path().join(name), error))
     }
 
     pub(super) fn sync_segment_names(&self) -> Result<()> {

@@ -1,7 +1,7 @@
 //! What reads go through: the memtables and the segments of one moment, as one immutable value.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +15,7 @@ use crate::{
     base::{KeySpan, KeyspaceId, Result, head},
     env::{Dir, Files, Origin},
     format::name,
-    manifest::Version,
+    manifest::{KeyspaceVersion, Version},
     memtable::Memtable,
     segment::{Finished, IndexNumbers, Past, Segment},
 };
@@ -164,6 +164,8 @@ pub(crate) struct Tree {
     pub(crate) past: Vec<PastRun>,
     /// The largest end of any interval there: a read from then on need not ask it.
     pub(crate) past_end: u64,
+    /// The largest seqno in any segment.
+    newest: u64,
 }
 
 /// Segments of the history tier that share no key.
@@ -205,6 +207,39 @@ impl PastRun {
 }
 
 impl Tree {
+    /// The tree of a keyspace, with the tables of the one before that are still there.
+    fn of(keyspace: &KeyspaceVersion, before: &Self, new_table: impl Fn(&Arc<Finished>) -> Arc<Table>) -> Self {
+        let old: BTreeMap<u64, &Arc<Table>> = before.tables().map(|table| (table.meta.number, table)).collect();
+        let table_of =
+            |meta: &Arc<Finished>| old.get(&meta.number).map_or_else(|| new_table(meta), |table| Arc::clone(table));
+        let mut tree = Self { dropped: keyspace.dropped.is_some(), ..Self::default() };
+        for segments in &keyspace.levels {
+            let tables: Vec<Arc<Table>> = segments.iter().map(table_of).collect();
+            tree.purges |= tables.iter().any(|table| table.meta.summary.has_purges());
+            tree.heads.push(tables.iter().map(|table| head(&table.meta.summary.span.start, 0)).collect());
+            tree.levels.push(tables);
+        }
+        for meta in &keyspace.past {
+            let Some(past) = meta.summary.past else { continue };
+            let table = table_of(meta);
+            match tree.past.last_mut() {
+                Some(run) if run.number == past.run => run.add(table, past),
+                _ => tree.past.push(PastRun::new(table, past)),
+            }
+        }
+        tree.past_end = tree.past.iter().map(|run| run.end).max().unwrap_or(0);
+        tree.newest = tree.tables().map(|table| table.meta.summary.max_seqno).max().unwrap_or(0);
+        tree
+    }
+
+    /// Marks the tables that the next tree has no more: their files go with the last reader.
+    fn let_go(&self, next: &Self) {
+        let kept: HashSet<u64> = next.tables().map(|table| table.meta.number).collect();
+        for gone in self.tables().filter(|table| !kept.contains(&table.meta.number)) {
+            gone.obsolete.store(true, Ordering::Release);
+        }
+    }
+
     /// All tables, those of the history tier too.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
         self.levels.iter().flatten().chain(self.past.iter().flat_map(|run| &run.tables))
@@ -260,7 +295,8 @@ pub(crate) struct SuperVersion {
     /// Newest first.
     pub(crate) sealed: Vec<Arc<Memtable>>,
     pub(crate) version: Arc<Version>,
-    pub(crate) trees: Arc<BTreeMap<KeyspaceId, Tree>>,
+    /// Of every keyspace of the version.
+    pub(crate) trees: Arc<BTreeMap<KeyspaceId, Arc<Tree>>>,
     /// When memtables were sealed, by the number of their logs: everything up to the moment is in that memtable and older ones.
     pub(crate) sealed_at: BTreeMap<u64, Moment>,
     /// The newest moment of which everything is in segments, and nothing newer is; nothing while what was recovered is in memtables.
@@ -294,47 +330,41 @@ impl SuperVersion {
         map: bool,
         reclaim: &Arc<Reclaim>,
     ) -> Self {
-        let mut old: BTreeMap<u64, &Arc<Table>> = self.tables().map(|table| (table.meta.number, table)).collect();
-        let mut table_of = |meta: &Arc<Finished>| match old.remove(&meta.number) {
-            Some(table) => Arc::clone(table),
-            None => Arc::new(Table {
+        let new_table = |meta: &Arc<Finished>| {
+            Arc::new(Table {
                 meta: Arc::clone(meta),
                 files: Arc::clone(files),
                 map,
                 segment: OnceLock::new(),
                 obsolete: AtomicBool::new(false),
                 reclaim: Arc::clone(reclaim),
-            }),
+            })
         };
-        let mut trees = BTreeMap::new();
+        let none = Tree::default();
+        let mut before = self.version.keyspaces.iter().zip(self.trees.values()).peekable();
+        let mut trees: Vec<(KeyspaceId, Arc<Tree>)> = Vec::with_capacity(version.keyspaces.len());
         for (&id, keyspace) in &version.keyspaces {
-            let mut tree = Tree { dropped: keyspace.dropped.is_some(), ..Tree::default() };
-            for segments in &keyspace.levels {
-                let tables: Vec<Arc<Table>> = segments.iter().map(&mut table_of).collect();
-                tree.purges |= tables.iter().any(|table| table.meta.summary.has_purges());
-                tree.heads.push(tables.iter().map(|table| head(&table.meta.summary.span.start, 0)).collect());
-                tree.levels.push(tables);
+            while let Some((_, forgotten)) = before.next_if(|((old, _), _)| **old < id) {
+                forgotten.let_go(&none);
             }
-            for meta in &keyspace.past {
-                let Some(past) = meta.summary.past else { continue };
-                let table = table_of(meta);
-                match tree.past.last_mut() {
-                    Some(run) if run.number == past.run => run.add(table, past),
-                    _ => tree.past.push(PastRun::new(table, past)),
+            trees.push(match before.next_if(|((old, _), _)| **old == id) {
+                // Of thousands of keyspaces an edit changes a few.
+                Some(((_, old), tree)) if Arc::ptr_eq(old, keyspace) => (id, Arc::clone(tree)),
+                Some((_, tree)) => {
+                    let next = Tree::of(keyspace, tree, new_table);
+                    tree.let_go(&next);
+                    (id, Arc::new(next))
                 }
-            }
-            tree.past_end = tree.past.iter().map(|run| run.end).max().unwrap_or(0);
-            trees.insert(id, tree);
+                None => (id, Arc::new(Tree::of(keyspace, &none, new_table))),
+            });
         }
-        for gone in old.values() {
-            gone.obsolete.store(true, Ordering::Release);
-        }
+        before.for_each(|(_, forgotten)| forgotten.let_go(&none));
         Self {
             generation: self.generation + 1,
             active: Arc::clone(&self.active),
             sealed: self.sealed.clone(),
             version: Arc::clone(version),
-            trees: Arc::new(trees),
+            trees: Arc::new(trees.into_iter().collect()),
             sealed_at: self.sealed_at.clone(),
             settled: self.settled.clone(),
         }
@@ -384,17 +414,16 @@ impl SuperVersion {
     /// No sealed memtable and no segment holds anything newer.
     pub(crate) fn newest_settled(&self) -> u64 {
         let sealed = self.sealed.first().map_or(0, |table| table.last_seqno());
-        let segments = self.version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
-        segments.map(|segment| segment.summary.max_seqno).max().unwrap_or(0).max(sealed)
+        self.trees.values().map(|tree| tree.newest).max().unwrap_or(0).max(sealed)
     }
 
     /// All tables.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
-        self.trees.values().flat_map(Tree::tables)
+        self.trees.values().flat_map(|tree| tree.tables())
     }
 
-    /// The largest number of level-0 segments of any keyspace.
-    pub(crate) fn l0_max(&self) -> usize {
-        self.trees.values().filter_map(|tree| tree.levels.first()).map(Vec::len).max().unwrap_or(0)
+    /// How many segments level 0 of a keyspace has.
+    pub(crate) fn l0_len(&self, keyspace: KeyspaceId) -> usize {
+        self.trees.get(&keyspace).and_then(|tree| tree.levels.first()).map_or(0, Vec::len)
     }
 }

@@ -25,7 +25,7 @@ use super::{
     superversion::Moment,
 };
 use crate::{
-    base::{Error, IoContext, Receipt, Result, Seqno, from_us},
+    base::{Error, IoContext, Receipt, Result, Seqno, TIMELINE, from_us},
     format::{FileKind, Header, name},
     manifest::{Change, Edit, Version},
     memtable::Memtable,
@@ -58,7 +58,7 @@ impl Engine {
         }
         self.settle()?;
         self.extend_reservation()?;
-        self.wait_for_room()?;
+        self.wait_for_room(keyspaces)?;
         let durability = match durability.unwrap_or(self.options.durability) {
             Durability::Interval(every) if every.is_zero() => Durability::Sync,
             durability => durability,
@@ -249,14 +249,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Slows writers down while compactions are behind, and stops them while flushes are, without burning a core. Every wait ends:
+    /// Slows writers down while compactions of the keyspaces that they write to are behind, and stops them while flushes are, without burning a core. Every wait ends:
     /// with room, or with the error that keeps background work from making any.
-    fn wait_for_room(&self) -> Result<()> {
+    fn wait_for_room(&self, keyspaces: &[Opened]) -> Result<()> {
         let threshold = self.options.l0_threshold;
         loop {
             let (sealed, l0) = {
                 let current = self.current.read();
-                (current.sealed.len(), current.l0_max())
+                // Each commit goes to the timeline as well.
+                let ids = keyspaces.iter().map(|opened| opened.id).chain([TIMELINE]);
+                (current.sealed.len(), ids.map(|id| current.l0_len(id)).max().unwrap_or(0))
             };
             let must_wait = sealed >= SEALED_MAX || l0 >= threshold.saturating_mul(8);
             let behind = l0.saturating_sub(threshold.saturating_mul(3));

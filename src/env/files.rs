@@ -94,7 +94,7 @@ impl Files {
     }
 
     /// Tries again with as few files open as can be.
-    pub(crate) fn sparing<T>(&self, attempt: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    pub(crate) fn sparing<T>(&self, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         match attempt() {
             Err(e) if is_out_of_files(&e) => {
                 self.close_all();
@@ -189,6 +189,17 @@ impl Dir for Files {
 
     fn check_there(&self) -> io::Result<()> {
         self.dir.check_there()
+    }
+
+    fn sync_files(&self, names: &[String]) -> Result<(), (String, io::Error)> {
+        let mut failed = String::new();
+        let synced = self.sparing(|| {
+            self.dir.sync_files(names).map_err(|(name, error)| {
+                failed = name;
+                error
+            })
+        });
+        synced.map_err(|error| (failed, error))
     }
 
     fn contains(&self, path: &Path) -> bool {

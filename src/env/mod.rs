@@ -100,6 +100,13 @@ pub trait Dir: Any + Debug + Send + Sync {
         Ok(())
     }
 
+    /// Makes files durable that were written and closed; of one that fails its name is told. The default syncs one after the other.
+    fn sync_files(&self, names: &[String]) -> Result<(), (String, io::Error)> {
+        names
+            .iter()
+            .try_for_each(|name| self.open(name).and_then(|file| file.sync()).map_err(|error| (name.clone(), error)))
+    }
+
     /// Whether `path`, which need not exist yet, leads to this directory or to a place inside it. The default compares the paths as they are
     /// written.
     fn contains(&self, path: &Path) -> bool {

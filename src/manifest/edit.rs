@@ -217,6 +217,14 @@ impl Edit {
 }
 
 impl Change {
+    /// The keyspace whose segments this changes.
+    pub(super) fn reordered(&self) -> Option<KeyspaceId> {
+        match self {
+            Self::Add { segment, .. } => Some(segment.summary.keyspace),
+            _ => None,
+        }
+    }
+
     fn encode(&self) -> (u8, Vec<u8>) {
         let mut out = Writer::default();
         let tag = match self {

@@ -89,6 +89,7 @@ impl ManifestStore {
             edits += 1;
             Ok(Verdict::Accept)
         })?;
+        version.check_whole().map_err(|bad| bad.of(&path, bytes.len() as u64))?;
         if edits == 0 {
             // A manifest is named by CURRENT only after its snapshot was synced.
             return Err(Corruption { offset: 0, what: "a snapshot of the database" }.of(&path, 0));

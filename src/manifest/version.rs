@@ -1,6 +1,6 @@
 //! The database at one moment, as metadata: keyspaces, levels, segments, logs.
 //!
-//! Invariants, checked when an edit is applied and when a manifest is read:
+//! Invariants, checked of the keyspaces that an edit changes when it is applied, and of all when a manifest has been read:
 //!
 //! * V1: level 0 is ordered newest first, and its segments do not share a seqno.
 //! * V2: segments of a deeper level are ordered by key and do not overlap.
@@ -132,8 +132,8 @@ pub(crate) struct Version {
     pub(crate) time_us: u64,
     pub(crate) pins: BTreeMap<String, PinnedAt>,
     /// Of segments: the bytes that are kept only for those who read a seqno.
-    pub(crate) held: BTreeMap<u64, Vec<(u64, u64)>>,
-    pub(crate) decisions: Decisions,
+    pub(crate) held: Arc<BTreeMap<u64, Vec<(u64, u64)>>>,
+    pub(crate) decisions: Arc<Decisions>,
 }
 
 impl Version {
@@ -151,8 +151,24 @@ impl Version {
             next.change(change)?;
         }
         next.note_decisions(edit);
-        next.check()?;
+        // Of thousands of keyspaces an edit changes a few.
+        let mut changed: Vec<KeyspaceId> = edit.changes.iter().filter_map(Change::reordered).collect();
+        changed.sort_unstable();
+        changed.dedup();
+        Self::check(&changed.iter().filter_map(|id| next.keyspaces.get(id)).collect::<Vec<_>>())?;
         Ok(next)
+    }
+
+    /// Checks all of it, as when it has been read: also that no two keyspaces have segments of one number.
+    pub(crate) fn check_whole(&self) -> Result<(), Corruption> {
+        Self::check(&self.keyspaces.values().collect::<Vec<_>>())
+    }
+
+    /// A segment is there no more: nothing is kept in it.
+    fn let_go(&mut self, number: u64) {
+        if self.held.contains_key(&number) {
+            Arc::make_mut(&mut self.held).remove(&number);
+        }
     }
 
     /// One edit that makes this version out of nothing.
@@ -191,7 +207,7 @@ impl Version {
         for (name, PinnedAt { seqno, time_us }) in &self.pins {
             edit.push(Change::Pin { name: name.clone(), seqno: *seqno, time_us: *time_us });
         }
-        for (&number, bytes) in &self.held {
+        for (&number, bytes) in self.held.iter() {
             edit.push(Change::Held { number, bytes: bytes.clone() });
         }
         for &(last, time_us) in &self.decisions.stamps {
@@ -211,7 +227,7 @@ impl Version {
         for change in &edit.changes {
             // One that reserves nothing.
             if let Change::Seqnos { last: seqno @ 1.., next: 0, ceiling: 0, time_us } = *change {
-                self.decisions.note(seqno, time_us);
+                Arc::make_mut(&mut self.decisions).note(seqno, time_us);
             }
         }
     }
@@ -259,7 +275,7 @@ impl Version {
             }
             Change::Forget { id } => {
                 if let Some(gone) = self.keyspaces.remove(id) {
-                    self.held.retain(|number, _| gone.segments().all(|segment| segment.number != *number));
+                    gone.segments().for_each(|segment| self.let_go(segment.number));
                 }
             }
             Change::Add { level, segment } => {
@@ -292,7 +308,7 @@ impl Version {
                 }
             }
             Change::Remove { keyspace, number } => {
-                self.held.remove(number);
+                self.let_go(*number);
                 let keyspace = self.keyspace_mut(*keyspace)?;
                 let before = keyspace.segments().count();
                 let others = |segment: &Arc<Finished>| segment.number != *number;
@@ -340,18 +356,18 @@ impl Version {
             }
             Change::Held { number, bytes } => {
                 if bytes.is_empty() {
-                    self.held.remove(number);
+                    self.let_go(*number);
                 } else {
-                    self.held.insert(*number, bytes.clone());
+                    Arc::make_mut(&mut self.held).insert(*number, bytes.clone());
                 }
             }
         }
         Ok(())
     }
 
-    fn check(&self) -> Result<(), Corruption> {
+    fn check(keyspaces: &[&Arc<KeyspaceVersion>]) -> Result<(), Corruption> {
         let mut numbers = std::collections::HashSet::new();
-        for keyspace in self.keyspaces.values() {
+        for keyspace in keyspaces {
             let newest_first = |a: &Arc<Finished>, b: &Arc<Finished>| a.summary.min_seqno > b.summary.max_seqno;
             if !keyspace.level(0).is_sorted_by(newest_first) {
                 return Err(broken("level 0 newest first (V1)"));

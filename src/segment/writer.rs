@@ -39,6 +39,7 @@ pub(crate) struct SegmentWriter {
     file: Arc<dyn File>,
     path: PathBuf,
     number: u64,
+    sync_later: bool,
     file_id: u64,
     base: Base,
     /// Bytes not yet written, and where they go.
@@ -100,6 +101,7 @@ impl SegmentWriter {
             file,
             path,
             number,
+            sync_later: false,
             file_id,
             base: Base { seqno: base, time: time_base.unwrap_or(0) },
             block_at: out.len(),
@@ -128,6 +130,12 @@ impl SegmentWriter {
                 past: run.map(|run| Past { end: 0, until_min: u64::MAX, until_max: 0, run, open: false }),
             },
         })
+    }
+
+    /// Leaves the sync of the file to whoever syncs it with others.
+    pub(crate) fn sync_later(mut self) -> Self {
+        self.sync_later = true;
+        self
     }
 
     /// Adds the next entry in order: keys ascending, versions of a key newest first.
@@ -304,7 +312,9 @@ impl SegmentWriter {
         self.out.raw(&footer);
         let file_len = self.len();
         self.write_out()?;
-        self.file.sync().at("sync", || self.path.clone())?;
+        if !self.sync_later {
+            self.file.sync().at("sync", || self.path.clone())?;
+        }
         Ok(Finished {
             number: self.number,
             file_id: self.file_id,

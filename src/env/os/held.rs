@@ -10,8 +10,10 @@ use std::{
     fs,
     io::{self, ErrorKind},
     os::unix::fs::{FileExt, MetadataExt},
+    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
 use parking_lot::RwLock;
@@ -22,6 +24,10 @@ use rustix::{
 
 use super::{destination, not_a_directory, not_a_file};
 use crate::env::{Dir, File, Region};
+
+/// Threads that sync the files of one job, and how many files make another one worth its start.
+const SYNC_THREADS: usize = 8;
+const SYNC_SHARE_MIN: usize = 8;
 
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -143,6 +149,39 @@ impl Dir for OsDir {
     fn check_there(&self) -> io::Result<()> {
         self.root.check_there()?;
         self.subs.read().iter().try_for_each(|(_, dir)| dir.check_there())
+    }
+
+    /// Several at a time: a journal takes many that wait for it to the disk together.
+    fn sync_files(&self, names: &[String]) -> Result<(), (String, io::Error)> {
+        let sync = |names: &[String]| {
+            names.iter().try_for_each(|name| {
+                self.open(name).and_then(|file| file.sync()).map_err(|error| (name.clone(), error))
+            })
+        };
+        let share = names.len().div_ceil(SYNC_THREADS).max(SYNC_SHARE_MIN);
+        if names.len() <= share {
+            return sync(names);
+        }
+        thread::scope(|scope| {
+            let mut shares = names.chunks(share);
+            let own = shares.next().unwrap_or_default();
+            let started: Vec<_> = shares
+                .map(|names| {
+                    let builder = thread::Builder::new().name("chronolith-sync".to_owned());
+                    // Where no thread can be had, this one does it.
+                    builder.spawn_scoped(scope, || sync(names)).map_err(|_| names)
+                })
+                .collect();
+            let mut synced = sync(own);
+            for share in started {
+                let other = match share {
+                    Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                    Err(names) => sync(names),
+                };
+                synced = synced.and(other);
+            }
+            synced
+        })
     }
 
     fn contains(&self, path: &Path) -> bool {

@@ -64,6 +64,14 @@ impl Dir for OsDir {
         fs::metadata(&self.path).map(drop)
     }
 
+    fn sync_files(&self, names: &[String]) -> Result<(), (String, io::Error)> {
+        // Such systems sync only what is open for writing.
+        names.iter().try_for_each(|name| {
+            let synced = fs::File::options().write(true).open(self.at(name)).and_then(|file| file.sync_all());
+            synced.map_err(|error| (name.clone(), error))
+        })
+    }
+
     fn contains(&self, path: &Path) -> bool {
         destination(path).starts_with(&self.path)
     }
