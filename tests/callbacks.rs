@@ -4,7 +4,7 @@
 
 use std::{
     panic::catch_unwind,
-    sync::{Arc, Mutex, OnceLock, mpsc},
+    sync::{Arc, Condvar, Mutex, OnceLock, mpsc},
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -269,4 +269,71 @@ fn handles_are_shared_among_threads_and_carried_across_panics() {
     sent::<Commits>();
     // Errors are told across threads.
     told::<Error>();
+}
+
+/// Answers once it is let go.
+#[derive(Clone, Default)]
+struct Waits(Arc<(Mutex<(bool, u32)>, Condvar)>);
+
+impl Waits {
+    fn asked(&self) -> u32 {
+        self.0.0.lock().unwrap().1
+    }
+
+    fn let_go(&self) {
+        self.0.0.lock().unwrap().0 = true;
+        self.0.1.notify_all();
+    }
+}
+
+impl CompactionPolicy for Waits {
+    fn keep(&self, _version: &VersionInfo, _now: SystemTime) -> bool {
+        let mut state = self.0.0.lock().unwrap();
+        state.1 += 1;
+        while !state.0 {
+            state = self.0.1.wait(state).unwrap();
+        }
+        false
+    }
+}
+
+/// Level 0 of any keyspace stopped the writers of all, and one background compaction kept those of all others waiting.
+#[test]
+fn a_compaction_that_takes_long_stops_no_writer_and_no_compaction_of_another_keyspace() {
+    in_time(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Options::new().l0_threshold(1).open(dir.path()).unwrap();
+        let waits = Waits::default();
+        let policy = Policy::custom("waits", waits.clone());
+        let long = db.keyspace("long", KeyspaceOptions::new().policy(policy)).unwrap();
+        let other = db.keyspace("other", KeyspaceOptions::new()).unwrap();
+        let l0_of = |name: &str| {
+            let levels = db.stats().levels;
+            levels.iter().find(|level| level.keyspace == name && level.level == 0).map_or(0, |level| level.segments)
+        };
+        // Writers of this one would be stopped from eight segments on.
+        for round in 0..8_u8 {
+            long.put("k", [round]).unwrap();
+            db.flush().unwrap();
+            if round == 1 {
+                while waits.asked() == 0 {
+                    thread::yield_now();
+                }
+            }
+        }
+        assert!(l0_of("long") >= 7, "{}", l0_of("long"));
+        // Many more of the other, each with a segment of the timeline.
+        for round in 0..50_u8 {
+            other.put("k", [round]).unwrap();
+            db.flush().unwrap();
+        }
+        while l0_of("other") > 1 {
+            thread::yield_now();
+        }
+        assert_eq!(waits.asked(), 1, "the first is still under way");
+        waits.let_go();
+        long.put("k", "last").unwrap();
+        db.compact().unwrap();
+        db.close().unwrap();
+    });
 }

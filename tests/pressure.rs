@@ -306,3 +306,48 @@ fn every_seqno_has_its_own_time_also_that_of_a_pin_or_a_keyspace() {
         db = options.open("db").unwrap();
     }
 }
+
+/// What one compaction met stopped those of every keyspace, and the writers of all: a damaged segment of one was enough.
+#[test]
+fn a_keyspace_that_cannot_be_compacted_holds_up_no_other_and_is_told_until_it_can() {
+    let sim = Sim::new(5);
+    let db = Options::new().env(sim.clone()).l0_threshold(1).open("db").unwrap();
+    let keyspaces = ["damaged", "whole"].map(|name| db.keyspace(name, KeyspaceOptions::new()).unwrap());
+    let [damaged, whole] = &keyspaces;
+    damaged.put("k", [7; 5000]).unwrap();
+    let others: Vec<_> = sim.files();
+    db.flush().unwrap();
+    let made = sim.files().into_iter().filter(|file| !others.contains(file));
+    let segment = made.max_by_key(|file| sim.read_file(file).unwrap().len()).unwrap();
+    let good = sim.read_file(&segment).unwrap();
+    let mut bad = good.clone();
+    bad[3000] ^= 1;
+    sim.write_file(&segment, bad);
+    let l0_of = |name: &str| {
+        let levels = db.stats().levels;
+        levels.iter().find(|level| level.keyspace == name && level.level == 0).map_or(0, |level| level.segments)
+    };
+    for round in 0..40_u8 {
+        damaged
+            .put("k", [round])
+            .map(drop)
+            .or_else(|error| if l0_of("damaged") >= 8 { Ok(()) } else { Err(error) })
+            .unwrap();
+        whole.put("k", [round]).unwrap();
+        db.flush().unwrap();
+    }
+    for _ in 0..50 {
+        let _told = db.health();
+    }
+    assert!(l0_of("whole") <= 1, "{}", l0_of("whole"));
+    let trouble = db.health().unwrap_err().to_string();
+    assert!(trouble.contains("corrupt"), "{trouble}");
+    assert_eq!(damaged.put("k", "more").unwrap_err().to_string(), trouble, "those who wait for it are told");
+    sim.write_file(&segment, good);
+    for _ in 0..50 {
+        let _told = db.health();
+    }
+    db.health().unwrap();
+    damaged.put("k", "more").unwrap();
+    assert!(l0_of("damaged") <= 1, "{}", l0_of("damaged"));
+}

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     mem::ManuallyDrop,
+    ops::ControlFlow,
     path::Path,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -14,7 +15,10 @@ use parking_lot::Mutex;
 use super::{Batch, Commits, Diff, Keyspace, View};
 use crate::{
     base::{Result, Seqno, SeqnoRange, in_callback, to_us},
-    engine::{Compacted, Engine, KeyspaceOptions, Opened, Options, Pin, Report, Stats, ViewCore, start_threads},
+    engine::{
+        Compacted, Engine, KeyspaceOptions, Opened, Options, Pin, Progress, Report, Scope, Stats, ViewCore, Watch,
+        start_threads,
+    },
 };
 
 /// An open database. Cheap to clone: clones, keyspaces, views and iterators share it, and it is closed when the last of them goes. Call
@@ -285,7 +289,27 @@ impl Db {
     /// # Errors
     /// As [`Db::flush`].
     pub fn compact(&self) -> Result<Compacted> {
-        self.engine().compact()
+        self.compact_with(|_| ControlFlow::Continue(()))
+    }
+
+    /// As [`compact`](Db::compact), told from time to time, on the calling thread, how far it has come. [`Break`](ControlFlow::Break) ends it: what was compacted by then stays so,
+    /// nothing else has changed. Whoever is told may not call this database.
+    ///
+    /// ```
+    /// # use std::ops::ControlFlow;
+    /// # use chronolith::{env::Memory, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// db.compact_with(|progress| {
+    ///     println!("{} of {} bytes", progress.done, progress.total);
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Db::flush`]; [`Cancelled`](crate::Error::Cancelled).
+    pub fn compact_with(&self, mut told: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Compacted> {
+        Watch::telling(&mut told).over(|watch| self.engine().compact(Scope::All, watch))
     }
 
     /// Numbers: what was done, what is held in memory, what holds every byte of the directory.
@@ -302,7 +326,15 @@ impl Db {
     /// that does not answer. Nothing is known then of the files that come after. [`Closed`](crate::Error::Closed) when
     /// the database is closed meanwhile.
     pub fn verify(&self) -> Result<Report> {
-        self.engine().verify()
+        self.verify_with(|_| ControlFlow::Continue(()))
+    }
+
+    /// As [`verify`](Db::verify), told behind each segment how far it has come; see [`compact_with`](Db::compact_with).
+    ///
+    /// # Errors
+    /// As [`Db::verify`]; [`Cancelled`](crate::Error::Cancelled).
+    pub fn verify_with(&self, mut told: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Report> {
+        Watch::telling(&mut told).over(|watch| self.engine().verify(watch))
     }
 
     /// Makes a consistent copy of everything committed before the call in a new directory, by hard links where they reach. The copy opens
@@ -314,7 +346,19 @@ impl Db {
     /// [`Invalid`](crate::Error::Invalid) when something is in that directory already, and when it lies inside this database;
     /// [`Closed`](crate::Error::Closed) when the database is closed meanwhile.
     pub fn checkpoint(&self, path: impl AsRef<Path>) -> Result<()> {
-        self.engine().checkpoint(path.as_ref())
+        self.checkpoint_with(path, |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`checkpoint`](Db::checkpoint), told how far it has come; see [`compact_with`](Db::compact_with). A copy that was broken off leaves nothing behind.
+    ///
+    /// # Errors
+    /// As [`Db::checkpoint`]; [`Cancelled`](crate::Error::Cancelled).
+    pub fn checkpoint_with(
+        &self,
+        path: impl AsRef<Path>,
+        mut told: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        Watch::telling(&mut told).over(|watch| self.engine().checkpoint(path.as_ref(), watch))
     }
 
     /// What background work has met: `Ok`, or why it does not go on or writes are refused. On a simulated machine, which has

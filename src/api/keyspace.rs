@@ -1,6 +1,6 @@
 //! [`Keyspace`]: one named, ordered, independent set of keys.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, ops::ControlFlow, sync::Arc, time::Duration};
 
 use super::{
     Batch, Cursor, History, HistoryRange, Range, View, check_batch_len, check_key, commit, db::Owner, refused,
@@ -8,7 +8,7 @@ use super::{
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Kind, Receipt, Result, Seqno, SeqnoRange},
     compaction::Policy,
-    engine::{Explain, KeyspaceSpace, Opened, ReadSet, Reading, ViewCore},
+    engine::{Compacted, Explain, KeyspaceSpace, Opened, Progress, ReadSet, Reading, Scope, ViewCore, Watch},
     merge::MergeStrategy,
     wal::BatchBuf,
 };
@@ -298,6 +298,48 @@ impl Keyspace {
     /// [`Stats::space`](crate::Stats::space).
     pub fn space(&self) -> KeyspaceSpace {
         self.owner.engine.space_of(self.id())
+    }
+
+    /// Brings everything in it that was written before the call to its final shape, as [`Db::compact`](crate::Db::compact) does for all keyspaces. The report is of this keyspace alone.
+    ///
+    /// # Errors
+    /// As [`Db::flush`](crate::Db::flush); [`Invalid`](Error::Invalid) when it was dropped.
+    pub fn compact(&self) -> Result<Compacted> {
+        Watch::silent().over(|watch| self.owner.engine.compact(Scope::Keyspace(&self.opened), watch))
+    }
+
+    /// Brings the keys of a range to their final shape, with as little of the others as shares segments with them: after a large delete, say. What was purged goes with
+    /// [`compact`](Keyspace::compact) alone.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let events = db.keyspace("events", KeyspaceOptions::new())?;
+    /// events.delete_range("2023"..="2024")?;
+    /// let done = events.compact_range("2023"..="2024")?;
+    /// println!("{} bytes less", done.bytes_before.saturating_sub(done.bytes_after));
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::compact`].
+    pub fn compact_range(&self, range: impl KeyRange) -> Result<Compacted> {
+        self.compact_range_with(range, |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`compact_range`](Keyspace::compact_range), told how far it has come; see [`Db::compact_with`](crate::Db::compact_with). With `..` it is told of the whole keyspace.
+    ///
+    /// # Errors
+    /// As [`Keyspace::compact`]; [`Cancelled`](Error::Cancelled).
+    pub fn compact_range_with(
+        &self,
+        range: impl KeyRange,
+        mut told: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Compacted> {
+        let span = range.span();
+        let whole = span.start.is_empty() && span.end.is_none();
+        let scope = if whole { Scope::Keyspace(&self.opened) } else { Scope::Span(&self.opened, &span) };
+        Watch::telling(&mut told).over(|watch| self.owner.engine.compact(scope, watch))
     }
 
     /// Sets a key that is not there; nothing happens, and there is no receipt, when it is.

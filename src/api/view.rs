@@ -1,11 +1,11 @@
 //! [`View`]: the whole database at one moment.
 
-use std::{fmt, path::Path, sync::Arc, time::SystemTime};
+use std::{fmt, ops::ControlFlow, path::Path, sync::Arc, time::SystemTime};
 
 use super::{Cursor, History, HistoryRange, Keyspace, Range, db::Owner, foreign};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, Result, Seqno, SeqnoRange, from_us},
-    engine::ViewCore,
+    engine::{Progress, ViewCore, Watch},
 };
 
 /// The whole database as it was at one moment. Cheap to clone; while a view lives, what it sees is kept.
@@ -96,7 +96,19 @@ impl View {
     /// # Errors
     /// As [`Db::checkpoint`](crate::Db::checkpoint), and [`HistoryTrimmed`](Error::HistoryTrimmed) when something of the moment has gone.
     pub fn checkpoint(&self, path: impl AsRef<Path>) -> Result<()> {
-        self.core.checkpoint(path.as_ref())
+        self.checkpoint_with(path, |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`checkpoint`](View::checkpoint), told about how far it has come; see [`Db::compact_with`](crate::Db::compact_with). A copy that was broken off leaves nothing behind.
+    ///
+    /// # Errors
+    /// As [`View::checkpoint`]; [`Cancelled`](Error::Cancelled).
+    pub fn checkpoint_with(
+        &self,
+        path: impl AsRef<Path>,
+        mut told: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        Watch::telling(&mut told).over(|watch| self.core.checkpoint(path.as_ref(), watch))
     }
 
     /// The value that a key had.

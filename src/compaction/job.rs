@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How often a job looks whether it should stop, in entries.
-const STOP_CHECK: u64 = 1024;
+const LOOK_EVERY: u64 = 1024;
 
 /// What to merge, and under which rules.
 #[derive(Debug)]
@@ -81,11 +81,11 @@ impl<C: FnMut(Lane) -> Result<SegmentWriter>> Writers<C> {
     }
 }
 
-/// Runs a job. Outputs come from `create`; the caller removes them when this fails.
+/// Runs a job. Outputs come from `create`; the caller removes them when this fails. `goes_on` is asked now and then, with the number of entries read.
 pub(crate) fn run<S: Source>(
     job: Job<S>,
     create: impl FnMut(Lane) -> Result<SegmentWriter>,
-    stop: impl Fn() -> bool,
+    mut goes_on: impl FnMut(u64) -> Result<()>,
 ) -> Result<Outcome> {
     let Job { sources, tombstones, rules, demands, below, output_len } = job;
     let mut survivors = Survivors::new(rules, demands, below, &tombstones);
@@ -98,8 +98,8 @@ pub(crate) fn run<S: Source>(
         && let Some(entry) = source.entry()
     {
         outcome.entries_in += 1;
-        if outcome.entries_in.is_multiple_of(STOP_CHECK) && stop() {
-            return Err(Error::Closed);
+        if outcome.entries_in.is_multiple_of(LOOK_EVERY) {
+            goes_on(outcome.entries_in)?;
         }
         let full = [Lane::Main, Lane::Past].map(|lane| writers.is_full(lane, output_len));
         if full != [false; 2] && survivors.is_new_key(entry.key) {
@@ -162,7 +162,7 @@ pub(crate) fn run_past<S: Source>(
     mut survivors: PastSurvivors,
     output_len: u64,
     create: impl FnMut(Lane) -> Result<SegmentWriter>,
-    stop: impl Fn() -> bool,
+    mut goes_on: impl FnMut(u64) -> Result<()>,
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut writers = Writers { create, main: None, past: None, count: 0 };
@@ -185,8 +185,8 @@ pub(crate) fn run_past<S: Source>(
         && let Some(entry) = source.entry()
     {
         outcome.entries_in += 1;
-        if outcome.entries_in.is_multiple_of(STOP_CHECK) && stop() {
-            return Err(Error::Closed);
+        if outcome.entries_in.is_multiple_of(LOOK_EVERY) {
+            goes_on(outcome.entries_in)?;
         }
         let new_key = outcome.entries_in == 1 || entry.key != key;
         if new_key {

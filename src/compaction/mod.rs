@@ -19,7 +19,7 @@ mod thin;
 pub(crate) use job::{Job, Outcome, run, run_past};
 pub(crate) use kept::Lane;
 pub(crate) use past::{PastSurvivors, Purges};
-pub(crate) use pick::{Aging, PastTask, Shape, Task, Waste, everything, pick, pick_past, score};
+pub(crate) use pick::{Aging, PastTask, Shape, Task, Waste, down_in_span, everything, pick, pick_past, score};
 pub(crate) use policy::us;
 pub use policy::{CompactionPolicy, Policy, VersionInfo};
 pub(crate) use rules::{Below, Demands, Reader, Rules};

@@ -258,12 +258,7 @@ fn take_down(keyspace: &KeyspaceVersion, level: usize, upper: Vec<Arc<Finished>>
 /// it is there already. Values may expire that were written at or before `lapsed`, in microseconds.
 pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Option<u64>) -> Option<Task> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
-    let settled = |segment: &Arc<Finished>| {
-        let summary = &segment.summary;
-        let expires = lapsed.is_some_and(|lapsed| summary.times.is_some_and(|times| times.oldest <= lapsed));
-        let plain = summary.tombstones == 0 && summary.range_tombstones == 0 && !summary.has_purges();
-        plain && summary.entries == summary.keys && !expires
-    };
+    let settled = |segment: &Arc<Finished>| is_settled(segment, lapsed);
     let upper_empty = keyspace.levels.iter().take(deepest).all(Vec::is_empty);
     if deepest > 0 && upper_empty && keyspace.level(deepest).iter().all(settled) {
         return None;
@@ -283,6 +278,42 @@ pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Opti
         just_move: false,
         clears_out: false,
     })
+}
+
+/// The task that takes what a level holds of a span one level down; of the deepest level, the one that writes anew what may go there. Nothing when there
+/// is nothing to do.
+pub(crate) fn down_in_span(
+    keyspace: &KeyspaceVersion,
+    level: usize,
+    span: &KeySpan,
+    lapsed: Option<u64>,
+) -> Option<Task> {
+    let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
+    let upper: Vec<_> = overlapping(keyspace.level(level), span).cloned().collect();
+    if upper.is_empty() || level > deepest {
+        return None;
+    }
+    if level == 0 {
+        // All of them: they overlap, and an older one must never end above a newer one. What is alone in the database is sorted, but not yet clean.
+        return take_down(keyspace, 0, keyspace.level(0).to_vec()).map(|task| Task { just_move: false, ..task });
+    }
+    if level < deepest {
+        return take_down(keyspace, level, upper);
+    }
+    let inputs: Vec<_> = upper.into_iter().filter(|segment| !is_settled(segment, lapsed)).collect();
+    // Those between are written anew as well, so that the outputs are in the place of the inputs.
+    let hull = hull(&inputs)?;
+    let inputs = overlapping(keyspace.level(level), &hull).cloned().collect();
+    let output_level = u8::try_from(level).ok()?;
+    Some(Task { keyspace: keyspace.id, inputs, output_level, below: Vec::new(), just_move: false, clears_out: false })
+}
+
+/// Whether nothing may go of a segment of the deepest level.
+fn is_settled(segment: &Finished, lapsed: Option<u64>) -> bool {
+    let summary = &segment.summary;
+    let expires = lapsed.is_some_and(|lapsed| summary.times.is_some_and(|times| times.oldest <= lapsed));
+    let plain = summary.tombstones == 0 && summary.range_tombstones == 0 && !summary.has_purges();
+    plain && summary.entries == summary.keys && !expires
 }
 
 /// The segments of the levels below `level` that overlap a span.

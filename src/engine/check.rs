@@ -2,7 +2,7 @@
 
 use std::{fmt, io::ErrorKind, path::PathBuf};
 
-use super::{Engine, stats::counted};
+use super::{Engine, Watch, stats::counted};
 use crate::{
     base::{Error, IoContext, Result},
     env::Dir,
@@ -65,16 +65,18 @@ impl fmt::Display for Report {
 
 impl Engine {
     /// Reads everything. Damage is a finding, not an error; what says nothing about the bytes is an error.
-    pub(crate) fn verify(&self) -> Result<Report> {
+    pub(crate) fn verify(&self, watch: &mut Watch<'_>) -> Result<Report> {
         self.check_open()?;
         let mut report = Report::default();
         self.verify_manifest(&mut report)?;
         // Held while it is read: none of these files goes away.
         let current = self.current();
+        watch.begin(current.tables().map(|table| table.meta.file_len).sum())?;
         for (id, tree) in current.trees.iter() {
             let keyspace = current.version.keyspaces.get(id).map(|keyspace| keyspace.name.clone());
             for table in tree.tables() {
                 self.check_open()?;
+                watch.begin_part(table.meta.file_len);
                 report.files += 1;
                 report.bytes += table.meta.file_len;
                 report.entries += table.meta.summary.entries;
@@ -82,6 +84,7 @@ impl Engine {
                 // Opened for this alone, and closed again: the file as it is now, and no more open files than before.
                 let checked = table.open_anew().and_then(|segment| segment.check(&table.meta));
                 report.note(path, keyspace.clone(), checked)?;
+                watch.end_part()?;
             }
         }
         if !self.options.read_only {

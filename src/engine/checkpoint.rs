@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Engine, Opened, ViewCore,
+    Engine, Opened, ViewCore, Watch,
     keyspaces::{point_index, readers_of},
     read::state_in,
     superversion::{Moment, SuperVersion},
@@ -29,12 +29,15 @@ use crate::{
 /// Bytes copied at a time where links do not reach.
 const COPY_CHUNK: usize = 1 << 20;
 
+/// After so many keys it is told how far a copy of a view has come.
+const LOOK_EVERY: u64 = 1024;
+
 impl Engine {
     /// Copies everything committed before the call to a new database at `path`.
-    pub(crate) fn checkpoint(self: &Arc<Self>, path: &Path) -> Result<()> {
+    pub(crate) fn checkpoint(self: &Arc<Self>, path: &Path, watch: &mut Watch<'_>) -> Result<()> {
         if self.options.read_only {
             // What was recovered is in memory only: the copy is of what is seen.
-            return ViewCore::snapshot(self).checkpoint(path);
+            return ViewCore::snapshot(self).checkpoint(path, watch);
         }
         self.check_writable()?;
         self.check_outside(path)?;
@@ -44,11 +47,15 @@ impl Engine {
         let (files, version) = self.settled_moment()?;
         self.env.pass("checkpoint: moment, then links");
         self.copy_to(path, |target| {
-            for segment in version.keyspaces.values().flat_map(|keyspace| keyspace.segments()) {
+            let segments = || version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
+            watch.begin(segments().map(|segment| segment.file_len).sum())?;
+            for segment in segments() {
+                watch.begin_part(segment.file_len);
                 let name = name::segment(segment.number);
                 if self.dir.link(&name, &**target, &name).is_err() {
-                    copy(&*self.dir, &**target, &name)?;
+                    copy(&*self.dir, &**target, &name, watch)?;
                 }
+                watch.end_part()?;
             }
             // The files that are copied live as long as this does.
             drop(files);
@@ -246,13 +253,13 @@ fn clear(target: &dyn Dir) {
 
 impl ViewCore {
     /// Writes what this view sees to a new database at `path`.
-    pub(crate) fn checkpoint(self: &Arc<Self>, path: &Path) -> Result<()> {
+    pub(crate) fn checkpoint(self: &Arc<Self>, path: &Path, watch: &mut Watch<'_>) -> Result<()> {
         self.engine().check_open()?;
         self.engine().check_outside(path)?;
-        self.engine().copy_to(path, |target| self.copy_into(target))
+        self.engine().copy_to(path, |target| self.copy_into(target, watch))
     }
 
-    fn copy_into(self: &Arc<Self>, target: &Arc<dyn Dir>) -> Result<()> {
+    fn copy_into(self: &Arc<Self>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>) -> Result<()> {
         let engine = self.engine();
         let files = self.files();
         let mut version = Version {
@@ -264,7 +271,14 @@ impl ViewCore {
             ..Version::default()
         };
         engine.env.pass("view checkpoint: files, then keyspaces");
-        for keyspace in self.keyspaces()? {
+        let keyspaces = self.keyspaces()?;
+        let bytes_of = |id| {
+            let now = files.version.keyspaces.get(&id);
+            now.map_or(0, |keyspace| keyspace.main().map(|segment| segment.file_len).sum::<u64>())
+        };
+        watch.begin(keyspaces.iter().map(|keyspace| bytes_of(keyspace.id)).sum())?;
+        for keyspace in keyspaces {
+            watch.begin_part(bytes_of(keyspace.id));
             let mut copied = KeyspaceVersion {
                 levels: Vec::new(),
                 past: Vec::new(),
@@ -279,11 +293,12 @@ impl ViewCore {
             copied.options.ttls =
                 keyspace.options.ttls.iter().copied().filter(|(from, _)| *from <= self.seqno()).collect();
             let opened = engine.opened(keyspace)?;
-            let segments = self.copy_keyspace(&**target, keyspace, &opened, &mut version.next_file)?;
+            let segments = self.copy_keyspace(&**target, keyspace, &opened, (&mut version.next_file, watch))?;
             if !segments.is_empty() {
                 copied.levels = vec![Vec::new(), segments];
             }
             version.keyspaces.insert(keyspace.id, Arc::new(copied));
+            watch.end_part()?;
             engine.env.pass("view checkpoint: one keyspace, then the next");
         }
         // Of the timeline its moment alone.
@@ -313,7 +328,7 @@ impl ViewCore {
         target: &dyn Dir,
         keyspace: &KeyspaceVersion,
         opened: &Opened,
-        next_file: &mut u64,
+        (next_file, watch): (&mut u64, &mut Watch<'_>),
     ) -> Result<Vec<Arc<Finished>>> {
         let engine = self.engine();
         let keeps_time = engine.keeps_time(keyspace);
@@ -328,6 +343,9 @@ impl ViewCore {
         };
         let current = self.files();
         let asked = self.asked(opened)?;
+        let main = || current.version.keyspaces.get(&keyspace.id).into_iter().flat_map(|now| now.main());
+        let keys = main().map(|segment| segment.summary.keys).sum::<u64>();
+        let mut copied = 0;
         loop {
             // What no reader can be given, as a sum that is too large for now, is in the copy all the same.
             let (kind, wide) = match scan.step() {
@@ -341,6 +359,10 @@ impl ViewCore {
                     (kind, Some(state))
                 }
             };
+            copied += 1;
+            if copied % LOOK_EVERY == 0 {
+                watch.step(copied, keys)?;
+            }
             if let Some(full) = writer.take_if(|writer| writer.is_full(engine.options.segment_bytes())) {
                 finish(full)?;
             }
@@ -373,7 +395,7 @@ impl ViewCore {
     }
 }
 
-fn copy(from: &dyn Dir, to: &dyn Dir, name: &str) -> Result<()> {
+fn copy(from: &dyn Dir, to: &dyn Dir, name: &str, watch: &mut Watch<'_>) -> Result<()> {
     let source_path = || from.path().join(name);
     let target_path = || to.path().join(name);
     let source = from.open(name).at("open", source_path)?;
@@ -387,6 +409,7 @@ fn copy(from: &dyn Dir, to: &dyn Dir, name: &str) -> Result<()> {
         source.read_at(at, chunk).at("read", source_path)?;
         target.write_at(at, chunk).at("write", target_path)?;
         at += count as u64;
+        watch.step(at, len)?;
     }
     target.sync().at("sync", target_path)
 }

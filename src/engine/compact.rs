@@ -5,17 +5,18 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{
     Engine,
     keyspaces::readers_of,
+    read::{Opened, dropped},
     registry::{JobInputs, Registered},
     scan::{RunCursor, VersionRunCursor},
     superversion::SuperVersion,
     timeline::Timeline,
-    worker::What,
+    watch::Watch,
 };
 use crate::{
-    base::{KeySpan, KeyspaceId, Kind, Result, Seqno, TIMELINE},
+    base::{Error, KeySpan, KeyspaceId, Kind, Result, Seqno, TIMELINE},
     compaction::{
-        Aging, Below, Demands, Job, Outcome, PastSurvivors, PastTask, Policy, Purges, Rules, Task, Waste, everything,
-        pick, pick_past, run, run_past, score,
+        Aging, Below, Demands, Job, Outcome, PastSurvivors, PastTask, Policy, Purges, Rules, Shape, Task, Waste,
+        down_in_span, everything, pick, pick_past, run, run_past, score,
     },
     manifest::{Change, Edit, KeyspaceVersion, StoredPolicy},
     merge::{Direction, Source},
@@ -35,70 +36,126 @@ pub struct Compacted {
     pub bytes_after: u64,
 }
 
+/// What a compaction on demand is of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scope<'s> {
+    All,
+    Keyspace(&'s Opened),
+    /// The keys of a span.
+    Span(&'s Opened, &'s KeySpan),
+}
+
+impl Scope<'_> {
+    fn holds(self, keyspace: KeyspaceId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Keyspace(opened) | Self::Span(opened, _) => opened.id == keyspace,
+        }
+    }
+}
+
 impl Engine {
-    /// Brings everything written before the call to its final shape.
-    pub(crate) fn compact(&self) -> Result<Compacted> {
+    /// Brings everything in a scope that was written before the call to its final shape.
+    pub(crate) fn compact(&self, scope: Scope<'_>, watch: &mut Watch<'_>) -> Result<Compacted> {
         self.check_writable()?;
+        if let Scope::Keyspace(opened) | Scope::Span(opened, _) = scope
+            && self.current().trees.get(&opened.id).is_none_or(|tree| tree.dropped)
+        {
+            return Err(dropped(opened));
+        }
         let mut report = Compacted::default();
         self.flush()?;
         self.forget_dropped()?;
-        report.bytes_before = self.segment_bytes_now();
+        report.bytes_before = self.segment_bytes_in(scope);
+        watch.begin(report.bytes_before)?;
         let mut held: Vec<u64> = Vec::new();
         let mut purged = false;
-        let ids: Vec<_> = self.current().version.keyspaces.keys().copied().collect();
+        let ids: Vec<_> = self.current().version.keyspaces.keys().copied().filter(|id| scope.holds(*id)).collect();
         for id in ids {
             let _one = self.compacting.take(id)?;
             self.check_writable()?;
-            if id == TIMELINE && self.thin_timeline(true)? {
-                continue;
+            let Some(keyspace) = self.current().version.keyspaces.get(&id).cloned() else { continue };
+            watch.begin_part(keyspace.segments().map(|segment| segment.file_len).sum());
+            match scope {
+                Scope::Span(_, span) => self.compact_span(id, span, &mut held, watch)?,
+                _ if id == TIMELINE && self.thin_timeline(true)? => {}
+                _ => purged |= self.compact_whole(&keyspace, &mut held, watch)?,
             }
-            let find = || self.current().version.keyspaces.get(&id).cloned();
-            let Some(keyspace) = find() else { continue };
-            // What purges hide goes from the main tree, then from the history tier; then the purges themselves may go.
-            let hides = keyspace.main().any(|segment| segment.summary.has_purges());
-            if let Some(task) = everything(&keyspace, &self.options.shape(), self.lapsed(&keyspace, self.seen_from())) {
-                held.extend(self.run_task(&task, 0)?.traces.held_by.iter().map(|(seqno, _)| seqno));
-            }
-            let Some(keyspace) = find() else { continue };
-            let (hidden, newest) = self.purges_of(&keyspace)?;
-            held.extend(self.compact_past(&keyspace, &hidden)?);
-            let Some(keyspace) = find() else { continue };
-            purged |= hides;
-            if hides
-                && let Some(task) =
-                    everything(&keyspace, &self.options.shape(), self.lapsed(&keyspace, self.seen_from()))
-            {
-                self.run_task(&task, newest)?;
-            }
-            if hides {
-                // A purge that stays holds the name of what it hid, for whoever came before it.
-                let kept =
-                    find().map(|keyspace| self.purges_of(&keyspace)).transpose()?.map_or(0, |(_, newest)| newest);
-                held.extend(self.registry.lock().seqnos().into_iter().filter(|seqno| *seqno < kept));
-            }
+            self.work.note_compaction(id, None, 0);
+            watch.end_part()?;
         }
         if purged {
             // The manifest tells first and last keys of segments that are gone.
             self.manifest.lock().roll_at_next();
             self.touch_manifest()?;
         }
-        held.extend(self.current().version.held.values().flatten().map(|(seqno, _)| seqno));
+        report.still_held_by = self.still_held_by(scope, held);
+        report.bytes_after = self.segment_bytes_in(scope);
+        self.reclaim.run(&*self.dir);
+        Ok(report)
+    }
+
+    /// Brings a keyspace to its final shape, both tiers; whether purges were carried out.
+    fn compact_whole(&self, keyspace: &KeyspaceVersion, held: &mut Vec<u64>, watch: &mut Watch<'_>) -> Result<bool> {
+        let id = keyspace.id;
+        let find = || self.current().version.keyspaces.get(&id).cloned();
+        let task = |keyspace: &KeyspaceVersion| {
+            everything(keyspace, &self.options.shape(), self.lapsed(keyspace, self.seen_from()))
+        };
+        // What purges hide goes from the main tree, then from the history tier; then the purges themselves may go.
+        let hides = keyspace.main().any(|segment| segment.summary.has_purges());
+        if let Some(task) = task(keyspace) {
+            held.extend(self.run_task(&task, 0, watch)?.traces.held_by.iter().map(|(seqno, _)| seqno));
+        }
+        let Some(keyspace) = find() else { return Ok(false) };
+        let (hidden, newest) = self.purges_of(&keyspace)?;
+        held.extend(self.compact_past(&keyspace, &hidden, None, watch)?);
+        let Some(keyspace) = find() else { return Ok(false) };
+        if !hides {
+            return Ok(false);
+        }
+        if let Some(task) = task(&keyspace) {
+            self.run_task(&task, newest, watch)?;
+        }
+        // A purge that stays holds the name of what it hid, for whoever came before it.
+        let kept = find().map(|keyspace| self.purges_of(&keyspace)).transpose()?.map_or(0, |(_, newest)| newest);
+        held.extend(self.registry.lock().seqnos().into_iter().filter(|seqno| *seqno < kept));
+        Ok(true)
+    }
+
+    /// Takes what segments hold of a span down to the deepest level, one level after the other, and writes what is dead there anew; in the history tier,
+    /// merges the runs that reach into it.
+    fn compact_span(&self, id: KeyspaceId, span: &KeySpan, held: &mut Vec<u64>, watch: &mut Watch<'_>) -> Result<()> {
+        for level in 0..=self.options.shape().level_max {
+            let Some(keyspace) = self.current().version.keyspaces.get(&id).cloned() else { return Ok(()) };
+            let lapsed = self.lapsed(&keyspace, self.seen_from());
+            if let Some(task) = down_in_span(&keyspace, level, span, lapsed) {
+                held.extend(self.run_task(&task, 0, watch)?.traces.held_by.iter().map(|(seqno, _)| seqno));
+            }
+        }
+        let Some(keyspace) = self.current().version.keyspaces.get(&id).cloned() else { return Ok(()) };
+        held.extend(self.compact_past(&keyspace, &Purges::default(), Some(span), watch)?);
+        Ok(())
+    }
+
+    /// Those among the readers there are for whom something is kept, after a compaction that kept it for `held`.
+    fn still_held_by(&self, scope: Scope<'_>, mut held: Vec<u64>) -> Vec<Seqno> {
+        let current = self.current();
+        let keyspaces = || current.version.keyspaces.values().filter(|keyspace| scope.holds(keyspace.id));
+        let segments = keyspaces().flat_map(|keyspace| keyspace.segments());
+        let kept = segments.filter_map(|segment| current.version.held.get(&segment.number));
+        held.extend(kept.flatten().map(|(seqno, _)| seqno));
         // Views that nobody asks go on to the new files; those that cannot keep the old ones.
-        let (old, holding) = self.registry.lock().rebase(&self.current());
+        let (old, holding) = self.registry.lock().rebase(&current);
         drop(old);
         held.extend(holding);
         let registered = self.registry.lock().seqnos();
-        let version = Arc::clone(&self.current().version);
-        let dropped = version.keyspaces.values().filter_map(|gone| Some((gone.born, gone.dropped?)));
+        let dropped = keyspaces().filter_map(|gone| Some((gone.born, gone.dropped?)));
         held.extend(dropped.flat_map(|(born, dropped)| readers_of(born, dropped, &registered)));
         held.sort_unstable();
         held.dedup();
         held.retain(|seqno| registered.binary_search(seqno).is_ok());
-        report.still_held_by = held.into_iter().map(Seqno).collect();
-        report.bytes_after = self.segment_bytes_now();
-        self.work.note(What::Compact, None);
-        self.reclaim.run(&*self.dir);
-        Ok(report)
+        held.into_iter().map(Seqno).collect()
     }
 
     /// The earliest time that anybody looks at, in microseconds.
@@ -129,45 +186,105 @@ impl Engine {
     }
 
     /// Runs the most urgent compaction; `false` when every level is within its bounds and nothing in the history tier may go.
+    ///
+    /// One that fails holds up no other keyspace: its error is kept, and tried again a while later.
     pub(super) fn compact_most_urgent(&self) -> Result<bool> {
         let shape = self.options.shape();
         let version = Arc::clone(&self.current().version);
         let (seen_from, idle) = (self.seen_from(), self.is_idle());
-        let waste = |keyspace: &KeyspaceVersion| Waste { lapsed: self.lapsed(keyspace, seen_from), idle };
         let mut urgent: Vec<_> = version
             .keyspaces
             .values()
-            .filter_map(|keyspace| Some((score(keyspace, &shape, waste(keyspace))?, keyspace.id)))
+            .filter_map(|keyspace| Some((score(keyspace, &shape, self.waste(keyspace, seen_from, idle))?, keyspace.id)))
             .collect();
         urgent.sort_unstable_by_key(|(score, _)| std::cmp::Reverse(*score));
+        let mut failed = Vec::new();
         for (_, id) in urgent {
-            // One that somebody is at work on already is not waited for.
-            let Some(_one) = self.compacting.try_take(id) else { continue };
-            let Some(keyspace) = self.current().version.keyspaces.get(&id).cloned() else { continue };
-            if let Some(task) = pick(&keyspace, &shape, waste(&keyspace))
-                && (!task.clears_out || self.may_clear_out(id))
-            {
-                self.check_writable()?;
-                if task.just_move {
-                    self.move_segment(&task)?;
-                } else {
-                    self.run_task(&task, 0)?;
+            if self.try_compaction(id, &mut failed, || self.compact_levels(id, &shape, (seen_from, idle)))? {
+                return Ok(true);
+            }
+        }
+        for keyspace in version.keyspaces.values().filter(|keyspace| !keyspace.past.is_empty()) {
+            if self.try_compaction(keyspace.id, &mut failed, || self.compact_past_once(keyspace.id))? {
+                return Ok(true);
+            }
+        }
+        if self.try_compaction(TIMELINE, &mut failed, || self.thin_timeline(false))? {
+            return Ok(true);
+        }
+        // All have been looked at: what was met before is over where it was not met again.
+        self.work.keep_troubles(|id| failed.iter().any(|(at, _)| *at == id) || self.compacting.is_taken(id));
+        failed.into_iter().next().map_or(Ok(false), |(_, error)| Err(error))
+    }
+
+    /// Compacts a keyspace, unless somebody does, or it failed just now. Only what stops everything is an error: another one goes to `failed`.
+    fn try_compaction(
+        &self,
+        id: KeyspaceId,
+        failed: &mut Vec<(KeyspaceId, Error)>,
+        compact: impl FnOnce() -> Result<bool>,
+    ) -> Result<bool> {
+        let now = self.env.monotonic_us();
+        // On a machine without threads time does not go by while somebody waits for room.
+        if let Some(error) = self.work.failed_just_now(id, now).filter(|_| !self.runs_inline()) {
+            failed.push((id, error));
+            return Ok(false);
+        }
+        // One that somebody is at work on already is not waited for.
+        let Some(_one) = self.compacting.try_take(id) else { return Ok(false) };
+        self.check_writable()?;
+        match compact() {
+            Ok(done) => {
+                if done {
+                    self.work.note_compaction(id, None, now);
                 }
-                return Ok(true);
+                Ok(done)
+            }
+            Err(error) => {
+                self.work.note_compaction(id, Some(&error), now);
+                failed.push((id, error));
+                Ok(false)
             }
         }
-        for id in version.keyspaces.values().filter(|keyspace| !keyspace.past.is_empty()).map(|keyspace| keyspace.id) {
-            let Some(_one) = self.compacting.try_take(id) else { continue };
-            let inputs = JobInputs::take(self, "compact past: files, then list");
-            let Some(keyspace) = inputs.files.version.keyspaces.get(&id) else { continue };
-            if let Some(task) = pick_past(keyspace, &self.aging(keyspace, &inputs.registered)) {
-                self.check_writable()?;
-                self.run_past_task(&inputs, keyspace, task, &Purges::default())?;
-                return Ok(true);
-            }
+    }
+
+    /// Takes the level of a keyspace down that is furthest over its bound, or what is dead.
+    fn compact_levels(&self, id: KeyspaceId, shape: &Shape, (seen_from, idle): (u64, bool)) -> Result<bool> {
+        let Some(keyspace) = self.current().version.keyspaces.get(&id).cloned() else { return Ok(false) };
+        let Some(task) = pick(&keyspace, shape, self.waste(&keyspace, seen_from, idle)) else { return Ok(false) };
+        if task.clears_out && !self.may_clear_out(id) {
+            return Ok(false);
         }
-        let Some(_one) = self.compacting.try_take(TIMELINE) else { return Ok(false) };
-        self.thin_timeline(false)
+        if task.just_move {
+            self.move_segment(&task)?;
+        } else {
+            self.run_task(&task, 0, &mut Watch::silent())?;
+        }
+        Ok(true)
+    }
+
+    /// Lets something of a keyspace's history tier go, or merges runs of it.
+    fn compact_past_once(&self, id: KeyspaceId) -> Result<bool> {
+        let inputs = JobInputs::take(self, "compact past: files, then list");
+        let Some(keyspace) = inputs.files.version.keyspaces.get(&id) else { return Ok(false) };
+        let Some(task) = pick_past(keyspace, &self.aging(keyspace, &inputs.registered)) else { return Ok(false) };
+        self.run_past_task(&inputs, keyspace, task, &Purges::default(), &mut Watch::silent())?;
+        Ok(true)
+    }
+
+    fn waste(&self, keyspace: &KeyspaceVersion, seen_from: u64, idle: bool) -> Waste {
+        Waste { lapsed: self.lapsed(keyspace, seen_from), idle }
+    }
+
+    /// Takes level 0 of the timeline down where compactions of others have left it behind: each flush adds to it, and nobody who writes waits for it.
+    pub(super) fn relieve_timeline(&self) -> Result<bool> {
+        if self.current().l0_len(TIMELINE) < self.options.l0_threshold.saturating_mul(2) {
+            return Ok(false);
+        }
+        let mut failed = Vec::new();
+        let shape = self.options.shape();
+        let done = self.try_compaction(TIMELINE, &mut failed, || self.compact_levels(TIMELINE, &shape, (0, false)))?;
+        failed.pop().map_or(Ok(done), |(_, error)| Err(error))
     }
 
     /// Whether a keyspace may be cleared out for what is dead in it. Not again and again: something may keep it all there.
@@ -241,7 +358,7 @@ impl Engine {
         }
     }
 
-    fn run_task(&self, task: &Task, purged_upto: u64) -> Result<Outcome> {
+    fn run_task(&self, task: &Task, purged_upto: u64, watch: &mut Watch<'_>) -> Result<Outcome> {
         let inputs = JobInputs::take(self, "compact: files, then list");
         let JobInputs { files: current, registered, .. } = &inputs;
         let Some(keyspace) = current.version.keyspaces.get(&task.keyspace) else { return Ok(Outcome::default()) };
@@ -272,8 +389,8 @@ impl Engine {
         };
         let (mut made, mut run_number) = (Vec::new(), None);
         let bases = Self::bases_of(&task.inputs);
-        let stop = || self.stopping.load(Ordering::Relaxed);
-        let ran = run(job, |lane| self.new_segment(keyspace, lane, bases, &mut run_number, &mut made), stop);
+        let goes_on = self.goes_on(&task.inputs, watch);
+        let ran = run(job, |lane| self.new_segment(keyspace, lane, bases, &mut run_number, &mut made), goes_on);
         self.end_job(&inputs, keyspace, (&task.inputs, Some(task.output_level)), (ran, made))
     }
 
@@ -284,6 +401,7 @@ impl Engine {
         keyspace: &KeyspaceVersion,
         task: PastTask,
         purges: &Purges,
+        watch: &mut Watch<'_>,
     ) -> Result<Outcome> {
         let inputs = match task {
             PastTask::Merge(inputs) => inputs,
@@ -313,10 +431,21 @@ impl Engine {
         let survivors = PastSurvivors::new(self.policy_of(keyspace), self.now_us(), demands, purges.clone());
         let (mut made, mut run_number) = (Vec::new(), None);
         let bases = Self::bases_of(&inputs);
-        let stop = || self.stopping.load(Ordering::Relaxed);
+        let goes_on = self.goes_on(&inputs, watch);
         let create = |lane| self.new_segment(keyspace, lane, bases, &mut run_number, &mut made);
-        let ran = run_past(sources, survivors, self.options.segment_bytes(), create, stop);
+        let ran = run_past(sources, survivors, self.options.segment_bytes(), create, goes_on);
         self.end_job(job, keyspace, (&inputs, None), (ran, made))
+    }
+
+    /// Asks, while a job runs, whether it is to go on.
+    fn goes_on<'g>(&'g self, inputs: &[Arc<Finished>], watch: &'g mut Watch<'_>) -> impl FnMut(u64) -> Result<()> {
+        let all = inputs.iter().map(|segment| segment.summary.entries + segment.summary.tombstones).sum::<u64>();
+        move |entries| {
+            if self.stopping.load(Ordering::Relaxed) {
+                return Err(Error::Closed);
+            }
+            watch.step(entries, all)
+        }
     }
 
     /// Makes the edit of a job, and its outputs current.
@@ -371,16 +500,22 @@ impl Engine {
         Ok(outcome)
     }
 
-    /// Brings the history tier of a keyspace to its final shape: one run in each bucket, with nothing left that may go. Gives the seqnos that
-    /// something was kept for.
-    fn compact_past(&self, keyspace: &KeyspaceVersion, purges: &Purges) -> Result<Vec<u64>> {
+    /// Brings the history tier of a keyspace to its final shape: one run in each bucket, with nothing left that may go; with a span, the buckets that
+    /// hold keys of it. Gives the seqnos that something was kept for.
+    fn compact_past(
+        &self,
+        keyspace: &KeyspaceVersion,
+        purges: &Purges,
+        span: Option<&KeySpan>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Vec<u64>> {
         let mut held = Vec::new();
         let id = keyspace.id;
         {
             let job = JobInputs::take(self, "compact past: files, then list");
             let Some(keyspace) = job.files.version.keyspaces.get(&id) else { return Ok(held) };
             if let Some(task @ PastTask::Drop(_)) = pick_past(keyspace, &self.aging(keyspace, &job.registered)) {
-                self.run_past_task(&job, keyspace, task, purges)?;
+                self.run_past_task(&job, keyspace, task, purges, watch)?;
             }
         }
         let job = JobInputs::take(self, "compact past: files, then list");
@@ -389,6 +524,9 @@ impl Engine {
         for runs in aging.buckets(keyspace) {
             let several = runs.len() > 1;
             let inputs: Vec<_> = runs.into_iter().flatten().collect();
+            if span.is_some_and(|span| !inputs.iter().any(|segment| segment.summary.overlaps(span))) {
+                continue;
+            }
             let may_go = |segment: &Arc<Finished>| {
                 let Some(past) = segment.summary.past else { return false };
                 let aged = aging.now.saturating_sub(past.until_min) >= aging.window;
@@ -398,7 +536,7 @@ impl Engine {
                 aged || released || purges.touch(&segment.summary.span, segment.summary.min_seqno)
             };
             if several || inputs.iter().any(may_go) {
-                let outcome = self.run_past_task(&job, keyspace, PastTask::Merge(inputs), purges)?;
+                let outcome = self.run_past_task(&job, keyspace, PastTask::Merge(inputs), purges, watch)?;
                 held.extend(outcome.traces.held_by.iter().map(|(seqno, _)| seqno));
             }
         }
@@ -435,8 +573,10 @@ impl Engine {
         Policy::of(&keyspace.options.policy, self.custom_policies.lock().get(&keyspace.id))
     }
 
-    fn segment_bytes_now(&self) -> u64 {
-        self.current().tables().map(|table| table.meta.file_len).sum()
+    fn segment_bytes_in(&self, scope: Scope<'_>) -> u64 {
+        let current = self.current();
+        let keyspaces = current.version.keyspaces.values().filter(|keyspace| scope.holds(keyspace.id));
+        keyspaces.flat_map(|keyspace| keyspace.segments()).map(|segment| segment.file_len).sum()
     }
 }
 

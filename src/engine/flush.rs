@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Engine, compact::demands, keyspaces::point_index, registry::JobInputs, worker::What};
+use super::{Engine, compact::demands, keyspaces::point_index, registry::JobInputs};
 use crate::{
     base::{Error, IoContext, KeyspaceId, Result, TIMELINE},
     compaction::{Below, Job, Lane, Outcome, run},
@@ -25,7 +25,7 @@ impl Engine {
         };
         self.env.pass("flush: sealed, then flushed");
         newest.map_or(Ok(()), |newest| self.flush_upto(newest))?;
-        self.work.note(What::Flush, None);
+        self.work.note_flush(None);
         self.check_there()
     }
 
@@ -138,7 +138,7 @@ impl Engine {
             let bases = (table.first_seqno(), table.first_time());
             let create =
                 |lane| self.new_segment(keyspace, lane, bases, &mut run_number, made).map(SegmentWriter::sync_later);
-            outcomes.push((id, run(job, create, || false)?));
+            outcomes.push((id, run(job, create, |_| Ok(()))?));
         }
         Ok(outcomes)
     }

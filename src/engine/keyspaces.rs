@@ -381,6 +381,9 @@ impl Engine {
 
     /// Forgets the dropped keyspaces that nobody can read any more, in one edit; `false` when there are none.
     pub(super) fn forget_dropped(&self) -> Result<bool> {
+        if self.current().version.keyspaces.values().all(|keyspace| keyspace.dropped.is_none()) {
+            return Ok(false);
+        }
         let inputs = JobInputs::take(self, "forget: files, then list");
         let registered = &inputs.registered.seqnos;
         let unread = |keyspace: &&Arc<KeyspaceVersion>| {
@@ -406,6 +409,7 @@ impl Engine {
         let newest = gone.iter().filter_map(|gone| gone.dropped).max().unwrap_or(0);
         self.install(&version, None, Some((&inputs, newest)));
         drop(manifest);
+        self.work.keep_troubles(|id| version.keyspaces.contains_key(&id));
         self.reclaim.run(&*self.dir);
         Ok(true)
     }

@@ -44,6 +44,7 @@ mod superversion;
 mod sync;
 mod timeline;
 mod view;
+mod watch;
 mod worker;
 mod write;
 
@@ -60,6 +61,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 pub use check::{Finding, Report};
 pub use compact::Compacted;
+pub(crate) use compact::Scope;
 pub(crate) use conflicts::{ReadSet, Reading};
 pub use explain::{Explain, Outcome as ReadOutcome, Step};
 pub(crate) use history::{History as VersionWalk, RangeHistory as RangeWalk, Told};
@@ -71,6 +73,8 @@ pub(crate) use scan::Scan;
 pub use stats::{LevelStats, PinStats, SpaceUse, Stats};
 pub(crate) use timeline::Commits as CommitWalk;
 pub(crate) use view::ViewCore;
+pub use watch::Progress;
+pub(crate) use watch::Watch;
 pub(crate) use worker::start as start_threads;
 
 use crate::{

@@ -427,3 +427,34 @@ impl SuperVersion {
         self.trees.get(&keyspace).and_then(|tree| tree.levels.first()).map_or(0, Vec::len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{KeyspaceOptions, Options, base::TIMELINE, env::Memory};
+
+    #[test]
+    fn an_edit_of_one_keyspace_leaves_the_trees_of_all_others_as_they_are() {
+        let db = Options::new().env(Memory::new()).open("db").unwrap();
+        let open = |at: u32| db.keyspace(format!("k{at}"), KeyspaceOptions::new()).unwrap();
+        let keyspaces: Vec<_> = (0..50).map(open).collect();
+        for keyspace in &keyspaces {
+            keyspace.put("k", "v").unwrap();
+        }
+        db.flush().unwrap();
+        let before = db.engine().current();
+        keyspaces[7].put("k", "v").unwrap();
+        db.drop_keyspace("k8").unwrap();
+        db.flush().unwrap();
+        let after = db.engine().current();
+        let changed = |id: &&KeyspaceId| {
+            let shared = before.trees.get(id).zip(after.trees.get(id));
+            shared.is_none_or(|(before, after)| !Arc::ptr_eq(before, after))
+        };
+        let changed: Vec<_> = before.trees.keys().chain(after.trees.keys()).filter(changed).collect();
+        let number = |name: &str| before.version.by_name(name).unwrap().id;
+        let expected = [number("k7"), number("k8"), TIMELINE];
+        assert!(changed.iter().all(|id| expected.contains(id)), "{changed:?} beside {expected:?}");
+        assert!(changed.contains(&&expected[0]));
+    }
+}

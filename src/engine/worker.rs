@@ -5,6 +5,7 @@
 //! versions that leave their window, the timeline) is looked for every [`LOOK_AGAIN`], in metadata: so an idle database gives its space back too.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     thread::{self, JoinHandle},
     time::Duration,
@@ -13,7 +14,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use super::Engine;
-use crate::base::{Error, IoContext, Result};
+use crate::base::{Error, IoContext, KeyspaceId, Result, TIMELINE};
 
 /// After an error a worker tries again this much later.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
@@ -37,7 +38,15 @@ struct State {
     round: u64,
     stop: bool,
     flush_trouble: Option<Error>,
-    compact_trouble: Option<Error>,
+    /// What the compactions of a keyspace met last.
+    compact_trouble: BTreeMap<KeyspaceId, Trouble>,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    error: Error,
+    /// In monotonic microseconds.
+    since: u64,
 }
 
 impl Work {
@@ -55,15 +64,43 @@ impl Work {
     /// The error that keeps background work from going on, if there is one.
     pub(super) fn trouble(&self) -> Option<Error> {
         let state = self.state.lock();
-        state.flush_trouble.as_ref().or(state.compact_trouble.as_ref()).map(Error::duplicate)
+        let compactions = || state.compact_trouble.values().next().map(|trouble| &trouble.error);
+        state.flush_trouble.as_ref().or_else(compactions).map(Error::duplicate)
     }
 
-    pub(super) fn note(&self, what: What, trouble: Option<Error>) {
+    /// The same, of what writers of some keyspaces wait for.
+    pub(super) fn trouble_for(&self, mut keyspaces: impl Iterator<Item = KeyspaceId>) -> Option<Error> {
+        let state = self.state.lock();
+        let compactions = || keyspaces.find_map(|id| state.compact_trouble.get(&id)).map(|trouble| &trouble.error);
+        state.flush_trouble.as_ref().or_else(compactions).map(Error::duplicate)
+    }
+
+    pub(super) fn note_flush(&self, trouble: Option<Error>) {
+        self.state.lock().flush_trouble = trouble;
+    }
+
+    /// Notes how a compaction of a keyspace has ended, at a time in monotonic microseconds.
+    pub(super) fn note_compaction(&self, keyspace: KeyspaceId, met: Option<&Error>, now: u64) {
         let mut state = self.state.lock();
-        match what {
-            What::Flush => state.flush_trouble = trouble,
-            What::Compact => state.compact_trouble = trouble,
+        match met {
+            Some(error) => {
+                drop(state.compact_trouble.insert(keyspace, Trouble { error: error.duplicate(), since: now }))
+            }
+            None => drop(state.compact_trouble.remove(&keyspace)),
         }
+    }
+
+    /// The error of a compaction that is not to be tried again yet.
+    pub(super) fn failed_just_now(&self, keyspace: KeyspaceId, now: u64) -> Option<Error> {
+        let state = self.state.lock();
+        let trouble = state.compact_trouble.get(&keyspace)?;
+        let rests = Duration::from_micros(now.saturating_sub(trouble.since)) < TRY_AGAIN;
+        rests.then(|| trouble.error.duplicate())
+    }
+
+    /// Forgets what was met in keyspaces that are there no more.
+    pub(super) fn keep_troubles(&self, is_there: impl Fn(KeyspaceId) -> bool) {
+        self.state.lock().compact_trouble.retain(|id, _| is_there(*id));
     }
 }
 
@@ -88,7 +125,9 @@ pub(crate) fn start(engine: &Arc<Engine>) -> Result<Vec<JoinHandle<()>>> {
         Ok::<_, Error>(())
     };
     spawn("chronolith-flush", |engine| engine.work_on(What::Flush))?;
+    // Two: one at work on a large keyspace does not keep level 0 of the others waiting.
     spawn("chronolith-compact", |engine| engine.work_on(What::Compact))?;
+    spawn("chronolith-compact-2", |engine| engine.work_on(What::Compact))?;
     spawn("chronolith-sync", Engine::sync_at_intervals)?;
     Ok(threads)
 }
@@ -117,10 +156,18 @@ impl Engine {
     /// Does the next thing of a kind, if there is any, and lets go of what that has made superfluous.
     fn step(&self, what: What) -> Result<bool> {
         let stepped = match what {
-            What::Flush => self.flush_oldest(),
-            What::Compact => self.forget_dropped().and_then(|forgot| Ok(forgot || self.compact_most_urgent()?)),
+            What::Flush => {
+                let flushed = self.flush_oldest();
+                self.work.note_flush(flushed.as_ref().err().map(Error::duplicate));
+                flushed.and_then(|flushed| Ok(flushed || self.relieve_timeline()?))
+            }
+            What::Compact => match self.forget_dropped() {
+                Ok(false) => self.compact_most_urgent(),
+                done => done.inspect_err(|error| {
+                    self.work.note_compaction(TIMELINE, Some(error), self.env.monotonic_us());
+                }),
+            },
         };
-        self.work.note(what, stepped.as_ref().err().map(Error::duplicate));
         self.let_go();
         stepped
     }

@@ -25,7 +25,7 @@ use super::{
     superversion::Moment,
 };
 use crate::{
-    base::{Error, IoContext, Receipt, Result, Seqno, TIMELINE, from_us},
+    base::{Error, IoContext, Receipt, Result, Seqno, from_us},
     format::{FileKind, Header, name},
     manifest::{Change, Edit, Version},
     memtable::Memtable,
@@ -256,9 +256,8 @@ impl Engine {
         loop {
             let (sealed, l0) = {
                 let current = self.current.read();
-                // Each commit goes to the timeline as well.
-                let ids = keyspaces.iter().map(|opened| opened.id).chain([TIMELINE]);
-                (current.sealed.len(), ids.map(|id| current.l0_len(id)).max().unwrap_or(0))
+                let l0 = keyspaces.iter().map(|opened| current.l0_len(opened.id)).max();
+                (current.sealed.len(), l0.unwrap_or(0))
             };
             let must_wait = sealed >= SEALED_MAX || l0 >= threshold.saturating_mul(8);
             let behind = l0.saturating_sub(threshold.saturating_mul(3));
@@ -289,7 +288,7 @@ impl Engine {
             self.room.wait_for(&mut guard, LOOK_AGAIN);
             drop(guard);
             self.check_writable()?;
-            if let Some(error) = self.work.trouble() {
+            if let Some(error) = self.work.trouble_for(keyspaces.iter().map(|opened| opened.id)) {
                 return Err(error);
             }
         }

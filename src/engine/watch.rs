@@ -1,0 +1,88 @@
+//! How far a long call has come, told to whoever made it, who may break it off.
+
+use std::{
+    any::Any,
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+};
+
+use crate::base::{Error, Result, callback};
+
+/// How far a compaction, a verification or a checkpoint has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Bytes of files that are done with.
+    pub done: u64,
+    /// Bytes of all files that there were at the start.
+    pub total: u64,
+}
+
+type Told<'t> = &'t mut dyn FnMut(Progress) -> ControlFlow<()>;
+
+/// Whoever is told, if anybody is.
+pub(crate) struct Watch<'t> {
+    told: Option<Told<'t>>,
+    progress: Progress,
+    /// The part under way: its bytes, and how many of them have been told.
+    part: (u64, u64),
+    panicked: Option<Box<dyn Any + Send>>,
+}
+
+impl<'t> Watch<'t> {
+    pub(crate) fn silent() -> Self {
+        Self { told: None, progress: Progress::default(), part: (0, 0), panicked: None }
+    }
+
+    pub(crate) fn telling(told: Told<'t>) -> Self {
+        Self { told: Some(told), ..Self::silent() }
+    }
+
+    /// Runs what is watched. A panic of whoever is told goes on once everything is put away.
+    pub(crate) fn over<T>(mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let ran = run(&mut self);
+        self.panicked.map_or(ran, |panic| resume_unwind(panic))
+    }
+
+    pub(super) fn begin(&mut self, total: u64) -> Result<()> {
+        self.progress = Progress { done: 0, total };
+        self.tell()
+    }
+
+    /// Begins a part of so many bytes: it is told of in shares, and counts as done with when it ends.
+    pub(super) fn begin_part(&mut self, bytes: u64) {
+        self.part = (bytes, 0);
+    }
+
+    /// So many of the part's `all` steps are done.
+    pub(super) fn step(&mut self, done: u64, all: u64) -> Result<()> {
+        let (bytes, told) = self.part;
+        let share = u128::from(bytes) * u128::from(done.min(all)) / u128::from(all.max(1));
+        // A part may be gone over more than once.
+        let now = u64::try_from(share).unwrap_or(bytes).max(told);
+        self.part.1 = now;
+        self.progress.done += now - told;
+        self.tell()
+    }
+
+    pub(super) fn end_part(&mut self) -> Result<()> {
+        self.step(1, 1)
+    }
+
+    fn tell(&mut self) -> Result<()> {
+        let Some(told) = &mut self.told else { return Ok(()) };
+        if self.panicked.is_some() {
+            return Err(Error::Cancelled);
+        }
+        let progress = self.progress;
+        // The right to compact may be held: whoever calls the database from here waits for itself.
+        match callback(|| catch_unwind(AssertUnwindSafe(|| told(progress)))) {
+            Ok(ControlFlow::Continue(())) => Ok(()),
+            Ok(ControlFlow::Break(())) => Err(Error::Cancelled),
+            Err(panic) => {
+                self.panicked = Some(panic);
+                Err(Error::Cancelled)
+            }
+        }
+    }
+}
