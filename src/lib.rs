@@ -61,7 +61,7 @@ pub use base::{Bytes, Corruption, Error, KeyRange, Receipt, Result, Seqno, Seqno
 pub use compaction::{CompactionPolicy, Policy, VersionInfo};
 pub use engine::{
     Compacted, Durability, Explain, Finding, KeyspaceOptions, KeyspaceSpace, LevelStats, Options, Pin, PinStats,
-    Progress, ReadOutcome, Report, SpaceUse, Stats, Step,
+    Progress, ReadOutcome, Report, SpaceUse, Stats, Step, ViewStats,
 };
 pub use merge::{CustomMerge, Merge, MergeStrategy};
 

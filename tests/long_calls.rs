@@ -1,6 +1,6 @@
 //! Calls that take long: told how far they have come, broken off, and of a part only.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeMap,

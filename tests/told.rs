@@ -699,3 +699,53 @@ fn a_compaction_names_whom_the_names_of_purged_keys_are_kept_for() {
         }
     }
 }
+
+/// Only how many views there were was told: not which of them held what.
+#[test]
+fn statistics_tell_what_views_hold_and_which() {
+    let sim = env::Sim::new(4);
+    let db = Options::new().env(sim.clone()).l0_threshold(1000).open("db").unwrap();
+    let data = db.keyspace("data", KeyspaceOptions::new()).unwrap();
+    let write = |round: u8| {
+        for key in 0..500_u32 {
+            data.put(key.to_be_bytes(), [round; 100]).unwrap();
+        }
+    };
+    write(1);
+    let first = db.snapshot();
+    let again = first.clone();
+    write(2);
+    let second = db.snapshot();
+    let idle = db.snapshot();
+    write(3);
+    db.flush().unwrap();
+    let of = |view: &chronolith::View| {
+        let held = db.stats().held_by_views;
+        held.into_iter().find(|held| held.seqno == u64::from(view.seqno())).unwrap()
+    };
+    // Its versions are kept in the segments; and it reads the memtable until somebody gives it newer files.
+    assert!(of(&first).bytes > 50_000 && of(&first).bytes < 80_000, "{:?}", of(&first));
+    assert_eq!((of(&first).views, of(&second).views, of(&first).iterators), (1, 2, 0));
+    let mut range = second.range(&data, ..);
+    range.next().unwrap().unwrap();
+    assert_eq!(of(&second).iterators, 1);
+    let text = db.stats().to_string();
+    assert!(text.contains(&format!("1 view at seqno {}, 0 iterators: ", first.seqno())), "{text}");
+    assert!(
+        matches!(json(&db.stats().to_json()), Json::Object(fields) if matches!(&fields["held_by_views"], Json::List(views) if views.len() == 2))
+    );
+    let bytes = prometheus(&db.stats().to_prometheus())
+        [&("chronolith_view_bytes".to_owned(), BTreeMap::from([("seqno".to_owned(), first.seqno().to_string())]))];
+    assert_eq!(bytes, of(&first).bytes);
+    drop((first, again, second, idle, range));
+    assert!(db.stats().held_by_views.is_empty());
+    // However many there are, those that hold the most are told of.
+    let many: Vec<_> = (0..100_u8)
+        .map(|round| {
+            data.put("k", [round]).unwrap();
+            db.snapshot()
+        })
+        .collect();
+    assert_eq!((db.stats().views, db.stats().held_by_views.len()), (100, 64));
+    drop(many);
+}

@@ -70,7 +70,7 @@ pub use options::{Durability, KeyspaceOptions, Options};
 pub use pins::Pin;
 pub(crate) use read::Opened;
 pub(crate) use scan::Scan;
-pub use stats::{LevelStats, PinStats, SpaceUse, Stats};
+pub use stats::{LevelStats, PinStats, SpaceUse, Stats, ViewStats};
 pub(crate) use timeline::Commits as CommitWalk;
 pub(crate) use view::ViewCore;
 pub use watch::Progress;

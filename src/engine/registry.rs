@@ -48,6 +48,15 @@ impl Held {
     }
 }
 
+/// A view, for the statistics.
+pub(crate) struct Holder {
+    pub(crate) seqno: u64,
+    /// Iterators under way.
+    pub(crate) iterators: u64,
+    /// The files that it reads next: iterators may go on in older ones.
+    pub(crate) files: Option<Arc<SuperVersion>>,
+}
+
 /// Who reads what, by the order of registration.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -147,6 +156,15 @@ impl Registry {
             }
         }
         (old, holding)
+    }
+
+    /// Each view and what it holds on to.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = Holder> {
+        self.readers.values().map(|Registration { reader, held, .. }| Holder {
+            seqno: reader.seqno,
+            iterators: Arc::strong_count(&held.iterators).saturating_sub(2) as u64,
+            files: held.files.upgrade().map(|files| Arc::clone(&files.read())),
+        })
     }
 
     /// The oldest seqno that is read.

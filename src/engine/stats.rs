@@ -1,11 +1,16 @@
 //! Numbers about everything: counted always, collected on request.
 
 use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
     fmt,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
 };
 
-use super::Engine;
+use super::{Engine, registry::Holder, superversion::SuperVersion};
 use crate::{
     base::{IoContext, Result, TIMELINE},
     format::name,
@@ -130,6 +135,40 @@ impl PinStats {
     }
 }
 
+/// What the open views of one moment hold, iterators included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ViewStats {
+    /// The moment.
+    pub seqno: u64,
+    /// How many views of it are open.
+    pub views: u64,
+    /// Iterators under way in them: each holds the files that it began with, which are among the `garbage` of [`SpaceUse`].
+    pub iterators: u64,
+    /// Bytes of keys and values in segments that are there only for it (or for a pin of the same moment), as flushes and compactions have found.
+    pub bytes: u64,
+    /// Bytes of files that nothing but views reads any more. Several may hold one file.
+    pub file_bytes: u64,
+    /// Bytes of memtables that are in segments by now.
+    pub memtable_bytes: u64,
+}
+
+impl ViewStats {
+    fn to_json(&self) -> String {
+        let Self { seqno, views, iterators, bytes, file_bytes, memtable_bytes } = self;
+        format!(
+            "{{\"seqno\":{seqno},\"views\":{views},\"iterators\":{iterators},\"bytes\":{bytes},\"file_bytes\":{file_bytes},\"memtable_bytes\":{memtable_bytes}}}"
+        )
+    }
+
+    fn all_bytes(&self) -> u64 {
+        self.bytes + self.file_bytes + self.memtable_bytes
+    }
+}
+
+/// Moments of views that are told of.
+const VIEWS_TOLD_MAX: usize = 64;
+
 /// Numbers about an open database, as of one moment. `Display` prints them for people;
 /// [`to_json`](Stats::to_json) and [`to_prometheus`](Stats::to_prometheus) for programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -185,6 +224,8 @@ pub struct Stats {
     pub views: u64,
     /// The oldest seqno that a view reads.
     pub oldest_view: Option<u64>,
+    /// What views hold, by moment: of the 64 moments that hold the most, the one that holds the most first.
+    pub held_by_views: Vec<ViewStats>,
     /// The pins, by name.
     pub pins: Vec<PinStats>,
     /// Levels that hold anything.
@@ -299,6 +340,8 @@ impl Stats {
         fields.push(format!("\"trouble\":{trouble}"));
         let space: Vec<String> = self.causes().iter().map(|(cause, bytes)| format!("\"{cause}\":{bytes}")).collect();
         fields.push(format!("\"space\":{{{}}}", space.join(",")));
+        let views: Vec<String> = self.held_by_views.iter().map(ViewStats::to_json).collect();
+        fields.push(format!("\"held_by_views\":[{}]", views.join(",")));
         let pins: Vec<String> = self.pins.iter().map(PinStats::to_json).collect();
         fields.push(format!("\"pins\":[{}]", pins.join(",")));
         let levels: Vec<String> = self.levels.iter().map(LevelStats::to_json).collect();
@@ -337,6 +380,21 @@ impl Stats {
                 (labels(&[("keyspace", &level.keyspace), ("level", &level.level.to_string())]), of(level))
             };
             out.metric(name, Kind::Gauge, meaning, self.levels.iter().map(level));
+        }
+        let of_views: [OfEach<ViewStats>; 3] = [
+            ("view_bytes", "Bytes of keys and values that are there only for the views of a moment.", |view| {
+                view.bytes
+            }),
+            ("view_file_bytes", "Bytes of files that only views read, by the moment of the views.", |view| {
+                view.file_bytes
+            }),
+            ("view_memtable_bytes", "Bytes of flushed memtables that views of a moment read.", |view| {
+                view.memtable_bytes
+            }),
+        ];
+        for (name, meaning, of) in of_views {
+            let view = |view: &ViewStats| (labels(&[("seqno", &view.seqno.to_string())]), of(view));
+            out.metric(name, Kind::Gauge, meaning, self.held_by_views.iter().map(view));
         }
         let of_pins: [OfEach<PinStats>; 2] = [
             ("pin_seqno", "The moment that a pin keeps.", |pin| pin.seqno),
@@ -463,6 +521,18 @@ impl fmt::Display for Stats {
                 level.index_bytes_per_key()
             )?;
         }
+        for view in self.held_by_views.iter().filter(|view| view.all_bytes() > 0) {
+            let ViewStats { seqno, views, iterators, bytes, file_bytes, memtable_bytes } = view;
+            writeln!(
+                f,
+                "{} at seqno {seqno}, {}: {} in segments, {} in older files, {} in flushed memtables",
+                counted(*views, "view", "views"),
+                counted(*iterators, "iterator", "iterators"),
+                size(*bytes),
+                size(*file_bytes),
+                size(*memtable_bytes)
+            )?;
+        }
         for PinStats { name, seqno, bytes } in &self.pins {
             writeln!(f, "pin {name} at seqno {seqno}: holds {}", size(*bytes))?;
         }
@@ -495,6 +565,7 @@ impl Engine {
             fingerprint_false_positives,
             block_probes,
         ] = self.counters.reads.sums();
+        let kept = kept_for(&current.version);
         let mut stats = Stats {
             seqno: self.visible(),
             synced_seqno: self.syncing.synced(),
@@ -521,7 +592,8 @@ impl Engine {
             index_bytes: current.tables().map(|table| table.memory() as u64).sum(),
             views,
             oldest_view,
-            pins: pins(&current.version),
+            held_by_views: self.held_by_views(&current, &kept),
+            pins: pins(&current.version, &kept),
             levels: Vec::new(),
             space: self.space().unwrap_or_default(),
             disk_free_bytes: self.dir.available_space().ok(),
@@ -554,6 +626,38 @@ impl Engine {
         stats
     }
 
+    /// What views hold beside the files of now.
+    fn held_by_views(&self, current: &Arc<SuperVersion>, kept: &HashMap<u64, u64>) -> Vec<ViewStats> {
+        let holders: Vec<Holder> = self.registry.lock().holders().collect();
+        let now: HashSet<u64> = current.tables().map(|table| table.meta.number).collect();
+        let logs: HashSet<u64> = current.memtables(u64::MAX).map(|table| table.log()).collect();
+        // Many views stand on few different files.
+        let mut of_files: HashMap<u64, (u64, u64)> = HashMap::new();
+        let mut by_seqno: HashMap<u64, (ViewStats, HashSet<u64>)> = HashMap::new();
+        for Holder { seqno, iterators, files } in holders {
+            let (view, seen) = by_seqno.entry(seqno).or_default();
+            view.seqno = seqno;
+            view.views += 1;
+            view.iterators += iterators;
+            view.bytes = kept.get(&seqno).copied().unwrap_or(0);
+            let Some(files) = files.filter(|files| files.generation != current.generation) else { continue };
+            if !seen.insert(files.generation) {
+                continue;
+            }
+            let (file_bytes, memtable_bytes) = *of_files.entry(files.generation).or_insert_with(|| {
+                let old = files.tables().filter(|table| !now.contains(&table.meta.number));
+                let flushed = files.memtables(u64::MAX).filter(|table| !logs.contains(&table.log()));
+                (old.map(|table| table.meta.file_len).sum(), flushed.map(|table| table.bytes()).sum())
+            });
+            view.file_bytes += file_bytes;
+            view.memtable_bytes += memtable_bytes;
+        }
+        let mut views: Vec<ViewStats> = by_seqno.into_values().map(|(view, _)| view).collect();
+        views.sort_unstable_by_key(|view| (Reverse(view.all_bytes()), view.seqno));
+        views.truncate(VIEWS_TOLD_MAX);
+        views
+    }
+
     /// What holds the bytes of the directory, file by file.
     fn space(&self) -> Result<SpaceUse> {
         let mut space = SpaceUse::default();
@@ -563,7 +667,7 @@ impl Engine {
             let cause = if summary.keyspace == TIMELINE { 2 } else { usize::from(summary.past.is_some()) };
             (table.meta.number, cause)
         });
-        let live: std::collections::HashMap<u64, usize> = tables.collect();
+        let live: HashMap<u64, usize> = tables.collect();
         let list = |sub: &str| self.dir.list(sub).at("list", || self.dir.path().join(sub));
         // A file may go while it is looked at.
         let len = |name: &str| self.dir.file_len(name).unwrap_or(0);
@@ -590,14 +694,20 @@ impl Engine {
     }
 }
 
-/// What each pin holds, as far as the jobs have told.
-fn pins(version: &Version) -> Vec<PinStats> {
-    let held =
-        |seqno: u64| version.held.values().flatten().filter(|(by, _)| *by == seqno).map(|(_, bytes)| bytes).sum();
+/// What is kept only for those who read a seqno, in bytes, as far as the jobs have told.
+fn kept_for(version: &Version) -> HashMap<u64, u64> {
+    let mut kept = HashMap::new();
+    for (seqno, bytes) in version.held.values().flatten() {
+        *kept.entry(*seqno).or_default() += bytes;
+    }
+    kept
+}
+
+fn pins(version: &Version, kept: &HashMap<u64, u64>) -> Vec<PinStats> {
     let pin = |(name, PinnedAt { seqno, .. }): (&String, &PinnedAt)| PinStats {
         name: name.clone(),
         seqno: *seqno,
-        bytes: held(*seqno),
+        bytes: kept.get(seqno).copied().unwrap_or(0),
     };
     version.pins.iter().map(pin).collect()
 }

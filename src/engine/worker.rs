@@ -84,7 +84,7 @@ impl Work {
         let mut state = self.state.lock();
         match met {
             Some(error) => {
-                drop(state.compact_trouble.insert(keyspace, Trouble { error: error.duplicate(), since: now }))
+                drop(state.compact_trouble.insert(keyspace, Trouble { error: error.duplicate(), since: now }));
             }
             None => drop(state.compact_trouble.remove(&keyspace)),
         }
