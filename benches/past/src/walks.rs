@@ -146,9 +146,8 @@ fn versions(path: &std::path::Path) -> Result<()> {
         plain.put(key, "around")?;
     }
     let one = plain.put("hot", 0u64.to_le_bytes())?.seqno;
-    let seqnos: Vec<Seqno> = (0..VERSIONS)
-        .map(|number| Ok(keyspace.put("hot", number.to_le_bytes())?.seqno))
-        .collect::<Result<_>>()?;
+    let seqnos: Vec<Seqno> =
+        (0..VERSIONS).map(|number| Ok(keyspace.put("hot", number.to_le_bytes())?.seqno)).collect::<Result<_>>()?;
     for place in ["in memory", "flushed", "compacted"] {
         match place {
             "flushed" => db.flush()?,
@@ -164,7 +163,9 @@ fn versions(path: &std::path::Path) -> Result<()> {
                 ("scan backward", &|keyspace, _| Ok(view.range(keyspace, ..).rev().count())),
                 ("diff", &|keyspace, _| Ok(db.diff(&begin, &view, keyspace).count())),
                 ("history", &|keyspace, _| Ok(view.history(keyspace, "hot").take(3).count())),
-                ("history_between", &|keyspace, seqno| Ok(view.history_between(keyspace, "hot", seqno..=seqno).count())),
+                ("history_between", &|keyspace, seqno| {
+                    Ok(view.history_between(keyspace, "hot", seqno..=seqno).count())
+                }),
             ];
             for (verb, ask) in verbs {
                 let time = |keyspace: &Keyspace, seqno: Seqno| {
@@ -175,7 +176,8 @@ fn versions(path: &std::path::Path) -> Result<()> {
         }
     }
     let (last, first) = (db.seqno(), seqnos[0]);
-    let commits = |from: Seqno| looks(20, |_| db.commits(from..).take(3).try_for_each(|told| told.map(drop).map_err(Into::into)));
+    let commits =
+        |from: Seqno| looks(20, |_| db.commits(from..).take(3).try_for_each(|told| told.map(drop).map_err(Into::into)));
     row("commits from the first", commits(first)?, commits(last)?);
     println!();
     Ok(())
