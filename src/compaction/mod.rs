@@ -22,4 +22,4 @@ pub(crate) use past::{PastSurvivors, Purges};
 pub(crate) use pick::{Aging, PastTask, Shape, Task, Waste, down_in_span, everything, pick, pick_past, score};
 pub(crate) use policy::us;
 pub use policy::{CompactionPolicy, Policy, VersionInfo};
-pub(crate) use rules::{Below, Demands, Reader, Rules};
+pub(crate) use rules::{Below, Demands, Reader, Readers, Rules};

@@ -65,8 +65,7 @@ impl Rules {
             deleted_since: Some(expiry),
             bytes,
         });
-        let reads = |reader: &Reader| reader.seqno >= seqno && reader.time < expiry;
-        let read = demands.readers.iter().any(reads) || demands.holds_tombstone(seqno, gap_start);
+        let read = demands.any_before(seqno, expiry) || demands.holds_tombstone(seqno, gap_start);
         (!owed && !read).then_some(expiry)
     }
 }
@@ -81,60 +80,103 @@ pub(crate) struct Reader {
     pub(crate) time: u64,
 }
 
-/// Who may still read old versions.
+/// Who may still read old versions, in the orders in which it is asked for: for every key, so each answer is found by a search, however many they are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Readers {
+    /// The seqnos that views and pins may read, ascending, each once.
+    registered: Vec<u64>,
+    /// The readers one by one, by seqno; and the earliest time from each on.
+    all: Vec<Reader>,
+    earliest_from: Vec<u64>,
+    /// Up to which purge something is hidden from whom, ascending: the purge, and the seqno of the reader.
+    opened: Vec<(u64, u64)>,
+}
+
+impl Readers {
+    pub(crate) fn new(mut all: Vec<Reader>) -> Self {
+        all.sort_unstable_by_key(|reader| (reader.seqno, reader.opened, reader.time));
+        let mut registered: Vec<u64> = all.iter().map(|reader| reader.seqno).collect();
+        registered.dedup();
+        let mut opened: Vec<(u64, u64)> = all.iter().map(|reader| (reader.opened, reader.seqno)).collect();
+        opened.sort_unstable();
+        let mut earliest_from: Vec<u64> = all.iter().map(|reader| reader.time).collect();
+        let mut earliest = u64::MAX;
+        for time in earliest_from.iter_mut().rev() {
+            earliest = earliest.min(*time);
+            *time = earliest;
+        }
+        Self { registered, all, earliest_from, opened }
+    }
+
+    /// The seqnos that somebody reads, ascending, each once.
+    pub(crate) fn seqnos(&self) -> &[u64] {
+        &self.registered
+    }
+}
+
+/// What readers demand of a keyspace.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Demands {
-    /// The seqnos that views and pins may read, ascending.
-    pub(crate) registered: Vec<u64>,
-    /// The same, one by one.
-    pub(crate) readers: Vec<Reader>,
-    /// The keyspace's `vanished` when the job began.
-    pub(crate) vanished: u64,
-    /// The keyspace's `lapsed` when the job began.
-    pub(crate) lapsed: u64,
+    readers: Arc<Readers>,
+    /// The newest seqno of anybody who takes it for lost history when nothing is found.
+    newest_distrusting: Option<u64>,
 }
 
 impl Demands {
+    /// What readers demand of a keyspace that has these marks when the job begins.
+    pub(crate) fn new(readers: &Arc<Readers>, vanished: u64, lapsed: u64) -> Self {
+        let distrusts = |reader: &&Reader| reader.seqno < vanished || reader.time < lapsed;
+        let newest_distrusting = readers.all.iter().rfind(distrusts).map(|reader| reader.seqno);
+        Self { readers: Arc::clone(readers), newest_distrusting }
+    }
+
     /// The oldest registered seqno in `from..to`.
     pub(super) fn any_in(&self, from: u64, to: u64) -> Option<u64> {
-        let at = self.registered.partition_point(|seqno| *seqno < from);
-        self.registered.get(at).copied().filter(|seqno| *seqno < to)
+        let registered = &self.readers.registered;
+        let at = registered.partition_point(|seqno| *seqno < from);
+        registered.get(at).copied().filter(|seqno| *seqno < to)
+    }
+
+    /// Whether somebody looks at a moment from `seqno` on that is before a time.
+    fn any_before(&self, seqno: u64, time: u64) -> bool {
+        let at = self.readers.all.partition_point(|reader| reader.seqno < seqno);
+        self.readers.earliest_from.get(at).is_some_and(|earliest| *earliest < time)
     }
 
     /// Whether a tombstone that hides nothing any more must stay for the sake of a view. One at or above it, but below a mark of the keyspace, would
     /// take its absence for lost history. One below it that its gap refuses would take the absence for "never there".
     pub(super) fn holds_tombstone(&self, seqno: u64, gap_start: Option<u64>) -> bool {
-        let above = self.readers.iter().any(|reader| reader.seqno >= seqno && self.distrusts_absence(reader));
+        let above = self.newest_distrusting.is_some_and(|newest| newest >= seqno);
         above || gap_start.is_some_and(|gap| self.any_in(gap, seqno).is_some())
     }
 
     /// The newest seqno of anybody who takes it for lost history when nothing is found.
     pub(super) fn newest_distrusting(&self) -> Option<u64> {
-        self.readers.iter().filter(|reader| self.distrusts_absence(reader)).map(|reader| reader.seqno).max()
-    }
-
-    /// Whether somebody takes it for lost history when nothing is found.
-    fn distrusts_absence(&self, reader: &Reader) -> bool {
-        reader.seqno < self.vanished || reader.time < self.lapsed
+        self.newest_distrusting
     }
 
     /// The oldest seqno in `from..to` that somebody reads who came before a purge.
     pub(super) fn before_purge(&self, purge: u64, from: u64, to: u64) -> Option<u64> {
-        let reads = |reader: &&Reader| reader.opened < purge && (from..to).contains(&reader.seqno);
-        self.readers.iter().filter(reads).map(|reader| reader.seqno).min()
+        let all = &self.readers.all;
+        let at = all.partition_point(|reader| reader.seqno < from);
+        let inside = all.get(at..).unwrap_or_default().iter().take_while(|reader| reader.seqno < to);
+        // Asked of what a purge is over alone.
+        inside.into_iter().find(|reader| reader.opened < purge).map(|reader| reader.seqno)
     }
 
     /// Somebody from whom this purge hides what is older, and the next purge above it does not.
     pub(super) fn between_purges(&self, purge: u64, next: u64) -> Option<u64> {
-        let hides = |reader: &&Reader| (purge..next).contains(&reader.opened);
-        self.readers.iter().find(hides).map(|reader| reader.seqno)
+        let opened = &self.readers.opened;
+        let at = opened.partition_point(|(opened, _)| *opened < purge);
+        opened.get(at).filter(|(opened, _)| *opened < next).map(|(_, seqno)| *seqno)
     }
 
     /// Whether a purge must stay for the sake of a view: of one from before it, which it hides nothing from, or of one that it answers "absent"
     /// and that would take its absence for lost history.
     pub(super) fn holds_purge(&self, purge: u64) -> bool {
-        let needs = |reader: &Reader| reader.opened < purge || reader.seqno < purge || self.distrusts_absence(reader);
-        self.readers.iter().any(needs)
+        let opened = self.readers.opened.first().is_some_and(|(opened, _)| *opened < purge);
+        let reads = self.readers.registered.first().is_some_and(|seqno| *seqno < purge);
+        opened || reads || self.newest_distrusting.is_some()
     }
 }
 
@@ -219,6 +261,47 @@ impl Traces {
             marks.max(vanished)
         } else {
             marks
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::{Env, Sim};
+
+    /// Each was looked for among all readers, for each key.
+    #[test]
+    fn what_is_found_by_a_search_is_what_a_look_at_every_reader_finds() {
+        let sim = Sim::new(9);
+        let below = |below| u64::from(sim.draw(below));
+        for _ in 0..20_000 {
+            let all: Vec<Reader> =
+                (0..below(6)).map(|_| Reader { seqno: below(12), opened: below(12), time: below(12) }).collect();
+            let (vanished, lapsed) = (below(12), below(12));
+            let demands = Demands::new(&Arc::new(Readers::new(all.clone())), vanished, lapsed);
+            let distrusts = |reader: &&Reader| reader.seqno < vanished || reader.time < lapsed;
+            let seqnos = || all.iter().map(|reader| reader.seqno);
+            let (from, to, purge, time) = (below(13), below(13), below(13), below(13));
+            let said = format!("{all:?} below {vanished} and {lapsed}: {from}, {to}, {purge}, {time}");
+
+            assert_eq!(demands.any_in(from, to), seqnos().filter(|at| (from..to).contains(at)).min(), "{said}");
+            let before = all.iter().any(|reader| reader.seqno >= from && reader.time < time);
+            assert_eq!(demands.any_before(from, time), before, "{said}");
+            let newest = all.iter().filter(distrusts).map(|reader| reader.seqno).max();
+            assert_eq!(demands.newest_distrusting(), newest, "{said}");
+            let above = all.iter().filter(distrusts).any(|reader| reader.seqno >= from);
+            let gap = seqnos().any(|at| (to..from).contains(&at));
+            assert_eq!(demands.holds_tombstone(from, None), above, "{said}");
+            assert_eq!(demands.holds_tombstone(from, Some(to)), above || gap, "{said}");
+            let early = all.iter().filter(|reader| reader.opened < purge && (from..to).contains(&reader.seqno));
+            assert_eq!(demands.before_purge(purge, from, to), early.map(|reader| reader.seqno).min(), "{said}");
+            let hides = |seqno| all.iter().any(|one| one.seqno == seqno && (from..to).contains(&one.opened));
+            let between = demands.between_purges(from, to);
+            assert_eq!(between.is_some(), all.iter().any(|one| (from..to).contains(&one.opened)), "{said}");
+            assert!(between.is_none_or(hides), "{said}");
+            let needs = |reader: &Reader| reader.opened < purge || reader.seqno < purge || distrusts(&reader);
+            assert_eq!(demands.holds_purge(purge), all.iter().any(needs), "{said}");
         }
     }
 }

@@ -13,8 +13,8 @@
 //! | `= vanished 30` · `= horizon 30` · `= lapsed 9h` | traces that are not 0 |
 
 use super::{
-    Below, Demands, Lane, PastSurvivors, Policy, Purges, Reader, Rules, policy::CompactionPolicy, policy::VersionInfo,
-    survivors::Survivors,
+    Below, Demands, Lane, PastSurvivors, Policy, Purges, Reader, Readers, Rules, policy::CompactionPolicy,
+    policy::VersionInfo, survivors::Survivors,
 };
 use crate::{
     base::{Bytes, KeySpan, KeyspaceId, Kind},
@@ -156,10 +156,8 @@ impl Case {
         let mut told = Vec::new();
         let whole = KeySpan { start: Vec::new(), end: None };
         let reader = |seqno: &u64| Reader { seqno: *seqno, opened: *seqno, time: 0 };
-        let mut registered = self.views.clone();
-        registered.sort_unstable();
-        let readers = self.views.iter().map(reader).collect();
-        let demands = Demands { registered, readers, vanished: self.vanished, lapsed: 0 };
+        let readers = Arc::new(Readers::new(self.views.iter().map(reader).collect()));
+        let demands = Demands::new(&readers, self.vanished, 0);
         let mut values: Vec<[u8; 8]> = Vec::new();
         for version in &self.versions {
             values.push(version.seqno.to_le_bytes());

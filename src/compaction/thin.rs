@@ -255,7 +255,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         base::KeySpan,
-        compaction::{Policy, Reader},
+        compaction::{Policy, Reader, Readers},
         merge::RangeTombstone,
     };
 
@@ -281,10 +281,9 @@ pub(super) mod tests {
     }
 
     pub(in crate::compaction) fn demands(dice: &mut Dice, last: u64) -> Demands {
-        let mut registered: Vec<u64> = (0..dice.below(4)).map(|_| dice.below(last + 1)).collect();
-        registered.sort_unstable();
-        let readers = registered.iter().map(|seqno| Reader { seqno: *seqno, opened: *seqno, time: 0 }).collect();
-        Demands { registered, readers, vanished: dice.below(last + 1), lapsed: 0 }
+        let registered = (0..dice.below(4)).map(|_| dice.below(last + 1));
+        let readers = registered.map(|seqno| Reader { seqno, opened: seqno, time: 0 }).collect();
+        Demands::new(&Arc::new(Readers::new(readers)), dice.below(last + 1), 0)
     }
 
     /// Tombstones of 1 to `last`, a second for each commit.
@@ -387,8 +386,9 @@ pub(super) mod tests {
                 let set = Arc::new(Tombstones::new(all));
                 for window in [0, n / 2, n + 1] {
                     for readers in [0, 20] {
-                        let registered: Vec<u64> = (0..readers).map(|reader| reader * n / 20).collect();
-                        let demands = Demands { registered, ..Demands::default() };
+                        let registered = (0..readers).map(|reader| reader * n / 20);
+                        let all = registered.map(|seqno| Reader { seqno, opened: seqno, time: 0 }).collect();
+                        let demands = Demands::new(&Arc::new(Readers::new(all)), 0, 0);
                         let rules = rules(Policy::mvcc(1, Duration::from_micros(window)), n);
                         let sets = [Arc::clone(&set)];
                         let (_, pieces) = thin(&sets, (&rules, &demands), &mut Traces::default());

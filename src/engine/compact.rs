@@ -354,7 +354,7 @@ impl Engine {
             window: policy.window(),
             only_age_counts: policy.only_age_counts(),
             now: self.now_us(),
-            registered: registered.seqnos.clone(),
+            registered: registered.readers.seqnos().to_vec(),
         }
     }
 
@@ -593,6 +593,5 @@ pub(super) struct Rest {
 
 /// What a job must not drop.
 pub(super) fn demands(keyspace: &KeyspaceVersion, registered: &Registered) -> Demands {
-    let (registered, readers) = (registered.seqnos.clone(), registered.readers.clone());
-    Demands { registered, readers, vanished: keyspace.vanished, lapsed: keyspace.lapsed }
+    Demands::new(&registered.readers, keyspace.vanished, keyspace.lapsed)
 }

@@ -385,7 +385,7 @@ impl Engine {
             return Ok(false);
         }
         let inputs = JobInputs::take(self, "forget: files, then list");
-        let registered = &inputs.registered.seqnos;
+        let registered = inputs.registered.readers.seqnos();
         let unread = |keyspace: &&Arc<KeyspaceVersion>| {
             keyspace.dropped.is_some_and(|dropped| {
                 dropped <= self.visible() && readers_of(keyspace.born, dropped, registered).is_empty()

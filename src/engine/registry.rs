@@ -21,7 +21,7 @@ use std::{
 use parking_lot::RwLock;
 
 use super::{Engine, superversion::SuperVersion};
-use crate::compaction::Reader;
+use crate::compaction::{Reader, Readers};
 
 /// A registered reader.
 #[derive(Debug)]
@@ -69,10 +69,7 @@ pub(crate) struct Registry {
 /// The list that a job works by.
 #[derive(Debug)]
 pub(crate) struct Registered {
-    /// Ascending, each once.
-    pub(crate) seqnos: Vec<u64>,
-    /// The same, one by one.
-    pub(crate) readers: Vec<Reader>,
+    pub(crate) readers: Arc<Readers>,
     /// Readers registered from this ticket on are not in the list.
     upto: u64,
 }
@@ -119,7 +116,7 @@ impl Registry {
 
     /// The seqnos that are registered now, ascending, each once.
     pub(crate) fn seqnos(&self) -> Vec<u64> {
-        self.list().seqnos
+        self.list().readers.seqnos().to_vec()
     }
 
     /// The earliest time that a registered reader looks at, in microseconds.
@@ -132,10 +129,7 @@ impl Registry {
     fn list(&self) -> Registered {
         let readers: Vec<Reader> =
             self.readers.values().map(|registration| registration.reader).chain(self.pins.iter().copied()).collect();
-        let mut seqnos: Vec<u64> = readers.iter().map(|reader| reader.seqno).collect();
-        seqnos.sort_unstable();
-        seqnos.dedup();
-        Registered { seqnos, readers, upto: self.next }
+        Registered { readers: Arc::new(Readers::new(readers)), upto: self.next }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -176,7 +170,7 @@ impl Registry {
     /// the job's files become current.
     pub(crate) fn freeze(&self, inputs: &JobInputs, newest_superseder: u64) {
         let JobInputs { registered, newest, .. } = inputs;
-        for pin in self.pins.iter().filter(|pin| registered.seqnos.binary_search(&pin.seqno).is_err()) {
+        for pin in self.pins.iter().filter(|pin| registered.readers.seqnos().binary_search(&pin.seqno).is_err()) {
             assert!(pin.seqno > *newest, "a pin at {} below {newest} that a job did not know of", pin.seqno);
         }
         for registration in self.readers.range(registered.upto..).map(|(_, registration)| registration) {
