@@ -25,6 +25,7 @@ use std::{
     collections::BTreeMap,
     env::var,
     fs,
+    ops::ControlFlow,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -401,8 +402,8 @@ impl Round {
     }
 
     fn care(&self, own: &mut Own) -> Outcome {
-        let drawn = own.dice.below(8);
-        let what = ["verify", "persist", "compact", "compact", "flush"][drawn.min(4)];
+        let drawn = own.dice.below(10);
+        let what = ["verify", "persist", "compact", "compact", "compact a range", "cancel", "flush"][drawn.min(6)];
         self.begin(own, what);
         let done = match what {
             "verify" => {
@@ -412,6 +413,29 @@ impl Round {
             }
             "persist" => self.db.persist(),
             "compact" => self.db.compact().map(drop),
+            "compact a range" => {
+                let (_, keyspace) = self.life(own, |_| true);
+                let (from, to) = (own.dice.below(KEYS), own.dice.below(KEYS));
+                match keyspace.compact_range(key(from)..key(to)) {
+                    // Somebody dropped it meanwhile.
+                    Err(Error::Invalid { what }) if what.contains("was dropped") => Ok(()),
+                    done => done.map(drop),
+                }
+            }
+            "cancel" => {
+                let mut steps = own.dice.below(6);
+                let told = |_| match steps.checked_sub(1) {
+                    Some(left) => {
+                        steps = left;
+                        ControlFlow::Continue(())
+                    }
+                    None => ControlFlow::Break(()),
+                };
+                match self.db.compact_with(told) {
+                    Err(Error::Cancelled) => Ok(()),
+                    done => done.map(drop),
+                }
+            }
             _ => self.db.flush(),
         };
         thread::sleep(Duration::from_millis(own.dice.next() % 20));
