@@ -31,6 +31,7 @@ use chronolith::{
     View, env, merge::append_items,
 };
 use past::{Era, HOUR, Keeping, Life, MINUTE, Moment, SECOND, Said, What, micros, time_of};
+use tempfile::TempDir;
 use world::Stamp;
 
 /// Every key that is ever written, in order; many are prefixes of others.
@@ -1099,6 +1100,8 @@ struct HeldRange {
 enum Machine {
     Sim(env::Sim),
     Memory(env::Memory),
+    /// A directory of this one's own, which is the current one of the process.
+    Disk(#[expect(dead_code, reason = "it goes when the machine does")] Arc<TempDir>),
 }
 
 type Counts = BTreeMap<&'static str, u64>;
@@ -1244,8 +1247,13 @@ struct World {
 }
 
 impl World {
+    #[expect(clippy::panic, reason = "a test fails by panicking")]
     fn new(history: &History) -> Self {
-        let machine = if history.threads {
+        let machine = if is_on_disk() {
+            let own = tempfile::tempdir().unwrap_or_else(|error| panic!("a directory: {error}"));
+            std::env::set_current_dir(own.path()).unwrap_or_else(|error| panic!("its directory: {error}"));
+            Machine::Disk(Arc::new(own))
+        } else if history.threads {
             Machine::Memory(env::Memory::new())
         } else {
             Machine::Sim(env::Sim::new(history.seed))
@@ -1327,6 +1335,7 @@ impl World {
         let options = match &self.machine {
             Machine::Sim(sim) => options.env(sim.clone()),
             Machine::Memory(memory) => options.env(memory.clone()),
+            Machine::Disk(_) => options,
         };
         if let Machine::Sim(sim) = &self.machine
             && micros(sim.now()) < self.latest.get()
@@ -2437,7 +2446,12 @@ fn run_histories(threads: bool, at_least: u64) {
     assert!(failed == 0, "{failed} histories failed");
     let missing: Vec<_> =
         KINDS.iter().filter(|kind| !(totals.contains_key(**kind) || threads && SIMULATED.contains(kind))).collect();
-    assert!(only.is_some() || missing.is_empty(), "never generated: {missing:?}");
+    assert!(only.is_some() || is_on_disk() || missing.is_empty(), "never generated: {missing:?}");
+}
+
+/// Whether this process runs its histories in real directories, below a limit of open files: see the last test.
+fn is_on_disk() -> bool {
+    var("CHRONOLITH_MODEL_DISK").is_ok()
 }
 
 #[test]
@@ -2447,5 +2461,23 @@ fn any_history_on_a_simulated_machine_is_answered_as_by_the_model() {
 
 #[test]
 fn any_history_beside_background_threads_is_answered_as_by_the_model() {
-    run_histories(true, 50);
+    run_histories(true, if is_on_disk() { 5 } else { 50 });
+}
+
+/// In a process of its own, since the limit and the current directory are the process's.
+#[cfg(unix)]
+#[test]
+fn any_history_in_a_real_directory_below_a_limit_of_64_open_files_is_answered_as_by_the_model() {
+    if is_on_disk() {
+        return;
+    }
+    let this = std::env::current_exe().unwrap_or_else(|error| panic!("this program: {error}"));
+    let status = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""])
+        .arg(this)
+        .args(["--exact", "any_history_beside_background_threads_is_answered_as_by_the_model", "--nocapture"])
+        .env("CHRONOLITH_MODEL_DISK", "1")
+        .env("CHRONOLITH_MODEL_SECONDS", var("CHRONOLITH_MODEL_SECONDS").unwrap_or_else(|_| "8".to_owned()))
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "it failed in its process");
 }

@@ -617,6 +617,7 @@ impl World {
         let copy = match &self.machine {
             Machine::Sim(sim) => Options::new().env(sim.clone()),
             Machine::Memory(memory) => Options::new().env(memory.clone()),
+            Machine::Disk(_) => Options::new(),
         };
         let copy = copy.open(&path).map_err(|e| format!("open the copy: {e}"))?;
         let mut names: Vec<&str> = there.iter().filter_map(|at| self.lives.get(*at)).map(|life| life.name).collect();
