@@ -351,3 +351,30 @@ fn a_keyspace_that_cannot_be_compacted_holds_up_no_other_and_is_told_until_it_ca
     damaged.put("k", "more").unwrap();
     assert!(l0_of("damaged") <= 1, "{}", l0_of("damaged"));
 }
+
+/// A view took its time before it was registered: what expired between, and was dropped, it told as absent of a time at which it was alive.
+#[test]
+fn a_view_tells_what_was_alive_at_its_time_whatever_expires_while_it_is_opened() {
+    let ttl = Duration::from_secs(10);
+    for compacts in [false, true] {
+        let sim = Sim::new(6);
+        let db = Options::new().env(sim.clone()).open("db").unwrap();
+        let keyspace = db.keyspace("k", KeyspaceOptions::new().ttl(ttl)).unwrap();
+        let put = keyspace.put("n", "1").unwrap();
+        let (machine, other) = (sim.clone(), db.clone());
+        let mut passed = false;
+        sim.on_point(move |point| {
+            if point == "view: moment, then registered" && !std::mem::replace(&mut passed, true) {
+                machine.set_time(machine.now() + 6 * ttl);
+                if compacts {
+                    other.compact().unwrap();
+                }
+            }
+        });
+        let view = db.snapshot();
+        sim.ignore_points();
+        let lives = put.time + ttl > view.time();
+        assert_eq!(view.get(&keyspace, "n").unwrap().is_some(), lives, "{:?} after {:?}", view.time(), put.time);
+        assert!(!lives, "the clock was read once it was registered");
+    }
+}
