@@ -2,7 +2,7 @@
 //! left stops nothing for good.
 //!
 //! The tests run themselves as child processes, since the limit is the process's. 300 keyspaces below a limit of 64;
-//! `CHRONOLITH_FILES_FULL=1` makes it 10,000 below 256, which takes four minutes in memory, most of them for 10,000 compactions.
+//! `CHRONOLITH_FILES_FULL=1` makes it 10,000 below 256, which takes a minute.
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
