@@ -314,7 +314,7 @@ fn stats_speak_to_people_and_programs_and_account_for_every_byte() {
             on_disk += if metadata.is_file() { metadata.len() } else { 0 };
         }
     }
-    let causes = [space.live, space.history, space.timeline, space.garbage, space.log, space.manifest];
+    let causes = [space.live, space.history, space.dropped, space.timeline, space.garbage, space.log, space.manifest];
     assert_eq!(causes.iter().sum::<u64>(), on_disk);
     assert_eq!(users.approximate_len(), 1000);
 }

@@ -222,3 +222,34 @@ fn a_copy_of_a_view_holds_the_sums_that_no_reader_can_be_given() {
         }
     }
 }
+
+/// Times to live are forgotten where nothing is left that was written under them: the copy of a pinned moment then had an older one, or none.
+#[test]
+fn a_copy_of_a_moment_that_is_kept_has_the_time_to_live_of_that_moment() {
+    let seconds = |count| Some(Duration::from_secs(count));
+    for writes in [false, true] {
+        let sim = Sim::new(3);
+        let db = open(&sim, "db");
+        let set = |ttl: u64| db.keyspace("k", KeyspaceOptions::new().ttl(Duration::from_secs(ttl))).unwrap();
+        let keyspace = set(1000);
+        if writes {
+            keyspace.put("a", "1").unwrap();
+        }
+        set(10);
+        db.pin("p").unwrap();
+        let view = db.snapshot();
+        set(20);
+        set(30);
+        db.flush().unwrap();
+        let moment = view.seqno();
+        for (name, view) in [("pin", db.pinned("p").unwrap()), ("view", view)] {
+            view.checkpoint(name).unwrap();
+            let copy = open(&sim, name).keyspace("k", KeyspaceOptions::new()).unwrap();
+            assert_eq!(copy.ttl(), seconds(10), "{name}, {writes}");
+        }
+        // Nobody has kept this one: it is told in the documentation that the options are those of now.
+        db.as_of(moment).unwrap().checkpoint("as of").unwrap();
+        let copy = open(&sim, "as of").keyspace("k", KeyspaceOptions::new()).unwrap();
+        assert_eq!(copy.ttl(), seconds(30), "{writes}");
+    }
+}

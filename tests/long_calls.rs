@@ -82,6 +82,33 @@ fn whoever_waits_is_told_how_far_it_has_come_from_nothing_to_all_of_it() {
     }
 }
 
+/// What others wrote meanwhile was counted as done, and not as a part of the whole.
+#[test]
+fn what_is_done_never_exceeds_the_whole_also_when_others_write() {
+    let sim = Sim::new(1);
+    let (db, keyspaces, _view) = filled(&sim);
+    let (other, [plain, past]) = (db.clone(), keyspaces);
+    let mut wrote = false;
+    sim.on_point(move |point| {
+        if point == "compact: written, then installed" && !std::mem::replace(&mut wrote, true) {
+            for key in 0..2000_u32 {
+                past.put(key.to_be_bytes(), [7; 100]).unwrap();
+                plain.put(key.to_be_bytes(), [7; 100]).unwrap();
+            }
+            other.flush().unwrap();
+        }
+    });
+    let mut told = Vec::new();
+    db.compact_with(|progress| {
+        told.push(progress);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    sim.ignore_points();
+    assert!(told.iter().all(|progress| progress.done <= progress.total), "{told:?}");
+    assert_eq!(told.last().map(|progress| progress.done), told.first().map(|progress| progress.total));
+}
+
 #[test]
 fn a_call_that_is_broken_off_anywhere_leaves_the_database_whole_and_may_be_repeated() {
     for (name, call) in CALLS {

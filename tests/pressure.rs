@@ -343,6 +343,10 @@ fn a_keyspace_that_cannot_be_compacted_holds_up_no_other_and_is_told_until_it_ca
     let trouble = db.health().unwrap_err().to_string();
     assert!(trouble.contains("corrupt"), "{trouble}");
     assert_eq!(damaged.put("k", "more").unwrap_err().to_string(), trouble, "those who wait for it are told");
+    // Where there is nothing to do, nothing is mended.
+    damaged.compact_range("x"..).unwrap();
+    whole.compact().unwrap();
+    assert_eq!(db.stats().trouble.unwrap(), trouble);
     sim.write_file(&segment, good);
     for _ in 0..50 {
         let _told = db.health();

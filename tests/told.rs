@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeMap, error::Error as _, time::Duration};
+use std::{collections::BTreeMap, error::Error as _, ops::ControlFlow, time::Duration};
 
 use chronolith::{
     Bytes, Db, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, Policy, Result, Version, env,
@@ -748,4 +748,99 @@ fn statistics_tell_what_views_hold_and_which() {
         .collect();
     assert_eq!((db.stats().views, db.stats().held_by_views.len()), (100, 64));
     drop(many);
+}
+
+/// The manifest tells first and last keys of segments that are gone; it was written anew only by the very compaction that carried a purge out, if that got to its end.
+#[test]
+fn a_compaction_takes_the_names_of_purged_keys_out_of_the_manifest_whoever_carried_the_purge_out() {
+    let holds_name = |sim: &env::Sim| {
+        let named = |bytes: Vec<u8>| bytes.windows(7).any(|window| window == b"private");
+        sim.files().into_iter().filter_map(|file| sim.read_file(&file)).any(named)
+    };
+    for policy in [Policy::last_writer_wins(), Policy::mvcc(3, Duration::from_secs(3600))] {
+        // Broken off at each step, by a range, by itself.
+        for way in 0..40 {
+            let sim = env::Sim::new(1);
+            let threshold = if way == 1 { 1 } else { 1000 };
+            let db = Options::new().env(sim.clone()).l0_threshold(threshold).open("db").unwrap();
+            let keyspace = db.keyspace("k", KeyspaceOptions::new().policy(policy.clone())).unwrap();
+            keyspace.put("private", "value").unwrap();
+            for key in 0..2000_u32 {
+                keyspace.put(format!("public {key}"), "value").unwrap();
+            }
+            db.flush().unwrap();
+            keyspace.put("private", "later").unwrap();
+            db.flush().unwrap();
+            keyspace.purge("private").unwrap();
+            match way {
+                0 => drop(keyspace.compact_range("p".."q").unwrap()),
+                1 => {
+                    db.flush().unwrap();
+                    for _ in 0..20 {
+                        db.health().unwrap();
+                    }
+                }
+                _ => {
+                    let mut steps = way - 1;
+                    let told = |_| {
+                        steps -= 1;
+                        if steps == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                    };
+                    let _broken = db.compact_with(told);
+                }
+            }
+            db.compact().unwrap();
+            assert!(!holds_name(&sim), "{policy:?}, way {way}");
+        }
+    }
+}
+
+/// They counted as live, under their old name, and nobody was told for whom they stay.
+#[test]
+fn statistics_tell_for_whom_dropped_keyspaces_stay() {
+    let sim = env::Sim::new(4);
+    let db = Options::new().env(sim.clone()).open("db").unwrap();
+    let small = db.keyspace("small", KeyspaceOptions::new()).unwrap();
+    let fill = || {
+        let big = db.keyspace("big", KeyspaceOptions::new()).unwrap();
+        for key in 0..1000_u32 {
+            big.put(key.to_be_bytes(), [7; 100]).unwrap();
+        }
+        small.put("k", "v").unwrap();
+        db.flush().unwrap();
+    };
+    fill();
+    let view = db.snapshot();
+    db.pin("p").unwrap();
+    db.drop_keyspace("big").unwrap();
+    fill();
+    let stats = db.stats();
+    assert!(stats.space.dropped > 100_000, "{stats}");
+    assert_eq!(stats.held_by_views[0].dropped_bytes, stats.space.dropped);
+    assert_eq!((stats.pins[0].dropped_bytes, stats.held_by_views[0].seqno), (stats.space.dropped, view.seqno().into()));
+    assert!(stats.to_string().contains(" of dropped keyspaces, 0 B in older files"), "{stats}");
+    assert_eq!(stats.levels.iter().filter(|level| level.keyspace == "big").count(), 1, "{stats}");
+    prometheus(&stats.to_prometheus());
+    drop(view);
+    db.unpin("p").unwrap();
+    db.compact().unwrap();
+    assert_eq!(db.stats().space.dropped, 0);
+}
+
+/// The history of one key held the files of every keyspace.
+#[test]
+fn a_history_under_way_holds_the_files_of_its_keyspace_alone() {
+    let db = db();
+    let [small, big] = ["small", "big"].map(|name| db.keyspace(name, KeyspaceOptions::new()).unwrap());
+    for key in 0..1000_u32 {
+        big.put(key.to_be_bytes(), [7; 100]).unwrap();
+    }
+    small.put("k", "v").unwrap();
+    db.flush().unwrap();
+    let (mut history, mut range) = (small.history("k"), small.history_range(..));
+    assert!(history.next().is_some() && range.next().is_some());
+    big.delete_range(..).unwrap();
+    db.compact().unwrap();
+    assert!(db.stats().space.garbage < 10_000, "{}", db.stats());
+    assert!(history.next().is_none() && range.next().is_none());
 }

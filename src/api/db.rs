@@ -293,7 +293,8 @@ impl Db {
     }
 
     /// As [`compact`](Db::compact), told from time to time, on the calling thread, how far it has come. [`Break`](ControlFlow::Break) ends it: what was compacted by then stays so,
-    /// nothing else has changed. Whoever is told may not call this database.
+    /// nothing else has changed. The flush at its beginning is not broken off. Whoever is told may call no database: such calls answer [`Invalid`](crate::Error::Invalid). It is told while the compaction is under
+    /// way, so that whoever waits for that waits for it as well. A panic ends the call, and goes on.
     ///
     /// ```
     /// # use std::ops::ControlFlow;
@@ -329,7 +330,7 @@ impl Db {
         self.verify_with(|_| ControlFlow::Continue(()))
     }
 
-    /// As [`verify`](Db::verify), told behind each segment how far it has come; see [`compact_with`](Db::compact_with).
+    /// As [`verify`](Db::verify), told after each segment how far it has come; see [`compact_with`](Db::compact_with).
     ///
     /// # Errors
     /// As [`Db::verify`]; [`Cancelled`](crate::Error::Cancelled).
@@ -338,7 +339,7 @@ impl Db {
     }
 
     /// Makes a consistent copy of everything committed before the call in a new directory, by hard links where they reach. The copy opens
-    /// as a database. Missing parents of the directory are made too. A copy that fails leaves the directory empty, and may be repeated. Of a
+    /// as a database. Missing parents of the directory are made too. A copy that fails leaves the directory as it was, missing parents aside, and may be repeated. Of a
     /// database that is open read-only it is a copy of the present, as [`View::checkpoint`] makes it. Pins that are taken back while it is made
     /// are not in it.
     ///
@@ -349,7 +350,7 @@ impl Db {
         self.checkpoint_with(path, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`checkpoint`](Db::checkpoint), told how far it has come; see [`compact_with`](Db::compact_with). A copy that was broken off leaves nothing behind.
+    /// As [`checkpoint`](Db::checkpoint), told how far it has come; see [`compact_with`](Db::compact_with). A copy that was broken off leaves nothing in the directory.
     ///
     /// # Errors
     /// As [`Db::checkpoint`]; [`Cancelled`](crate::Error::Cancelled).

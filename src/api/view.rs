@@ -91,7 +91,7 @@ impl View {
     }
 
     /// Writes what this view sees to a new directory, as a database of its own: the newest versions at this moment, with their seqnos, and nothing of what was before them. Pins are not
-    /// taken along.
+    /// taken along. The options of a keyspace are those of the moment, where this view was opened then or shows a pin, and else those of now.
     ///
     /// # Errors
     /// As [`Db::checkpoint`](crate::Db::checkpoint), and [`HistoryTrimmed`](Error::HistoryTrimmed) when something of the moment has gone.
@@ -99,7 +99,7 @@ impl View {
         self.checkpoint_with(path, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`checkpoint`](View::checkpoint), told about how far it has come; see [`Db::compact_with`](crate::Db::compact_with). A copy that was broken off leaves nothing behind.
+    /// As [`checkpoint`](View::checkpoint), told about how far it has come; see [`Db::compact_with`](crate::Db::compact_with). A copy that was broken off leaves nothing in the directory.
     ///
     /// # Errors
     /// As [`View::checkpoint`]; [`Cancelled`](Error::Cancelled).

@@ -79,11 +79,11 @@ pub enum Error {
         key: Vec<u8>,
     },
 
-    /// A long operation was told to stop. Nothing was changed.
-    #[error("the operation was cancelled")]
+    /// A long operation was told to stop by whoever was told of its progress. What it says of that holds: nothing is lost, and it may be called again.
+    #[error("the operation was cancelled, as asked; call it again to finish it")]
     Cancelled,
 
-    /// The past that was asked for has been compacted away. Ask for `oldest` or later. What is to be readable later is kept by a [`Policy`](crate::Policy) of
+    /// The past that was asked for has gone: a flush or a compaction has let it go. Ask for `oldest` or later. What is to be readable later is kept by a [`Policy`](crate::Policy) of
     /// its keyspace, by [`Db::pin`](crate::Db::pin), or by an open view.
     #[error(
         "the history asked for is gone; ask for seqno {oldest} or later; a `Policy`, a pin or an open view keeps what comes"

@@ -98,6 +98,7 @@ impl Engine {
             };
             self.verify_log(&mut report, &current.active, end)?;
         }
+        watch.end();
         Ok(report)
     }
 

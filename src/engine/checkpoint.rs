@@ -60,7 +60,9 @@ impl Engine {
             // The files that are copied live as long as this does.
             drop(files);
             self.env.pass("checkpoint: links, then manifest");
-            self.name_checkpoint(target, &version)
+            self.name_checkpoint(target, &version)?;
+            watch.end();
+            Ok(())
         })
     }
 
@@ -289,9 +291,7 @@ impl ViewCore {
             copied.vanished = self.seqno();
             copied.horizon = self.seqno();
             copied.lapsed = 0;
-            // What was set since then is set in the copy by those who want it there.
-            copied.options.ttls =
-                keyspace.options.ttls.iter().copied().filter(|(from, _)| *from <= self.seqno()).collect();
+            copied.options.ttls = self.ttls_of_copy(&keyspace.options.ttls);
             let opened = engine.opened(keyspace)?;
             let segments = self.copy_keyspace(&**target, keyspace, &opened, (&mut version.next_file, watch))?;
             if !segments.is_empty() {
@@ -319,7 +319,18 @@ impl ViewCore {
             past: Vec::new(),
         };
         version.keyspaces.insert(TIMELINE, Arc::new(timeline));
-        engine.name_checkpoint(target, &version)
+        engine.name_checkpoint(target, &version)?;
+        watch.end();
+        Ok(())
+    }
+
+    /// The times to live of a keyspace in a copy: what was set since the moment is set in it by those who want it there. Of a moment that nobody has kept,
+    /// the one that was in force may be forgotten: there the options are those of now, the time to live among them.
+    fn ttls_of_copy(&self, known: &[(u64, u64)]) -> Arc<[(u64, u64)]> {
+        let until = known.partition_point(|(from, _)| *from <= self.seqno());
+        let (then, since) = known.split_at(until);
+        let now = since.last().filter(|_| !self.is_complete()).map(|(_, ttl)| (self.seqno() + 1, *ttl));
+        then.iter().copied().chain(now).collect()
     }
 
     /// Writes the keys of a keyspace that this view sees.

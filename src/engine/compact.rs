@@ -69,7 +69,6 @@ impl Engine {
         report.bytes_before = self.segment_bytes_in(scope);
         watch.begin(report.bytes_before)?;
         let mut held: Vec<u64> = Vec::new();
-        let mut purged = false;
         let ids: Vec<_> = self.current().version.keyspaces.keys().copied().filter(|id| scope.holds(*id)).collect();
         for id in ids {
             let _one = self.compacting.take(id)?;
@@ -79,24 +78,27 @@ impl Engine {
             match scope {
                 Scope::Span(_, span) => self.compact_span(id, span, &mut held, watch)?,
                 _ if id == TIMELINE && self.thin_timeline(true)? => {}
-                _ => purged |= self.compact_whole(&keyspace, &mut held, watch)?,
+                _ => {
+                    self.compact_whole(&keyspace, &mut held, watch)?;
+                    self.work.note_compaction(id, None, 0);
+                }
             }
-            self.work.note_compaction(id, None, 0);
             watch.end_part()?;
         }
-        if purged {
+        if self.names_purged.swap(false, Ordering::AcqRel) {
             // The manifest tells first and last keys of segments that are gone.
             self.manifest.lock().roll_at_next();
-            self.touch_manifest()?;
+            self.touch_manifest().inspect_err(|_| self.names_purged.store(true, Ordering::Release))?;
         }
+        watch.end();
         report.still_held_by = self.still_held_by(scope, held);
         report.bytes_after = self.segment_bytes_in(scope);
         self.reclaim.run(&*self.dir);
         Ok(report)
     }
 
-    /// Brings a keyspace to its final shape, both tiers; whether purges were carried out.
-    fn compact_whole(&self, keyspace: &KeyspaceVersion, held: &mut Vec<u64>, watch: &mut Watch<'_>) -> Result<bool> {
+    /// Brings a keyspace to its final shape, both tiers.
+    fn compact_whole(&self, keyspace: &KeyspaceVersion, held: &mut Vec<u64>, watch: &mut Watch<'_>) -> Result<()> {
         let id = keyspace.id;
         let find = || self.current().version.keyspaces.get(&id).cloned();
         let task = |keyspace: &KeyspaceVersion| {
@@ -107,12 +109,12 @@ impl Engine {
         if let Some(task) = task(keyspace) {
             held.extend(self.run_task(&task, 0, watch)?.traces.held_by.iter().map(|(seqno, _)| seqno));
         }
-        let Some(keyspace) = find() else { return Ok(false) };
+        let Some(keyspace) = find() else { return Ok(()) };
         let (hidden, newest) = self.purges_of(&keyspace)?;
         held.extend(self.compact_past(&keyspace, &hidden, None, watch)?);
-        let Some(keyspace) = find() else { return Ok(false) };
+        let Some(keyspace) = find() else { return Ok(()) };
         if !hides {
-            return Ok(false);
+            return Ok(());
         }
         if let Some(task) = task(&keyspace) {
             self.run_task(&task, newest, watch)?;
@@ -120,7 +122,7 @@ impl Engine {
         // A purge that stays holds the name of what it hid, for whoever came before it.
         let kept = find().map(|keyspace| self.purges_of(&keyspace)).transpose()?.map_or(0, |(_, newest)| newest);
         held.extend(self.registry.lock().seqnos().into_iter().filter(|seqno| *seqno < kept));
-        Ok(true)
+        Ok(())
     }
 
     /// Takes what segments hold of a span down to the deepest level, one level after the other, and writes what is dead there anew; in the history tier,
@@ -190,6 +192,8 @@ impl Engine {
     /// One that fails holds up no other keyspace: its error is kept, and tried again a while later.
     pub(super) fn compact_most_urgent(&self) -> Result<bool> {
         let shape = self.options.shape();
+        // What somebody else meets meanwhile is not forgotten here.
+        let began = self.work.next_trouble();
         let version = Arc::clone(&self.current().version);
         let (seen_from, idle) = (self.seen_from(), self.is_idle());
         let mut urgent: Vec<_> = version
@@ -213,7 +217,8 @@ impl Engine {
             return Ok(true);
         }
         // All have been looked at: what was met before is over where it was not met again.
-        self.work.keep_troubles(|id| failed.iter().any(|(at, _)| *at == id) || self.compacting.is_taken(id));
+        let met = |id| failed.iter().any(|(at, _)| *at == id) || self.compacting.is_taken(id);
+        self.work.keep_troubles(|id, number| number >= began || met(id));
         failed.into_iter().next().map_or(Ok(false), |(_, error)| Err(error))
     }
 
@@ -489,6 +494,9 @@ impl Engine {
         if let Some(keyspace) = manifest.version().keyspaces.get(&id) {
             let superseder = outcome.traces.newest_change(keyspace.vanished);
             let version = self.commit_edit(&mut manifest, &edit, &made)?;
+            if inputs.iter().any(|segment| segment.summary.has_purges()) {
+                self.names_purged.store(true, Ordering::Release);
+            }
             self.install(&version, None, Some((job, superseder)));
         } else {
             self.discard(&made);

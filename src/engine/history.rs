@@ -154,7 +154,7 @@ impl ViewCore {
         (from, to): (u64, u64),
     ) -> Result<Option<History>> {
         let Some(asked) = self.asked(opened)? else { return Ok(None) };
-        self.history_in(&self.files(), asked, opened, key, (from, to)).map(Some)
+        self.history_in(&self.files().of_keyspace(opened.id), asked, opened, key, (from, to)).map(Some)
     }
 
     /// The same in files that are held.
@@ -223,7 +223,7 @@ impl ViewCore {
         seqnos: (u64, u64),
     ) -> Result<Option<RangeHistory>> {
         let Some(asked) = self.asked(opened)? else { return Ok(None) };
-        let current = self.files();
+        let current = self.files().of_keyspace(opened.id);
         let mut sources: Vec<AnySource> = Vec::new();
         for table in current.memtables(u64::MAX) {
             sources.push(AnySource::Mem(MemCursor::new(table, opened.id, Direction::Forward)));

@@ -263,12 +263,15 @@ impl Engine {
         self.give(keyspace, options)
     }
 
-    /// The seqnos between which a keyspace has anything: of each segment, and of each memtable.
+    /// The seqnos between which a keyspace has anything: of each segment, and of each memtable; and the pinned ones.
     fn seqnos_of(&self, keyspace: &KeyspaceVersion) -> Vec<RangeInclusive<u64>> {
         let segments = keyspace.segments().map(|segment| segment.summary.min_seqno..=segment.summary.max_seqno);
         let current = self.current();
         let tables = current.memtables(u64::MAX).filter(|table| table.share(keyspace.id).values > 0);
-        segments.chain(tables.map(|table| table.first_seqno()..=table.last_seqno())).collect()
+        let tables = tables.map(|table| table.first_seqno()..=table.last_seqno());
+        // Who reads a pinned moment finds the options of then.
+        let pins = current.version.pins.values().map(|pin| pin.seqno..=pin.seqno);
+        segments.chain(tables).chain(pins).collect()
     }
 
     /// That there is room for one more time to live among those that are in use.
@@ -409,7 +412,7 @@ impl Engine {
         let newest = gone.iter().filter_map(|gone| gone.dropped).max().unwrap_or(0);
         self.install(&version, None, Some((&inputs, newest)));
         drop(manifest);
-        self.work.keep_troubles(|id| version.keyspaces.contains_key(&id));
+        self.work.keep_troubles(|id, _| version.keyspaces.contains_key(&id));
         self.reclaim.run(&*self.dir);
         Ok(true)
     }

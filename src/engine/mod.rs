@@ -141,6 +141,8 @@ pub(crate) struct Engine {
     is_poisoned: AtomicBool,
     /// A keyspace was refused, and yet may be found created or dropped after a crash: nothing is written before that is settled.
     in_doubt: AtomicBool,
+    /// Segments left that purges had been carried out on: the manifest tells keys of them until it is written anew.
+    names_purged: AtomicBool,
     /// Segments of edits that failed: they stay until the next edit has been committed.
     doubtful: Mutex<Vec<u64>>,
     reclaim: Arc<Reclaim>,
@@ -195,7 +197,7 @@ impl Engine {
         let path = self.dir.path().display();
         if !self.is_forked() {
             return Error::invalid(format!(
-                "the database {path} was called from within a merge strategy or compaction policy; those may use their arguments alone"
+                "the database {path} was called from within a merge strategy, a compaction policy or a report of progress; those may use their arguments alone"
             ));
         }
         let (opened, here) = (self.reclaim.origin.process(), std::process::id());

@@ -169,6 +169,7 @@ impl Engine {
             is_poisoned: AtomicBool::new(false),
             doubtful: Mutex::default(),
             in_doubt: AtomicBool::new(false),
+            names_purged: AtomicBool::new(false),
             reclaim,
             counters: super::Counters::default(),
             customs: Mutex::default(),

@@ -156,8 +156,9 @@ impl Options {
         self
     }
 
-    /// How many files the database may have open at once; at least 32, by default a quarter of what the process may
-    /// (`ulimit -n`), and at most 1024. However many files it consists of: those that are not being read are closed and
+    /// How many files the database may have open at once; at least 32; by default a quarter of what the process may
+    /// (`ulimit -n`), but no more than 1024. One that is more than the process may have works, too: what the system refuses is tried again with as few
+    /// open as can be. However many files it consists of: those that are not being read are closed and
     /// opened again. Threads that read at the same moment may each have one open in addition, and each checkpoint under
     /// way a few.
     ///
@@ -299,7 +300,8 @@ impl KeyspaceOptions {
         self
     }
 
-    /// What history is kept; by default [`Policy::last_writer_wins`].
+    /// What history is kept; by default [`Policy::last_writer_wins`]. Given for a keyspace that is there, it replaces the stored one, at once and for every handle: under one
+    /// that keeps less, history goes with the next compaction. Without it the stored one stays.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = Some(policy);
         self

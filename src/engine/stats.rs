@@ -10,11 +10,11 @@ use std::{
     },
 };
 
-use super::{Engine, registry::Holder, superversion::SuperVersion};
+use super::{Engine, keyspaces::readers_of, registry::Holder, superversion::SuperVersion};
 use crate::{
     base::{IoContext, Result, TIMELINE},
     format::name,
-    manifest::{PinnedAt, Version},
+    manifest::{KeyspaceVersion, PinnedAt, Version},
 };
 
 /// What has happened since the database was opened.
@@ -107,6 +107,8 @@ pub struct SpaceUse {
     pub live: u64,
     /// Segments of the history tier: versions that were superseded.
     pub history: u64,
+    /// Segments of keyspaces that were dropped: views or pins of before still read them.
+    pub dropped: u64,
     /// Segments that say which commit happened when.
     pub timeline: u64,
     /// Segments that open views and iterators still read, or that wait to be removed.
@@ -127,11 +129,15 @@ pub struct PinStats {
     pub seqno: u64,
     /// Bytes of keys and values in segments that are there only for it (or for a view of the same moment), as flushes and compactions have found.
     pub bytes: u64,
+    /// Bytes of files of keyspaces that were dropped since: all who read them hold them together.
+    pub dropped_bytes: u64,
 }
 
 impl PinStats {
     fn to_json(&self) -> String {
-        format!("{{\"name\":{},\"seqno\":{},\"bytes\":{}}}", quoted(&self.name), self.seqno, self.bytes)
+        let Self { name, seqno, bytes, dropped_bytes } = self;
+        let name = quoted(name);
+        format!("{{\"name\":{name},\"seqno\":{seqno},\"bytes\":{bytes},\"dropped_bytes\":{dropped_bytes}}}")
     }
 }
 
@@ -147,6 +153,8 @@ pub struct ViewStats {
     pub iterators: u64,
     /// Bytes of keys and values in segments that are there only for it (or for a pin of the same moment), as flushes and compactions have found.
     pub bytes: u64,
+    /// Bytes of files of keyspaces that were dropped since: all who read them hold them together.
+    pub dropped_bytes: u64,
     /// Bytes of files that nothing but views reads any more. Several may hold one file.
     pub file_bytes: u64,
     /// Bytes of memtables that are in segments by now.
@@ -155,14 +163,14 @@ pub struct ViewStats {
 
 impl ViewStats {
     fn to_json(&self) -> String {
-        let Self { seqno, views, iterators, bytes, file_bytes, memtable_bytes } = self;
+        let Self { seqno, views, iterators, bytes, dropped_bytes, file_bytes, memtable_bytes } = self;
         format!(
-            "{{\"seqno\":{seqno},\"views\":{views},\"iterators\":{iterators},\"bytes\":{bytes},\"file_bytes\":{file_bytes},\"memtable_bytes\":{memtable_bytes}}}"
+            "{{\"seqno\":{seqno},\"views\":{views},\"iterators\":{iterators},\"bytes\":{bytes},\"dropped_bytes\":{dropped_bytes},\"file_bytes\":{file_bytes},\"memtable_bytes\":{memtable_bytes}}}"
         )
     }
 
     fn all_bytes(&self) -> u64 {
-        self.bytes + self.file_bytes + self.memtable_bytes
+        self.bytes + self.dropped_bytes + self.file_bytes + self.memtable_bytes
     }
 }
 
@@ -315,11 +323,12 @@ impl Stats {
         ]
     }
 
-    fn causes(&self) -> [(&'static str, u64); 6] {
-        let SpaceUse { live, history, timeline, garbage, log, manifest } = self.space;
+    fn causes(&self) -> [(&'static str, u64); 7] {
+        let SpaceUse { live, history, dropped, timeline, garbage, log, manifest } = self.space;
         [
             ("live", live),
             ("history", history),
+            ("dropped", dropped),
             ("timeline", timeline),
             ("garbage", garbage),
             ("log", log),
@@ -381,7 +390,10 @@ impl Stats {
             };
             out.metric(name, Kind::Gauge, meaning, self.levels.iter().map(level));
         }
-        let of_views: [OfEach<ViewStats>; 3] = [
+        let of_views: [OfEach<ViewStats>; 4] = [
+            ("view_dropped_bytes", "Bytes of dropped keyspaces that the views of a moment read.", |view| {
+                view.dropped_bytes
+            }),
             ("view_bytes", "Bytes of keys and values that are there only for the views of a moment.", |view| {
                 view.bytes
             }),
@@ -396,7 +408,8 @@ impl Stats {
             let view = |view: &ViewStats| (labels(&[("seqno", &view.seqno.to_string())]), of(view));
             out.metric(name, Kind::Gauge, meaning, self.held_by_views.iter().map(view));
         }
-        let of_pins: [OfEach<PinStats>; 2] = [
+        let of_pins: [OfEach<PinStats>; 3] = [
+            ("pin_dropped_bytes", "Bytes of dropped keyspaces that a pin keeps.", |pin| pin.dropped_bytes),
             ("pin_seqno", "The moment that a pin keeps.", |pin| pin.seqno),
             ("pin_bytes", "Bytes of keys and values that are there only for a pin.", |pin| pin.bytes),
         ];
@@ -509,32 +522,42 @@ impl fmt::Display for Stats {
         )?;
         writeln!(f, "memory: memtables {}, indexes {}", size(self.memtable_bytes), size(self.index_bytes))?;
         for level in &self.levels {
+            // What is not open has not told how large its index is.
+            let index = match level.indexed_keys {
+                0 => String::new(),
+                _ => format!(", index {:.2} bytes a key", level.index_bytes_per_key()),
+            };
             writeln!(
                 f,
-                "{} level {}: {}, {}, {} ({:.2} of the raw data), index {:.2} bytes a key",
+                "{} level {}: {}, {}, {} ({:.2} of the raw data){index}",
                 level.keyspace,
                 level.level,
                 counted(level.segments, "segment", "segments"),
                 counted(level.entries, "entry", "entries"),
                 size(level.bytes),
                 ratio(level.bytes, level.raw_bytes),
-                level.index_bytes_per_key()
             )?;
         }
         for view in self.held_by_views.iter().filter(|view| view.all_bytes() > 0) {
-            let ViewStats { seqno, views, iterators, bytes, file_bytes, memtable_bytes } = view;
+            let ViewStats { seqno, views, iterators, bytes, dropped_bytes, file_bytes, memtable_bytes } = view;
             writeln!(
                 f,
-                "{} at seqno {seqno}, {}: {} in segments, {} in older files, {} in flushed memtables",
+                "{} at seqno {seqno}, {}: {} in segments, {} of dropped keyspaces, {} in older files, {} in flushed memtables",
                 counted(*views, "view", "views"),
                 counted(*iterators, "iterator", "iterators"),
                 size(*bytes),
+                size(*dropped_bytes),
                 size(*file_bytes),
                 size(*memtable_bytes)
             )?;
         }
-        for PinStats { name, seqno, bytes } in &self.pins {
-            writeln!(f, "pin {name} at seqno {seqno}: holds {}", size(*bytes))?;
+        for PinStats { name, seqno, bytes, dropped_bytes } in &self.pins {
+            let dropped = if *dropped_bytes > 0 {
+                format!(", {} of dropped keyspaces", size(*dropped_bytes))
+            } else {
+                String::new()
+            };
+            writeln!(f, "pin {name} at seqno {seqno}: holds {}{dropped}", size(*bytes))?;
         }
         let causes: Vec<String> =
             self.causes().iter().map(|(cause, bytes)| format!("{cause} {}", size(*bytes))).collect();
@@ -565,7 +588,7 @@ impl Engine {
             fingerprint_false_positives,
             block_probes,
         ] = self.counters.reads.sums();
-        let kept = kept_for(&current.version);
+        let kept = kept_for(&current.version, &self.registry.lock().seqnos());
         let mut stats = Stats {
             seqno: self.visible(),
             synced_seqno: self.syncing.synced(),
@@ -599,7 +622,9 @@ impl Engine {
             disk_free_bytes: self.dir.available_space().ok(),
             trouble: self.poisoned.lock().clone().or_else(|| self.work.trouble().map(|error| error.in_full())),
         };
-        for keyspace in current.version.keyspaces.values().filter(|keyspace| !keyspace.is_hidden()) {
+        // Another one may have the name of one that was dropped.
+        let alive = |keyspace: &&Arc<KeyspaceVersion>| !keyspace.is_hidden() && keyspace.dropped.is_none();
+        for keyspace in current.version.keyspaces.values().filter(alive) {
             for (level, segments) in keyspace.levels.iter().enumerate().filter(|(_, segments)| !segments.is_empty()) {
                 let sum = |of: fn(&crate::segment::Finished) -> u64| segments.iter().map(|segment| of(segment)).sum();
                 let tables = current.trees.get(&keyspace.id).and_then(|tree| tree.levels.get(level));
@@ -627,7 +652,7 @@ impl Engine {
     }
 
     /// What views hold beside the files of now.
-    fn held_by_views(&self, current: &Arc<SuperVersion>, kept: &HashMap<u64, u64>) -> Vec<ViewStats> {
+    fn held_by_views(&self, current: &Arc<SuperVersion>, kept: &HashMap<u64, (u64, u64)>) -> Vec<ViewStats> {
         let holders: Vec<Holder> = self.registry.lock().holders().collect();
         let now: HashSet<u64> = current.tables().map(|table| table.meta.number).collect();
         let logs: HashSet<u64> = current.memtables(u64::MAX).map(|table| table.log()).collect();
@@ -639,7 +664,7 @@ impl Engine {
             view.seqno = seqno;
             view.views += 1;
             view.iterators += iterators;
-            view.bytes = kept.get(&seqno).copied().unwrap_or(0);
+            (view.bytes, view.dropped_bytes) = kept.get(&seqno).copied().unwrap_or((0, 0));
             let Some(files) = files.filter(|files| files.generation != current.generation) else { continue };
             if !seen.insert(files.generation) {
                 continue;
@@ -664,7 +689,12 @@ impl Engine {
         let current = self.current();
         let tables = current.tables().map(|table| {
             let summary = &table.meta.summary;
-            let cause = if summary.keyspace == TIMELINE { 2 } else { usize::from(summary.past.is_some()) };
+            let gone = || current.trees.get(&summary.keyspace).is_some_and(|tree| tree.dropped);
+            let cause = match summary.past {
+                _ if summary.keyspace == TIMELINE => 2,
+                _ if gone() => 3,
+                past => usize::from(past.is_some()),
+            };
             (table.meta.number, cause)
         });
         let live: HashMap<u64, usize> = tables.collect();
@@ -677,7 +707,8 @@ impl Engine {
             let cause = match live.get(&number) {
                 Some(0) => &mut space.live,
                 Some(1) => &mut space.history,
-                Some(_) => &mut space.timeline,
+                Some(2) => &mut space.timeline,
+                Some(_) => &mut space.dropped,
                 None => &mut space.garbage,
             };
             *cause += bytes;
@@ -694,20 +725,26 @@ impl Engine {
     }
 }
 
-/// What is kept only for those who read a seqno, in bytes, as far as the jobs have told.
-fn kept_for(version: &Version) -> HashMap<u64, u64> {
-    let mut kept = HashMap::new();
+/// What is kept only for those who read a seqno, in bytes, as far as the jobs have told; and of the dropped keyspaces that they read.
+fn kept_for(version: &Version, registered: &[u64]) -> HashMap<u64, (u64, u64)> {
+    let mut kept: HashMap<u64, (u64, u64)> = HashMap::new();
     for (seqno, bytes) in version.held.values().flatten() {
-        *kept.entry(*seqno).or_default() += bytes;
+        kept.entry(*seqno).or_default().0 += bytes;
+    }
+    for keyspace in version.keyspaces.values() {
+        let Some(dropped) = keyspace.dropped else { continue };
+        let bytes: u64 = keyspace.segments().map(|segment| segment.file_len).sum();
+        for reader in readers_of(keyspace.born, dropped, registered) {
+            kept.entry(*reader).or_default().1 += bytes;
+        }
     }
     kept
 }
 
-fn pins(version: &Version, kept: &HashMap<u64, u64>) -> Vec<PinStats> {
-    let pin = |(name, PinnedAt { seqno, .. }): (&String, &PinnedAt)| PinStats {
-        name: name.clone(),
-        seqno: *seqno,
-        bytes: kept.get(seqno).copied().unwrap_or(0),
+fn pins(version: &Version, kept: &HashMap<u64, (u64, u64)>) -> Vec<PinStats> {
+    let pin = |(name, PinnedAt { seqno, .. }): (&String, &PinnedAt)| {
+        let (bytes, dropped_bytes) = kept.get(seqno).copied().unwrap_or((0, 0));
+        PinStats { name: name.clone(), seqno: *seqno, bytes, dropped_bytes }
     };
     version.pins.iter().map(pin).collect()
 }

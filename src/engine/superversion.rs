@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::worker::Work;
 use crate::{
-    base::{KeySpan, KeyspaceId, Result, head},
+    base::{KeySpan, KeyspaceId, Result, TIMELINE, head},
     env::{Dir, Files, Origin},
     format::name,
     manifest::{KeyspaceVersion, Version},
@@ -370,6 +370,13 @@ impl SuperVersion {
         }
     }
 
+    /// The same for a walk that goes on in these files: of one keyspace, and the timeline. It holds no file of another.
+    pub(crate) fn of_keyspace(&self, keyspace: KeyspaceId) -> Arc<Self> {
+        let of = |id: KeyspaceId| self.trees.get(&id).map(|tree| (id, Arc::clone(tree)));
+        let trees = [keyspace, TIMELINE].into_iter().filter_map(of).collect();
+        Arc::new(Self { generation: self.generation, trees: Arc::new(trees), ..self.with_moments(BTreeMap::new()) })
+    }
+
     /// The same with the active memtable sealed at a moment, and a new one.
     pub(crate) fn with_sealed(&self, active: Arc<Memtable>, moment: Moment) -> Self {
         let mut next = self.with_moment(self.active.log(), moment);
@@ -431,7 +438,7 @@ impl SuperVersion {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{KeyspaceOptions, Options, base::TIMELINE, env::Memory};
+    use crate::{KeyspaceOptions, Options, env::Memory};
 
     #[test]
     fn an_edit_of_one_keyspace_leaves_the_trees_of_all_others_as_they_are() {

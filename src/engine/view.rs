@@ -210,6 +210,11 @@ impl ViewCore {
         scan_in(&self.files(), keyspace, span, asked, direction, &self.engine.dead).map(Some)
     }
 
+    /// Whether what it sees was the present, or has been kept since it was.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     /// What to ask of a keyspace; nothing when it was not yet born at the view's moment.
     pub(super) fn asked(&self, opened: &Opened) -> Result<Option<Asked>> {
         self.engine.check_open()?;

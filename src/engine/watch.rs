@@ -12,7 +12,7 @@ use crate::base::{Error, Result, callback};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Bytes of files that are done with.
+    /// Bytes of files that are done with: never less than before, nor more than `total`, and as much at the very end.
     pub done: u64,
     /// Bytes of all files that there were at the start.
     pub total: u64,
@@ -61,8 +61,15 @@ impl<'t> Watch<'t> {
         // A part may be gone over more than once.
         let now = u64::try_from(share).unwrap_or(bytes).max(told);
         self.part.1 = now;
-        self.progress.done += now - told;
+        // What others write meanwhile makes parts larger than they were at the start.
+        self.progress.done = (self.progress.done + (now - told)).min(self.progress.total);
         self.tell()
+    }
+
+    /// Tells that all is done. It is too late to break it off.
+    pub(super) fn end(&mut self) {
+        self.progress.done = self.progress.total;
+        let _late = self.tell();
     }
 
     pub(super) fn end_part(&mut self) -> Result<()> {

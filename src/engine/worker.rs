@@ -40,6 +40,7 @@ struct State {
     flush_trouble: Option<Error>,
     /// What the compactions of a keyspace met last.
     compact_trouble: BTreeMap<KeyspaceId, Trouble>,
+    next_trouble: u64,
 }
 
 #[derive(Debug)]
@@ -47,6 +48,8 @@ struct Trouble {
     error: Error,
     /// In monotonic microseconds.
     since: u64,
+    /// Counted up from one trouble to the next.
+    number: u64,
 }
 
 impl Work {
@@ -84,7 +87,10 @@ impl Work {
         let mut state = self.state.lock();
         match met {
             Some(error) => {
-                drop(state.compact_trouble.insert(keyspace, Trouble { error: error.duplicate(), since: now }));
+                let number = state.next_trouble;
+                state.next_trouble += 1;
+                let trouble = Trouble { error: error.duplicate(), since: now, number };
+                drop(state.compact_trouble.insert(keyspace, trouble));
             }
             None => drop(state.compact_trouble.remove(&keyspace)),
         }
@@ -98,9 +104,14 @@ impl Work {
         rests.then(|| trouble.error.duplicate())
     }
 
-    /// Forgets what was met in keyspaces that are there no more.
-    pub(super) fn keep_troubles(&self, is_there: impl Fn(KeyspaceId) -> bool) {
-        self.state.lock().compact_trouble.retain(|id, _| is_there(*id));
+    /// The number of the next trouble.
+    pub(super) fn next_trouble(&self) -> u64 {
+        self.state.lock().next_trouble
+    }
+
+    /// Forgets what is over: `stays` is asked with the keyspace, and the number of the trouble.
+    pub(super) fn keep_troubles(&self, stays: impl Fn(KeyspaceId, u64) -> bool) {
+        self.state.lock().compact_trouble.retain(|id, trouble| stays(*id, trouble.number));
     }
 }
 
