@@ -9,7 +9,7 @@
 //!
 //! Rules R1, R2, R4 and R5 of `docs/versions.md`. Range tombstones count as entries of every key they cover.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc};
 
 use super::{
     DeadSpans, Direction, Kway, LOOK_AFTER, MergeStrategy, Newest, Overhead, Shown, Source, Tombstones, WORTH,
@@ -385,6 +385,8 @@ pub(crate) struct Visible<S> {
     merge: Kway<S>,
     /// The range tombstones of all sources.
     tombstones: Overhead,
+    /// There are none, and nothing expires.
+    is_plain: bool,
     asked: Asked,
     span: KeySpan,
     direction: Direction,
@@ -399,11 +401,28 @@ pub(crate) struct Visible<S> {
     key: Vec<u8>,
     /// The current value when no source stands at it: after a fold, and backward.
     held: Option<Bytes>,
-    /// The source at the top stands at the current entry (forward).
-    at_top: bool,
+    /// Where the merge stands (forward).
+    stands: Stands,
     walk: Walk,
     /// The value of the current key cannot be told, which says nothing of the other keys.
     key_failed: bool,
+}
+
+/// Where the merge of a forward walk stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stands {
+    /// At what has not been looked at.
+    Elsewhere,
+    /// At the value that was shown of the current key.
+    AtValue,
+    /// Behind what made the value, perhaps among other versions of the current key.
+    BehindValue,
+}
+
+/// That a walk would go round for ever.
+#[cold]
+fn out_of_order() -> Error {
+    Corruption { offset: 0, what: "keys in their order" }.into()
 }
 
 impl<S: Source> Visible<S> {
@@ -415,6 +434,7 @@ impl<S: Source> Visible<S> {
         (direction, strategy): (Direction, MergeStrategy),
     ) -> Self {
         Self {
+            is_plain: asked.cutoffs.is_none() && tombstones.iter().all(Vec::is_empty),
             merge,
             strategy,
             tombstones: Overhead::new(tombstones, asked.seqno, asked.opened),
@@ -427,7 +447,7 @@ impl<S: Source> Visible<S> {
             turned: None,
             key: Vec::new(),
             held: None,
-            at_top: false,
+            stands: Stands::Elsewhere,
             key_failed: false,
         }
     }
@@ -507,11 +527,13 @@ impl<S: Source> Visible<S> {
     }
 
     fn forward(&mut self) -> Result<bool> {
-        if self.at_top {
-            self.at_top = false;
+        let stood = std::mem::replace(&mut self.stands, Stands::Elsewhere);
+        if stood != Stands::Elsewhere {
             self.held = None;
+            if stood == Stands::AtValue {
+                self.merge.advance()?;
+            }
             self.skip_rest_of_key()?;
-            self.check_onward()?;
         }
         loop {
             let entry = self.merge.top().and_then(Source::entry);
@@ -522,16 +544,23 @@ impl<S: Source> Visible<S> {
             };
             self.key.clear();
             self.key.extend_from_slice(entry.key);
+            // The usual case: what is newest is a value that nothing can hide.
+            if self.is_plain && entry.kind == Kind::Put && entry.seqno <= self.asked.seqno {
+                self.tell_dead();
+                self.stands = Stands::AtValue;
+                return Ok(true);
+            }
             let marks = self.tombstones.over(&self.key);
             let resolved = self.resolve_forward(marks);
             if matches!(resolved, Ok(true)) || self.key_failed {
                 self.tell_dead();
-                self.at_top = true;
+                if self.stands == Stands::Elsewhere {
+                    self.stands = Stands::BehindValue;
+                }
                 return resolved;
             }
             resolved?;
             self.skip_rest_of_key()?;
-            self.check_onward()?;
             self.skip_deleted_span()?;
             self.pass_dead()?;
         }
@@ -568,7 +597,10 @@ impl<S: Source> Visible<S> {
         let Self { merge, key, asked, strategy, .. } = self;
         let resolved = resolve(merge, marks, (key, asked, strategy))?;
         self.held = match resolved {
-            Resolved::AtTop => None,
+            Resolved::AtTop => {
+                self.stands = Stands::AtValue;
+                None
+            }
             Resolved::Folded(folded) => Some(folded),
             Resolved::Nothing => return Ok(false),
             Resolved::Failed(error) => {
@@ -581,12 +613,15 @@ impl<S: Source> Visible<S> {
 
     fn skip_rest_of_key(&mut self) -> Result<()> {
         for _ in 0..VERSIONS_MAX {
-            if self.merge.top().and_then(Source::entry).is_none_or(|entry| entry.key != self.key) {
-                return Ok(());
+            let next = self.merge.top().and_then(Source::entry).map(|entry| entry.key.cmp(&self.key));
+            match next {
+                None | Some(Ordering::Greater) => return Ok(()),
+                Some(Ordering::Equal) => self.merge.advance()?,
+                Some(Ordering::Less) => return Err(out_of_order()),
             }
-            self.merge.advance()?;
         }
-        self.merge.skip_key(&self.key)
+        self.merge.skip_key(&self.key)?;
+        self.check_onward()
     }
 
     /// That the walk has come on from the current key. In a damaged file entries may stand in another order: then it would go round for ever.
@@ -597,7 +632,7 @@ impl<S: Source> Visible<S> {
             Direction::Forward => next > self.key.as_slice(),
             Direction::Backward => next < self.key.as_slice(),
         });
-        if onward { Ok(()) } else { Err(Corruption { offset: 0, what: "keys in their order" }.into()) }
+        if onward { Ok(()) } else { Err(out_of_order()) }
     }
 
     /// Jumps over what a range tombstone hides, in the sources that hold nothing newer than it.
@@ -620,8 +655,24 @@ impl<S: Source> Visible<S> {
             };
             self.key.clear();
             self.key.extend_from_slice(entry.key);
+            // The usual case: there is one version, a value that nothing can hide.
+            let mut oldest = None;
+            if self.is_plain && entry.kind == Kind::Put && entry.seqno <= self.asked.seqno {
+                let (seen, ordinal) = (Seen { gap_start: None, ..entry.seen() }, entry.ordinal);
+                let value = self.merge.top().map(Source::value).unwrap_or_default();
+                self.merge.advance()?;
+                match self.merge.top().and_then(Source::entry).map(|next| next.key.cmp(&self.key)) {
+                    None | Some(Ordering::Less) => {
+                        self.tell_dead();
+                        self.held = Some(value);
+                        return Ok(true);
+                    }
+                    Some(Ordering::Equal) => oldest = Some((seen, ordinal, value)),
+                    Some(Ordering::Greater) => return Err(out_of_order()),
+                }
+            }
             let marks = self.tombstones.over(&self.key);
-            let resolved = self.resolve_backward(marks);
+            let resolved = self.resolve_backward(marks, oldest);
             if matches!(resolved, Ok(Some(_))) || self.key_failed {
                 self.tell_dead();
             }
@@ -656,10 +707,10 @@ impl<S: Source> Visible<S> {
 
     /// Reads all versions of the current key, oldest first, and keeps what is at or below the moment down to its base. That and what
     /// is above are then shown to a look-up newest first, as in the other direction.
-    fn resolve_backward(&mut self, marks: Shown) -> Result<Option<Bytes>> {
-        let mut below: Vec<(Seen, u32, Bytes)> = Vec::new();
+    fn resolve_backward(&mut self, marks: Shown, oldest: Option<(Seen, u32, Bytes)>) -> Result<Option<Bytes>> {
+        let mut versions = usize::from(oldest.is_some());
+        let mut below: Vec<(Seen, u32, Bytes)> = oldest.into_iter().collect();
         let mut above: Vec<Seen> = Vec::new();
-        let mut versions = 0;
         while let Some(source) = self.merge.top()
             && let Some(entry) = source.entry()
             && entry.key == self.key
