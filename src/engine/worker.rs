@@ -173,10 +173,14 @@ impl Engine {
                 flushed.and_then(|flushed| Ok(flushed || self.relieve_timeline()?))
             }
             What::Compact => match self.forget_dropped() {
+                Ok(true) => Ok(true),
                 Ok(false) => self.compact_most_urgent(),
-                done => done.inspect_err(|error| {
-                    self.work.note_compaction(TIMELINE, Some(error), self.env.monotonic_us());
-                }),
+                // Those who wait for a compaction do not wait for this.
+                Err(error) => {
+                    let compacted = self.compact_most_urgent();
+                    self.work.note_compaction(TIMELINE, Some(&error), self.env.monotonic_us());
+                    compacted.and_then(|done| if done { Ok(true) } else { Err(error) })
+                }
             },
         };
         self.let_go();

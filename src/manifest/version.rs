@@ -443,6 +443,21 @@ mod tests {
     }
 
     #[test]
+    fn two_keyspaces_with_segments_of_one_number_are_found_once_all_has_been_read() {
+        let create =
+            Change::Create { id: KeyspaceId(17), name: "l".into(), options: StoredOptions::default(), seqno: 2 };
+        let add = |id, number| {
+            let mut segment = segment(number, ("a", "b"), (5, 9));
+            segment.summary.keyspace = KeyspaceId(id);
+            Change::Add { level: 0, segment }
+        };
+        let version = with_keyspace().apply(&Edit::new([create, add(16, 1)])).unwrap();
+        version.apply(&Edit::new([add(17, 2)])).unwrap().check_whole().unwrap();
+        let both = version.apply(&Edit::new([add(17, 1)])).unwrap();
+        assert!(both.check_whole().unwrap_err().what.contains("V3"));
+    }
+
+    #[test]
     fn decisions_are_remembered_with_their_time_up_to_a_bound_and_through_a_snapshot() {
         let mut version = Version::default();
         let count = DECISIONS_MAX as u64 + 3;

@@ -23,7 +23,10 @@ use rustix::{
 };
 
 use super::{destination, not_a_directory, not_a_file};
-use crate::env::{Dir, File, Region};
+use crate::{
+    base::is_out_of_files,
+    env::{Dir, File, Region},
+};
 
 /// Threads that sync the files of one job, and how many files make another one worth its start.
 const SYNC_THREADS: usize = 8;
@@ -178,7 +181,12 @@ impl Dir for OsDir {
                     Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
                     Err(names) => sync(names),
                 };
-                synced = synced.and(other);
+                // A sync that failed is told before a file that could not be opened: that is tried again, and a failed sync succeeds then.
+                synced = match (synced, other) {
+                    (Err((_, first)), Err(second)) if is_out_of_files(&first) => Err(second),
+                    (Err(first), _) => Err(first),
+                    (Ok(()), other) => other,
+                };
             }
             synced
         })
