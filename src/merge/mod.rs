@@ -2,12 +2,14 @@
 //!
 //! Users find here [`append_items`], which reads the lists of [`MergeStrategy::Append`].
 //!
-//! Inside, a `Source` is anything sorted: a memtable, a segment, a run of segments. `Kway` merges them in internal order: keys
-//! ascending, versions of a key newest first. `Visible` reads that stream as of a seqno. Range tombstones travel beside the stream, as
-//! `Tombstones`, and `DeadSpans` remember where nothing is left. A [`MergeStrategy`] folds operands.
+//! Inside, a `Source` is anything sorted: a memtable, a segment, a run of segments. `Kway` merges them in internal
+//! order: keys ascending, versions of a key newest first. `Visible` reads that stream as of a seqno. Range tombstones
+//! travel beside the stream, as `Tombstones`, and `DeadSpans` remember where nothing is left. A [`MergeStrategy`] folds
+//! operands.
 
 mod dead;
 mod kway;
+mod lookup;
 #[cfg(test)]
 pub(crate) mod steps;
 mod strategy;
@@ -16,12 +18,13 @@ mod visible;
 
 use crate::base::{Bytes, Kind, Result};
 
-pub(crate) use dead::{DeadSpans, LOOK_AFTER, WORTH, WORTH_FIRST};
+pub(crate) use dead::DeadSpans;
 pub(crate) use kway::Kway;
+pub(crate) use lookup::{Answer, Asked, Cutoffs, Found, Lookup, Seen, ttl_at};
 pub use strategy::{AppendItems, CustomMerge, Merge, MergeStrategy, append_items};
 pub(crate) use strategy::{Gathered, NUMBER_CUSTOM, append_list, name_of, number, wide_sum};
-pub(crate) use tombstones::{Fragment, Mark, Newest, Overhead, RangeTombstone, Shown, Tombstones, push};
-pub(crate) use visible::{Answer, Asked, Cutoffs, Found, Lookup, Seen, Visible, ttl_at};
+pub(crate) use tombstones::{Fragment, Mark, RangeTombstone, Shown, Tombstones, push};
+pub(crate) use visible::Visible;
 
 /// Which way a source runs. A source never turns round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +44,8 @@ pub(crate) enum Until {
         /// In microseconds.
         time: u64,
     },
-    /// Nobody knows: a tombstone that has left the main tree. It tells when the key was deleted, and answers no read: without it the key is
-    /// absent just the same, and what came after it may have come and gone.
+    /// Nobody knows: a tombstone that has left the main tree. It tells when the key was deleted, and answers no read:
+    /// without it the key is absent just the same, and what came after it may have come and gone.
     Open,
 }
 
@@ -99,8 +102,8 @@ pub(crate) fn step() {
 
 /// A sorted stream of entries, in one direction.
 pub(crate) trait Source {
-    /// Goes to the first entry with a key ≥ `key` (forward), or to the last one with a key < `key` (backward). No key is
-    /// the end: forward nothing is left there, backward everything lies before it.
+    /// Goes to the first entry with a key ≥ `key` (forward), or to the last one with a key < `key` (backward). No key
+    /// is the end: forward nothing is left there, backward everything lies before it.
     fn seek(&mut self, key: Option<&[u8]>) -> Result<()>;
 
     /// The entry it stands at.
