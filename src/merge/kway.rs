@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Direction, EntryRef, Source, step};
+use super::source::{Direction, EntryRef, Source, step};
 use crate::base::Result;
 
 /// A merge of sources that all run in one direction.

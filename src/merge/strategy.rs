@@ -8,9 +8,10 @@
 //!   put        9@10     10: 9                     10: z
 //! ```
 //!
-//! A put is a base that replaces what is older; an operand is combined with it. A delete is a base of nothing: an operand above it, or
-//! with nothing beneath it, is the value by itself. The fold of a key's entries is the same wherever and whenever it is made, because a
-//! strategy is associative: reads, flushes and compactions all gather them in a [`Gathered`].
+//! A put is a base that replaces what is older; an operand is combined with it. A delete is a base of nothing: an
+//! operand above it, or with nothing beneath it, is the value by itself. The fold of a key's entries is the same
+//! wherever and whenever it is made, because a strategy is associative: reads, flushes and compactions all gather them
+//! in a [`Gathered`].
 
 use std::{
     fmt,
@@ -31,9 +32,9 @@ const NAME_LEN_MAX: usize = 255;
 
 /// Combines values of one key: what [`MergeStrategy::custom`] takes.
 ///
-/// Values may be combined in any grouping, in their order: `merge` must be associative, and give the same for the same bytes every time.
-/// When it fails or panics while the database tidies up, nothing is lost: the operands stay as they are, and the next
-/// read tells the error.
+/// Values may be combined in any grouping, in their order: `merge` must be associative, and give the same for the same
+/// bytes every time. When it fails or panics while the database tidies up, nothing is lost: the operands stay as they
+/// are, and the next read tells the error.
 ///
 /// It runs under the locks of writes and compactions, so it cannot use a database: every call of one answers
 /// [`Invalid`](Error::Invalid) in it.
@@ -65,11 +66,11 @@ pub enum MergeStrategy {
     /// The newest value counts; `merge` is `put`. The default.
     #[default]
     LastWins,
-    /// The first value of a key stays until the key is deleted; later puts and merges of it
-    /// change nothing, and answer a receipt like any write. To know which it was: [`insert_if_absent`](crate::Keyspace::insert_if_absent).
+    /// The first value of a key stays until the key is deleted; later puts and merges of it change nothing, and answer
+    /// a receipt like any write. To know which it was: [`insert_if_absent`](crate::Keyspace::insert_if_absent).
     FirstWins,
-    /// Values are numbers, `i64` in little-endian bytes, and `merge` adds. A sum that does not fit is an error, which loses nothing: later
-    /// operands may bring it back.
+    /// Values are numbers, `i64` in little-endian bytes, and `merge` adds. A sum that does not fit is an error, which
+    /// loses nothing: later operands may bring it back.
     Sum,
     /// `merge` appends an item. The value is the list of all items in order, to be read with
     /// [`append_items`].
@@ -127,8 +128,8 @@ impl fmt::Debug for MergeStrategy {
 }
 
 impl MergeStrategy {
-    /// A strategy of the user's own. The database keeps the name with the keyspace, and refuses to open the keyspace without a strategy of
-    /// that name: what it does must never change under one name.
+    /// A strategy of the user's own. The database keeps the name with the keyspace, and refuses to open the keyspace
+    /// without a strategy of that name: what it does must never change under one name.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Merge, MergeStrategy, Options, Result};
@@ -238,8 +239,8 @@ impl MergeStrategy {
         if self.folds() { Kind::Operand } else { Kind::Put }
     }
 
-    /// Begins to gather the entries of a key with its newest one, an operand; nothing where there are none, or where the bytes are no
-    /// operand of this strategy.
+    /// Begins to gather the entries of a key with its newest one, an operand; nothing where there are none, or where
+    /// the bytes are no operand of this strategy.
     pub(crate) fn gather(&self, newest: &Bytes) -> Option<Gathered> {
         match self {
             Self::Sum => number(newest).map(Gathered::Sum),
@@ -321,8 +322,8 @@ impl Gathered {
         Ok(true)
     }
 
-    /// As [`Gathered::add_older`], for what is to be stored: `false` also when it would grow too long, and when the user's own strategy
-    /// fails or panics.
+    /// As [`Gathered::add_older`], for what is to be stored: `false` also when it would grow too long, and when the
+    /// user's own strategy fails or panics.
     pub(crate) fn store_older(&mut self, key: &[u8], older: &Bytes) -> bool {
         match self {
             Self::List { len, .. } if *len + older.len() > FOLD_LEN_MAX => false,
@@ -406,7 +407,8 @@ pub(crate) fn append_list(items: &[&[u8]]) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// The items of an appended list, in the order in which they were appended. Bytes that are no such list end in an error as the last item.
+/// The items of an appended list, in the order in which they were appended. Bytes that are no such list end in an error
+/// as the last item.
 ///
 /// ```
 /// # use chronolith::{env::Memory, merge::append_items, KeyspaceOptions, MergeStrategy, Options};

@@ -7,10 +7,10 @@
 use std::{cmp::Ordering, sync::Arc};
 
 use super::{
-    Direction, Source,
-    dead::{DeadSpans, LOOK_AFTER, WORTH, WORTH_FIRST},
+    dead_spans::{DeadSpans, LOOK_AFTER, WORTH, WORTH_FIRST},
     kway::Kway,
     lookup::{Answer, Asked, Found, Lookup, Seen},
+    source::{Direction, Source},
     strategy::MergeStrategy,
     tombstones::{Newest, Overhead, Shown, Tombstones},
 };

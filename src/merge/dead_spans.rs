@@ -45,7 +45,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Asked, Direction};
+use super::{lookup::Asked, source::Direction};
 use crate::base::{KeyspaceId, Kind};
 
 /// After so many dead keys in a row a walk looks whether somebody knows how many more there are. Measured in a

@@ -1,0 +1,183 @@
+//! What a set says of a key, at any moment.
+//!
+//! Whoever reads at or above the newest tombstone is answered by the skyline. What readers of an older moment need is
+//! made when the first of them comes.
+
+use super::{
+    cover::{Cover, Gaps, List},
+    mark::{Mark, Shown},
+    set::Tombstones,
+    skyline::{NONE, number},
+};
+use crate::base::KeySpan;
+
+/// Sets up to this size are walked where the skyline does not do.
+const FEW: usize = 8;
+
+/// What a set says of a key at a moment: it holds from edge `from` (of the set; the first key of all without one) to
+/// before edge `to`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Said {
+    /// The newest at or below the moment.
+    pub(super) newest: Option<u32>,
+    /// A purge above the moment that its reader knows.
+    pub(super) purge: Option<Mark>,
+    /// One above the moment whose gap refuses it.
+    pub(super) refusing: Option<Mark>,
+    pub(super) from: Option<u32>,
+    pub(super) to: Option<u32>,
+}
+
+impl Tombstones {
+    /// The part that a key is in.
+    fn part(&self, key: &[u8]) -> Option<usize> {
+        self.edges.partition_point(|edge| **edge <= *key).checked_sub(1)
+    }
+
+    /// How many were written at or before a moment.
+    fn upto(&self, asked: u64) -> usize {
+        self.all.partition_point(|one| one.mark.seqno <= asked)
+    }
+
+    /// What readers of a moment, who know the purges up to `opened`, have to be told of a key.
+    pub(super) fn look(&self, key: &[u8], asked: u64, opened: u64) -> Said {
+        if asked >= self.newest_seqno() {
+            let after = self.skyline.partition_point(|(at, _)| self.edge(*at).is_some_and(|edge| edge <= key));
+            let to = self.skyline.get(after).map(|(at, _)| *at);
+            let Some((from, top)) = after.checked_sub(1).and_then(|at| self.skyline.get(at)) else {
+                return Said { to, ..Said::default() };
+            };
+            return Said { newest: Some(*top).filter(|top| *top != NONE), from: Some(*from), to, ..Said::default() };
+        }
+        let purge = self.newest_purge.is_some_and(|newest| newest > asked && opened > asked);
+        let gap = self.gapped.is_some_and(|(newest, lowest)| newest > asked && lowest <= asked);
+        let upto = self.upto(asked);
+        if upto == 0 && !purge && !gap {
+            return Said::default();
+        }
+        let Some(part) = self.part(key) else { return Said { to: Some(0), ..Said::default() } };
+        let refusing =
+            if gap { self.gaps().over.path(part).find_map(|list| self.refusing(list, upto, asked)) } else { None };
+        Said {
+            newest: self.newest_below(part, upto),
+            purge: if purge { self.newest_purge(key, asked, opened) } else { None },
+            refusing,
+            from: Some(number(part)),
+            to: Some(number(part + 1)).filter(|to| (*to as usize) < self.edges.len()),
+        }
+    }
+
+    /// The newest of the first `upto` over a part.
+    fn newest_below(&self, part: usize, upto: usize) -> Option<u32> {
+        if self.all.len() <= FEW {
+            return self.all.get(..upto)?.iter().rposition(|one| one.covers(part)).map(number);
+        }
+        let below = |list: List<'_>| {
+            let at = list.first.partition_point(|rank| (*rank as usize) < upto).checked_sub(1)?;
+            list.first.get(at).copied()
+        };
+        self.covers().path(part).filter_map(below).max()
+    }
+
+    fn newest_purge(&self, key: &[u8], asked: u64, opened: u64) -> Option<Mark> {
+        let purges = self.purging();
+        let newest = purges.look(key, opened, opened).newest?;
+        purges.all.get(newest as usize).map(|one| one.mark).filter(|mark| mark.seqno > asked)
+    }
+
+    /// Of a list of those with a gap, the one above a moment that reaches lowest, if it refuses the moment.
+    fn refusing(&self, list: List<'_>, upto: usize, asked: u64) -> Option<Mark> {
+        let above = list.first.partition_point(|rank| (*rank as usize) < upto);
+        let mark = self.all.get(*list.lowest.get(above)? as usize)?.mark;
+        mark.refuses(asked).then_some(mark)
+    }
+
+    /// One that overlaps a span and whose gap refuses a moment.
+    pub(super) fn refusing_in(&self, span: &KeySpan, asked: u64) -> Option<Mark> {
+        self.gapped.filter(|(newest, lowest)| *newest > asked && *lowest <= asked)?;
+        let gaps = self.gaps();
+        let upto = self.upto(asked);
+        let from = self.part(&span.start);
+        let over = from.into_iter().flat_map(|part| gaps.over.path(part));
+        // Behind the first key those that begin there.
+        let behind = from.map_or(0, |part| part + 1);
+        let end = span.end.as_ref().map_or(self.edges.len(), |end| self.edges.partition_point(|edge| **edge < **end));
+        over.chain(gaps.starts.within(behind..end)).find_map(|list| self.refusing(list, upto, asked))
+    }
+
+    /// The newest at or below a moment over a key; a purge above the moment comes before it, where its reader knows it.
+    pub(crate) fn newest(&self, key: &[u8], asked: u64, opened: u64) -> Option<Mark> {
+        let said = self.look(key, asked, opened);
+        said.purge.or_else(|| self.all.get(said.newest? as usize).map(|one| one.mark))
+    }
+
+    /// What a look-up of a key as of a moment has to be shown, newest first: the purge above it, one above it whose gap
+    /// refuses it, and the newest at or below it. Whatever else covers the key changes no answer.
+    #[inline]
+    pub(crate) fn shown(&self, key: &[u8], asked: u64, opened: u64) -> Shown {
+        if self.all.is_empty() {
+            return Shown::default();
+        }
+        let said = self.look(key, asked, opened);
+        Shown::of(said.purge, said.refusing, said.newest.and_then(|at| self.all.get(at as usize)).map(|one| one.mark))
+    }
+
+    /// All that cover a key, in no order.
+    pub(crate) fn covering(&self, key: &[u8]) -> impl Iterator<Item = &Mark> {
+        let part = if self.all.is_empty() { None } else { self.part(key) };
+        let few = self.all.len() <= FEW;
+        let walked =
+            part.filter(|_| few).into_iter().flat_map(move |part| self.all.iter().filter(move |one| one.covers(part)));
+        let found =
+            part.filter(|_| !few).into_iter().flat_map(|part| self.covers().path(part).flat_map(|list| list.first));
+        walked.chain(found.filter_map(|rank| self.all.get(*rank as usize))).map(|one| &one.mark)
+    }
+
+    /// The oldest one above a seqno that covers a key.
+    pub(crate) fn oldest_above(&self, key: &[u8], seqno: u64) -> Option<&Mark> {
+        let part = self.part(key)?;
+        let upto = self.upto(seqno);
+        let above =
+            |list: List<'_>| list.first.get(list.first.partition_point(|rank| (*rank as usize) < upto)).copied();
+        let rank = self.covers().path(part).filter_map(above).min()?;
+        self.all.get(rank as usize).map(|one| &one.mark)
+    }
+
+    /// The newest that overlaps a span.
+    pub(crate) fn newest_in(&self, span: &KeySpan) -> Option<u64> {
+        let before =
+            |key: &[u8]| self.skyline.partition_point(|(at, _)| self.edge(*at).is_some_and(|edge| edge <= key));
+        let from = before(&span.start).saturating_sub(1);
+        let to = span.end.as_deref().map_or(self.skyline.len(), |end| {
+            self.skyline.partition_point(|(at, _)| self.edge(*at).is_some_and(|edge| edge < end))
+        });
+        let tops = self.skyline.get(from..to)?.iter().filter(|(_, top)| *top != NONE);
+        tops.map(|(_, top)| *top).max().and_then(|top| Some(self.all.get(top as usize)?.mark.seqno))
+    }
+
+    pub(super) fn covers(&self) -> &Cover {
+        self.covers.get_or_init(|| {
+            let parts = self.edges.len();
+            Cover::new(parts, self.all.iter().enumerate().map(|(rank, one)| (number(rank), one.parts(parts))))
+        })
+    }
+
+    fn gaps(&self) -> &Gaps {
+        self.gaps.get_or_init(|| {
+            let parts = self.edges.len();
+            let gapped = || self.all.iter().enumerate().filter(|(_, one)| one.mark.gap_start.is_some());
+            let gap = |rank: u32| self.all.get(rank as usize).and_then(|one| one.mark.gap_start).unwrap_or(u64::MAX);
+            let mut over = Cover::new(parts, gapped().map(|(rank, one)| (number(rank), one.parts(parts))));
+            let mut starts = Cover::of_points(parts, gapped().map(|(rank, one)| (number(rank), one.from as usize)));
+            over.find_lowest(gap);
+            starts.find_lowest(gap);
+            Gaps { over, starts }
+        })
+    }
+
+    fn purging(&self) -> &Self {
+        self.purges.get_or_init(|| {
+            Box::new(Self::of(self.edges.clone(), self.all.iter().filter(|one| one.mark.purge).copied().collect()))
+        })
+    }
+}
