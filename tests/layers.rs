@@ -24,6 +24,52 @@ const RANKS: &[(&str, u32)] = &[
     ("api", 8),
 ];
 
+/// The same inside `engine/`: a room may import from rooms of a lower rank. `mod` is [`Engine`] itself, which puts the
+/// parts below it together; what stands above it works on all of them.
+const ENGINE_RANKS: &[(&str, u32)] = &[
+    ("locks", 0),
+    ("options", 0),
+    ("watch", 0),
+    ("counters", 1),
+    ("context", 1),
+    ("health", 1),
+    ("clock", 1),
+    ("work", 1),
+    ("catalogue", 2),
+    ("files", 2),
+    ("log", 3),
+    ("timeline", 3),
+    ("mod", 4),
+    ("read", 5),
+    ("jobs", 6),
+    ("keyspaces", 7),
+    ("pins", 8),
+    ("write", 9),
+    ("checkpoint", 10),
+    ("stats", 10),
+    ("check", 11),
+    ("open", 12),
+];
+
+/// What `engine/mod.rs` hands out to the rooms of the engine by a shorter name, and where each is defined.
+const ENGINE_NAMES: &[(&str, &str)] = &[
+    ("Engine", "mod"),
+    ("Opened", "catalogue"),
+    ("Durability", "options"),
+    ("KeyspaceOptions", "options"),
+    ("Options", "options"),
+    ("Watch", "watch"),
+    ("Catalogue", "catalogue"),
+    ("Context", "context"),
+    ("Counters", "counters"),
+    ("DbClock", "clock"),
+    ("FileSet", "files"),
+    ("Health", "health"),
+    ("Jobs", "jobs"),
+    ("Log", "log"),
+    ("Work", "work"),
+];
+
 /// Words that may appear only below the given places.
 const DOORS: &[(&str, &[&str])] = &[
     ("std::fs", &["src/env/"]),
@@ -31,10 +77,15 @@ const DOORS: &[(&str, &[&str])] = &[
     ("SystemTime::now", &["src/env/"]),
     ("thread::sleep", &[]),
     ("unsafe ", &["src/env/map.rs"]),
+    // Parts own their state: whoever wants something of the whole is a function that takes it.
+    ("impl Engine ", &["src/engine/mod.rs"]),
 ];
 
-/// What a module of a lower rank may name of a higher one: re-exports of the crate for doc links, and the open database.
-const ROOT_NAMES: &[&str] = &["Db", "Error"];
+/// Locks of the engine have a place in the order, which `locks.rs` checks.
+const ENGINE_LOCKS: &str = "src/engine/locks.rs";
+
+/// What a module of a lower rank may name of a higher one: a re-export of the crate for doc links.
+const ROOT_NAMES: &[&str] = &["Error"];
 
 #[test]
 fn source_is_tidy() {
@@ -64,6 +115,22 @@ fn untidiness_is_noticed() {
     assert!(faults_of("src/wal/mod.rs", "//! Head.\nuse super::engine;\n").contains("super"));
     assert!(faults_of("src/wal/a.rs", "fn f() {}\n").contains("what it is for"));
     assert!(faults_of("src/new/a.rs", "//! Head.\n").contains("no rank"));
+
+    let inside = |path: &str, code: &str| faults_of(&format!("src/engine/{path}"), &format!("//! Head.\n{code}\n"));
+    assert_eq!(inside("log/mod.rs", "use crate::engine::{files::FileSet, health::Health};"), "");
+    assert_eq!(
+        inside("write/decide.rs", "use super::update::optimistic;\nuse crate::engine::{Engine, log::Commit};"),
+        ""
+    );
+    assert_eq!(inside("pins.rs", "use super::{Engine, keyspaces::commit_change};"), "");
+    assert!(inside("log/mod.rs", "use crate::engine::Engine;").contains("engine/log may not import engine/mod"));
+    assert!(inside("files/tree.rs", "use crate::engine::log::Log;").contains("engine/files may not import engine/log"));
+    assert!(inside("keyspaces.rs", "use super::{Engine, pins::pin};").contains("may not import engine/pins"));
+    assert!(inside("read/mod.rs", "fn f() { super::super::jobs::flush() }").contains("super"));
+    assert!(inside("read/mod.rs", "use crate::engine::Pin;").contains("import Pin by the room that defines it"));
+    assert!(inside("new.rs", "").contains("no rank"));
+    assert!(inside("jobs/mod.rs", "use parking_lot::Mutex;").contains("place in the order"));
+    assert!(inside("read/mod.rs", "impl Engine {\n}").contains("impl Engine"));
 }
 
 fn check(path: &str, text: &str, fault: &mut dyn FnMut(usize, String)) {
@@ -88,7 +155,10 @@ fn check(path: &str, text: &str, fault: &mut dyn FnMut(usize, String)) {
         }
         return;
     };
-    for used in imports(code) {
+    if *user == "engine" {
+        check_engine(path, code, fault);
+    }
+    for used in imports(code, "crate::") {
         match RANKS.iter().find(|(module, _)| *module == used) {
             Some((other, rank)) if other != user && rank >= user_rank => {
                 fault(1, format!("{user} may not import {other}"));
@@ -101,15 +171,44 @@ fn check(path: &str, text: &str, fault: &mut dyn FnMut(usize, String)) {
     }
 }
 
-/// The modules that `code` names right after `crate::`, alone or in a `{group}`; documentation may name anything.
-fn imports(code: &str) -> Vec<&str> {
+/// Who may import whom inside the engine.
+fn check_engine(path: &str, code: &str, fault: &mut dyn FnMut(usize, String)) {
+    if path != ENGINE_LOCKS && code.contains("parking_lot") {
+        fault(1, format!("a lock that has no place in the order: take one of {ENGINE_LOCKS}"));
+    }
+    let inner = path.strip_prefix("src/engine/").unwrap_or(path);
+    // The face names everything; what it composes, its type says.
+    if inner == "mod.rs" {
+        return;
+    }
+    let (room, is_folder) =
+        inner.split_once('/').map_or((inner.trim_end_matches(".rs"), false), |(room, _)| (room, true));
+    let rank = |name: &str| ENGINE_RANKS.iter().find(|(room, _)| *room == name).map(|(_, rank)| *rank);
+    let Some(own) = rank(room) else { return fault(1, "has no rank inside the engine".into()) };
+    // In a folder `super` is the folder.
+    let by_super = if is_folder { Vec::new() } else { imports(code, "super::") };
+    for used in imports(code, "engine::").into_iter().chain(by_super) {
+        let defined = ENGINE_NAMES.iter().find(|(name, _)| *name == used).map_or(used, |(_, room)| room);
+        match rank(defined) {
+            Some(other) if defined != room && other >= own => {
+                fault(1, format!("engine/{room} may not import engine/{defined}"));
+            }
+            None => fault(1, format!("import {used} by the room that defines it")),
+            Some(_) => {}
+        }
+    }
+}
+
+/// The modules that `code` names right after a prefix as `crate::`, alone or in a `{group}`; documentation may name
+/// anything.
+fn imports<'c>(code: &'c str, prefix: &str) -> Vec<&'c str> {
     let mut found = Vec::new();
     let mut at = 0;
-    while let Some(next) = code[at..].find("crate::") {
+    while let Some(next) = code[at..].find(prefix) {
         let start = at + next;
         let line = &code[code[..start].rfind('\n').map_or(0, |end| end + 1)..start];
-        let path = &code[start + "crate::".len()..];
-        at = start + "crate::".len();
+        let path = &code[start + prefix.len()..];
+        at = start + prefix.len();
         if !line.contains("//") {
             found.extend(path.strip_prefix('{').map_or_else(|| vec![path], arms).into_iter().map(word));
         }

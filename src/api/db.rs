@@ -1,23 +1,16 @@
 //! [`Db`]: open, keyspaces, batches, views, care.
 
-use std::{
-    fmt,
-    mem::ManuallyDrop,
-    ops::ControlFlow,
-    path::Path,
-    sync::Arc,
-    thread::{self, JoinHandle},
-    time::SystemTime,
-};
-
-use parking_lot::Mutex;
+use std::{fmt, ops::ControlFlow, path::Path, sync::Arc, time::SystemTime};
 
 use super::{Batch, Commits, Diff, Keyspace, View};
 use crate::{
-    base::{Result, Seqno, SeqnoRange, in_callback, to_us},
+    base::{Result, Seqno, SeqnoRange, to_us},
     engine::{
-        Compacted, Engine, KeyspaceOptions, Opened, Options, Pin, Progress, Report, Scope, Stats, ViewCore, Watch,
-        start_threads,
+        Compacted, Engine, KeyspaceOptions, Options, Pin, Progress, Report, Running, Stats, Watch, checkpoint,
+        jobs::{self, Scope},
+        keyspaces, pins,
+        read::{self, ViewCore},
+        stats, verify, write,
     },
 };
 
@@ -33,58 +26,12 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Db {
-    owner: Arc<Owner>,
-}
-
-/// Ends the threads and closes the engine when the last handle goes.
-pub(super) struct Owner {
-    pub(super) engine: Arc<Engine>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    owner: Arc<Running>,
 }
 
 impl fmt::Debug for Db {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Db({:?}, seqno {})", self.engine().path(), self.seqno())
-    }
-}
-
-impl Owner {
-    fn close(&self) -> Result<()> {
-        self.engine.check_caller()?;
-        // Held to the end: of two who close, the second waits until the first is done.
-        let mut threads = self.threads.lock();
-        end(&self.engine, &mut threads)
-    }
-}
-
-/// Ends the threads, then the engine; nothing where that has been done.
-fn end(engine: &Engine, threads: &mut Vec<JoinHandle<()>>) -> Result<()> {
-    if engine.check_open().is_err() {
-        return Ok(());
-    }
-    engine.stop_work();
-    for thread in threads.drain(..) {
-        // A thread that panicked has already said so; closing goes on without it.
-        let _ended = thread.join();
-    }
-    engine.close()
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        if self.engine.is_forked() {
-            // The threads belong to the process that this one was forked from: there is nothing here to join or let go.
-            let _theirs = ManuallyDrop::new(std::mem::take(self.threads.get_mut()));
-        } else if in_callback() {
-            // Whoever calls may be one of the threads, or hold a lock that closing waits for.
-            let (engine, mut threads) = (Arc::clone(&self.engine), std::mem::take(self.threads.get_mut()));
-            let closing = thread::Builder::new().name("chronolith-close".to_owned());
-            // Where no thread can be had, it stays open until the process ends.
-            let _started = closing.spawn(move || end(&engine, &mut threads)).map(drop);
-        } else {
-            // Best effort: whoever wants to know calls `close`.
-            let _closed = self.close();
-        }
     }
 }
 
@@ -99,13 +46,11 @@ impl Db {
     }
 
     pub(crate) fn open_with(options: &Options, path: &Path) -> Result<Self> {
-        let engine = Arc::new(Engine::open(options, path)?);
-        let threads = start_threads(&engine).inspect_err(|_| engine.stop_work())?;
-        Ok(Self { owner: Arc::new(Owner { engine, threads: Mutex::new(threads) }) })
+        Ok(Self { owner: Arc::new(Running::open(options, path)?) })
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
-        &self.owner.engine
+        self.owner.engine()
     }
 
     /// The keyspace of this name, created if need be. Options that are not set mean "as stored".
@@ -115,14 +60,12 @@ impl Db {
     /// keyspace was created with, and for none where that is a custom one.
     #[expect(clippy::needless_pass_by_value, reason = "options are built for the call")]
     pub fn keyspace(&self, name: impl AsRef<str>, options: KeyspaceOptions) -> Result<Keyspace> {
-        let (keyspace, strategy) = self.engine().keyspace(name.as_ref(), &options)?;
-        let opened = Opened { id: keyspace.id, born: keyspace.born, strategy, name: keyspace.name.as_str().into() };
-        Ok(Keyspace::new(&self.owner, opened))
+        Ok(Keyspace::new(&self.owner, keyspaces::open(self.engine(), name.as_ref(), &options)?))
     }
 
     /// The names of all keyspaces, sorted.
     pub fn keyspaces(&self) -> Vec<String> {
-        self.engine().keyspace_names()
+        keyspaces::keyspace_names(self.engine())
     }
 
     /// Drops a keyspace with everything in it. Views opened before go on reading it; later writes to it fail; the name is free
@@ -131,7 +74,7 @@ impl Db {
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when there is no such keyspace.
     pub fn drop_keyspace(&self, name: impl AsRef<str>) -> Result<()> {
-        self.engine().drop_keyspace(name.as_ref())
+        keyspaces::drop_keyspace(self.engine(), name.as_ref())
     }
 
     /// A batch of writes that happen together or not at all.
@@ -200,7 +143,7 @@ impl Db {
     pub fn commits(&self, range: impl SeqnoRange) -> Commits {
         let (from, end) = range.ends();
         let end = end.min(self.engine().visible().saturating_add(1));
-        Commits::new(self.engine(), self.engine().commits(from), end)
+        Commits::new(self.engine(), read::commits(self.engine(), from), end)
     }
 
     /// The keys of a keyspace whose values differ between two views, in order.
@@ -239,7 +182,7 @@ impl Db {
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when there is a pin of that name, and for a name that is empty or longer than 255 bytes.
     pub fn pin(&self, name: impl AsRef<str>) -> Result<Seqno> {
-        self.engine().pin(name.as_ref())
+        pins::pin(self.engine(), name.as_ref())
     }
 
     /// Keeps a pinned moment no longer.
@@ -247,7 +190,7 @@ impl Db {
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when there is no such pin.
     pub fn unpin(&self, name: impl AsRef<str>) -> Result<()> {
-        self.engine().unpin(name.as_ref())
+        pins::unpin(self.engine(), name.as_ref())
     }
 
     /// A view of a pinned moment.
@@ -260,7 +203,7 @@ impl Db {
 
     /// The pins there are, by name.
     pub fn pins(&self) -> Vec<Pin> {
-        self.engine().pins()
+        pins::pins(self.engine())
     }
 
     /// The newest commit.
@@ -273,7 +216,7 @@ impl Db {
     /// # Errors
     /// [`Poisoned`](crate::Error::Poisoned) after a sync has failed.
     pub fn persist(&self) -> Result<()> {
-        self.engine().persist()
+        write::persist(self.engine())
     }
 
     /// Moves everything in memory to segments.
@@ -281,7 +224,7 @@ impl Db {
     /// # Errors
     /// [`DiskFull`](crate::Error::DiskFull) and [`Io`](crate::Error::Io): nothing is lost, and it is tried again.
     pub fn flush(&self) -> Result<()> {
-        self.engine().flush()
+        jobs::flush(self.engine())
     }
 
     /// Brings everything written before the call to its final shape: one sorted level, with nothing left that may go.
@@ -310,12 +253,12 @@ impl Db {
     /// # Errors
     /// As [`Db::flush`]; [`Cancelled`](crate::Error::Cancelled).
     pub fn compact_with(&self, mut told: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Compacted> {
-        Watch::telling(&mut told).over(|watch| self.engine().compact(Scope::All, watch))
+        Watch::telling(&mut told).over(|watch| jobs::compact(self.engine(), Scope::All, watch))
     }
 
     /// Numbers: what was done, what is held in memory, what holds every byte of the directory.
     pub fn stats(&self) -> Stats {
-        self.engine().stats()
+        stats(self.engine())
     }
 
     /// Reads every byte and checks every checksum and reference. Damage is a finding of the report, not an error: a
@@ -335,7 +278,7 @@ impl Db {
     /// # Errors
     /// As [`Db::verify`]; [`Cancelled`](crate::Error::Cancelled).
     pub fn verify_with(&self, mut told: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Report> {
-        Watch::telling(&mut told).over(|watch| self.engine().verify(watch))
+        Watch::telling(&mut told).over(|watch| verify(self.engine(), watch))
     }
 
     /// Makes a consistent copy of everything committed before the call in a new directory, by hard links where they reach. The copy opens
@@ -359,7 +302,7 @@ impl Db {
         path: impl AsRef<Path>,
         mut told: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<()> {
-        Watch::telling(&mut told).over(|watch| self.engine().checkpoint(path.as_ref(), watch))
+        Watch::telling(&mut told).over(|watch| checkpoint::checkpoint(self.engine(), path.as_ref(), watch))
     }
 
     /// What background work has met: `Ok`, or why it does not go on or writes are refused. On a simulated machine, which has
@@ -368,7 +311,7 @@ impl Db {
     /// # Errors
     /// That very reason.
     pub fn health(&self) -> Result<()> {
-        self.engine().health()
+        write::health(self.engine())
     }
 
     /// Closes the database and frees its lock, also while other handles are alive; they answer

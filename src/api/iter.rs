@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::View;
 use crate::{
     base::{Bytes, Error, KeySpan, Result},
-    engine::{Opened, Scan},
+    engine::{Opened, read::Scan},
     merge::Direction,
 };
 

@@ -1,27 +1,27 @@
 //! [`Keyspace`]: one named, ordered, independent set of keys.
 
-use std::{borrow::Cow, fmt, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{fmt, ops::ControlFlow, sync::Arc, time::Duration};
 
-use super::{
-    Batch, Cursor, History, HistoryRange, Range, View, check_batch_len, check_key, commit, db::Owner, refused,
-};
+use super::{Cursor, History, HistoryRange, Range, View};
 use crate::{
-    base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Kind, Receipt, Result, Seqno, SeqnoRange},
+    base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Receipt, Result, Seqno, SeqnoRange},
     compaction::Policy,
-    engine::{Compacted, Explain, KeyspaceSpace, Opened, Progress, ReadSet, Reading, Scope, ViewCore, Watch},
+    engine::{
+        Compacted, Engine, Explain, KeyspaceSpace, Opened, Progress, Running, Watch,
+        jobs::{self, Scope},
+        keyspaces,
+        read::{self, ViewCore},
+        write::{self, Write},
+    },
     merge::MergeStrategy,
-    wal::BatchBuf,
 };
-
-/// How often [`Keyspace::update`] runs its closure before it gives up.
-const UPDATE_TRIES: usize = 100;
 
 /// A named, ordered set of keys. Cheap to clone.
 ///
 /// Every write returns a [`Receipt`]: its place in the order of all commits, and its time.
 #[derive(Clone)]
 pub struct Keyspace {
-    owner: Arc<Owner>,
+    owner: Arc<Running>,
     opened: Opened,
 }
 
@@ -32,7 +32,7 @@ impl fmt::Debug for Keyspace {
 }
 
 impl Keyspace {
-    pub(super) fn new(owner: &Arc<Owner>, opened: Opened) -> Self {
+    pub(super) fn new(owner: &Arc<Running>, opened: Opened) -> Self {
         Self { owner: Arc::clone(owner), opened }
     }
 
@@ -44,12 +44,11 @@ impl Keyspace {
         &self.opened
     }
 
-    #[cfg(test)]
-    pub(crate) fn engine(&self) -> &Arc<crate::engine::Engine> {
-        &self.owner.engine
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        self.owner.engine()
     }
 
-    pub(super) fn belongs_to(&self, owner: &Arc<Owner>) -> bool {
+    pub(super) fn belongs_to(&self, owner: &Arc<Running>) -> bool {
         Arc::ptr_eq(&self.owner, owner)
     }
 
@@ -65,7 +64,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Batch::commit`].
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Receipt> {
-        self.write_value(Kind::Put, key.as_ref(), value.as_ref())
+        self.write(Write::Put(key.as_ref(), value.as_ref()))
     }
 
     /// Adds an operand to a key, without reading it: what comes of it, the [`MergeStrategy`] says. With a strategy
@@ -85,7 +84,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Batch::commit`].
     pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<Receipt> {
-        self.write_value(self.opened.strategy.operand_kind(), key.as_ref(), operand.as_ref())
+        self.write(Write::Merge(key.as_ref(), operand.as_ref()))
     }
 
     /// Where a read of a key looks, and what it finds there: which memtables and segments, which slot of the index, how many blocks.
@@ -93,7 +92,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn explain(&self, key: impl AsRef<[u8]>) -> Result<Explain> {
-        self.owner.engine.explain(&self.opened, key.as_ref())
+        read::explain(self.engine(), &self.opened, key.as_ref())
     }
 
     /// Deletes a key. Deleting a key that is not there is no error.
@@ -101,7 +100,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Batch::commit`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<Receipt> {
-        self.write(Kind::Delete, key.as_ref(), &[])
+        self.write(Write::Delete(key.as_ref()))
     }
 
     /// Deletes every key of a range, as one entry, however many they are; `delete_range(..)` empties the keyspace.
@@ -109,9 +108,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Batch::commit`].
     pub fn delete_range(&self, range: impl KeyRange) -> Result<Receipt> {
-        let mut batch = Batch::new(&self.owner);
-        batch.delete_range(self, range);
-        batch.commit()
+        self.write(Write::DeleteRange(&range.span()))
     }
 
     /// Deletes a key with everything it ever was: views opened from now on never see a value of it again, whatever moment they show, pinned ones included. The bytes are gone from
@@ -122,7 +119,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Batch::commit`].
     pub fn purge(&self, key: impl AsRef<[u8]>) -> Result<Receipt> {
-        self.write(Kind::Purge, key.as_ref(), &[])
+        self.write(Write::Purge(key.as_ref()))
     }
 
     /// Purges all keys that begin with a prefix: see [`purge`](Keyspace::purge).
@@ -130,9 +127,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Batch::commit`].
     pub fn purge_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Receipt> {
-        let mut batch = Batch::new(&self.owner);
-        batch.purge_prefix(self, prefix);
-        batch.commit()
+        self.write(Write::PurgeRange(&KeySpan::prefix(prefix.as_ref())))
     }
 
     /// The versions of a key that still exist, newest first, deletes among them. How far they reach back, the
@@ -183,7 +178,7 @@ impl Keyspace {
     /// The oldest seqno from which on every read of every key answers exactly. Earlier ones may be refused, key by key. It only moves forward. When what the
     /// newest commit left has expired, it is the one after the newest: then only a [snapshot](crate::Db::snapshot) answers everything. Of a keyspace that was dropped it is 0.
     pub fn horizon(&self) -> Seqno {
-        Seqno(self.owner.engine.horizon(self.id()))
+        Seqno(read::horizon(self.engine(), self.id()))
     }
 
     /// The value of a key.
@@ -194,7 +189,7 @@ impl Keyspace {
     /// keyspace. `multi_get`
     /// fails as a whole over such a key; ranges go on behind it.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
-        self.owner.engine.get(&self.opened, key.as_ref())
+        read::get(self.engine(), &self.opened, key.as_ref())
     }
 
     /// Whether a key is there.
@@ -210,7 +205,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>> {
-        self.owner.engine.multi_get(&self.opened, keys)
+        read::multi_get(self.engine(), &self.opened, keys)
     }
 
     /// The first key and its value.
@@ -276,12 +271,12 @@ impl Keyspace {
     /// expired since. For the exact
     /// number: `range(..).keys().count()`.
     pub fn approximate_len(&self) -> u64 {
-        self.owner.engine.approximate_len(self.id())
+        keyspaces::approximate_len(self.engine(), self.id())
     }
 
     /// What history it keeps; of a keyspace that was dropped and forgotten the default.
     pub fn policy(&self) -> Policy {
-        self.owner.engine.policy(self.id())
+        keyspaces::policy(self.engine(), self.id())
     }
 
     /// What several writes of one key mean in it.
@@ -291,13 +286,13 @@ impl Keyspace {
 
     /// How long what is written to it now lives; nothing where it does for ever.
     pub fn ttl(&self) -> Option<Duration> {
-        self.owner.engine.ttl(self.id()).map(Duration::from_micros)
+        keyspaces::ttl(self.engine(), self.id()).map(Duration::from_micros)
     }
 
     /// What holds its bytes. What all keyspaces share (logs, manifest, timeline) is in
     /// [`Stats::space`](crate::Stats::space).
     pub fn space(&self) -> KeyspaceSpace {
-        self.owner.engine.space_of(self.id())
+        keyspaces::space_of(self.engine(), self.id())
     }
 
     /// Brings everything in it that was written before the call to its final shape, as [`Db::compact`](crate::Db::compact) does for all keyspaces. The report is of this keyspace alone.
@@ -305,7 +300,7 @@ impl Keyspace {
     /// # Errors
     /// As [`Db::flush`](crate::Db::flush); [`Invalid`](Error::Invalid) when it was dropped.
     pub fn compact(&self) -> Result<Compacted> {
-        Watch::silent().over(|watch| self.owner.engine.compact(Scope::Keyspace(&self.opened), watch))
+        Watch::silent().over(|watch| jobs::compact(self.engine(), Scope::Keyspace(&self.opened), watch))
     }
 
     /// Brings the keys of a range to their final shape, with as little of the others as shares segments with them: after a large delete, say. What was purged goes with
@@ -339,7 +334,7 @@ impl Keyspace {
         let span = range.span();
         let whole = span.start.is_empty() && span.end.is_none();
         let scope = if whole { Scope::Keyspace(&self.opened) } else { Scope::Span(&self.opened, &span) };
-        Watch::telling(&mut told).over(|watch| self.owner.engine.compact(scope, watch))
+        Watch::telling(&mut told).over(|watch| jobs::compact(self.engine(), scope, watch))
     }
 
     /// Sets a key that is not there; nothing happens, and there is no receipt, when it is.
@@ -375,7 +370,9 @@ impl Keyspace {
     ) -> Result<Option<Receipt>> {
         let expected = expected.as_ref().map(AsRef::as_ref);
         let new = new.as_ref().map(AsRef::as_ref);
-        self.read_then_write(key.as_ref(), |old| (old == expected).then(|| new.map(Bytes::copy_from)))
+        write::update(self.engine(), &self.opened, key.as_ref(), |old| {
+            (old == expected).then(|| new.map(Bytes::copy_from))
+        })
     }
 
     /// Sets a key to what the closure makes of its value (`None`: absent, or to be deleted). The closure runs again when
@@ -405,64 +402,17 @@ impl Keyspace {
         mut change: impl FnMut(Option<&[u8]>) -> Option<V>,
     ) -> Result<Receipt> {
         let key = key.as_ref();
-        let written = self.read_then_write(key, |old| Some(change(old).map(|new| Bytes::copy_from(new.as_ref()))))?;
+        let written = write::update(self.engine(), &self.opened, key, |old| {
+            Some(change(old).map(|new| Bytes::copy_from(new.as_ref())))
+        })?;
         written.ok_or_else(|| Error::Conflict { key: key.to_vec() })
     }
 
-    /// Reads a key, lets `decide` choose what to write (nothing: leave it), and writes that if the key is still the same.
-    fn read_then_write(
-        &self,
-        key: &[u8],
-        mut decide: impl FnMut(Option<&[u8]>) -> Option<Option<Bytes>>,
-    ) -> Result<Option<Receipt>> {
-        check_key(key).map_err(|error| refused(self, key, error))?;
-        let engine = &self.owner.engine;
-        engine.check_open()?;
-        for _ in 0..UPDATE_TRIES {
-            let reading = Reading::begin(engine);
-            let mut reads = ReadSet::new(&reading.view);
-            reads.key(&self.opened, key);
-            let old = reading.view.get(&self.opened, key)?;
-            let Some(new) = decide(old.as_deref()) else { return Ok(None) };
-            if old.is_some() && new.is_some() && matches!(self.opened.strategy, MergeStrategy::FirstWins) {
-                // A put would change nothing, and its receipt would say that it did.
-                return Err(Error::invalid(format!(
-                    "key \"{}\" has its first value, which stays in a keyspace with merge strategy FirstWins; delete it first",
-                    key.escape_ascii()
-                )));
-            }
-            let mut batch = BatchBuf::default();
-            match &new {
-                Some(value) => batch.push(Kind::Put, self.id(), key, &self.stored(key, value)?),
-                None => batch.push(Kind::Delete, self.id(), key, &[]),
-            }
-            match commit(engine, batch, std::slice::from_ref(&self.opened), None, &[&reads]) {
-                Err(Error::Conflict { .. }) => {}
-                committed => return committed.map(Some),
-            }
-        }
-        Err(Error::Conflict { key: key.to_vec() })
-    }
-
-    fn write_value(&self, kind: Kind, key: &[u8], value: &[u8]) -> Result<Receipt> {
-        self.write(kind, key, &self.stored(key, value)?)
-    }
-
-    /// A value as the strategy stores it.
-    fn stored<'a>(&self, key: &[u8], value: &'a [u8]) -> Result<Cow<'a, [u8]>> {
-        self.opened.strategy.stored(value).map_err(|error| refused(self, key, error))
-    }
-
-    /// A batch of one operation, without what several would need.
-    fn write(&self, kind: Kind, key: &[u8], value: &[u8]) -> Result<Receipt> {
-        check_key(key).map_err(|error| refused(self, key, error))?;
-        check_batch_len(key.len().saturating_add(value.len()))?;
-        let mut batch = BatchBuf::default();
-        batch.push(kind, self.id(), key, value);
-        commit(&self.owner.engine, batch, std::slice::from_ref(&self.opened), None, &[])
+    fn write(&self, write: Write<'_>) -> Result<Receipt> {
+        write::commit_one(self.engine(), &self.opened, write)
     }
 
     fn now(&self) -> View {
-        View::new(&self.owner, ViewCore::snapshot(&self.owner.engine))
+        View::new(&self.owner, ViewCore::snapshot(self.engine()))
     }
 }

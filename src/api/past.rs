@@ -5,7 +5,10 @@ use std::{cmp::Ordering, fmt, sync::Arc, time::SystemTime};
 use super::Range;
 use crate::{
     base::{Bytes, Error, Result, Seqno, from_us},
-    engine::{CommitWalk, Engine, RangeWalk, Told, VersionWalk},
+    engine::{
+        Engine,
+        read::{CommitWalk, RangeWalk, Told, VersionWalk},
+    },
 };
 
 /// A version of a key.

@@ -2,10 +2,13 @@
 
 use std::{fmt, ops::ControlFlow, path::Path, sync::Arc, time::SystemTime};
 
-use super::{Cursor, History, HistoryRange, Keyspace, Range, db::Owner, foreign};
+use super::{Cursor, History, HistoryRange, Keyspace, Range, foreign};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, Result, Seqno, SeqnoRange, from_us},
-    engine::{Progress, ViewCore, Watch},
+    engine::{
+        Progress, Running, Watch, checkpoint,
+        read::{self, ViewCore},
+    },
 };
 
 /// The whole database as it was at one moment. Cheap to clone; while a view lives, what it sees is kept.
@@ -14,7 +17,7 @@ use crate::{
 /// gone when the view was opened; never with something else.
 #[derive(Clone)]
 pub struct View {
-    owner: Arc<Owner>,
+    owner: Arc<Running>,
     core: Arc<ViewCore>,
 }
 
@@ -25,7 +28,7 @@ impl fmt::Debug for View {
 }
 
 impl View {
-    pub(super) fn new(owner: &Arc<Owner>, core: Arc<ViewCore>) -> Self {
+    pub(super) fn new(owner: &Arc<Running>, core: Arc<ViewCore>) -> Self {
         Self { owner: Arc::clone(owner), core }
     }
 
@@ -55,7 +58,7 @@ impl View {
             .core
             .keyspace(name)
             .ok_or_else(|| Error::invalid(format!("there was no keyspace \"{name}\" at seqno {}", self.seqno())))?;
-        let opened = self.core.engine().opened(found)?;
+        let opened = self.core.opened(found)?;
         Ok(Keyspace::new(&self.owner, opened))
     }
 
@@ -75,8 +78,9 @@ impl View {
 
     /// The versions up to this moment of every key of a range: see [`Keyspace::history_range`].
     pub fn history_range(&self, keyspace: &Keyspace, range: impl KeyRange) -> HistoryRange {
-        let walk =
-            self.check(keyspace).and_then(|()| self.core.history_range(keyspace.opened(), range.span(), (0, u64::MAX)));
+        let walk = self
+            .check(keyspace)
+            .and_then(|()| read::history_range(&self.core, keyspace.opened(), range.span(), (0, u64::MAX)));
         HistoryRange::new(walk)
     }
 
@@ -86,7 +90,7 @@ impl View {
         let (from, to) = range.ends();
         let walk = self
             .check(keyspace)
-            .and_then(|()| self.core.history(keyspace.opened(), key.as_ref(), (from.unwrap_or(0), to)));
+            .and_then(|()| read::history(&self.core, keyspace.opened(), key.as_ref(), (from.unwrap_or(0), to)));
         History::new(walk)
     }
 
@@ -108,7 +112,7 @@ impl View {
         path: impl AsRef<Path>,
         mut told: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<()> {
-        Watch::telling(&mut told).over(|watch| self.core.checkpoint(path.as_ref(), watch))
+        Watch::telling(&mut told).over(|watch| checkpoint::checkpoint_view(&self.core, path.as_ref(), watch))
     }
 
     /// The value that a key had.

@@ -1,6 +1,6 @@
 //! Checking everything: every page, every entry, every log, and that they agree.
 
-use std::{fmt, io::ErrorKind, path::PathBuf};
+use std::{fmt, io::ErrorKind, path::PathBuf, sync::Arc};
 
 use super::{Engine, Watch, stats::counted};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     format::{FileKind, Header, name},
     manifest::{ManifestStore, read_all},
     memtable::Memtable,
-    wal::{Ending, LogEnd, LogWriter, Verdict, replay},
+    wal::{Ending, LogEnd, Verdict, replay},
 };
 
 /// Damage that [`Db::verify`](crate::Db::verify) found.
@@ -63,78 +63,71 @@ impl fmt::Display for Report {
     }
 }
 
-impl Engine {
-    /// Reads everything. Damage is a finding, not an error; what says nothing about the bytes is an error.
-    pub(crate) fn verify(&self, watch: &mut Watch<'_>) -> Result<Report> {
-        self.check_open()?;
-        let mut report = Report::default();
-        self.verify_manifest(&mut report)?;
-        // Held while it is read: none of these files goes away.
-        let current = self.current();
-        watch.begin(current.tables().map(|table| table.meta.file_len).sum())?;
-        for (id, tree) in current.trees.iter() {
-            let keyspace = current.version.keyspaces.get(id).map(|keyspace| keyspace.name.clone());
-            for table in tree.tables() {
-                self.check_open()?;
-                watch.begin_part(table.meta.file_len);
-                report.files += 1;
-                report.bytes += table.meta.file_len;
-                report.entries += table.meta.summary.entries;
-                let path = self.dir.path().join(name::segment(table.meta.number));
-                // Opened for this alone, and closed again: the file as it is now, and no more open files than before.
-                let checked = table.open_anew().and_then(|segment| segment.check(&table.meta));
-                report.note(path, keyspace.clone(), checked)?;
-                watch.end_part()?;
-            }
-        }
-        if !self.options.read_only {
-            for table in &current.sealed {
-                self.verify_log(&mut report, table, None)?;
-            }
-            let end = {
-                let commit = self.commit.lock();
-                let same = commit.memtable.log() == current.active.log();
-                commit.log.as_ref().filter(|_| same).map(LogWriter::offset)
-            };
-            self.verify_log(&mut report, &current.active, end)?;
-        }
-        watch.end();
-        Ok(report)
-    }
-
-    /// That the manifest on the disk says what this process believes.
-    fn verify_manifest(&self, report: &mut Report) -> Result<()> {
-        let manifest = self.manifest.lock();
-        report.files += 1;
-        report.bytes += manifest.len();
-        let read = ManifestStore::open(std::sync::Arc::clone(&self.dir)).and_then(|found| match found {
-            Some(found) if found.version() == manifest.version() => Ok(()),
-            _ => Err(Error::invalid("the manifest on the disk is not the one in force")),
-        });
-        report.note(manifest.path(), None, read)
-    }
-
-    /// That the log of a memtable reads back, up to `end` where it is still being written.
-    fn verify_log(&self, report: &mut Report, table: &Memtable, end: Option<u64>) -> Result<()> {
-        let number = table.log();
-        let name = name::log(number);
-        let path = self.dir.path().join(&name);
-        let decided = self.manifest.lock().version().log_ends.get(&number).copied();
-        let checked = read_log(&*self.dir, &name).and_then(|bytes| {
+/// Reads everything. Damage is a finding, not an error; what says nothing about the bytes is an error.
+pub(crate) fn verify(engine: &Engine, watch: &mut Watch<'_>) -> Result<Report> {
+    engine.check_open()?;
+    let mut report = Report::default();
+    verify_manifest(engine, &mut report)?;
+    // Held while it is read: none of these files goes away.
+    let current = engine.files.current();
+    watch.begin(current.tables().map(|table| table.meta.file_len).sum())?;
+    for (id, tree) in current.trees.iter() {
+        let keyspace = current.version.keyspaces.get(id).map(|keyspace| keyspace.name.clone());
+        for table in tree.tables() {
+            engine.check_open()?;
+            watch.begin_part(table.meta.file_len);
             report.files += 1;
-            report.bytes += bytes.len() as u64;
-            let header = Header { kind: FileKind::Log, file_id: self.database_id, number };
-            let replayed =
-                replay(&path, &bytes, header, end.map(LogEnd::Exactly).or(decided), |_| Ok(Verdict::Accept))?;
-            let decided_end = decided.map(LogEnd::offset);
-            let whole = end.or(decided_end) == Some(replayed.end) || replayed.ending == Ending::Rotated;
-            if whole { Ok(()) } else { Err(Error::invalid("the log has lost its end")) }
-        });
-        // A flush may have finished meanwhile: then the log is gone, and rightly.
-        let current = self.current();
-        let needed = current.active.log() == number || current.sealed.iter().any(|table| table.log() == number);
-        if needed { report.note(path, None, checked) } else { Ok(()) }
+            report.bytes += table.meta.file_len;
+            report.entries += table.meta.summary.entries;
+            let path = engine.ctx.dir.path().join(name::segment(table.meta.number));
+            // Opened for this alone, and closed again: the file as it is now, and no more open files than before.
+            let checked = table.open_anew().and_then(|segment| segment.check(&table.meta));
+            report.note(path, keyspace.clone(), checked)?;
+            watch.end_part()?;
+        }
     }
+    if !engine.ctx.options.read_only {
+        for table in &current.sealed {
+            verify_log(engine, &mut report, table, None)?;
+        }
+        let end = engine.log.end_of(current.active.log());
+        verify_log(engine, &mut report, &current.active, end)?;
+    }
+    watch.end();
+    Ok(report)
+}
+
+/// That the manifest on the disk says what this process believes.
+fn verify_manifest(engine: &Engine, report: &mut Report) -> Result<()> {
+    let editing = engine.files.edit();
+    let manifest = editing.manifest();
+    report.files += 1;
+    report.bytes += manifest.len();
+    let read = ManifestStore::open(Arc::clone(&engine.ctx.dir)).and_then(|found| match found {
+        Some(found) if found.version() == manifest.version() => Ok(()),
+        _ => Err(Error::invalid("the manifest on the disk is not the one in force")),
+    });
+    report.note(manifest.path(), None, read)
+}
+
+/// That the log of a memtable reads back, up to `end` where it is still being written.
+fn verify_log(engine: &Engine, report: &mut Report, table: &Memtable, end: Option<u64>) -> Result<()> {
+    let number = table.log();
+    let name = name::log(number);
+    let path = engine.ctx.dir.path().join(&name);
+    let decided = engine.files.edit().version().log_ends.get(&number).copied();
+    let checked = read_log(&*engine.ctx.dir, &name).and_then(|bytes| {
+        report.files += 1;
+        report.bytes += bytes.len() as u64;
+        let header = Header { kind: FileKind::Log, file_id: engine.ctx.database_id, number };
+        let replayed = replay(&path, &bytes, header, end.map(LogEnd::Exactly).or(decided), |_| Ok(Verdict::Accept))?;
+        let decided_end = decided.map(LogEnd::offset);
+        let whole = end.or(decided_end) == Some(replayed.end) || replayed.ending == Ending::Rotated;
+        if whole { Ok(()) } else { Err(Error::invalid("the log has lost its end")) }
+    });
+    // A flush may have finished meanwhile: then the log is gone, and rightly.
+    let needed = engine.files.look(|now| now.needs_log(number));
+    if needed { report.note(path, None, checked) } else { Ok(()) }
 }
 
 /// Whether an error says that the file is not what it should be, rather than that nobody could look.

@@ -7,14 +7,16 @@ use std::{
     collections::{BTreeMap, HashSet},
     io::ErrorKind,
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use super::{
-    Engine, Opened, ViewCore, Watch,
-    keyspaces::{point_index, readers_of},
-    read::state_in,
-    superversion::{Moment, SuperVersion},
+    Engine, Opened, Watch,
+    catalogue::{point_index, readers_of},
+    files::superversion::{Moment, SuperVersion},
+    jobs::{copying, flush},
+    read::{ViewCore, history, state_as_of},
+    timeline::write_stamps,
 };
 use crate::{
     base::{Error, IoContext, KeySpan, Kind, Result, TIMELINE},
@@ -22,7 +24,7 @@ use crate::{
     format::name,
     manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
     memtable::Stamp,
-    merge::{Direction, Tombstones},
+    merge::{Asked, Direction, Tombstones},
     segment::{Entry, Finished, Purpose, SegmentWriter},
 };
 
@@ -32,125 +34,106 @@ const COPY_CHUNK: usize = 1 << 20;
 /// After so many keys it is told how far a copy of a view has come.
 const LOOK_EVERY: u64 = 1024;
 
-impl Engine {
-    /// Copies everything committed before the call to a new database at `path`.
-    pub(crate) fn checkpoint(self: &Arc<Self>, path: &Path, watch: &mut Watch<'_>) -> Result<()> {
-        if self.options.read_only {
-            // What was recovered is in memory only: the copy is of what is seen.
-            return ViewCore::snapshot(self).checkpoint(path, watch);
-        }
-        self.check_writable()?;
-        self.check_outside(path)?;
-        let _copying = Copying::begin(self);
-        self.flush()?;
-        self.env.pass("checkpoint: flush, then moment");
-        let (files, version) = self.settled_moment()?;
-        self.env.pass("checkpoint: moment, then links");
-        self.copy_to(path, |target| {
-            let segments = || version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
-            watch.begin(segments().map(|segment| segment.file_len).sum())?;
-            for segment in segments() {
-                watch.begin_part(segment.file_len);
-                let name = name::segment(segment.number);
-                if self.dir.link(&name, &**target, &name).is_err() {
-                    copy(&*self.dir, &**target, &name, watch)?;
-                }
-                watch.end_part()?;
-            }
-            // The files that are copied live as long as this does.
-            drop(files);
-            self.env.pass("checkpoint: links, then manifest");
-            self.name_checkpoint(target, &version)?;
-            watch.end();
-            Ok(())
-        })
+/// Copies everything committed before the call to a new database at `path`.
+pub(crate) fn checkpoint(engine: &Arc<Engine>, path: &Path, watch: &mut Watch<'_>) -> Result<()> {
+    if engine.ctx.options.read_only {
+        // What was recovered is in memory only: the copy is of what is seen.
+        return checkpoint_view(&ViewCore::snapshot(engine), path, watch);
     }
-
-    /// Makes a directory and a copy in it. When that fails, nothing is left behind, so that it may be repeated.
-    fn copy_to(&self, path: &Path, write: impl FnOnce(&Arc<dyn Dir>) -> Result<()>) -> Result<()> {
-        let is_new = self.env.open_dir(path, false).is_err_and(|error| error.kind() == ErrorKind::NotFound);
-        let target = self.checkpoint_dir(path)?;
-        // The end of the database ends the copy of it: a part of it is none.
-        let written = write(&target).and_then(|()| self.check_open());
-        written.inspect_err(|_| {
-            clear(&*target);
-            if is_new {
-                self.env.remove_dir(path);
+    engine.health.check_writable()?;
+    check_outside(engine, path)?;
+    let _copying = copying(engine);
+    flush(engine)?;
+    engine.ctx.pass("checkpoint: flush, then moment");
+    let (files, version) = settled_moment(engine)?;
+    engine.ctx.pass("checkpoint: moment, then links");
+    copy_to(engine, path, |target| {
+        let segments = || version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
+        watch.begin(segments().map(|segment| segment.file_len).sum())?;
+        for segment in segments() {
+            watch.begin_part(segment.file_len);
+            let name = name::segment(segment.number);
+            if engine.ctx.dir.link(&name, &**target, &name).is_err() {
+                copy(&*engine.ctx.dir, &**target, &name, watch)?;
             }
-        })
-    }
-
-    fn check_outside(&self, path: &Path) -> Result<()> {
-        if self.dir.contains(path) {
-            let what = format!("{} lies inside the database; a checkpoint goes elsewhere", path.display());
-            return Err(Error::invalid(what));
+            watch.end_part()?;
         }
+        // The files that are copied live as long as this does.
+        drop(files);
+        engine.ctx.pass("checkpoint: links, then manifest");
+        name_checkpoint(engine, target, &version)?;
+        watch.end();
         Ok(())
-    }
-
-    /// Makes the directory of a copy.
-    fn checkpoint_dir(&self, path: &Path) -> Result<Arc<dyn Dir>> {
-        let opened = self.files.sparing(|| self.env.open_dir(path, true)).at("create", || path.to_path_buf())?;
-        let target: Arc<dyn Dir> = Arc::new(self.files.beside(opened));
-        let at = || target.path().to_path_buf();
-        // Of two copies to one directory, the second neither adds to the first nor clears it away.
-        if !target.try_lock(true).at("lock", at)? {
-            let what = format!("{} is in use; a checkpoint goes to a new directory", path.display());
-            return Err(Error::invalid(what));
-        }
-        // Empty but for the empty directories that a copy begun before may have left.
-        let is_free = |name: &String| {
-            let ours = name == name::LOGS || name == name::SEGMENTS;
-            Ok::<_, Error>(ours && target.list(name).at("list", at)?.is_empty())
-        };
-        let names = target.list("").at("list", at)?;
-        if !names.iter().map(is_free).collect::<Result<Vec<_>>>()?.into_iter().all(|free| free) {
-            let what = format!("{} is not empty; a checkpoint goes to a new directory", path.display());
-            return Err(Error::invalid(what));
-        }
-        target.restrict().at("restrict", at)?;
-        for sub in [name::LOGS, name::SEGMENTS] {
-            target.create_dir(sub).at("create", || target.path().join(sub))?;
-        }
-        Ok(target)
-    }
-
-    /// Makes a database of the segments of a copy. CURRENT comes last: a copy that was interrupted is none.
-    fn name_checkpoint(&self, target: &Arc<dyn Dir>, version: &Version) -> Result<()> {
-        target.sync_dir(name::SEGMENTS).at("sync", || target.path().join(name::SEGMENTS))?;
-        target.sync_dir("").at("sync", || target.path().to_path_buf())?;
-        let mut manifest = ManifestStore::new(Arc::clone(target), self.env.entropy());
-        let committed = manifest.commit(&version.snapshot());
-        committed.map_err(|(CommitFailure::NotCommitted(e) | CommitFailure::Unknown(e))| e)?;
-        manifest.seal()
-    }
-
-    /// The newest moment of which everything is in segments and nothing newer is, as a version of its own, with the files.
-    fn settled_moment(&self) -> Result<(Arc<SuperVersion>, Version)> {
-        let files = self.current();
-        self.check_open()?;
-        let moment = files.settled.clone();
-        assert!(moment.is_some(), "a flush left {} sealed memtables and no settled moment", files.sealed.len());
-        let version = moment.map(|moment| version_at(&moment, &files.version)).unwrap_or_default();
-        Ok((files, version))
-    }
+    })
 }
 
-/// While it lives, no dropped keyspace is forgotten: the moment of a copy may be one at which it was there.
-struct Copying<'a>(&'a Engine);
-
-impl<'a> Copying<'a> {
-    fn begin(engine: &'a Engine) -> Self {
-        engine.copying.fetch_add(1, Ordering::SeqCst);
-        Self(engine)
-    }
+/// Makes a directory and a copy in it. When that fails, nothing is left behind, so that it may be repeated.
+fn copy_to(engine: &Engine, path: &Path, write: impl FnOnce(&Arc<dyn Dir>) -> Result<()>) -> Result<()> {
+    let is_new = engine.ctx.env.open_dir(path, false).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    let target = checkpoint_dir(engine, path)?;
+    // The end of the database ends the copy of it: a part of it is none.
+    let written = write(&target).and_then(|()| engine.check_open());
+    written.inspect_err(|_| {
+        clear(&*target);
+        if is_new {
+            engine.ctx.env.remove_dir(path);
+        }
+    })
 }
 
-impl Drop for Copying<'_> {
-    fn drop(&mut self) {
-        self.0.copying.fetch_sub(1, Ordering::SeqCst);
-        self.0.work.wake();
+fn check_outside(engine: &Engine, path: &Path) -> Result<()> {
+    if engine.ctx.dir.contains(path) {
+        let what = format!("{} lies inside the database; a checkpoint goes elsewhere", path.display());
+        return Err(Error::invalid(what));
     }
+    Ok(())
+}
+
+/// Makes the directory of a copy.
+fn checkpoint_dir(engine: &Engine, path: &Path) -> Result<Arc<dyn Dir>> {
+    let opened = engine.ctx.pool.sparing(|| engine.ctx.env.open_dir(path, true)).at("create", || path.to_path_buf())?;
+    let target: Arc<dyn Dir> = Arc::new(engine.ctx.pool.beside(opened));
+    let at = || target.path().to_path_buf();
+    // Of two copies to one directory, the second neither adds to the first nor clears it away.
+    if !target.try_lock(true).at("lock", at)? {
+        let what = format!("{} is in use; a checkpoint goes to a new directory", path.display());
+        return Err(Error::invalid(what));
+    }
+    // Empty but for the empty directories that a copy begun before may have left.
+    let is_free = |name: &String| {
+        let ours = name == name::LOGS || name == name::SEGMENTS;
+        Ok::<_, Error>(ours && target.list(name).at("list", at)?.is_empty())
+    };
+    let names = target.list("").at("list", at)?;
+    if !names.iter().map(is_free).collect::<Result<Vec<_>>>()?.into_iter().all(|free| free) {
+        let what = format!("{} is not empty; a checkpoint goes to a new directory", path.display());
+        return Err(Error::invalid(what));
+    }
+    target.restrict().at("restrict", at)?;
+    for sub in [name::LOGS, name::SEGMENTS] {
+        target.create_dir(sub).at("create", || target.path().join(sub))?;
+    }
+    Ok(target)
+}
+
+/// Makes a database of the segments of a copy. CURRENT comes last: a copy that was interrupted is none.
+fn name_checkpoint(engine: &Engine, target: &Arc<dyn Dir>, version: &Version) -> Result<()> {
+    target.sync_dir(name::SEGMENTS).at("sync", || target.path().join(name::SEGMENTS))?;
+    target.sync_dir("").at("sync", || target.path().to_path_buf())?;
+    let mut manifest = ManifestStore::new(Arc::clone(target), engine.ctx.env.entropy());
+    let committed = manifest.commit(&version.snapshot());
+    committed.map_err(|(CommitFailure::NotCommitted(e) | CommitFailure::Unknown(e))| e)?;
+    manifest.seal()
+}
+
+/// The newest moment of which everything is in segments and nothing newer is, as a version of its own, with the files.
+fn settled_moment(engine: &Engine) -> Result<(Arc<SuperVersion>, Version)> {
+    let files = engine.files.current();
+    engine.check_open()?;
+    let moment = files.settled.clone();
+    assert!(moment.is_some(), "a flush left {} sealed memtables and no settled moment", files.sealed.len());
+    let version = moment.map(|moment| version_at(&moment, &files.version)).unwrap_or_default();
+    Ok((files, version))
 }
 
 /// What the database consisted of at a moment: what was decided by then, and the segments of now, which hold nothing newer.
@@ -253,157 +236,150 @@ fn clear(target: &dyn Dir) {
     }
 }
 
-impl ViewCore {
-    /// Writes what this view sees to a new database at `path`.
-    pub(crate) fn checkpoint(self: &Arc<Self>, path: &Path, watch: &mut Watch<'_>) -> Result<()> {
-        self.engine().check_open()?;
-        self.engine().check_outside(path)?;
-        self.engine().copy_to(path, |target| self.copy_into(target, watch))
-    }
+/// Writes what this view sees to a new database at `path`.
+pub(crate) fn checkpoint_view(view: &Arc<ViewCore>, path: &Path, watch: &mut Watch<'_>) -> Result<()> {
+    view.engine().check_open()?;
+    check_outside(view.engine(), path)?;
+    copy_to(view.engine(), path, |target| copy_into(view, target, watch))
+}
 
-    fn copy_into(self: &Arc<Self>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>) -> Result<()> {
-        let engine = self.engine();
-        let files = self.files();
-        let mut version = Version {
-            next_keyspace: files.version.next_keyspace,
-            last_seqno: self.seqno(),
-            next_seqno: self.seqno() + 1,
-            seqno_ceiling: self.seqno() + 1,
-            time_us: self.time(),
-            ..Version::default()
+fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>) -> Result<()> {
+    let engine = view.engine();
+    let files = view.files();
+    let mut version = Version {
+        next_keyspace: files.version.next_keyspace,
+        last_seqno: view.seqno(),
+        next_seqno: view.seqno() + 1,
+        seqno_ceiling: view.seqno() + 1,
+        time_us: view.time(),
+        ..Version::default()
+    };
+    engine.ctx.pass("view checkpoint: files, then keyspaces");
+    let keyspaces = view.keyspaces()?;
+    let bytes_of = |id| {
+        let now = files.version.keyspaces.get(&id);
+        now.map_or(0, |keyspace| keyspace.main().map(|segment| segment.file_len).sum::<u64>())
+    };
+    watch.begin(keyspaces.iter().map(|keyspace| bytes_of(keyspace.id)).sum())?;
+    for keyspace in keyspaces {
+        watch.begin_part(bytes_of(keyspace.id));
+        let mut copied =
+            KeyspaceVersion { levels: Vec::new(), past: Vec::new(), dropped: None, ..KeyspaceVersion::clone(keyspace) };
+        // Of what was before the view's moment only the newest is taken along, and that is whole.
+        copied.vanished = view.seqno();
+        copied.horizon = view.seqno();
+        copied.lapsed = 0;
+        copied.options.ttls = ttls_of_copy(view, &keyspace.options.ttls);
+        let opened = engine.catalogue.opened(keyspace)?;
+        let segments = copy_keyspace(view, &**target, keyspace, &opened, (&mut version.next_file, watch))?;
+        if !segments.is_empty() {
+            copied.levels = vec![Vec::new(), segments];
+        }
+        version.keyspaces.insert(keyspace.id, Arc::new(copied));
+        watch.end_part()?;
+        engine.ctx.pass("view checkpoint: one keyspace, then the next");
+    }
+    // Of the timeline its moment alone.
+    let mut made = Vec::new();
+    let stamp = Stamp { seqno: view.seqno(), time: view.time(), writes: 0 };
+    let stamps = write_stamps(&engine.ctx, &**target, (&[stamp], version.next_file), &mut made)?;
+    version.next_file += 1;
+    let timeline = KeyspaceVersion {
+        id: TIMELINE,
+        name: String::new(),
+        options: StoredOptions::default(),
+        born: 0,
+        dropped: None,
+        vanished: 0,
+        horizon: view.seqno(),
+        lapsed: 0,
+        levels: vec![stamps.map(Arc::new).into_iter().collect()],
+        past: Vec::new(),
+    };
+    version.keyspaces.insert(TIMELINE, Arc::new(timeline));
+    name_checkpoint(engine, target, &version)?;
+    watch.end();
+    Ok(())
+}
+
+/// The times to live of a keyspace in a copy: what was set since the moment is set in it by those who want it there. Of a moment that nobody has kept,
+/// the one that was in force may be forgotten: there the options are those of now, the time to live among them.
+fn ttls_of_copy(view: &ViewCore, known: &[(u64, u64)]) -> Arc<[(u64, u64)]> {
+    let until = known.partition_point(|(from, _)| *from <= view.seqno());
+    let (then, since) = known.split_at(until);
+    let now = since.last().filter(|_| !view.is_complete()).map(|(_, ttl)| (view.seqno() + 1, *ttl));
+    then.iter().copied().chain(now).collect()
+}
+
+/// Writes the keys of a keyspace that this view sees.
+fn copy_keyspace(
+    view: &Arc<ViewCore>,
+    target: &dyn Dir,
+    keyspace: &KeyspaceVersion,
+    opened: &Opened,
+    (next_file, watch): (&mut u64, &mut Watch<'_>),
+) -> Result<Vec<Arc<Finished>>> {
+    let engine = view.engine();
+    let keeps_time = engine.catalogue.keeps_time(keyspace);
+    let Some(mut scan) = view.scan(opened, KeySpan { start: Vec::new(), end: None }, Direction::Forward)? else {
+        return Ok(Vec::new());
+    };
+    let mut segments = Vec::new();
+    let mut writer: Option<SegmentWriter> = None;
+    let mut finish = |writer: SegmentWriter| {
+        segments.push(Arc::new(writer.finish(&Tombstones::default(), |_| false)?));
+        Ok::<_, Error>(())
+    };
+    let current = view.files();
+    let asked = view.asked(opened)?;
+    let main = || current.version.keyspaces.get(&keyspace.id).into_iter().flat_map(|now| now.main());
+    let keys = main().map(|segment| segment.summary.keys).sum::<u64>();
+    let mut copied = 0;
+    loop {
+        // What no reader can be given, as a sum that is too large for now, is in the copy all the same.
+        let (kind, wide) = match scan.step() {
+            Ok(false) => break,
+            Ok(true) => (Kind::Put, None),
+            Err(error) if scan.has_ended() => return Err(error),
+            Err(error) => {
+                let state = |asked: &Asked| state_as_of(&current, opened, scan.key(), asked.clone());
+                let state = asked.as_ref().map(state).transpose()?.flatten();
+                let Some((kind, state)) = state else { return Err(opened.of_key(scan.key(), error)) };
+                (kind, Some(state))
+            }
         };
-        engine.env.pass("view checkpoint: files, then keyspaces");
-        let keyspaces = self.keyspaces()?;
-        let bytes_of = |id| {
-            let now = files.version.keyspaces.get(&id);
-            now.map_or(0, |keyspace| keyspace.main().map(|segment| segment.file_len).sum::<u64>())
-        };
-        watch.begin(keyspaces.iter().map(|keyspace| bytes_of(keyspace.id)).sum())?;
-        for keyspace in keyspaces {
-            watch.begin_part(bytes_of(keyspace.id));
-            let mut copied = KeyspaceVersion {
-                levels: Vec::new(),
-                past: Vec::new(),
-                dropped: None,
-                ..KeyspaceVersion::clone(keyspace)
+        copied += 1;
+        if copied % LOOK_EVERY == 0 {
+            watch.step(copied, keys)?;
+        }
+        if let Some(full) = writer.take_if(|writer| writer.is_full(engine.ctx.options.segment_bytes())) {
+            finish(full)?;
+        }
+        // Which version it is: the newest one that its history tells up to now.
+        let told = history(view, opened, scan.key(), (0, u64::MAX))?.map(|mut walk| walk.next()).transpose()?.flatten();
+        let (seqno, time) = told.map_or((view.seqno(), view.time()), |told| (told.seqno, told.time));
+        let entry = Entry { time: keeps_time.then_some(time), ..Entry::new(kind, seqno) };
+        if writer.is_none() {
+            *next_file += 1;
+            let purpose = Purpose {
+                keyspace: keyspace.id,
+                base: 0,
+                time_base: keeps_time.then_some(0),
+                run: None,
+                index: point_index(&keyspace.options),
+                hash_seed: engine.ctx.database_id,
             };
-            // Of what was before the view's moment only the newest is taken along, and that is whole.
-            copied.vanished = self.seqno();
-            copied.horizon = self.seqno();
-            copied.lapsed = 0;
-            copied.options.ttls = self.ttls_of_copy(&keyspace.options.ttls);
-            let opened = engine.opened(keyspace)?;
-            let segments = self.copy_keyspace(&**target, keyspace, &opened, (&mut version.next_file, watch))?;
-            if !segments.is_empty() {
-                copied.levels = vec![Vec::new(), segments];
-            }
-            version.keyspaces.insert(keyspace.id, Arc::new(copied));
-            watch.end_part()?;
-            engine.env.pass("view checkpoint: one keyspace, then the next");
+            writer = Some(SegmentWriter::create(target, (*next_file, engine.ctx.env.entropy()), purpose)?);
         }
-        // Of the timeline its moment alone.
-        let mut made = Vec::new();
-        let stamp = Stamp { seqno: self.seqno(), time: self.time(), writes: 0 };
-        let stamps = engine.write_stamps(&**target, (&[stamp], version.next_file), &mut made)?;
-        version.next_file += 1;
-        let timeline = KeyspaceVersion {
-            id: TIMELINE,
-            name: String::new(),
-            options: StoredOptions::default(),
-            born: 0,
-            dropped: None,
-            vanished: 0,
-            horizon: self.seqno(),
-            lapsed: 0,
-            levels: vec![stamps.map(Arc::new).into_iter().collect()],
-            past: Vec::new(),
-        };
-        version.keyspaces.insert(TIMELINE, Arc::new(timeline));
-        engine.name_checkpoint(target, &version)?;
-        watch.end();
-        Ok(())
-    }
-
-    /// The times to live of a keyspace in a copy: what was set since the moment is set in it by those who want it there. Of a moment that nobody has kept,
-    /// the one that was in force may be forgotten: there the options are those of now, the time to live among them.
-    fn ttls_of_copy(&self, known: &[(u64, u64)]) -> Arc<[(u64, u64)]> {
-        let until = known.partition_point(|(from, _)| *from <= self.seqno());
-        let (then, since) = known.split_at(until);
-        let now = since.last().filter(|_| !self.is_complete()).map(|(_, ttl)| (self.seqno() + 1, *ttl));
-        then.iter().copied().chain(now).collect()
-    }
-
-    /// Writes the keys of a keyspace that this view sees.
-    fn copy_keyspace(
-        self: &Arc<Self>,
-        target: &dyn Dir,
-        keyspace: &KeyspaceVersion,
-        opened: &Opened,
-        (next_file, watch): (&mut u64, &mut Watch<'_>),
-    ) -> Result<Vec<Arc<Finished>>> {
-        let engine = self.engine();
-        let keeps_time = engine.keeps_time(keyspace);
-        let Some(mut scan) = self.scan(opened, KeySpan { start: Vec::new(), end: None }, Direction::Forward)? else {
-            return Ok(Vec::new());
-        };
-        let mut segments = Vec::new();
-        let mut writer: Option<SegmentWriter> = None;
-        let mut finish = |writer: SegmentWriter| {
-            segments.push(Arc::new(writer.finish(&Tombstones::default(), |_| false)?));
-            Ok::<_, Error>(())
-        };
-        let current = self.files();
-        let asked = self.asked(opened)?;
-        let main = || current.version.keyspaces.get(&keyspace.id).into_iter().flat_map(|now| now.main());
-        let keys = main().map(|segment| segment.summary.keys).sum::<u64>();
-        let mut copied = 0;
-        loop {
-            // What no reader can be given, as a sum that is too large for now, is in the copy all the same.
-            let (kind, wide) = match scan.step() {
-                Ok(false) => break,
-                Ok(true) => (Kind::Put, None),
-                Err(error) if scan.has_ended() => return Err(error),
-                Err(error) => {
-                    let asked = asked.as_ref();
-                    let state = asked.map(|asked| state_in(&current, opened, scan.key(), asked)).transpose()?.flatten();
-                    let Some((kind, state)) = state else { return Err(opened.of_key(scan.key(), error)) };
-                    (kind, Some(state))
-                }
-            };
-            copied += 1;
-            if copied % LOOK_EVERY == 0 {
-                watch.step(copied, keys)?;
-            }
-            if let Some(full) = writer.take_if(|writer| writer.is_full(engine.options.segment_bytes())) {
-                finish(full)?;
-            }
-            // Which version it is: the newest one that its history tells up to now.
-            let told =
-                self.history(opened, scan.key(), (0, u64::MAX))?.map(|mut walk| walk.next()).transpose()?.flatten();
-            let (seqno, time) = told.map_or((self.seqno(), self.time()), |told| (told.seqno, told.time));
-            let entry = Entry { time: keeps_time.then_some(time), ..Entry::new(kind, seqno) };
-            if writer.is_none() {
-                *next_file += 1;
-                let purpose = Purpose {
-                    keyspace: keyspace.id,
-                    base: 0,
-                    time_base: keeps_time.then_some(0),
-                    run: None,
-                    index: point_index(&keyspace.options),
-                    hash_seed: engine.database_id,
-                };
-                writer = Some(SegmentWriter::create(target, (*next_file, engine.env.entropy()), purpose)?);
-            }
-            if let Some(open) = &mut writer {
-                open.add(&entry, scan.key(), wide.as_deref().unwrap_or_else(|| scan.value_ref()))?;
-            }
+        if let Some(open) = &mut writer {
+            open.add(&entry, scan.key(), wide.as_deref().unwrap_or_else(|| scan.value_ref()))?;
         }
-        if let Some(last) = writer {
-            finish(last)?;
-        }
-        *next_file += 1;
-        Ok(segments)
     }
+    if let Some(last) = writer {
+        finish(last)?;
+    }
+    *next_file += 1;
+    Ok(segments)
 }
 
 fn copy(from: &dyn Dir, to: &dyn Dir, name: &str, watch: &mut Watch<'_>) -> Result<()> {

@@ -5,6 +5,31 @@
 //! backwards: while the database is ahead of the wall it goes on at half speed, until both agree. Rule C1 of
 //! `docs/versions.md`.
 
+use std::sync::Arc;
+
+use super::locks::{Lock, Rank};
+use crate::env::Env;
+
+/// The clock of an open database.
+#[derive(Debug)]
+pub(crate) struct DbClock {
+    env: Arc<dyn Env>,
+    follows: Lock<Clock>,
+}
+
+impl DbClock {
+    /// A clock that starts at the wall's time, or at `newest` if that is later.
+    pub(super) fn new(env: Arc<dyn Env>, newest: u64) -> Self {
+        let follows = Clock::new(env.wall_us(), env.monotonic_us(), newest);
+        Self { env, follows: Lock::new(Rank::Clock, follows) }
+    }
+
+    /// The time of the database now, in microseconds; never less than before.
+    pub(crate) fn now_us(&self) -> u64 {
+        self.follows.lock().now(self.env.wall_us(), self.env.monotonic_us())
+    }
+}
+
 /// Differences from the wall clock up to this are ordinary drift, and followed at once.
 const SLACK_US: u64 = 500_000;
 
@@ -13,7 +38,7 @@ const STAND_US: u64 = 3_600_000_000;
 
 /// Follows a wall clock without trusting it.
 #[derive(Debug)]
-pub(crate) struct Clock {
+struct Clock {
     now: u64,
     monotonic: u64,
     /// Since when, in monotonic time, the wall clock has been far ahead.
@@ -22,12 +47,12 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// A clock that starts at the wall's time, or at `newest` if that is later.
-    pub(crate) fn new(wall: u64, monotonic: u64, newest: u64) -> Self {
+    fn new(wall: u64, monotonic: u64, newest: u64) -> Self {
         Self { now: wall.max(newest), monotonic, ahead_since: None }
     }
 
     /// The time now, in microseconds; never less than before.
-    pub(crate) fn now(&mut self, wall: u64, monotonic: u64) -> u64 {
+    fn now(&mut self, wall: u64, monotonic: u64) -> u64 {
         let passed = monotonic.saturating_sub(self.monotonic);
         self.monotonic = self.monotonic.max(monotonic);
         let expected = self.now.saturating_add(passed);

@@ -2,7 +2,6 @@
 
 use std::{
     panic::{RefUnwindSafe, UnwindSafe},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -193,20 +192,8 @@ impl Options {
         self
     }
 
-    /// Opens the database in the directory `path`, creating it if need be, and recovers it after a crash.
-    ///
-    /// # Errors
-    /// [`Locked`](Error::Locked) while somebody else has it open, also in this process and through a link;
-    /// [`Invalid`](Error::Invalid) for options that make no sense, for a path that leads to no directory, and for a
-    /// folder of other files, which stays as it was;
-    /// [`Corrupt`](Error::Corrupt) when a file is damaged; [`NewerFormat`](Error::NewerFormat) for a database of a
-    /// later release; [`Io`](Error::Io) and [`DiskFull`](Error::DiskFull) from the system.
-    pub fn open(&self, path: impl AsRef<Path>) -> Result<crate::Db> {
-        self.check()?;
-        crate::Db::open_with(self, path.as_ref())
-    }
-
-    fn check(&self) -> Result<()> {
+    /// Fails for options that make no sense.
+    pub(crate) fn check(&self) -> Result<()> {
         if self.memory_budget < BUDGET_MIN {
             return Err(Error::invalid(format!(
                 "memory_budget is at least {BUDGET_MIN} bytes, not {}",

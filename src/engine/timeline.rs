@@ -11,42 +11,27 @@
 //! The stamps of a memtable are flushed in the edit of its entries, so the timeline is as durable as what it tells of. It is exact from the
 //! horizon of its keyspace on; before that it is a sample. Rule C2 of `docs/versions.md`.
 
-use std::{
-    collections::VecDeque,
-    ops::Range,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::VecDeque, ops::Range, path::Path, sync::Arc};
 
 use super::{
-    Engine,
-    scan::RunCursor,
-    superversion::{SuperVersion, Table},
+    context::Context,
+    files::{runs::RunCursor, superversion::SuperVersion, tree::Table},
 };
 use crate::{
-    base::{Corruption, Error, Kind, Result, Seqno, TIMELINE},
+    base::{Corruption, Kind, Result, TIMELINE},
     env::Dir,
     format::{Reader, Writer, name},
-    manifest::{Change, Edit},
     memtable::{Memtable, Stamp},
     merge::{Direction, Source, Tombstones, step},
     segment::{Entry, Finished, PointIndex, Purpose, SegmentWriter},
 };
 
 /// Commits told by one entry.
-const CHUNK: usize = 256;
+pub(super) const CHUNK: usize = 256;
 
 /// The timeline is exact for this long at least, in microseconds; before that it is a sample with this distance.
-const EXACT_MIN: u64 = 3_600_000_000;
-const SAMPLE: u64 = 1_000_000;
-
-/// So many segments are thinned out together, or so few of a quarter of the bytes that are let grow.
-const THIN_MIN: usize = 4;
-
-/// Where nobody keeps a past, the timeline is exact for no more bytes than this part of the live data.
-const TIMELINE_SHARE: u64 = 16;
-
-/// How far ahead an answer about the present is made durable, in microseconds. Less than the slack of the clock.
-const AHEAD: u64 = 200_000;
+pub(super) const EXACT_MIN: u64 = 3_600_000_000;
+pub(super) const SAMPLE: u64 = 1_000_000;
 
 /// Packs commits: key and value of each entry, in order.
 pub(super) fn pack(stamps: &[Stamp]) -> impl Iterator<Item = (Entry, [u8; 8], Vec<u8>)> + '_ {
@@ -95,9 +80,9 @@ fn newer(commit: Option<Stamp>, decided: Option<(u64, u64)>) -> Option<Stamp> {
 /// Reads the timeline of a superversion.
 #[derive(Debug)]
 pub(super) struct Timeline {
-    current: Arc<SuperVersion>,
+    pub(super) current: Arc<SuperVersion>,
     /// Its segments, oldest first: they follow each other.
-    tables: Vec<Arc<Table>>,
+    pub(super) tables: Vec<Arc<Table>>,
 }
 
 impl Timeline {
@@ -200,7 +185,7 @@ impl Timeline {
 
     /// The commits of the entry that a seqno belongs to; none before the first.
     fn chunk_at(&self, seqno: u64) -> Result<Vec<Stamp>> {
-        let mut cursor = RunCursor::new(self.tables.clone(), Direction::Backward);
+        let mut cursor = RunCursor::new(self.tables.clone(), Direction::Backward, ());
         match seqno.checked_add(1) {
             Some(next) => cursor.seek(Some(&next.to_be_bytes()))?,
             None => cursor.seek(None)?,
@@ -208,15 +193,15 @@ impl Timeline {
         self.read(&cursor)
     }
 
-    fn read(&self, cursor: &RunCursor) -> Result<Vec<Stamp>> {
+    pub(super) fn read(&self, cursor: &RunCursor) -> Result<Vec<Stamp>> {
         let Some(entry) = cursor.entry() else { return Ok(Vec::new()) };
         let path = || self.tables.first().map_or_else(String::new, |table| name::segment(table.meta.number));
-        unpack(entry.key, entry.value).map_err(|bad| bad.of(std::path::Path::new(&path()), 0))
+        unpack(entry.key, entry.value).map_err(|bad| bad.of(Path::new(&path()), 0))
     }
 
     /// The commits from a seqno on, oldest first.
     pub(super) fn from(self, seqno: u64) -> Result<Commits> {
-        let mut cursor = RunCursor::new(self.tables.clone(), Direction::Forward);
+        let mut cursor = RunCursor::new(self.tables.clone(), Direction::Forward, ());
         let first = self.chunk_at(seqno)?;
         let key = first.first().map_or(seqno, |stamp| stamp.seqno);
         cursor.seek(Some(&key.to_be_bytes()))?;
@@ -269,238 +254,33 @@ impl Commits {
     }
 }
 
-/// Writes segments of the timeline, a few commits in memory at a time.
-struct StampWriter<'a> {
-    engine: &'a Engine,
-    made: &'a mut Vec<u64>,
-    writer: Option<SegmentWriter>,
-    chunk: Vec<Stamp>,
-    segments: Vec<Finished>,
+/// Writes down when commits happened, for a database in some directory.
+pub(super) fn write_stamps(
+    ctx: &Context,
+    dir: &dyn Dir,
+    (stamps, number): (&[Stamp], u64),
+    made: &mut Vec<u64>,
+) -> Result<Option<Finished>> {
+    let Some(first) = stamps.first() else { return Ok(None) };
+    made.push(number);
+    let mut writer = stamp_segment(ctx, dir, number, first)?;
+    for (entry, key, value) in pack(stamps) {
+        writer.add(&entry, &key, &value)?;
+    }
+    writer.finish(&Tombstones::default(), |_| false).map(Some)
 }
 
-impl StampWriter<'_> {
-    fn add(&mut self, stamp: Stamp) -> Result<()> {
-        self.chunk.push(stamp);
-        if self.chunk.len() == CHUNK { self.write_chunk() } else { Ok(()) }
-    }
-
-    fn write_chunk(&mut self) -> Result<()> {
-        let Some(first) = self.chunk.first() else { return Ok(()) };
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            None => self.writer.insert(self.engine.new_stamp_segment(first, self.made)?),
-        };
-        for (entry, key, value) in pack(&self.chunk) {
-            writer.add(&entry, &key, &value)?;
-        }
-        self.chunk.clear();
-        Ok(())
-    }
-
-    /// Ends the segment: what follows goes to another one.
-    fn cut(&mut self) -> Result<()> {
-        self.write_chunk()?;
-        if let Some(writer) = self.writer.take() {
-            self.segments.push(writer.finish(&Tombstones::default(), |_| false)?);
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<Vec<Finished>> {
-        self.cut()?;
-        Ok(self.segments)
-    }
-}
-
-impl Engine {
-    /// Writes down when commits happened, for a database in some directory.
-    pub(super) fn write_stamps(
-        &self,
-        dir: &dyn Dir,
-        (stamps, number): (&[Stamp], u64),
-        made: &mut Vec<u64>,
-    ) -> Result<Option<Finished>> {
-        let Some(first) = stamps.first() else { return Ok(None) };
-        made.push(number);
-        let mut writer = self.stamp_segment(dir, number, first)?;
-        for (entry, key, value) in pack(stamps) {
-            writer.add(&entry, &key, &value)?;
-        }
-        writer.finish(&Tombstones::default(), |_| false).map(Some)
-    }
-
-    fn new_stamp_segment(&self, first: &Stamp, made: &mut Vec<u64>) -> Result<SegmentWriter> {
-        let number = self.next_file.fetch_add(1, Ordering::Relaxed);
-        made.push(number);
-        self.stamp_segment(&*self.dir, number, first)
-    }
-
-    fn stamp_segment(&self, dir: &dyn Dir, number: u64, first: &Stamp) -> Result<SegmentWriter> {
-        let purpose = Purpose {
-            keyspace: TIMELINE,
-            base: first.seqno,
-            time_base: Some(first.time),
-            run: None,
-            index: PointIndex::Never,
-            hash_seed: self.database_id,
-        };
-        SegmentWriter::create(dir, (number, self.env.entropy()), purpose)
-    }
-
-    /// Walks over the commits in `from..=to`; a walk that says where to begin begins there or is refused.
-    pub(crate) fn commits(&self, from: Option<u64>) -> Result<Commits> {
-        self.check_open()?;
-        let timeline = Timeline::new(&self.current());
-        let exact = timeline.exact_from();
-        match from {
-            Some(from) if from < exact => Err(Error::HistoryTrimmed { oldest: Seqno(exact) }),
-            from => timeline.from(from.unwrap_or(exact)),
-        }
-    }
-
-    /// Lets the oldest part of the timeline go, but for one commit in each second; `false` when there is not enough of it. With `all`, all of it
-    /// is written anew: one segment that is a sample, and one that is exact.
-    pub(super) fn thin_timeline(&self, all: bool) -> Result<bool> {
-        let current = self.current();
-        let Some(keyspace) = current.version.keyspaces.get(&TIMELINE) else { return Ok(false) };
-        let timeline = Timeline::new(&current);
-        let exact_from = self.exact_upto(&timeline)?;
-        let summary = |table: &Arc<Table>| table.meta.summary.clone();
-        let is_sample = |table: &&Arc<Table>| summary(table).min_seqno < keyspace.horizon;
-        let is_old = |table: &&Arc<Table>| {
-            // Its last entry may tell later commits.
-            let next =
-                timeline.tables.iter().map(|next| summary(next).min_seqno).find(|n| *n > summary(table).max_seqno);
-            next.is_some_and(|next| next <= exact_from)
-        };
-        let inputs: Vec<_> = if all {
-            timeline.tables.clone()
-        } else {
-            let (samples, exact): (Vec<_>, Vec<_>) =
-                timeline.tables.iter().filter(is_old).cloned().partition(|t| is_sample(&t));
-            let bytes: u64 = exact.iter().map(|table| table.meta.file_len).sum();
-            if exact.len() < THIN_MIN && bytes < self.options.limits.timeline_bytes / 4 {
-                return Ok(false);
-            }
-            if samples.len() >= THIN_MIN { samples.into_iter().chain(exact).collect() } else { exact }
-        };
-        // Else it is a sample already as far as it may be one.
-        let begins_before = |table: &Arc<Table>| table.meta.summary.min_seqno < exact_from;
-        if exact_from <= keyspace.horizon || !inputs.iter().any(begins_before) {
-            return Ok(false);
-        }
-        let mut made = Vec::new();
-        let thinned = self.write_thinned(&timeline, &inputs, exact_from, &mut made).and_then(|thinned| {
-            self.sync_segment_names()?;
-            Ok(thinned)
-        });
-        let (segments, horizon) = thinned.inspect_err(|_| self.discard(&made))?;
-        let removed = inputs.iter().map(|table| Change::Remove { keyspace: TIMELINE, number: table.meta.number });
-        let mut edit = Edit::new(removed);
-        let level = self.options.shape().level_max.try_into().unwrap_or(0);
-        for segment in segments {
-            edit.push(Change::Add { level, segment });
-        }
-        edit.push(Change::Marks { keyspace: TIMELINE, vanished: 0, horizon, lapsed: 0 });
-        edit.push(Change::NextFile { number: self.next_file.load(Ordering::Relaxed) });
-        let mut manifest = self.manifest.lock();
-        self.check_writable()?;
-        let version = self.commit_edit(&mut manifest, &edit, &made)?;
-        self.install(&version, None, None);
-        Ok(true)
-    }
-
-    /// The seqno from which on every commit has to be told.
-    fn exact_upto(&self, timeline: &Timeline) -> Result<u64> {
-        let version = &timeline.current.version;
-        let windows = version.keyspaces.values().map(|keyspace| self.policy_of(keyspace).window());
-        let longest = windows.max().unwrap_or(0);
-        let pinned = version.pins.values().map(|pin| pin.time_us).min();
-        let from = self.now_us().saturating_sub(longest.max(EXACT_MIN)).min(pinned.unwrap_or(u64::MAX));
-        let by_time = timeline.at_time(from)?.map_or(0, |stamp| stamp.seqno);
-        if longest > 0 || pinned.is_some() {
-            return Ok(by_time);
-        }
-        // Where nobody keeps a past, what tells of it stays small beside what is there.
-        let segments = version.keyspaces.values().filter(|keyspace| keyspace.id != TIMELINE);
-        let live: u64 = segments.flat_map(|keyspace| keyspace.main()).map(|segment| segment.file_len).sum();
-        let mut room = self.options.limits.timeline_bytes.max(live / TIMELINE_SHARE);
-        let fits = |table: &&Arc<Table>| {
-            let before = room;
-            room = room.saturating_sub(table.meta.file_len);
-            before > 0
-        };
-        let kept = timeline.tables.iter().rev().take_while(fits).last();
-        Ok(kept.map_or(0, |oldest| oldest.meta.summary.min_seqno).max(by_time))
-    }
-
-    /// Writes segments of the timeline anew: of the commits before `exact_from` one in each second, of the others all. Gives the seqno from which on
-    /// all are told.
-    fn write_thinned(
-        &self,
-        timeline: &Timeline,
-        inputs: &[Arc<Table>],
-        exact_from: u64,
-        made: &mut Vec<u64>,
-    ) -> Result<(Vec<Finished>, u64)> {
-        let mut cursor = RunCursor::new(inputs.to_vec(), Direction::Forward);
-        cursor.seek(Some(&[]))?;
-        let mut out = StampWriter { engine: self, made, writer: None, chunk: Vec::new(), segments: Vec::new() };
-        let (mut sampled, mut horizon) = (None, 0);
-        let mut is_exact = false;
-        while cursor.entry().is_some() {
-            for stamp in timeline.read(&cursor)? {
-                if stamp.seqno < exact_from {
-                    horizon = stamp.seqno + 1;
-                    if sampled.is_some_and(|last: u64| stamp.time < last.saturating_add(SAMPLE)) {
-                        continue;
-                    }
-                    sampled = Some(stamp.time);
-                } else if !std::mem::replace(&mut is_exact, true) {
-                    out.cut()?;
-                }
-                out.add(stamp)?;
-            }
-            cursor.advance()?;
-            if self.stopping.load(Ordering::Relaxed) {
-                return Err(Error::Closed);
-            }
-        }
-        Ok((out.finish()?, horizon))
-    }
-
-    /// Makes the answer for a time last: later commits get later times, also after a crash.
-    pub(super) fn fix_time(&self, time: u64) -> Result<()> {
-        if time > self.now_us() {
-            // A commit may be a little ahead of the clock, which was asked for the same time before.
-            let newest = Timeline::new(&self.current()).at_seqno(u64::MAX)?;
-            if newest.is_none_or(|newest| time > newest.time) {
-                return Err(Error::InTheFuture);
-            }
-        }
-        let newest = self.commit.lock().time_us;
-        let floor = time.saturating_add(1);
-        if time < newest || self.options.read_only {
-            return Ok(());
-        }
-        self.check_writable()?;
-        let mut manifest = self.manifest.lock();
-        if manifest.version().time_us < floor {
-            // A little ahead, so that not every call has to wait for the disk.
-            let time_us = floor.saturating_add(AHEAD);
-            let edit = Edit::new([Change::Seqnos { last: 0, next: 0, ceiling: 0, time_us }]);
-            let version = self.commit_edit(&mut manifest, &edit, &[])?;
-            self.install(&version, None, None);
-        }
-        let mut commit = self.commit.lock();
-        commit.time_floor = commit.time_floor.max(floor);
-        Ok(())
-    }
-
-    /// The time of the database now, in microseconds.
-    pub(crate) fn now_us(&self) -> u64 {
-        self.clock.lock().now(self.env.wall_us(), self.env.monotonic_us())
-    }
+/// Creates a segment of the timeline, for commits from `first` on.
+pub(super) fn stamp_segment(ctx: &Context, dir: &dyn Dir, number: u64, first: &Stamp) -> Result<SegmentWriter> {
+    let purpose = Purpose {
+        keyspace: TIMELINE,
+        base: first.seqno,
+        time_base: Some(first.time),
+        run: None,
+        index: PointIndex::Never,
+        hash_seed: ctx.database_id,
+    };
+    SegmentWriter::create(dir, (number, ctx.env.entropy()), purpose)
 }
 
 #[cfg(test)]

@@ -27,9 +27,9 @@ use crossbeam_skiplist::SkipMap;
 use parking_lot::RwLock;
 
 use crate::{
-    base::{Bytes, Corruption, KeySpan, KeyspaceId, Kind, Result},
+    base::{Bytes, KeyspaceId, Kind, Result},
     merge::{Answer, Found, Lookup, Mark, RangeTombstone, Seen, Tombstones},
-    wal::{BatchView, Op},
+    wal::BatchView,
 };
 
 pub(crate) use cursor::MemCursor;
@@ -171,29 +171,27 @@ impl Memtable {
     }
 
     /// The batches of a log, in order, as a sorted run.
-    pub(crate) fn from_batches(log: u64, batches: &[BatchView]) -> Result<Self, Corruption> {
+    pub(crate) fn from_batches(log: u64, batches: &[BatchView]) -> Self {
         let mut run = Vec::new();
         let table = Self::with(Store::Run(Vec::new()), log);
         let mut ranges = Vec::new();
         for batch in batches {
-            table.read(batch, &mut ranges, |key, value| run.push((key, value)))?;
+            table.read(batch, &mut ranges, |key, value| run.push((key, value)));
         }
         table.ranges.insert(ranges);
         run.sort_unstable_by(|a: &(Key, Value), b| a.0.cmp(&b.0));
-        Ok(Self { store: Store::Run(run), ..table })
+        Self { store: Store::Run(run), ..table }
     }
 
     /// Adds a batch. Only the one committing thread calls this, and only on a live table.
-    pub(crate) fn insert(&self, batch: &BatchView) -> Result<(), Corruption> {
-        let Store::Live(map) = &self.store else {
-            return Err(Corruption { offset: 0, what: "a live memtable" });
-        };
+    pub(crate) fn insert(&self, batch: &BatchView) {
+        assert!(matches!(self.store, Store::Live(_)), "a batch for the recovered table of log {}", self.log);
         let mut ranges = Vec::new();
-        self.read(batch, &mut ranges, |key, value| {
-            map.insert(key, value);
-        })?;
+        self.read(batch, &mut ranges, |key, value| match &self.store {
+            Store::Live(map) => drop(map.insert(key, value)),
+            Store::Run(_) => {}
+        });
         self.ranges.insert(ranges);
-        Ok(())
     }
 
     /// Hands out the point entries of a batch and its range tombstones, and counts both.
@@ -202,14 +200,15 @@ impl Memtable {
         batch: &BatchView,
         ranges: &mut Vec<(KeyspaceId, RangeTombstone)>,
         mut each: impl FnMut(Key, Value),
-    ) -> Result<(), Corruption> {
-        let (seqno, time_us) = batch.stamp()?;
+    ) {
+        let (seqno, time_us) = batch.stamp();
+        assert!(seqno > self.last_seqno(), "batch {seqno} behind {} in log {}", self.last_seqno(), self.log);
         let owner = batch.owner();
         let mut ordinal = 0;
         // A batch mostly stays in one keyspace: those before the newest are written down only when another one follows.
         let mut shares: Vec<(KeyspaceId, Share)> = Vec::new();
         let mut newest = (KeyspaceId(0), Share::default());
-        batch.for_each(|op: Op<'_>| {
+        for op in batch.ops() {
             if op.keyspace != newest.0 {
                 shares.push(std::mem::replace(&mut newest, (op.keyspace, Share::default())));
             }
@@ -222,8 +221,7 @@ impl Memtable {
             }
             if op.kind.is_range() {
                 let mark = Mark { seqno, ordinal, gap_start: None, time: time_us, purge: op.kind.purges() };
-                let span = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
-                ranges.push((op.keyspace, RangeTombstone { span, mark }));
+                ranges.push((op.keyspace, RangeTombstone { span: op.span(), mark }));
             } else {
                 let whole = || -> Arc<dyn AsRef<[u8]> + Send + Sync> { Arc::<Vec<u8>>::clone(owner) };
                 let user = Bytes::shared(whole, op.key_at, op.key);
@@ -234,8 +232,8 @@ impl Memtable {
                 );
             }
             ordinal += 1;
-        })?;
-        let stamp = Stamp { seqno, time: time_us, writes: batch.count()? };
+        }
+        let stamp = Stamp { seqno, time: time_us, writes: ordinal };
         let mut bytes = BATCH_OVERHEAD;
         {
             let mut told = self.told.write();
@@ -250,7 +248,6 @@ impl Memtable {
         self.first.fetch_min(seqno, Relaxed);
         self.last.fetch_max(seqno, Relaxed);
         self.time_us.fetch_max(time_us, Relaxed);
-        Ok(())
     }
 
     pub(crate) fn log(&self) -> u64 {
@@ -409,9 +406,9 @@ mod tests {
     fn both(batches: &[BatchView]) -> [Arc<Memtable>; 2] {
         let live = Memtable::new(1);
         for batch in batches {
-            live.insert(batch).unwrap();
+            live.insert(batch);
         }
-        [Arc::new(live), Arc::new(Memtable::from_batches(1, batches).unwrap())]
+        [Arc::new(live), Arc::new(Memtable::from_batches(1, batches))]
     }
 
     #[test]

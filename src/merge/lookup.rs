@@ -48,6 +48,37 @@ impl Asked {
     }
 }
 
+/// What an entry says to a reader who may see it, whichever tier it stands in and whichever verb meets it: the one place
+/// where that is decided. `None`: it may have expired at the moment of the cutoffs, and nobody can tell.
+///
+/// A kind that is yet to come is one more branch here; and where its value is not what is stored, one in
+/// [`Answer::into_value`].
+#[inline]
+pub(crate) fn meaning(
+    kind: Kind,
+    (seqno, time): (u64, Option<u64>),
+    cutoffs: Option<&Cutoffs>,
+) -> Result<Option<Found>> {
+    if let Some(cutoffs) = cutoffs.filter(|_| kind == Kind::Put) {
+        if cutoffs.expired(seqno, time) {
+            return Ok(Some(Found::Deleted));
+        }
+        if cutoffs.unsure(seqno, time) {
+            return Ok(None);
+        }
+    }
+    match kind {
+        Kind::Put => Ok(Some(Found::Value)),
+        Kind::WideSum => Ok(Some(Found::Wide)),
+        Kind::Operand => Ok(Some(Found::Operand)),
+        Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge => Ok(Some(Found::Deleted)),
+        // Written by a release that knows this kind; files say so in their headers before it comes to this.
+        Kind::Recipe => {
+            Err(Error::invalid("this release cannot read entries of a later format; open it with a newer one"))
+        }
+    }
+}
+
 /// What has expired at some moment (R7).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cutoffs {
@@ -140,6 +171,27 @@ pub(crate) enum Answer {
     Moved,
 }
 
+impl Answer {
+    /// The value as readers get it.
+    pub(crate) fn into_value(self, key: &[u8]) -> Result<Option<Bytes>> {
+        assert!(self != Self::Moved, "key \"{}\" has no value here: it was moved", key.escape_ascii());
+        match self {
+            Self::Value(value) => Ok(Some(value)),
+            Self::Wide(value) => wide_sum(key, &value).map(Some),
+            Self::Deleted | Self::Moved => Ok(None),
+        }
+    }
+
+    /// The kind and value of an entry that says the same; `None` of absence.
+    pub(crate) fn into_entry(self) -> Option<(Kind, Bytes)> {
+        match self {
+            Self::Value(value) => Some((Kind::Put, value)),
+            Self::Wide(value) => Some((Kind::WideSum, value)),
+            Self::Deleted | Self::Moved => None,
+        }
+    }
+}
+
 /// What one entry means for a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -176,9 +228,31 @@ impl Lookup {
         Self { asked, history_asked: false, operands: Vec::new(), last: 0, above: None }
     }
 
-    /// A look-up that finds the history tier among its sources, or has asked it before.
+    /// A look-up that finds the history tier among its sources.
     pub(crate) fn with_history(asked: Asked) -> Self {
         Self { history_asked: true, ..Self::new(asked) }
+    }
+
+    /// From now on a version that was moved is looked for further down: the history tier has been asked.
+    pub(crate) fn has_asked_history(&mut self) {
+        self.history_asked = true;
+    }
+
+    /// What a version of the history tier answers, whose interval holds the moment.
+    pub(crate) fn answer_of(
+        &self,
+        kind: Kind,
+        (seqno, time): (u64, Option<u64>),
+        value: impl FnOnce() -> Bytes,
+    ) -> Result<Option<Answer>> {
+        let found = meaning(kind, (seqno, time), self.asked.cutoffs.as_deref())?;
+        Ok(found.ok_or_else(|| self.asked.refused(0))?.answer(value))
+    }
+
+    /// That the moment is refused, for an entry above it.
+    #[cold]
+    pub(crate) fn refused(&self, above: u64) -> Error {
+        self.asked.refused(above)
     }
 
     /// Purges up to this seqno hide what is older.
@@ -208,24 +282,7 @@ impl Lookup {
         if self.operands.is_empty() && !interval {
             self.check_gap()?;
         }
-        if let Some(cutoffs) = self.asked.cutoffs.as_ref().filter(|_| kind == Kind::Put) {
-            if cutoffs.expired(seqno, time) {
-                return Ok(Found::Deleted);
-            }
-            if cutoffs.unsure(seqno, time) {
-                return Err(self.trimmed());
-            }
-        }
-        match kind {
-            Kind::Put => Ok(Found::Value),
-            Kind::WideSum => Ok(Found::Wide),
-            Kind::Operand => Ok(Found::Operand),
-            Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge => Ok(Found::Deleted),
-            // Written by a release that knows this kind; files say so in their headers before it comes to this.
-            Kind::Recipe => {
-                Err(Error::invalid("this release cannot read entries of a later format; open it with a newer one"))
-            }
-        }
+        meaning(kind, (seqno, time), self.asked.cutoffs.as_deref())?.ok_or_else(|| self.trimmed())
     }
 
     /// The seqno of what was seen last: of what has answered, if anything has.
@@ -254,10 +311,8 @@ impl Lookup {
             return strategy.fold(key, base, &self.operands).map(Some);
         }
         match answer {
-            Some(Answer::Value(value)) => Ok(Some(value)),
-            Some(Answer::Wide(value)) => wide_sum(key, &value).map(Some),
-            Some(Answer::Deleted) => Ok(None),
             Some(Answer::Moved) => Err(self.trimmed()),
+            Some(answer) => answer.into_value(key),
             None => self.nothing_left().map(|()| None),
         }
     }

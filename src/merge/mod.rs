@@ -19,7 +19,7 @@ mod visible;
 
 pub(crate) use dead_spans::DeadSpans;
 pub(crate) use kway::Kway;
-pub(crate) use lookup::{Answer, Asked, Cutoffs, Found, Lookup, Seen, ttl_at};
+pub(crate) use lookup::{Answer, Asked, Cutoffs, Found, Lookup, Seen, meaning, ttl_at};
 pub(crate) use source::{Direction, EntryRef, Source, Until, step};
 pub use strategy::{AppendItems, CustomMerge, Merge, MergeStrategy, append_items};
 pub(crate) use strategy::{Gathered, NUMBER_CUSTOM, append_list, name_of, number, wide_sum};

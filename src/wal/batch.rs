@@ -9,12 +9,15 @@
 //!  operation: kind u8 · keyspace varint · key (length, bytes) · value (length, bytes)
 //!  a range tombstone's value is its end behind a byte 1, or a byte 0 alone for "to the end of the keyspace"
 //! ```
+//!
+//! Beside the bytes stands a table of where each operation's key and value are. It is made while the batch is encoded,
+//! or by the one pass that reads a record back; whoever looks at the operations looks there, and parses nothing.
 
 use std::sync::Arc;
 
 use super::record::RECORD_HEADER_LEN;
 use crate::{
-    base::{Corruption, KeyspaceId, Kind},
+    base::{Corruption, KeySpan, KeyspaceId, Kind},
     format::Reader,
 };
 
@@ -26,47 +29,117 @@ const HEADER_LEN: usize = 24;
 /// A flag of the header: a section about the session that sent the batch stands before the operations.
 const FLAG_SESSION: u32 = 1;
 
+/// Where an operation stands, counted from the start of its batch's payload.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    kind: Kind,
+    keyspace: KeyspaceId,
+    key_at: u32,
+    key_len: u32,
+    value_at: u32,
+    value_len: u32,
+}
+
+impl Place {
+    /// The operation in the bytes behind `start`.
+    #[inline]
+    fn of<'a>(&self, bytes: &'a [u8], start: usize) -> Op<'a> {
+        let Self { kind, keyspace, key_at, key_len, value_at, value_len } = *self;
+        let (key_at, value_at) = (start + key_at as usize, start + value_at as usize);
+        let (key, value) = (slice(bytes, key_at, key_len as usize), slice(bytes, value_at, value_len as usize));
+        Op { kind, keyspace, key, value, key_at, value_at }
+    }
+}
+
+/// A place in a batch, which is shorter than 4 GiB: its record says its length in 32 bits.
+#[inline]
+fn narrow(place: usize) -> u32 {
+    let narrow = u32::try_from(place);
+    assert!(narrow.is_ok(), "byte {place} of a batch");
+    narrow.unwrap_or_default()
+}
+
+#[inline]
+fn slice(bytes: &[u8], at: usize, len: usize) -> &[u8] {
+    let slice = bytes.get(at..at + len);
+    assert!(slice.is_some(), "an operation at {at} of {len} bytes in {}", bytes.len());
+    slice.unwrap_or_default()
+}
+
+/// The places of a batch's operations. The first one stands by itself, so that a batch of one needs no list.
+#[derive(Clone, Debug, Default)]
+struct Places {
+    first: Option<Place>,
+    rest: Vec<Place>,
+}
+
+impl Places {
+    fn push(&mut self, place: Place) {
+        if self.first.is_none() {
+            self.first = Some(place);
+        } else {
+            self.rest.push(place);
+        }
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    fn ops<'a>(&'a self, bytes: &'a [u8], start: usize) -> impl Iterator<Item = Op<'a>> {
+        self.first.iter().chain(&self.rest).map(move |place| place.of(bytes, start))
+    }
+}
+
 /// A batch being built, with room in front for its record header.
 #[derive(Clone, Debug)]
 pub(crate) struct BatchBuf {
     record: Vec<u8>,
-    count: u32,
+    places: Places,
     operands: u32,
 }
 
 impl Default for BatchBuf {
     fn default() -> Self {
-        Self { record: vec![0; Self::ROOM + HEADER_LEN], count: 0, operands: 0 }
+        Self { record: vec![0; RECORD_HEADER_LEN + HEADER_LEN], places: Places::default(), operands: 0 }
     }
 }
 
 impl BatchBuf {
-    /// Bytes in front of the payload, for the record's header.
-    pub(crate) const ROOM: usize = RECORD_HEADER_LEN;
-
     /// Adds an operation.
     pub(crate) fn push(&mut self, kind: Kind, keyspace: KeyspaceId, key: &[u8], value: &[u8]) {
-        // Room for the numbers and for the padding of the record: a batch of one operation grows once.
-        self.record.reserve(key.len() + value.len() + 32);
-        self.record.push(kind.number());
-        self.varint(u64::from(keyspace.0));
-        self.varint(key.len() as u64);
-        self.record.extend_from_slice(key);
-        self.varint(value.len() as u64);
-        self.record.extend_from_slice(value);
-        self.count = self.count.saturating_add(1);
-        self.operands = self.operands.saturating_add(u32::from(kind == Kind::Operand));
+        self.push_parts(kind, keyspace, key, [value, &[]]);
     }
 
     /// Adds a range tombstone, or the purge of a range; no end is the end of the keyspace.
     pub(crate) fn push_range(&mut self, kind: Kind, keyspace: KeyspaceId, start: &[u8], end: Option<&[u8]>) {
-        let end = end.map_or_else(|| vec![0], |end| [&[1], end].concat());
-        self.push(kind, keyspace, start, &end);
+        let value: [&[u8]; 2] = end.map_or([&[0], &[]], |end| [&[1], end]);
+        self.push_parts(kind, keyspace, start, value);
+    }
+
+    /// Adds an operation whose value is put together of two parts.
+    fn push_parts(&mut self, kind: Kind, keyspace: KeyspaceId, key: &[u8], value: [&[u8]; 2]) {
+        let [head, tail] = value;
+        let value_len = head.len() + tail.len();
+        // Room for the numbers and for the padding of the record: a batch of one operation grows once.
+        self.record.reserve(key.len() + value_len + 32);
+        self.record.push(kind.number());
+        self.varint(u64::from(keyspace.0));
+        self.varint(key.len() as u64);
+        let key_at = narrow(self.len());
+        self.record.extend_from_slice(key);
+        self.varint(value_len as u64);
+        let value_at = narrow(self.len());
+        self.record.extend_from_slice(head);
+        self.record.extend_from_slice(tail);
+        let (key_len, value_len) = (narrow(key.len()), narrow(value_len));
+        self.places.push(Place { kind, keyspace, key_at, key_len, value_at, value_len });
+        self.operands += u32::from(kind == Kind::Operand);
     }
 
     /// The encoded length so far.
     pub(crate) fn len(&self) -> usize {
-        self.record.len() - Self::ROOM
+        self.record.len() - RECORD_HEADER_LEN
     }
 
     /// How many of the operations are operands.
@@ -74,24 +147,24 @@ impl BatchBuf {
         self.operands
     }
 
-    /// Calls `each` with every operation in order.
-    pub(crate) fn for_each<'a>(&'a self, mut each: impl FnMut(Op<'a>)) -> Result<(), Corruption> {
-        let mut reader = Reader::starting_at(&self.record, Self::ROOM + HEADER_LEN);
-        for _ in 0..self.count {
-            each(BatchView::op(&mut reader)?);
-        }
-        Ok(())
+    /// The operations, in order.
+    pub(crate) fn ops(&self) -> impl Iterator<Item = Op<'_>> {
+        self.places.ops(&self.record, RECORD_HEADER_LEN)
     }
 
     /// The number of operations.
-    pub(crate) fn count(&self) -> u32 {
-        self.count
+    pub(crate) fn count(&self) -> usize {
+        self.places.len()
     }
 
     /// Fills in the header, once it is known.
     pub(crate) fn stamp(&mut self, seqno: u64, time_us: u64) {
-        let fields = [&seqno.to_le_bytes()[..], &time_us.to_le_bytes(), &self.count.to_le_bytes(), &0u32.to_le_bytes()];
-        let mut at = Self::ROOM;
+        // Each operation takes four bytes at least, and a batch is no longer than `BATCH_LEN_MAX`.
+        let count = u32::try_from(self.count());
+        assert!(count.is_ok(), "a batch of {} operations", self.count());
+        let count = count.unwrap_or_default().to_le_bytes();
+        let fields = [&seqno.to_le_bytes()[..], &time_us.to_le_bytes(), &count, &0u32.to_le_bytes()];
+        let mut at = RECORD_HEADER_LEN;
         for field in fields {
             if let Some(room) = self.record.get_mut(at..at + field.len()) {
                 room.copy_from_slice(field);
@@ -107,7 +180,9 @@ impl BatchBuf {
 
     /// The record as shared bytes, and the length of the payload in it (what follows is padding).
     pub(crate) fn into_shared(self, payload_len: usize) -> BatchView {
-        BatchView { owner: Arc::new(self.record), start: Self::ROOM, end: Self::ROOM + payload_len }
+        let Self { record, places, .. } = self;
+        let (start, end) = (RECORD_HEADER_LEN, RECORD_HEADER_LEN + payload_len);
+        BatchView { owner: Arc::new(record), start, end, places }
     }
 
     fn varint(&mut self, mut value: u64) {
@@ -121,11 +196,12 @@ impl BatchBuf {
 
 /// A batch as it stands in its log record; operations are places in shared bytes.
 #[expect(clippy::rc_buffer, reason = "the buffer is shared as it was filled, not copied")]
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct BatchView {
     owner: Arc<Vec<u8>>,
     start: usize,
     end: usize,
+    places: Places,
 }
 
 /// One operation of a batch.
@@ -145,13 +221,44 @@ impl<'a> Op<'a> {
     pub(crate) fn range_end(&self) -> Option<&'a [u8]> {
         self.value.split_first().filter(|(tag, _)| **tag == 1).map(|(_, end)| end)
     }
+
+    /// The span of a range tombstone.
+    pub(crate) fn span(&self) -> KeySpan {
+        debug_assert!(self.kind.is_range(), "the span of a {:?}", self.kind);
+        KeySpan { start: self.key.to_vec(), end: self.range_end().map(<[u8]>::to_vec) }
+    }
 }
 
 impl BatchView {
+    /// Reads the payload at `start..end` of a log's bytes: the one pass that finds its operations.
     #[expect(clippy::rc_buffer, reason = "the buffer is shared as it was filled, not copied")]
-    /// A view of the payload at `start..end` of a log's bytes.
-    pub(crate) fn new(owner: Arc<Vec<u8>>, start: usize, end: usize) -> Self {
-        Self { owner, start, end }
+    pub(crate) fn read(owner: &Arc<Vec<u8>>, start: usize, end: usize) -> Result<Self, Corruption> {
+        let mut reader = Reader::starting_at(owner.get(..end).unwrap_or_default(), start);
+        reader.take(16, "batch header")?;
+        let count = reader.u32("operation count")?;
+        let flags = reader.u32("batch flags")?;
+        if flags & !FLAG_SESSION != 0 {
+            return Err(reader.corrupt("batch flags"));
+        }
+        if flags & FLAG_SESSION != 0 {
+            reader.prefixed("session section")?;
+        }
+        let mut places = Places::default();
+        for _ in 0..count {
+            let number = reader.u8("kind")?;
+            let kind = Kind::from_number(number).ok_or_else(|| reader.corrupt("kind"))?;
+            let keyspace = u32::try_from(reader.varint("keyspace")?).map_err(|_| reader.corrupt("keyspace"))?;
+            let mut part = |what| {
+                let len = reader.prefixed(what)?.len();
+                let at = reader.position() - len - start;
+                let place = u32::try_from(at).ok().zip(u32::try_from(len).ok());
+                place.ok_or_else(|| reader.corrupt("a batch shorter than 4 GiB"))
+            };
+            let ((key_at, key_len), (value_at, value_len)) = (part("key")?, part("value")?);
+            places.push(Place { kind, keyspace: KeyspaceId(keyspace), key_at, key_len, value_at, value_len });
+        }
+        reader.finish("end of the batch")?;
+        Ok(Self { owner: Arc::clone(owner), start, end, places })
     }
 
     /// Its length in bytes, header included.
@@ -166,49 +273,17 @@ impl BatchView {
     }
 
     /// The batch's position and commit time.
-    pub(crate) fn stamp(&self) -> Result<(u64, u64), Corruption> {
-        let mut reader = self.reader();
-        Ok((reader.u64("batch seqno")?, reader.u64("batch time")?))
+    pub(crate) fn stamp(&self) -> (u64, u64) {
+        let number = |at: usize| {
+            let bytes = slice(&self.owner, self.start + at, 8);
+            bytes.iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
+        };
+        (number(0), number(8))
     }
 
-    /// How many operations it has.
-    pub(crate) fn count(&self) -> Result<u32, Corruption> {
-        let mut reader = self.reader();
-        reader.take(16, "batch header")?;
-        reader.u32("operation count")
-    }
-
-    /// Calls `each` with every operation in order.
-    pub(crate) fn for_each<'a>(&'a self, mut each: impl FnMut(Op<'a>)) -> Result<(), Corruption> {
-        let mut reader = self.reader();
-        reader.take(16, "batch header")?;
-        let count = reader.u32("operation count")?;
-        let flags = reader.u32("batch flags")?;
-        if flags & !FLAG_SESSION != 0 {
-            return Err(reader.corrupt("batch flags"));
-        }
-        if flags & FLAG_SESSION != 0 {
-            reader.prefixed("session section")?;
-        }
-        for _ in 0..count {
-            each(Self::op(&mut reader)?);
-        }
-        reader.finish("end of the batch")
-    }
-
-    fn reader(&self) -> Reader<'_> {
-        Reader::starting_at(self.owner.get(..self.end).unwrap_or_default(), self.start)
-    }
-
-    fn op<'a>(reader: &mut Reader<'a>) -> Result<Op<'a>, Corruption> {
-        let number = reader.u8("kind")?;
-        let kind = Kind::from_number(number).ok_or_else(|| reader.corrupt("kind"))?;
-        let keyspace = u32::try_from(reader.varint("keyspace")?).map_err(|_| reader.corrupt("keyspace"))?;
-        let key = reader.prefixed("key")?;
-        let key_at = reader.position() - key.len();
-        let value = reader.prefixed("value")?;
-        let value_at = reader.position() - value.len();
-        Ok(Op { kind, keyspace: KeyspaceId(keyspace), key, value, key_at, value_at })
+    /// The operations, in order.
+    pub(crate) fn ops(&self) -> impl Iterator<Item = Op<'_>> {
+        self.places.ops(&self.owner, self.start)
     }
 }
 
@@ -221,8 +296,12 @@ mod tests {
         buf.into_shared(len)
     }
 
+    fn told(op: &Op<'_>) -> (Kind, u32, Vec<u8>, Option<Vec<u8>>) {
+        (op.kind, op.keyspace.0, op.key.to_vec(), op.range_end().map(<[u8]>::to_vec))
+    }
+
     #[test]
-    fn operations_read_back_in_order() {
+    fn operations_read_back_in_order_from_the_table_and_from_the_bytes() {
         let mut buf = BatchBuf::default();
         buf.push(Kind::Put, KeyspaceId(16), b"a", b"1");
         buf.push(Kind::Delete, KeyspaceId(300), b"", b"");
@@ -230,22 +309,23 @@ mod tests {
         buf.push_range(Kind::RangeDelete, KeyspaceId(16), b"b", Some(b"c"));
         buf.stamp(9, 77);
         let view = view(buf);
-        assert_eq!(view.stamp(), Ok((9, 77)));
-        let mut seen = Vec::new();
-        view.for_each(|op| {
-            assert_eq!(&view.owner()[op.key_at..op.key_at + op.key.len()], op.key);
-            seen.push((op.kind, op.keyspace.0, op.key.to_vec(), op.range_end().map(<[u8]>::to_vec)));
-        })
-        .unwrap();
-        assert_eq!(
-            seen,
-            [
-                (Kind::Put, 16, b"a".to_vec(), None),
-                (Kind::Delete, 300, Vec::new(), None),
-                (Kind::RangeDelete, 16, b"b".to_vec(), None),
-                (Kind::RangeDelete, 16, b"b".to_vec(), Some(b"c".to_vec())),
-            ]
-        );
+        let read = BatchView::read(view.owner(), view.start, view.end).unwrap();
+        for view in [&view, &read] {
+            assert_eq!(view.stamp(), (9, 77));
+            for op in view.ops() {
+                assert_eq!(&view.owner()[op.key_at..op.key_at + op.key.len()], op.key);
+                assert_eq!(&view.owner()[op.value_at..op.value_at + op.value.len()], op.value);
+            }
+            assert_eq!(
+                view.ops().map(|op| told(&op)).collect::<Vec<_>>(),
+                [
+                    (Kind::Put, 16, b"a".to_vec(), None),
+                    (Kind::Delete, 300, Vec::new(), None),
+                    (Kind::RangeDelete, 16, b"b".to_vec(), None),
+                    (Kind::RangeDelete, 16, b"b".to_vec(), Some(b"c".to_vec())),
+                ]
+            );
+        }
     }
 
     #[test]
@@ -255,8 +335,7 @@ mod tests {
         buf.stamp(1, 1);
         let whole = view(buf);
         for end in whole.start..whole.end {
-            let cut = BatchView { end, ..whole.clone() };
-            assert!(cut.for_each(|_| {}).is_err(), "cut at {end}");
+            assert!(BatchView::read(whole.owner(), whole.start, end).is_err(), "cut at {end}");
         }
     }
 }

@@ -223,8 +223,8 @@ mod tests {
         let mut seqnos = Vec::new();
         let path = PathBuf::from("wal/1.wal");
         let replay = replay(&path, bytes, HEADER, known, |place| {
-            let view = BatchView::new(Arc::clone(&owner), place.start, place.end);
-            seqnos.push(view.stamp().unwrap().0);
+            let view = BatchView::read(&owner, place.start, place.end).unwrap();
+            seqnos.push(view.stamp().0);
             Ok(Verdict::Accept)
         })?;
         Ok((seqnos, replay))

@@ -10,7 +10,6 @@
 //! so a record copied from elsewhere, or left from an earlier file, is never taken for one of this place. `previous`
 //! is the header crc of the record before: together they make a chain.
 
-use super::batch::BatchBuf;
 use crate::{
     base::Corruption,
     format::{Header, Reader, crc},
@@ -116,4 +115,3 @@ fn header_crc(seed: u32, offset: u64, fields: &[u8]) -> u32 {
 }
 
 // The batch buffer reserves the room that `seal_record` fills.
-const _: () = assert!(BatchBuf::ROOM == RECORD_HEADER_LEN);

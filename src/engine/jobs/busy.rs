@@ -5,15 +5,22 @@
 
 use std::collections::BTreeSet;
 
-use parking_lot::{Condvar, Mutex};
-
-use crate::base::{Error, KeyspaceId, Result};
+use crate::{
+    base::{Error, KeyspaceId, Result},
+    engine::locks::{Condvar, Held, Lock, Rank},
+};
 
 /// The keyspaces under compaction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Busy {
-    state: Mutex<State>,
+    state: Lock<State>,
     freed: Condvar,
+}
+
+impl Default for Busy {
+    fn default() -> Self {
+        Self { state: Lock::new(Rank::Busy, State::default()), freed: Condvar::new() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -28,6 +35,7 @@ struct State {
 pub(super) struct Compacting<'a> {
     busy: &'a Busy,
     keyspace: KeyspaceId,
+    _right: Held,
 }
 
 impl Drop for Compacting<'_> {
@@ -40,23 +48,25 @@ impl Drop for Compacting<'_> {
 impl Busy {
     /// The right to compact a keyspace, if nobody does.
     pub(super) fn try_take(&self, keyspace: KeyspaceId) -> Option<Compacting<'_>> {
+        let right = Held::take(Rank::Compacting);
         let mut state = self.state.lock();
         let taken = !state.ended && state.keyspaces.insert(keyspace);
         // Not made before it is known: dropping one gives the right back.
-        taken.then(|| Compacting { busy: self, keyspace })
+        taken.then(|| Compacting { busy: self, keyspace, _right: right })
     }
 
     /// The right to compact a keyspace; waits for the job that has it.
     pub(super) fn take(&self, keyspace: KeyspaceId) -> Result<Compacting<'_>> {
+        let right = Held::take(Rank::Compacting);
         let mut state = self.state.lock();
         loop {
             if state.ended {
                 return Err(Error::Closed);
             }
             if state.keyspaces.insert(keyspace) {
-                return Ok(Compacting { busy: self, keyspace });
+                return Ok(Compacting { busy: self, keyspace, _right: right });
             }
-            self.freed.wait(&mut state);
+            state.wait(&self.freed);
         }
     }
 
@@ -71,7 +81,7 @@ impl Busy {
         state.ended = true;
         self.freed.notify_all();
         while !state.keyspaces.is_empty() {
-            self.freed.wait(&mut state);
+            state.wait(&self.freed);
         }
     }
 }
@@ -82,19 +92,24 @@ mod tests {
 
     #[test]
     fn a_keyspace_is_compacted_by_one_and_others_beside_it_until_the_end() {
-        let busy = Busy::default();
+        let busy = &Busy::default();
         let first = busy.try_take(KeyspaceId(16)).unwrap();
-        assert!(busy.try_take(KeyspaceId(16)).is_none() && busy.is_taken(KeyspaceId(16)));
-        let second = busy.take(KeyspaceId(17)).unwrap();
-        drop(first);
-        drop(busy.take(KeyspaceId(16)).unwrap());
+        // The rights of different keyspaces are those of different threads.
         std::thread::scope(|scope| {
+            let other = |taken: fn(&Busy) -> bool| scope.spawn(move || taken(busy)).join().unwrap();
+            assert!(other(|busy| busy.try_take(KeyspaceId(16)).is_none() && busy.is_taken(KeyspaceId(16))));
+            assert!(other(|busy| busy.take(KeyspaceId(17)).is_ok()));
+            drop(first);
+            assert!(other(|busy| busy.take(KeyspaceId(16)).is_ok()));
+
+            let last = busy.take(KeyspaceId(17)).unwrap();
             scope.spawn(|| busy.end());
-            while busy.try_take(KeyspaceId(18)).is_some() {
+            while other(|busy| busy.try_take(KeyspaceId(18)).is_some()) {
                 std::thread::yield_now();
             }
-            assert!(matches!(busy.take(KeyspaceId(17)), Err(Error::Closed)), "also one that would have to wait");
-            drop(second);
+            let late = other(|busy| matches!(busy.take(KeyspaceId(17)), Err(Error::Closed)));
+            assert!(late, "also one that would have to wait");
+            drop(last);
         });
         assert!(!busy.is_taken(KeyspaceId(17)));
     }

@@ -6,18 +6,21 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{
-    ViewCore,
-    read::{Opened, get_in},
-    scan::{AnySource, RunCursor, VersionRunCursor},
-    superversion::{SuperVersion, Table},
-    timeline::Timeline,
-};
+use super::{ViewCore, get_as_of, scan::AnySource};
 use crate::{
     base::{Bytes, KeySpan, KeyspaceId, Kind, Result},
+    engine::{
+        Opened,
+        files::{
+            runs::{RunCursor, VersionRunCursor},
+            superversion::SuperVersion,
+            tree::Table,
+        },
+        timeline::Timeline,
+    },
     manifest::Version,
     memtable::MemCursor,
-    merge::{Asked, Direction, EntryRef, Kway, Mark, Source, Tombstones, Until, wide_sum},
+    merge::{Asked, Direction, EntryRef, Found, Kway, Mark, Source, Tombstones, Until, meaning},
 };
 
 /// A version of a key.
@@ -145,127 +148,130 @@ pub(crate) struct History {
     ended: bool,
 }
 
-impl ViewCore {
-    /// The versions of a key that this view can see, from those with a seqno in `from..to`; nothing where the keyspace was not yet born.
-    pub(crate) fn history(
-        self: &Arc<Self>,
-        opened: &Opened,
-        key: &[u8],
-        (from, to): (u64, u64),
-    ) -> Result<Option<History>> {
-        let Some(asked) = self.asked(opened)? else { return Ok(None) };
-        self.history_in(&self.files().of_keyspace(opened.id), asked, opened, key, (from, to)).map(Some)
-    }
+/// The versions of a key that this view can see, from those with a seqno in `from..to`; nothing where the keyspace was not yet born.
+pub(crate) fn history(
+    view: &Arc<ViewCore>,
+    opened: &Opened,
+    key: &[u8],
+    (from, to): (u64, u64),
+) -> Result<Option<History>> {
+    let Some(asked) = view.asked(opened)? else { return Ok(None) };
+    history_in(view, &view.files().of_keyspace(opened.id), asked, opened, key, (from, to)).map(Some)
+}
 
-    /// The same in files that are held.
-    fn history_in(
-        self: &Arc<Self>,
-        current: &Arc<SuperVersion>,
-        asked: Asked,
-        opened: &Opened,
-        key: &[u8],
-        (from, to): (u64, u64),
-    ) -> Result<History> {
-        let to = to.min(asked.seqno.saturating_add(1));
-        let mut sources = Vec::new();
-        // The same one may stand in several segments.
-        let mut marks: BTreeMap<(u64, u32, bool), Mark> = BTreeMap::new();
-        let mut see_marks = |tombstones: &Tombstones| {
-            marks.extend(tombstones.covering(key).map(|mark| ((mark.seqno, mark.ordinal, !mark.purge), *mark)));
+/// The same in files that are held.
+fn history_in(
+    view: &Arc<ViewCore>,
+    current: &Arc<SuperVersion>,
+    asked: Asked,
+    opened: &Opened,
+    key: &[u8],
+    (from, to): (u64, u64),
+) -> Result<History> {
+    let to = to.min(asked.seqno.saturating_add(1));
+    let mut sources = Vec::new();
+    // The same one may stand in several segments.
+    let mut marks: BTreeMap<(u64, u32, bool), Mark> = BTreeMap::new();
+    let mut see_marks = |tombstones: &Tombstones| {
+        marks.extend(tombstones.covering(key).map(|mark| ((mark.seqno, mark.ordinal, !mark.purge), *mark)));
+    };
+    for table in current.memtables(u64::MAX) {
+        table.tombstones(opened.id).iter().for_each(|set| see_marks(set));
+        sources.push(AnySource::Mem(MemCursor::new(table, opened.id, Direction::Forward)));
+    }
+    let tree = current.trees.get(&opened.id);
+    for table in tree.into_iter().flat_map(|tree| tree.holding(key)) {
+        see_marks(table.segment()?.ranges());
+        sources.push(AnySource::Run(RunCursor::new(vec![Arc::clone(table)], Direction::Forward, ())));
+    }
+    let runs = tree.into_iter().flat_map(|tree| &tree.past);
+    let tables = runs
+        .filter_map(|run| run.holding(key))
+        .map(|table| VersionRunCursor::new(vec![Arc::clone(table)], Direction::Forward, ()));
+    let mut past = Kway::new(tables.collect(), Direction::Forward);
+    let mut merge = Kway::new(sources, Direction::Forward);
+    past.seek(Some(key))?;
+    merge.seek(Some(key))?;
+    // What is newer is not told; the last of it in each source says what has gone from beneath.
+    past.skip_newer(key, to.saturating_sub(1), asked.opened)?;
+    merge.skip_newer(key, to.saturating_sub(1), asked.opened)?;
+    let live = LiveWalk { merge, marks: marks.values().map(Live::of_mark).collect(), next: None };
+    Ok(History {
+        complete: nothing_vanished(&current.version, opened.id),
+        view: Arc::clone(view),
+        files: Arc::clone(current),
+        _iterating: view.iterating(),
+        opened: opened.clone(),
+        key: key.to_vec(),
+        to,
+        from,
+        asked,
+        live,
+        past,
+        timeline: Timeline::new(current),
+        begins: None,
+        moved_from: None,
+        floor: u64::MAX,
+        unread: false,
+        ended: false,
+    })
+}
+
+/// The versions of the keys of a span that this view can see, from those with a seqno in `from..to`; nothing where
+/// the keyspace was not yet born.
+pub(crate) fn history_range(
+    view: &Arc<ViewCore>,
+    opened: &Opened,
+    span: KeySpan,
+    seqnos: (u64, u64),
+) -> Result<Option<RangeHistory>> {
+    let Some(asked) = view.asked(opened)? else { return Ok(None) };
+    let current = view.files().of_keyspace(opened.id);
+    let mut sources: Vec<AnySource> = Vec::new();
+    for table in current.memtables(u64::MAX) {
+        sources.push(AnySource::Mem(MemCursor::new(table, opened.id, Direction::Forward)));
+    }
+    if let Some(tree) = current.trees.get(&opened.id) {
+        let inside = |tables: &[Arc<Table>]| -> Vec<Arc<Table>> {
+            tables.iter().filter(|table| table.meta.summary.overlaps(&span)).cloned().collect()
         };
-        for table in current.memtables(u64::MAX) {
-            table.tombstones(opened.id).iter().for_each(|set| see_marks(set));
-            sources.push(AnySource::Mem(MemCursor::new(table, opened.id, Direction::Forward)));
-        }
-        let tree = current.trees.get(&opened.id);
-        for table in tree.into_iter().flat_map(|tree| tree.holding(key)) {
-            see_marks(table.segment()?.ranges());
-            sources.push(AnySource::Run(RunCursor::new(vec![Arc::clone(table)], Direction::Forward)));
-        }
-        let runs = tree.into_iter().flat_map(|tree| &tree.past);
-        let tables =
-            runs.filter_map(|run| run.holding(key)).map(|table| VersionRunCursor::new(vec![Arc::clone(table)]));
-        let mut past = Kway::new(tables.collect(), Direction::Forward);
-        let mut merge = Kway::new(sources, Direction::Forward);
-        past.seek(Some(key))?;
-        merge.seek(Some(key))?;
-        // What is newer is not told; the last of it in each source says what has gone from beneath.
-        past.skip_newer(key, to.saturating_sub(1), asked.opened)?;
-        merge.skip_newer(key, to.saturating_sub(1), asked.opened)?;
-        let live = LiveWalk { merge, marks: marks.values().map(Live::of_mark).collect(), next: None };
-        Ok(History {
-            complete: nothing_vanished(&current.version, opened.id),
-            view: Arc::clone(self),
-            files: Arc::clone(current),
-            _iterating: self.iterating(),
-            opened: opened.clone(),
-            key: key.to_vec(),
-            to,
-            from,
-            asked,
-            live,
-            past,
-            timeline: Timeline::new(current),
-            begins: None,
-            moved_from: None,
-            floor: u64::MAX,
-            unread: false,
-            ended: false,
-        })
-    }
-
-    /// The versions of the keys of a span that this view can see, from those with a seqno in `from..to`; nothing where
-    /// the keyspace was not yet born.
-    pub(crate) fn history_range(
-        self: &Arc<Self>,
-        opened: &Opened,
-        span: KeySpan,
-        seqnos: (u64, u64),
-    ) -> Result<Option<RangeHistory>> {
-        let Some(asked) = self.asked(opened)? else { return Ok(None) };
-        let current = self.files().of_keyspace(opened.id);
-        let mut sources: Vec<AnySource> = Vec::new();
-        for table in current.memtables(u64::MAX) {
-            sources.push(AnySource::Mem(MemCursor::new(table, opened.id, Direction::Forward)));
-        }
-        if let Some(tree) = current.trees.get(&opened.id) {
-            let inside = |tables: &[Arc<Table>]| -> Vec<Arc<Table>> {
-                tables.iter().filter(|table| table.meta.summary.overlaps(&span)).cloned().collect()
-            };
-            for (number, level) in tree.levels.iter().enumerate() {
-                // Segments of level 0 overlap each other.
-                let tables = inside(level);
-                if number == 0 {
-                    for table in tables {
-                        sources.push(AnySource::Run(RunCursor::new(vec![table], Direction::Forward)));
-                    }
-                } else {
-                    sources.push(AnySource::Run(RunCursor::new(tables, Direction::Forward)));
+        for (number, level) in tree.levels.iter().enumerate() {
+            // Segments of level 0 overlap each other.
+            let tables = inside(level);
+            if number == 0 {
+                for table in tables {
+                    sources.push(AnySource::Run(RunCursor::new(vec![table], Direction::Forward, ())));
                 }
-            }
-            for run in &tree.past {
-                sources.push(AnySource::Versions(Box::new(VersionRunCursor::new(inside(&run.tables)))));
+            } else {
+                sources.push(AnySource::Run(RunCursor::new(tables, Direction::Forward, ())));
             }
         }
-        let mut keys = Kway::new(sources, Direction::Forward);
-        if !span.is_empty() {
-            keys.seek(Some(&span.start))?;
+        for run in &tree.past {
+            sources.push(AnySource::Versions(Box::new(VersionRunCursor::new(
+                inside(&run.tables),
+                Direction::Forward,
+                (),
+            ))));
         }
-        Ok(Some(RangeHistory {
-            view: Arc::clone(self),
-            _iterating: self.iterating(),
-            opened: opened.clone(),
-            asked,
-            seqnos,
-            current,
-            keys,
-            span,
-            key: Vec::new(),
-            walk: None,
-            complete: true,
-            ended: false,
-        }))
     }
+    let mut keys = Kway::new(sources, Direction::Forward);
+    if !span.is_empty() {
+        keys.seek(Some(&span.start))?;
+    }
+    Ok(Some(RangeHistory {
+        view: Arc::clone(view),
+        _iterating: view.iterating(),
+        opened: opened.clone(),
+        asked,
+        seqnos,
+        current,
+        keys,
+        span,
+        key: Vec::new(),
+        walk: None,
+        complete: true,
+        ended: false,
+    }))
 }
 
 /// Versions of a key that are passed one by one on the way to the next key; behind more of them it is looked for.
@@ -333,7 +339,7 @@ impl RangeHistory {
             self.keys.advance()?;
         }
         let asked = self.asked.clone();
-        self.walk = Some(self.view.history_in(&self.current, asked, &self.opened, &self.key, self.seqnos)?);
+        self.walk = Some(history_in(&self.view, &self.current, asked, &self.opened, &self.key, self.seqnos)?);
         Ok(true)
     }
 }
@@ -433,24 +439,20 @@ impl History {
             None => {}
         }
         let time = live.time.or_else(|| self.timeline.time_of(live.seqno)).unwrap_or(0);
-        let value = match live.kind {
-            Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge => Ok(None),
-            _ if live.seqno < self.to && live.seqno >= self.from => self.value_of(&live),
-            _ => Ok(None),
-        };
+        // What is not told need not be put together.
+        let inside = live.seqno < self.to && live.seqno >= self.from;
+        let value = if inside { self.value_of(live.kind, live.seqno, || live.value.clone()) } else { Ok(None) };
         Some(Told { seqno: live.seqno, time, value })
     }
 
-    /// The value of a version; of an operand what it leads to.
-    fn value_of(&self, live: &Live) -> Result<Option<Bytes>> {
-        match live.kind {
-            Kind::Put => Ok(Some(live.value.clone())),
-            Kind::WideSum => wide_sum(&self.key, &live.value).map(Some).map_err(|error| self.opened.named(error)),
-            _ => {
-                let asked = Asked { seqno: live.seqno, ..self.asked.clone() };
-                get_in(&self.files, &self.opened, &self.key, &asked, self.view.counters())
-            }
+    /// The value of a version, also of one that has expired; of an operand what a read of its moment folds it to.
+    fn value_of(&self, kind: Kind, seqno: u64, value: impl FnOnce() -> Bytes) -> Result<Option<Bytes>> {
+        let found = meaning(kind, (seqno, None), None)?.unwrap_or(Found::Operand);
+        if let Some(answer) = found.answer(value) {
+            return answer.into_value(&self.key).map_err(|error| self.opened.named(error));
         }
+        let asked = Asked { seqno, ..self.asked.clone() };
+        get_as_of(&self.files, &self.opened, &self.key, asked, self.view.counters())
     }
 
     fn next_past(&mut self) -> Result<Option<Told>> {
@@ -471,13 +473,8 @@ impl History {
                 }
                 self.begins = Some(entry.seqno);
             }
-            let value = match entry.kind {
-                Kind::Put => Ok(Some(source.value())),
-                Kind::WideSum if entry.seqno < self.to => {
-                    wide_sum(&self.key, entry.value).map(Some).map_err(|error| self.opened.named(error))
-                }
-                _ => Ok(None),
-            };
+            let told = !again && entry.seqno < self.to;
+            let value = if told { self.value_of(entry.kind, entry.seqno, || source.value()) } else { Ok(None) };
             (!again).then(|| Told { seqno: entry.seqno, time: entry.time.unwrap_or(0), value })
         };
         self.past.advance().inspect_err(|_| self.unread = true)?;

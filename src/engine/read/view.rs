@@ -1,26 +1,21 @@
 //! What one reader sees: a registered seqno, and the files of its birth or newer ones that show the same.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-
-use parking_lot::RwLock;
+use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    Engine, Scan,
-    read::{Opened, cutoffs, get_in, multi_get_in},
-    registry::Held,
-    scan::scan_in,
-    stats::Counters,
-    superversion::SuperVersion,
-    timeline::Timeline,
+    cutoffs, get_as_of, horizon, multi_get_as_of,
+    scan::{Scan, scan_in},
 };
 use crate::{
     base::{Bytes, Error, KeySpan, KeyspaceId, Result, Seqno},
     compaction::Reader,
-    manifest::{KeyspaceVersion, PinnedAt, Version},
-    memtable::Memtable,
+    engine::{
+        Engine, Opened,
+        counters::Counters,
+        files::{Seat, superversion::SuperVersion},
+        timeline::Timeline,
+    },
+    manifest::{Change, Edit, KeyspaceVersion, PinnedAt, Version},
     merge::{Asked, Direction},
 };
 
@@ -55,11 +50,7 @@ pub(crate) struct ViewCore {
     pinned: bool,
     /// The keyspaces as they were then, with their marks (R4).
     version: Arc<Version>,
-    ticket: u64,
-    frozen: Arc<AtomicBool>,
-    files: Arc<RwLock<Arc<SuperVersion>>>,
-    /// Cloned by iterators under way.
-    iterators: Arc<()>,
+    seat: Seat,
 }
 
 /// How many moments are tried before a refusal names the horizon.
@@ -78,7 +69,7 @@ impl ViewCore {
         if seqno > engine.visible() {
             return Err(Error::InTheFuture);
         }
-        let timeline = Timeline::new(&engine.current());
+        let timeline = Timeline::new(&engine.files.current());
         let stamp = timeline.at_seqno(seqno)?;
         let time = stamp.map_or(0, |stamp| stamp.time);
         let slack = timeline.slack(stamp, seqno);
@@ -88,8 +79,8 @@ impl ViewCore {
     /// A view of what had been committed at a time, in microseconds. The answer is the same whenever it is asked: later commits are later.
     pub(crate) fn as_of_time(engine: &Arc<Engine>, time: u64) -> Result<Arc<Self>> {
         engine.check_open()?;
-        engine.fix_time(time)?;
-        let timeline = Timeline::new(&engine.current());
+        fix_time(engine, time)?;
+        let timeline = Timeline::new(&engine.files.current());
         let seqno = timeline.at_time(time)?.map_or(0, |stamp| stamp.seqno);
         let exact = timeline.exact_from();
         if seqno < exact {
@@ -102,8 +93,8 @@ impl ViewCore {
     pub(crate) fn pinned(engine: &Arc<Engine>, name: &str) -> Result<Arc<Self>> {
         engine.check_open()?;
         // The pin may go while it is looked at: then the view is what a view of that moment is otherwise.
-        let _no_edit = engine.manifest.lock();
-        let pin = engine.current().version.pins.get(name).copied();
+        let editing = engine.files.edit();
+        let pin = editing.version().pins.get(name).copied();
         let PinnedAt { seqno, time_us } =
             pin.ok_or_else(|| Error::invalid(format!("there is no pin \"{name}\"; `pins` lists those there are")))?;
         Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time: time_us, slack: 0, pinned: true })))
@@ -113,44 +104,39 @@ impl ViewCore {
         if engine.is_forked() {
             return Self::of_nothing(engine);
         }
-        engine.env.pass("view: moment, then registered");
-        let mut registry = engine.registry.lock();
-        // Under the lock: a job that is installed before this has judged by an earlier time, and knew of no reader that this could be.
-        let now = if moment == Moment::Present { engine.now_us() } else { 0 };
-        // The seqno first: the files that are taken after it hold every commit up to it. No job can drop anything between,
-        // because its result becomes current under this lock.
-        let opened = engine.visible();
-        let (seqno, (time, slack), pinned, present) = match moment {
-            Moment::Present => (opened, (now, 0), false, true),
-            Moment::Past { seqno, time, slack, pinned } => (seqno.min(opened), (time, slack), pinned, false),
-        };
-        let files = engine.current();
-        let held = Arc::new(RwLock::new(Arc::clone(&files)));
-        let iterators = Arc::new(());
-        let holds = Held { files: Arc::downgrade(&held), iterators: Arc::clone(&iterators) };
-        let (ticket, frozen) = registry.register(Reader { seqno, opened, time }, holds);
-        drop(registry);
-        Self {
-            engine: Arc::clone(engine),
-            seqno,
-            time,
-            slack,
-            opened,
-            complete: present || pinned,
-            pinned,
-            version: Arc::clone(&files.version),
-            ticket,
-            frozen,
-            files: held,
-            iterators,
-        }
+        engine.ctx.pass("view: moment, then registered");
+        let mut slack = 0;
+        let (mut complete, mut pinned) = (false, false);
+        let mut reader = Reader { seqno: 0, opened: 0, time: 0 };
+        let (seat, files) = engine.files.register(|| {
+            // Under the lock: a job that is installed before this has judged by an earlier time, and knew of no reader
+            // that this could be.
+            let now = if moment == Moment::Present { engine.now_us() } else { 0 };
+            // The seqno first: the files that are taken after it hold every commit up to it. No job can drop anything
+            // between, because its result becomes current under this lock.
+            let opened = engine.visible();
+            reader = match moment {
+                Moment::Present => {
+                    complete = true;
+                    Reader { seqno: opened, opened, time: now }
+                }
+                Moment::Past { seqno, time, slack: at_most, pinned: is_pinned } => {
+                    (slack, pinned, complete) = (at_most, is_pinned, is_pinned);
+                    // A timeline that lies shows nothing of the future.
+                    Reader { seqno: seqno.min(opened), opened, time }
+                }
+            };
+            reader
+        });
+        let Reader { seqno, opened, time } = reader;
+        let version = Arc::clone(&files.version);
+        Self { engine: Arc::clone(engine), seqno, time, slack, opened, complete, pinned, version, seat }
     }
 
     /// A view in a process that was forked from the one that opened the database: it shows nothing, and whatever is
     /// asked of it is an error.
     #[cold]
     fn of_nothing(engine: &Arc<Engine>) -> Self {
-        let nothing = Arc::new(SuperVersion::new(Arc::new(Memtable::new(0)), Vec::new()));
         Self {
             engine: Arc::clone(engine),
             seqno: 0,
@@ -160,10 +146,7 @@ impl ViewCore {
             complete: false,
             pinned: false,
             version: Arc::default(),
-            ticket: u64::MAX,
-            frozen: Arc::default(),
-            files: Arc::new(RwLock::new(nothing)),
-            iterators: Arc::default(),
+            seat: Seat::outside(),
         }
     }
 
@@ -173,7 +156,7 @@ impl ViewCore {
 
     /// That an iterator is under way, as long as it is held.
     pub(crate) fn iterating(&self) -> Arc<()> {
-        Arc::clone(&self.iterators)
+        self.seat.iterating()
     }
 
     /// Its moment, in microseconds.
@@ -187,7 +170,7 @@ impl ViewCore {
 
     pub(crate) fn get(&self, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
         let Some(asked) = self.asked(keyspace)? else { return Ok(None) };
-        let got = get_in(&self.files(), keyspace, key, &asked, &self.engine.counters);
+        let got = get_as_of(&self.files(), keyspace, key, asked, &self.engine.counters);
         got.map_err(|refused| self.readable_instead(keyspace, key, refused))
     }
 
@@ -199,7 +182,7 @@ impl ViewCore {
     ) -> Result<Vec<Option<Bytes>>> {
         let asked = self.asked(keyspace)?.map(|asked| self.of_many(keyspace.id, asked));
         let Some(asked) = asked else { return Ok(keys.into_iter().map(|_| None).collect()) };
-        multi_get_in(&self.files(), keyspace, keys, &asked, &self.engine.counters)
+        multi_get_as_of(&self.files(), keyspace, keys, &asked, &self.engine.counters)
     }
 
     /// The visible keys and values of a span; nothing where the keyspace was not yet born.
@@ -211,12 +194,12 @@ impl ViewCore {
     }
 
     /// Whether what it sees was the present, or has been kept since it was.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(in crate::engine) fn is_complete(&self) -> bool {
         self.complete
     }
 
     /// What to ask of a keyspace; nothing when it was not yet born at the view's moment.
-    pub(super) fn asked(&self, opened: &Opened) -> Result<Option<Asked>> {
+    pub(in crate::engine) fn asked(&self, opened: &Opened) -> Result<Option<Asked>> {
         self.engine.check_open()?;
         let Some(keyspace) = self.version.keyspaces.get(&opened.id) else {
             // Not there yet when the view was opened, as numbers are given out in order; or forgotten by then, which says nothing of the time
@@ -243,7 +226,7 @@ impl ViewCore {
 
     /// As it is asked by a reader of many keys: a moment that one of them refuses is of no use to it, so the one it is told is good for all.
     fn of_many(&self, id: KeyspaceId, asked: Asked) -> Asked {
-        let horizon = (!self.complete).then(|| self.engine.horizon(id));
+        let horizon = (!self.complete).then(|| horizon(&self.engine, id));
         Asked { horizon, ..asked }
     }
 
@@ -252,14 +235,14 @@ impl ViewCore {
     #[cold]
     fn readable_instead(&self, keyspace: &Opened, key: &[u8], refused: Error) -> Error {
         let Error::HistoryTrimmed { mut oldest } = refused else { return refused };
-        let horizon = Seqno(self.engine.horizon(keyspace.id));
+        let horizon = Seqno(horizon(&self.engine, keyspace.id));
         for _ in 0..NAMED_MAX {
             if oldest >= horizon || oldest.0 <= self.seqno {
                 break;
             }
             let tried = Self::as_of(&self.engine, oldest.0).and_then(|view| {
                 let asked = view.asked(keyspace)?;
-                asked.map_or(Ok(None), |asked| get_in(&view.files(), keyspace, key, &asked, &self.engine.counters))
+                asked.map_or(Ok(None), |asked| get_as_of(&view.files(), keyspace, key, asked, &self.engine.counters))
             });
             match tried {
                 Err(Error::HistoryTrimmed { oldest: next }) if next > oldest => oldest = next,
@@ -271,7 +254,7 @@ impl ViewCore {
         Error::HistoryTrimmed { oldest: horizon }
     }
 
-    pub(super) fn counters(&self) -> &Counters {
+    pub(in crate::engine) fn counters(&self) -> &Counters {
         &self.engine.counters
     }
 
@@ -282,6 +265,11 @@ impl ViewCore {
             keyspace.name == name && !keyspace.is_hidden() && keyspace.born <= self.seqno && !dropped
         };
         self.version.keyspaces.values().find(alive)
+    }
+
+    /// A keyspace as its readers hold it.
+    pub(crate) fn opened(&self, keyspace: &KeyspaceVersion) -> Result<Opened> {
+        self.engine.catalogue.opened(keyspace)
     }
 
     /// The keyspaces that there were at the view's moment, and that it can read.
@@ -298,28 +286,43 @@ impl ViewCore {
     }
 
     /// The files to read: the current ones, unless a job dropped what this view sees without knowing of it.
-    pub(super) fn files(&self) -> Arc<SuperVersion> {
-        let held = Arc::clone(&self.files.read());
-        // Whoever sees an old number reads the files that were current a moment ago: they show the same.
-        if held.generation == self.engine.generation.load(Ordering::Acquire) {
-            return held;
-        }
-        let current = self.engine.current();
-        // Looked at after the current files: a job freezes views before its files become current.
-        if self.frozen.load(Ordering::SeqCst) {
-            return held;
-        }
-        let old = std::mem::replace(&mut *self.files.write(), Arc::clone(&current));
-        drop(old);
-        current
+    pub(in crate::engine) fn files(&self) -> Arc<SuperVersion> {
+        self.engine.files.files_of(&self.seat)
     }
 }
 
 impl Drop for ViewCore {
     fn drop(&mut self) {
-        if self.engine.is_forked() {
-            return;
+        if !self.engine.is_forked() {
+            self.engine.files.release(&self.seat);
         }
-        self.engine.registry.lock().release(self.ticket);
     }
+}
+
+/// How far ahead an answer about the present is made durable, in microseconds. Less than the slack of the clock.
+const AHEAD: u64 = 200_000;
+
+/// Makes the answer for a time last: later commits get later times, also after a crash.
+fn fix_time(engine: &Engine, time: u64) -> Result<()> {
+    if time > engine.now_us() {
+        // A commit may be a little ahead of the clock, which was asked for the same time before.
+        let newest = Timeline::new(&engine.files.current()).at_seqno(u64::MAX)?;
+        if newest.is_none_or(|newest| time > newest.time) {
+            return Err(Error::InTheFuture);
+        }
+    }
+    let newest = engine.log.lock().time_us();
+    let floor = time.saturating_add(1);
+    if time < newest || engine.ctx.options.read_only {
+        return Ok(());
+    }
+    engine.health.check_writable()?;
+    let mut editing = engine.files.edit();
+    if editing.version().time_us < floor {
+        // A little ahead, so that not every call has to wait for the disk.
+        let time_us = floor.saturating_add(AHEAD);
+        editing.apply(&Edit::new([Change::Seqnos { last: 0, next: 0, ceiling: 0, time_us }]))?;
+    }
+    engine.log.lock().raise_floor(floor);
+    Ok(())
 }

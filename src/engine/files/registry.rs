@@ -7,8 +7,9 @@
 //!   the job keeps what A sees        The job may have dropped what B sees: B keeps the files of its birth.
 //! ```
 //!
-//! Rule J1 of `docs/versions.md`. A job gets the list together with the files that it works on, the files first ([`JobInputs`]): then
-//! whoever could read anything in those files by the time they were taken is in the list. That holds for pins too, which are never frozen.
+//! Rule J1 of `docs/versions.md`. A job gets the list together with the files that it works on, the files first
+//! ([`JobInputs`]): then whoever could read anything in those files by the time they were taken is in the list. That holds
+//! for pins too, which are never frozen.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +19,11 @@ use std::{
     },
 };
 
-use parking_lot::RwLock;
-
-use super::{Engine, superversion::SuperVersion};
-use crate::compaction::{Reader, Readers};
+use super::superversion::SuperVersion;
+use crate::{
+    compaction::{Reader, Readers},
+    engine::locks::RwLock,
+};
 
 /// A registered reader.
 #[derive(Debug)]
@@ -80,19 +82,7 @@ pub(crate) struct JobInputs {
     pub(crate) files: Arc<SuperVersion>,
     pub(crate) registered: Registered,
     /// Nothing in the files is newer.
-    newest: u64,
-}
-
-impl JobInputs {
-    /// Takes the files, then the list: a version in the files that somebody may read is one that somebody in the list may read.
-    pub(crate) fn take(engine: &Engine, point: &'static str) -> Self {
-        let files = engine.current();
-        engine.env.pass(point);
-        // Files hold what is visible at most, when they are those of sealed memtables and segments.
-        let newest = files.newest_settled();
-        let registered = engine.registry.lock().list();
-        Self { files, registered, newest }
-    }
+    pub(super) newest: u64,
 }
 
 impl Registry {
@@ -126,7 +116,7 @@ impl Registry {
     }
 
     /// The list as of now: for [`JobInputs`] alone.
-    fn list(&self) -> Registered {
+    pub(super) fn list(&self) -> Registered {
         let readers: Vec<Reader> =
             self.readers.values().map(|registration| registration.reader).chain(self.pins.iter().copied()).collect();
         Registered { readers: Arc::new(Readers::new(readers)), upto: self.next }

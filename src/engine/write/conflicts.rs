@@ -8,7 +8,7 @@
 //! ```
 //!
 //! While somebody is between reading and committing, the batches that are committed are kept in a ring: they are shared bytes, so keeping one
-//! costs a clone of a pointer. The ring is bounded in bytes; what has left it is known by [`Recent::floor`], and never counts as unchanged.
+//! costs a clone of a pointer. The ring is bounded in bytes; what has left it is known by its floor, and never counts as unchanged.
 //! Most of a check runs without the commit lock, up to the newest commit at its start; under the lock only the rest is looked at.
 //!
 //! Keys, ranges and absence are all covered, and no conflict is false: a batch in the ring names what it wrote, and elsewhere answers are
@@ -16,14 +16,18 @@
 //! batch straddled the bound, forgot a part of the very batch it was noting.)
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     ops::Bound,
     sync::Arc,
 };
 
-use super::{Engine, Opened, ViewCore};
 use crate::{
     base::{Bytes, Error, KeySpan, KeyspaceId, Result},
+    engine::{
+        Engine, Opened,
+        log::Recent,
+        read::{Scan, ViewCore},
+    },
     merge::Direction,
     wal::{BatchView, Op},
 };
@@ -33,68 +37,6 @@ const SLICE: usize = 256;
 
 /// How often a check runs without the lock before its last part reads again under it.
 const ROUNDS: usize = 4;
-
-/// What a batch in the ring costs beyond its bytes.
-const BATCH_OVERHEAD: usize = 64;
-
-/// The recent batches, while somebody is between reading and committing.
-#[derive(Debug)]
-pub(crate) struct Recent {
-    readers: usize,
-    /// Every batch above this seqno is in the ring; of those at or below nothing is known.
-    floor: u64,
-    /// By seqno.
-    batches: VecDeque<(u64, BatchView)>,
-    bytes: usize,
-    bytes_max: usize,
-}
-
-impl Recent {
-    /// A ring of at most so many bytes, and the newest batch.
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { readers: 0, floor: 0, batches: VecDeque::new(), bytes: 0, bytes_max }
-    }
-
-    /// Somebody begins to read; `newest` is the newest commit.
-    fn watch(&mut self, newest: u64) {
-        if self.readers == 0 {
-            self.floor = newest;
-        }
-        self.readers += 1;
-    }
-
-    fn unwatch(&mut self) {
-        assert!(self.readers > 0, "a reader ends that never began");
-        self.readers -= 1;
-        if self.readers == 0 {
-            self.batches.clear();
-            self.bytes = 0;
-        }
-    }
-
-    /// Keeps a batch that is being committed.
-    pub(crate) fn note(&mut self, seqno: u64, batch: &BatchView) {
-        if self.readers == 0 {
-            return;
-        }
-        assert!(seqno > self.floor, "batch {seqno} is committed behind {}", self.floor);
-        self.bytes += batch.len() + BATCH_OVERHEAD;
-        self.batches.push_back((seqno, batch.clone()));
-        while self.bytes > self.bytes_max
-            && self.batches.len() > 1
-            && let Some((gone, batch)) = self.batches.pop_front()
-        {
-            self.floor = gone;
-            self.bytes -= batch.len() + BATCH_OVERHEAD;
-        }
-    }
-
-    /// The batches behind a seqno, oldest first; nothing where the ring does not reach back to it.
-    fn after(&self, seqno: u64) -> Option<impl Iterator<Item = &(u64, BatchView)>> {
-        let from = self.batches.partition_point(|(at, _)| *at <= seqno);
-        (seqno >= self.floor).then(|| self.batches.range(from..))
-    }
-}
 
 /// While it lives, the batches that are committed are kept, and the view that the reads go through stands.
 #[derive(Debug)]
@@ -112,20 +54,16 @@ impl Drop for Watch {
         if self.0.is_forked() {
             return;
         }
-        self.0.commit.lock().recent.unwatch();
+        self.0.log.unwatch();
     }
 }
 
 impl Reading {
     /// Begins to read the present.
     pub(crate) fn begin(engine: &Arc<Engine>) -> Self {
-        {
-            let mut commit = engine.commit.lock();
-            let newest = engine.visible();
-            commit.recent.watch(newest);
-        }
+        engine.log.watch();
         let watch = Watch(Arc::clone(engine));
-        engine.env.pass("read for a write: watched, then viewed");
+        engine.ctx.pass("read for a write: watched, then viewed");
         Self { view: ViewCore::snapshot(engine), _watch: watch }
     }
 }
@@ -151,7 +89,7 @@ impl KeyspaceReads {
             let read = self.keys.contains(op.key) || self.spans.iter().any(|span| span.holds(op.key));
             return read.then(|| op.key.to_vec());
         }
-        let written = KeySpan { start: op.key.to_vec(), end: op.range_end().map(<[u8]>::to_vec) };
+        let written = op.span();
         if written.is_empty() {
             return None;
         }
@@ -196,15 +134,8 @@ impl ReadSet {
 
     /// That a batch wrote nothing of what was read.
     fn check(&self, batch: &BatchView) -> Result<()> {
-        let mut written = None;
-        // It was encoded by this process a moment ago.
-        let read = batch.for_each(|op| {
-            if written.is_none() {
-                written = self.keyspaces.get(&op.keyspace).and_then(|reads| reads.written(&op));
-            }
-        });
-        read.map_err(|bad| Error::invalid(bad.to_string()))?;
-        written.map_or(Ok(()), |key| Err(Error::Conflict { key }))
+        let written = |op: Op<'_>| self.keyspaces.get(&op.keyspace).and_then(|reads| reads.written(&op));
+        batch.ops().find_map(written).map_or(Ok(()), |key| Err(Error::Conflict { key }))
     }
 
     /// That everything reads as it did, by reading it again: gives the seqno at which it does.
@@ -228,7 +159,7 @@ impl ReadSet {
 fn compare_spans(then: &ViewCore, now: &ViewCore, opened: &Opened, span: &KeySpan) -> Result<()> {
     let begin = |view: &ViewCore| view.scan(opened, span.clone(), Direction::Forward);
     let (mut then, mut now) = (begin(then)?, begin(now)?);
-    let step = |walk: &mut Option<super::Scan>| -> Result<Option<(Vec<u8>, Bytes)>> {
+    let step = |walk: &mut Option<Scan>| -> Result<Option<(Vec<u8>, Bytes)>> {
         let Some(walk) = walk else { return Ok(None) };
         Ok(walk.step()?.then(|| (walk.key().to_vec(), walk.value())))
     };
@@ -264,7 +195,7 @@ impl<'r> Checked<'r> {
         let target = engine.visible();
         while self.upto < target {
             let slice: Option<Vec<_>> = {
-                let commit = engine.commit.lock();
+                let commit = engine.log.lock();
                 commit.recent.after(self.upto).map(|batches| batches.take(SLICE).cloned().collect())
             };
             match slice.as_deref() {
@@ -301,10 +232,8 @@ mod tests {
     use super::*;
     use crate::{
         Db, KeyspaceOptions, MergeStrategy, Options,
-        base::Kind,
         engine::options::Limits,
-        env::{Env, Memory, Sim},
-        wal::BatchBuf,
+        env::{Memory, Sim},
     };
 
     fn open(recent_bytes: usize) -> Db {
@@ -409,7 +338,7 @@ mod tests {
                 ks.put("zz", "1").unwrap();
                 let mut checked = Checked::new(&reads);
                 let done = checked.advance(engine);
-                done.and_then(|()| checked.finish(&engine.commit.lock().recent)).is_ok()
+                done.and_then(|()| checked.finish(&engine.log.lock().recent)).is_ok()
             };
             let put = |key: &'static str| ks.put(key, "1").map(|_| ()).unwrap();
             assert!(!walked(&|| put("mm")), "a phantom");
@@ -417,34 +346,6 @@ mod tests {
             assert!(walked(&|| put("n")) && walked(&|| put("k")));
             assert!(!walked(&|| ks.delete_range("a".."z").map(|_| ()).unwrap()));
             assert!(walked(&|| ks.delete_range("n".."z").map(|_| ()).unwrap()));
-        }
-    }
-
-    #[test]
-    fn whatever_was_written_behind_a_seqno_is_in_the_ring_or_the_ring_says_that_it_does_not_reach_back() {
-        let env = Sim::new(11);
-        for bound in 0..12 {
-            let mut recent = Recent::new(bound * 40);
-            let (mut all, mut seqno) = (Vec::new(), 0u64);
-            recent.watch(0);
-            for _ in 0..200 {
-                seqno += 1 + u64::from(env.draw(3));
-                let mut buf = BatchBuf::default();
-                (0..env.draw(6)).for_each(|i| buf.push(Kind::Put, KeyspaceId(16), &[u8::try_from(i).unwrap()], b""));
-                buf.stamp(seqno, 0);
-                let len = buf.len();
-                recent.note(seqno, &buf.into_shared(len));
-                all.push(seqno);
-                let since = u64::from(env.draw(u32::try_from(seqno).unwrap() + 1));
-                let newer: Vec<u64> = all.iter().copied().filter(|at| *at > since).collect();
-                if let Some(found) = recent.after(since) {
-                    assert_eq!(found.map(|(at, _)| *at).collect::<Vec<_>>(), newer, "since {since}");
-                }
-                assert!(recent.after(seqno - 1).is_some(), "the newest batch is always there");
-                assert!(recent.batches.len() == 1 || recent.bytes <= recent.bytes_max);
-            }
-            recent.unwatch();
-            assert!(recent.batches.is_empty() && recent.bytes == 0);
         }
     }
 

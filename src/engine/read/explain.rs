@@ -2,12 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{
-    Engine,
-    read::{Opened, Place, dropped, look_up},
-};
+use super::{Place, look_up};
 use crate::{
     base::{Result, Seqno},
+    engine::{Engine, Opened, catalogue::dropped, files::tree::Table},
     merge::{Answer, Asked, Lookup},
     segment::{PointKey, Probe},
 };
@@ -128,52 +126,42 @@ impl fmt::Display for Step {
     }
 }
 
-impl Engine {
-    /// Reads the newest value as [`Engine::get`] does, and tells where it looked.
-    pub(crate) fn explain(&self, keyspace: &Opened, key: &[u8]) -> Result<Explain> {
-        self.check_open()?;
-        let current = self.current();
-        let Some(tree) = current.trees.get(&keyspace.id).filter(|tree| !tree.dropped) else {
-            return Err(dropped(keyspace));
-        };
-        let seqno = self.visible();
-        let mut lookup = Lookup::new(Asked::present(seqno, None));
-        let mut steps = Vec::new();
-        let level_of = |number: u64| {
-            let holds = |tables: &Vec<Arc<super::superversion::Table>>| tables.iter().any(|t| t.meta.number == number);
-            tree.levels.iter().position(holds).unwrap_or(0)
-        };
-        let answer = look_up(
-            &current,
-            keyspace.id,
-            &mut PointKey::new(key),
-            &mut lookup,
-            |table| table.matters_at(seqno),
-            |place| {
-                steps.push(match place {
-                    Place::Memtable(table, found) => Step::Memtable { log: table.log(), found },
-                    Place::Segment(table, probe) => {
-                        let Probe { filter, slot, entry_at, blocks, key_found } = probe;
-                        let number = table.meta.number;
-                        Step::Segment {
-                            number,
-                            level: level_of(number),
-                            filter,
-                            slot,
-                            entry_at,
-                            blocks,
-                            found: key_found,
-                        }
-                    }
-                });
-            },
-        )?;
-        let outcome = match (lookup.operands(), answer) {
-            (0, Some(Answer::Value(_) | Answer::Wide(_))) => Outcome::Value,
-            (0, Some(Answer::Deleted | Answer::Moved)) => Outcome::Deleted,
-            (0, None) => Outcome::Absent,
-            (operands, _) => Outcome::Folded(operands),
-        };
-        Ok(Explain { seqno: Seqno(seqno), steps, outcome })
-    }
+/// Reads the newest value as [`get`](super::get) does, and tells where it looked.
+pub(crate) fn explain(engine: &Engine, keyspace: &Opened, key: &[u8]) -> Result<Explain> {
+    engine.check_open()?;
+    let current = engine.files.current();
+    let Some(tree) = current.trees.get(&keyspace.id).filter(|tree| !tree.dropped) else {
+        return Err(dropped(keyspace));
+    };
+    let seqno = engine.visible();
+    let mut lookup = Lookup::new(Asked::present(seqno, None));
+    let mut steps = Vec::new();
+    let level_of = |number: u64| {
+        let holds = |tables: &Vec<Arc<Table>>| tables.iter().any(|t| t.meta.number == number);
+        tree.levels.iter().position(holds).unwrap_or(0)
+    };
+    let answer = look_up(
+        &current,
+        keyspace.id,
+        &mut PointKey::new(key),
+        &mut lookup,
+        |table| table.matters_at(seqno),
+        |place| {
+            steps.push(match place {
+                Place::Memtable(table, found) => Step::Memtable { log: table.log(), found },
+                Place::Segment(table, probe) => {
+                    let Probe { filter, slot, entry_at, blocks, key_found } = probe;
+                    let number = table.meta.number;
+                    Step::Segment { number, level: level_of(number), filter, slot, entry_at, blocks, found: key_found }
+                }
+            });
+        },
+    )?;
+    let outcome = match (lookup.operands(), answer) {
+        (0, Some(Answer::Value(_) | Answer::Wide(_))) => Outcome::Value,
+        (0, Some(Answer::Deleted | Answer::Moved)) => Outcome::Deleted,
+        (0, None) => Outcome::Absent,
+        (operands, _) => Outcome::Folded(operands),
+    };
+    Ok(Explain { seqno: Seqno(seqno), steps, outcome })
 }

@@ -1,0 +1,149 @@
+//! What this process knows of keyspaces beyond the manifest: the custom policies and merge strategies that it has been
+//! given, and what follows from them for a keyspace.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    locks::{Lock, Rank},
+    options::KeyspaceOptions,
+};
+use crate::{
+    base::{Error, KeyspaceId, Result, TIMELINE},
+    compaction::Policy,
+    manifest::{KeyspaceVersion, StoredOptions, StoredPolicy},
+    merge::{MergeStrategy, name_of},
+    segment::PointIndex,
+};
+
+/// A keyspace as its readers hold it.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    pub(crate) id: KeyspaceId,
+    pub(crate) born: u64,
+    pub(crate) strategy: MergeStrategy,
+    /// The name it was opened with: also when it has been dropped.
+    pub(crate) name: Arc<str>,
+}
+
+impl Opened {
+    fn new(keyspace: &KeyspaceVersion, strategy: MergeStrategy) -> Self {
+        Self { id: keyspace.id, born: keyspace.born, strategy, name: keyspace.name.as_str().into() }
+    }
+
+    /// An error that names a key, with the name of its keyspace.
+    #[cold]
+    pub(crate) fn named(&self, error: Error) -> Error {
+        match error {
+            Error::Invalid { what } => Error::invalid(format!("keyspace \"{}\": {what}", self.name)),
+            other => other,
+        }
+    }
+
+    /// An error about a key, met by whoever reads several: it names both, whatever it is.
+    #[cold]
+    pub(crate) fn of_key(&self, key: &[u8], error: Error) -> Error {
+        match error {
+            Error::Invalid { .. } => self.named(error),
+            other => self.named(Error::invalid(format!("key \"{}\": {}", key.escape_ascii(), other.in_full()))),
+        }
+    }
+}
+
+/// That a keyspace is gone.
+#[cold]
+pub(super) fn dropped(keyspace: &Opened) -> Error {
+    let name = &keyspace.name;
+    Error::invalid(format!("keyspace \"{name}\" was dropped; `Db::keyspace` makes it anew"))
+}
+
+/// Of the registered seqnos, ascending, those at which a keyspace can be read that was born and dropped at such seqnos.
+pub(super) fn readers_of(born: u64, dropped: u64, registered: &[u64]) -> &[u64] {
+    let place = |seqno: u64| registered.partition_point(|registered| *registered < seqno);
+    registered.get(place(born)..place(dropped)).unwrap_or_default()
+}
+
+/// Which index the segments of a keyspace get.
+pub(super) fn point_index(options: &StoredOptions) -> PointIndex {
+    match options.point_index {
+        1 => PointIndex::Never,
+        2 => PointIndex::Always,
+        _ => PointIndex::Auto,
+    }
+}
+
+/// The custom policies and strategies that this process has been given.
+#[derive(Debug)]
+pub(crate) struct Catalogue {
+    policies: Lock<BTreeMap<KeyspaceId, Policy>>,
+    strategies: Lock<BTreeMap<KeyspaceId, MergeStrategy>>,
+}
+
+impl Default for Catalogue {
+    fn default() -> Self {
+        Self {
+            policies: Lock::new(Rank::Policies, BTreeMap::new()),
+            strategies: Lock::new(Rank::Strategies, BTreeMap::new()),
+        }
+    }
+}
+
+impl Catalogue {
+    /// The policy of a keyspace.
+    pub(super) fn policy_of(&self, keyspace: &KeyspaceVersion) -> Policy {
+        Policy::of(&keyspace.options.policy, self.policies.lock().get(&keyspace.id))
+    }
+
+    /// The merge strategy of a keyspace; `None` for a custom one that this process has not been given.
+    pub(super) fn strategy_of(&self, keyspace: &KeyspaceVersion) -> Option<MergeStrategy> {
+        MergeStrategy::built_in(keyspace.options.merge).or_else(|| self.strategies.lock().get(&keyspace.id).cloned())
+    }
+
+    /// Whether entries of a keyspace carry their time.
+    pub(super) fn keeps_time(&self, keyspace: &KeyspaceVersion) -> bool {
+        keyspace.id == TIMELINE || self.policy_of(keyspace).keeps_past() || !keyspace.options.ttls.is_empty()
+    }
+
+    /// A keyspace as its readers hold it.
+    pub(crate) fn opened(&self, keyspace: &KeyspaceVersion) -> Result<Opened> {
+        let strategy = self.strategy_of(keyspace).ok_or_else(|| {
+            let StoredOptions { merge, merge_name, .. } = &keyspace.options;
+            Error::invalid(format!(
+                "keyspace \"{}\" has the merge strategy {}, which this process has not been given; open it by `Db::keyspace` first",
+                keyspace.name,
+                name_of(*merge, merge_name)
+            ))
+        })?;
+        Ok(Opened::new(keyspace, strategy))
+    }
+
+    /// Hands out a keyspace, if its merge strategy is the one that was asked for.
+    pub(super) fn give(&self, keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Result<Opened> {
+        if let Some(policy) = &options.policy
+            && matches!(policy.stored(), StoredPolicy::Custom(_))
+        {
+            // The newest one given is the one that is asked. The one before goes outside the lock: it is the user's.
+            let before = self.policies.lock().insert(keyspace.id, policy.clone());
+            drop(before);
+        }
+        let StoredOptions { merge, merge_name, .. } = &keyspace.options;
+        let asked = match (&options.merge, MergeStrategy::built_in(*merge)) {
+            (None, Some(stored)) => return Ok(Opened::new(keyspace, stored)),
+            (None, None) => None,
+            (Some(asked), _) if (asked.number(), asked.custom_name()) == (*merge, merge_name) => {
+                let mut strategy = asked.clone();
+                if matches!(asked, MergeStrategy::Custom(_)) {
+                    // The first one given is the one that all use.
+                    strategy = self.strategies.lock().entry(keyspace.id).or_insert(strategy).clone();
+                }
+                return Ok(Opened::new(keyspace, strategy));
+            }
+            (Some(asked), _) => Some(asked.name()),
+        };
+        let asked = asked.map_or_else(|| "none was given".to_owned(), |asked| format!("{asked} was given"));
+        Err(Error::invalid(format!(
+            "keyspace \"{}\" has the merge strategy {}, but {asked}; open it with the one it was created with",
+            keyspace.name,
+            name_of(*merge, merge_name)
+        )))
+    }
+}

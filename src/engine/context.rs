@@ -1,0 +1,61 @@
+//! What does not change while a database is open: the machine, the directory, the options.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{locks::as_another_thread, options::Options};
+use crate::{
+    base::{Error, IoContext, Result},
+    env::{Background, Dir, Env, Files},
+    format::name,
+};
+
+/// The ground that every part of the engine stands on.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(super) env: Arc<dyn Env>,
+    /// The directory of the database.
+    pub(super) dir: Arc<dyn Dir>,
+    /// The same directory, with the pool of files that are open for reading.
+    pub(super) pool: Arc<Files>,
+    pub(super) options: Options,
+    pub(super) database_id: u64,
+}
+
+impl Context {
+    /// Where the database was opened.
+    pub(super) fn path(&self) -> PathBuf {
+        self.dir.path().to_path_buf()
+    }
+
+    /// Whether background steps run on the caller's thread.
+    pub(super) fn runs_inline(&self) -> bool {
+        self.env.background() == Background::Caller
+    }
+
+    /// Tells the machine that the engine is at a named point between two steps that other threads may come between. A
+    /// simulated machine may run there, on this thread, what another one could run.
+    pub(super) fn pass(&self, point: &'static str) {
+        as_another_thread(|| self.env.pass(point));
+    }
+
+    /// Fails when the directory has been deleted: what is durable in a deleted directory is lost all the same.
+    pub(super) fn check_there(&self) -> Result<()> {
+        self.dir.check_there().at("find", || self.path())
+    }
+
+    /// Makes the names of new logs durable.
+    pub(super) fn sync_log_names(&self) -> Result<()> {
+        self.dir.sync_dir(name::LOGS).at("sync", || self.dir.path().join(name::LOGS))
+    }
+
+    /// Makes the names of new segments durable.
+    pub(super) fn sync_segment_names(&self) -> Result<()> {
+        self.dir.sync_dir(name::SEGMENTS).at("sync", || self.dir.path().join(name::SEGMENTS))
+    }
+
+    /// Makes segments durable that were written without being synced, several at a time.
+    pub(super) fn sync_segments(&self, numbers: &[u64]) -> Result<()> {
+        let names: Vec<String> = numbers.iter().copied().map(name::segment).collect();
+        self.dir.sync_files(&names).map_err(|(name, error)| Error::io("sync", &self.dir.path().join(name), error))
+    }
+}

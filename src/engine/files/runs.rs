@@ -1,0 +1,170 @@
+//! Cursors over segments that follow each other: opened one at a time, as they are reached.
+
+use std::{fmt::Debug, sync::Arc};
+
+use super::tree::Table;
+use crate::{
+    base::{Bytes, Result},
+    merge::{Direction, EntryRef, Source},
+    segment::{PastCursor, Segment, SegmentCursor, VersionCursor},
+};
+
+/// A cursor over one segment, as a run opens it.
+pub(crate) trait InSegment: Source + Sized {
+    /// What it is opened for, beside the direction.
+    type Of: Copy + Debug;
+
+    /// A cursor that stands nowhere.
+    fn open(segment: Arc<Segment>, direction: Direction, of: Self::Of) -> Self;
+
+    /// The largest seqno of any entry that a range tombstone may hide in such segments.
+    fn newest_of(tables: &[Arc<Table>]) -> u64;
+}
+
+impl InSegment for SegmentCursor {
+    type Of = ();
+
+    fn open(segment: Arc<Segment>, direction: Direction, _of: ()) -> Self {
+        Self::new(segment, direction)
+    }
+
+    fn newest_of(tables: &[Arc<Table>]) -> u64 {
+        tables.iter().map(|table| table.meta.summary.max_seqno).max().unwrap_or(0)
+    }
+}
+
+/// As of a seqno.
+impl InSegment for PastCursor {
+    type Of = u64;
+
+    fn open(segment: Arc<Segment>, direction: Direction, of: u64) -> Self {
+        Self::new(segment, direction, of)
+    }
+
+    /// No range tombstone hides what is here: an interval that holds the moment is the truth, and a key of which it
+    /// were passed over would be refused for what was moved here.
+    fn newest_of(_: &[Arc<Table>]) -> u64 {
+        u64::MAX
+    }
+}
+
+impl InSegment for VersionCursor {
+    type Of = ();
+
+    fn open(segment: Arc<Segment>, direction: Direction, _of: ()) -> Self {
+        assert_eq!(direction, Direction::Forward, "versions are walked forward");
+        Self::new(segment)
+    }
+
+    fn newest_of(_: &[Arc<Table>]) -> u64 {
+        u64::MAX
+    }
+}
+
+/// A walk over segments in key order, by a cursor in one of them.
+#[derive(Debug)]
+pub(crate) struct Run<C: InSegment> {
+    tables: Vec<Arc<Table>>,
+    direction: Direction,
+    of: C::Of,
+    at: usize,
+    cursor: Option<C>,
+    newest: u64,
+}
+
+/// A run of the main tree.
+pub(crate) type RunCursor = Run<SegmentCursor>;
+/// A run of the history tier as of a moment.
+pub(crate) type PastRunCursor = Run<PastCursor>;
+/// A run of the history tier, every version of it; forward alone.
+pub(crate) type VersionRunCursor = Run<VersionCursor>;
+
+impl<C: InSegment> Run<C> {
+    /// A walk that stands nowhere, over tables in key order that share no key.
+    pub(in crate::engine) fn new(tables: Vec<Arc<Table>>, direction: Direction, of: C::Of) -> Self {
+        let newest = C::newest_of(&tables);
+        Self { tables, direction, of, at: 0, cursor: None, newest }
+    }
+
+    /// Opens table number `at` and seeks in it; goes on to the next ones while they have nothing there.
+    fn open_from(&mut self, at: Option<usize>, key: Option<&[u8]>) -> Result<()> {
+        self.cursor = None;
+        let (mut next, mut key) = (at, key);
+        while let Some(at) = next
+            && let Some(table) = self.tables.get(at)
+        {
+            self.at = at;
+            let mut cursor = C::open(Arc::clone(table.segment()?), self.direction, self.of);
+            cursor.seek(key)?;
+            if cursor.entry().is_some() {
+                self.cursor = Some(cursor);
+                return Ok(());
+            }
+            (next, key) = self.following();
+        }
+        Ok(())
+    }
+
+    /// The table behind the one it stands in, and where a walk enters it.
+    fn following(&self) -> (Option<usize>, Option<&'static [u8]>) {
+        match self.direction {
+            Direction::Forward => (self.at.checked_add(1), Some(&[])),
+            Direction::Backward => (self.at.checked_sub(1), None),
+        }
+    }
+
+    /// The table in which a walk from `key` begins.
+    fn entry_point(&self, key: Option<&[u8]>) -> Option<usize> {
+        let starts_before = |key: &[u8], inclusive: bool| {
+            self.tables.partition_point(|table| {
+                let start = table.meta.summary.span.start.as_slice();
+                start < key || inclusive && start == key
+            })
+        };
+        match (self.direction, key) {
+            (Direction::Forward, None) => None,
+            (Direction::Forward, Some(key)) => Some(starts_before(key, true).saturating_sub(1)),
+            (Direction::Backward, Some(key)) => starts_before(key, false).checked_sub(1),
+            (Direction::Backward, None) => self.tables.len().checked_sub(1),
+        }
+    }
+}
+
+impl<C: InSegment> Source for Run<C> {
+    fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+        self.open_from(self.entry_point(key), key)
+    }
+
+    #[inline]
+    fn entry(&self) -> Option<EntryRef<'_>> {
+        self.cursor.as_ref()?.entry()
+    }
+
+    fn value(&self) -> Bytes {
+        self.cursor.as_ref().map(Source::value).unwrap_or_default()
+    }
+
+    #[inline]
+    fn advance(&mut self) -> Result<()> {
+        let Some(cursor) = &mut self.cursor else { return Ok(()) };
+        cursor.advance()?;
+        if cursor.entry().is_some() {
+            return Ok(());
+        }
+        let (next, key) = self.following();
+        self.open_from(next, key)
+    }
+
+    fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
+        // All versions of a key are in one table of a run.
+        self.cursor.as_mut().map_or(Ok(()), |cursor| cursor.skip_newer(key, seqno, opened))
+    }
+
+    fn turned(&self) -> Self {
+        Self::new(self.tables.clone(), Direction::Forward, self.of)
+    }
+
+    fn newest(&self) -> u64 {
+        self.newest
+    }
+}

@@ -1,0 +1,187 @@
+//! What reads go through: the memtables and the segments of one moment, as one immutable value.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::tree::{Opener, Table, Tree};
+use crate::{
+    base::{KeyspaceId, TIMELINE},
+    manifest::Version,
+    memtable::Memtable,
+};
+
+/// The database just after a commit, as far as the manifest tells of it: which keyspaces there were, with which options, and which pins.
+#[derive(Clone, Debug)]
+pub(crate) struct Moment {
+    pub(crate) seqno: u64,
+    pub(crate) time_us: u64,
+    pub(crate) version: Arc<Version>,
+}
+
+/// Memtables and segments of one moment.
+#[derive(Debug)]
+pub(crate) struct SuperVersion {
+    /// Counts up with each change.
+    pub(crate) generation: u64,
+    pub(crate) active: Arc<Memtable>,
+    /// Newest first.
+    pub(crate) sealed: Vec<Arc<Memtable>>,
+    pub(crate) version: Arc<Version>,
+    /// Of every keyspace of the version.
+    pub(crate) trees: Arc<BTreeMap<KeyspaceId, Arc<Tree>>>,
+    /// When memtables were sealed, by the number of their logs: everything up to the moment is in that memtable and older ones.
+    pub(crate) sealed_at: BTreeMap<u64, Moment>,
+    /// The newest moment of which everything is in segments, and nothing newer is; nothing while what was recovered is in memtables.
+    pub(crate) settled: Option<Moment>,
+}
+
+impl SuperVersion {
+    pub(in crate::engine) fn new(active: Arc<Memtable>, sealed: Vec<Arc<Memtable>>) -> Self {
+        Self {
+            generation: 0,
+            active,
+            sealed,
+            version: Arc::default(),
+            trees: Arc::default(),
+            sealed_at: BTreeMap::new(),
+            settled: None,
+        }
+    }
+
+    /// The memtables that can hold something at or below a seqno, newest first.
+    #[inline]
+    pub(crate) fn memtables(&self, seqno: u64) -> impl Iterator<Item = &Arc<Memtable>> {
+        std::iter::once(&self.active).chain(&self.sealed).filter(move |table| table.matters_at(seqno))
+    }
+
+    /// The same memtables over another version; tables that both have are shared, those that went are marked.
+    pub(super) fn with_version(&self, version: &Arc<Version>, opener: &Arc<Opener>) -> Self {
+        let none = Tree::default();
+        let mut before = self.version.keyspaces.iter().zip(self.trees.values()).peekable();
+        let mut trees: Vec<(KeyspaceId, Arc<Tree>)> = Vec::with_capacity(version.keyspaces.len());
+        for (&id, keyspace) in &version.keyspaces {
+            while let Some((_, forgotten)) = before.next_if(|((old, _), _)| **old < id) {
+                forgotten.let_go(&none);
+            }
+            trees.push(match before.next_if(|((old, _), _)| **old == id) {
+                // Of thousands of keyspaces an edit changes a few.
+                Some(((_, old), tree)) if Arc::ptr_eq(old, keyspace) => (id, Arc::clone(tree)),
+                Some((_, tree)) => {
+                    let next = Tree::of(keyspace, tree, opener);
+                    tree.let_go(&next);
+                    (id, Arc::new(next))
+                }
+                None => (id, Arc::new(Tree::of(keyspace, &none, opener))),
+            });
+        }
+        before.for_each(|(_, forgotten)| forgotten.let_go(&none));
+        Self {
+            generation: self.generation + 1,
+            active: Arc::clone(&self.active),
+            sealed: self.sealed.clone(),
+            version: Arc::clone(version),
+            trees: Arc::new(trees.into_iter().collect()),
+            sealed_at: self.sealed_at.clone(),
+            settled: self.settled.clone(),
+        }
+    }
+
+    /// The same for a walk that goes on in these files: of one keyspace, and the timeline. It holds no file of another.
+    pub(crate) fn of_keyspace(&self, keyspace: KeyspaceId) -> Arc<Self> {
+        let of = |id: KeyspaceId| self.trees.get(&id).map(|tree| (id, Arc::clone(tree)));
+        let trees = [keyspace, TIMELINE].into_iter().filter_map(of).collect();
+        Arc::new(Self { generation: self.generation, trees: Arc::new(trees), ..self.with_moments(BTreeMap::new()) })
+    }
+
+    /// The same with the active memtable sealed at a moment, and a new one.
+    pub(in crate::engine) fn with_sealed(&self, active: Arc<Memtable>, moment: Moment) -> Self {
+        let mut next = self.with_moment(self.active.log(), moment);
+        next.sealed.insert(0, std::mem::replace(&mut next.active, active));
+        next
+    }
+
+    /// The same when nothing has been written to the active memtable by a moment: it is the moment of what is older.
+    pub(in crate::engine) fn with_idle_moment(&self, moment: Moment) -> Self {
+        match self.sealed.first() {
+            Some(newest) => self.with_moment(newest.log(), moment),
+            None => Self { settled: Some(moment), ..self.with_moments(self.sealed_at.clone()) },
+        }
+    }
+
+    fn with_moment(&self, log: u64, moment: Moment) -> Self {
+        let mut sealed_at = self.sealed_at.clone();
+        sealed_at.insert(log, moment);
+        self.with_moments(sealed_at)
+    }
+
+    fn with_moments(&self, sealed_at: BTreeMap<u64, Moment>) -> Self {
+        Self {
+            generation: self.generation + 1,
+            active: Arc::clone(&self.active),
+            sealed: self.sealed.clone(),
+            version: Arc::clone(&self.version),
+            trees: Arc::clone(&self.trees),
+            sealed_at,
+            settled: self.settled.clone(),
+        }
+    }
+
+    /// Takes a memtable out that is in segments now.
+    pub(in crate::engine) fn settle(&mut self, flushed: &Arc<Memtable>) {
+        self.sealed.retain(|table| !Arc::ptr_eq(table, flushed));
+        if let Some(moment) = self.sealed_at.remove(&flushed.log()) {
+            self.settled = Some(moment);
+        }
+    }
+
+    /// No sealed memtable and no segment holds anything newer.
+    pub(crate) fn newest_settled(&self) -> u64 {
+        let sealed = self.sealed.first().map_or(0, |table| table.last_seqno());
+        self.trees.values().map(|tree| tree.newest).max().unwrap_or(0).max(sealed)
+    }
+
+    /// Whether a log holds what no segment does.
+    pub(in crate::engine) fn needs_log(&self, number: u64) -> bool {
+        self.memtables(u64::MAX).any(|table| table.log() == number)
+    }
+
+    /// All tables.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.trees.values().flat_map(|tree| tree.tables())
+    }
+
+    /// How many segments level 0 of a keyspace has.
+    pub(crate) fn l0_len(&self, keyspace: KeyspaceId) -> usize {
+        self.trees.get(&keyspace).and_then(|tree| tree.levels.first()).map_or(0, Vec::len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{KeyspaceOptions, Options, env::Memory};
+
+    #[test]
+    fn an_edit_of_one_keyspace_leaves_the_trees_of_all_others_as_they_are() {
+        let db = Options::new().env(Memory::new()).open("db").unwrap();
+        let open = |at: u32| db.keyspace(format!("k{at}"), KeyspaceOptions::new()).unwrap();
+        let keyspaces: Vec<_> = (0..50).map(open).collect();
+        for keyspace in &keyspaces {
+            keyspace.put("k", "v").unwrap();
+        }
+        db.flush().unwrap();
+        let before = db.engine().files.current();
+        keyspaces[7].put("k", "v").unwrap();
+        db.drop_keyspace("k8").unwrap();
+        db.flush().unwrap();
+        let after = db.engine().files.current();
+        let changed = |id: &&KeyspaceId| {
+            let shared = before.trees.get(id).zip(after.trees.get(id));
+            shared.is_none_or(|(before, after)| !Arc::ptr_eq(before, after))
+        };
+        let changed: Vec<_> = before.trees.keys().chain(after.trees.keys()).filter(changed).collect();
+        let number = |name: &str| before.version.by_name(name).unwrap().id;
+        let expected = [number("k7"), number("k8"), TIMELINE];
+        assert!(changed.iter().all(|id| expected.contains(id)), "{changed:?} beside {expected:?}");
+        assert!(changed.contains(&&expected[0]));
+    }
+}

@@ -1,0 +1,233 @@
+//! The segments of one keyspace as reads find them: levels, and the runs of the history tier.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::reclaim::Reclaim;
+use crate::{
+    base::{KeySpan, Result, head},
+    engine::context::Context,
+    manifest::KeyspaceVersion,
+    segment::{Finished, IndexNumbers, Past, Segment},
+};
+
+/// How segments are opened, and where their files go in the end.
+#[derive(Debug)]
+pub(super) struct Opener {
+    ctx: Arc<Context>,
+    reclaim: Arc<Reclaim>,
+}
+
+impl Opener {
+    pub(super) fn new(ctx: &Arc<Context>, reclaim: &Arc<Reclaim>) -> Self {
+        Self { ctx: Arc::clone(ctx), reclaim: Arc::clone(reclaim) }
+    }
+}
+
+/// A segment of a version, opened when it is first read.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) meta: Arc<Finished>,
+    opener: Arc<Opener>,
+    segment: OnceLock<Arc<Segment>>,
+    /// No version names it any more: the file goes with the last reader.
+    obsolete: AtomicBool,
+}
+
+impl Table {
+    fn new(meta: &Arc<Finished>, opener: &Arc<Opener>) -> Arc<Self> {
+        Arc::new(Self {
+            meta: Arc::clone(meta),
+            opener: Arc::clone(opener),
+            segment: OnceLock::new(),
+            obsolete: AtomicBool::new(false),
+        })
+    }
+
+    /// The open segment.
+    #[inline]
+    pub(crate) fn segment(&self) -> Result<&Arc<Segment>> {
+        match self.segment.get() {
+            Some(segment) => Ok(segment),
+            None => self.open(),
+        }
+    }
+
+    /// The segment, if it is open already.
+    #[inline]
+    pub(crate) fn open_segment(&self) -> Option<&Segment> {
+        self.segment.get().map(|segment| &**segment)
+    }
+
+    #[cold]
+    fn open(&self) -> Result<&Arc<Segment>> {
+        // Two threads may open it at once; one of the two stays.
+        let segment = self.open_anew()?;
+        Ok(self.segment.get_or_init(|| segment))
+    }
+
+    /// Opens the file for the caller alone.
+    pub(crate) fn open_anew(&self) -> Result<Arc<Segment>> {
+        let Context { pool, options, .. } = &*self.opener.ctx;
+        Segment::open(pool, &self.meta, options.mmap).map(Arc::new)
+    }
+
+    /// Memory that it keeps while it is open.
+    pub(crate) fn memory(&self) -> usize {
+        self.segment.get().map_or(0, |segment| segment.memory())
+    }
+
+    /// What its index takes in the file; nothing when it has none, or is not open.
+    pub(crate) fn index_numbers(&self) -> Option<IndexNumbers> {
+        self.segment.get()?.index_numbers()
+    }
+
+    /// Whether a read at `seqno` can be affected by what is here (K9).
+    #[inline]
+    pub(crate) fn matters_at(&self, seqno: u64) -> bool {
+        seqno >= self.meta.summary.lowest_affected
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Acquire) {
+            self.opener.reclaim.add_unread(self.meta.number);
+        }
+    }
+}
+
+/// The segments of one keyspace.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    /// The keyspace was dropped: only views from before still read it.
+    pub(crate) dropped: bool,
+    /// Level 0 newest first, deeper levels by key.
+    pub(crate) levels: Vec<Vec<Arc<Table>>>,
+    /// The heads of the first keys of each level: most searches compare nothing else.
+    heads: Vec<Vec<u64>>,
+    /// Something in the levels hides the past.
+    pub(crate) purges: bool,
+    /// The history tier.
+    pub(crate) past: Vec<PastRun>,
+    /// The largest end of any interval there: a read from then on need not ask it.
+    pub(crate) past_end: u64,
+    /// The largest seqno in any segment.
+    pub(super) newest: u64,
+}
+
+/// Segments of the history tier that share no key.
+#[derive(Debug)]
+pub(crate) struct PastRun {
+    number: u64,
+    /// By key.
+    pub(crate) tables: Vec<Arc<Table>>,
+    /// The smallest seqno inside, and where nothing ends or begins any more.
+    begin: u64,
+    end: u64,
+}
+
+impl PastRun {
+    fn new(table: Arc<Table>, past: Past) -> Self {
+        let mut run = Self { number: past.run, tables: Vec::new(), begin: u64::MAX, end: 0 };
+        run.add(table, past);
+        run
+    }
+
+    fn add(&mut self, table: Arc<Table>, past: Past) {
+        self.begin = self.begin.min(table.meta.summary.lowest_affected);
+        self.end = self.end.max(past.end).max(table.meta.summary.max_seqno);
+        self.tables.push(table);
+    }
+
+    /// Whether a reader of a moment can learn anything here.
+    #[inline]
+    pub(crate) fn concerns(&self, seqno: u64) -> bool {
+        self.begin <= seqno && seqno < self.end
+    }
+
+    /// The table that can hold a key.
+    #[inline]
+    pub(crate) fn holding(&self, key: &[u8]) -> Option<&Arc<Table>> {
+        let after = self.tables.partition_point(|table| table.meta.summary.span.start.as_slice() <= key);
+        self.tables.get(after.checked_sub(1)?).filter(|table| table.meta.summary.holds(key))
+    }
+}
+
+impl Tree {
+    /// The tree of a keyspace, with the tables of the one before that are still there.
+    pub(super) fn of(keyspace: &KeyspaceVersion, before: &Self, opener: &Arc<Opener>) -> Self {
+        let old: BTreeMap<u64, &Arc<Table>> = before.tables().map(|table| (table.meta.number, table)).collect();
+        let table_of = |meta: &Arc<Finished>| {
+            old.get(&meta.number).map_or_else(|| Table::new(meta, opener), |table| Arc::clone(table))
+        };
+        let mut tree = Self { dropped: keyspace.dropped.is_some(), ..Self::default() };
+        for segments in &keyspace.levels {
+            let tables: Vec<Arc<Table>> = segments.iter().map(table_of).collect();
+            tree.purges |= tables.iter().any(|table| table.meta.summary.has_purges());
+            tree.heads.push(tables.iter().map(|table| head(&table.meta.summary.span.start, 0)).collect());
+            tree.levels.push(tables);
+        }
+        for meta in &keyspace.past {
+            let Some(past) = meta.summary.past else { continue };
+            let table = table_of(meta);
+            match tree.past.last_mut() {
+                Some(run) if run.number == past.run => run.add(table, past),
+                _ => tree.past.push(PastRun::new(table, past)),
+            }
+        }
+        tree.past_end = tree.past.iter().map(|run| run.end).max().unwrap_or(0);
+        tree.newest = tree.tables().map(|table| table.meta.summary.max_seqno).max().unwrap_or(0);
+        tree
+    }
+
+    /// Marks the tables that the next tree has no more: their files go with the last reader.
+    pub(super) fn let_go(&self, next: &Self) {
+        let kept: HashSet<u64> = next.tables().map(|table| table.meta.number).collect();
+        for gone in self.tables().filter(|table| !kept.contains(&table.meta.number)) {
+            gone.obsolete.store(true, Ordering::Release);
+        }
+    }
+
+    /// All tables, those of the history tier too.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.levels.iter().flatten().chain(self.past.iter().flat_map(|run| &run.tables))
+    }
+
+    /// The tables that can hold a key, newest first.
+    #[inline]
+    pub(crate) fn holding<'t>(&'t self, key: &[u8]) -> impl Iterator<Item = &'t Arc<Table>> {
+        let (top, deeper) = self.levels.split_at(self.levels.len().min(1));
+        let top = top.iter().flatten().filter(move |table| table.meta.summary.holds(key));
+        let wanted = head(key, 0);
+        let deeper = deeper.iter().zip(self.heads.iter().skip(1)).filter_map(move |(level, heads)| {
+            let low = heads.partition_point(|head| *head < wanted);
+            let alike = level.get(low..).unwrap_or_default().iter().zip(heads.get(low..).unwrap_or_default());
+            let starts_upto = |table: &Table| table.meta.summary.span.start.as_slice() <= key;
+            let after = low + alike.take_while(|(table, head)| **head == wanted && starts_upto(table)).count();
+            level.get(after.checked_sub(1)?).filter(|table| table.meta.summary.holds(key))
+        });
+        top.chain(deeper)
+    }
+
+    /// The sorted runs that overlap a span: each segment of level 0, and each deeper level.
+    pub(crate) fn runs(&self, span: &KeySpan, seqno: u64) -> Vec<Vec<Arc<Table>>> {
+        let wanted = |table: &&Arc<Table>| table.meta.summary.overlaps(span) && table.matters_at(seqno);
+        let mut runs = Vec::new();
+        for (number, level) in self.levels.iter().enumerate() {
+            let tables = level.iter().filter(wanted).cloned();
+            if number == 0 {
+                runs.extend(tables.map(|table| vec![table]));
+            } else {
+                runs.push(tables.collect());
+            }
+        }
+        runs.retain(|run| !run.is_empty());
+        runs
+    }
+}

@@ -1,0 +1,243 @@
+//! Compacting on demand: everything, a keyspace, or a range of one, brought to its final shape.
+
+use std::sync::Arc;
+
+use super::{
+    aging,
+    flush::flush,
+    forget::forget_dropped,
+    lapsed, seen_from,
+    task::{run_past_task, run_task},
+    thin::thin_timeline,
+};
+use crate::{
+    base::{KeySpan, KeyspaceId, Kind, Result, Seqno, TIMELINE},
+    compaction::{PastTask, Purges, down_in_span, everything, pick_past},
+    engine::{
+        Engine,
+        catalogue::{Opened, dropped, readers_of},
+        watch::Watch,
+    },
+    manifest::KeyspaceVersion,
+    merge::{Direction, Source},
+    segment::{Finished, SegmentCursor},
+};
+
+/// What [`Db::compact`](crate::Db::compact) reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// Seqnos of open views and pins for whose sake old versions, or purges with the keys that they name, are still kept, and of iterators under way that
+    /// still read older files. When those go, the next compaction lets the versions go.
+    pub still_held_by: Vec<Seqno>,
+    /// Bytes of segments before.
+    pub bytes_before: u64,
+    /// Bytes of segments after.
+    pub bytes_after: u64,
+}
+
+/// What a compaction on demand is of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scope<'s> {
+    All,
+    Keyspace(&'s Opened),
+    /// The keys of a span.
+    Span(&'s Opened, &'s KeySpan),
+}
+
+impl Scope<'_> {
+    fn holds(self, keyspace: KeyspaceId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Keyspace(opened) | Self::Span(opened, _) => opened.id == keyspace,
+        }
+    }
+}
+
+/// Brings everything in a scope that was written before the call to its final shape.
+pub(crate) fn compact(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Result<Compacted> {
+    engine.health.check_writable()?;
+    if let Scope::Keyspace(opened) | Scope::Span(opened, _) = scope
+        && engine.files.current().trees.get(&opened.id).is_none_or(|tree| tree.dropped)
+    {
+        return Err(dropped(opened));
+    }
+    engine.health.contain("a compaction", || compact_scope(engine, scope, watch))
+}
+
+fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Result<Compacted> {
+    let mut report = Compacted::default();
+    flush(engine)?;
+    forget_dropped(engine)?;
+    report.bytes_before = segment_bytes_in(engine, scope);
+    watch.begin(report.bytes_before)?;
+    let mut held: Vec<u64> = Vec::new();
+    let ids: Vec<_> = engine.files.current().version.keyspaces.keys().copied().filter(|id| scope.holds(*id)).collect();
+    for id in ids {
+        let _one = engine.jobs.busy.take(id)?;
+        engine.health.check_writable()?;
+        let Some(keyspace) = engine.files.keyspace(id) else { continue };
+        watch.begin_part(keyspace.segments().map(|segment| segment.file_len).sum());
+        match scope {
+            Scope::Span(_, span) => compact_span(engine, id, span, &mut held, watch)?,
+            _ if id == TIMELINE && thin_timeline(engine, true)? => {}
+            _ => {
+                compact_whole(engine, &keyspace, &mut held, watch)?;
+                engine.work.note_compaction(id, None, 0);
+            }
+        }
+        watch.end_part()?;
+    }
+    engine.files.forget_purged_names()?;
+    watch.end();
+    report.still_held_by = still_held_by(engine, scope, held);
+    report.bytes_after = segment_bytes_in(engine, scope);
+    engine.files.reclaim();
+    Ok(report)
+}
+
+/// Brings a keyspace to its final shape, both tiers.
+fn compact_whole(
+    engine: &Engine,
+    keyspace: &KeyspaceVersion,
+    held: &mut Vec<u64>,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    let id = keyspace.id;
+    let find = || engine.files.keyspace(id);
+    let task = |keyspace: &KeyspaceVersion| {
+        everything(keyspace, &engine.ctx.options.shape(), lapsed(engine, keyspace, seen_from(engine)))
+    };
+    // What purges hide goes from the main tree, then from the history tier; then the purges themselves may go.
+    let hides = keyspace.main().any(|segment| segment.summary.has_purges());
+    if let Some(task) = task(keyspace) {
+        held.extend(run_task(engine, &task, 0, watch)?.traces.held_by.iter().map(|(seqno, _)| seqno));
+    }
+    let Some(keyspace) = find() else { return Ok(()) };
+    let (hidden, newest) = purges_of(engine, &keyspace)?;
+    held.extend(compact_past(engine, &keyspace, &hidden, None, watch)?);
+    let Some(keyspace) = find() else { return Ok(()) };
+    if !hides {
+        return Ok(());
+    }
+    if let Some(task) = task(&keyspace) {
+        run_task(engine, &task, newest, watch)?;
+    }
+    // A purge that stays holds the name of what it hid, for whoever came before it.
+    let kept = find().map(|keyspace| purges_of(engine, &keyspace)).transpose()?.map_or(0, |(_, newest)| newest);
+    held.extend(engine.files.registered_seqnos().into_iter().filter(|seqno| *seqno < kept));
+    Ok(())
+}
+
+/// Takes what segments hold of a span down to the deepest level, one level after the other, and writes what is dead there anew; in the history tier,
+/// merges the runs that reach into it.
+fn compact_span(
+    engine: &Engine,
+    id: KeyspaceId,
+    span: &KeySpan,
+    held: &mut Vec<u64>,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    for level in 0..=engine.ctx.options.shape().level_max {
+        let Some(keyspace) = engine.files.keyspace(id) else { return Ok(()) };
+        let lapsed = lapsed(engine, &keyspace, seen_from(engine));
+        if let Some(task) = down_in_span(&keyspace, level, span, lapsed) {
+            held.extend(run_task(engine, &task, 0, watch)?.traces.held_by.iter().map(|(seqno, _)| seqno));
+        }
+    }
+    let Some(keyspace) = engine.files.keyspace(id) else { return Ok(()) };
+    held.extend(compact_past(engine, &keyspace, &Purges::default(), Some(span), watch)?);
+    Ok(())
+}
+
+/// Brings the history tier of a keyspace to its final shape: one run in each bucket, with nothing left that may go; with a span, the buckets that
+/// hold keys of it. Gives the seqnos that something was kept for.
+fn compact_past(
+    engine: &Engine,
+    keyspace: &KeyspaceVersion,
+    purges: &Purges,
+    span: Option<&KeySpan>,
+    watch: &mut Watch<'_>,
+) -> Result<Vec<u64>> {
+    let mut held = Vec::new();
+    let id = keyspace.id;
+    {
+        let job = engine.files.job_inputs("compact past: files, then list");
+        let Some(keyspace) = job.files.version.keyspaces.get(&id) else { return Ok(held) };
+        if let Some(task @ PastTask::Drop(_)) = pick_past(keyspace, &aging(engine, keyspace, &job.registered)) {
+            run_past_task(engine, &job, keyspace, task, purges, watch)?;
+        }
+    }
+    let job = engine.files.job_inputs("compact past: files, then list");
+    let Some(keyspace) = job.files.version.keyspaces.get(&id) else { return Ok(held) };
+    let aging = aging(engine, keyspace, &job.registered);
+    for runs in aging.buckets(keyspace) {
+        let several = runs.len() > 1;
+        let inputs: Vec<_> = runs.into_iter().flatten().collect();
+        if span.is_some_and(|span| !inputs.iter().any(|segment| segment.summary.overlaps(span))) {
+            continue;
+        }
+        let may_go = |segment: &Arc<Finished>| {
+            let Some(past) = segment.summary.past else { return false };
+            let aged = aging.now.saturating_sub(past.until_min) >= aging.window;
+            let held_for = job.files.version.held.get(&segment.number);
+            let is_released = |(seqno, _): &(u64, u64)| aging.registered.binary_search(seqno).is_err();
+            let released = held_for.is_some_and(|held| held.iter().any(is_released));
+            aged || released || purges.touch(&segment.summary.span, segment.summary.min_seqno)
+        };
+        if several || inputs.iter().any(may_go) {
+            let outcome = run_past_task(engine, &job, keyspace, PastTask::Merge(inputs), purges, watch)?;
+            held.extend(outcome.traces.held_by.iter().map(|(seqno, _)| seqno));
+        }
+    }
+    Ok(held)
+}
+
+/// What purges in the main tree hide, and the newest of them.
+fn purges_of(engine: &Engine, keyspace: &KeyspaceVersion) -> Result<(Purges, u64)> {
+    let current = engine.files.current();
+    let mut purges = Vec::new();
+    let Some(tree) = current.trees.get(&keyspace.id).filter(|tree| tree.purges) else {
+        return Ok((Purges::default(), 0));
+    };
+    for table in tree.levels.iter().flatten().filter(|table| table.meta.summary.has_purges()) {
+        let segment = table.segment()?;
+        let ranges = segment.ranges().to_vec().into_iter().filter(|range| range.mark.purge);
+        purges.extend(ranges.map(|range| (range.span, range.mark.seqno)));
+        let mut cursor = SegmentCursor::new(Arc::clone(segment), Direction::Forward);
+        cursor.seek(Some(&[]))?;
+        while let Some(entry) = cursor.entry() {
+            if entry.kind == Kind::Purge {
+                let span = KeySpan { start: entry.key.to_vec(), end: Some([entry.key, &[0]].concat()) };
+                purges.push((span, entry.seqno));
+            }
+            cursor.advance()?;
+        }
+    }
+    let newest = purges.iter().map(|(_, seqno)| *seqno).max().unwrap_or(0);
+    Ok((Purges::new(purges), newest))
+}
+
+/// Those among the readers there are for whom something is kept, after a compaction that kept it for `held`.
+fn still_held_by(engine: &Engine, scope: Scope<'_>, mut held: Vec<u64>) -> Vec<Seqno> {
+    let current = engine.files.current();
+    let keyspaces = || current.version.keyspaces.values().filter(|keyspace| scope.holds(keyspace.id));
+    let segments = keyspaces().flat_map(|keyspace| keyspace.segments());
+    let kept = segments.filter_map(|segment| current.version.held.get(&segment.number));
+    held.extend(kept.flatten().map(|(seqno, _)| seqno));
+    // Views that nobody asks go on to the new files; those that cannot keep the old ones.
+    held.extend(engine.files.rebase());
+    let registered = engine.files.registered_seqnos();
+    let dropped = keyspaces().filter_map(|gone| Some((gone.born, gone.dropped?)));
+    held.extend(dropped.flat_map(|(born, dropped)| readers_of(born, dropped, &registered)));
+    held.sort_unstable();
+    held.dedup();
+    held.retain(|seqno| registered.binary_search(seqno).is_ok());
+    held.into_iter().map(Seqno).collect()
+}
+
+fn segment_bytes_in(engine: &Engine, scope: Scope<'_>) -> u64 {
+    let current = engine.files.current();
+    let keyspaces = current.version.keyspaces.values().filter(|keyspace| scope.holds(keyspace.id));
+    keyspaces.flat_map(|keyspace| keyspace.segments()).map(|segment| segment.file_len).sum()
+}

@@ -1,0 +1,159 @@
+//! Flushing: the oldest sealed memtable becomes one segment for each keyspace, in one edit (E2).
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{Outputs, demands, rules};
+use crate::{
+    base::{KeyspaceId, Result, TIMELINE},
+    compaction::{Below, Job, Outcome, run},
+    engine::{Engine, files::JobInputs, timeline::write_stamps},
+    manifest::{Change, Edit, StoredOptions},
+    memtable::{MemCursor, Memtable},
+    merge::Direction,
+    segment::SegmentWriter,
+};
+
+/// Seals what is in the active memtable and flushes everything that is sealed by then. What others write meanwhile is not waited for.
+pub(crate) fn flush(engine: &Engine) -> Result<()> {
+    engine.health.check_writable()?;
+    let newest = {
+        let mut commit = engine.log.lock();
+        engine.health.check_writable()?;
+        engine.log.rotate(&mut commit, &engine.files)?;
+        engine.files.look(|now| now.sealed.first().map(|newest| newest.log()))
+    };
+    engine.ctx.pass("flush: sealed, then flushed");
+    newest.map_or(Ok(()), |newest| flush_upto(engine, newest))?;
+    engine.work.note_flush(None);
+    engine.ctx.check_there()
+}
+
+/// After an unclean end the log was read from pages that may be clean in memory and old on the disk: what it held is
+/// flushed to new files before any sync of a log is taken as proof.
+pub(in crate::engine) fn flush_recovered(engine: &Engine) -> Result<()> {
+    if let Some(newest) = engine.log.syncing.recovered() {
+        flush_upto(engine, newest)?;
+        engine.log.syncing.recovered_is_flushed();
+    }
+    Ok(())
+}
+
+/// Flushes the sealed memtables up to that of a log.
+fn flush_upto(engine: &Engine, newest: u64) -> Result<()> {
+    let is_due = || engine.files.look(|now| now.sealed.last().is_some_and(|oldest| oldest.log() <= newest));
+    while is_due() && flush_oldest(engine)? {}
+    Ok(())
+}
+
+/// Flushes the oldest sealed memtable; `false` when there is none.
+pub(super) fn flush_oldest(engine: &Engine) -> Result<bool> {
+    let _one = engine.jobs.flushing.lock();
+    if engine.files.look(|now| now.sealed.is_empty()) {
+        return Ok(false);
+    }
+    engine.health.contain("a flush", || {
+        let inputs = engine.files.job_inputs("flush: files, then list");
+        let Some(table) = inputs.files.sealed.last() else { return Ok(false) };
+        engine.health.check_writable()?;
+        let mut made = Vec::new();
+        let written = write(engine, &inputs, table, &mut made).inspect_err(|_| engine.files.discard(&made))?;
+        engine.ctx.pass("flush: written, then installed");
+        install(engine, &inputs, table, (written, &made))?;
+        Ok(true)
+    })
+}
+
+/// What a flush has written: of each keyspace, and of the timeline.
+struct Written {
+    outcomes: Vec<(KeyspaceId, Outcome)>,
+    stamps: Option<crate::segment::Finished>,
+}
+
+/// Writes the segments of a memtable, one for each keyspace, and makes them durable with their names.
+fn write(engine: &Engine, inputs: &JobInputs, table: &Arc<Memtable>, made: &mut Vec<u64>) -> Result<Written> {
+    let JobInputs { files: current, registered, .. } = inputs;
+    let mut outcomes = Vec::new();
+    for id in table.keyspaces() {
+        // Entries of a keyspace that was forgotten have nobody to read them.
+        let Some(keyspace) = current.version.keyspaces.get(&id) else { continue };
+        let job = Job {
+            sources: vec![MemCursor::new(table, id, Direction::Forward)],
+            tombstones: table.tombstones(id),
+            rules: rules(engine, keyspace, current, 0),
+            demands: demands(keyspace, registered),
+            below: Below(keyspace.main().cloned().collect()),
+            // One segment for a memtable: two would share seqnos in level 0 (V1).
+            output_len: u64::MAX,
+        };
+        let mut outputs = Outputs::new(engine, keyspace, (table.first_seqno(), table.first_time()));
+        // A memtable is small: its flush is finished also while the database is being closed.
+        let ran = run(job, |lane| outputs.create(lane).map(SegmentWriter::sync_later), |_| Ok(()));
+        made.append(&mut outputs.made);
+        outcomes.push((id, ran?));
+    }
+    // Files first, then all of them to the disk at once: of thousands each would wait for the one before.
+    engine.ctx.sync_segments(made)?;
+    let number = engine.files.take_number();
+    let stamps = table.with_stamps(<[_]>::to_vec);
+    let stamps = write_stamps(&engine.ctx, &*engine.ctx.dir, (&stamps, number), made)?;
+    if !made.is_empty() {
+        engine.files.sync_names()?;
+    }
+    Ok(Written { outcomes, stamps })
+}
+
+/// Names what was written in one edit, lets reads go through it, and lets the log go.
+fn install(
+    engine: &Engine,
+    inputs: &JobInputs,
+    table: &Arc<Memtable>,
+    (written, made): (Written, &[u64]),
+) -> Result<()> {
+    let Written { outcomes, stamps } = written;
+    let current = &inputs.files;
+    let mut editing = engine.files.edit();
+    let mut edit = Edit::default();
+    let mut superseder = 0;
+    for (id, outcome) in outcomes {
+        let Outcome { segments, traces, held, .. } = outcome;
+        let Some(keyspace) = editing.version().keyspaces.get(&id) else {
+            // Forgotten while its segment was written.
+            editing.let_go(segments.iter().map(|segment| segment.number));
+            continue;
+        };
+        edit.push(traces.marks(id));
+        for (number, bytes) in held {
+            edit.push(Change::Held { number, bytes });
+        }
+        for segment in segments {
+            engine.counters.flushed_bytes.fetch_add(segment.file_len, Ordering::Relaxed);
+            edit.push(Change::Add { level: 0, segment });
+        }
+        superseder = superseder.max(traces.newest_change(keyspace.vanished));
+    }
+    if let Some(segment) = stamps {
+        if !editing.version().keyspaces.contains_key(&TIMELINE) {
+            let options = StoredOptions::default();
+            edit.push(Change::Create { id: TIMELINE, name: String::new(), options, seqno: 0 });
+        }
+        edit.push(Change::Add { level: 0, segment });
+    }
+    // Logs between that hold nothing are not needed either: they may never have been synced, and would void what follows.
+    let next_log = current.sealed.iter().rev().nth(1).unwrap_or(&current.active).log();
+    assert!(table.log() < next_log, "the memtable of log {} is flushed before {next_log} (E2)", table.log());
+    edit.push(Change::LogsFrom { number: next_log });
+    edit.push(engine.files.numbers_taken());
+    edit.push(Change::Seqnos { last: table.last_seqno(), next: 0, ceiling: 0, time_us: table.time_us() });
+    let version = editing.commit(&edit, made)?;
+    editing.install(&version, Some(table), Some((inputs, superseder)));
+    engine.log.flushed_before(next_log);
+    drop(editing);
+    engine.ctx.pass("flush: installed, then reclaimed");
+
+    engine.log.syncing.raise(table.last_seqno());
+    engine.files.discard_logs(table.log()..next_log);
+    engine.files.reclaim();
+    engine.counters.flushes.fetch_add(1, Ordering::Relaxed);
+    engine.work.wake();
+    Ok(())
+}

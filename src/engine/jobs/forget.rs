@@ -1,0 +1,44 @@
+//! Forgetting dropped keyspaces once nobody can read them.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use crate::{
+    base::Result,
+    engine::{Engine, catalogue::readers_of},
+    manifest::{Change, Edit, KeyspaceVersion},
+};
+
+/// Forgets the dropped keyspaces that nobody can read any more, in one edit; `false` when there are none.
+pub(super) fn forget_dropped(engine: &Engine) -> Result<bool> {
+    if engine.files.current().version.keyspaces.values().all(|keyspace| keyspace.dropped.is_none()) {
+        return Ok(false);
+    }
+    let inputs = engine.files.job_inputs("forget: files, then list");
+    let registered = inputs.registered.readers.seqnos();
+    let unread = |keyspace: &&Arc<KeyspaceVersion>| {
+        keyspace.dropped.is_some_and(|dropped| {
+            dropped <= engine.visible() && readers_of(keyspace.born, dropped, registered).is_empty()
+        })
+    };
+    let keyspaces = inputs.files.version.keyspaces.values();
+    let gone: Vec<_> = keyspaces.filter(unread).filter(|gone| !engine.jobs.busy.is_taken(gone.id)).collect();
+    if gone.is_empty() {
+        return Ok(false);
+    }
+    let mut editing = engine.files.edit();
+    engine.health.check_writable()?;
+    if engine.jobs.copying.load(Ordering::SeqCst) > 0 {
+        // A checkpoint may be of a moment at which they were there.
+        return Ok(false);
+    }
+    let there = |gone: &&&Arc<KeyspaceVersion>| editing.version().keyspaces.contains_key(&gone.id);
+    let forget = Edit::new(gone.iter().filter(there).map(|gone| Change::Forget { id: gone.id }));
+    let version = editing.commit(&forget, &[])?;
+    // A view that was opened meanwhile, below a drop, goes on reading the files of its birth.
+    let newest = gone.iter().filter_map(|gone| gone.dropped).max().unwrap_or(0);
+    editing.install(&version, None, Some((&inputs, newest)));
+    drop(editing);
+    engine.work.keep_troubles(|id, _| version.keyspaces.contains_key(&id));
+    engine.files.reclaim();
+    Ok(true)
+}

@@ -1,0 +1,181 @@
+//! Thinning the timeline: of old commits one in each second stays.
+
+use std::sync::Arc;
+
+use crate::{
+    base::{Error, Result, TIMELINE},
+    engine::{
+        Engine,
+        files::{runs::RunCursor, tree::Table},
+        timeline::{CHUNK, EXACT_MIN, SAMPLE, Timeline, pack, stamp_segment},
+    },
+    manifest::{Change, Edit},
+    memtable::Stamp,
+    merge::{Direction, Source, Tombstones},
+    segment::{Finished, SegmentWriter},
+};
+
+/// So many segments are thinned out together, or so few of a quarter of the bytes that are let grow.
+const THIN_MIN: usize = 4;
+
+/// Where nobody keeps a past, the timeline is exact for no more bytes than this part of the live data.
+const TIMELINE_SHARE: u64 = 16;
+
+/// Writes segments of the timeline, a few commits in memory at a time.
+struct StampWriter<'a> {
+    engine: &'a Engine,
+    made: &'a mut Vec<u64>,
+    writer: Option<SegmentWriter>,
+    chunk: Vec<Stamp>,
+    segments: Vec<Finished>,
+}
+
+impl StampWriter<'_> {
+    fn add(&mut self, stamp: Stamp) -> Result<()> {
+        self.chunk.push(stamp);
+        if self.chunk.len() == CHUNK { self.write_chunk() } else { Ok(()) }
+    }
+
+    fn write_chunk(&mut self) -> Result<()> {
+        let Some(first) = self.chunk.first() else { return Ok(()) };
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => self.writer.insert(new_segment(self.engine, first, self.made)?),
+        };
+        for (entry, key, value) in pack(&self.chunk) {
+            writer.add(&entry, &key, &value)?;
+        }
+        self.chunk.clear();
+        Ok(())
+    }
+
+    /// Ends the segment: what follows goes to another one.
+    fn cut(&mut self) -> Result<()> {
+        self.write_chunk()?;
+        if let Some(writer) = self.writer.take() {
+            self.segments.push(writer.finish(&Tombstones::default(), |_| false)?);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<Finished>> {
+        self.cut()?;
+        Ok(self.segments)
+    }
+}
+
+fn new_segment(engine: &Engine, first: &Stamp, made: &mut Vec<u64>) -> Result<SegmentWriter> {
+    let number = engine.files.take_number();
+    made.push(number);
+    stamp_segment(&engine.ctx, &*engine.ctx.dir, number, first)
+}
+
+/// Lets the oldest part of the timeline go, but for one commit in each second; `false` when there is not enough of it. With `all`, all of it
+/// is written anew: one segment that is a sample, and one that is exact.
+pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
+    let current = engine.files.current();
+    let Some(keyspace) = current.version.keyspaces.get(&TIMELINE) else { return Ok(false) };
+    let timeline = Timeline::new(&current);
+    let exact_from = exact_upto(engine, &timeline)?;
+    let summary = |table: &Arc<Table>| table.meta.summary.clone();
+    let is_sample = |table: &&Arc<Table>| summary(table).min_seqno < keyspace.horizon;
+    let is_old = |table: &&Arc<Table>| {
+        // Its last entry may tell later commits.
+        let next = timeline.tables.iter().map(|next| summary(next).min_seqno).find(|n| *n > summary(table).max_seqno);
+        next.is_some_and(|next| next <= exact_from)
+    };
+    let inputs: Vec<_> = if all {
+        timeline.tables.clone()
+    } else {
+        let (samples, exact): (Vec<_>, Vec<_>) =
+            timeline.tables.iter().filter(is_old).cloned().partition(|t| is_sample(&t));
+        let bytes: u64 = exact.iter().map(|table| table.meta.file_len).sum();
+        if exact.len() < THIN_MIN && bytes < engine.ctx.options.limits.timeline_bytes / 4 {
+            return Ok(false);
+        }
+        if samples.len() >= THIN_MIN { samples.into_iter().chain(exact).collect() } else { exact }
+    };
+    // Else it is a sample already as far as it may be one.
+    let begins_before = |table: &Arc<Table>| table.meta.summary.min_seqno < exact_from;
+    if exact_from <= keyspace.horizon || !inputs.iter().any(begins_before) {
+        return Ok(false);
+    }
+    let mut made = Vec::new();
+    let thinned = write_thinned(engine, &timeline, &inputs, exact_from, &mut made).and_then(|thinned| {
+        engine.files.sync_names()?;
+        Ok(thinned)
+    });
+    let (segments, horizon) = thinned.inspect_err(|_| engine.files.discard(&made))?;
+    let removed = inputs.iter().map(|table| Change::Remove { keyspace: TIMELINE, number: table.meta.number });
+    let mut edit = Edit::new(removed);
+    let level = engine.ctx.options.shape().level_max.try_into().unwrap_or(0);
+    for segment in segments {
+        edit.push(Change::Add { level, segment });
+    }
+    edit.push(Change::Marks { keyspace: TIMELINE, vanished: 0, horizon, lapsed: 0 });
+    edit.push(engine.files.numbers_taken());
+    let mut editing = engine.files.edit();
+    engine.health.check_writable()?;
+    let version = editing.commit(&edit, &made)?;
+    editing.install(&version, None, None);
+    Ok(true)
+}
+
+/// The seqno from which on every commit has to be told.
+fn exact_upto(engine: &Engine, timeline: &Timeline) -> Result<u64> {
+    let version = &timeline.current.version;
+    let windows = version.keyspaces.values().map(|keyspace| engine.catalogue.policy_of(keyspace).window());
+    let longest = windows.max().unwrap_or(0);
+    let pinned = version.pins.values().map(|pin| pin.time_us).min();
+    let from = engine.now_us().saturating_sub(longest.max(EXACT_MIN)).min(pinned.unwrap_or(u64::MAX));
+    let by_time = timeline.at_time(from)?.map_or(0, |stamp| stamp.seqno);
+    if longest > 0 || pinned.is_some() {
+        return Ok(by_time);
+    }
+    // Where nobody keeps a past, what tells of it stays small beside what is there.
+    let segments = version.keyspaces.values().filter(|keyspace| keyspace.id != TIMELINE);
+    let live: u64 = segments.flat_map(|keyspace| keyspace.main()).map(|segment| segment.file_len).sum();
+    let mut room = engine.ctx.options.limits.timeline_bytes.max(live / TIMELINE_SHARE);
+    let fits = |table: &&Arc<Table>| {
+        let before = room;
+        room = room.saturating_sub(table.meta.file_len);
+        before > 0
+    };
+    let kept = timeline.tables.iter().rev().take_while(fits).last();
+    Ok(kept.map_or(0, |oldest| oldest.meta.summary.min_seqno).max(by_time))
+}
+
+/// Writes segments of the timeline anew: of the commits before `exact_from` one in each second, of the others all. Gives the seqno from which on
+/// all are told.
+fn write_thinned(
+    engine: &Engine,
+    timeline: &Timeline,
+    inputs: &[Arc<Table>],
+    exact_from: u64,
+    made: &mut Vec<u64>,
+) -> Result<(Vec<Finished>, u64)> {
+    let mut cursor = RunCursor::new(inputs.to_vec(), Direction::Forward, ());
+    cursor.seek(Some(&[]))?;
+    let mut out = StampWriter { engine, made, writer: None, chunk: Vec::new(), segments: Vec::new() };
+    let (mut sampled, mut horizon) = (None, 0);
+    let mut is_exact = false;
+    while cursor.entry().is_some() {
+        for stamp in timeline.read(&cursor)? {
+            if stamp.seqno < exact_from {
+                horizon = stamp.seqno + 1;
+                if sampled.is_some_and(|last: u64| stamp.time < last.saturating_add(SAMPLE)) {
+                    continue;
+                }
+                sampled = Some(stamp.time);
+            } else if !std::mem::replace(&mut is_exact, true) {
+                out.cut()?;
+            }
+            out.add(stamp)?;
+        }
+        cursor.advance()?;
+        if engine.health.is_stopping() {
+            return Err(Error::Closed);
+        }
+    }
+    Ok((out.finish()?, horizon))
+}

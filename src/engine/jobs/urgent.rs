@@ -1,0 +1,121 @@
+//! Compacting in the background: what is furthest over its bound, one keyspace at a time.
+
+use std::sync::Arc;
+
+use super::{
+    aging, lapsed, seen_from,
+    task::{move_segment, run_past_task, run_task},
+    thin::thin_timeline,
+};
+use crate::{
+    base::{Error, KeyspaceId, Result, TIMELINE},
+    compaction::{Purges, Shape, Waste, pick, pick_past, score},
+    engine::{Engine, watch::Watch},
+    manifest::KeyspaceVersion,
+};
+
+/// Runs the most urgent compaction; `false` when every level is within its bounds and nothing in the history tier may go.
+///
+/// One that fails holds up no other keyspace: its error is kept, and tried again a while later.
+pub(super) fn compact_most_urgent(engine: &Engine) -> Result<bool> {
+    let shape = engine.ctx.options.shape();
+    // What somebody else meets meanwhile is not forgotten here.
+    let began = engine.work.next_trouble();
+    let version = Arc::clone(&engine.files.current().version);
+    let seen_from = seen_from(engine);
+    let idle = engine.jobs.is_idle(engine.ctx.env.monotonic_us(), engine.visible());
+    let mut urgent: Vec<_> = version
+        .keyspaces
+        .values()
+        .filter_map(|keyspace| Some((score(keyspace, &shape, waste(engine, keyspace, seen_from, idle))?, keyspace.id)))
+        .collect();
+    urgent.sort_unstable_by_key(|(score, _)| std::cmp::Reverse(*score));
+    let mut failed = Vec::new();
+    for (_, id) in urgent {
+        if try_compaction(engine, id, &mut failed, || compact_levels(engine, id, &shape, (seen_from, idle)))? {
+            return Ok(true);
+        }
+    }
+    for keyspace in version.keyspaces.values().filter(|keyspace| !keyspace.past.is_empty()) {
+        if try_compaction(engine, keyspace.id, &mut failed, || compact_past_once(engine, keyspace.id))? {
+            return Ok(true);
+        }
+    }
+    if try_compaction(engine, TIMELINE, &mut failed, || thin_timeline(engine, false))? {
+        return Ok(true);
+    }
+    // All have been looked at: what was met before is over where it was not met again.
+    let met = |id| failed.iter().any(|(at, _)| *at == id) || engine.jobs.busy.is_taken(id);
+    engine.work.keep_troubles(|id, number| number >= began || met(id));
+    failed.into_iter().next().map_or(Ok(false), |(_, error)| Err(error))
+}
+
+/// Compacts a keyspace, unless somebody does, or it failed just now. Only what stops everything is an error: another one goes to `failed`.
+fn try_compaction(
+    engine: &Engine,
+    id: KeyspaceId,
+    failed: &mut Vec<(KeyspaceId, Error)>,
+    compact: impl FnOnce() -> Result<bool>,
+) -> Result<bool> {
+    let now = engine.ctx.env.monotonic_us();
+    // On a machine without threads time does not go by while somebody waits for room.
+    if let Some(error) = engine.work.failed_just_now(id, now).filter(|_| !engine.ctx.runs_inline()) {
+        failed.push((id, error));
+        return Ok(false);
+    }
+    // One that somebody is at work on already is not waited for.
+    let Some(_one) = engine.jobs.busy.try_take(id) else { return Ok(false) };
+    engine.health.check_writable()?;
+    match compact() {
+        Ok(done) => {
+            if done {
+                engine.work.note_compaction(id, None, now);
+            }
+            Ok(done)
+        }
+        Err(error) => {
+            engine.work.note_compaction(id, Some(&error), now);
+            failed.push((id, error));
+            Ok(false)
+        }
+    }
+}
+
+/// Takes the level of a keyspace down that is furthest over its bound, or what is dead.
+fn compact_levels(engine: &Engine, id: KeyspaceId, shape: &Shape, (seen_from, idle): (u64, bool)) -> Result<bool> {
+    let Some(keyspace) = engine.files.keyspace(id) else { return Ok(false) };
+    let Some(task) = pick(&keyspace, shape, waste(engine, &keyspace, seen_from, idle)) else { return Ok(false) };
+    if task.clears_out && !engine.jobs.may_clear_out(id, engine.ctx.env.monotonic_us()) {
+        return Ok(false);
+    }
+    if task.just_move {
+        move_segment(engine, &task)?;
+    } else {
+        run_task(engine, &task, 0, &mut Watch::silent())?;
+    }
+    Ok(true)
+}
+
+/// Lets something of a keyspace's history tier go, or merges runs of it.
+fn compact_past_once(engine: &Engine, id: KeyspaceId) -> Result<bool> {
+    let inputs = engine.files.job_inputs("compact past: files, then list");
+    let Some(keyspace) = inputs.files.version.keyspaces.get(&id) else { return Ok(false) };
+    let Some(task) = pick_past(keyspace, &aging(engine, keyspace, &inputs.registered)) else { return Ok(false) };
+    run_past_task(engine, &inputs, keyspace, task, &Purges::default(), &mut Watch::silent())?;
+    Ok(true)
+}
+
+fn waste(engine: &Engine, keyspace: &KeyspaceVersion, seen_from: u64, idle: bool) -> Waste {
+    Waste { lapsed: lapsed(engine, keyspace, seen_from), idle }
+}
+
+/// Takes level 0 of the timeline down where compactions of others have left it behind: each flush adds to it, and nobody who writes waits for it.
+pub(super) fn relieve_timeline(engine: &Engine) -> Result<bool> {
+    if engine.files.current().l0_len(TIMELINE) < engine.ctx.options.l0_threshold.saturating_mul(2) {
+        return Ok(false);
+    }
+    let mut failed = Vec::new();
+    let shape = engine.ctx.options.shape();
+    let done = try_compaction(engine, TIMELINE, &mut failed, || compact_levels(engine, TIMELINE, &shape, (0, false)))?;
+    failed.pop().map_or(Ok(done), |(_, error)| Err(error))
+}

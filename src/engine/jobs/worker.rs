@@ -1,0 +1,89 @@
+//! The background step: one function for the threads of a database and for single steps on the caller's thread.
+//!
+//! A thread steps while there is anything to do, then waits to be woken: by a write that seals a memtable, by a reader
+//! that lets the last hold on a file go, by the end of a view or pin. What becomes due by time alone (values that expire,
+//! versions that leave their window, the timeline) is looked for every [`LOOK_AGAIN`], in metadata: so an idle database
+//! gives its space back too.
+
+use std::time::Duration;
+
+use super::{
+    flush::flush_oldest,
+    forget::forget_dropped,
+    urgent::{compact_most_urgent, relieve_timeline},
+};
+use crate::{
+    base::{Error, Result, TIMELINE},
+    engine::Engine,
+};
+
+/// How often a database at rest looks whether time has made anything due.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// On a simulated machine, one commit in this many is followed by a background step.
+const DRAW: u32 = 4;
+
+/// The two kinds of background work.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) enum What {
+    Flush,
+    Compact,
+}
+
+/// One background step on the caller's thread: `false` when there was nothing to do.
+pub(in crate::engine) fn background_step(engine: &Engine) -> Result<bool> {
+    Ok(step(engine, What::Flush)? || step(engine, What::Compact)?)
+}
+
+/// On a machine without threads: every other time a background step, so that whoever asks now and then how the database
+/// is lets it go on. What the step meets is told by the writes it hinders.
+pub(in crate::engine) fn idle_step(engine: &Engine) {
+    if engine.ctx.runs_inline() && engine.health.check_writable().is_ok() && engine.ctx.env.draw(2) == 0 {
+        let _met = background_step(engine);
+    }
+}
+
+/// On a machine without threads: a background step at a drawn point. What it meets is told by the writes it hinders.
+pub(in crate::engine) fn drawn_step(engine: &Engine) {
+    if engine.ctx.runs_inline() && engine.ctx.env.draw(DRAW) == 0 {
+        let _met = background_step(engine);
+    }
+}
+
+/// Does the next thing of a kind, if there is any, and lets go of what that has made superfluous.
+fn step(engine: &Engine, what: What) -> Result<bool> {
+    engine.health.contain("background work", || {
+        let stepped = match what {
+            What::Flush => {
+                let flushed = flush_oldest(engine);
+                engine.work.note_flush(flushed.as_ref().err().map(Error::duplicate));
+                flushed.and_then(|flushed| Ok(flushed || relieve_timeline(engine)?))
+            }
+            What::Compact => match forget_dropped(engine) {
+                Ok(true) => Ok(true),
+                Ok(false) => compact_most_urgent(engine),
+                // Those who wait for a compaction do not wait for this.
+                Err(error) => {
+                    let compacted = compact_most_urgent(engine);
+                    engine.work.note_compaction(TIMELINE, Some(&error), engine.ctx.env.monotonic_us());
+                    compacted.and_then(|done| if done { Ok(true) } else { Err(error) })
+                }
+            },
+        };
+        engine.files.let_go();
+        stepped
+    })
+}
+
+/// Steps until the database is closed.
+pub(in crate::engine) fn work_on(engine: &Engine, what: What) {
+    while let Some(round) = engine.work.round() {
+        let stepped = step(engine, what);
+        engine.work.wake_writers();
+        match stepped {
+            Ok(true) => {}
+            Ok(false) => engine.work.rest(round, matches!(what, What::Compact).then_some(LOOK_AGAIN)),
+            Err(_) => engine.work.rest_after_error(),
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The log, the memtable that it is the log of, and the order of all commits.
+//!
+//! ```text
+//!   lock ▸ append: seqno, log record, memtable ▸ publish: readers may see it        one commit at a time
+//!        ▸ rotate: seal the memtable with its log, begin new ones                   when the memtable is full
+//!   sync: whoever waits first, for everyone, without the lock                       oldest log first (W1)
+//! ```
+//!
+//! A seqno is given out, appended, inserted and published under one lock, so that it becomes visible only when
+//! everything at or below it is in the log and in a memtable (E1).
+
+mod chains;
+mod recent;
+mod sync;
+
+use std::{
+    io::ErrorKind,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use chains::Chains;
+pub(super) use recent::Recent;
+use sync::Syncing;
+
+use crate::{
+    base::{Error, IoContext, Receipt, Result, Seqno, from_us},
+    engine::{
+        context::Context,
+        counters::Counters,
+        files::{FileSet, superversion::Moment},
+        health::Health,
+        locks::{Guard, Lock, Rank},
+        work::Work,
+    },
+    format::{FileKind, Header, name},
+    manifest::Version,
+    memtable::Memtable,
+    merge::DeadSpans,
+    wal::{BatchBuf, LogEnd, LogFile, LogWriter, RecordKind},
+};
+
+/// The log of an open database.
+#[derive(Debug)]
+pub(crate) struct Log {
+    ctx: Arc<Context>,
+    health: Arc<Health>,
+    work: Arc<Work>,
+    counters: Arc<Counters>,
+    commit: Lock<Commit>,
+    /// The newest seqno that readers may see.
+    visible: AtomicU64,
+    /// Seqnos below are reserved in the manifest: no other opening gives them out.
+    ceiling: AtomicU64,
+    pub(super) syncing: Syncing,
+}
+
+/// What the one committing thread works with.
+#[derive(Debug)]
+pub(super) struct Commit {
+    /// `None` in a read-only database.
+    writer: Option<LogWriter>,
+    memtable: Arc<Memtable>,
+    next_seqno: u64,
+    /// The commit time of the newest batch, and what that of the next is not below.
+    time_us: u64,
+    time_floor: u64,
+    /// Recent writes, while somebody is between reading and committing.
+    pub(super) recent: Recent,
+    /// How long the chains of operands have grown.
+    pub(super) chains: Chains,
+    /// Logs that were followed by others and are not known to be synced, oldest first, with their ends.
+    unsynced: Vec<(Arc<LogFile>, u64)>,
+}
+
+impl Commit {
+    /// The seqno that the next commit gets.
+    pub(super) fn next_seqno(&self) -> u64 {
+        self.next_seqno
+    }
+
+    /// The commit time of the newest batch, in microseconds.
+    pub(super) fn time_us(&self) -> u64 {
+        self.time_us
+    }
+
+    /// The time for a commit at a time of the clock.
+    pub(super) fn time_for(&self, now_us: u64) -> u64 {
+        now_us.max(self.time_us).max(self.time_floor)
+    }
+
+    /// Gives later commits times from `floor` on, in microseconds.
+    pub(super) fn raise_floor(&mut self, floor: u64) {
+        self.time_floor = self.time_floor.max(floor);
+    }
+
+    /// Whether the memtable holds so many bytes.
+    pub(super) fn is_full(&self, bytes: u64) -> bool {
+        self.memtable.bytes() >= bytes
+    }
+
+    /// The logs to sync, oldest first, with their ends.
+    fn files_to_sync(&self) -> Vec<(Arc<LogFile>, u64)> {
+        let mut files = self.unsynced.clone();
+        files.extend(self.writer.as_ref().map(|log| (Arc::clone(log.file()), log.offset())));
+        files
+    }
+
+    /// Syncs the logs without taking that for proof of anything; after a failed sync nothing is tried any more.
+    pub(super) fn sync_bytes(&self) -> Result<()> {
+        self.files_to_sync().iter().try_for_each(|(file, _)| file.sync_bytes())
+    }
+}
+
+/// Where a log begins to be written when a database is opened.
+#[derive(Debug)]
+pub(super) struct LogStart {
+    /// `None` in a read-only database.
+    pub(super) writer: Option<LogWriter>,
+    pub(super) memtable: Arc<Memtable>,
+    /// The newest commit that was recovered, and the seqno of the next one.
+    pub(super) visible: u64,
+    pub(super) next_seqno: u64,
+    pub(super) ceiling: u64,
+    pub(super) time_us: u64,
+    /// What is known to be durable, and the newest log that holds more.
+    pub(super) synced: u64,
+    pub(super) recovered: Option<u64>,
+}
+
+impl Log {
+    pub(super) fn new(
+        (ctx, health, work, counters): (&Arc<Context>, &Arc<Health>, &Arc<Work>, &Arc<Counters>),
+        start: LogStart,
+    ) -> Self {
+        let LogStart { writer, memtable, visible, next_seqno, ceiling, time_us, synced, recovered } = start;
+        assert!(visible < next_seqno && next_seqno <= ceiling, "{next_seqno} follows {visible} below {ceiling}");
+        let commit = Commit {
+            writer,
+            memtable,
+            next_seqno,
+            time_us,
+            time_floor: time_us,
+            recent: Recent::new(ctx.options.limits.recent_bytes),
+            chains: Chains::default(),
+            unsynced: Vec::new(),
+        };
+        Self {
+            ctx: Arc::clone(ctx),
+            health: Arc::clone(health),
+            work: Arc::clone(work),
+            counters: Arc::clone(counters),
+            commit: Lock::new(Rank::Commit, commit),
+            visible: AtomicU64::new(visible),
+            ceiling: AtomicU64::new(ceiling),
+            syncing: Syncing::new(synced, recovered),
+        }
+    }
+
+    /// The newest seqno that readers may see.
+    #[inline]
+    pub(crate) fn visible(&self) -> u64 {
+        self.visible.load(Ordering::Acquire)
+    }
+
+    /// Seqnos below are reserved.
+    pub(super) fn ceiling(&self) -> u64 {
+        self.ceiling.load(Ordering::Acquire)
+    }
+
+    /// More seqnos have been reserved.
+    pub(super) fn raise_ceiling(&self, ceiling: u64) {
+        self.ceiling.fetch_max(ceiling, Ordering::AcqRel);
+    }
+
+    /// Takes the lock under which commits are made.
+    pub(super) fn lock(&self) -> Guard<'_, Commit> {
+        self.commit.lock()
+    }
+
+    /// Keeps the batches that are committed from now on, until [`Log::unwatch`].
+    pub(super) fn watch(&self) {
+        let mut commit = self.commit.lock();
+        let newest = self.visible();
+        commit.recent.watch(newest);
+    }
+
+    /// Keeps them no longer.
+    pub(super) fn unwatch(&self) {
+        self.commit.lock().recent.unwatch();
+    }
+
+    /// The next seqno. A failed append leaves a hole: a number is never given out twice.
+    pub(super) fn take_seqno(&self, commit: &mut Commit) -> Result<u64> {
+        let seqno = commit.next_seqno;
+        // Half of the reservation was left when this commit began.
+        if seqno >= self.ceiling() {
+            return Err(Error::invalid("every seqno that was reserved has been used; run the operation again"));
+        }
+        commit.next_seqno += 1;
+        Ok(seqno)
+    }
+
+    /// Appends a batch to the log and the memtable, and publishes it, at a time of the clock.
+    pub(super) fn append(
+        &self,
+        commit: &mut Commit,
+        mut batch: BatchBuf,
+        now_us: u64,
+        dead: &DeadSpans,
+    ) -> Result<Receipt> {
+        let seqno = self.take_seqno(commit)?;
+        let time_us = commit.time_for(now_us);
+        batch.stamp(seqno, time_us);
+        let payload_len = batch.len();
+        if let Err(error) = Self::writer(commit)?.append(&mut batch) {
+            // On a full disk the next batch may fit again. Any other failure says nothing good about this file.
+            if !matches!(error, Error::DiskFull) {
+                self.health.poison(&error);
+            }
+            return Err(error);
+        }
+        self.counters.log_bytes.fetch_add(payload_len as u64, Ordering::Relaxed);
+        let batch = batch.into_shared(payload_len);
+        commit.memtable.insert(&batch);
+        batch.ops().for_each(|op| dead.wrote(seqno, op.keyspace, op.kind, op.key));
+        commit.recent.keep(seqno, batch);
+        self.publish(commit, seqno, time_us);
+        Ok(Receipt { seqno: Seqno(seqno), time: from_us(time_us) })
+    }
+
+    /// Lets readers see a seqno: everything at or below it is in the log and a memtable, or in the manifest (E1).
+    pub(super) fn publish(&self, commit: &mut Commit, seqno: u64, time_us: u64) {
+        let before = self.visible();
+        assert!(before < seqno && seqno < commit.next_seqno, "{seqno} is published behind {before} (E1)");
+        assert!(commit.time_us <= time_us, "commit {seqno} at {time_us}, behind one at {} (C2)", commit.time_us);
+        commit.time_us = time_us;
+        self.visible.store(seqno, Ordering::Release);
+    }
+
+    fn writer(commit: &mut Commit) -> Result<&mut LogWriter> {
+        assert!(commit.writer.is_some(), "a write to a database that was opened read-only");
+        commit.writer.as_mut().ok_or(Error::Closed)
+    }
+
+    /// Seals the memtable and its log, and starts new ones. An empty memtable stays.
+    pub(super) fn rotate(&self, commit: &mut Commit, files: &FileSet) -> Result<()> {
+        let (seqno, time_us) = (self.visible(), commit.time_us);
+        let moment = |version: &Arc<Version>| Moment { seqno, time_us, version: Arc::clone(version) };
+        if commit.memtable.is_empty() {
+            files.seal_nothing(moment);
+            return Ok(());
+        }
+        let log = Self::writer(commit)?;
+        let number = log.file().number + 1;
+        let header = Header { kind: FileKind::Log, file_id: self.ctx.database_id, number };
+        let dir = &*self.ctx.dir;
+        let created = LogWriter::create(dir, header).or_else(|error| match error {
+            Error::Io { source, .. } if source.kind() == ErrorKind::AlreadyExists => {
+                dir.remove(&name::log(number)).at("remove", || dir.path().join(name::log(number)))?;
+                LogWriter::create(dir, header)
+            }
+            error => Err(error),
+        });
+        let named = created.and_then(|next| {
+            self.ctx.sync_log_names().inspect_err(|error| self.health.poison_unless_unopened(error))?;
+            Ok(next)
+        });
+        let sealed = named.and_then(|next| log.seal(RecordKind::Rotated).map(|()| next));
+        let next = match sealed {
+            Ok(next) => next,
+            Err(error) => {
+                // The name may exist although creating it failed. Without the seal (W3) the new log is void, and if it
+                // cannot be removed now, the next attempt does.
+                let _removed = dir.remove(&name::log(number));
+                return Err(error);
+            }
+        };
+        let old = std::mem::replace(log, next);
+        // Giving reserved room back is only thrift.
+        let _trimmed = old.trim();
+        commit.unsynced.push((Arc::clone(old.file()), old.offset()));
+
+        let active = Arc::new(Memtable::new(number));
+        commit.memtable = Arc::clone(&active);
+        // Under the commit lock no change of a keyspace or pin is between: the version is that of this very moment.
+        files.seal(active, moment);
+        self.work.wake();
+        Ok(())
+    }
+
+    /// Returns when every commit at or below `seqno` is durable. `before` runs before any sync of the log: what the log
+    /// is going to point to must be durable first (E3).
+    pub(super) fn sync_upto(&self, seqno: u64, files: &FileSet, before: impl Fn() -> Result<()>) -> Result<()> {
+        let sync = || {
+            before()?;
+            self.sync_all(files)
+        };
+        self.syncing.upto(seqno, || self.health.check_writable(), sync)
+    }
+
+    /// Syncs what is there, oldest first; gives the seqno up to which everything is durable.
+    fn sync_all(&self, files: &FileSet) -> Result<u64> {
+        let (upto, logs) = {
+            let commit = self.commit.lock();
+            (self.visible(), commit.files_to_sync())
+        };
+        self.ctx.pass("sync: positions, then files");
+        self.sync_files(&logs, files)?;
+        let newest = logs.last().map_or(0, |(file, _)| file.number);
+        self.commit.lock().unsynced.retain(|(file, _)| file.number >= newest);
+        Ok(upto)
+    }
+
+    /// Syncs everything under the commit lock, for edits that must not overtake the log. What was recovered has been
+    /// flushed before.
+    pub(super) fn sync_locked(&self, commit: &mut Commit, files: &FileSet) -> Result<()> {
+        self.sync_files(&commit.files_to_sync(), files)?;
+        commit.unsynced.clear();
+        self.syncing.raise(self.visible());
+        Ok(())
+    }
+
+    fn sync_files(&self, logs: &[(Arc<LogFile>, u64)], files: &FileSet) -> Result<()> {
+        assert!(logs.is_sorted_by_key(|(file, _)| file.number), "logs are synced oldest first (W1): {logs:?}");
+        let synced = logs.iter().try_for_each(|(file, end)| self.sync_file(file, *end, files));
+        synced.inspect_err(|error| self.health.poison(error))
+    }
+
+    fn sync_file(&self, file: &LogFile, end: u64, files: &FileSet) -> Result<()> {
+        match file.sync(end) {
+            // Flushed and removed since the list was made: what it held is durable elsewhere.
+            Err(Error::Io { source, .. })
+                if source.kind() == ErrorKind::NotFound && !files.look(|now| now.needs_log(file.number)) => {}
+            synced => synced?,
+        }
+        self.counters.log_syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What logs before a number hold is in segments.
+    pub(super) fn flushed_before(&self, number: u64) {
+        self.commit.lock().unsynced.retain(|(file, _)| file.number >= number);
+    }
+
+    /// Where the log of the active memtable ends, if its number is this one.
+    pub(super) fn end_of(&self, number: u64) -> Option<u64> {
+        let commit = self.commit.lock();
+        let same = commit.memtable.log() == number;
+        commit.writer.as_ref().filter(|_| same).map(LogWriter::offset)
+    }
+
+    /// Seals the newest log at a clean end and syncs all of them: their numbers and exact ends.
+    pub(super) fn seal(&self, commit: &mut Commit, files: &FileSet) -> Result<Vec<(u64, LogEnd)>> {
+        if let Some(log) = &mut commit.writer {
+            log.seal(RecordKind::Closed)?;
+            // Giving reserved room back is only thrift.
+            let _trimmed = log.trim();
+        }
+        let ends = commit.files_to_sync().iter().map(|(file, end)| (file.number, LogEnd::Exactly(*end))).collect();
+        self.sync_locked(commit, files)?;
+        Ok(ends)
+    }
+}

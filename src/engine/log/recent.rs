@@ -1,0 +1,110 @@
+//! The recent batches, kept while somebody is between reading and committing.
+//!
+//! They are shared bytes, so keeping one costs a clone of a pointer. The ring is bounded in bytes; what has left it is
+//! known by its floor, and never counts as unchanged. How it is used: `engine/write/conflicts.rs`.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::wal::BatchView;
+
+/// What a batch in the ring costs beyond its bytes.
+const BATCH_OVERHEAD: usize = 64;
+
+/// The ring.
+#[derive(Debug)]
+pub(in crate::engine) struct Recent {
+    readers: usize,
+    /// Every batch above this seqno is in the ring; of those at or below nothing is known.
+    floor: u64,
+    /// By seqno.
+    batches: VecDeque<(u64, Arc<BatchView>)>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Recent {
+    /// A ring of at most so many bytes, and the newest batch.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { readers: 0, floor: 0, batches: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    /// Somebody begins to read; `newest` is the newest commit.
+    pub(super) fn watch(&mut self, newest: u64) {
+        if self.readers == 0 {
+            self.floor = newest;
+        }
+        self.readers += 1;
+    }
+
+    /// Somebody has read and committed, or given up.
+    pub(super) fn unwatch(&mut self) {
+        assert!(self.readers > 0, "a reader ends that never began");
+        self.readers -= 1;
+        if self.readers == 0 {
+            self.batches.clear();
+            self.bytes = 0;
+        }
+    }
+
+    /// Keeps a batch that is being committed.
+    pub(super) fn keep(&mut self, seqno: u64, batch: BatchView) {
+        if self.readers == 0 {
+            return;
+        }
+        let newest = self.batches.back().map_or(self.floor, |(newest, _)| *newest);
+        assert!(seqno > newest, "batch {seqno} is committed behind {newest}");
+        self.bytes += batch.len() + BATCH_OVERHEAD;
+        self.batches.push_back((seqno, Arc::new(batch)));
+        while self.bytes > self.bytes_max
+            && self.batches.len() > 1
+            && let Some((gone, batch)) = self.batches.pop_front()
+        {
+            self.floor = gone;
+            self.bytes -= batch.len() + BATCH_OVERHEAD;
+        }
+    }
+
+    /// The batches behind a seqno, oldest first; `None` where the ring does not reach back to it.
+    pub(in crate::engine) fn after(&self, seqno: u64) -> Option<impl Iterator<Item = &(u64, Arc<BatchView>)>> {
+        let from = self.batches.partition_point(|(at, _)| *at <= seqno);
+        (seqno >= self.floor).then(|| self.batches.range(from..))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        base::{KeyspaceId, Kind},
+        env::{Env, Sim},
+        wal::BatchBuf,
+    };
+
+    #[test]
+    fn whatever_was_written_behind_a_seqno_is_in_the_ring_or_the_ring_says_that_it_does_not_reach_back() {
+        let env = Sim::new(11);
+        for bound in 0..12 {
+            let mut recent = Recent::new(bound * 40);
+            let (mut all, mut seqno) = (Vec::new(), 0u64);
+            recent.watch(0);
+            for _ in 0..200 {
+                seqno += 1 + u64::from(env.draw(3));
+                let mut buf = BatchBuf::default();
+                (0..env.draw(6)).for_each(|i| buf.push(Kind::Put, KeyspaceId(16), &[u8::try_from(i).unwrap()], b""));
+                buf.stamp(seqno, 0);
+                let len = buf.len();
+                recent.keep(seqno, buf.into_shared(len));
+                all.push(seqno);
+                let since = u64::from(env.draw(u32::try_from(seqno).unwrap() + 1));
+                let newer: Vec<u64> = all.iter().copied().filter(|at| *at > since).collect();
+                if let Some(found) = recent.after(since) {
+                    assert_eq!(found.map(|(at, _)| *at).collect::<Vec<_>>(), newer, "since {since}");
+                }
+                assert!(recent.after(seqno - 1).is_some(), "the newest batch is always there");
+                assert!(recent.batches.len() == 1 || recent.bytes <= recent.bytes_max);
+            }
+            recent.unwatch();
+            assert!(recent.batches.is_empty() && recent.bytes == 0);
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Opening: lock, look, recover, start.
+//!
+//! ```text
+//!  1 lock       the directory itself; a second opener gets `Locked`
+//!  2 look       only files of ours; CURRENT, or nothing that would miss it
+//!  3 manifest   which segments and logs there must be; each is checked for being there
+//!  4 replay     logs in order, up to the first torn tail: what lies behind is void (W3)
+//!  5 write down a new manifest: where each log ended, and seqnos from above everything that may have been given out
+//!  6 begin      a new log; what no manifest names is removed; background work starts
+//! ```
+//!
+//! Nothing is written before step 5, and step 5 is one atomic switch: a crash at any point is the same crash again.
+
+mod recover;
+mod threads;
+
+use std::{collections::HashSet, io::ErrorKind, path::Path, sync::Arc};
+
+pub(crate) use threads::Running;
+
+use crate::{
+    base::{Error, IoContext, Result},
+    engine::{
+        Catalogue, Context, Counters, DbClock, Engine, FileSet, Health, Jobs, Log, Options, Work,
+        files::superversion::Moment, jobs::flush_recovered, keyspaces::closest, log::LogStart,
+    },
+    env::{Dir, Env, Files},
+    format::{FileKind, Header, name},
+    manifest::{Change, CommitFailure, Edit, ManifestStore, Version, read_all},
+    memtable::Memtable,
+    merge::DeadSpans,
+    wal::LogWriter,
+};
+use recover::{Recovered, replay_logs};
+
+/// Opens the database in a directory.
+fn open(options: &Options, path: &Path) -> Result<Engine> {
+    let env = Arc::clone(&options.env);
+    let held = open_dir(&*env, path, options)?;
+    let pool = Arc::new(Files::new(held, options.open_segments_max()));
+    let dir: Arc<dyn Dir> = Arc::<Files>::clone(&pool);
+    lock(&*dir, options.read_only)?;
+
+    look_around(&*dir)?;
+    let manifest = match ManifestStore::open(Arc::clone(&dir))? {
+        Some(manifest) => manifest,
+        None => create(&*env, &dir, options)?,
+    };
+    check_files(&*dir, manifest.version())?;
+    let recovered = replay_logs(&*dir, &manifest)?;
+    if !options.read_only {
+        sign(&*dir)?;
+    }
+    let database_id = manifest.database_id();
+    let ctx = Context { env, dir, pool, options: options.clone(), database_id };
+    begin(Arc::new(ctx), manifest, recovered)
+}
+
+/// Steps 5 and 6.
+fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -> Result<Engine> {
+    let clean = manifest.was_clean();
+    let before = Arc::clone(manifest.version());
+    let last = recovered.last_seqno.max(before.last_seqno);
+    // After a crash, seqnos up to the old ceiling may have been seen by somebody and lost.
+    let first = if clean { before.next_seqno } else { before.seqno_ceiling }.max(last + 1);
+    let ceiling = first.saturating_add(ctx.options.limits.seqno_reserve);
+    let time_us = recovered.time_us.max(before.time_us);
+    let log_number = recovered.next_log;
+
+    let mut writer = None;
+    if !ctx.options.read_only {
+        // Commits that only an unsynced log holds may be gone after the next crash: they are not written down as there.
+        let known = if clean { last } else { before.last_seqno };
+        let mut edit = Edit::new([Change::Seqnos { last: known, next: first, ceiling, time_us }]);
+        let oldest = recovered.memtables.last().map_or(log_number, |table| table.log());
+        edit.push(Change::LogsFrom { number: oldest });
+        for (&number, &end) in recovered.ends.range(oldest..) {
+            edit.push(Change::LogEnd { number, end });
+        }
+        edit.push(Change::NextFile { number: unused_file(&*ctx.dir)?.max(before.next_file) });
+        manifest.commit(&edit).map_err(|(CommitFailure::NotCommitted(e) | CommitFailure::Unknown(e))| e)?;
+        writer = Some(begin_log(&ctx, log_number)?);
+        remove_strangers(&*ctx.dir, &manifest, log_number);
+    }
+
+    let active = Arc::new(Memtable::new(log_number));
+    let health = Arc::new(Health::new(ctx.path(), ctx.options.read_only));
+    let (work, counters) = (Arc::<Work>::default(), Arc::<Counters>::default());
+    let opened = Moment { seqno: last, time_us, version: Arc::clone(manifest.version()) };
+    let replayed = recovered.memtables.first().map(|newest| newest.log()).filter(|_| !clean);
+    let memtables = (Arc::clone(&active), recovered.memtables);
+    let start = LogStart {
+        writer,
+        memtable: active,
+        visible: last,
+        next_seqno: first,
+        ceiling,
+        time_us,
+        synced: if replayed.is_some() { before.last_seqno } else { last },
+        recovered: replayed,
+    };
+    Ok(Engine {
+        clock: DbClock::new(Arc::clone(&ctx.env), time_us),
+        catalogue: Catalogue::default(),
+        files: FileSet::new((&ctx, &health, &work), manifest, memtables, opened),
+        log: Log::new((&ctx, &health, &work, &counters), start),
+        jobs: Jobs::default(),
+        dead: Arc::new(DeadSpans::new(ctx.options.dead_bytes())),
+        ctx,
+        health,
+        work,
+        counters,
+    })
+}
+
+/// Creates the log that is written to, and makes its name durable.
+fn begin_log(ctx: &Context, number: u64) -> Result<LogWriter> {
+    let header = Header { kind: FileKind::Log, file_id: ctx.database_id, number };
+    let created = LogWriter::create(&*ctx.dir, header).and_then(|log| ctx.sync_log_names().map(|()| log));
+    created.inspect_err(|_| {
+        // Else every open that fails here would leave one.
+        let _removed = ctx.dir.remove(&name::log(number));
+    })
+}
+
+/// Ends the database; no thread of its own runs any more. Whatever happens, the lock is free afterwards.
+///
+/// Jobs that users run on other threads are waited for: they look whether they should stop. None begins behind the seal,
+/// and no file is touched once the lock is free.
+fn close(engine: &Engine) -> Result<()> {
+    let Engine { ctx, health, files, work, jobs, .. } = engine;
+    let read_only = ctx.options.read_only;
+    let recovered = if read_only { Ok(()) } else { health.check_writable().and_then(|()| flush_recovered(engine)) };
+    ctx.pass("close: asked for, then begun");
+    let _no_job = jobs.end();
+    let sealed = if read_only { Ok(()) } else { seal(engine, recovered.and_then(|()| ctx.check_there())) };
+    {
+        // Also where no seal was reached: whoever edits next finds the database closed.
+        let _no_edit = files.edit();
+        health.close();
+    }
+    work.wake_writers();
+    files.end();
+    ctx.pool.close_all();
+    let unlocked = ctx.dir.unlock().at("unlock", || ctx.path());
+    sealed.and(unlocked)
+}
+
+/// A clean end: everything is synced, and the manifest says where the logs end, so that from now on every changed byte is
+/// found. Whatever keeps the end from being a clean one, what was committed is synced first.
+fn seal(engine: &Engine, recovered: Result<()>) -> Result<()> {
+    let Engine { health, files, log, .. } = engine;
+    let mut editing = files.edit();
+    let mut commit = log.lock();
+    // Nothing is appended behind the seal.
+    health.close();
+    // Only the bytes, and no word of it in the log: while commits of an earlier log may stand in no segment, no later one
+    // may say that it was synced (W1).
+    commit.sync_bytes().inspect_err(|error| health.poison(error))?;
+    recovered?;
+    let ends = log.seal(&mut commit, files)?;
+    let (last, next, time_us) = (log.visible(), commit.next_seqno(), commit.time_us());
+    let mut edit = Edit::new([Change::Seqnos { last, next, ceiling: 0, time_us }]);
+    for (number, end) in ends {
+        edit.push(Change::LogEnd { number, end });
+    }
+    editing.seal(&edit)
+}
+
+fn open_dir(env: &dyn Env, path: &Path, options: &Options) -> Result<Arc<dyn Dir>> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::invalid("the path of a database is empty; name a directory"));
+    }
+    let create = options.create && !options.read_only;
+    env.open_dir(path, create).map_err(|source| match source.kind() {
+        // What exactly is in the way, where the machine says it: not every part of the path is the user's idea of the
+        // database.
+        ErrorKind::NotFound | ErrorKind::NotADirectory if source.get_ref().is_some() => {
+            Error::invalid(source.to_string())
+        }
+        ErrorKind::NotFound if !create => no_database(env, path, options),
+        ErrorKind::NotADirectory => {
+            Error::invalid(format!("{} is a file, or lies below one; a database is a directory", path.display()))
+        }
+        _ => Error::io("open", path, source),
+    })
+}
+
+/// Of so many names beside one that is not there is it seen whether they are databases.
+const BESIDE_MAX: usize = 8;
+
+/// That there is no database, and what would make one or which one may have been meant.
+#[cold]
+fn no_database(env: &dyn Env, path: &Path, options: &Options) -> Error {
+    let without = if options.read_only { "read_only(true)" } else { "create(false)" };
+    let beside = || {
+        let name = path.file_name()?.to_str()?;
+        let parent = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+        let mut names = env.open_dir(parent, false).ok()?.list("").ok()?;
+        names.retain(|other| other != name);
+        names.sort_by_cached_key(|other| closest(name, [other.as_str()]).map_or(usize::MAX, |(distance, _)| distance));
+        let is_database =
+            |other: &&String| env.open_dir(&parent.join(other), false).and_then(|dir| dir.open(name::CURRENT)).is_ok();
+        names.iter().take(BESIDE_MAX).find(is_database).map(|other| path.with_file_name(other))
+    };
+    let meant = beside().map(|other| format!(", or did you mean {}", other.display())).unwrap_or_default();
+    Error::invalid(format!("there is no database at {}; open it without {without} to create it{meant}", path.display()))
+}
+
+fn lock(dir: &dyn Dir, shared: bool) -> Result<()> {
+    let path = || dir.path().to_path_buf();
+    if dir.try_lock(!shared).at("lock", path)? {
+        return Ok(());
+    }
+    // LOCK names the newest writer. When a shared lock can be had, only readers are there, and the name is old.
+    if !shared && dir.try_lock(false).at("lock", path)? {
+        dir.unlock().at("unlock", path)?;
+        return Err(Error::Locked { path: path(), pid: None });
+    }
+    let pid = dir.open(name::LOCK).ok().and_then(|file| {
+        let text = read_all(&*file, dir.path()).ok()?;
+        String::from_utf8(text).ok()?.trim().parse().ok()
+    });
+    Err(Error::Locked { path: path(), pid })
+}
+
+/// Writes down who holds the lock. The lock itself is on the directory: without this file nothing is lost.
+fn sign(dir: &dyn Dir) -> Result<()> {
+    let path = || dir.path().join(name::LOCK);
+    match dir.remove(name::LOCK) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).at("remove", path),
+        _ => {}
+    }
+    let file = dir.create(name::LOCK).at("create", path)?;
+    file.write_at(0, format!("{}\n", std::process::id()).as_bytes()).at("write", path)
+}
+
+/// That the directory holds a database or nothing: a folder of other files is left as it is.
+fn look_around(dir: &dyn Dir) -> Result<()> {
+    let names = dir.list("").at("list", || dir.path().to_path_buf())?;
+    if names.iter().any(|name| name == name::CURRENT) {
+        return Ok(());
+    }
+    if let Some(stranger) = names.iter().find(|name| !name::is_ours(name)) {
+        return Err(Error::invalid(format!(
+            "{} holds \"{stranger}\" and no database; give a database a directory of its own",
+            dir.path().display()
+        )));
+    }
+    for sub in [name::SEGMENTS, name::LOGS].into_iter().filter(|sub| names.iter().any(|name| name == sub)) {
+        let inside = dir.list(sub).at("list", || dir.path().join(sub))?;
+        if !inside.is_empty() {
+            return Err(Error::Missing { path: dir.path().join(name::CURRENT) });
+        }
+    }
+    Ok(())
+}
+
+/// Makes the directories of a new database, and an empty manifest.
+fn create(env: &dyn Env, dir: &Arc<dyn Dir>, options: &Options) -> Result<ManifestStore> {
+    if options.read_only || !options.create {
+        return Err(no_database(env, dir.path(), options));
+    }
+    dir.restrict().at("restrict", || dir.path().to_path_buf())?;
+    for sub in [name::LOGS, name::SEGMENTS] {
+        dir.create_dir(sub).at("create", || dir.path().join(sub))?;
+    }
+    dir.sync_dir("").at("sync", || dir.path().to_path_buf())?;
+    Ok(ManifestStore::new(Arc::clone(dir), env.entropy()))
+}
+
+/// That every segment the manifest names is there. What is in it, its opening checks.
+fn check_files(dir: &dyn Dir, version: &Version) -> Result<()> {
+    let names = dir.list(name::SEGMENTS).at("list", || dir.path().join(name::SEGMENTS))?;
+    let there: HashSet<u64> = names.iter().filter_map(|name| name::parse(name, ".seg")).collect();
+    let mut segments = version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
+    match segments.find(|segment| !there.contains(&segment.number)) {
+        None => Ok(()),
+        Some(missing) => Err(Error::Missing { path: dir.path().join(name::segment(missing.number)) }),
+    }
+}
+
+/// A file number above every segment there is, named or not.
+fn unused_file(dir: &dyn Dir) -> Result<u64> {
+    let names = dir.list(name::SEGMENTS).at("list", || dir.path().join(name::SEGMENTS))?;
+    Ok(names.iter().filter_map(|name| name::parse(name, ".seg")).max().map_or(1, |newest| newest + 1))
+}
+
+/// Removes what no manifest names: leftovers of a crash. What cannot be removed is harmless and waits for the next open.
+fn remove_strangers(dir: &dyn Dir, manifest: &ManifestStore, newest_log: u64) {
+    let version = manifest.version();
+    let live: HashSet<u64> =
+        version.keyspaces.values().flat_map(|keyspace| keyspace.segments()).map(|segment| segment.number).collect();
+    let list = |sub: &str| dir.list(sub).unwrap_or_default();
+    let segments = list(name::SEGMENTS);
+    let segments = segments.iter().filter_map(|name| name::parse(name, ".seg")).filter(|number| !live.contains(number));
+    let logs = list(name::LOGS);
+    let logs = logs
+        .iter()
+        .filter_map(|name| name::parse(name, ".wal"))
+        .filter(|number| *number < version.logs_from && *number != newest_log);
+    let top = list("");
+    let manifests =
+        top.iter().filter_map(|name| name::parse_manifest(name)).filter(|number| *number != manifest.number());
+    let gone = segments.map(name::segment).chain(logs.map(name::log)).chain(manifests.map(name::manifest));
+    for name in gone {
+        let _removed = dir.remove(&name);
+    }
+}

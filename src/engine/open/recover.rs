@@ -1,0 +1,114 @@
+//! Recovering: what the logs hold beyond the segments, and where each of them ends.
+
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
+
+use crate::{
+    base::{Corruption, Error, IoContext, Result},
+    env::Dir,
+    format::{FileKind, Header, name},
+    manifest::{ManifestStore, Version, read_all},
+    memtable::Memtable,
+    wal::{BatchView, Ending, LogEnd, Verdict, replay},
+};
+
+/// What the logs held.
+#[derive(Debug, Default)]
+pub(super) struct Recovered {
+    /// Newest first, none empty.
+    pub(super) memtables: Vec<Arc<Memtable>>,
+    /// What is known of each log's end now.
+    pub(super) ends: BTreeMap<u64, LogEnd>,
+    pub(super) last_seqno: u64,
+    pub(super) time_us: u64,
+    pub(super) next_log: u64,
+}
+
+/// Replays the logs from the oldest that is needed to the first torn one.
+pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Recovered> {
+    let version = manifest.version();
+    let names = dir.list(name::LOGS).at("list", || dir.path().join(name::LOGS))?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| name::parse(name, ".wal")).collect();
+    numbers.retain(|number| *number >= version.logs_from);
+    numbers.sort_unstable();
+
+    let newest = numbers.last().copied().max(version.log_ends.keys().next_back().copied());
+    let mut recovered =
+        Recovered { next_log: newest.map_or(version.logs_from.max(1), |newest| newest + 1), ..Recovered::default() };
+    // Where the first log that lost its end is; what follows it is void.
+    let mut torn: Option<u64> = None;
+    for number in version.logs_from.max(1)..recovered.next_log {
+        let path = dir.path().join(name::log(number));
+        let known = version.log_ends.get(&number).copied();
+        if !numbers.contains(&number) {
+            // The name of a log is durable before the next one is begun (W4). Only one that a recovery has seen in the page cache may
+            // be gone for no other reason than a power cut.
+            if !matches!(known, Some(LogEnd::AtMost(_) | LogEnd::Exactly(0))) {
+                return Err(Error::Missing { path });
+            }
+            if known.is_some_and(|known| known.offset() > 0) {
+                torn.get_or_insert(number);
+            }
+            recovered.ends.insert(number, LogEnd::AtMost(0));
+            continue;
+        }
+        let file = dir.open(&name::log(number)).at("open", || path.clone())?;
+        let owner = Arc::new(read_all(&*file, &path)?);
+        let header = Header { kind: FileKind::Log, file_id: manifest.database_id(), number };
+        // Read only once it is known that the log is not void.
+        let mut batches = Vec::new();
+        let replayed = replay(&path, &owner, header, known, |place| {
+            batches.push(place);
+            Ok(Verdict::Accept)
+        })?;
+        if let Some(torn) = torn {
+            if replayed.was_synced {
+                // A log is synced only after all older ones (W1): the older one was whole once.
+                let what = "the end of a log that a later log was synced after";
+                return Err(Corruption { offset: 0, what }.of(&dir.path().join(name::log(torn)), 0));
+            }
+            recovered.ends.insert(number, LogEnd::AtMost(0));
+            continue;
+        }
+        recovered.take((number, &owner), &batches, version, &path)?;
+        let exact = matches!(known, Some(LogEnd::Exactly(_)));
+        // A log without a batch is nothing that anybody could miss.
+        let end = if batches.is_empty() { 0 } else { replayed.end };
+        let end = if exact { LogEnd::Exactly(replayed.end) } else { LogEnd::AtMost(end) };
+        recovered.ends.insert(number, end);
+        // A log is whole with a seal, or when it reaches the end that an earlier recovery found.
+        let whole = known.map_or(replayed.ending != Ending::Torn, |known| known.offset() == replayed.end);
+        if !whole {
+            torn = Some(number);
+        }
+    }
+    Ok(recovered)
+}
+
+impl Recovered {
+    /// Takes the batches of a log in, which stand at such places of its bytes.
+    #[expect(clippy::rc_buffer, reason = "the memtable points into the bytes as they were read")]
+    fn take(
+        &mut self,
+        (number, bytes): (u64, &Arc<Vec<u8>>),
+        places: &[Range<usize>],
+        version: &Version,
+        path: &Path,
+    ) -> Result<()> {
+        let mut batches = Vec::with_capacity(places.len());
+        for place in places {
+            let batch = BatchView::read(bytes, place.start, place.end).map_err(|bad| bad.of(path, 0))?;
+            let (seqno, time_us) = batch.stamp();
+            let known = batch.ops().all(|op| op.keyspace.0 < version.next_keyspace);
+            if seqno <= self.last_seqno || seqno >= version.seqno_ceiling || !known {
+                return Err(Corruption { offset: 0, what: "batches in order, of known keyspaces" }.of(path, 0));
+            }
+            self.last_seqno = seqno;
+            self.time_us = self.time_us.max(time_us);
+            batches.push(batch);
+        }
+        if !batches.is_empty() {
+            self.memtables.insert(0, Arc::new(Memtable::from_batches(number, &batches)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,375 @@
+//! Point reads: memtables newest first, then segments newest first, to the first version at or below the seqno, and on to
+//! the base while operands are met.
+//!
+//! ```text
+//!   the present      memtables ▸ main tree
+//!   as of a moment   history tier: the interval that holds it? ▸ memtables ▸ main tree
+//! ```
+//!
+//! What an entry means to a reader is decided in `merge/lookup.rs` ([`meaning`](crate::merge::meaning)) alone, for every
+//! verb; here is only the way down.
+
+pub(super) mod explain;
+mod history;
+mod scan;
+mod view;
+
+use std::sync::Arc;
+
+pub(crate) use explain::explain;
+pub(crate) use history::{History as VersionWalk, RangeHistory as RangeWalk, Told, history, history_range};
+pub(crate) use scan::Scan;
+pub(crate) use view::ViewCore;
+
+pub(crate) use crate::engine::timeline::Commits as CommitWalk;
+use crate::{
+    base::{Bytes, Error, KeyspaceId, Kind, Result, Seqno},
+    engine::{
+        Engine, Opened,
+        catalogue::dropped,
+        counters::{Counters, READS},
+        files::{
+            superversion::SuperVersion,
+            tree::{Table, Tree},
+        },
+        timeline::Timeline,
+    },
+    manifest::KeyspaceVersion,
+    memtable::Memtable,
+    merge::{Answer, Asked, Cutoffs, Lookup},
+    phash::Seeded,
+    segment::{PastFound, PastVersion, PointKey, Probe, Segment},
+};
+
+/// Where a look-up has been.
+pub(super) enum Place<'a> {
+    Memtable(&'a Memtable, bool),
+    Segment(&'a Table, Probe),
+}
+
+/// The newest visible value of a key.
+///
+/// The superversion is taken before the seqno: everything dropped from it was superseded at or below that seqno, so the
+/// present is always complete (E4).
+pub(crate) fn get(engine: &Engine, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
+    let (current, asked) = present(engine, keyspace)?;
+    let mut tally = Tally::default();
+    let found = get_now(&current, keyspace, &mut PointKey::new(key), asked, &mut tally);
+    tally.add_to(&engine.counters, 1);
+    found
+}
+
+/// As [`get`], of several keys at one moment.
+pub(crate) fn multi_get<K: AsRef<[u8]>>(
+    engine: &Engine,
+    keyspace: &Opened,
+    keys: impl IntoIterator<Item = K>,
+) -> Result<Vec<Option<Bytes>>> {
+    let (current, asked) = present(engine, keyspace)?;
+    get_together(&current, keyspace, keys, &engine.counters, |key, tally| {
+        get_now(&current, keyspace, key, asked.clone(), tally)
+    })
+}
+
+/// What a read of the present goes through.
+#[inline]
+fn present(engine: &Engine, opened: &Opened) -> Result<(Arc<SuperVersion>, Asked)> {
+    engine.check_open()?;
+    let current = engine.files.current();
+    if current.trees.get(&opened.id).is_none_or(|tree| tree.dropped) {
+        return Err(dropped(opened));
+    }
+    let seqno = engine.visible();
+    let cutoffs = match current.version.keyspaces.get(&opened.id) {
+        Some(keyspace) if !keyspace.options.ttls.is_empty() => cutoffs(keyspace, engine.now_us(), 0),
+        _ => None,
+    };
+    Ok((current, Asked::present(seqno, cutoffs)))
+}
+
+/// The oldest seqno from which on nothing of a keyspace is refused. What has expired and gone is missed at moments before
+/// its expiry: then that is the first commit since, or the next one to come.
+pub(crate) fn horizon(engine: &Engine, id: KeyspaceId) -> u64 {
+    if engine.is_forked() {
+        return 0;
+    }
+    let current = engine.files.current();
+    let Some(keyspace) = current.version.keyspaces.get(&id) else { return 0 };
+    let mut horizon = keyspace.horizon.max(keyspace.vanished);
+    if !keyspace.options.ttls.is_empty() {
+        // Before that nobody knows to the microsecond what had expired.
+        horizon = horizon.max(Timeline::new(&current).exact_from());
+    }
+    let Some(before) = keyspace.lapsed.checked_sub(1) else { return horizon };
+    let since = || {
+        let behind = Timeline::new(&current).at_time(before)?.map_or(0, |stamp| stamp.seqno + 1);
+        Timeline::new(&current).from(behind)?.next()
+    };
+    // Where the timeline cannot be read, the next commit is late enough.
+    let next = since().ok().flatten().map_or_else(|| engine.visible().saturating_add(1), |stamp| stamp.seqno);
+    horizon.max(next)
+}
+
+/// Walks over the commits from a seqno on; one that does not say where to begin begins where the timeline is exact.
+pub(crate) fn commits(engine: &Engine, from: Option<u64>) -> Result<CommitWalk> {
+    engine.check_open()?;
+    let timeline = Timeline::new(&engine.files.current());
+    let exact = timeline.exact_from();
+    match from {
+        Some(from) if from < exact => Err(Error::HistoryTrimmed { oldest: Seqno(exact) }),
+        from => timeline.from(from.unwrap_or(exact)),
+    }
+}
+
+/// What has expired in a keyspace at a time; nothing where nothing expires.
+pub(super) fn cutoffs(keyspace: &KeyspaceVersion, time: u64, slack: u64) -> Option<Arc<Cutoffs>> {
+    let ttls = &keyspace.options.ttls;
+    if ttls.is_empty() {
+        return None;
+    }
+    Some(Arc::new(Cutoffs { ttls: Arc::clone(ttls), time, slack }))
+}
+
+/// Keys of one call that are looked up together.
+const TOGETHER: usize = 32;
+
+/// As [`get_as_of`], of several keys.
+pub(super) fn multi_get_as_of<K: AsRef<[u8]>>(
+    current: &SuperVersion,
+    keyspace: &Opened,
+    keys: impl IntoIterator<Item = K>,
+    asked: &Asked,
+    counters: &Counters,
+) -> Result<Vec<Option<Bytes>>> {
+    get_together(current, keyspace, keys, counters, |key, tally| {
+        get_counted(current, keyspace, key, asked.clone(), tally)
+    })
+}
+
+/// Looks several keys up in a superversion.
+///
+/// A look-up waits for memory three or four times, each time for an address that the time before gave. Those of different keys are
+/// independent: so the slots of several keys are fetched first, then their entries, and then each key is looked up.
+fn get_together<K: AsRef<[u8]>>(
+    current: &SuperVersion,
+    keyspace: &Opened,
+    keys: impl IntoIterator<Item = K>,
+    counters: &Counters,
+    get: impl Fn(&mut PointKey<'_>, &mut Tally) -> Result<Option<Bytes>>,
+) -> Result<Vec<Option<Bytes>>> {
+    let mut tally = Tally::default();
+    let mut keys = keys.into_iter();
+    let mut values = Vec::with_capacity(keys.size_hint().0.min(1 << 10));
+    let mut together: Vec<K> = Vec::with_capacity(TOGETHER);
+    let mut slots: Vec<(&Segment, Seeded)> = Vec::new();
+    let mut entries: Vec<(&Segment, usize)> = Vec::new();
+    loop {
+        together.clear();
+        together.extend(keys.by_ref().take(TOGETHER));
+        if together.is_empty() {
+            break;
+        }
+        let mut point_keys: Vec<PointKey<'_>> = together.iter().map(|key| PointKey::new(key.as_ref())).collect();
+        // Short steps, so that the processor has those of many keys under way.
+        if let Some(tree) = current.trees.get(&keyspace.id) {
+            for point_key in &mut point_keys {
+                for table in tree.holding(point_key.key()) {
+                    let seen = table.open_segment().and_then(|open| Some((open, open.seeded(point_key)?)));
+                    slots.extend(seen);
+                }
+            }
+            slots.retain(|(open, hash)| open.fetch_pilot(*hash));
+            entries.extend(slots.drain(..).filter_map(|(open, hash)| Some((open, open.fetch_slot(hash)?))));
+            entries.drain(..).for_each(|(open, at)| open.fetch_entry(at));
+        }
+        for point_key in &mut point_keys {
+            values.push(get(point_key, &mut tally)?);
+        }
+    }
+    tally.add_to(counters, values.len());
+    Ok(values)
+}
+
+/// Looks a key up in a superversion, as of a moment.
+pub(super) fn get_as_of(
+    current: &SuperVersion,
+    keyspace: &Opened,
+    key: &[u8],
+    asked: Asked,
+    counters: &Counters,
+) -> Result<Option<Bytes>> {
+    let mut tally = Tally::default();
+    let found = get_counted(current, keyspace, &mut PointKey::new(key), asked, &mut tally);
+    tally.add_to(counters, 1);
+    found
+}
+
+/// What an entry that stands for everything a key has at a moment would hold: also a sum that no reader can be given.
+/// `None` where the key is absent, or its operands cannot be stored as one entry.
+pub(super) fn state_as_of(
+    current: &SuperVersion,
+    keyspace: &Opened,
+    key: &[u8],
+    asked: Asked,
+) -> Result<Option<(Kind, Bytes)>> {
+    let mut lookup = Lookup::new(asked);
+    let found = look_up_as_of(current, keyspace.id, &mut PointKey::new(key), &mut lookup, &mut Tally::default());
+    let answer = found.map_err(|error| keyspace.named(error))?;
+    if lookup.operands() > 0 {
+        return Ok(lookup.state(answer.as_ref(), &keyspace.strategy, key));
+    }
+    Ok(answer.and_then(Answer::into_entry))
+}
+
+/// The way of a read of the present: nothing that it could see has been moved or dropped.
+#[inline]
+fn get_now(
+    current: &SuperVersion,
+    keyspace: &Opened,
+    key: &mut PointKey<'_>,
+    asked: Asked,
+    tally: &mut Tally,
+) -> Result<Option<Bytes>> {
+    let name = key.key();
+    let mut lookup = Lookup::new(asked);
+    let found = look_up(current, keyspace.id, key, &mut lookup, |_| true, |place| tally.count(&place));
+    let value = found.and_then(|answer| lookup.finish(answer, &keyspace.strategy, name));
+    value.map_err(|error| keyspace.named(error))
+}
+
+fn get_counted(
+    current: &SuperVersion,
+    keyspace: &Opened,
+    key: &mut PointKey<'_>,
+    asked: Asked,
+    tally: &mut Tally,
+) -> Result<Option<Bytes>> {
+    let name = key.key();
+    let mut lookup = Lookup::new(asked);
+    let found = look_up_as_of(current, keyspace.id, key, &mut lookup, tally);
+    let value = found.and_then(|answer| lookup.finish(answer, &keyspace.strategy, name));
+    value.map_err(|error| keyspace.named(error))
+}
+
+/// The way of a read of the past: the history tier first, since an interval that holds the moment is the truth; then
+/// what stands in memtables and the main tree. Where purges may hide what an interval says, both are asked, and the later
+/// word counts.
+fn look_up_as_of(
+    current: &SuperVersion,
+    keyspace: KeyspaceId,
+    key: &mut PointKey<'_>,
+    lookup: &mut Lookup,
+    tally: &mut Tally,
+) -> Result<Option<Answer>> {
+    let seqno = lookup.seqno();
+    let mut past = PastFound::Nothing;
+    if let Some(tree) = current.trees.get(&keyspace).filter(|tree| !tree.past.is_empty()) {
+        if seqno < tree.past_end {
+            past = get_past(tree, key, seqno, tally)?;
+        }
+        if tree.purges || current.memtables(u64::MAX).any(|table| table.has_purges()) {
+            // A purge further down would be missed by whoever follows the first trace of something moved.
+            lookup.has_asked_history();
+        } else if let PastFound::Holds(version) = &past {
+            return answer_of(version, lookup);
+        }
+    }
+    let met = |place: Place<'_>| tally.count(&place);
+    let found = look_up(current, keyspace, key, lookup, |table| table.matters_at(seqno), met);
+    if lookup.operands() > 0 {
+        return found;
+    }
+    let nothing = matches!(found, Ok(None | Some(Answer::Moved)) | Err(Error::HistoryTrimmed { .. }));
+    match &past {
+        PastFound::Holds(version) if nothing => answer_of(version, lookup),
+        // What was written behind a purge may have been moved, and the purge has stayed.
+        PastFound::Holds(version) if matches!(found, Ok(Some(Answer::Deleted))) && version.seqno >= lookup.last() => {
+            answer_of(version, lookup)
+        }
+        PastFound::Gone(above) if nothing => Err(lookup.refused(*above)),
+        _ => found,
+    }
+}
+
+/// What a version of the history tier answers, whose interval holds the moment.
+fn answer_of(version: &PastVersion, lookup: &Lookup) -> Result<Option<Answer>> {
+    let PastVersion { seqno, time, kind, value } = version;
+    lookup.answer_of(*kind, (*seqno, *time), || value.clone())
+}
+
+/// What the history tier knows of a key at a moment.
+fn get_past(tree: &Tree, key: &mut PointKey<'_>, seqno: u64, tally: &mut Tally) -> Result<PastFound> {
+    let mut found = PastFound::Nothing;
+    let only = tree.past.iter().filter(|run| run.concerns(seqno)).nth(1).is_none();
+    for run in tree.past.iter().filter(|run| run.concerns(seqno)) {
+        let Some(table) = run.holding(key.key()) else { continue };
+        let mut probe = Probe::default();
+        let read = table.segment()?.get_past(key, seqno, only, &mut probe);
+        tally.count(&Place::Segment(table, probe));
+        match read? {
+            PastFound::Holds(version) => return Ok(PastFound::Holds(version)),
+            PastFound::Gone(above) => found = PastFound::Gone(above),
+            PastFound::Nothing => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Shows a look-up everything of a key, newest first, until it is answered; `met` is told of each place.
+#[inline]
+pub(super) fn look_up(
+    current: &SuperVersion,
+    keyspace: KeyspaceId,
+    point_key: &mut PointKey<'_>,
+    lookup: &mut Lookup,
+    matters: impl Fn(&Table) -> bool,
+    mut met: impl FnMut(Place<'_>),
+) -> Result<Option<Answer>> {
+    let key = point_key.key();
+    for table in current.memtables(lookup.seqno()) {
+        let operands = lookup.operands();
+        let answer = table.get(keyspace, key, lookup)?;
+        met(Place::Memtable(table, answer.is_some() || lookup.operands() > operands));
+        if answer.is_some() {
+            return Ok(answer);
+        }
+    }
+    let Some(tree) = current.trees.get(&keyspace) else { return Ok(None) };
+    for table in tree.holding(key).filter(|table| matters(table)) {
+        let mut probe = Probe::default();
+        let answer = table.segment()?.get(point_key, lookup, &mut probe);
+        met(Place::Segment(table, probe));
+        if let Some(answer) = answer? {
+            return Ok(Some(answer));
+        }
+    }
+    Ok(None)
+}
+
+/// What look-ups are counted as, in the order of [`READS`].
+#[derive(Debug, Default)]
+struct Tally([u64; READS]);
+
+impl Tally {
+    #[inline]
+    fn count(&mut self, place: &Place<'_>) {
+        let Place::Segment(_, probe) = place else { return };
+        let met = [
+            0,
+            u64::from(probe.filter == Some(false)),
+            u64::from(probe.filter == Some(true) && !probe.key_found),
+            u64::from(probe.slot.is_some()),
+            u64::from(probe.slot.is_some() && probe.entry_at.is_none()),
+            u64::from(probe.entry_at.is_some() && !probe.key_found),
+            u64::from(probe.blocks),
+        ];
+        self.0.iter_mut().zip(met).for_each(|(sum, met)| *sum += met);
+    }
+
+    #[inline]
+    fn add_to(mut self, counters: &Counters, reads: usize) {
+        let [count, ..] = &mut self.0;
+        *count = reads as u64;
+        counters.reads.add(&self.0);
+    }
+}

@@ -1,0 +1,204 @@
+//! Numbers about everything, collected on request.
+
+mod render;
+mod report;
+
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+pub(super) use render::counted;
+pub use report::{LevelStats, PinStats, SpaceUse, Stats, ViewStats};
+
+use crate::{
+    base::{IoContext, Result, TIMELINE},
+    engine::{
+        Engine,
+        catalogue::readers_of,
+        files::{Holder, superversion::SuperVersion},
+    },
+    format::name,
+    manifest::{KeyspaceVersion, PinnedAt, Version},
+};
+
+/// Moments of views that are told of.
+const VIEWS_TOLD_MAX: usize = 64;
+
+/// Collects the numbers; what the directory cannot tell counts as nothing.
+pub(crate) fn collect(engine: &Engine) -> Stats {
+    if engine.is_forked() {
+        let trouble = engine.check_caller().err().map(|error| error.to_string());
+        return Stats { trouble, ..Stats::default() };
+    }
+    let current = engine.files.current();
+    let (views, oldest_view) = engine.files.readers();
+    let [
+        gets,
+        filter_rejections,
+        filter_false_positives,
+        slot_probes,
+        fingerprint_rejections,
+        fingerprint_false_positives,
+        block_probes,
+    ] = engine.counters.reads.sums();
+    let kept = kept_for(&current.version, &engine.files.registered_seqnos());
+    let mut stats = Stats {
+        seqno: engine.visible(),
+        synced_seqno: engine.log.syncing.synced(),
+        commits: engine.counters.commits.load(Relaxed),
+        gets,
+        scans: engine.counters.scans.load(Relaxed),
+        filter_rejections,
+        filter_false_positives,
+        slot_probes,
+        fingerprint_rejections,
+        fingerprint_false_positives,
+        block_probes,
+        log_bytes: engine.counters.log_bytes.load(Relaxed),
+        log_syncs: engine.counters.log_syncs.load(Relaxed),
+        flushes: engine.counters.flushes.load(Relaxed),
+        flushed_bytes: engine.counters.flushed_bytes.load(Relaxed),
+        compactions: engine.counters.compactions.load(Relaxed),
+        compacted_in_bytes: engine.counters.compacted_in.load(Relaxed),
+        compacted_out_bytes: engine.counters.compacted_out.load(Relaxed),
+        history_out_bytes: engine.counters.past_out.load(Relaxed),
+        stalls: engine.counters.stalls.load(Relaxed),
+        memtable_bytes: current.memtables(u64::MAX).map(|table| table.bytes()).sum(),
+        sealed_memtables: current.sealed.len() as u64,
+        index_bytes: current.tables().map(|table| table.memory() as u64).sum(),
+        views: views as u64,
+        oldest_view,
+        held_by_views: held_by_views(engine, &current, &kept),
+        pins: pins(&current.version, &kept),
+        levels: Vec::new(),
+        space: space(engine).unwrap_or_default(),
+        disk_free_bytes: engine.ctx.dir.available_space().ok(),
+        trouble: engine.health.poisoned_by().or_else(|| engine.work.trouble().map(|error| error.in_full())),
+    };
+    // Another one may have the name of one that was dropped.
+    let alive = |keyspace: &&Arc<KeyspaceVersion>| !keyspace.is_hidden() && keyspace.dropped.is_none();
+    for keyspace in current.version.keyspaces.values().filter(alive) {
+        for (level, segments) in keyspace.levels.iter().enumerate().filter(|(_, segments)| !segments.is_empty()) {
+            let sum = |of: fn(&crate::segment::Finished) -> u64| segments.iter().map(|segment| of(segment)).sum();
+            let tables = current.trees.get(&keyspace.id).and_then(|tree| tree.levels.get(level));
+            let mut index = (0, 0, 0);
+            for (table, numbers) in tables.into_iter().flatten().filter_map(|t| Some((t, t.index_numbers()?))) {
+                index.0 += table.meta.summary.keys;
+                index.1 += numbers.slot_bytes;
+                index.2 += numbers.filter_bytes;
+            }
+            stats.levels.push(LevelStats {
+                indexed_keys: index.0,
+                index_bytes: index.1,
+                filter_bytes: index.2,
+                keyspace: keyspace.name.clone(),
+                level,
+                segments: segments.len() as u64,
+                entries: sum(|segment| segment.summary.entries),
+                tombstones: sum(|segment| segment.summary.tombstones),
+                bytes: sum(|segment| segment.file_len),
+                raw_bytes: sum(|segment| segment.summary.raw_bytes),
+            });
+        }
+    }
+    stats
+}
+
+/// What views hold beside the files of now.
+fn held_by_views(engine: &Engine, current: &Arc<SuperVersion>, kept: &HashMap<u64, (u64, u64)>) -> Vec<ViewStats> {
+    let holders: Vec<Holder> = engine.files.holders();
+    let now: HashSet<u64> = current.tables().map(|table| table.meta.number).collect();
+    let logs: HashSet<u64> = current.memtables(u64::MAX).map(|table| table.log()).collect();
+    // Many views stand on few different files.
+    let mut of_files: HashMap<u64, (u64, u64)> = HashMap::new();
+    let mut by_seqno: HashMap<u64, (ViewStats, HashSet<u64>)> = HashMap::new();
+    for Holder { seqno, iterators, files } in holders {
+        let (view, seen) = by_seqno.entry(seqno).or_default();
+        view.seqno = seqno;
+        view.views += 1;
+        view.iterators += iterators;
+        (view.bytes, view.dropped_bytes) = kept.get(&seqno).copied().unwrap_or((0, 0));
+        let Some(files) = files.filter(|files| files.generation != current.generation) else { continue };
+        if !seen.insert(files.generation) {
+            continue;
+        }
+        let (file_bytes, memtable_bytes) = *of_files.entry(files.generation).or_insert_with(|| {
+            let old = files.tables().filter(|table| !now.contains(&table.meta.number));
+            let flushed = files.memtables(u64::MAX).filter(|table| !logs.contains(&table.log()));
+            (old.map(|table| table.meta.file_len).sum(), flushed.map(|table| table.bytes()).sum())
+        });
+        view.file_bytes += file_bytes;
+        view.memtable_bytes += memtable_bytes;
+    }
+    let mut views: Vec<ViewStats> = by_seqno.into_values().map(|(view, _)| view).collect();
+    views.sort_unstable_by_key(|view| (Reverse(view.all_bytes()), view.seqno));
+    views.truncate(VIEWS_TOLD_MAX);
+    views
+}
+
+/// What holds the bytes of the directory, file by file.
+fn space(engine: &Engine) -> Result<SpaceUse> {
+    let mut space = SpaceUse::default();
+    let current = engine.files.current();
+    let tables = current.tables().map(|table| {
+        let summary = &table.meta.summary;
+        let gone = || current.trees.get(&summary.keyspace).is_some_and(|tree| tree.dropped);
+        let cause = match summary.past {
+            _ if summary.keyspace == TIMELINE => 2,
+            _ if gone() => 3,
+            past => usize::from(past.is_some()),
+        };
+        (table.meta.number, cause)
+    });
+    let live: HashMap<u64, usize> = tables.collect();
+    let list = |sub: &str| engine.ctx.dir.list(sub).at("list", || engine.ctx.dir.path().join(sub));
+    // A file may go while it is looked at.
+    let len = |name: &str| engine.ctx.dir.file_len(name).unwrap_or(0);
+    for name in list(name::SEGMENTS)? {
+        let Some(number) = name::parse(&name, ".seg") else { continue };
+        let bytes = len(&name::segment(number));
+        let cause = match live.get(&number) {
+            Some(0) => &mut space.live,
+            Some(1) => &mut space.history,
+            Some(2) => &mut space.timeline,
+            Some(_) => &mut space.dropped,
+            None => &mut space.garbage,
+        };
+        *cause += bytes;
+    }
+    for number in list(name::LOGS)?.iter().filter_map(|name| name::parse(name, ".wal")) {
+        space.log += len(&name::log(number));
+    }
+    for name in list("")? {
+        if ![name::LOGS, name::SEGMENTS].contains(&name.as_str()) {
+            space.manifest += len(&name);
+        }
+    }
+    Ok(space)
+}
+
+/// What is kept only for those who read a seqno, in bytes, as far as the jobs have told; and of the dropped keyspaces that they read.
+fn kept_for(version: &Version, registered: &[u64]) -> HashMap<u64, (u64, u64)> {
+    let mut kept: HashMap<u64, (u64, u64)> = HashMap::new();
+    for (seqno, bytes) in version.held.values().flatten() {
+        kept.entry(*seqno).or_default().0 += bytes;
+    }
+    for keyspace in version.keyspaces.values() {
+        let Some(dropped) = keyspace.dropped else { continue };
+        let bytes: u64 = keyspace.segments().map(|segment| segment.file_len).sum();
+        for reader in readers_of(keyspace.born, dropped, registered) {
+            kept.entry(*reader).or_default().1 += bytes;
+        }
+    }
+    kept
+}
+
+fn pins(version: &Version, kept: &HashMap<u64, (u64, u64)>) -> Vec<PinStats> {
+    let pin = |(name, PinnedAt { seqno, .. }): (&String, &PinnedAt)| {
+        let (bytes, dropped_bytes) = kept.get(seqno).copied().unwrap_or((0, 0));
+        PinStats { name: name.clone(), seqno: *seqno, bytes, dropped_bytes }
+    };
+    version.pins.iter().map(pin).collect()
+}

@@ -1,0 +1,344 @@
+//! The numbers as text: for people, as JSON, and for Prometheus.
+
+use std::fmt;
+
+use super::report::{LevelStats, PinStats, SpaceUse, Stats, ViewStats, ratio};
+
+impl Stats {
+    /// Name, kind, number and meaning of everything that is always a single number.
+    fn numbers(&self) -> [(&'static str, Kind, u64, &'static str); 24] {
+        use Kind::{Counter, Gauge};
+        [
+            ("seqno", Gauge, self.seqno, "The newest commit."),
+            ("synced_seqno", Gauge, self.synced_seqno, "Every commit up to here is known to be on the disk."),
+            ("commits", Counter, self.commits, "Batches committed since the database was opened."),
+            ("gets", Counter, self.gets, "Point reads."),
+            ("scans", Counter, self.scans, "Scans begun."),
+            (
+                "filter_rejections",
+                Counter,
+                self.filter_rejections,
+                "Segments that point reads passed because the filter said so.",
+            ),
+            (
+                "filter_false_positives",
+                Counter,
+                self.filter_false_positives,
+                "Segments that the filter let a point read into for nothing.",
+            ),
+            ("slot_probes", Counter, self.slot_probes, "Slots of perfect-hash indexes that point reads looked at."),
+            ("fingerprint_rejections", Counter, self.fingerprint_rejections, "Slots with another fingerprint."),
+            (
+                "fingerprint_false_positives",
+                Counter,
+                self.fingerprint_false_positives,
+                "Slots with the same fingerprint whose entry had another key.",
+            ),
+            ("block_probes", Counter, self.block_probes, "Data blocks that point reads read anything of."),
+            ("log_bytes", Counter, self.log_bytes, "Bytes appended to logs."),
+            ("log_syncs", Counter, self.log_syncs, "Syncs of logs."),
+            ("flushes", Counter, self.flushes, "Memtables flushed."),
+            ("flushed_bytes", Counter, self.flushed_bytes, "Bytes that flushes wrote."),
+            ("compactions", Counter, self.compactions, "Compactions."),
+            ("compacted_in_bytes", Counter, self.compacted_in_bytes, "Bytes that compactions read."),
+            (
+                "compacted_out_bytes",
+                Counter,
+                self.compacted_out_bytes,
+                "Bytes that compactions wrote to the main tree.",
+            ),
+            ("history_out_bytes", Counter, self.history_out_bytes, "Bytes that compactions wrote to the history tier."),
+            ("stalls", Counter, self.stalls, "How often a writer was slowed down or stopped."),
+            ("memtable_bytes", Gauge, self.memtable_bytes, "Bytes in memtables."),
+            ("sealed_memtables", Gauge, self.sealed_memtables, "Memtables that wait for their flush."),
+            ("index_bytes", Gauge, self.index_bytes, "Bytes of memory that open segments keep."),
+            ("views", Gauge, self.views, "Open views, iterators included."),
+        ]
+    }
+
+    fn causes(&self) -> [(&'static str, u64); 7] {
+        let SpaceUse { live, history, dropped, timeline, garbage, log, manifest } = self.space;
+        [
+            ("live", live),
+            ("history", history),
+            ("dropped", dropped),
+            ("timeline", timeline),
+            ("garbage", garbage),
+            ("log", log),
+            ("manifest", manifest),
+        ]
+    }
+
+    /// The same as a JSON object; `space` is an object from cause to bytes, whose sum is what the directory occupies.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut fields: Vec<String> =
+            self.numbers().iter().map(|(name, _, number, _)| format!("\"{name}\":{number}")).collect();
+        for (name, number) in [("disk_free_bytes", self.disk_free_bytes), ("oldest_view", self.oldest_view)] {
+            let number = number.map_or_else(|| "null".to_owned(), |number| number.to_string());
+            fields.push(format!("\"{name}\":{number}"));
+        }
+        let trouble = self.trouble.as_deref().map_or_else(|| "null".to_owned(), quoted);
+        fields.push(format!("\"trouble\":{trouble}"));
+        let space: Vec<String> = self.causes().iter().map(|(cause, bytes)| format!("\"{cause}\":{bytes}")).collect();
+        fields.push(format!("\"space\":{{{}}}", space.join(",")));
+        let views: Vec<String> = self.held_by_views.iter().map(ViewStats::to_json).collect();
+        fields.push(format!("\"held_by_views\":[{}]", views.join(",")));
+        let pins: Vec<String> = self.pins.iter().map(PinStats::to_json).collect();
+        fields.push(format!("\"pins\":[{}]", pins.join(",")));
+        let levels: Vec<String> = self.levels.iter().map(LevelStats::to_json).collect();
+        fields.push(format!("\"levels\":[{}]", levels.join(",")));
+        format!("{{{}}}", fields.join(","))
+    }
+
+    /// The numbers in the text format of Prometheus: counters, whose names end in `_total`, count from the opening of
+    /// the database.
+    #[must_use]
+    pub fn to_prometheus(&self) -> String {
+        let mut out = Exposition::default();
+        for (name, kind, number, meaning) in self.numbers() {
+            out.metric(name, kind, meaning, [(String::new(), number)]);
+        }
+        let single = |number: Option<u64>| number.map(|number| (String::new(), number));
+        out.metric(
+            "disk_free_bytes",
+            Kind::Gauge,
+            "Bytes that the file system has room for.",
+            single(self.disk_free_bytes),
+        );
+        out.metric("oldest_view", Kind::Gauge, "The oldest seqno that a view reads.", single(self.oldest_view));
+        let trouble = u64::from(self.trouble.is_some());
+        out.metric("trouble", Kind::Gauge, "Whether writes or background work have stopped.", single(Some(trouble)));
+        let causes = self.causes().into_iter().map(|(cause, bytes)| (labels(&[("cause", cause)]), bytes));
+        out.metric("space_bytes", Kind::Gauge, "Bytes of the directory by what holds them.", causes);
+        let of_levels: [OfEach<LevelStats>; 4] = [
+            ("level_segments", "Segments of a level of a keyspace.", |level| level.segments),
+            ("level_entries", "Entries in them, all versions and tombstones.", |level| level.entries),
+            ("level_tombstones", "Point tombstones among them.", |level| level.tombstones),
+            ("level_bytes", "Bytes of their files.", |level| level.bytes),
+        ];
+        for (name, meaning, of) in of_levels {
+            let level = |level: &LevelStats| {
+                (labels(&[("keyspace", &level.keyspace), ("level", &level.level.to_string())]), of(level))
+            };
+            out.metric(name, Kind::Gauge, meaning, self.levels.iter().map(level));
+        }
+        let of_views: [OfEach<ViewStats>; 4] = [
+            ("view_dropped_bytes", "Bytes of dropped keyspaces that the views of a moment read.", |view| {
+                view.dropped_bytes
+            }),
+            ("view_bytes", "Bytes of keys and values that are there only for the views of a moment.", |view| {
+                view.bytes
+            }),
+            ("view_file_bytes", "Bytes of files that only views read, by the moment of the views.", |view| {
+                view.file_bytes
+            }),
+            ("view_memtable_bytes", "Bytes of flushed memtables that views of a moment read.", |view| {
+                view.memtable_bytes
+            }),
+        ];
+        for (name, meaning, of) in of_views {
+            let view = |view: &ViewStats| (labels(&[("seqno", &view.seqno.to_string())]), of(view));
+            out.metric(name, Kind::Gauge, meaning, self.held_by_views.iter().map(view));
+        }
+        let of_pins: [OfEach<PinStats>; 3] = [
+            ("pin_dropped_bytes", "Bytes of dropped keyspaces that a pin keeps.", |pin| pin.dropped_bytes),
+            ("pin_seqno", "The moment that a pin keeps.", |pin| pin.seqno),
+            ("pin_bytes", "Bytes of keys and values that are there only for a pin.", |pin| pin.bytes),
+        ];
+        for (name, meaning, of) in of_pins {
+            out.metric(
+                name,
+                Kind::Gauge,
+                meaning,
+                self.pins.iter().map(|pin| (labels(&[("pin", &pin.name)]), of(pin))),
+            );
+        }
+        out.text
+    }
+}
+
+impl PinStats {
+    fn to_json(&self) -> String {
+        let Self { name, seqno, bytes, dropped_bytes } = self;
+        let name = quoted(name);
+        format!("{{\"name\":{name},\"seqno\":{seqno},\"bytes\":{bytes},\"dropped_bytes\":{dropped_bytes}}}")
+    }
+}
+
+impl ViewStats {
+    fn to_json(&self) -> String {
+        let Self { seqno, views, iterators, bytes, dropped_bytes, file_bytes, memtable_bytes } = self;
+        format!(
+            "{{\"seqno\":{seqno},\"views\":{views},\"iterators\":{iterators},\"bytes\":{bytes},\"dropped_bytes\":{dropped_bytes},\"file_bytes\":{file_bytes},\"memtable_bytes\":{memtable_bytes}}}"
+        )
+    }
+}
+
+impl LevelStats {
+    fn to_json(&self) -> String {
+        format!(
+            "{{\"keyspace\":{},\"level\":{},\"segments\":{},\"entries\":{},\"tombstones\":{},\"bytes\":{},\"raw_bytes\":{},\"indexed_keys\":{},\"index_bytes\":{},\"filter_bytes\":{}}}",
+            quoted(&self.keyspace),
+            self.level,
+            self.segments,
+            self.entries,
+            self.tombstones,
+            self.bytes,
+            self.raw_bytes,
+            self.indexed_keys,
+            self.index_bytes,
+            self.filter_bytes
+        )
+    }
+}
+
+/// What a number does as time goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It only grows.
+    Counter,
+    Gauge,
+}
+
+/// A metric with a sample of each of several things: its name, its meaning, and its number.
+type OfEach<T> = (&'static str, &'static str, fn(&T) -> u64);
+
+/// Metrics in the text format of Prometheus, version 0.0.4.
+#[derive(Debug, Default)]
+struct Exposition {
+    text: String,
+}
+
+impl Exposition {
+    /// Adds a metric with its samples, each behind its labels; without one it is left out.
+    fn metric(&mut self, name: &str, kind: Kind, meaning: &str, samples: impl IntoIterator<Item = (String, u64)>) {
+        let (kind, end) = match kind {
+            Kind::Counter => ("counter", "_total"),
+            Kind::Gauge => ("gauge", ""),
+        };
+        let name = format!("chronolith_{name}{end}");
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return;
+        }
+        let about = [format!("# HELP {name} {meaning}\n"), format!("# TYPE {name} {kind}\n")];
+        self.text.extend(about);
+        self.text.extend(samples.map(|(labels, number)| format!("{name}{labels} {number}\n")));
+    }
+}
+
+/// Labels as they stand behind the name of a metric. Of a value three characters are escaped and no others, unlike in
+/// JSON.
+fn labels(pairs: &[(&str, &str)]) -> String {
+    let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+    format!("{{{}}}", pairs.join(","))
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let views = counted(self.views, "view", "views");
+        writeln!(f, "seqno {} (on disk {}), {views}", self.seqno, self.synced_seqno)?;
+        writeln!(
+            f,
+            "since open: {}, {}, {}, {}",
+            counted(self.commits, "commit", "commits"),
+            counted(self.gets, "get", "gets"),
+            counted(self.scans, "scan", "scans"),
+            counted(self.stalls, "stall", "stalls")
+        )?;
+        writeln!(
+            f,
+            "point reads: {:.2} blocks each; filters ruled out {} and let {:.2}% of the absent pass, fingerprints {:.2}%",
+            self.blocks_per_get(),
+            counted(self.filter_rejections, "segment", "segments"),
+            100.0 * self.filter_false_positive_rate(),
+            100.0 * self.fingerprint_false_positive_rate()
+        )?;
+        writeln!(
+            f,
+            "written: log {}, flushes {}, compactions {}; {:.2} for each byte of the log",
+            size(self.log_bytes),
+            size(self.flushed_bytes),
+            size(self.compacted_out_bytes),
+            self.write_amplification()
+        )?;
+        writeln!(f, "memory: memtables {}, indexes {}", size(self.memtable_bytes), size(self.index_bytes))?;
+        for level in &self.levels {
+            // What is not open has not told how large its index is.
+            let index = match level.indexed_keys {
+                0 => String::new(),
+                _ => format!(", index {:.2} bytes a key", level.index_bytes_per_key()),
+            };
+            writeln!(
+                f,
+                "{} level {}: {}, {}, {} ({:.2} of the raw data){index}",
+                level.keyspace,
+                level.level,
+                counted(level.segments, "segment", "segments"),
+                counted(level.entries, "entry", "entries"),
+                size(level.bytes),
+                ratio(level.bytes, level.raw_bytes),
+            )?;
+        }
+        for view in self.held_by_views.iter().filter(|view| view.all_bytes() > 0) {
+            let ViewStats { seqno, views, iterators, bytes, dropped_bytes, file_bytes, memtable_bytes } = view;
+            writeln!(
+                f,
+                "{} at seqno {seqno}, {}: {} in segments, {} of dropped keyspaces, {} in older files, {} in flushed memtables",
+                counted(*views, "view", "views"),
+                counted(*iterators, "iterator", "iterators"),
+                size(*bytes),
+                size(*dropped_bytes),
+                size(*file_bytes),
+                size(*memtable_bytes)
+            )?;
+        }
+        for PinStats { name, seqno, bytes, dropped_bytes } in &self.pins {
+            let dropped = if *dropped_bytes > 0 {
+                format!(", {} of dropped keyspaces", size(*dropped_bytes))
+            } else {
+                String::new()
+            };
+            writeln!(f, "pin {name} at seqno {seqno}: holds {}{dropped}", size(*bytes))?;
+        }
+        let causes: Vec<String> =
+            self.causes().iter().map(|(cause, bytes)| format!("{cause} {}", size(*bytes))).collect();
+        let free = self.disk_free_bytes.map_or_else(|| "nobody can tell how much is".to_owned(), size);
+        write!(f, "on disk: {}; {free} free", causes.join(", "))?;
+        self.trouble.as_ref().map_or(Ok(()), |trouble| write!(f, "\ntrouble: {trouble}"))
+    }
+}
+
+/// Bytes in the unit that reads best.
+#[expect(clippy::cast_precision_loss, reason = "a size for people")]
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
+/// A number of things, one of them in the singular.
+pub(in crate::engine) fn counted(number: u64, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
+/// A text as a string of JSON.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            c if u32::from(c) < 0x20 => out.extend(format!("\\u{:04x}", u32::from(c)).chars()),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,159 @@
+//! What there is to do, what doing it has met, and who waits for it: the meeting point of those who write and those
+//! who work in the background.
+//!
+//! ```text
+//!   a write seals a memtable · a reader lets a file go · a view or pin ends
+//!        │ wake                                                  ▲ wake_writers
+//!        ▼                                                       │
+//!   threads wait here ──▶ a step of flush or compaction ──▶ room, or trouble of a flush or of one keyspace
+//! ```
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::locks::{Condvar, Lock, Rank};
+use crate::base::{Error, KeyspaceId};
+
+/// After an error a worker tries again this much later.
+pub(super) const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// The state that background work and writers share.
+#[derive(Debug)]
+pub(crate) struct Work {
+    state: Lock<State>,
+    changed: Condvar,
+    /// Woken when background work has made room.
+    room: Condvar,
+    waiting: Lock<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Counts up whenever there may be something to do.
+    round: u64,
+    stop: bool,
+    flush_trouble: Option<Error>,
+    /// What the compactions of a keyspace met last.
+    compact_trouble: BTreeMap<KeyspaceId, Trouble>,
+    next_trouble: u64,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    error: Error,
+    /// In monotonic microseconds.
+    since: u64,
+    /// Counted up from one trouble to the next.
+    number: u64,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self {
+            state: Lock::new(Rank::Work, State::default()),
+            changed: Condvar::new(),
+            room: Condvar::new(),
+            waiting: Lock::new(Rank::Room, ()),
+        }
+    }
+}
+
+impl Work {
+    /// There may be something to do.
+    pub(super) fn wake(&self) {
+        self.state.lock().round += 1;
+        self.changed.notify_all();
+    }
+
+    /// Asks the threads to end.
+    pub(super) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.changed.notify_all();
+    }
+
+    /// The round in which something may be to do; `None` once the threads are to end.
+    pub(super) fn round(&self) -> Option<u64> {
+        let state = self.state.lock();
+        (!state.stop).then_some(state.round)
+    }
+
+    /// Waits until there may be something to do that was not in a round, or for so long, or until the end.
+    pub(super) fn rest(&self, round: u64, longest: Option<Duration>) {
+        let mut state = self.state.lock();
+        if state.round != round || state.stop {
+            return;
+        }
+        match longest {
+            Some(longest) => state.wait_for(&self.changed, longest),
+            None => state.wait(&self.changed),
+        }
+    }
+
+    /// Waits a while after an error, or until the threads are to end.
+    pub(super) fn rest_after_error(&self) {
+        let mut state = self.state.lock();
+        if !state.stop {
+            state.wait_for(&self.changed, TRY_AGAIN);
+        }
+    }
+
+    /// Wakes the writers that wait for room.
+    pub(super) fn wake_writers(&self) {
+        drop(self.waiting.lock());
+        self.room.notify_all();
+    }
+
+    /// Waits for room, for so long at most.
+    pub(super) fn wait_for_room(&self, longest: Duration) {
+        self.waiting.lock().wait_for(&self.room, longest);
+    }
+
+    /// The error that keeps background work from going on, if there is one.
+    pub(super) fn trouble(&self) -> Option<Error> {
+        let state = self.state.lock();
+        let compactions = || state.compact_trouble.values().next().map(|trouble| &trouble.error);
+        state.flush_trouble.as_ref().or_else(compactions).map(Error::duplicate)
+    }
+
+    /// The same, of what writers of some keyspaces wait for.
+    pub(super) fn trouble_for(&self, mut keyspaces: impl Iterator<Item = KeyspaceId>) -> Option<Error> {
+        let state = self.state.lock();
+        let compactions = || keyspaces.find_map(|id| state.compact_trouble.get(&id)).map(|trouble| &trouble.error);
+        state.flush_trouble.as_ref().or_else(compactions).map(Error::duplicate)
+    }
+
+    pub(super) fn note_flush(&self, trouble: Option<Error>) {
+        self.state.lock().flush_trouble = trouble;
+    }
+
+    /// Notes how a compaction of a keyspace has ended, at a time in monotonic microseconds.
+    pub(super) fn note_compaction(&self, keyspace: KeyspaceId, met: Option<&Error>, now: u64) {
+        let mut state = self.state.lock();
+        match met {
+            Some(error) => {
+                let number = state.next_trouble;
+                state.next_trouble += 1;
+                let trouble = Trouble { error: error.duplicate(), since: now, number };
+                drop(state.compact_trouble.insert(keyspace, trouble));
+            }
+            None => drop(state.compact_trouble.remove(&keyspace)),
+        }
+    }
+
+    /// The error of a compaction that is not to be tried again yet.
+    pub(super) fn failed_just_now(&self, keyspace: KeyspaceId, now: u64) -> Option<Error> {
+        let state = self.state.lock();
+        let trouble = state.compact_trouble.get(&keyspace)?;
+        let rests = Duration::from_micros(now.saturating_sub(trouble.since)) < TRY_AGAIN;
+        rests.then(|| trouble.error.duplicate())
+    }
+
+    /// The number of the next trouble.
+    pub(super) fn next_trouble(&self) -> u64 {
+        self.state.lock().next_trouble
+    }
+
+    /// Forgets what is over: `stays` is asked with the keyspace, and the number of the trouble.
+    pub(super) fn keep_troubles(&self, stays: impl Fn(KeyspaceId, u64) -> bool) {
+        self.state.lock().compact_trouble.retain(|id, trouble| stays(*id, trouble.number));
+    }
+}

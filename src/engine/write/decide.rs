@@ -1,0 +1,228 @@
+//! What a write depends on before it is one: first values that stay, duplicates that are refused, sums that do not fit, chains of
+//! operands that have grown long.
+//!
+//! ```text
+//!  FirstWins, ErrorOnDuplicate     read what is there ▸ leave out or refuse ▸ commit, if nothing of it has changed; else once more
+//!  Sum                             a base and its operands in one batch: does the sum fit?
+//!  Sum, Append, custom             every 256th operand of a key is followed, at the same seqno, by the state it leads to
+//! ```
+//!
+//! The state that ends a long chain is what a reader at that seqno sees anyway, so no answer changes, past ones included; reads stop
+//! there. (Rejected: a compaction of the key down to its base, as the first design had it. It comes after the reads have been slow, and
+//! views between the operands keep it from folding them.)
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    commit_checked,
+    conflicts::{ReadSet, Reading},
+    update::optimistic,
+};
+use crate::{
+    base::{Error, KeySpan, KeyspaceId, Kind, Receipt, Result, SpanMap},
+    engine::{
+        Durability, Engine, Opened,
+        log::Commit,
+        read::{ViewCore, look_up},
+    },
+    memtable::Memtable,
+    merge::{Asked, Lookup, MergeStrategy, number, wide_sum},
+    segment::PointKey,
+    wal::{BATCH_LEN_MAX, BatchBuf},
+};
+
+/// States written behind one batch at most: each is a read under the lock of commits.
+const STATES_MAX: usize = 16;
+
+/// The numbers of one operation take fewer bytes.
+const OP_HEAD_MAX: usize = 32;
+
+/// Keys of keyspaces.
+type Keys = Vec<(KeyspaceId, Vec<u8>)>;
+
+/// What a batch has said of its keys so far. Words are numbered: the later one counts.
+#[derive(Default)]
+struct Overlay {
+    words: u64,
+    /// Whether each key is there.
+    keys: HashMap<(KeyspaceId, Vec<u8>), (u64, bool)>,
+    ranges: HashMap<KeyspaceId, SpanMap<u64>>,
+}
+
+impl Overlay {
+    fn range(&mut self, keyspace: KeyspaceId, span: &KeySpan) {
+        self.words += 1;
+        self.ranges.entry(keyspace).or_default().insert(span, self.words);
+    }
+
+    fn key(&mut self, keyspace: KeyspaceId, key: &[u8], is_there: bool) {
+        self.words += 1;
+        self.keys.insert((keyspace, key.to_vec()), (self.words, is_there));
+    }
+
+    /// Whether the key is there, if the batch says anything of it.
+    fn says(&self, keyspace: KeyspaceId, key: &[u8]) -> Option<bool> {
+        let deleted = self.ranges.get(&keyspace).and_then(|ranges| ranges.get(key)).map(|word| (*word, false));
+        let said = self.keys.get(&(keyspace, key.to_vec())).copied();
+        said.into_iter().chain(deleted).max_by_key(|(word, _)| *word).map(|(_, is_there)| is_there)
+    }
+}
+
+/// Commits a batch with puts that depend on what is there: those of keyspaces whose strategy decides at the write.
+pub(super) fn commit_decided(
+    engine: &Arc<Engine>,
+    batch: &BatchBuf,
+    keyspaces: &[Opened],
+    durability: Option<Durability>,
+    reads: Option<&ReadSet>,
+) -> Result<Receipt> {
+    let attempt = |reading: &Reading| {
+        let (decided, read) = decide(&reading.view, batch, keyspaces)?;
+        let all: Vec<&ReadSet> = reads.into_iter().chain([&read]).collect();
+        commit_checked(engine, decided, keyspaces, durability, &all)
+    };
+    // What the caller has read is the caller's to read again.
+    if reads.is_some() { attempt(&Reading::begin(engine)) } else { optimistic(engine, attempt) }
+}
+
+/// That no sum whose base is in the batch itself is too large: that can be seen here, and is refused.
+pub(super) fn check_sums(batch: &BatchBuf, keyspaces: &[Opened]) -> Result<()> {
+    let is_sum = |id| keyspaces.iter().any(|opened| opened.id == id && matches!(opened.strategy, MergeStrategy::Sum));
+    // Only keys with a base in the batch: of the others nothing is known here.
+    let mut sums: HashMap<(KeyspaceId, &[u8]), (u64, i128)> = HashMap::new();
+    let mut ranges: HashMap<KeyspaceId, SpanMap<u64>> = HashMap::new();
+    let mut words = 0u64;
+    for op in batch.ops() {
+        words += 1;
+        let deleted = |ranges: &HashMap<KeyspaceId, SpanMap<u64>>| {
+            ranges.get(&op.keyspace).and_then(|ranges| ranges.get(op.key)).copied().unwrap_or(0)
+        };
+        let value = number(op.value).unwrap_or(0);
+        match op.kind {
+            Kind::Put | Kind::Delete | Kind::Purge if is_sum(op.keyspace) => {
+                sums.insert((op.keyspace, op.key), (words, if op.kind == Kind::Put { value } else { 0 }));
+            }
+            Kind::Operand => {
+                // One that a later range deletes is known no more.
+                if let Some((base, sum)) = sums.get_mut(&(op.keyspace, op.key))
+                    && *base > deleted(&ranges)
+                {
+                    *sum = sum.saturating_add(value);
+                }
+            }
+            Kind::RangeDelete | Kind::RangePurge => {
+                ranges.entry(op.keyspace).or_default().insert(&op.span(), words);
+            }
+            _ => {}
+        }
+    }
+    let deleted = |id, key: &[u8]| ranges.get(&id).and_then(|ranges| ranges.get(key)).copied().unwrap_or(0);
+    let mut known = sums.into_iter().filter(|((id, key), (base, _))| *base > deleted(*id, key));
+    known.try_for_each(|((id, key), (_, sum))| {
+        let keyspace = keyspaces.iter().find(|opened| opened.id == id);
+        let named = |error| match keyspace {
+            Some(opened) => opened.named(error),
+            None => error,
+        };
+        wide_sum(key, &sum.to_le_bytes()).map(drop).map_err(named)
+    })
+}
+
+/// Counts the operands of a batch, and puts a state behind those that end a long chain. The batch will get the next seqno.
+///
+/// What cannot be read or folded now is left as it is, and tried again after twice as many operands: each try is a fold under the lock.
+pub(super) fn end_long_chains(engine: &Engine, commit: &mut Commit, batch: &mut BatchBuf, keyspaces: &[Opened]) {
+    let mut long = Keys::new();
+    for op in batch.ops().filter(|op| op.kind == Kind::Operand) {
+        if commit.chains.count(op.keyspace, op.key) && long.len() < STATES_MAX {
+            long.push((op.keyspace, op.key.to_vec()));
+        }
+    }
+    if long.is_empty() {
+        return;
+    }
+    long.sort_unstable();
+    long.dedup();
+    let seqno = commit.next_seqno();
+    let mut stamped = batch.clone();
+    stamped.stamp(seqno, 0);
+    let len = stamped.len();
+    let scratch = Memtable::from_batches(0, &[stamped.into_shared(len)]);
+    let current = engine.files.current();
+    for (id, key) in long {
+        let Some(opened) = keyspaces.iter().find(|opened| opened.id == id) else { continue };
+        let mut lookup = Lookup::new(Asked::present(seqno, None));
+        let answer = scratch.get(id, &key, &mut lookup).and_then(|answer| match answer {
+            Some(answer) => Ok(Some(answer)),
+            None => look_up(&current, id, &mut PointKey::new(&key), &mut lookup, |_| true, |_| {}),
+        });
+        let Ok(answer) = answer else { continue };
+        if lookup.operands() == 0 {
+            // The batch's own last word on the key has ended the chain.
+            commit.chains.ended(id, &key, 0);
+            continue;
+        }
+        match lookup.state(answer.as_ref(), &opened.strategy, &key) {
+            None => commit.chains.gave_up(id, &key),
+            Some((kind, value)) if batch.len() + key.len() + value.len() + OP_HEAD_MAX <= BATCH_LEN_MAX => {
+                batch.push(kind, id, &key, &value);
+                commit.chains.ended(id, &key, value.len());
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// The batch without the puts that change nothing, and what this depends on.
+fn decide(view: &Arc<ViewCore>, batch: &BatchBuf, keyspaces: &[Opened]) -> Result<(BatchBuf, ReadSet)> {
+    let mut decided = BatchBuf::default();
+    let mut read = ReadSet::new(view);
+    let mut overlay = Overlay::default();
+    for op in batch.ops() {
+        let deciding = keyspaces.iter().find(|opened| opened.id == op.keyspace && opened.strategy.decides_at_write());
+        let mut keep = true;
+        if let Some(opened) = deciding {
+            match op.kind {
+                Kind::RangeDelete | Kind::RangePurge => overlay.range(op.keyspace, &op.span()),
+                Kind::Delete | Kind::Purge => overlay.key(op.keyspace, op.key, false),
+                _ if !is_live(view, opened, op.key, &overlay, &mut read)? => overlay.key(op.keyspace, op.key, true),
+                _ if matches!(opened.strategy, MergeStrategy::ErrorOnDuplicate) => {
+                    return Err(Error::Duplicate { key: op.key.to_vec() });
+                }
+                _ => keep = false,
+            }
+        }
+        if keep {
+            decided.push(op.kind, op.keyspace, op.key, op.value);
+        }
+    }
+    Ok((decided, read))
+}
+
+/// Whether a key is there, for a put of the batch.
+fn is_live(view: &ViewCore, keyspace: &Opened, key: &[u8], overlay: &Overlay, read: &mut ReadSet) -> Result<bool> {
+    if let Some(said) = overlay.says(keyspace.id, key) {
+        return Ok(said);
+    }
+    read.key(keyspace, key);
+    Ok(view.get(keyspace, key)?.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_of_a_batch_on_a_key_is_what_later_ones_are_decided_by() {
+        let id = KeyspaceId(16);
+        let mut overlay = Overlay::default();
+        overlay.key(id, b"b", true);
+        overlay.range(id, &KeySpan { start: b"a".to_vec(), end: Some(b"c".to_vec()) });
+        assert_eq!(
+            (overlay.says(id, b"b"), overlay.says(id, b"c"), overlay.says(KeyspaceId(17), b"b")),
+            (Some(false), None, None)
+        );
+        overlay.key(id, b"b", true);
+        assert_eq!(overlay.says(id, b"b"), Some(true));
+    }
+}

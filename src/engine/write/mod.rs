@@ -1,0 +1,175 @@
+//! The one way in for writes.
+//!
+//! ```text
+//!  1 stage      strategies and limits; the batch is encoded, once (stage.rs)
+//!  2 decide     first values that stay, duplicates that are refused (decide.rs)
+//!  3 room       slow down or wait while flushes and compactions are behind (room.rs)
+//!  4 check      keyspaces alive, what was read still true (conflicts.rs)
+//!  5 log        append; rotate when the memtable is full        ┐
+//!  6 memtable   insert                                          ├ engine/log, one commit at a time
+//!  7 publish    the seqno becomes visible (E1)                  ┘
+//!  8 sync       as asked: those who wait share one (sync.rs)
+//! ```
+//!
+//! Everything that can be refused is looked at before the append. After it there are two answers: the receipt, or
+//! [`Error::NotDurable`] with it.
+
+mod conflicts;
+mod decide;
+mod room;
+mod stage;
+mod sync;
+mod update;
+
+use std::sync::{Arc, atomic::Ordering};
+
+pub(crate) use room::health;
+pub(crate) use stage::{Staged, Write};
+pub(crate) use sync::persist;
+pub(super) use sync::sync_at_intervals;
+pub(crate) use update::update;
+
+use crate::{
+    base::{Error, Receipt, Result, Seqno, from_us},
+    engine::{
+        Durability, Engine, Opened,
+        catalogue::dropped,
+        jobs::{drawn_step, flush_recovered},
+        locks::Guard,
+        log::Commit,
+    },
+    manifest::{Change, Edit},
+    wal::{BATCH_LEN_MAX, BatchBuf},
+};
+use conflicts::{Checked, ReadSet};
+
+/// Commits writes that were staged.
+pub(crate) fn commit(engine: &Arc<Engine>, staged: Staged, durability: Option<Durability>) -> Result<Receipt> {
+    let Staged { batch, keyspaces, wrong } = staged;
+    match wrong {
+        Some(error) => Err(error),
+        None => decide_and_commit(engine, batch, &keyspaces, durability, None),
+    }
+}
+
+/// Commits a single write, without what several would need.
+pub(crate) fn commit_one(engine: &Arc<Engine>, keyspace: &Opened, write: Write<'_>) -> Result<Receipt> {
+    let mut batch = BatchBuf::default();
+    stage::stage(&mut batch, keyspace, write)?;
+    decide_and_commit(engine, batch, std::slice::from_ref(keyspace), None, None)
+}
+
+/// Commits a batch if what was read for it still holds, by way of the decision where a keyspace's strategy wants one.
+fn decide_and_commit(
+    engine: &Arc<Engine>,
+    batch: BatchBuf,
+    keyspaces: &[Opened],
+    durability: Option<Durability>,
+    reads: Option<&ReadSet>,
+) -> Result<Receipt> {
+    engine.health.check_writable()?;
+    if batch.len() > BATCH_LEN_MAX {
+        let len = batch.len();
+        return Err(Error::invalid(format!("a batch encodes to at most {BATCH_LEN_MAX} bytes, not {len}; split it")));
+    }
+    if keyspaces.iter().any(|keyspace| keyspace.strategy.decides_at_write()) {
+        decide::commit_decided(engine, &batch, keyspaces, durability, reads)
+    } else {
+        commit_checked(engine, batch, keyspaces, durability, reads.as_slice())
+    }
+}
+
+/// Commits a batch that writes to `keyspaces`, in which everything has been decided, if what was read for it still holds.
+fn commit_checked(
+    engine: &Engine,
+    mut batch: BatchBuf,
+    keyspaces: &[Opened],
+    durability: Option<Durability>,
+    reads: &[&ReadSet],
+) -> Result<Receipt> {
+    if batch.operands() > 0 && batch.count() > 1 {
+        decide::check_sums(&batch, keyspaces)?;
+    }
+    engine.files.settle_doubt()?;
+    extend_reservation(engine)?;
+    room::wait_for_room(engine, keyspaces)?;
+    let durability = match durability.unwrap_or(engine.ctx.options.durability) {
+        Durability::Interval(every) if every.is_zero() => Durability::Sync,
+        durability => durability,
+    };
+    if durability == Durability::Sync {
+        // It writes segments, for which the disk may have no room: better now than behind the append.
+        flush_recovered(engine)?;
+    }
+    engine.ctx.pass("commit: read, then applied");
+
+    let receipt = {
+        let mut commit = lock_checked(engine, reads)?;
+        check_keyspaces(engine, keyspaces)?;
+        engine.health.contain("a commit", || {
+            if commit.is_full(engine.ctx.options.memtable_bytes()) {
+                engine.log.rotate(&mut commit, &engine.files)?;
+            }
+            if batch.count() == 0 && reads.is_empty() {
+                // Nothing to write: the receipt of the newest commit says when nothing happened.
+                return Ok(Receipt { seqno: Seqno(engine.visible()), time: from_us(commit.time_us()) });
+            }
+            if batch.operands() > 0 {
+                decide::end_long_chains(engine, &mut commit, &mut batch, keyspaces);
+            }
+            engine.log.append(&mut commit, batch, engine.now_us(), &engine.dead)
+        })?
+    };
+    engine.counters.commits.fetch_add(1, Ordering::Relaxed);
+    engine.ctx.pass("commit: applied, then synced");
+    let synced = match durability {
+        Durability::Sync => sync::sync_upto(engine, receipt.seqno.0),
+        Durability::Interval(every) => sync::sync_within(engine, every),
+        Durability::Buffered => Ok(()),
+    };
+    // Only a sync that failed, which poisons, or the end of the database can come between: `health` says which.
+    synced.map_err(|_| Error::NotDurable { receipt })?;
+    drawn_step(engine);
+    Ok(receipt)
+}
+
+/// Takes the commit lock, with everything that was read known to hold.
+fn lock_checked<'e>(engine: &'e Engine, reads: &[&ReadSet]) -> Result<Guard<'e, Commit>> {
+    let mut checks: Vec<Checked<'_>> = reads.iter().map(|reads| Checked::new(reads)).collect();
+    loop {
+        checks.iter_mut().try_for_each(|check| check.advance(engine))?;
+        engine.ctx.pass("commit: checked, then locked");
+        let commit = engine.log.lock();
+        // Again, under the lock: closing and poisoning happen between.
+        engine.health.check_writable()?;
+        let mut whole = true;
+        for check in &mut checks {
+            whole &= check.finish(&commit.recent)?;
+        }
+        if whole {
+            return Ok(commit);
+        }
+    }
+}
+
+/// Reserves more seqnos, long before those that are reserved run out.
+fn extend_reservation(engine: &Engine) -> Result<()> {
+    let reserve = engine.ctx.options.limits.seqno_reserve;
+    let is_low = || engine.visible().saturating_add(reserve / 2) >= engine.log.ceiling();
+    if !is_low() {
+        return Ok(());
+    }
+    let mut editing = engine.files.edit();
+    if is_low() {
+        let ceiling = engine.visible().saturating_add(reserve);
+        editing.apply(&Edit::new([Change::Seqnos { last: 0, next: 0, ceiling, time_us: 0 }]))?;
+        engine.log.raise_ceiling(ceiling);
+    }
+    Ok(())
+}
+
+fn check_keyspaces(engine: &Engine, keyspaces: &[Opened]) -> Result<()> {
+    let is_gone =
+        |keyspace: &&Opened| engine.files.look(|now| now.trees.get(&keyspace.id).is_none_or(|tree| tree.dropped));
+    keyspaces.iter().find(is_gone).map_or(Ok(()), |gone| Err(dropped(gone)))
+}

@@ -1,0 +1,128 @@
+//! From what the user asks for to an operation of a batch: the one place where strategies and limits come before the
+//! encoding.
+
+use crate::{
+    base::{Error, KEY_LEN_MAX, KeySpan, Kind, Result},
+    engine::Opened,
+    wal::{BATCH_LEN_MAX, BatchBuf},
+};
+
+/// So much of a key is shown where it is refused.
+const KEY_SHOWN_MAX: usize = 100;
+
+/// One write of one keyspace, as it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Write<'a> {
+    /// Sets a key to a value.
+    Put(&'a [u8], &'a [u8]),
+    /// Adds an operand to a key.
+    Merge(&'a [u8], &'a [u8]),
+    /// Deletes a key.
+    Delete(&'a [u8]),
+    /// Deletes the keys of a span.
+    DeleteRange(&'a KeySpan),
+    /// Deletes a key with its past.
+    Purge(&'a [u8]),
+    /// Deletes the keys of a span with their past.
+    PurgeRange(&'a KeySpan),
+}
+
+/// Writes that happen together, as they are asked for one by one.
+#[derive(Debug, Default)]
+pub(crate) struct Staged {
+    pub(super) batch: BatchBuf,
+    pub(super) keyspaces: Vec<Opened>,
+    /// The first thing that was wrong: told at the commit.
+    pub(super) wrong: Option<Error>,
+}
+
+impl Staged {
+    /// Adds a write; one that is refused refuses them all.
+    pub(crate) fn add(&mut self, keyspace: &Opened, write: Write<'_>) {
+        if self.wrong.is_some() {
+            return;
+        }
+        if let Err(error) = stage(&mut self.batch, keyspace, write) {
+            self.refuse(error);
+        } else if !self.keyspaces.iter().any(|known| known.id == keyspace.id) {
+            self.keyspaces.push(keyspace.clone());
+        }
+    }
+
+    /// Refuses all writes, also those to come.
+    pub(crate) fn refuse(&mut self, error: Error) {
+        self.wrong.get_or_insert(error);
+    }
+
+    /// How many operations there are.
+    pub(crate) fn count(&self) -> usize {
+        self.batch.count()
+    }
+}
+
+/// Adds a write to a batch. Nothing is added when it is refused.
+pub(super) fn stage(batch: &mut BatchBuf, keyspace: &Opened, write: Write<'_>) -> Result<()> {
+    let (kind, key, value): (Kind, &[u8], &[u8]) = match write {
+        Write::Put(key, value) => (Kind::Put, key, value),
+        Write::Merge(key, operand) => (keyspace.strategy.operand_kind(), key, operand),
+        Write::Delete(key) => (Kind::Delete, key, &[]),
+        Write::Purge(key) => (Kind::Purge, key, &[]),
+        Write::DeleteRange(span) => return stage_range(batch, keyspace, Kind::RangeDelete, span),
+        Write::PurgeRange(span) => return stage_range(batch, keyspace, Kind::RangePurge, span),
+    };
+    let has_value = matches!(write, Write::Put(..) | Write::Merge(..));
+    let stored = has_value.then(|| keyspace.strategy.stored(value)).transpose();
+    let stored = stored.map_err(|error| refused(keyspace, key, error))?;
+    let value = stored.as_deref().unwrap_or_default();
+    check_key_of(keyspace, key)?;
+    check_len(batch, key.len().saturating_add(value.len()))?;
+    batch.push(kind, keyspace.id, key, value);
+    Ok(())
+}
+
+fn stage_range(batch: &mut BatchBuf, keyspace: &Opened, kind: Kind, span: &KeySpan) -> Result<()> {
+    // An inclusive end is one byte longer than its key.
+    let end = span.end.as_deref().map(|end| end.strip_suffix(&[0]).unwrap_or(end)).unwrap_or_default();
+    for key in [&span.start, end] {
+        check_key_of(keyspace, key)?;
+    }
+    check_len(batch, span.start.len() + span.end.as_ref().map_or(0, Vec::len))?;
+    if !span.is_empty() {
+        batch.push_range(kind, keyspace.id, &span.start, span.end.as_deref());
+    }
+    Ok(())
+}
+
+/// Fails for a key that is too long, and names it with its keyspace.
+pub(super) fn check_key_of(keyspace: &Opened, key: &[u8]) -> Result<()> {
+    check_key(key).map_err(|error| refused(keyspace, key, error))
+}
+
+fn check_key(key: &[u8]) -> Result<()> {
+    if key.len() > KEY_LEN_MAX {
+        return Err(Error::invalid(format!("a key has at most {KEY_LEN_MAX} bytes, not {}", key.len())));
+    }
+    Ok(())
+}
+
+/// Checked before the bytes are copied: a batch never takes much more memory than it may.
+fn check_len(batch: &BatchBuf, more: usize) -> Result<()> {
+    let len = batch.len().saturating_add(more);
+    if len > BATCH_LEN_MAX {
+        return Err(Error::invalid(format!(
+            "a batch, or one value with its key, encodes to at most {BATCH_LEN_MAX} bytes, not {len}; split it"
+        )));
+    }
+    Ok(())
+}
+
+/// An operation that is refused, by its key and keyspace: of a batch of many nobody would find it otherwise.
+#[cold]
+fn refused(keyspace: &Opened, key: &[u8], error: Error) -> Error {
+    let Error::Invalid { what } = error else { return error };
+    let shown = key.get(..KEY_SHOWN_MAX).map_or_else(
+        || format!("\"{}\"", key.escape_ascii()),
+        |start| format!("\"{}\"... of {} bytes", start.escape_ascii(), key.len()),
+    );
+    Error::invalid(format!("key {shown} in keyspace \"{}\": {what}", keyspace.name))
+}

@@ -1,0 +1,58 @@
+//! When a commit is on the disk: at once, within an interval, or on request.
+
+use std::time::Duration;
+
+use crate::{
+    base::Result,
+    engine::{Engine, jobs::flush_recovered},
+};
+
+/// An interval sync that failed for another reason than the sync itself is tried again this much later, in microseconds.
+const TRY_AGAIN_US: u64 = 500_000;
+
+/// Returns when every commit at or below `seqno` is durable.
+pub(super) fn sync_upto(engine: &Engine, seqno: u64) -> Result<()> {
+    engine.log.sync_upto(seqno, &engine.files, || flush_recovered(engine))
+}
+
+/// Makes sure that everything visible now is synced within an interval: by the thread that waits for it, or on a machine
+/// without threads by the first commit that finds it due.
+///
+/// An error means that a sync has failed, on a machine without threads: what only keeps it from being tried now is met
+/// again when it is due next.
+pub(super) fn sync_within(engine: &Engine, every: Duration) -> Result<()> {
+    let was_due = engine.log.syncing.within(every, engine.ctx.env.monotonic_us());
+    if was_due && engine.ctx.runs_inline() && sync_due(engine).is_err() {
+        return engine.health.check_not_poisoned();
+    }
+    Ok(())
+}
+
+/// Syncs what is due. What could not be synced, though syncs themselves still work, is due again a little later.
+fn sync_due(engine: &Engine) -> Result<()> {
+    engine.log.syncing.take_due();
+    sync_upto(engine, engine.visible()).inspect_err(|_| {
+        if engine.health.check_writable().is_ok() {
+            engine.log.syncing.due_at(engine.ctx.env.monotonic_us().saturating_add(TRY_AGAIN_US));
+        }
+    })
+}
+
+/// The thread that syncs when it is due.
+pub(in crate::engine) fn sync_at_intervals(engine: &Engine) {
+    engine.log.syncing.at_intervals(
+        || engine.ctx.env.monotonic_us(),
+        || {
+            // A failure poisons the database, or is told by the writes that it stops: there is nobody here to tell.
+            let _synced = engine.health.contain("an interval sync", || sync_due(engine));
+        },
+    );
+}
+
+/// Makes everything that is visible now durable.
+pub(crate) fn persist(engine: &Engine) -> Result<()> {
+    engine.health.check_writable()?;
+    engine.files.settle_doubt()?;
+    sync_upto(engine, engine.visible())?;
+    engine.ctx.check_there()
+}

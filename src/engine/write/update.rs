@@ -1,0 +1,64 @@
+//! Writes that depend on what they read: tried again while somebody else writes that meanwhile.
+
+use std::sync::Arc;
+
+use super::{
+    Write,
+    conflicts::{ReadSet, Reading},
+    decide_and_commit,
+    stage::{check_key_of, stage},
+};
+use crate::{
+    base::{Bytes, Error, Receipt, Result},
+    engine::{Engine, Opened},
+    merge::MergeStrategy,
+    wal::BatchBuf,
+};
+
+/// How often a write is tried again because somebody else wrote what it depends on.
+const TRIES: usize = 100;
+
+/// Tries a write until it meets no conflict.
+///
+/// # Errors
+/// [`Error::Conflict`] after a hundred tries; whatever else the write says.
+pub(super) fn optimistic<T>(engine: &Arc<Engine>, mut write: impl FnMut(&Reading) -> Result<T>) -> Result<T> {
+    let mut lost = None;
+    for _ in 0..TRIES {
+        match write(&Reading::begin(engine)) {
+            Err(Error::Conflict { key }) => lost = Some(key),
+            written => return written,
+        }
+    }
+    Err(Error::Conflict { key: lost.unwrap_or_default() })
+}
+
+/// Reads a key, lets `decide` choose what to write (`None`: leave it; `Some(None)`: delete it), and writes that if the key
+/// is still the same.
+pub(crate) fn update(
+    engine: &Arc<Engine>,
+    keyspace: &Opened,
+    key: &[u8],
+    mut decide: impl FnMut(Option<&[u8]>) -> Option<Option<Bytes>>,
+) -> Result<Option<Receipt>> {
+    check_key_of(keyspace, key)?;
+    engine.check_open()?;
+    optimistic(engine, |reading| {
+        let mut reads = ReadSet::new(&reading.view);
+        reads.key(keyspace, key);
+        let old = reading.view.get(keyspace, key)?;
+        let Some(new) = decide(old.as_deref()) else { return Ok(None) };
+        if old.is_some() && new.is_some() && matches!(keyspace.strategy, MergeStrategy::FirstWins) {
+            // A put would change nothing, and its receipt would say that it did.
+            return Err(Error::invalid(format!(
+                "key \"{}\" has its first value, which stays in a keyspace with merge strategy FirstWins; delete it first",
+                key.escape_ascii()
+            )));
+        }
+        let write = new.as_ref().map_or(Write::Delete(key), |value| Write::Put(key, value));
+        let mut batch = BatchBuf::default();
+        stage(&mut batch, keyspace, write)?;
+        let keyspaces = std::slice::from_ref(keyspace);
+        decide_and_commit(engine, batch, keyspaces, None, Some(&reads)).map(Some)
+    })
+}
