@@ -55,15 +55,15 @@ mod segment;
 mod wal;
 
 pub use api::{
-    Batch, Change, Commit, Commits, Cursor, Db, Diff, History, HistoryRange, Keys, Keyspace, Range, Version, View,
+    Batch, Change, Commit, Commits, Cursor, Db, Diff, History, HistoryRange, Keyspace, Range, RangeKeys, Version, View,
 };
 pub use base::{Bytes, Corruption, Error, KeyRange, Receipt, Result, Seqno, SeqnoRange};
 pub use compaction::{CompactionPolicy, Policy, VersionInfo};
 pub use engine::{
-    Compacted, Durability, Explain, Finding, KeyspaceOptions, KeyspaceSpace, LevelStats, Options, Pin, PinStats,
-    Progress, ReadOutcome, Report, SpaceUse, Stats, Step, ViewStats,
+    Compacted, Durability, Explain, KeyspaceOptions, KeyspaceSpace, LevelStats, Options, Pin, PinStats, Progress,
+    ReadOutcome, ReadStep, Report, SpaceUse, Stats, VerifyFinding, ViewStats,
 };
-pub use merge::{CustomMerge, Merge, MergeStrategy};
+pub use merge::strategy::{CustomMerge, Merge, MergeStrategy};
 
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]

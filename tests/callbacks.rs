@@ -10,8 +10,8 @@ use std::{
 };
 
 use chronolith::{
-    Batch, Commits, CompactionPolicy, Cursor, Db, Diff, Error, History, HistoryRange, Keys, Keyspace, KeyspaceOptions,
-    Merge, MergeStrategy, Options, Policy, Range, Result, VersionInfo, View, env,
+    Batch, Commits, CompactionPolicy, Cursor, Db, Diff, Error, History, HistoryRange, Keyspace, KeyspaceOptions, Merge,
+    MergeStrategy, Options, Policy, Range, RangeKeys, Result, VersionInfo, View, env,
 };
 
 /// Fails when something takes too long: a hang would never tell.
@@ -261,7 +261,7 @@ fn handles_are_shared_among_threads_and_carried_across_panics() {
     shared::<MergeStrategy>();
     sent::<Batch>();
     sent::<Range>();
-    sent::<Keys>();
+    sent::<RangeKeys>();
     sent::<Cursor>();
     sent::<Diff>();
     sent::<History>();

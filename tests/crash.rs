@@ -1977,7 +1977,7 @@ impl<'a> Runner<'a> {
                 self.run.floor = self.run.floor.max(old);
                 false
             }
-            Durability::Buffered => false,
+            _ => false,
         };
         if is_durable {
             self.durable();

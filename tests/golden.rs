@@ -12,7 +12,7 @@ use std::{
 };
 
 use chronolith::{
-    Durability, Error, KeyspaceOptions, MergeStrategy, Options, Policy, Step, env,
+    Durability, Error, KeyspaceOptions, MergeStrategy, Options, Policy, ReadStep, env,
     merge::append_items,
     phash::{Hash, Map, MapBuilder, MergeOptions, Mphf, merge_to},
 };
@@ -143,8 +143,8 @@ fn check_folding(machine: &env::Sim) {
     assert_eq!(words.get("word/008").unwrap(), None);
     // Both segments are asked through their indexes, the upper one behind its filter.
     let asked = words.explain("word/009").unwrap();
-    let filters = asked.steps.iter().filter(|step| matches!(step, Step::Segment { filter: Some(_), .. })).count();
-    let slots = asked.steps.iter().filter(|step| matches!(step, Step::Segment { slot: Some(_), .. })).count();
+    let filters = asked.steps.iter().filter(|step| matches!(step, ReadStep::Segment { filter: Some(_), .. })).count();
+    let slots = asked.steps.iter().filter(|step| matches!(step, ReadStep::Segment { slot: Some(_), .. })).count();
     assert_eq!((asked.segments(), filters, slots), (2, 1, 1), "{asked}");
     let report = db.verify().unwrap();
     assert!(report.is_clean(), "{report}");

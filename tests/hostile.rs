@@ -40,7 +40,7 @@ use std::{
 };
 
 use chronolith::{
-    Db, Durability, Error, Keyspace, KeyspaceOptions, MergeStrategy, Options, Policy, Range, ReadOutcome, Step,
+    Db, Durability, Error, Keyspace, KeyspaceOptions, MergeStrategy, Options, Policy, Range, ReadOutcome, ReadStep,
     env::{Fault, Loss, Sim},
 };
 
@@ -392,7 +392,7 @@ impl Builder {
     fn is_indexed(&self) -> (bool, bool) {
         let (mut slots, mut filters) = (false, false);
         for step in (0..22).flat_map(|key| self.spaces[0].explain(name(key)).unwrap().steps) {
-            if let Step::Segment { slot, filter, .. } = step {
+            if let ReadStep::Segment { slot, filter, .. } = step {
                 slots |= slot.is_some();
                 filters |= filter.is_some();
             }

@@ -133,6 +133,167 @@ fn untidiness_is_noticed() {
     assert!(inside("read/mod.rs", "impl Engine {\n}").contains("impl Engine"));
 }
 
+/// The golden listing of what is public: nothing comes or goes unseen. What is `pub` can be reached, since the lint
+/// `unreachable_pub` leaves no other; so the source tells it.
+const PUBLIC_API: &str = "tests/golden/public-api.txt";
+
+#[test]
+fn nothing_public_comes_or_goes_unseen() {
+    let mut listing = Vec::new();
+    visit(Path::new("src"), &mut |path, text| {
+        let code = text.split("#[cfg(test)]\n").next().unwrap_or(text);
+        listing.extend(public_items(path, code));
+    });
+    listing.sort();
+    listing.dedup();
+    if std::env::var_os("CHRONOLITH_ACCEPT_API").is_some() {
+        fs::write(PUBLIC_API, listing.join("\n") + "\n").unwrap();
+    }
+    let known = fs::read_to_string(PUBLIC_API).unwrap();
+    let known: Vec<&str> = known.lines().collect();
+    let gone = known.iter().filter(|line| !listing.iter().any(|found| found == *line)).map(|line| format!("- {line}"));
+    let new = listing.iter().filter(|line| !known.contains(&line.as_str())).map(|line| format!("+ {line}"));
+    let changes: Vec<String> = gone.chain(new).collect();
+    assert!(
+        changes.is_empty(),
+        "the public API has changed; if that is meant, run this with CHRONOLITH_ACCEPT_API=1 and commit {PUBLIC_API}:\n{}",
+        changes.join("\n")
+    );
+}
+
+#[test]
+fn every_kind_of_public_item_is_listed() {
+    let code = "\
+pub struct A {
+    /// A field.
+    pub b: u64,
+    c: u64,
+}
+
+impl<T> A {
+    pub fn d(
+        &self,
+        e: u64,
+    ) -> u64 {
+        0
+    }
+
+    fn f() {}
+}
+
+pub enum G {
+    H,
+    I(u64),
+    J {
+        k: u64,
+    },
+}
+
+pub trait L {
+    fn m(&self) -> u64;
+}
+
+impl fmt::Display for A {
+    fn fmt() {}
+}
+
+impl Clone for Private {}
+
+pub const N: u64 = 7;
+
+pub(crate) fn o() {}
+";
+    let expected = [
+        "A as Display",
+        "A::b: u64",
+        "A::fn d(&self, e: u64) -> u64",
+        "G::H",
+        "G::I(u64)",
+        "G::J",
+        "L::fn m(&self) -> u64",
+        "const N: u64",
+        "enum G",
+        "struct A",
+        "trait L",
+    ];
+    let mut found = public_items("src/api/a.rs", code);
+    found.sort();
+    assert_eq!(found, expected);
+    assert_eq!(public_items("src/lib.rs", "pub use api::{\n    A, B,\n};\nmod c;\n"), ["use api::{A, B}"]);
+    assert!(public_items("src/api/mod.rs", "pub use a::A;\n").is_empty(), "what a hidden module hands on");
+}
+
+/// The modules whose re-exports are public.
+const FACES: &[&str] = &["src/lib.rs", "src/env/mod.rs", "src/merge/mod.rs", "src/phash/mod.rs"];
+
+/// The public items of a file, as rustfmt writes them: at the left edge, or one step inside a type, trait or enum.
+fn public_items(path: &str, code: &str) -> Vec<String> {
+    let lines: Vec<&str> = code.lines().collect();
+    let (mut found, mut types, mut implemented) = (Vec::new(), Vec::new(), Vec::new());
+    // What the line stands in: `impl`, `trait`, `enum`, `struct`, and its name.
+    let mut inside = ("", String::new());
+    for (at, line) in lines.iter().enumerate() {
+        let item = || declaration(lines.get(at..).unwrap_or_default());
+        if let Some(inner) = line.strip_prefix("    ").filter(|inner| !inner.starts_with([' ', '/', '#', '}'])) {
+            let (kind, of) = &inside;
+            let shown = match *kind {
+                "enum" => inner.starts_with(char::is_uppercase),
+                "trait" => inner.starts_with("fn "),
+                "" => false,
+                _ => inner.starts_with("pub "),
+            };
+            if shown {
+                let item = item();
+                found.push(format!("{of}::{}", item.strip_prefix("pub ").unwrap_or(&item)));
+            }
+        } else if let Some(rest) = line.strip_prefix("impl") {
+            // Behind the parameters: a type, or a trait for a type.
+            let rest = if rest.starts_with('<') { rest.split_once("> ").map_or(rest, |(_, rest)| rest) } else { rest };
+            inside = ("impl", word(rest.trim()).to_owned());
+            if let Some((what, of)) = rest.split_once(" for ") {
+                let what = what.rsplit("::").next().unwrap_or(what).trim();
+                implemented.push((word(of).to_owned(), what.to_owned()));
+                inside = ("", String::new());
+            }
+        } else if let Some(rest) = line.strip_prefix("pub ") {
+            let kind = word(rest);
+            let name = word(rest[kind.len()..].trim()).to_owned();
+            match kind {
+                "struct" | "enum" | "trait" => {
+                    found.push(format!("{kind} {name}"));
+                    types.push(name.clone());
+                    inside = (kind, name);
+                }
+                "use" if !FACES.contains(&path) => {}
+                _ => found.push(item()[4..].to_owned()),
+            }
+        } else if !line.starts_with([' ', '/', '#']) && !line.is_empty() && *line != "}" {
+            inside = ("", String::new());
+        }
+    }
+    let implemented = implemented.into_iter().filter(|(of, _)| types.contains(of));
+    found.extend(implemented.map(|(of, what)| format!("{of} as {what}")));
+    found
+}
+
+/// A declaration on one line, without what stands behind it.
+fn declaration(lines: &[&str]) -> String {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(line.trim());
+        text.push(' ');
+        let count = |sign: char| text.matches(sign).count();
+        let is_use = text.starts_with("pub use");
+        let balanced = count('(') == count(')') && count('[') == count(']') && (!is_use || count('{') == count('}'));
+        if balanced && text.trim_end().ends_with(['{', ';', ',', '}']) {
+            break;
+        }
+    }
+    let text = text.split(" = ").next().unwrap_or(&text).replace("( ", "(").replace(", )", ")");
+    let text = text.replace("{ ", "{").replace(", }", "}");
+    text.trim().trim_end_matches([';', ',']).trim_end_matches('{').trim().to_owned()
+}
+
 fn check(path: &str, text: &str, fault: &mut dyn FnMut(usize, String)) {
     let code = text.split("#[cfg(test)]\n").next().unwrap_or(text);
     if !text.starts_with("//!") {

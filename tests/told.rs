@@ -721,7 +721,7 @@ fn statistics_tell_what_views_hold_and_which() {
     db.flush().unwrap();
     let of = |view: &chronolith::View| {
         let held = db.stats().held_by_views;
-        held.into_iter().find(|held| held.seqno == u64::from(view.seqno())).unwrap()
+        held.into_iter().find(|held| held.seqno == view.seqno()).unwrap()
     };
     // Its versions are kept in the segments; and it reads the memtable until somebody gives it newer files.
     assert!(of(&first).bytes > 50_000 && of(&first).bytes < 80_000, "{:?}", of(&first));
@@ -817,7 +817,7 @@ fn statistics_tell_for_whom_dropped_keyspaces_stay() {
     let stats = db.stats();
     assert!(stats.space.dropped > 100_000, "{stats}");
     assert_eq!(stats.held_by_views[0].dropped_bytes, stats.space.dropped);
-    assert_eq!((stats.pins[0].dropped_bytes, stats.held_by_views[0].seqno), (stats.space.dropped, view.seqno().into()));
+    assert_eq!((stats.pins[0].dropped_bytes, stats.held_by_views[0].seqno), (stats.space.dropped, view.seqno()));
     assert!(stats.to_string().contains(" of dropped keyspaces, 0 B in older files"), "{stats}");
     assert_eq!(stats.levels.iter().filter(|level| level.keyspace == "big").count(), 1, "{stats}");
     prometheus(&stats.to_prometheus());

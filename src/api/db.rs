@@ -1,4 +1,4 @@
-//! [`Db`]: open, keyspaces, batches, views, care.
+//! [`Db`]: open, keyspaces, batches, views, maintenance.
 
 use std::{fmt, ops::ControlFlow, path::Path, sync::Arc, time::SystemTime};
 
@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// An open database. Cheap to clone: clones, keyspaces, views and iterators share it, and it is closed when the last of them goes. Call
-/// [`close`](Db::close) to learn of errors and to free the lock whoever still holds a handle.
+/// An open database. Cheap to clone: clones, keyspaces, views and iterators share it, and it closes when the last of them
+/// is dropped. Call [`close`](Db::close) to see errors of closing, or to free the lock while other handles are alive.
 ///
 /// ```no_run
 /// use chronolith::{Db, KeyspaceOptions};
@@ -36,11 +36,18 @@ impl fmt::Debug for Db {
 }
 
 impl Db {
-    /// Opens the database in the directory `path` with the default [`Options`], creating it if need be; it recovers by itself
-    /// after a crash.
+    /// Opens the database in the directory `path` with the default [`Options`], and creates it if it does not exist.
+    /// After a crash, opening recovers it.
+    ///
+    /// ```no_run
+    /// let db = chronolith::Db::open("my.db")?;
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Options::open`].
+    /// [`Locked`](crate::Error::Locked) while it is open elsewhere; [`Corrupt`](crate::Error::Corrupt) or
+    /// [`Missing`](crate::Error::Missing) for a damaged file; [`Invalid`](crate::Error::Invalid) for a path that cannot
+    /// hold a database. All of them: [`Options::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Options::new().open(path)
     }
@@ -53,23 +60,43 @@ impl Db {
         self.owner.engine()
     }
 
-    /// The keyspace of this name, created if need be. Options that are not set mean "as stored".
+    /// Opens the keyspace of this name, and creates it if it does not exist. Options that are not set keep their stored
+    /// value; a new keyspace gets the default.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("ann", "25")?;
+    /// assert_eq!(db.keyspaces(), ["users"]);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) for a name that is empty or longer than 255 bytes, for another merge strategy than the one that the
-    /// keyspace was created with, and for none where that is a custom one.
+    /// [`Invalid`](crate::Error::Invalid) for a name that is empty or longer than 255 bytes, for a merge strategy other
+    /// than the stored one, and for no strategy where the stored one is custom.
+    #[doc(alias = "column_family", alias = "partition", alias = "open_table", alias = "tree")]
     #[expect(clippy::needless_pass_by_value, reason = "options are built for the call")]
     pub fn keyspace(&self, name: impl AsRef<str>, options: KeyspaceOptions) -> Result<Keyspace> {
         Ok(Keyspace::new(&self.owner, keyspaces::open(self.engine(), name.as_ref(), &options)?))
     }
 
-    /// The names of all keyspaces, sorted.
+    /// Returns the names of all keyspaces, sorted.
     pub fn keyspaces(&self) -> Vec<String> {
         keyspaces::keyspace_names(self.engine())
     }
 
-    /// Drops a keyspace with everything in it. Views opened before go on reading it; later writes to it fail; the name is free
-    /// at once.
+    /// Drops a keyspace and everything in it. The name is free at once. Views opened earlier, and pins, can still read it;
+    /// writes to it fail.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let old = db.keyspace("old", KeyspaceOptions::new())?;
+    /// db.drop_keyspace("old")?;
+    /// assert!(old.put("ann", "25").is_err());
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when there is no such keyspace.
@@ -77,33 +104,61 @@ impl Db {
         keyspaces::drop_keyspace(self.engine(), name.as_ref())
     }
 
-    /// A batch of writes that happen together or not at all.
+    /// Begins a batch: writes that are applied together or not at all. See [`Batch`].
+    #[doc(alias = "write_batch")]
     #[must_use = "a batch does nothing until `commit`"]
     pub fn batch(&self) -> Batch {
         Batch::new(&self.owner)
     }
 
-    /// A view of the present: it goes on showing this moment, whatever is written later.
+    /// Opens a view of the present. It keeps showing this moment, whatever is written later.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("ann", "25")?;
+    /// let before = db.snapshot();
+    /// users.put("ann", "26")?;
+    /// assert_eq!(before.get(&users, "ann")?.unwrap(), b"25");
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    #[doc(alias = "begin_read", alias = "read_txn")]
     #[must_use]
     pub fn snapshot(&self) -> View {
         View::new(&self.owner, ViewCore::snapshot(self.engine()))
     }
 
-    /// A view of the database just after the commit `seqno`; 0 is the empty database.
+    /// Opens a view of the database just after the commit `seqno`. Seqno 0 is the empty database.
     ///
-    /// Reads answer exactly, or say [`HistoryTrimmed`](crate::Error::HistoryTrimmed) where the policy of the keyspace has let
-    /// that past go.
+    /// A read of the view is exact, or fails with [`HistoryTrimmed`](crate::Error::HistoryTrimmed) where the keyspace's
+    /// [`Policy`](crate::Policy) has let that part of the past go.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
+    /// # use std::time::Duration;
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let day = Policy::mvcc(1, Duration::from_secs(86_400));
+    /// let users = db.keyspace("users", KeyspaceOptions::new().policy(day))?;
+    /// let first = users.put("ann", "25")?;
+    /// users.put("ann", "26")?;
+    /// assert_eq!(db.as_of(first.seqno)?.get(&users, "ann")?.unwrap(), b"25");
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`InTheFuture`](crate::Error::InTheFuture) for a seqno that has not been committed.
+    #[doc(alias = "time_travel")]
     pub fn as_of(&self, seqno: impl Into<Seqno>) -> Result<View> {
         Ok(View::new(&self.owner, ViewCore::as_of(self.engine(), seqno.into().0)?))
     }
 
-    /// A view of everything that had been committed at a time, up to and with that microsecond; before the first commit that is nothing. Asking fixes the answer: commits to come
-    /// are later than any time that was asked for, also after a crash.
+    /// Opens a view of everything that had been committed at `time`, that microsecond included. Before the first commit the
+    /// view is empty.
     ///
-    /// Times are those of the database's clock, which `db.snapshot().time()` tells. It follows the system's, but for a while after that was set by more than a moment.
+    /// The answer never changes: every later commit gets a time after any time that was asked for, also after a crash.
+    /// Times are those of the database's clock ([`View::time`] of a snapshot is the time now). It follows the system's
+    /// clock, except for up to an hour after that was set.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
@@ -119,14 +174,19 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// [`InTheFuture`](crate::Error::InTheFuture) for a time that has not come; [`HistoryTrimmed`](crate::Error::HistoryTrimmed) for one before which not every commit is told
-    /// any more (see [`commits`](Db::commits)). Where the answer has to be made last, errors of writing as in [`Batch::commit`].
+    /// [`InTheFuture`](crate::Error::InTheFuture) for a time that has not come;
+    /// [`HistoryTrimmed`](crate::Error::HistoryTrimmed) for a time before the exact commit times that are kept (see
+    /// [`commits`](Db::commits)). A time close to now is made durable first, which can fail as a write does:
+    /// [`Batch::commit`].
     pub fn as_of_time(&self, time: SystemTime) -> Result<View> {
         Ok(View::new(&self.owner, ViewCore::as_of_time(self.engine(), to_us(time))?))
     }
 
-    /// The commits in a range of seqnos, oldest first, each with its exact time. Every commit is told for as long as the longest window of any keyspace, the oldest pin, and
-    /// an hour; a range without a start begins with the first of them. Keyspaces created or dropped, options and pins take seqnos too, and are not told.
+    /// Iterates over the commits in a range of seqnos, oldest first, each with its exact time.
+    ///
+    /// Commits are listed back to the start of the longest retention window of any keyspace, to the oldest pin, and for at
+    /// least an hour; a range without a start begins there. Creating, configuring and dropping keyspaces, and pins, take
+    /// seqnos too and are not listed.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -138,7 +198,8 @@ impl Db {
     /// # Ok::<_, chronolith::Error>(())
     /// ```
     ///
-    /// The first item is [`HistoryTrimmed`](crate::Error::HistoryTrimmed) when the range begins before that, with the first seqno from which on all are told.
+    /// The first item is [`HistoryTrimmed`](crate::Error::HistoryTrimmed) for a range that begins earlier; it names the
+    /// first seqno from which on all commits are listed.
     #[expect(clippy::needless_pass_by_value, reason = "ranges are written for the call")]
     pub fn commits(&self, range: impl SeqnoRange) -> Commits {
         let (from, end) = range.ends();
@@ -146,7 +207,7 @@ impl Db {
         Commits::new(self.engine(), read::commits(self.engine(), from), end)
     }
 
-    /// The keys of a keyspace whose values differ between two views, in order.
+    /// Iterates over the keys of a keyspace whose values differ between two views, in order.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -164,7 +225,8 @@ impl Db {
         Diff::new(before.range(keyspace, ..), after.range(keyspace, ..))
     }
 
-    /// Keeps the present readable under a name, until [`unpin`](Db::unpin): whatever the policies say, across restarts, and in keyspaces that are dropped later.
+    /// Keeps the present readable under a name until [`unpin`](Db::unpin): whatever the policies say, across restarts, and
+    /// in keyspaces that are dropped later.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -180,12 +242,14 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when there is a pin of that name, and for a name that is empty or longer than 255 bytes.
+    /// [`Invalid`](crate::Error::Invalid) when a pin of that name exists, and for a name that is empty or longer than 255
+    /// bytes.
+    #[doc(alias = "named_snapshot", alias = "savepoint")]
     pub fn pin(&self, name: impl AsRef<str>) -> Result<Seqno> {
         pins::pin(self.engine(), name.as_ref())
     }
 
-    /// Keeps a pinned moment no longer.
+    /// Removes a pin.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when there is no such pin.
@@ -193,7 +257,7 @@ impl Db {
         pins::unpin(self.engine(), name.as_ref())
     }
 
-    /// A view of a pinned moment.
+    /// Opens a view of a pinned moment.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when there is no such pin.
@@ -201,43 +265,67 @@ impl Db {
         Ok(View::new(&self.owner, ViewCore::pinned(self.engine(), name.as_ref())?))
     }
 
-    /// The pins there are, by name.
+    /// Returns all pins, by name.
     pub fn pins(&self) -> Vec<Pin> {
         pins::pins(self.engine())
     }
 
-    /// The newest commit.
+    /// Returns the seqno of the newest commit.
     pub fn seqno(&self) -> Seqno {
         Seqno(self.engine().visible())
     }
 
     /// Waits until every write so far is on the disk.
     ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("ann", "25")?;
+    /// db.persist()?; // a power cut cannot take it any more
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Poisoned`](crate::Error::Poisoned) after a sync has failed.
+    /// [`Poisoned`](crate::Error::Poisoned) once a sync has failed; [`Io`](crate::Error::Io).
+    #[doc(alias = "sync", alias = "flush_wal", alias = "fsync")]
     pub fn persist(&self) -> Result<()> {
         write::persist(self.engine())
     }
 
-    /// Moves everything in memory to segments.
+    /// Writes everything in memory to segments.
     ///
     /// # Errors
-    /// [`DiskFull`](crate::Error::DiskFull) and [`Io`](crate::Error::Io): nothing is lost, and it is tried again.
+    /// [`DiskFull`](crate::Error::DiskFull) or [`Io`](crate::Error::Io). Nothing is lost: the flush is tried again.
     pub fn flush(&self) -> Result<()> {
         jobs::flush(self.engine())
     }
 
-    /// Brings everything written before the call to its final shape: one sorted level, with nothing left that may go.
+    /// Compacts every keyspace: everything written before the call ends up in one sorted level, without anything that may
+    /// be dropped.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let done = db.compact()?;
+    /// println!("{} bytes less", done.bytes_before.saturating_sub(done.bytes_after));
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Db::flush`].
+    /// [`DiskFull`](crate::Error::DiskFull) or [`Io`](crate::Error::Io), and [`Corrupt`](crate::Error::Corrupt) for a
+    /// damaged input. What was compacted by then stays so.
+    #[doc(alias = "compact_range", alias = "vacuum")]
     pub fn compact(&self) -> Result<Compacted> {
         self.compact_with(|_| ControlFlow::Continue(()))
     }
 
-    /// As [`compact`](Db::compact), told from time to time, on the calling thread, how far it has come. [`Break`](ControlFlow::Break) ends it: what was compacted by then stays so,
-    /// nothing else has changed. The flush at its beginning is not broken off. Whoever is told may call no database: such calls answer [`Invalid`](crate::Error::Invalid). It is told while the compaction is under
-    /// way, so that whoever waits for that waits for it as well. A panic ends the call, and goes on.
+    /// As [`compact`](Db::compact), with reports of progress on the calling thread. Returning
+    /// [`Break`](ControlFlow::Break) cancels it: what was compacted by then stays so, and nothing else has changed. The
+    /// flush at its beginning cannot be cancelled.
+    ///
+    /// The closure runs while the compaction is under way, so it may not call the database: such calls fail with
+    /// [`Invalid`](crate::Error::Invalid). A panic in it cancels the compaction and goes on to the caller.
     ///
     /// ```
     /// # use std::ops::ControlFlow;
@@ -251,52 +339,86 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// As [`Db::flush`]; [`Cancelled`](crate::Error::Cancelled).
+    /// [`Cancelled`](crate::Error::Cancelled), and those of [`compact`](Db::compact).
     pub fn compact_with(&self, mut told: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Compacted> {
         Watch::telling(&mut told).over(|watch| jobs::compact(self.engine(), Scope::All, watch))
     }
 
-    /// Numbers: what was done, what is held in memory, what holds every byte of the directory.
+    /// Collects numbers: what was done, what is held in memory, what holds every byte of the directory.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let stats = db.stats();
+    /// println!("{stats}");
+    /// println!("{} bytes of history", stats.space.history);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    #[doc(alias = "metrics", alias = "property")]
     pub fn stats(&self) -> Stats {
         stats(self.engine())
     }
 
-    /// Reads every byte and checks every checksum and reference. Damage is a finding of the report, not an error: a
-    /// file that is missing, cut short, of another kind or not what was written. Every file is opened for this and
+    /// Reads every byte and checks every checksum and reference. Damage is a finding in the report, not an error: a file
+    /// that is missing, cut short, of another kind, or does not hold what was written. Every file is opened for this and
     /// closed again.
     ///
+    /// ```
+    /// # use chronolith::{env::Memory, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let report = db.verify()?;
+    /// assert!(report.is_clean(), "{report}");
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Io`](crate::Error::Io) for whatever says nothing about the bytes: too many open files, no permission, a disk
-    /// that does not answer. Nothing is known then of the files that come after. [`Closed`](crate::Error::Closed) when
-    /// the database is closed meanwhile.
+    /// [`Io`](crate::Error::Io) for a failure that says nothing about the bytes, such as too many open files; the files
+    /// after it have not been read. [`Closed`](crate::Error::Closed) when the database is closed meanwhile.
+    #[doc(alias = "check_integrity", alias = "scrub")]
     pub fn verify(&self) -> Result<Report> {
         self.verify_with(|_| ControlFlow::Continue(()))
     }
 
-    /// As [`verify`](Db::verify), told after each segment how far it has come; see [`compact_with`](Db::compact_with).
+    /// As [`verify`](Db::verify), with a report of progress after each segment. See [`compact_with`](Db::compact_with).
     ///
     /// # Errors
-    /// As [`Db::verify`]; [`Cancelled`](crate::Error::Cancelled).
+    /// [`Cancelled`](crate::Error::Cancelled), and those of [`verify`](Db::verify).
     pub fn verify_with(&self, mut told: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Report> {
         Watch::telling(&mut told).over(|watch| verify(self.engine(), watch))
     }
 
-    /// Makes a consistent copy of everything committed before the call in a new directory, by hard links where they reach. The copy opens
-    /// as a database. Missing parents of the directory are made too. A copy that fails leaves the directory as it was, missing parents aside, and may be repeated. Of a
-    /// database that is open read-only it is a copy of the present, as [`View::checkpoint`] makes it. Pins that are taken back while it is made
-    /// are not in it.
+    /// Copies everything committed before the call to a new directory, by hard links where possible. The copy opens as a
+    /// database of its own.
+    ///
+    /// Missing parents of the directory are created. A copy that fails removes what it has made, those parents aside, and
+    /// can be repeated. Pins removed while it runs are not in the copy. From a database that is open read-only the present
+    /// is copied, as [`View::checkpoint`] does.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let disk = Memory::new();
+    /// # let db = Options::new().env(disk.clone()).open("my.db")?;
+    /// # db.keyspace("users", KeyspaceOptions::new())?.put("ann", "25")?;
+    /// db.checkpoint("copy.db")?;
+    /// let copy = Options::new().env(disk).open("copy.db")?;
+    /// assert_eq!(copy.keyspaces(), db.keyspaces());
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when something is in that directory already, and when it lies inside this database;
-    /// [`Closed`](crate::Error::Closed) when the database is closed meanwhile.
+    /// [`Invalid`](crate::Error::Invalid) when the directory is not empty, in use, or inside this database;
+    /// [`DiskFull`](crate::Error::DiskFull) or [`Io`](crate::Error::Io); [`Closed`](crate::Error::Closed) when the
+    /// database is closed meanwhile.
+    #[doc(alias = "backup", alias = "copy")]
     pub fn checkpoint(&self, path: impl AsRef<Path>) -> Result<()> {
         self.checkpoint_with(path, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`checkpoint`](Db::checkpoint), told how far it has come; see [`compact_with`](Db::compact_with). A copy that was broken off leaves nothing in the directory.
+    /// As [`checkpoint`](Db::checkpoint), with reports of progress; see [`compact_with`](Db::compact_with). A copy that is
+    /// cancelled leaves nothing in the directory.
     ///
     /// # Errors
-    /// As [`Db::checkpoint`]; [`Cancelled`](crate::Error::Cancelled).
+    /// [`Cancelled`](crate::Error::Cancelled), and those of [`checkpoint`](Db::checkpoint).
     pub fn checkpoint_with(
         &self,
         path: impl AsRef<Path>,
@@ -305,20 +427,30 @@ impl Db {
         Watch::telling(&mut told).over(|watch| checkpoint::checkpoint(self.engine(), path.as_ref(), watch))
     }
 
-    /// What background work has met: `Ok`, or why it does not go on or writes are refused. On a simulated machine, which has
-    /// no threads, each call may also do a step of that work.
+    /// Fails with the reason when writes have stopped, or when background work cannot go on.
+    ///
+    /// On a simulated machine, which has no threads, a call may also run a step of that work.
     ///
     /// # Errors
-    /// That very reason.
+    /// [`Poisoned`](crate::Error::Poisoned) when writes have stopped for good; whatever a flush or compaction failed with
+    /// and will try again; [`Closed`](crate::Error::Closed).
     pub fn health(&self) -> Result<()> {
         write::health(self.engine())
     }
 
-    /// Closes the database and frees its lock, also while other handles are alive; they answer
-    /// [`Closed`](crate::Error::Closed) from then on. Bytes that were handed out stay valid.
+    /// Closes the database and frees its lock, even while other handles are alive: they fail with
+    /// [`Closed`](crate::Error::Closed) from then on. [`Bytes`](crate::Bytes) that were handed out stay valid.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// db.close()?;
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// What kept the end from being a clean one. Nothing acknowledged is lost even then: the next open recovers.
+    /// Whatever prevented a clean end, such as [`Io`](crate::Error::Io). Nothing acknowledged is lost even then: the next
+    /// open recovers.
     pub fn close(self) -> Result<()> {
         self.owner.close()
     }

@@ -43,8 +43,8 @@ impl Range {
     }
 
     /// The same range without its values.
-    pub fn keys(self) -> Keys {
-        Keys { range: self }
+    pub fn keys(self) -> RangeKeys {
+        RangeKeys { range: self }
     }
 
     /// Steps at one end; `true` when that end stands at a key that the other has not passed.
@@ -152,11 +152,11 @@ impl std::iter::FusedIterator for Range {}
 /// The keys of a range, from either end; with errors as in [`Range`].
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
-pub struct Keys {
+pub struct RangeKeys {
     range: Range,
 }
 
-impl Iterator for Keys {
+impl Iterator for RangeKeys {
     type Item = Result<Bytes>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -164,13 +164,13 @@ impl Iterator for Keys {
     }
 }
 
-impl DoubleEndedIterator for Keys {
+impl DoubleEndedIterator for RangeKeys {
     fn next_back(&mut self) -> Option<Self::Item> {
         self.range.item(Direction::Backward, |scan| Bytes::copy_from(scan.key()))
     }
 }
 
-impl std::iter::FusedIterator for Keys {}
+impl std::iter::FusedIterator for RangeKeys {}
 
 /// A walk through a range that lends keys and values: nothing is copied.
 ///

@@ -10,7 +10,7 @@ mod view;
 
 pub use batch::Batch;
 pub use db::Db;
-pub use iter::{Cursor, Keys, Range};
+pub use iter::{Cursor, Range, RangeKeys};
 pub use keyspace::Keyspace;
 pub use past::{Change, Commit, Commits, Diff, History, HistoryRange, Version};
 pub use view::View;
@@ -32,7 +32,7 @@ macro_rules! safe_to_unwind {
         impl RefUnwindSafe for $handle {})*
     };
 }
-safe_to_unwind!(Db, Keyspace, View, Batch, Range, Keys, Cursor, Diff, History, HistoryRange, Commits);
+safe_to_unwind!(Db, Keyspace, View, Batch, Range, RangeKeys, Cursor, Diff, History, HistoryRange, Commits);
 
 /// That a keyspace was not opened through this database.
 fn foreign(keyspace: &Keyspace) -> Error {

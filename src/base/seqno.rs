@@ -2,7 +2,9 @@
 
 use std::{
     fmt,
+    num::ParseIntError,
     ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive},
+    str::FromStr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,6 +15,7 @@ use std::{
 /// use chronolith::Seqno;
 /// assert!(Seqno::from(7) < Seqno::from(8));
 /// assert_eq!(u64::from(Seqno::from(7)), 7);
+/// assert_eq!("7".parse(), Ok(Seqno::from(7)));
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seqno(pub(crate) u64);
@@ -26,6 +29,14 @@ impl From<u64> for Seqno {
 impl From<Seqno> for u64 {
     fn from(seqno: Seqno) -> Self {
         seqno.0
+    }
+}
+
+impl FromStr for Seqno {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
 /// Damage that [`Db::verify`](crate::Db::verify) found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Finding {
+pub struct VerifyFinding {
     /// The damaged file.
     pub path: PathBuf,
     /// The keyspace whose data it holds, where there is one.
@@ -29,7 +29,7 @@ pub struct Finding {
 #[non_exhaustive]
 pub struct Report {
     /// The damage, a line each.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<VerifyFinding>,
     /// Files read.
     pub files: u64,
     /// Entries read in segments.
@@ -51,7 +51,7 @@ impl fmt::Display for Report {
         let files = counted(self.files, "file", "files");
         let entries = counted(self.entries, "entry", "entries");
         writeln!(f, "read {files}, {entries}, {}", counted(self.bytes, "byte", "bytes"))?;
-        for Finding { path, keyspace, what } in &self.findings {
+        for VerifyFinding { path, keyspace, what } in &self.findings {
             let of = keyspace.as_ref().map(|name| format!(" (keyspace \"{name}\")")).unwrap_or_default();
             writeln!(f, "damaged: {}{of}: {what}", path.display())?;
         }
@@ -161,7 +161,7 @@ impl Report {
     fn note(&mut self, path: PathBuf, keyspace: Option<String>, checked: Result<()>) -> Result<()> {
         match checked {
             Err(error) if tells_of_the_file(&error) => {
-                self.findings.push(Finding { path, keyspace, what: error.in_full() });
+                self.findings.push(VerifyFinding { path, keyspace, what: error.in_full() });
                 Ok(())
             }
             checked => checked,

@@ -56,13 +56,13 @@ use std::{path::PathBuf, sync::Arc};
 
 pub(crate) use catalogue::Opened;
 pub(crate) use check::verify;
-pub use check::{Finding, Report};
+pub use check::{Report, VerifyFinding};
 pub use jobs::Compacted;
 pub use keyspaces::KeyspaceSpace;
 pub(crate) use open::Running;
 pub use options::{Durability, KeyspaceOptions, Options};
 pub use pins::Pin;
-pub use read::explain::{Explain, Outcome as ReadOutcome, Step};
+pub use read::explain::{Explain, ReadOutcome, ReadStep};
 pub(crate) use stats::collect as stats;
 pub use stats::{LevelStats, PinStats, SpaceUse, Stats, ViewStats};
 pub use watch::Progress;

@@ -16,6 +16,7 @@ use crate::{
 /// When an acknowledged write is on the disk. Whatever is chosen, it survives the death of the process, and a power
 /// cut leaves one moment of the past: a prefix of the commits, each batch whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Durability {
     /// When the operating system writes it back. The fastest; a power cut may lose what was not yet.
     Buffered,

@@ -1,11 +1,9 @@
-//! Many sorted sources into one, many versions into the one that a reader sees, many values into one.
-//!
-//! Users find here [`append_items`], which reads the lists of [`MergeStrategy::Append`].
-//!
-//! Inside, a `Source` is anything sorted: a memtable, a segment, a run of segments. `Kway` merges them in internal
-//! order: keys ascending, versions of a key newest first. `Visible` reads that stream as of a seqno. Range tombstones
-//! travel beside the stream, as `Tombstones`, and `DeadSpans` remember where nothing is left. A [`MergeStrategy`] folds
-//! operands.
+//! Reading the lists of [`MergeStrategy::Append`](crate::MergeStrategy::Append).
+
+// Inside: many sorted sources into one, many versions into the one that a reader sees, many values into one. A `Source`
+// is anything sorted: a memtable, a segment, a run of segments. `Kway` merges them in internal order: keys ascending,
+// versions of a key newest first. `Visible` reads that stream as of a seqno, as a `Lookup` decides. Range tombstones travel
+// beside the stream, as `Tombstones`, and `DeadSpans` remember where nothing is left. A `MergeStrategy` folds operands.
 
 mod dead_spans;
 mod kway;
@@ -13,7 +11,7 @@ mod lookup;
 mod source;
 #[cfg(test)]
 pub(crate) mod steps;
-mod strategy;
+pub(crate) mod strategy;
 mod tombstones;
 mod visible;
 
@@ -21,7 +19,7 @@ pub(crate) use dead_spans::DeadSpans;
 pub(crate) use kway::Kway;
 pub(crate) use lookup::{Answer, Asked, Cutoffs, Found, Lookup, Seen, meaning, ttl_at};
 pub(crate) use source::{Direction, EntryRef, Source, Until, step};
-pub use strategy::{AppendItems, CustomMerge, Merge, MergeStrategy, append_items};
-pub(crate) use strategy::{Gathered, NUMBER_CUSTOM, append_list, name_of, number, wide_sum};
+pub use strategy::{AppendItems, append_items};
+pub(crate) use strategy::{Gathered, MergeStrategy, NUMBER_CUSTOM, append_list, name_of, number, wide_sum};
 pub(crate) use tombstones::{Fragment, Mark, RangeTombstone, Shown, Tombstones, push};
 pub(crate) use visible::Visible;

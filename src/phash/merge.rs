@@ -550,7 +550,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        merge::{Merge, append_items},
+        merge::{append_items, strategy::Merge},
         phash::MapBuilder,
     };
 

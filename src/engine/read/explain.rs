@@ -17,15 +17,15 @@ pub struct Explain {
     /// The moment that was read.
     pub seqno: Seqno,
     /// The places that were looked at, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<ReadStep>,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: ReadOutcome,
 }
 
 /// One place that a read looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Step {
+pub enum ReadStep {
     /// A memtable.
     #[non_exhaustive]
     Memtable {
@@ -57,7 +57,7 @@ pub enum Step {
 /// What a read finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Outcome {
+pub enum ReadOutcome {
     /// A value.
     Value,
     /// Operands, folded to a value; how many.
@@ -72,13 +72,13 @@ impl Explain {
     /// Data blocks of which anything was read: 1 for a key in a fully compacted keyspace, 0 for a key that filters or fingerprints rule out.
     #[must_use]
     pub fn blocks(&self) -> u32 {
-        self.steps.iter().map(|step| if let Step::Segment { blocks, .. } = step { *blocks } else { 0 }).sum()
+        self.steps.iter().map(|step| if let ReadStep::Segment { blocks, .. } = step { *blocks } else { 0 }).sum()
     }
 
     /// Segments whose filter, index or blocks were asked.
     #[must_use]
     pub fn segments(&self) -> usize {
-        self.steps.iter().filter(|step| matches!(step, Step::Segment { .. })).count()
+        self.steps.iter().filter(|step| matches!(step, ReadStep::Segment { .. })).count()
     }
 }
 
@@ -89,15 +89,17 @@ impl fmt::Display for Explain {
             writeln!(f, "  {step}")?;
         }
         match self.outcome {
-            Outcome::Value => write!(f, "a value; {} data blocks read", self.blocks()),
-            Outcome::Folded(operands) => write!(f, "{operands} operands folded; {} data blocks read", self.blocks()),
-            Outcome::Deleted => write!(f, "deleted; {} data blocks read", self.blocks()),
-            Outcome::Absent => write!(f, "absent; {} data blocks read", self.blocks()),
+            ReadOutcome::Value => write!(f, "a value; {} data blocks read", self.blocks()),
+            ReadOutcome::Folded(operands) => {
+                write!(f, "{operands} operands folded; {} data blocks read", self.blocks())
+            }
+            ReadOutcome::Deleted => write!(f, "deleted; {} data blocks read", self.blocks()),
+            ReadOutcome::Absent => write!(f, "absent; {} data blocks read", self.blocks()),
         }
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for ReadStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memtable { log, found } => {
@@ -148,20 +150,28 @@ pub(crate) fn explain(engine: &Engine, keyspace: &Opened, key: &[u8]) -> Result<
         |table| table.matters_at(seqno),
         |place| {
             steps.push(match place {
-                Place::Memtable(table, found) => Step::Memtable { log: table.log(), found },
+                Place::Memtable(table, found) => ReadStep::Memtable { log: table.log(), found },
                 Place::Segment(table, probe) => {
                     let Probe { filter, slot, entry_at, blocks, key_found } = probe;
                     let number = table.meta.number;
-                    Step::Segment { number, level: level_of(number), filter, slot, entry_at, blocks, found: key_found }
+                    ReadStep::Segment {
+                        number,
+                        level: level_of(number),
+                        filter,
+                        slot,
+                        entry_at,
+                        blocks,
+                        found: key_found,
+                    }
                 }
             });
         },
     )?;
     let outcome = match (lookup.operands(), answer) {
-        (0, Some(Answer::Value(_) | Answer::Wide(_))) => Outcome::Value,
-        (0, Some(Answer::Deleted | Answer::Moved)) => Outcome::Deleted,
-        (0, None) => Outcome::Absent,
-        (operands, _) => Outcome::Folded(operands),
+        (0, Some(Answer::Value(_) | Answer::Wide(_))) => ReadOutcome::Value,
+        (0, Some(Answer::Deleted | Answer::Moved)) => ReadOutcome::Deleted,
+        (0, None) => ReadOutcome::Absent,
+        (operands, _) => ReadOutcome::Folded(operands),
     };
     Ok(Explain { seqno: Seqno(seqno), steps, outcome })
 }

@@ -13,7 +13,7 @@ pub(super) use render::counted;
 pub use report::{LevelStats, PinStats, SpaceUse, Stats, ViewStats};
 
 use crate::{
-    base::{IoContext, Result, TIMELINE},
+    base::{IoContext, Result, Seqno, TIMELINE},
     engine::{
         Engine,
         catalogue::readers_of,
@@ -45,8 +45,8 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
     ] = engine.counters.reads.sums();
     let kept = kept_for(&current.version, &engine.files.registered_seqnos());
     let mut stats = Stats {
-        seqno: engine.visible(),
-        synced_seqno: engine.log.syncing.synced(),
+        seqno: Seqno(engine.visible()),
+        synced_seqno: Seqno(engine.log.syncing.synced()),
         commits: engine.counters.commits.load(Relaxed),
         gets,
         scans: engine.counters.scans.load(Relaxed),
@@ -69,7 +69,7 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
         sealed_memtables: current.sealed.len() as u64,
         index_bytes: current.tables().map(|table| table.memory() as u64).sum(),
         views: views as u64,
-        oldest_view,
+        oldest_view: oldest_view.map(Seqno),
         held_by_views: held_by_views(engine, &current, &kept),
         pins: pins(&current.version, &kept),
         levels: Vec::new(),
@@ -116,7 +116,7 @@ fn held_by_views(engine: &Engine, current: &Arc<SuperVersion>, kept: &HashMap<u6
     let mut by_seqno: HashMap<u64, (ViewStats, HashSet<u64>)> = HashMap::new();
     for Holder { seqno, iterators, files } in holders {
         let (view, seen) = by_seqno.entry(seqno).or_default();
-        view.seqno = seqno;
+        view.seqno = Seqno(seqno);
         view.views += 1;
         view.iterators += iterators;
         (view.bytes, view.dropped_bytes) = kept.get(&seqno).copied().unwrap_or((0, 0));
@@ -198,7 +198,7 @@ fn kept_for(version: &Version, registered: &[u64]) -> HashMap<u64, (u64, u64)> {
 fn pins(version: &Version, kept: &HashMap<u64, (u64, u64)>) -> Vec<PinStats> {
     let pin = |(name, PinnedAt { seqno, .. }): (&String, &PinnedAt)| {
         let (bytes, dropped_bytes) = kept.get(seqno).copied().unwrap_or((0, 0));
-        PinStats { name: name.clone(), seqno: *seqno, bytes, dropped_bytes }
+        PinStats { name: name.clone(), seqno: Seqno(*seqno), bytes, dropped_bytes }
     };
     version.pins.iter().map(pin).collect()
 }

@@ -9,8 +9,8 @@ impl Stats {
     fn numbers(&self) -> [(&'static str, Kind, u64, &'static str); 24] {
         use Kind::{Counter, Gauge};
         [
-            ("seqno", Gauge, self.seqno, "The newest commit."),
-            ("synced_seqno", Gauge, self.synced_seqno, "Every commit up to here is known to be on the disk."),
+            ("seqno", Gauge, self.seqno.into(), "The newest commit."),
+            ("synced_seqno", Gauge, self.synced_seqno.into(), "Every commit up to here is known to be on the disk."),
             ("commits", Counter, self.commits, "Batches committed since the database was opened."),
             ("gets", Counter, self.gets, "Point reads."),
             ("scans", Counter, self.scans, "Scans begun."),
@@ -74,7 +74,9 @@ impl Stats {
     pub fn to_json(&self) -> String {
         let mut fields: Vec<String> =
             self.numbers().iter().map(|(name, _, number, _)| format!("\"{name}\":{number}")).collect();
-        for (name, number) in [("disk_free_bytes", self.disk_free_bytes), ("oldest_view", self.oldest_view)] {
+        for (name, number) in
+            [("disk_free_bytes", self.disk_free_bytes), ("oldest_view", self.oldest_view.map(u64::from))]
+        {
             let number = number.map_or_else(|| "null".to_owned(), |number| number.to_string());
             fields.push(format!("\"{name}\":{number}"));
         }
@@ -106,7 +108,12 @@ impl Stats {
             "Bytes that the file system has room for.",
             single(self.disk_free_bytes),
         );
-        out.metric("oldest_view", Kind::Gauge, "The oldest seqno that a view reads.", single(self.oldest_view));
+        out.metric(
+            "oldest_view",
+            Kind::Gauge,
+            "The oldest seqno that a view reads.",
+            single(self.oldest_view.map(u64::from)),
+        );
         let trouble = u64::from(self.trouble.is_some());
         out.metric("trouble", Kind::Gauge, "Whether writes or background work have stopped.", single(Some(trouble)));
         let causes = self.causes().into_iter().map(|(cause, bytes)| (labels(&[("cause", cause)]), bytes));
@@ -143,7 +150,7 @@ impl Stats {
         }
         let of_pins: [OfEach<PinStats>; 3] = [
             ("pin_dropped_bytes", "Bytes of dropped keyspaces that a pin keeps.", |pin| pin.dropped_bytes),
-            ("pin_seqno", "The moment that a pin keeps.", |pin| pin.seqno),
+            ("pin_seqno", "The moment that a pin keeps.", |pin| pin.seqno.into()),
             ("pin_bytes", "Bytes of keys and values that are there only for a pin.", |pin| pin.bytes),
         ];
         for (name, meaning, of) in of_pins {

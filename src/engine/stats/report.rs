@@ -1,5 +1,7 @@
 //! The numbers as plain data, and the ratios that they make.
 
+use crate::base::Seqno;
+
 /// One level of one keyspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -61,7 +63,7 @@ pub struct PinStats {
     /// Its name.
     pub name: String,
     /// The moment that it keeps.
-    pub seqno: u64,
+    pub seqno: Seqno,
     /// Bytes of keys and values in segments that are there only for it (or for a view of the same moment), as flushes and compactions have found.
     pub bytes: u64,
     /// Bytes of files of keyspaces that were dropped since: all who read them hold them together.
@@ -73,7 +75,7 @@ pub struct PinStats {
 #[non_exhaustive]
 pub struct ViewStats {
     /// The moment.
-    pub seqno: u64,
+    pub seqno: Seqno,
     /// How many views of it are open.
     pub views: u64,
     /// Iterators under way in them: each holds the files that it began with, which are among the `garbage` of [`SpaceUse`].
@@ -101,9 +103,9 @@ impl ViewStats {
 #[non_exhaustive]
 pub struct Stats {
     /// The newest commit.
-    pub seqno: u64,
+    pub seqno: Seqno,
     /// Every commit up to here is known to be on the disk.
-    pub synced_seqno: u64,
+    pub synced_seqno: Seqno,
     /// Batches committed since the database was opened.
     pub commits: u64,
     /// Point reads since then. This and the five counts of what they met may miss a few where many threads read at once.
@@ -149,7 +151,7 @@ pub struct Stats {
     /// Open views, iterators included.
     pub views: u64,
     /// The oldest seqno that a view reads.
-    pub oldest_view: Option<u64>,
+    pub oldest_view: Option<Seqno>,
     /// What views hold, by moment: of the 64 moments that hold the most, the one that holds the most first.
     pub held_by_views: Vec<ViewStats>,
     /// The pins, by name.
