@@ -1,11 +1,8 @@
 //! Point reads in random order: of one sorted level, and through the newest writes.
-#![expect(clippy::unwrap_used, reason = "a bench that fails has nothing to measure")]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{Bench, VALUE, key, run};
+use micro_bench::{Bench, VALUE, key, run};
 
 const KEYS: u64 = 300_000;
 /// A step that visits every index, far from the one before.

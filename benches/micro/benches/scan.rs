@@ -1,12 +1,9 @@
 //! Ordered reads: the whole keyspace each way, and short ranges from random keys.
-#![expect(clippy::unwrap_used, reason = "a bench that fails has nothing to measure")]
-
-mod common;
 
 use std::{hint::black_box, time::Duration};
 
-use common::{Bench, key, run};
 use criterion::Throughput;
+use micro_bench::{Bench, key, run};
 
 const KEYS: u64 = 200_000;
 const SHORT: u64 = 50;

@@ -1,12 +1,9 @@
 //! Writing: single puts and batches, keys in random order.
-#![expect(clippy::unwrap_used, reason = "a bench that fails has nothing to measure")]
-
-mod common;
 
 use std::{hint::black_box, time::Duration};
 
-use common::{Bench, VALUE, key, run};
 use criterion::Throughput;
+use micro_bench::{Bench, VALUE, key, run};
 
 const BATCH: u64 = 100;
 /// What is there before: an empty database has nothing to flush or compact.

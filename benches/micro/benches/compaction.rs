@@ -1,12 +1,9 @@
 //! Compacting two segments of the same span, whose keys interleave.
-#![expect(clippy::unwrap_used, reason = "a bench that fails has nothing to measure")]
-
-mod common;
 
 use std::{hint::black_box, time::Duration};
 
-use common::{Bench, run};
 use criterion::{BatchSize, Throughput};
+use micro_bench::{Bench, run};
 
 /// Entries of one half: they fit one memtable, so each half is one segment.
 const HALF: u64 = 50_000;
