@@ -1,32 +1,16 @@
 //! Puts to one keyspace while another is compacted: nobody waits for a compaction elsewhere, however much it writes.
 
 use std::{
-    fs,
-    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use chronolith::{Durability, KeyspaceOptions, Options};
-
-use crate::{
-    data::{Random, Result},
-    goal,
-};
+use measure::{Directory, Random, Result, goal};
 
 /// So often somebody puts: far less than the machine could take, so that what it waits for is the engine.
 const PAUSE: Duration = Duration::from_micros(500);
-
-struct Place(PathBuf);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("{} is still there: {error}", self.0.display());
-        }
-    }
-}
 
 /// With so many megabytes in the other keyspace, and with twice as many.
 pub fn run(megabytes: usize) -> Result<()> {
@@ -43,9 +27,8 @@ pub fn run(megabytes: usize) -> Result<()> {
 
 /// Milliseconds of the 99.9th percentile and of the worst put.
 fn compact_beside(megabytes: usize) -> Result<[f64; 2]> {
-    let place = Place(std::env::temp_dir().join(format!("past-bench-{}-beside-{megabytes}", std::process::id())));
-    fs::create_dir(&place.0)?;
-    let db = Options::new().durability(Durability::Buffered).open(&place.0)?;
+    let directory = Directory::new(&format!("past-bench-beside-{megabytes}"))?;
+    let db = Options::new().durability(Durability::Buffered).open(directory.path())?;
     let large = db.keyspace("large", KeyspaceOptions::new())?;
     let small = db.keyspace("small", KeyspaceOptions::new())?;
     let mut random = Random::new(megabytes as u64);
@@ -53,9 +36,7 @@ fn compact_beside(megabytes: usize) -> Result<[f64; 2]> {
         let mut batch = db.batch();
         for _ in 0..1024 {
             let mut value = [0; 1000];
-            for word in value.chunks_exact_mut(8) {
-                word.copy_from_slice(&random.next().to_le_bytes());
-            }
+            random.fill(&mut value);
             batch.put(&large, random.next().to_be_bytes(), value);
         }
         batch.commit()?;

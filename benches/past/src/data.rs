@@ -1,10 +1,9 @@
 //! Keys, values that change a little from version to version, and the database that holds them.
 
-use std::{error::Error, fs, hint::black_box, path::PathBuf, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use chronolith::{Bytes, Db, Durability, Keyspace, KeyspaceOptions, Options, Policy, Seqno, View};
-
-const SEED: u64 = 0x0123_4567_89ab_cdef;
+use measure::{Directory, Random, Result};
 
 pub const KEY_LEN: usize = 16;
 pub const VALUE_LEN: usize = 100;
@@ -16,38 +15,9 @@ pub const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
 pub type Key = [u8; KEY_LEN];
 pub type Value = [u8; VALUE_LEN];
-pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Random numbers: splitmix64 (Steele, Lea and Flood, 2014).
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub fn below(&mut self, count: usize) -> usize {
-        ((u128::from(self.next()) * count as u128) >> 64) as usize
-    }
-}
-
-/// So many different keys, in no order. The first halves alone make them different: they are a permutation of the numbers.
-pub fn keys(count: usize) -> Vec<Key> {
-    let mut random = Random::new(SEED);
-    let mut other = Random::new(!SEED);
-    (0..count).map(|_| (u128::from(random.next()) << 64 | u128::from(other.next())).to_be_bytes()).collect()
-}
-
-/// The value of a key at a version, counted from 1: a record with a counter, the time of its last change, and an amount that changes
-/// with every third version. The rest, random letters, stays.
+/// The value of a key at a version, counted from 1: a record with a counter, the time of its last change, and an amount
+/// that changes with every third version. The rest, random letters, stays.
 ///
 /// ```text
 ///  user=qwertyuiopasdfghjklzxcvb visits=000042 seen=1700000000000 balance=00001234 mail=asdfghjklqwerty
@@ -91,25 +61,6 @@ pub fn answer(value: &[u8]) -> u64 {
     word(36).wrapping_add(word(54)).wrapping_add(word(92))
 }
 
-/// Asks for every key without waiting for the answer before: the processor works on several at once.
-#[inline(always)]
-pub fn independent(queries: &[Key], ask: impl Fn(&Key) -> u64) -> u64 {
-    queries.iter().fold(0, |sum: u64, query| sum.wrapping_add(ask(query)))
-}
-
-/// Asks for every key only once the answer before is there.
-#[inline(always)]
-pub fn chained(queries: &[Key], ask: impl Fn(&Key) -> u64) -> u64 {
-    // Zero, which the compiler cannot know: where the next query lies depends on the last answer.
-    let nothing = black_box(0);
-    let (mut sum, mut last) = (0u64, 0);
-    for index in 0..queries.len() {
-        last = ask(&queries[index + (last as usize & nothing)]);
-        sum = sum.wrapping_add(last);
-    }
-    sum
-}
-
 /// A database in a directory that goes at the end, also of a run that fails.
 pub struct Filled {
     pub db: Db,
@@ -118,17 +69,17 @@ pub struct Filled {
     pub moments: Vec<Seqno>,
     /// Bytes of keys and values written.
     pub raw: u64,
-    directory: PathBuf,
+    // The last field: files go once the database is closed.
+    _directory: Directory,
 }
 
 impl Filled {
     /// An empty one, which leaves syncing to the operating system.
     pub fn new(name: &str, policy: Policy) -> Result<Self> {
-        let directory = std::env::temp_dir().join(format!("past-bench-{}-{name}", std::process::id()));
-        fs::create_dir(&directory)?;
-        let db = Options::new().durability(Durability::Buffered).open(&directory)?;
+        let directory = Directory::new(&format!("past-bench-{name}"))?;
+        let db = Options::new().durability(Durability::Buffered).open(directory.path())?;
         let keyspace = db.keyspace("bench", KeyspaceOptions::new().policy(policy))?;
-        Ok(Self { db, keyspace, moments: Vec::new(), raw: 0, directory })
+        Ok(Self { db, keyspace, moments: Vec::new(), raw: 0, _directory: directory })
     }
 
     /// Writes so many versions of each key, each time all keys in another order.
@@ -191,14 +142,6 @@ impl Filled {
         };
         let version = version.unwrap_or(self.moments.len());
         Ok(Reader { keyspace: self.keyspace.clone(), view, version })
-    }
-}
-
-impl Drop for Filled {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.directory) {
-            eprintln!("{} is still there: {error}", self.directory.display());
-        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! More and more versions of each key, as many in all: what a read of the one in the middle costs.
 
 use chronolith::Policy;
-
-use crate::{
+use measure::{
+    Random, Result, chained,
     clock::{each, median},
-    data::{self, Filled, Key, Random, Reader, Result, WEEK, answer, chained, independent, value},
-    goal,
+    goal, independent, keys,
 };
+
+use crate::data::{Filled, Key, Reader, WEEK, answer, value};
 
 const DEPTHS: [usize; 3] = [10, 100, 1000];
 const QUERIES: usize = 100_000;
@@ -16,7 +17,7 @@ const ROUNDS: usize = 7;
 pub fn run(total: usize) -> Result<()> {
     let mut filled = Vec::new();
     for depth in DEPTHS {
-        let keys = data::keys(total / depth);
+        let keys = keys(total / depth);
         let mut database = Filled::new(&format!("depth-{depth}"), Policy::mvcc(1, WEEK))?;
         database.fill(&keys, depth)?;
         database.compact()?;

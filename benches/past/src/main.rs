@@ -3,10 +3,8 @@
 //! See `README.md` for what is measured and what the columns mean.
 
 mod beside;
-mod clock;
 mod data;
 mod depth;
-mod goal;
 mod many;
 mod queue;
 mod versions;
@@ -15,7 +13,7 @@ mod window;
 
 use std::process::ExitCode;
 
-use data::Result;
+use measure::{Result, number};
 
 const USAGE: &str = "\
 past-bench all [--keys 1000000]          all of these, in turn
@@ -28,14 +26,7 @@ past-bench many [--keyspaces 10000]      many small keyspaces beside one
 past-bench beside [--megabytes 250]      puts beside a compaction of another keyspace";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("{problem}");
-            ExitCode::FAILURE
-        }
-    }
+    measure::main(run)
 }
 
 fn run(arguments: &[String]) -> Result<()> {
@@ -60,11 +51,4 @@ fn run(arguments: &[String]) -> Result<()> {
         "beside" => beside::run(number(options, "--megabytes", 250)?),
         _ => Err(USAGE.into()),
     }
-}
-
-/// The number behind an option.
-fn number(options: &[String], name: &str, default: usize) -> Result<usize> {
-    let Some(at) = options.iter().position(|option| option == name) else { return Ok(default) };
-    let value = options.get(at + 1).ok_or_else(|| format!("{name} needs a number"))?;
-    Ok(value.parse().map_err(|_| format!("{name} needs a number, not {value}"))?)
 }

@@ -1,30 +1,15 @@
-//! Many small keyspaces beside one of the same bytes: making them, a flush that touches all, reads, a compaction, opening again.
+//! Many small keyspaces beside one of the same bytes: making them, a flush that touches all, reads, a compaction,
+//! opening again.
 
-use std::{
-    fs,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use chronolith::{Db, Durability, Keyspace, KeyspaceOptions, Options};
-
-use crate::{clock::median, data::Result, goal};
+use measure::{Directory, Result, clock::median, goal};
 
 /// Bytes of all values that a flush writes.
 const BYTES: usize = 8 << 20;
 
 const ROUNDS: usize = 3;
-
-/// A directory that goes at the end.
-struct Place(PathBuf);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("{} is still there: {error}", self.0.display());
-        }
-    }
-}
 
 /// What one database took, in milliseconds.
 #[derive(Default)]
@@ -59,11 +44,10 @@ pub fn run(keyspaces: usize) -> Result<()> {
 }
 
 fn fill(count: usize) -> Result<Took> {
-    let place = Place(std::env::temp_dir().join(format!("past-bench-{}-many-{count}", std::process::id())));
-    fs::create_dir(&place.0)?;
+    let directory = Directory::new(&format!("past-bench-many-{count}"))?;
     // One memtable holds all that a flush writes, and nothing compacts behind its back.
     let options = || Options::new().durability(Durability::Buffered).memory_budget(1 << 30).l0_threshold(1000);
-    let db = options().open(&place.0)?;
+    let db = options().open(directory.path())?;
     let mut took = Took::default();
     let open = |db: &Db| -> Result<Vec<Keyspace>> {
         Ok((0..count)
@@ -91,7 +75,7 @@ fn fill(count: usize) -> Result<Took> {
     took.compact = ms(began.elapsed());
     db.close()?;
     let began = Instant::now();
-    let db = options().open(&place.0)?;
+    let db = options().open(directory.path())?;
     took.reopen = ms(began.elapsed());
     for keyspace in open(&db)? {
         assert_eq!(keyspace.get(0u64.to_be_bytes())?.as_deref(), Some(&[7; 92][..]), "what was written");

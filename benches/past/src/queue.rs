@@ -1,12 +1,13 @@
 //! A queue: keys are put at its tail and deleted at its head, and what was deleted is kept for a week.
 
 use chronolith::Policy;
-
-use crate::{
+use measure::{
+    Random, Result,
     clock::{each, median},
-    data::{Filled, Random, Result, VALUE_LEN, WEEK},
     goal,
 };
+
+use crate::data::{Filled, VALUE_LEN, WEEK};
 
 /// Keys alive at a time.
 const LIVE: u64 = 1000;
@@ -25,7 +26,7 @@ pub fn run(items: usize) -> Result<()> {
     let mut value = [0; VALUE_LEN];
     let mut working = Vec::new();
     for item in 0..items + LIVE {
-        value.chunks_mut(8).for_each(|piece| piece.copy_from_slice(&random.next().to_le_bytes()[..piece.len()]));
+        random.fill(&mut value);
         queue.keyspace.put(key(item), value)?;
         let Some(head) = item.checked_sub(LIVE) else { continue };
         if head % EVERY == 0 {

@@ -1,14 +1,16 @@
-//! Ten versions of each key beside one: what the past costs the present, what reading it costs, and what it takes on the disk.
+//! Ten versions of each key beside one: what the past costs the present, what reading it costs, and what it takes on
+//! the disk.
 
 use std::hint::black_box;
 
 use chronolith::{Db, Policy};
-
-use crate::{
+use measure::{
+    Random, Result, chained,
     clock::{each, median},
-    data::{self, Filled, KEY_LEN, Key, Random, Reader, Result, VALUE_LEN, WEEK, answer, chained, independent, value},
-    goal,
+    goal, independent, keys,
 };
+
+use crate::data::{Filled, KEY_LEN, Key, Reader, VALUE_LEN, WEEK, answer, value};
 
 const VERSIONS: usize = 10;
 const AS_OF: usize = 5;
@@ -23,7 +25,7 @@ const PAST: usize = 2;
 
 /// Measures so many keys.
 pub fn run(count: usize) -> Result<()> {
-    let keys = data::keys(count);
+    let keys = keys(count);
     let mut many = Filled::new("many", Policy::mvcc(1, WEEK))?;
     many.fill(&keys, VERSIONS)?;
     many.settle()?;

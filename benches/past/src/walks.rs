@@ -1,15 +1,12 @@
 //! What lies in the way of a look: dead keys at both ends of one queue and of many, and versions of one key. Each look
 //! beside the same one with nothing in its way.
 
-use std::hint::black_box;
+use std::{hint::black_box, path::Path};
 
 use chronolith::{Db, Durability, Keyspace, KeyspaceOptions, Options, Policy, Seqno};
+use measure::{Directory, Random, Result, clock::each, goal};
 
-use crate::{
-    clock::each,
-    data::{Random, Result, WEEK},
-    goal,
-};
+use crate::data::WEEK;
 
 /// So many times slower than with nothing in its way a look may be.
 const SLOWER_MAX: f64 = 10.0;
@@ -17,15 +14,17 @@ const SLOWER_MAX: f64 = 10.0;
 const LOOKS: usize = 2000;
 const VERSIONS: u64 = 100_000;
 
+/// What is asked of a keyspace at a version, and how many entries answer.
+type Ask<'a> = &'a dyn Fn(&Keyspace, Seqno) -> Result<usize>;
+
 /// With so many dead keys at an end, of one queue or of all of them.
 pub fn run(dead: usize) -> Result<()> {
-    let path = std::env::temp_dir().join(format!("past-bench-walks-{}", std::process::id()));
-    let ran = queues(&path, dead).and_then(|()| versions(&path));
-    std::fs::remove_dir_all(&path)?;
-    ran
+    let directory = Directory::new("past-bench-walks")?;
+    queues(directory.path(), dead)?;
+    versions(directory.path())
 }
 
-fn open(path: &std::path::Path, name: &str) -> Result<Db> {
+fn open(path: &Path, name: &str) -> Result<Db> {
     Ok(Options::new().durability(Durability::Buffered).open(path.join(name))?)
 }
 
@@ -64,7 +63,7 @@ fn row(name: &str, us: f64, plain: f64) {
     goal::at_most(name, us / plain, SLOWER_MAX);
 }
 
-fn queues(path: &std::path::Path, dead: usize) -> Result<()> {
+fn queues(path: &Path, dead: usize) -> Result<()> {
     println!("\n{:<52} {:>10} {:>10} {:>8}", "queues", "us", "plain", "times");
     let kinds = [("", KeyspaceOptions::new()), ("ttl, ", KeyspaceOptions::new().ttl(WEEK))];
     for (kind, options) in kinds {
@@ -136,7 +135,7 @@ fn queues(path: &std::path::Path, dead: usize) -> Result<()> {
     Ok(())
 }
 
-fn versions(path: &std::path::Path) -> Result<()> {
+fn versions(path: &Path) -> Result<()> {
     let db = open(path, "versions")?;
     let keep = KeyspaceOptions::new().policy(Policy::mvcc(1, WEEK));
     let keyspace = db.keyspace("versions", keep.clone())?;
@@ -157,7 +156,7 @@ fn versions(path: &std::path::Path) -> Result<()> {
         println!("\n{:<52} {:>10} {:>10} {:>8}", format!("{VERSIONS} versions {place}"), "us", "plain", "times");
         for (name, at) in [("newest", seqnos.len() - 1), ("middle", seqnos.len() / 2), ("oldest", 0)] {
             let (view, begin) = (db.as_of(seqnos[at])?, db.as_of(one)?);
-            let verbs: [(&str, &dyn Fn(&Keyspace, Seqno) -> Result<usize>); 6] = [
+            let verbs: [(&str, Ask<'_>); 6] = [
                 ("get", &|keyspace, _| Ok(view.get(keyspace, "hot")?.map_or(0, |value| value.len()))),
                 ("scan", &|keyspace, _| Ok(view.range(keyspace, ..).count())),
                 ("scan backward", &|keyspace, _| Ok(view.range(keyspace, ..).rev().count())),

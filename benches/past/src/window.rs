@@ -1,13 +1,14 @@
-//! A sliding window: each turn appends a key, trims what is old, and looks for the oldest that is left. Trimmed by ranges beside
-//! trimmed key by key.
+//! A sliding window: each turn appends a key, trims what is old, and looks for the oldest that is left. Trimmed by
+//! ranges beside trimmed key by key.
 
 use chronolith::Policy;
-
-use crate::{
+use measure::{
+    Result,
     clock::{each, median},
-    data::{Filled, Result, VALUE_LEN, WEEK},
     goal,
 };
+
+use crate::data::{Filled, VALUE_LEN, WEEK};
 
 /// Keys alive at a time, in the second kind of window.
 const LIVE: u64 = 1000;

@@ -3,6 +3,11 @@
 use std::{collections::BTreeMap, hash::Hasher, hint::black_box};
 
 use chronolith::phash::{Hash, Mphf};
+use measure::{
+    Random, SEED, chained,
+    clock::{each, median},
+    goal, independent,
+};
 use ph::{
     BuildSeededHasher, GetSize, fmph,
     phast::{self, DefaultCompressedArray, SeedOnly, ShiftOnlyWrapped, bits_per_seed_to_100_bucket_size},
@@ -10,11 +15,7 @@ use ph::{
 };
 use ptr_hash::{CompactPtrHash, DefaultPtrHash, FastPtrHash, PtrHashParams, hash::KeyHasher};
 
-use crate::{
-    clock::{each, median},
-    data::{self, Key, Random, SEED, chained, independent},
-    goal,
-};
+use crate::data::{self, Key};
 
 const QUERIES: usize = 500_000;
 const OURS: &str = "chronolith Mphf";

@@ -1,19 +1,24 @@
 //! Maps by themselves: merging several, and looking up in the result, beside a `HashMap` of the standard library.
 //!
-//! Each merge runs in a process of its own, on the files that one process made for all. Time is wall time, since the merge of maps has
-//! two threads. Memory is the peak of what the allocator has handed out; the file of the result counts as memory too, in full.
+//! Each merge runs in a process of its own, on the files that one process made for all. Time is wall time, since the
+//! merge of maps has two threads. Memory is the peak of what the allocator has handed out; the file of the result
+//! counts as memory too, in full.
 
-use std::{collections::HashMap, error::Error, hint::black_box, path::Path, process::Command, time::Instant};
+use std::{collections::HashMap, hint::black_box, path::Path, process::Command, time::Instant};
 
 use chronolith::{
     MergeStrategy,
     phash::{Map, MapBuilder, MergeOptions, merge_to},
 };
+use measure::{
+    Directory, Random, Result, SEED, chained,
+    clock::{each, median},
+    goal, independent,
+};
 
 use crate::{
-    clock::{each, median},
-    data::{self, Directory, Key, Random, chained, independent},
-    goal, heap,
+    data::{self, Key},
+    heap,
 };
 
 const ROUNDS: usize = 3;
@@ -30,20 +35,20 @@ pub const SIDE: &str = "merge-side";
 type Table = HashMap<[u8; 16], [u8; 8]>;
 
 /// Merges so many maps of so many keys, of which neighbours share a tenth.
-pub fn run(keys: usize, maps: usize) -> Result<(), Box<dyn Error>> {
-    let directory = Directory::new()?;
+pub fn run(keys: usize, maps: usize) -> Result<()> {
+    let directory = Directory::new("phash-bench")?;
     let union = first_of(maps - 1, keys) + keys;
     let all = data::keys(union);
     for map in 0..maps {
         let own = &all[first_of(map, keys)..][..keys];
         let builder = MapBuilder::new().threads(THREADS);
-        builder.build_to(directory.0.join(format!("{map}.pphm")), own.iter().map(|key| (key, value(key, map))))?;
+        builder.build_to(directory.path().join(format!("{map}.pphm")), own.iter().map(|key| (key, value(key, map))))?;
     }
 
     let (mut merged, mut inserted) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        merged.push(side("map", &directory.0, maps)?);
-        inserted.push(side("table", &directory.0, maps)?);
+        merged.push(side("map", directory.path(), maps)?);
+        inserted.push(side("table", directory.path(), maps)?);
     }
     let of = |sides: &[Side], what: fn(&Side) -> f64| median(&sides.iter().map(what).collect::<Vec<_>>());
     let (map_s, table_s) = (of(&merged, |side| side.seconds), of(&inserted, |side| side.seconds));
@@ -59,7 +64,7 @@ pub fn run(keys: usize, maps: usize) -> Result<(), Box<dyn Error>> {
         println!("{name:<34} {seconds:>9.2} {peak:>14.1} {kept:>14.1} {entry:>10.0}");
     }
 
-    let map = Map::open(directory.0.join("all.pphm"))?;
+    let map = Map::open(directory.path().join("all.pphm"))?;
     assert_eq!(map.len(), union as u64, "each key once");
     let (ours, many, table) = look_up(&map, &all, &|at| last_map_of(at, keys, maps))?;
     println!();
@@ -95,7 +100,7 @@ struct Side {
 }
 
 /// Runs one side in a process of its own.
-fn side(which: &str, directory: &Path, maps: usize) -> Result<Side, Box<dyn Error>> {
+fn side(which: &str, directory: &Path, maps: usize) -> Result<Side> {
     let program = std::env::current_exe()?;
     let output = Command::new(program).arg(SIDE).arg(which).arg(directory).arg(maps.to_string()).output()?;
     let text = String::from_utf8(output.stdout)?;
@@ -105,12 +110,12 @@ fn side(which: &str, directory: &Path, maps: usize) -> Result<Side, Box<dyn Erro
 }
 
 /// One side, in its process: prints what [`side`] reads.
-pub fn run_side(arguments: &[String]) -> Result<(), Box<dyn Error>> {
+pub fn run_side(arguments: &[String]) -> Result<()> {
     let [which, directory, maps] = arguments else { return Err("a side, a directory and a number of maps".into()) };
     let directory = Path::new(directory);
     heap::count();
     let maps = (0..maps.parse()?).map(|map: usize| Map::open(directory.join(format!("{map}.pphm"))));
-    let maps = maps.collect::<Result<Vec<Map>, _>>()?;
+    let maps = maps.collect::<chronolith::Result<Vec<Map>>>()?;
     let before = heap::now();
     let start = Instant::now();
     let (seconds, file) = if which == "map" {
@@ -137,7 +142,7 @@ pub fn run_side(arguments: &[String]) -> Result<(), Box<dyn Error>> {
 }
 
 /// All entries of all maps, those of later maps in place of earlier ones.
-fn table(maps: &[Map]) -> Result<Table, Box<dyn Error>> {
+fn table(maps: &[Map]) -> Result<Table> {
     let mut table = Table::new();
     for map in maps {
         for entry in map {
@@ -151,8 +156,9 @@ fn table(maps: &[Map]) -> Result<Table, Box<dyn Error>> {
 /// Nanoseconds of look-ups: in the map one by one, in the map many at once, in a table.
 type Lookups = ([f64; 4], [f64; 4], [f64; 4]);
 
-/// Nanoseconds of a look-up in the map and in a table of the same entries: present independent and chained, absent alike.
-fn look_up(map: &Map, all: &[Key], last_map: &dyn Fn(usize) -> usize) -> Result<Lookups, Box<dyn Error>> {
+/// Nanoseconds of a look-up in the map and in a table of the same entries: present independent and chained, absent
+/// alike.
+fn look_up(map: &Map, all: &[Key], last_map: &dyn Fn(usize) -> usize) -> Result<Lookups> {
     map.verify()?;
     let table = table(std::slice::from_ref(map))?;
     let in_map = |key: &Key| match map.get(key) {
@@ -160,7 +166,7 @@ fn look_up(map: &Map, all: &[Key], last_map: &dyn Fn(usize) -> usize) -> Result<
         _ => ABSENT,
     };
     let in_table = |key: &Key| table.get(&key.0).map_or(ABSENT, |value| u64::from_le_bytes(*value));
-    let mut random = Random::new(!data::SEED);
+    let mut random = Random::new(!SEED);
     let in_map_many = |queries: &[Key]| {
         queries.chunks(64).fold(0u64, |sum, some| {
             let values = map.multi_get(some).unwrap_or_default();

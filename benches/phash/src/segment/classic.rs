@@ -1,5 +1,5 @@
-//! The best classic read path that was found: a bloom filter of one cache line for each key, fences of the first eight bytes of each
-//! page's first key, and a binary search in the page.
+//! The best classic read path that was found: a bloom filter of one cache line for each key, fences of the first eight
+//! bytes of each page's first key, and a binary search in the page.
 
 use super::{ABSENT, head_of, pages::Pages};
 use crate::data::{self, Key};

@@ -1,8 +1,9 @@
 //! A database filled through its public verbs.
 
-use std::{error::Error, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 
 use chronolith::{Db, Durability, Keyspace, KeyspaceOptions, Options};
+use measure::Result;
 
 use super::{OURS, value};
 use crate::data::Key;
@@ -14,7 +15,7 @@ pub struct Filled {
 }
 
 impl Filled {
-    pub fn new(path: &Path, keys: &[Key]) -> Result<Self, Box<dyn Error>> {
+    pub fn new(path: &Path, keys: &[Key]) -> Result<Self> {
         let db = Options::new().durability(Durability::Buffered).open(path)?;
         let mut keyspaces = Vec::new();
         let without = ("chronolith without point index", KeyspaceOptions::new().point_index(false));
@@ -45,7 +46,7 @@ impl Filled {
         Ok(Self { db, keyspaces })
     }
 
-    pub fn close(self) -> Result<(), Box<dyn Error>> {
+    pub fn close(self) -> Result<()> {
         drop(self.keyspaces);
         Ok(self.db.close()?)
     }

@@ -1,7 +1,8 @@
 //! Point reads: a compacted keyspace beside the best classic read path and beside a plain hash table of entry places.
 //!
-//! Every path computes XXH3 of the key itself, compares the full key, and reads the first eight bytes of the value. Every sum of answers
-//! is held against the right one. Each measurement draws queries of its own, so that none finds the entries of the one before in a cache.
+//! Every path computes XXH3 of the key itself, compares the full key, and reads the first eight bytes of the value.
+//! Every sum of answers is held against the right one. Each measurement draws queries of its own, so that none finds
+//! the entries of the one before in a cache.
 
 mod classic;
 mod keyspace;
@@ -10,20 +11,20 @@ mod pages;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    error::Error,
     fs,
     hint::black_box,
     path::Path,
 };
 
 use chronolith::Keyspace;
+use measure::{
+    Directory, Random, Result, SEED, chained,
+    clock::{each, median},
+    goal, independent,
+};
 
 use self::{classic::Classic, keyspace::Filled, lines::Lines, pages::Pages};
-use crate::{
-    clock::{each, median},
-    data::{self, Directory, Key, Random, chained, independent},
-    goal,
-};
+use crate::data::{self, Key};
 
 const QUERIES: usize = 300_000;
 const ROUNDS: usize = 5;
@@ -40,11 +41,11 @@ const CLASSIC: &str = "C2 bloom, fences, in-page search";
 const BLOOM: &str = "blocked bloom alone";
 
 /// Measures one million keys, then as many as asked.
-pub fn run(keys: usize) -> Result<(), Box<dyn Error>> {
-    let directory = Directory::new()?;
+pub fn run(keys: usize) -> Result<()> {
+    let directory = Directory::new("phash-bench")?;
     let mut measured = BTreeMap::new();
     for count in BTreeSet::from([keys.min(1_000_000), keys]) {
-        measured.insert(count, measure(count, &directory.0.join(count.to_string()))?);
+        measured.insert(count, measure(count, &directory.path().join(count.to_string()))?);
     }
     println!();
     for (count, rows) in &measured {
@@ -67,9 +68,7 @@ pub fn run(keys: usize) -> Result<(), Box<dyn Error>> {
 fn value(key: &Key) -> [u8; VALUE_LEN] {
     let mut random = Random::new(head(key));
     let mut value = [0; VALUE_LEN];
-    for piece in value.chunks_mut(8) {
-        piece.copy_from_slice(&random.next().to_le_bytes()[..piece.len()]);
-    }
+    random.fill(&mut value);
     value[..8].copy_from_slice(&head(key).to_le_bytes());
     value
 }
@@ -134,7 +133,7 @@ struct Row {
     miss_chained: f64,
 }
 
-fn measure(count: usize, directory: &Path) -> Result<BTreeMap<&'static str, Row>, Box<dyn Error>> {
+fn measure(count: usize, directory: &Path) -> Result<BTreeMap<&'static str, Row>> {
     fs::create_dir(directory)?;
     let keys = data::keys(count);
     println!("\n{count} keys of 16 bytes with values of {VALUE_LEN}");
@@ -181,7 +180,7 @@ fn measure(count: usize, directory: &Path) -> Result<BTreeMap<&'static str, Row>
 
 /// Asks every path in turn, in several rounds.
 fn ask<'a>(paths: &[(&'a str, Box<dyn Reads + '_>)], keys: &[Key]) -> BTreeMap<&'a str, Row> {
-    let mut random = Random::new(!data::SEED ^ keys.len() as u64);
+    let mut random = Random::new(!SEED ^ keys.len() as u64);
     let mut times = vec![[const { Vec::new() }; 4]; paths.len()];
     // The first round touches every page and is not counted.
     for round in 0..=ROUNDS {
