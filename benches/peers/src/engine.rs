@@ -1,5 +1,4 @@
-//! What the harness asks of an engine. An adapter is one file in `engines/` and one line in
-//! [`registry`].
+//! What the harness asks of an engine. The adapters that answer are in `engines/`.
 
 use anyhow::{Result, bail};
 use std::path::Path;
@@ -102,35 +101,4 @@ pub struct Entry {
     /// Runs only when it is named, or with `--all`.
     pub extra: bool,
     pub open: fn(&Path, &OpenOpts) -> Result<Box<dyn Engine>>,
-}
-
-pub fn registry() -> Vec<Entry> {
-    let mut all = Vec::new();
-    #[cfg(feature = "chronolith")]
-    all.extend(crate::engines::chronolith::entries());
-    #[cfg(feature = "rocksdb")]
-    all.extend(crate::engines::rocks::entries());
-    #[cfg(feature = "fjall")]
-    all.extend(crate::engines::fjall::entries());
-    #[cfg(feature = "surrealkv")]
-    all.extend(crate::engines::surreal::entries());
-    #[cfg(feature = "heed")]
-    all.extend(crate::engines::lmdb::entries());
-    #[cfg(feature = "redb")]
-    all.extend(crate::engines::redb::entries());
-    #[cfg(feature = "canopydb")]
-    all.extend(crate::engines::canopy::entries());
-    #[cfg(feature = "sled")]
-    all.extend(crate::engines::sled::entries());
-    #[cfg(feature = "sled1")]
-    all.extend(crate::engines::sled1::entries());
-    all.extend(crate::engines::mem::entries());
-    all
-}
-
-pub fn find(name: &str) -> Result<Entry> {
-    match registry().into_iter().find(|e| e.name == name) {
-        Some(e) => Ok(e),
-        None => bail!("no engine {name}: see `peers list`"),
-    }
 }

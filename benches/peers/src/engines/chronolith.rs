@@ -1,3 +1,5 @@
+//! chronolith, as it stands in this repository; `chronolith-ver` keeps its versions.
+
 use crate::engine::*;
 use anyhow::{Result, bail};
 use chronolith::{
