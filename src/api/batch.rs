@@ -1,4 +1,4 @@
-//! [`Batch`]: writes that happen together.
+//! [`Batch`]: writes that are applied together.
 
 use std::{fmt, sync::Arc};
 
@@ -11,7 +11,8 @@ use crate::{
     },
 };
 
-/// Writes that happen together or not at all, across keyspaces. The last word on a key counts.
+/// Writes that are applied together or not at all, across keyspaces. For a key that is written several times, the last
+/// operation counts.
 ///
 /// ```
 /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -24,6 +25,10 @@ use crate::{
 /// assert_eq!(db.as_of(receipt.seqno)?.get(&users, "ann")?.unwrap(), b"25");
 /// # Ok::<_, chronolith::Error>(())
 /// ```
+///
+/// A write that is refused (a key that is too long, a keyspace of another database) makes [`commit`](Batch::commit)
+/// fail.
+#[doc(alias = "WriteBatch", alias = "Transaction")]
 #[must_use = "a batch does nothing until `commit`"]
 pub struct Batch {
     owner: Arc<Running>,
@@ -41,12 +46,12 @@ impl Batch {
         Self { owner: Arc::clone(owner), staged: Staged::default() }
     }
 
-    /// Sets a key; what that means where the key is there already, the merge strategy of the keyspace says.
+    /// Writes a value. See [`Keyspace::put`].
     pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.add(keyspace, Write::Put(key.as_ref(), value.as_ref()));
     }
 
-    /// Adds an operand to a key: see [`Keyspace::merge`].
+    /// Records an operand. See [`Keyspace::merge`].
     pub fn merge(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) {
         self.add(keyspace, Write::Merge(key.as_ref(), operand.as_ref()));
     }
@@ -56,27 +61,27 @@ impl Batch {
         self.add(keyspace, Write::Delete(key.as_ref()));
     }
 
-    /// Deletes every key of a range, as one entry.
+    /// Deletes every key in a range with a single entry.
     pub fn delete_range(&mut self, keyspace: &Keyspace, range: impl KeyRange) {
         self.add(keyspace, Write::DeleteRange(&range.span()));
     }
 
-    /// Purges a key: see [`Keyspace::purge`].
+    /// Deletes a key together with its past. See [`Keyspace::purge`].
     pub fn purge(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) {
         self.add(keyspace, Write::Purge(key.as_ref()));
     }
 
-    /// Purges all keys that begin with a prefix: see [`Keyspace::purge`].
+    /// Purges every key that begins with a prefix. See [`Keyspace::purge`].
     pub fn purge_prefix(&mut self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) {
         self.add(keyspace, Write::PurgeRange(&KeySpan::prefix(prefix.as_ref())));
     }
 
-    /// How many operations it holds.
+    /// Returns the number of operations.
     pub fn len(&self) -> usize {
         self.staged.count()
     }
 
-    /// Whether it holds nothing.
+    /// Tells whether there are no operations.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -84,13 +89,18 @@ impl Batch {
     /// Commits with the durability of the database.
     ///
     /// # Errors
-    /// Nothing was applied with [`Invalid`](crate::Error::Invalid) (a keyspace that was dropped or belongs to another database, a key over 65,536 bytes,
-    /// a batch over 64 MiB, a value that the merge strategy does not take),
-    /// [`Duplicate`](crate::Error::Duplicate) (a key that is there, under [`ErrorOnDuplicate`](crate::MergeStrategy::ErrorOnDuplicate)),
-    /// [`Conflict`](crate::Error::Conflict) (under that strategy or [`FirstWins`](crate::MergeStrategy::FirstWins), when others wrote the keys each of a hundred times), [`DiskFull`](crate::Error::DiskFull), [`Closed`](crate::Error::Closed), and
-    /// [`Poisoned`](crate::Error::Poisoned), which an earlier failure causes, and [`Io`](crate::Error::Io), when the log could not be written. One error says the
-    /// opposite: with [`NotDurable`](crate::Error::NotDurable) the batch was applied and is visible, but is not known to be on the disk; do not write
-    /// it again. When the database has been opened again, it is there as a whole or not at all.
+    /// With every error but the last, nothing was applied:
+    /// * [`Invalid`](crate::Error::Invalid): a keyspace that was dropped or belongs to another database, a key over
+    ///   65,536 bytes, a batch over 64 MiB, a value the merge strategy does not take.
+    /// * [`Duplicate`](crate::Error::Duplicate): a key that exists, under
+    ///   [`ErrorOnDuplicate`](crate::MergeStrategy::ErrorOnDuplicate).
+    /// * [`Conflict`](crate::Error::Conflict): under that strategy or [`FirstWins`](crate::MergeStrategy::FirstWins),
+    ///   other writers changed the keys during each of a hundred tries.
+    /// * [`DiskFull`](crate::Error::DiskFull) and [`Io`](crate::Error::Io): the log could not be written.
+    ///   [`Poisoned`](crate::Error::Poisoned): an earlier failure has stopped writes. [`Closed`](crate::Error::Closed).
+    /// * [`NotDurable`](crate::Error::NotDurable): the batch **was** applied and is visible, but is not known to be on
+    ///   the disk. Do not write it again. When the database is opened again, the batch is there as a whole or not at
+    ///   all.
     pub fn commit(self) -> Result<Receipt> {
         write::commit(self.owner.engine(), self.staged, None)
     }
@@ -98,7 +108,8 @@ impl Batch {
     /// Commits with a durability of its own.
     ///
     /// # Errors
-    /// As [`Batch::commit`].
+    /// [`Invalid`](crate::Error::Invalid), [`DiskFull`](crate::Error::DiskFull), [`Poisoned`](crate::Error::Poisoned)
+    /// and others: see [`commit`](Batch::commit).
     pub fn commit_with(self, durability: Durability) -> Result<Receipt> {
         write::commit(self.owner.engine(), self.staged, Some(durability))
     }

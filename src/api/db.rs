@@ -14,8 +14,9 @@ use crate::{
     },
 };
 
-/// An open database. Cheap to clone: clones, keyspaces, views and iterators share it, and it closes when the last of them
-/// is dropped. Call [`close`](Db::close) to see errors of closing, or to free the lock while other handles are alive.
+/// An open database. Cheap to clone: clones, keyspaces, views and iterators share it, and it closes when the last of
+/// them is dropped. Call [`close`](Db::close) to see errors of closing, or to free the lock while other handles are
+/// alive.
 ///
 /// ```no_run
 /// use chronolith::{Db, KeyspaceOptions};
@@ -86,8 +87,8 @@ impl Db {
         keyspaces::keyspace_names(self.engine())
     }
 
-    /// Drops a keyspace and everything in it. The name is free at once. Views opened earlier, and pins, can still read it;
-    /// writes to it fail.
+    /// Drops a keyspace and everything in it. The name is free at once. Views opened earlier, and pins, can still read
+    /// it; writes to it fail.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -153,8 +154,8 @@ impl Db {
         Ok(View::new(&self.owner, ViewCore::as_of(self.engine(), seqno.into().0)?))
     }
 
-    /// Opens a view of everything that had been committed at `time`, that microsecond included. Before the first commit the
-    /// view is empty.
+    /// Opens a view of everything that had been committed at `time`, that microsecond included. Before the first commit
+    /// the view is empty.
     ///
     /// The answer never changes: every later commit gets a time after any time that was asked for, also after a crash.
     /// Times are those of the database's clock ([`View::time`] of a snapshot is the time now). It follows the system's
@@ -184,9 +185,9 @@ impl Db {
 
     /// Iterates over the commits in a range of seqnos, oldest first, each with its exact time.
     ///
-    /// Commits are listed back to the start of the longest retention window of any keyspace, to the oldest pin, and for at
-    /// least an hour; a range without a start begins there. Creating, configuring and dropping keyspaces, and pins, take
-    /// seqnos too and are not listed.
+    /// Commits are listed back to the start of the longest retention window of any keyspace, to the oldest pin, and for
+    /// at least an hour; a range without a start begins there. Creating, configuring and dropping keyspaces, and pins,
+    /// take seqnos too and are not listed.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -225,8 +226,8 @@ impl Db {
         Diff::new(before.range(keyspace, ..), after.range(keyspace, ..))
     }
 
-    /// Keeps the present readable under a name until [`unpin`](Db::unpin): whatever the policies say, across restarts, and
-    /// in keyspaces that are dropped later.
+    /// Keeps the present readable under a name until [`unpin`](Db::unpin): whatever the policies say, across restarts,
+    /// and in keyspaces that are dropped later.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -242,8 +243,8 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when a pin of that name exists, and for a name that is empty or longer than 255
-    /// bytes.
+    /// [`Invalid`](crate::Error::Invalid) when a pin of that name exists, and for a name that is empty or longer than
+    /// 255 bytes.
     #[doc(alias = "named_snapshot", alias = "savepoint")]
     pub fn pin(&self, name: impl AsRef<str>) -> Result<Seqno> {
         pins::pin(self.engine(), name.as_ref())
@@ -301,8 +302,8 @@ impl Db {
         jobs::flush(self.engine())
     }
 
-    /// Compacts every keyspace: everything written before the call ends up in one sorted level, without anything that may
-    /// be dropped.
+    /// Compacts every keyspace: everything written before the call ends up in one sorted level, without anything that
+    /// may be dropped.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -339,7 +340,7 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// [`Cancelled`](crate::Error::Cancelled), and those of [`compact`](Db::compact).
+    /// [`Cancelled`](crate::Error::Cancelled), and the errors of [`compact`](Db::compact).
     pub fn compact_with(&self, mut told: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Compacted> {
         Watch::telling(&mut told).over(|watch| jobs::compact(self.engine(), Scope::All, watch))
     }
@@ -359,9 +360,9 @@ impl Db {
         stats(self.engine())
     }
 
-    /// Reads every byte and checks every checksum and reference. Damage is a finding in the report, not an error: a file
-    /// that is missing, cut short, of another kind, or does not hold what was written. Every file is opened for this and
-    /// closed again.
+    /// Reads every byte and checks every checksum and reference. Damage is a finding in the report, not an error: a
+    /// file that is missing, cut short, of another kind, or does not hold what was written. Every file is opened for
+    /// this and closed again.
     ///
     /// ```
     /// # use chronolith::{env::Memory, Options};
@@ -382,17 +383,17 @@ impl Db {
     /// As [`verify`](Db::verify), with a report of progress after each segment. See [`compact_with`](Db::compact_with).
     ///
     /// # Errors
-    /// [`Cancelled`](crate::Error::Cancelled), and those of [`verify`](Db::verify).
+    /// [`Cancelled`](crate::Error::Cancelled), and the errors of [`verify`](Db::verify).
     pub fn verify_with(&self, mut told: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Report> {
         Watch::telling(&mut told).over(|watch| verify(self.engine(), watch))
     }
 
-    /// Copies everything committed before the call to a new directory, by hard links where possible. The copy opens as a
-    /// database of its own.
+    /// Copies everything committed before the call to a new directory, by hard links where possible. The copy opens as
+    /// a database of its own.
     ///
-    /// Missing parents of the directory are created. A copy that fails removes what it has made, those parents aside, and
-    /// can be repeated. Pins removed while it runs are not in the copy. From a database that is open read-only the present
-    /// is copied, as [`View::checkpoint`] does.
+    /// Missing parents of the directory are created. A copy that fails removes what it has made, those parents aside,
+    /// and can be repeated. Pins removed while it runs are not in the copy. From a database that is open read-only the
+    /// present is copied, as [`View::checkpoint`] does.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -414,11 +415,11 @@ impl Db {
         self.checkpoint_with(path, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`checkpoint`](Db::checkpoint), with reports of progress; see [`compact_with`](Db::compact_with). A copy that is
-    /// cancelled leaves nothing in the directory.
+    /// As [`checkpoint`](Db::checkpoint), with reports of progress; see [`compact_with`](Db::compact_with). A copy that
+    /// is cancelled leaves nothing in the directory.
     ///
     /// # Errors
-    /// [`Cancelled`](crate::Error::Cancelled), and those of [`checkpoint`](Db::checkpoint).
+    /// [`Cancelled`](crate::Error::Cancelled), and the errors of [`checkpoint`](Db::checkpoint).
     pub fn checkpoint_with(
         &self,
         path: impl AsRef<Path>,
@@ -432,8 +433,8 @@ impl Db {
     /// On a simulated machine, which has no threads, a call may also run a step of that work.
     ///
     /// # Errors
-    /// [`Poisoned`](crate::Error::Poisoned) when writes have stopped for good; whatever a flush or compaction failed with
-    /// and will try again; [`Closed`](crate::Error::Closed).
+    /// [`Poisoned`](crate::Error::Poisoned) when writes have stopped for good; whatever a flush or compaction failed
+    /// with and will try again; [`Closed`](crate::Error::Closed).
     pub fn health(&self) -> Result<()> {
         write::health(self.engine())
     }
@@ -449,8 +450,8 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// Whatever prevented a clean end, such as [`Io`](crate::Error::Io). Nothing acknowledged is lost even then: the next
-    /// open recovers.
+    /// Whatever prevented a clean end, such as [`Io`](crate::Error::Io). Nothing acknowledged is lost even then: the
+    /// next open recovers.
     pub fn close(self) -> Result<()> {
         self.owner.close()
     }

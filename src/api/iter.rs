@@ -9,11 +9,10 @@ use crate::{
     merge::Direction,
 };
 
-/// The keys and values of a range, from either end.
+/// Iterates over the keys and values of a range, from either end. See [`Keyspace::range`](super::Keyspace::range).
 ///
-/// A key whose value cannot be told (a sum that no `i64` holds, an error of a custom [`Merge`](crate::Merge)) is an
-/// item that is an error, which names the key; the walk goes
-/// on behind it. Any other error ends it.
+/// A key whose value cannot be read (a sum that no `i64` holds, an error of a custom [`Merge`](crate::Merge)) is an
+/// item that is an error naming the key, and iteration goes on behind it. Any other error ends it.
 #[must_use = "iterators are lazy"]
 pub struct Range {
     view: View,
@@ -42,7 +41,7 @@ impl Range {
         Self { view, keyspace, span, front: None, back: None, iterating: None, wrong, ended: false, key_failed: false }
     }
 
-    /// The same range without its values.
+    /// Iterates over the keys alone.
     pub fn keys(self) -> RangeKeys {
         RangeKeys { range: self }
     }
@@ -149,7 +148,7 @@ impl DoubleEndedIterator for Range {
 
 impl std::iter::FusedIterator for Range {}
 
-/// The keys of a range, from either end; with errors as in [`Range`].
+/// Iterates over the keys of a range, from either end: see [`Range::keys`]. Errors are items, as in [`Range`].
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct RangeKeys {
@@ -172,7 +171,8 @@ impl DoubleEndedIterator for RangeKeys {
 
 impl std::iter::FusedIterator for RangeKeys {}
 
-/// A walk through a range that lends keys and values: nothing is copied.
+/// A cursor over a range that lends keys and values: nothing is copied. See
+/// [`Keyspace::cursor`](super::Keyspace::cursor).
 ///
 /// ```
 /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -198,11 +198,11 @@ impl Cursor {
         Self { range }
     }
 
-    /// The next key and value, lent until the next call.
+    /// Steps forward and lends the next key and value until the next call; `None` at the end.
     ///
     /// # Errors
-    /// As [`View::get`]. Behind one about a single key, whose value cannot be told, the next call goes on with the next
-    /// key; any other ends the walk.
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see [`View::get`]. After
+    /// an error about the value of one key the next call goes on with the next key; any other error ends the walk.
     pub fn next_ref(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         let stepped = self.range.step(Direction::Forward)?;
         Ok(self.range.front.as_ref().filter(|_| stepped).map(|scan| (scan.key(), scan.value_ref())))

@@ -52,23 +52,38 @@ impl Keyspace {
         Arc::ptr_eq(&self.owner, owner)
     }
 
-    /// The name it was opened with.
+    /// Returns the name it was opened with.
     pub fn name(&self) -> &str {
         &self.opened.name
     }
 
-    /// Sets a key; what that means where the key is there already, the merge strategy says. With
-    /// [`Append`](MergeStrategy::Append) the value is one item, and what a read
-    /// answers is a list: put back, it would be a list of one item, that list.
+    /// Writes a value. If the key exists, the keyspace's merge strategy decides what that means.
+    ///
+    /// With [`Append`](MergeStrategy::Append) the value is one item, while a read returns a list: a list that is put
+    /// back becomes a list of one item.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// let receipt = users.put("ann", "25")?;
+    /// assert_eq!(users.get("ann")?.unwrap(), b"25");
+    /// assert_eq!(receipt.seqno, db.seqno());
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Batch::commit`].
+    /// [`Invalid`](Error::Invalid) for a key or value that is too long, a value the strategy does not take, or a
+    /// dropped keyspace; [`DiskFull`](Error::DiskFull), [`Poisoned`](Error::Poisoned) or [`Io`](Error::Io) when it
+    /// cannot be logged; [`NotDurable`](Error::NotDurable) when it was applied and could not be synced. See
+    /// [`Batch::commit`](crate::Batch::commit).
+    #[doc(alias = "insert", alias = "set")]
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Receipt> {
         self.write(Write::Put(key.as_ref(), value.as_ref()))
     }
 
-    /// Adds an operand to a key, without reading it: what comes of it, the [`MergeStrategy`] says. With a strategy
-    /// that knows no operands it is [`put`](Keyspace::put).
+    /// Records an operand without reading the key; reads fold it as the [`MergeStrategy`] defines. With a strategy that
+    /// has no operands this is [`put`](Keyspace::put).
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, MergeStrategy, Options};
@@ -82,57 +97,111 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Batch::commit`].
+    /// [`Invalid`](Error::Invalid), [`DiskFull`](Error::DiskFull), [`Poisoned`](Error::Poisoned) and others: see
+    /// [`put`](Keyspace::put).
+    #[doc(alias = "upsert", alias = "merge_operator")]
     pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<Receipt> {
         self.write(Write::Merge(key.as_ref(), operand.as_ref()))
     }
 
-    /// Where a read of a key looks, and what it finds there: which memtables and segments, which slot of the index, how many blocks.
+    /// Shows where a read of a key looks and what it finds there: which memtables and segments, which slot of the
+    /// index, how many blocks.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("ann", "25")?;
+    /// println!("{}", users.explain("ann")?);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed); [`Invalid`](Error::Invalid) for a
+    /// dropped keyspace.
     pub fn explain(&self, key: impl AsRef<[u8]>) -> Result<Explain> {
         read::explain(self.engine(), &self.opened, key.as_ref())
     }
 
-    /// Deletes a key. Deleting a key that is not there is no error.
+    /// Deletes a key. Deleting a key that does not exist is no error.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("ann", "25")?;
+    /// users.delete("ann")?;
+    /// assert!(users.get("ann")?.is_none());
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Batch::commit`].
+    /// [`Invalid`](Error::Invalid), [`DiskFull`](Error::DiskFull), [`Poisoned`](Error::Poisoned) and others: see
+    /// [`put`](Keyspace::put).
+    #[doc(alias = "remove")]
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<Receipt> {
         self.write(Write::Delete(key.as_ref()))
     }
 
-    /// Deletes every key of a range, as one entry, however many they are; `delete_range(..)` empties the keyspace.
+    /// Deletes every key in a range with a single entry, however many keys there are. `delete_range(..)` empties the
+    /// keyspace.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("ann", "25")?;
+    /// users.delete_range("a".."c")?;
+    /// assert!(users.is_empty()?);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Batch::commit`].
+    /// [`Invalid`](Error::Invalid), [`DiskFull`](Error::DiskFull), [`Poisoned`](Error::Poisoned) and others: see
+    /// [`put`](Keyspace::put).
+    #[doc(alias = "clear", alias = "remove_range")]
     pub fn delete_range(&self, range: impl KeyRange) -> Result<Receipt> {
         self.write(Write::DeleteRange(&range.span()))
     }
 
-    /// Deletes a key with everything it ever was: views opened from now on never see a value of it again, whatever moment they show, pinned ones included. The bytes are gone from
-    /// every file of the database after the next [`Db::compact`](crate::Db::compact), which says which views opened before still hold any. A view or pin of a moment before the
-    /// purge may hold the value, and holds the name: the key itself stays in the files until it is dropped or unpinned, and `compact` called again. Copies made by [`Db::checkpoint`](crate::Db::checkpoint)
-    /// and equal values of other keys are not reached. What is written to the key later is not concerned.
+    /// Deletes a key together with its past. Views opened from now on never see a value of it, whatever moment they
+    /// show, pinned moments included.
+    ///
+    /// The next [`Db::compact`](crate::Db::compact) removes the bytes from every file of the database, and reports
+    /// which earlier views still hold some. An earlier view or pin keeps the value it can read, and keeps the key's
+    /// name in the files until it is gone and `compact` runs again. Copies made by
+    /// [`Db::checkpoint`](crate::Db::checkpoint) are not reached, nor are equal values of other keys. Later writes to
+    /// the key are unaffected.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// let receipt = users.put("ann", "25")?;
+    /// users.purge("ann")?;
+    /// assert!(db.as_of(receipt.seqno)?.get(&users, "ann")?.is_none());
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Batch::commit`].
+    /// [`Invalid`](Error::Invalid), [`DiskFull`](Error::DiskFull), [`Poisoned`](Error::Poisoned) and others: see
+    /// [`put`](Keyspace::put).
+    #[doc(alias = "erase", alias = "forget")]
     pub fn purge(&self, key: impl AsRef<[u8]>) -> Result<Receipt> {
         self.write(Write::Purge(key.as_ref()))
     }
 
-    /// Purges all keys that begin with a prefix: see [`purge`](Keyspace::purge).
+    /// Purges every key that begins with a prefix. See [`purge`](Keyspace::purge).
     ///
     /// # Errors
-    /// As [`Batch::commit`].
+    /// [`Invalid`](Error::Invalid), [`DiskFull`](Error::DiskFull), [`Poisoned`](Error::Poisoned) and others: see
+    /// [`put`](Keyspace::put).
     pub fn purge_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Receipt> {
         self.write(Write::PurgeRange(&KeySpan::prefix(prefix.as_ref())))
     }
 
-    /// The versions of a key that still exist, newest first, deletes among them. How far they reach back, the
-    /// [`Policy`] says;
-    /// [`History::is_complete`] tells whether any is missing.
+    /// Iterates over the versions of a key that still exist, newest first, deletes included. The keyspace's [`Policy`]
+    /// decides how far they reach back; [`History::is_complete`] tells whether any is missing.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
@@ -149,8 +218,8 @@ impl Keyspace {
         self.now().history(self, key)
     }
 
-    /// The versions of every key of a range that has left any, newest first for each key: also of keys that were
-    /// deleted, which no range shows any more. Keys come in order.
+    /// Iterates over the versions of every key in a range, newest first for each key, keys in order: also of keys that
+    /// were deleted, which no range shows any more, as long as a version is left.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
@@ -170,61 +239,113 @@ impl Keyspace {
         self.now().history_range(self, range)
     }
 
-    /// The versions of a key whose seqnos are in a range, newest first.
+    /// Iterates over the versions of a key whose seqnos lie in a range, newest first.
     pub fn history_between(&self, key: impl AsRef<[u8]>, range: impl SeqnoRange) -> History {
         self.now().history_between(self, key, range)
     }
 
-    /// The oldest seqno from which on every read of every key answers exactly. Earlier ones may be refused, key by key. It only moves forward. When what the
-    /// newest commit left has expired, it is the one after the newest: then only a [snapshot](crate::Db::snapshot) answers everything. Of a keyspace that was dropped it is 0.
+    /// Returns the oldest seqno from which on every read of every key is exact. Earlier reads may fail, key by key,
+    /// with [`HistoryTrimmed`](Error::HistoryTrimmed). It only moves forward.
+    ///
+    /// If the newest values have expired, this is one past the newest commit, and only a
+    /// [snapshot](crate::Db::snapshot) can answer every read. Returns 0 for a dropped keyspace.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("ann", "25")?;
+    /// let view = db.as_of(users.horizon())?;
+    /// assert!(view.get(&users, "ann").is_ok());
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     pub fn horizon(&self) -> Seqno {
         Seqno(read::horizon(self.engine(), self.id()))
     }
 
-    /// The value of a key.
+    /// Reads the value of a key.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("ann", "25")?;
+    /// assert_eq!(users.get("ann")?.as_deref(), Some(b"25".as_slice()));
+    /// assert_eq!(users.get("bob")?, None);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Corrupt`](Error::Corrupt) and [`Io`](Error::Io) from files, [`Closed`](Error::Closed); [`Invalid`](Error::Invalid) for a sum that no `i64` holds, and
-    /// whatever a custom [`Merge`](crate::Merge) answers, whose panics go on to the caller. Both name the key and the
-    /// keyspace. `multi_get`
-    /// fails as a whole over such a key; ranges go on behind it.
+    /// [`Corrupt`](Error::Corrupt) or [`Io`](Error::Io) from files; [`Closed`](Error::Closed);
+    /// [`Invalid`](Error::Invalid) for a dropped keyspace, for a sum that no `i64` holds, and whatever a custom
+    /// [`Merge`](crate::Merge) returns (a panic of it goes on to the caller). Errors of values name the key and the
+    /// keyspace.
+    #[doc(alias = "lookup", alias = "read")]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         read::get(self.engine(), &self.opened, key.as_ref())
     }
 
-    /// Whether a key is there.
+    /// Tells whether a key exists.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("ann", "25")?;
+    /// assert!(users.contains("ann")? && !users.contains("bob")?);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](Keyspace::get).
+    #[doc(alias = "contains_key", alias = "exists")]
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.get(key)?.is_some())
     }
 
-    /// The values of several keys, in the order asked, all of one moment: faster than as many single reads.
+    /// Reads the values of several keys as of one moment, in the order given. Faster than as many single reads. One key
+    /// whose value cannot be read fails the whole call.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("ann", "25")?;
+    /// let values = users.multi_get(["bob", "ann"])?;
+    /// assert_eq!(values, [None, Some("25".into())]);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](Keyspace::get).
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>> {
         read::multi_get(self.engine(), &self.opened, keys)
     }
 
-    /// The first key and its value.
+    /// Reads the first key and its value.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](Keyspace::get).
+    #[doc(alias = "first_key_value")]
     pub fn first(&self) -> Result<Option<(Bytes, Bytes)>> {
         self.range(..).next().transpose()
     }
 
-    /// The last key and its value.
+    /// Reads the last key and its value.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](Keyspace::get).
+    #[doc(alias = "last_key_value")]
     pub fn last(&self) -> Result<Option<(Bytes, Bytes)>> {
         self.range(..).next_back().transpose()
     }
 
-    /// The keys and values of a range, in order, all of the moment of the call.
+    /// Iterates over the keys and values of a range in order, as of the moment of the call. A key whose value cannot be
+    /// read is an item that is an error; iteration goes on behind it.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -238,73 +359,89 @@ impl Keyspace {
     /// # assert_eq!(users.range("a".."c").count(), 2);
     /// # Ok::<_, chronolith::Error>(())
     /// ```
+    #[doc(alias = "iter", alias = "scan")]
     #[must_use = "iterators are lazy"]
     pub fn range(&self, range: impl KeyRange) -> Range {
         self.now().scan(self, range.span())
     }
 
-    /// The keys and values that begin with a prefix, in order.
+    /// Iterates over the keys and values whose keys begin with a prefix, in order.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("user/1", "ann")?;
+    /// users.put("group/1", "all")?;
+    /// assert_eq!(users.prefix("user/").count(), 1);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    #[doc(alias = "scan_prefix")]
     #[must_use = "iterators are lazy"]
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range {
         self.now().scan(self, KeySpan::prefix(prefix.as_ref()))
     }
 
-    /// A cursor that lends keys and values instead of copying them: the fastest way through a range.
+    /// Opens a cursor over a range. It lends keys and values instead of copying them: the fastest way through a range.
+    /// See [`Cursor`].
     #[must_use = "cursors are lazy"]
     pub fn cursor(&self, range: impl KeyRange) -> Cursor {
         Cursor::new(self.range(range))
     }
 
-    /// Whether there is no key.
+    /// Tells whether there is no key.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](Keyspace::get).
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.range(..).keys().next().transpose()?.is_none())
     }
 
-    /// An estimate of how many keys there are, which reads nothing: never less than the keys there are, so 0 only when
-    /// there are none; and never more than the values and operands that
-    /// memtables and segments hold, of which a key that was written many times, or deleted since, may have several
-    /// until it is compacted. After
-    /// [`compact`](crate::Db::compact), with no older view open, it is the number of keys, apart from those that have
-    /// expired since. For the exact
-    /// number: `range(..).keys().count()`.
+    /// Estimates the number of keys without reading anything. Never less than the number of keys, so 0 only when there
+    /// are none; never more than the values and operands that memtables and segments hold, where a key that was written
+    /// several times, or deleted since, may count several times until it is compacted.
+    ///
+    /// After [`compact`](crate::Db::compact), with no older view open, it is the number of keys, apart from those that
+    /// have expired since. For the exact number: `range(..).keys().count()`.
+    #[doc(alias = "count", alias = "len", alias = "estimate_num_keys")]
     pub fn approximate_len(&self) -> u64 {
         keyspaces::approximate_len(self.engine(), self.id())
     }
 
-    /// What history it keeps; of a keyspace that was dropped and forgotten the default.
+    /// Returns the policy in force. For a keyspace that was dropped and forgotten, the default.
     pub fn policy(&self) -> Policy {
         keyspaces::policy(self.engine(), self.id())
     }
 
-    /// What several writes of one key mean in it.
+    /// Returns the merge strategy.
     pub fn merge_strategy(&self) -> MergeStrategy {
         self.opened.strategy.clone()
     }
 
-    /// How long what is written to it now lives; nothing where it does for ever.
+    /// Returns the time to live of values written from now on; `None` if they live for ever.
     pub fn ttl(&self) -> Option<Duration> {
         keyspaces::ttl(self.engine(), self.id()).map(Duration::from_micros)
     }
 
-    /// What holds its bytes. What all keyspaces share (logs, manifest, timeline) is in
+    /// Returns what holds the keyspace's bytes. What all keyspaces share (logs, manifest, timeline) is in
     /// [`Stats::space`](crate::Stats::space).
     pub fn space(&self) -> KeyspaceSpace {
         keyspaces::space_of(self.engine(), self.id())
     }
 
-    /// Brings everything in it that was written before the call to its final shape, as [`Db::compact`](crate::Db::compact) does for all keyspaces. The report is of this keyspace alone.
+    /// Compacts this keyspace, as [`Db::compact`](crate::Db::compact) does for all. The report is of this keyspace
+    /// alone.
     ///
     /// # Errors
-    /// As [`Db::flush`](crate::Db::flush); [`Invalid`](Error::Invalid) when it was dropped.
+    /// [`DiskFull`](Error::DiskFull), [`Io`](Error::Io), [`Corrupt`](Error::Corrupt): see
+    /// [`Db::compact`](crate::Db::compact); [`Invalid`](Error::Invalid) for a dropped keyspace.
     pub fn compact(&self) -> Result<Compacted> {
         Watch::silent().over(|watch| jobs::compact(self.engine(), Scope::Keyspace(&self.opened), watch))
     }
 
-    /// Brings the keys of a range to their final shape, with as little of the others as shares segments with them: after a large delete, say. What was purged goes with
-    /// [`compact`](Keyspace::compact) alone.
+    /// Compacts the keys of a range, and as few of the others as share segments with them: useful after a large delete.
+    /// What was purged is removed by [`compact`](Keyspace::compact) alone.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -317,15 +454,16 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::compact`].
+    /// See [`compact`](Keyspace::compact).
     pub fn compact_range(&self, range: impl KeyRange) -> Result<Compacted> {
         self.compact_range_with(range, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`compact_range`](Keyspace::compact_range), told how far it has come; see [`Db::compact_with`](crate::Db::compact_with). With `..` it is told of the whole keyspace.
+    /// As [`compact_range`](Keyspace::compact_range), with reports of progress; see
+    /// [`Db::compact_with`](crate::Db::compact_with). With `..` it compacts the whole keyspace, purges included.
     ///
     /// # Errors
-    /// As [`Keyspace::compact`]; [`Cancelled`](Error::Cancelled).
+    /// [`Cancelled`](Error::Cancelled), and the errors of [`compact`](Keyspace::compact).
     pub fn compact_range_with(
         &self,
         range: impl KeyRange,
@@ -337,16 +475,28 @@ impl Keyspace {
         Watch::telling(&mut told).over(|watch| jobs::compact(self.engine(), scope, watch))
     }
 
-    /// Sets a key that is not there; nothing happens, and there is no receipt, when it is.
+    /// Writes a value if the key does not exist. Returns `None`, and writes nothing, if it does.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// assert!(users.insert_if_absent("ann", "25")?.is_some());
+    /// assert!(users.insert_if_absent("ann", "26")?.is_none());
+    /// # assert_eq!(users.get("ann")?.unwrap(), b"25");
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::update`].
+    /// [`Conflict`](Error::Conflict) after a hundred tries against other writers, and the errors of
+    /// [`put`](Keyspace::put).
+    #[doc(alias = "put_if_absent")]
     pub fn insert_if_absent(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Option<Receipt>> {
         self.compare_and_swap(key, None::<&[u8]>, Some(value))
     }
 
-    /// Sets a key to `new` (deletes it for `None`) if its value is `expected` (`None`: absent). Without a receipt it was something
-    /// else, and nothing happened.
+    /// Writes `new` (`None` deletes the key) if the current value is `expected` (`None`: the key does not exist).
+    /// Returns `None`, and writes nothing, if it is something else.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -360,7 +510,8 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::update`].
+    /// See [`update`](Keyspace::update).
+    #[doc(alias = "cas")]
     #[expect(clippy::needless_pass_by_value, reason = "as easy to call as `put`")]
     pub fn compare_and_swap(
         &self,
@@ -375,9 +526,10 @@ impl Keyspace {
         })
     }
 
-    /// Sets a key to what the closure makes of its value (`None`: absent, or to be deleted). The closure runs again when
-    /// somebody else wrote the key meanwhile. It holds no lock, and may call the database; with
-    /// [`Append`](MergeStrategy::Append) it is given a list and answers an item.
+    /// Reads a key and writes what the closure makes of its value (`None`: the key does not exist, or is to be
+    /// deleted). The closure runs again when another writer changed the key meanwhile, up to a hundred times. It holds
+    /// no lock and may call the database. With [`Append`](MergeStrategy::Append) it is given a list and returns an
+    /// item.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -394,8 +546,9 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Batch::commit`]; [`Conflict`](Error::Conflict) after a hundred tries; [`Invalid`](Error::Invalid) for a new value where
-    /// [`FirstWins`](crate::MergeStrategy::FirstWins) lets the first one stay.
+    /// [`Conflict`](Error::Conflict) after a hundred tries; [`Invalid`](Error::Invalid) for a new value where
+    /// [`FirstWins`](crate::MergeStrategy::FirstWins) keeps the first one; and the errors of [`put`](Keyspace::put).
+    #[doc(alias = "read_modify_write", alias = "fetch_update")]
     pub fn update<V: AsRef<[u8]>>(
         &self,
         key: impl AsRef<[u8]>,

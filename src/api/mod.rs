@@ -20,12 +20,10 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use crate::base::Error;
 
 // A panic while one of these is used comes from a callback of the user, or is a broken invariant of ours. On its way it
-// lets go of every lock, and poisons none. What locks
-// guard is changed by steps that call back nobody: a merge that panics in a write or a job counts as one that fails, a
-// policy as one that says yes; in a read it is
-// called when the engine's state has been taken and nothing is changed. Iterators that a panic leaves between two steps
-// have ended. So whoever catches it
-// may go on with the database.
+// lets go of every lock, and poisons none. What locks guard is changed by steps that call back nobody: a merge that
+// panics in a write or a job counts as one that fails, a policy as one that says yes; in a read it is called when the
+// engine's state has been taken and nothing is changed. Iterators that a panic leaves between two steps have ended. So
+// whoever catches it may go on with the database.
 macro_rules! safe_to_unwind {
     ($($handle:ty),*) => {
         $(impl UnwindSafe for $handle {}

@@ -10,10 +10,10 @@ impl Options {
     ///
     /// # Errors
     /// [`Locked`](crate::Error::Locked) while somebody else has it open, also in this process and through a link;
-    /// [`Invalid`](crate::Error::Invalid) for options that make no sense, for a path that leads to no directory, and for a
-    /// folder of other files, which stays as it was;
-    /// [`Corrupt`](crate::Error::Corrupt) when a file is damaged; [`NewerFormat`](crate::Error::NewerFormat) for a database
-    /// of a later release; [`Io`](crate::Error::Io) and [`DiskFull`](crate::Error::DiskFull) from the system.
+    /// [`Invalid`](crate::Error::Invalid) for options that make no sense, for a path that leads to no directory, and
+    /// for a folder of other files, which stays as it was; [`Corrupt`](crate::Error::Corrupt) when a file is damaged;
+    /// [`NewerFormat`](crate::Error::NewerFormat) for a database of a later release; [`Io`](crate::Error::Io) and
+    /// [`DiskFull`](crate::Error::DiskFull) from the system.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Db> {
         self.check()?;
         Db::open_with(self, path.as_ref())

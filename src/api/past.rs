@@ -1,4 +1,4 @@
-//! What the past is told as: versions of a key, commits, differences between two views.
+//! Iterators over the past: versions of a key, commits, differences between two views.
 
 use std::{cmp::Ordering, fmt, sync::Arc, time::SystemTime};
 
@@ -16,15 +16,17 @@ use crate::{
 pub struct Version {
     /// The commit that wrote it.
     pub seqno: Seqno,
-    /// When that was.
+    /// When it was committed.
     pub time: SystemTime,
-    /// The value; nothing when the key was deleted. A value that has expired is told until it goes.
+    /// The value; `None` for a delete. A value that has expired is listed until a compaction drops it.
     pub value: Option<Bytes>,
 }
 
-/// The versions of a key, newest first: what [`Keyspace::history`](super::Keyspace::history) gives. After an error it goes on with the next version.
+/// Iterates over the versions of a key, newest first: see [`Keyspace::history`](super::Keyspace::history). After an
+/// error about one version it goes on with the next.
 ///
-/// Every version that still exists is told. Where one between or before them has gone, [`is_complete`](History::is_complete) says so.
+/// Every version that still exists is listed. [`is_complete`](History::is_complete) tells whether one between or before
+/// them is missing.
 #[must_use = "iterators are lazy"]
 pub struct History {
     walk: Option<VersionWalk>,
@@ -46,8 +48,8 @@ impl History {
         }
     }
 
-    /// Whether no version is known to be missing: between those told so far, and once all have been told, before them too. Deletes of keys
-    /// that were not there may be left out.
+    /// Tells whether no version is known to be missing: between those listed so far and, at the end, before them.
+    /// Deletes of keys that did not exist may be left out.
     pub fn is_complete(&self) -> bool {
         self.walk.as_ref().is_none_or(VersionWalk::is_complete)
     }
@@ -71,11 +73,12 @@ impl Version {
     }
 }
 
-/// The versions of the keys of a range, by key and newest first: what
-/// [`Keyspace::history_range`](super::Keyspace::history_range) gives. After an error about one version it goes on
-/// with the next, as [`History`] does.
+/// Iterates over the versions of the keys of a range, by key and newest first: see
+/// [`Keyspace::history_range`](super::Keyspace::history_range). After an error about one version it goes on with the
+/// next, as [`History`] does.
 ///
-/// A key is told when an entry of its own is left anywhere: of one that was deleted with everything it was nothing is.
+/// A key is listed while it has an entry of its own; one that went in a range delete and has no other version left is
+/// not.
 #[must_use = "iterators are lazy"]
 pub struct HistoryRange {
     walk: Option<RangeWalk>,
@@ -97,7 +100,7 @@ impl HistoryRange {
         }
     }
 
-    /// Whether no version of the keys told so far is known to be missing: see [`History::is_complete`].
+    /// Tells whether no version of the keys listed so far is known to be missing. See [`History::is_complete`].
     pub fn is_complete(&self) -> bool {
         self.walk.as_ref().is_none_or(RangeWalk::is_complete)
     }
@@ -115,18 +118,19 @@ impl Iterator for HistoryRange {
     }
 }
 
-/// A commit.
+/// A commit, as [`Db::commits`](super::Db::commits) lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Commit {
     /// Its place in the order of all commits.
     pub seqno: Seqno,
     /// When it was committed.
     pub time: SystemTime,
-    /// How many operations it wrote: not those that a merge strategy left out, and with the states that end long chains of operands.
+    /// Number of entries it wrote. Operations that a merge strategy ignored are not counted; states that the engine
+    /// wrote to end long chains of operands are.
     pub writes: u32,
 }
 
-/// Commits, oldest first: what [`Db::commits`](super::Db::commits) gives. After an error it ends.
+/// Iterates over commits, oldest first: see [`Db::commits`](super::Db::commits). An error ends it.
 #[must_use = "iterators are lazy"]
 pub struct Commits {
     engine: Arc<Engine>,
@@ -177,20 +181,20 @@ impl Iterator for Commits {
 
 impl std::iter::FusedIterator for Commits {}
 
-/// A key that differs between two views.
+/// A key whose value differs between two views.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The key.
     pub key: Bytes,
-    /// Its value in the first view; nothing when it was not there.
+    /// Its value in the first view; `None` if it did not exist.
     pub before: Option<Bytes>,
-    /// Its value in the second view.
+    /// Its value in the second view; `None` if it did not exist.
     pub after: Option<Bytes>,
 }
 
-/// The keys that differ between two views, in order: what [`Db::diff`](super::Db::diff) gives. A key whose value cannot
-/// be told in one of them is an item that is an error, as in
-/// [`Range`], and it goes on behind it; any other error ends it.
+/// Iterates over the keys that differ between two views, in order: see [`Db::diff`](super::Db::diff). A key whose value
+/// cannot be read in one of them is an item that is an error, as in [`Range`], and iteration goes on behind it; any
+/// other error ends it.
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct Diff {

@@ -11,10 +11,23 @@ use crate::{
     },
 };
 
-/// The whole database as it was at one moment. Cheap to clone; while a view lives, what it sees is kept.
+/// The whole database as it was at one moment: a snapshot, a moment of the past, or a pin. Cheap to clone. While a view
+/// lives, what it shows is kept.
 ///
-/// Reads answer exactly as of that moment, or with [`HistoryTrimmed`](crate::Error::HistoryTrimmed) where the history was already
-/// gone when the view was opened; never with something else.
+/// A read is exact as of that moment, or fails with [`HistoryTrimmed`](crate::Error::HistoryTrimmed) where that history
+/// had been dropped before the view was opened. It never answers anything else.
+///
+/// ```
+/// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+/// # let db = Options::new().env(Memory::new()).open("my.db")?;
+/// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+/// users.put("ann", "25")?;
+/// let view = db.snapshot();
+/// users.put("ann", "26")?;
+/// assert_eq!(view.get(&users, "ann")?.unwrap(), b"25");
+/// assert_eq!(view.range(&users, ..).count(), 1);
+/// # Ok::<_, chronolith::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct View {
     owner: Arc<Running>,
@@ -36,21 +49,23 @@ impl View {
         &self.core
     }
 
-    /// The moment: the newest commit that this view sees.
+    /// Returns the newest commit that this view shows.
     pub fn seqno(&self) -> Seqno {
         Seqno(self.core.seqno())
     }
 
-    /// When that was: of a snapshot when it was taken, of a view as of a seqno when that was committed, of one as of a time that time.
+    /// Returns the moment this view shows: when the snapshot was taken, when the seqno was committed, or the time that
+    /// was asked for.
     pub fn time(&self) -> SystemTime {
         from_us(self.core.time())
     }
 
-    /// The keyspace that had this name then. One that has been dropped since can be read through views that were opened before it was, and through pinned ones; its own
-    /// verbs fail, and so do writes to it.
+    /// Opens the keyspace that had this name at the view's moment. One that has been dropped since can be read through
+    /// views that were opened before, and through pins; its own verbs, and writes to it, fail.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) when there was none, or when it combines values by a custom strategy that this process has not been given.
+    /// [`Invalid`](Error::Invalid) when there was none, or when it has a custom merge strategy that this process has
+    /// not been given.
     pub fn keyspace(&self, name: impl AsRef<str>) -> Result<Keyspace> {
         let name = name.as_ref();
         self.core.engine().check_open()?;
@@ -62,7 +77,7 @@ impl View {
         Ok(Keyspace::new(&self.owner, opened))
     }
 
-    /// The names of the keyspaces that there were, sorted.
+    /// Returns the names of the keyspaces that existed, sorted. Empty once the database is closed.
     pub fn keyspaces(&self) -> Vec<String> {
         // Of a database that was closed there are none.
         let keyspaces = self.core.keyspaces().unwrap_or_default();
@@ -71,12 +86,12 @@ impl View {
         names
     }
 
-    /// The versions of a key up to this moment, newest first: see [`Keyspace::history`].
+    /// Iterates over the versions of a key up to this moment, newest first. See [`Keyspace::history`].
     pub fn history(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> History {
         self.history_between(keyspace, key, ..)
     }
 
-    /// The versions up to this moment of every key of a range: see [`Keyspace::history_range`].
+    /// Iterates over the versions, up to this moment, of every key in a range. See [`Keyspace::history_range`].
     pub fn history_range(&self, keyspace: &Keyspace, range: impl KeyRange) -> HistoryRange {
         let walk = self
             .check(keyspace)
@@ -84,7 +99,7 @@ impl View {
         HistoryRange::new(walk)
     }
 
-    /// The versions of a key up to this moment whose seqnos are in a range, newest first.
+    /// Iterates over the versions of a key up to this moment whose seqnos lie in a range, newest first.
     #[expect(clippy::needless_pass_by_value, reason = "ranges are written for the call")]
     pub fn history_between(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>, range: impl SeqnoRange) -> History {
         let (from, to) = range.ends();
@@ -94,19 +109,23 @@ impl View {
         History::new(walk)
     }
 
-    /// Writes what this view sees to a new directory, as a database of its own: the newest versions at this moment, with their seqnos, and nothing of what was before them. Pins are not
-    /// taken along. The options of a keyspace are those of the moment, where this view was opened then or shows a pin, and else those of now.
+    /// Copies what this view shows to a new directory, as a database of its own: the newest version of each key at this
+    /// moment, with its seqno, and none of the past before it. Keyspaces have the options they had at the moment if the
+    /// view was opened then or shows a pin, otherwise those of now.
     ///
     /// # Errors
-    /// As [`Db::checkpoint`](crate::Db::checkpoint), and [`HistoryTrimmed`](Error::HistoryTrimmed) when something of the moment has gone.
+    /// [`Invalid`](Error::Invalid), [`DiskFull`](Error::DiskFull), [`Io`](Error::Io): see
+    /// [`Db::checkpoint`](crate::Db::checkpoint); [`HistoryTrimmed`](Error::HistoryTrimmed) when some of the moment
+    /// has been dropped.
     pub fn checkpoint(&self, path: impl AsRef<Path>) -> Result<()> {
         self.checkpoint_with(path, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`checkpoint`](View::checkpoint), told about how far it has come; see [`Db::compact_with`](crate::Db::compact_with). A copy that was broken off leaves nothing in the directory.
+    /// As [`checkpoint`](View::checkpoint), with reports of progress; see
+    /// [`Db::compact_with`](crate::Db::compact_with). A copy that is cancelled leaves nothing in the directory.
     ///
     /// # Errors
-    /// As [`View::checkpoint`]; [`Cancelled`](Error::Cancelled).
+    /// [`Cancelled`](Error::Cancelled), and the errors of [`checkpoint`](View::checkpoint).
     pub fn checkpoint_with(
         &self,
         path: impl AsRef<Path>,
@@ -115,28 +134,31 @@ impl View {
         Watch::telling(&mut told).over(|watch| checkpoint::checkpoint_view(&self.core, path.as_ref(), watch))
     }
 
-    /// The value that a key had.
+    /// Reads the value a key had.
     ///
     /// # Errors
-    /// [`HistoryTrimmed`](crate::Error::HistoryTrimmed); [`Invalid`](crate::Error::Invalid) for a keyspace of another database or one that was
-    /// dropped before the view was opened; [`Corrupt`](crate::Error::Corrupt), [`Io`](crate::Error::Io), [`Closed`](crate::Error::Closed).
+    /// [`HistoryTrimmed`](crate::Error::HistoryTrimmed) where that history is gone; [`Invalid`](crate::Error::Invalid)
+    /// for a keyspace of another database, or one that was dropped before the view was opened;
+    /// [`Corrupt`](crate::Error::Corrupt) or [`Io`](crate::Error::Io) from files; [`Closed`](crate::Error::Closed).
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.check(keyspace)?;
         self.core.get(keyspace.opened(), key.as_ref())
     }
 
-    /// Whether a key was there.
+    /// Tells whether a key existed.
     ///
     /// # Errors
-    /// As [`View::get`].
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](View::get).
     pub fn contains(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.get(keyspace, key)?.is_some())
     }
 
-    /// The values that several keys had, in the order asked: faster than as many single reads.
+    /// Reads the values that several keys had, in the order given. Faster than as many single reads.
     ///
     /// # Errors
-    /// As [`View::get`].
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](View::get).
     pub fn multi_get<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -146,43 +168,46 @@ impl View {
         self.core.multi_get(keyspace.opened(), keys)
     }
 
-    /// Whether there was no key.
+    /// Tells whether there was no key.
     ///
     /// # Errors
-    /// As [`View::get`].
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](View::get).
     pub fn is_empty(&self, keyspace: &Keyspace) -> Result<bool> {
         Ok(self.range(keyspace, ..).keys().next().transpose()?.is_none())
     }
 
-    /// The first key and its value.
+    /// Reads the first key and its value.
     ///
     /// # Errors
-    /// As [`View::get`].
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](View::get).
     pub fn first(&self, keyspace: &Keyspace) -> Result<Option<(Bytes, Bytes)>> {
         self.range(keyspace, ..).next().transpose()
     }
 
-    /// The last key and its value.
+    /// Reads the last key and its value.
     ///
     /// # Errors
-    /// As [`View::get`].
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](View::get).
     pub fn last(&self, keyspace: &Keyspace) -> Result<Option<(Bytes, Bytes)>> {
         self.range(keyspace, ..).next_back().transpose()
     }
 
-    /// The keys and values that a range had, in order.
+    /// Iterates over the keys and values that a range had, in order. See [`Keyspace::range`].
     #[must_use = "iterators are lazy"]
     pub fn range(&self, keyspace: &Keyspace, range: impl KeyRange) -> Range {
         self.scan(keyspace, range.span())
     }
 
-    /// The keys and values that began with a prefix, in order.
+    /// Iterates over the keys and values whose keys began with a prefix, in order.
     #[must_use = "iterators are lazy"]
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Range {
         self.scan(keyspace, KeySpan::prefix(prefix.as_ref()))
     }
 
-    /// A cursor over a range, which lends keys and values instead of copying them.
+    /// Opens a cursor over a range; it lends keys and values instead of copying them. See [`Cursor`].
     #[must_use = "cursors are lazy"]
     pub fn cursor(&self, keyspace: &Keyspace, range: impl KeyRange) -> Cursor {
         Cursor::new(self.range(keyspace, range))

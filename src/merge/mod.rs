@@ -1,4 +1,4 @@
-//! Reading the lists of [`MergeStrategy::Append`](crate::MergeStrategy::Append).
+//! Reading the lists of [`MergeStrategy::Append`].
 
 // Inside: many sorted sources into one, many versions into the one that a reader sees, many values into one. A `Source`
 // is anything sorted: a memtable, a segment, a run of segments. `Kway` merges them in internal order: keys ascending,
