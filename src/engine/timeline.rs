@@ -11,14 +11,14 @@
 //! The stamps of a memtable are flushed in the edit of its entries, so the timeline is as durable as what it tells of. It is exact from the
 //! horizon of its keyspace on; before that it is a sample. Rule C2 of `docs/versions.md`.
 
-use std::{collections::VecDeque, ops::Range, path::Path, sync::Arc};
+use std::{collections::VecDeque, ops::Range, path::PathBuf, sync::Arc};
 
 use super::{
     context::Context,
     files::{runs::RunCursor, superversion::SuperVersion, tree::Table},
 };
 use crate::{
-    base::{Corruption, Kind, Result, TIMELINE},
+    base::{Corruption, Error, Kind, Result, TIMELINE},
     env::Dir,
     format::{Reader, Writer, name},
     memtable::{Memtable, Stamp},
@@ -42,13 +42,19 @@ pub(super) fn pack(stamps: &[Stamp]) -> impl Iterator<Item = (Entry, [u8; 8], Ve
         out.varint(first.time);
         out.varint(u64::from(first.writes));
         for (before, stamp) in chunk.iter().zip(chunk.iter().skip(1)) {
-            out.varint(stamp.seqno.saturating_sub(before.seqno));
-            out.varint(stamp.time.saturating_sub(before.time));
+            assert!(follows(before, stamp), "{stamp:?} behind {before:?} (C2)");
+            out.varint(stamp.seqno - before.seqno);
+            out.varint(stamp.time - before.time);
             out.varint(u64::from(stamp.writes));
         }
         let entry = Entry { time: Some(first.time), ..Entry::new(Kind::Put, first.seqno) };
         Some((entry, first.seqno.to_be_bytes(), out.into_bytes()))
     })
+}
+
+/// Whether a commit may come after another one: seqnos grow, and times never go back.
+pub(super) fn follows(before: &Stamp, stamp: &Stamp) -> bool {
+    before.seqno < stamp.seqno && before.time <= stamp.time
 }
 
 /// The commits of one entry.
@@ -195,8 +201,18 @@ impl Timeline {
 
     pub(super) fn read(&self, cursor: &RunCursor) -> Result<Vec<Stamp>> {
         let Some(entry) = cursor.entry() else { return Ok(Vec::new()) };
-        let path = || self.tables.first().map_or_else(String::new, |table| name::segment(table.meta.number));
-        unpack(entry.key, entry.value).map_err(|bad| bad.of(Path::new(&path()), 0))
+        unpack(entry.key, entry.value).map_err(|bad| bad.of(&self.path(), 0))
+    }
+
+    /// The error that its files do not hold what was expected.
+    #[cold]
+    pub(super) fn corrupt(&self, what: &'static str) -> Error {
+        Corruption { offset: 0, what }.of(&self.path(), 0)
+    }
+
+    /// A file of the timeline, for messages.
+    fn path(&self) -> PathBuf {
+        self.tables.first().map(|table| name::segment(table.meta.number)).unwrap_or_default().into()
     }
 
     /// The commits from a seqno on, oldest first.

@@ -7,7 +7,7 @@ use crate::{
     engine::{
         Engine,
         files::{runs::RunCursor, tree::Table},
-        timeline::{CHUNK, EXACT_MIN, SAMPLE, Timeline, pack, stamp_segment},
+        timeline::{CHUNK, EXACT_MIN, SAMPLE, Timeline, follows, pack, stamp_segment},
     },
     manifest::{Change, Edit},
     memtable::Stamp,
@@ -158,9 +158,13 @@ fn write_thinned(
     cursor.seek(Some(&[]))?;
     let mut out = StampWriter { engine, made, writer: None, chunk: Vec::new(), segments: Vec::new() };
     let (mut sampled, mut horizon) = (None, 0);
-    let mut is_exact = false;
+    let (mut is_exact, mut last) = (false, None::<Stamp>);
     while cursor.entry().is_some() {
         for stamp in timeline.read(&cursor)? {
+            // Each entry has been checked by itself; files that lie about their order are damaged.
+            if last.replace(stamp).is_some_and(|last| !follows(&last, &stamp)) {
+                return Err(timeline.corrupt("commits of the timeline in order"));
+            }
             if stamp.seqno < exact_from {
                 horizon = stamp.seqno + 1;
                 if sampled.is_some_and(|last: u64| stamp.time < last.saturating_add(SAMPLE)) {

@@ -99,11 +99,12 @@ impl Recovered {
             let batch = BatchView::read(bytes, place.start, place.end).map_err(|bad| bad.of(path, 0))?;
             let (seqno, time_us) = batch.stamp();
             let known = batch.ops().all(|op| op.keyspace.0 < version.next_keyspace);
-            if seqno <= self.last_seqno || seqno >= version.seqno_ceiling || !known {
+            let in_order = self.last_seqno < seqno && seqno < version.seqno_ceiling && self.time_us <= time_us;
+            if !in_order || !known {
                 return Err(Corruption { offset: 0, what: "batches in order, of known keyspaces" }.of(path, 0));
             }
             self.last_seqno = seqno;
-            self.time_us = self.time_us.max(time_us);
+            self.time_us = time_us;
             batches.push(batch);
         }
         if !batches.is_empty() {
