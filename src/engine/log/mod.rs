@@ -364,3 +364,68 @@ impl Log {
         Ok(ends)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        KeyspaceOptions, Options,
+        env::{Memory, Sim},
+    };
+
+    /// A broken order of commits is found by the commit that would make it visible, and ends writes; reads go on, every
+    /// lock is free, and what was acknowledged is there after the next open.
+    #[test]
+    fn a_commit_that_meets_a_broken_invariant_stops_writes_and_nothing_else() {
+        let memory = Memory::new();
+        let db = Options::new().env(memory.clone()).open("db").unwrap();
+        let keyspace = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        let receipt = keyspace.put("a", "1").unwrap();
+        db.engine().log.visible.store(receipt.seqno.0 + 100, Ordering::Release);
+        let Err(Error::Poisoned { why }) = keyspace.put("b", "2") else { panic!("a commit behind others") };
+        assert!(why.contains("a commit met a broken invariant") && why.contains("(E1)"), "{why}");
+        assert!(db.health().unwrap_err().to_string().contains("(E1)"));
+        assert!(matches!(keyspace.put("c", "3"), Err(Error::Poisoned { .. })));
+        assert!(matches!(db.flush(), Err(Error::Poisoned { .. })));
+        assert_eq!(keyspace.get("a").unwrap().unwrap(), b"1");
+        assert!(db.stats().trouble.unwrap().contains("(E1)"));
+        assert!(db.close().is_err());
+        let db = Options::new().env(memory).open("db").unwrap();
+        assert_eq!(db.keyspace("k", KeyspaceOptions::new()).unwrap().get("a").unwrap().unwrap(), b"1");
+    }
+
+    #[test]
+    fn a_job_that_panics_anywhere_stops_writes_with_its_text_and_loses_nothing() {
+        let points = [
+            "flush: files, then list",
+            "flush: written, then installed",
+            "flush: installed, then reclaimed",
+            "compact: files, then list",
+            "compact: written, then installed",
+            "compact: installed, then reclaimed",
+        ];
+        for panics_at in points {
+            let sim = Sim::new(3);
+            let db = Options::new().env(sim.clone()).open("db").unwrap();
+            let keyspace = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+            for round in 0..3 {
+                keyspace.put(format!("key{round}"), "1").unwrap();
+                db.flush().unwrap();
+            }
+            keyspace.put("last", "1").unwrap();
+            sim.on_point(move |point| assert_ne!(point, panics_at, "numbers that do not fit"));
+            let Err(Error::Poisoned { why }) = db.compact() else { panic!("{panics_at}") };
+            sim.ignore_points();
+            assert!(why.contains("met a broken invariant") && why.contains("numbers that do not fit"), "{why}");
+            assert!(matches!(db.health(), Err(Error::Poisoned { .. })), "{panics_at}");
+            assert!(matches!(keyspace.put("more", "1"), Err(Error::Poisoned { .. })), "{panics_at}");
+            assert_eq!(keyspace.range(..).count(), 4, "{panics_at}");
+            assert!(db.close().is_err(), "{panics_at}");
+            let db = Options::new().env(sim).open("db").unwrap();
+            let keyspace = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+            assert_eq!(keyspace.range(..).count(), 4, "{panics_at}");
+            db.compact().unwrap();
+            assert!(db.verify().unwrap().is_clean(), "{panics_at}");
+        }
+    }
+}
