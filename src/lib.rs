@@ -68,3 +68,7 @@ pub use merge::strategy::{CustomMerge, Merge, MergeStrategy};
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
 struct ReadmeDoctests;
+
+#[doc = include_str!("../docs/guide/first-steps.md")]
+#[cfg(doctest)]
+struct FirstStepsDoctests;
