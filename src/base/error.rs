@@ -10,9 +10,9 @@ use super::{Receipt, Seqno};
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why something was not done. The message names the file, keyspace or key, and says what to do. What the system said
-/// is told by
-/// [`source`](std::error::Error::source), not in the message: reporters that print the chain print it once.
+/// Why a call failed. The message names the file, keyspace or key, and says what to do. What the operating system said
+/// is the [`source`](std::error::Error::source) and not part of the message, so that reporters that print the chain
+/// print it once.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -46,7 +46,8 @@ pub enum Error {
     },
 
     /// The write was applied and is visible, but it is not known to be on the disk. Do not write it again: call
-    /// [`Db::persist`](crate::Db::persist), which returns once it is, or read it back after the database was opened again.
+    /// [`Db::persist`](crate::Db::persist), which returns once it is, or read it back after the database was opened
+    /// again.
     #[error(
         "commit {} was applied, but is not known to be on the disk; do not write it again: `health` says why, `persist` tries again",
         receipt.seqno
@@ -56,7 +57,7 @@ pub enum Error {
         receipt: Receipt,
     },
 
-    /// Somebody else has the database open. Close it there first.
+    /// The database is open elsewhere. Close it there first.
     #[error("{} is open {}", path.display(), locked(*pid))]
     Locked {
         /// The database.
@@ -65,36 +66,37 @@ pub enum Error {
         pid: Option<u32>,
     },
 
-    /// Somebody wrote what this write depends on. Read again and retry.
-    #[error("key \"{}\" was written by somebody else meanwhile; run the operation again", key.escape_ascii())]
+    /// Another writer changed what this write depends on. Read again and retry.
+    #[error("key \"{}\" was changed by another writer meanwhile; run the operation again", key.escape_ascii())]
     Conflict {
         /// A key that changed.
         key: Vec<u8>,
     },
 
-    /// The key is there already, in a keyspace or map whose strategy is to refuse that. Nothing was applied.
+    /// The key exists, in a keyspace or map whose strategy refuses a second value. Nothing was applied.
     #[error("key \"{}\" is there already, and may be there only once (ErrorOnDuplicate, or entries of a map)", key.escape_ascii())]
     Duplicate {
         /// The key.
         key: Vec<u8>,
     },
 
-    /// A long operation was told to stop by whoever was told of its progress. What it says of that holds: nothing is lost, and it may be called again.
+    /// A report of progress asked for the operation to stop. Nothing is lost; call it again to finish it.
     #[error("the operation was cancelled, as asked; call it again to finish it")]
     Cancelled,
 
-    /// The past that was asked for has gone: a flush or a compaction has let it go. Ask for `oldest` or later. What is to be readable later is kept by a [`Policy`](crate::Policy) of
-    /// its keyspace, by [`Db::pin`](crate::Db::pin), or by an open view.
+    /// A flush or compaction has dropped the history that was asked for. Ask for `oldest` or later. To keep future
+    /// history, set a [`Policy`](crate::Policy), [pin](crate::Db::pin) a moment or hold a view.
     #[error(
-        "the history asked for is gone; ask for seqno {oldest} or later; a `Policy`, a pin or an open view keeps what comes"
+        "the history asked for is gone; ask for seqno {oldest} or later; to keep future history, set a `Policy`, pin a moment or hold a view"
     )]
     HistoryTrimmed {
-        /// A seqno at which this answer is exact: for one key the oldest that is known, for several keys the keyspace's
+        /// A seqno at which this read is exact: for one key the oldest that is known, for several keys the keyspace's
         /// [horizon](crate::Keyspace::horizon).
         oldest: Seqno,
     },
 
-    /// The seqno asked for has not been committed yet, or the time has not come. Ask for the newest with [`Db::snapshot`](crate::Db::snapshot).
+    /// The seqno has not been committed yet, or the time has not come. [`Db::snapshot`](crate::Db::snapshot) shows the
+    /// newest moment.
     #[error("that moment lies in the future; `snapshot` shows the newest")]
     InTheFuture,
 
@@ -102,19 +104,19 @@ pub enum Error {
     #[error("the disk is full; make room and write again")]
     DiskFull,
 
-    /// The log or the manifest could not be written or synced, so nothing more is acknowledged. Reads go on; close the database and open it
-    /// again.
+    /// Writes have stopped: the log or the manifest could not be written or synced, or a step of the engine met a
+    /// broken invariant. Nothing more is acknowledged. Reads go on; close the database and open it again.
     #[error("writes have stopped ({why}); close the database and open it again")]
     Poisoned {
-        /// What failed, and on which file.
+        /// What failed, and on which file; or which invariant was broken, with its numbers.
         why: String,
     },
 
-    /// The database was closed; this handle, view or iterator is of no further use.
+    /// The database was closed; this handle, view or iterator cannot be used any more.
     #[error("the database is closed; open it again")]
     Closed,
 
-    /// An argument or option makes no sense. Correct the call.
+    /// An argument or option is not valid. Correct the call.
     #[error("{what}")]
     Invalid {
         /// What is wrong, and what would be right.

@@ -13,16 +13,26 @@ use crate::{
     merge::MergeStrategy,
 };
 
-/// When an acknowledged write is on the disk. Whatever is chosen, it survives the death of the process, and a power
-/// cut leaves one moment of the past: a prefix of the commits, each batch whole.
+/// When an acknowledged write is on the disk. With any of them a write survives the death of the process, and a power
+/// cut leaves the database as it was at one moment: a prefix of the commits, each batch whole.
+///
+/// ```
+/// # use chronolith::{env::Memory, Durability, KeyspaceOptions, Options};
+/// # let db = Options::new().env(Memory::new()).open("my.db")?;
+/// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+/// let mut batch = db.batch();
+/// batch.put(&users, "ann", "25");
+/// batch.commit_with(Durability::Sync)?;
+/// # Ok::<_, chronolith::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// When the operating system writes it back. The fastest; a power cut may lose what was not yet.
+    /// When the operating system writes it back. The fastest; a power cut may lose whatever had not been written back.
     Buffered,
-    /// At most this long after the write, plus one sync. The default, with 100 ms.
+    /// At most this long after the write, plus the time of one sync. The default, with 100 ms.
     Interval(Duration),
-    /// Before the write returns. Those who wait share one sync.
+    /// Before the write returns. Concurrent writers share one sync.
     Sync,
 }
 
@@ -120,74 +130,79 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults: what [`Db::open`](crate::Db::open) uses.
+    /// Returns the defaults, which [`Db::open`](crate::Db::open) uses.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// When acknowledged writes are on the disk.
+    /// Sets when acknowledged writes are on the disk; by default [`Interval`](Durability::Interval) with 100 ms.
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
     }
 
-    /// Bytes for memtables and background work together; at least 4 MiB, by default 256 MiB. Pages of mapped files belong to
-    /// the operating system and do not count.
+    /// Sets the bytes for memtables and background work together: at least 4 MiB, by default 256 MiB. Pages of mapped
+    /// files belong to the operating system and are not counted.
+    #[doc(alias = "cache_size", alias = "write_buffer_size")]
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_budget = bytes;
         self
     }
 
-    /// The machine to run on: [`Os`], [`env::Memory`](crate::env::Memory) or [`env::Sim`](crate::env::Sim).
+    /// Sets the machine to run on: [`Os`] (the default), [`env::Memory`](crate::env::Memory) or
+    /// [`env::Sim`](crate::env::Sim).
     pub fn env(mut self, env: impl Env) -> Self {
         self.env = Arc::new(env);
         self
     }
 
-    /// How many segments flushes may leave before they are compacted; at least 1, by default 4.
+    /// Sets how many segments flushes may leave in a keyspace before they are compacted: at least 1, by default 4.
+    /// Writers to the keyspace slow down at three times as many and stop at eight times.
+    #[doc(alias = "level0_file_num_compaction_trigger")]
     pub fn l0_threshold(mut self, segments: usize) -> Self {
         self.l0_threshold = segments;
         self
     }
 
-    /// How many times larger each level may be than the one above; at least 2, by default 10.
+    /// Sets how many times larger each level may be than the one above: at least 2, by default 10.
+    #[doc(alias = "max_bytes_for_level_multiplier")]
     pub fn level_ratio(mut self, ratio: u64) -> Self {
         self.level_ratio = ratio;
         self
     }
 
-    /// How many files the database may have open at once; at least 32; by default a quarter of what the process may
-    /// (`ulimit -n`), but no more than 1024. One that is more than the process may have works, too: what the system refuses is tried again with as few
-    /// open as can be. However many files it consists of: those that are not being read are closed and
-    /// opened again. Threads that read at the same moment may each have one open in addition, and each checkpoint under
-    /// way a few.
+    /// Sets how many files the database may have open at once, whatever the number of its files: at least 32. The
+    /// default is a quarter of what the process may have open (`ulimit -n`), at most 1024.
     ///
-    /// A mapped segment needs none for what was verified before; without maps every read needs one.
+    /// Files that are not being read are closed and opened again. In addition to the limit, each thread that reads at
+    /// the moment may have one file open, and each checkpoint under way a few. If the system refuses a file below the
+    /// limit, the call is tried again with as few open files as possible. A mapped segment needs no open file for pages
+    /// that were verified before; without maps every read needs one.
     pub fn max_open_files(mut self, files: usize) -> Self {
         self.max_open_files = Some(files);
         self
     }
 
-    /// Whether segments are read through maps (the default) or by positioned reads, each verified.
+    /// Sets whether segments are read through memory maps (the default) or by positioned reads, each of which is
+    /// verified.
     ///
+    /// A map is faster. It trusts that no other program shortens the files, and that a page that was verified once
+    /// reads the same later; a failing medium under such a page ends the process. Without maps both become errors.
     /// Where the system refuses a map, as Linux does beyond 65,530 of them, that segment is read by position.
-    ///
-    /// A map is faster. It trusts that no other program shortens the files, and that a page verified once reads the
-    /// same later; a broken medium under a verified page ends the process. Without maps all of that becomes an error.
     pub fn mmap(mut self, map: bool) -> Self {
         self.mmap = map;
         self
     }
 
-    /// Opens without changing a byte, beside other readers but no writer. The database must exist.
+    /// Sets whether to open without changing a byte, alongside other readers but no writer. The database must exist.
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.read_only = read_only;
         self
     }
 
-    /// Whether a database that is not there is made (the default). With `false` opening one is
-    /// [`Invalid`](Error::Invalid), names the closest one beside it, and
-    /// makes nothing.
+    /// Sets whether a database that does not exist is created (the default). With `false`, opening one fails with
+    /// [`Invalid`](Error::Invalid), names a similar one beside it if there is one, and creates nothing.
+    #[doc(alias = "create_if_missing")]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
         self
@@ -248,7 +263,7 @@ impl Options {
     }
 }
 
-/// What a keyspace keeps and how. Options that are not set mean "as stored", and the default for a new keyspace.
+/// Options of a keyspace. What is not set keeps its stored value; a new keyspace gets the default.
 #[derive(Clone, Debug)]
 #[must_use = "options do nothing until `Db::keyspace`"]
 pub struct KeyspaceOptions {
@@ -267,13 +282,13 @@ impl Default for KeyspaceOptions {
 }
 
 impl KeyspaceOptions {
-    /// Nothing set.
+    /// Returns options with nothing set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether a keyspace that is not there is made (the default). With `false` opening one is
-    /// [`Invalid`](Error::Invalid), and names the closest one there is.
+    /// Sets whether a keyspace that does not exist is created (the default). With `false`, opening one fails with
+    /// [`Invalid`](Error::Invalid) and names the most similar one.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -288,29 +303,45 @@ impl KeyspaceOptions {
         self
     }
 
-    /// What history is kept; by default [`Policy::last_writer_wins`]. Given for a keyspace that is there, it replaces the stored one, at once and for every handle: under one
-    /// that keeps less, history goes with the next compaction. Without it the stored one stays.
+    /// Sets how much history is kept; by default [`Policy::last_writer_wins`]. For an existing keyspace this replaces
+    /// the stored policy, at once and for every handle: if the new one keeps less, the next compaction drops history.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = Some(policy);
         self
     }
 
-    /// How long a value lives, counted from its write: from then on no read shows it, also of the past, as of a moment at which it had expired. What was written before
-    /// keeps the time to live of its day. How long a moment before can be read is up to the policy. Not for strategies that combine values. [`Duration::ZERO`] and [`Duration::MAX`] are for ever, which is the default.
+    /// Sets how long a value lives, counted from its write; [`Duration::ZERO`] and [`Duration::MAX`] mean for ever,
+    /// which is the default. Existing values keep the TTL that was set when they were written.
+    ///
+    /// Once a value has expired no read shows it, including reads of the past as of a moment after its expiry; moments
+    /// before are kept as the policy says. Strategies that combine values (Sum, Append, custom) cannot have a TTL.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # use std::time::Duration;
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let hour = Duration::from_secs(3600);
+    /// let sessions = db.keyspace("sessions", KeyspaceOptions::new().ttl(hour))?;
+    /// assert_eq!(sessions.ttl(), Some(hour));
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    #[doc(alias = "expire_after")]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(if ttl == Duration::MAX { 0 } else { us(ttl) });
         self
     }
 
-    /// What several writes of one key mean; by default [`MergeStrategy::LastWins`]. A keyspace keeps the strategy it was created with:
-    /// another one is an error, and so is none where a custom one is stored.
+    /// Sets what several writes of one key mean; by default [`MergeStrategy::LastWins`]. A keyspace keeps the strategy
+    /// it was created with: opening it with another one fails, and so does opening it with none where a custom one is
+    /// stored.
     pub fn merge(mut self, strategy: MergeStrategy) -> Self {
         self.merge = Some(strategy);
         self
     }
 
-    /// Whether segments carry the perfect-hash index by which single keys are found. Not set, they do from a size where it pays; `false` is
-    /// for keyspaces of which only ranges are read; `true` gives one also to the smallest. Segments that exist keep what they have.
+    /// Sets whether new segments carry the perfect-hash index for point reads. By default only segments large enough to
+    /// benefit carry it; `false` is for keyspaces that are read by range alone, `true` indexes even the smallest
+    /// segment. Existing segments keep what they have.
     pub fn point_index(mut self, index: bool) -> Self {
         self.point_index = Some(index);
         self
