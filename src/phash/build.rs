@@ -1,9 +1,10 @@
 //! Building one partition: a pilot for each bucket so that no two keys share a position.
 //!
-//! Buckets are placed from the largest to the smallest. For each, the four turns of its keys' places are tried; the 64 shifts of one are
-//! tested at once, with a word of the map of free positions for each key. A bucket that fits nowhere takes the place that costs least (the sum
-//! of the squares of the sizes of the buckets that it throws out), and those are placed again. Eviction is an idea of `PtrHash` (Groot
-//! Koerkamp, SEA 2025), shifting a bucket as a whole one of `PHast` (Beling and Sanders, ALENEX 2026).
+//! Buckets are placed from the largest to the smallest. For each, the four turns of its keys' places are tried; the 64
+//! shifts of one are tested at once, with a word of the map of free positions for each key. A bucket that fits nowhere
+//! takes the place that costs least (the sum of the squares of the sizes of the buckets that it throws out), and those
+//! are placed again. Eviction is an idea of `PtrHash` (Groot Koerkamp, SEA 2025), shifting a bucket as a whole one of
+//! `PHast` (Beling and Sanders, ALENEX 2026).
 
 #![expect(
     clippy::indexing_slicing,
@@ -12,13 +13,14 @@
 
 use super::{
     hash::Seeded,
-    partition::{POSITIONS_MIN, base_position, bucket, mixed},
+    partition::{Built, POSITIONS_MIN, base_position, bucket, mixed},
 };
 
 /// Keys for each bucket: with more, building takes ever longer (it never ended at 4.2).
 const BUCKET_KEYS: f64 = 3.55;
-/// The same for partitions that did not go together, at the second and at later tries of more. What keeps a partition of some dozens from
-/// going together is a first bucket with too many of its keys: there must be more buckets then, and more positions.
+/// The same for partitions that did not go together, at the second and at later tries of more. What keeps a partition
+/// of some dozens from going together is a first bucket with too many of its keys: there must be more buckets then, and
+/// more positions.
 const BUCKET_KEYS_EASY: f64 = 2.0;
 const BUCKET_KEYS_EASIEST: f64 = 1.0;
 
@@ -34,29 +36,20 @@ const TRIES: u16 = 12;
 const EASY_TRY: u16 = 2;
 const EASIEST_TRY: u16 = 4;
 
-/// A try is given up after one eviction for so many buckets. Usual partitions need a fifth of that; those that need more run in circles.
+/// A try is given up after one eviction for so many buckets. Usual partitions need a fifth of that; those that need
+/// more run in circles.
 const BUCKETS_PER_EVICTION: usize = 3;
 
 /// Buckets placed by force that are not thrown out again soon: circles of several buckets end.
 const RECENT: usize = 16;
 const RECENT_WEIGHT: u32 = 1 << 10;
 
-/// No bucket of honest hashes has so many keys: the first ones have 28 on average. Chosen ones would take long before they fail.
+/// No bucket of honest hashes has so many keys: the first ones have 28 on average. Chosen ones would take long before
+/// they fail.
 const BUCKET_MAX: usize = 255;
 
 /// The most keys that one partition can hold.
 pub(super) const KEYS_MAX: usize = 50_000;
-
-/// A partition put together: what goes into its line and its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Built {
-    pub(crate) seed: u16,
-    pub(crate) pilots: Vec<u8>,
-    pub(crate) positions: u16,
-    pub(crate) remap: Vec<u16>,
-    /// The slot of each key, in the order in which the keys were given.
-    pub(crate) slots: Vec<u16>,
-}
 
 /// Why no function was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +127,8 @@ pub(crate) struct Builder {
     /// The bucket at each position; where none is, the number behind the last.
     owners: Vec<u16>,
     nobody: u16,
-    /// What it costs to throw out the bucket at each position, nothing where none is; the first 64 again behind the last.
+    /// What it costs to throw out the bucket at each position, nothing where none is; the first 64 again behind the
+    /// last.
     costs: Vec<u32>,
     /// What it costs to throw out a bucket.
     weights: Vec<u32>,
@@ -175,7 +169,8 @@ impl Builder {
         Err(Failure::GaveUp)
     }
 
-    /// Sorts the keys by bucket, and the buckets by size; gives the largest size. In a bucket the keys stay as they came: nothing depends on their order.
+    /// Sorts the keys by bucket, and the buckets by size; gives the largest size. In a bucket the keys stay as they
+    /// came: nothing depends on their order.
     fn sort<T>(&mut self, keys: &[Member<T>], buckets: usize) -> usize {
         self.starts.clear();
         self.starts.resize(buckets + 2, 0);
@@ -370,7 +365,8 @@ impl Builder {
         usize::try_from(position).unwrap_or(0)
     }
 
-    /// Puts a bucket at the first `len` of `bases`, where nobody is; `false`, and nothing, when two of them are the same.
+    /// Puts a bucket at the first `len` of `bases`, where nobody is; `false`, and nothing, when two of them are the
+    /// same.
     #[inline]
     fn put(&mut self, bucket: u16, turn: u32, shift: u32, len: usize) -> bool {
         let weight = self.weights[usize::from(bucket)];

@@ -1,7 +1,8 @@
 //! What a key is reduced to: 128 bits, computed once and mixed anew with each seed.
 //!
-//! The hash is XXH3-128, as its specification (version 0.2.0) defines it, with the seed of a database or of a map file. The seed of a
-//! function enters afterwards, so that one hash of a key serves every segment it is looked up in, whatever seeds their writers drew.
+//! The hash is XXH3-128, as its specification (version 0.2.0) defines it, with the seed of a database or of a map file.
+//! The seed of a function enters afterwards, so that one hash of a key serves every segment it is looked up in,
+//! whatever seeds their writers drew.
 
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
@@ -31,8 +32,8 @@ impl Hash {
         Self::from(xxh3_128(key))
     }
 
-    /// The hash of a key under a seed. Where somebody else chooses the keys, and does not know the seed, no two of them can be made to have the same hash;
-    /// without a seed they can.
+    /// The hash of a key under a seed. Where somebody else chooses the keys, and does not know the seed, no two of them
+    /// can be made to have the same hash; without a seed they can.
     #[inline]
     #[must_use]
     pub fn with_seed(key: &[u8], seed: u64) -> Self {
@@ -55,7 +56,8 @@ impl From<u128> for Hash {
 }
 
 impl From<u64> for Hash {
-    /// Takes 64 bits that are a good hash already. Of n keys two are alike with a probability of n²/2⁶⁵: enough up to some 10⁸.
+    /// Takes 64 bits that are a good hash already. Of n keys two are alike with a probability of n²/2⁶⁵: enough up to
+    /// some 10⁸.
     fn from(bits: u64) -> Self {
         Self { low: bits, high: bits.rotate_left(32) }
     }
@@ -74,8 +76,8 @@ impl Seed {
 /// A hash under a seed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Seeded {
-    /// Its high bits choose the partition, those below the bucket in it; low ones are the fingerprint and the bits in a line of the filter. Functions
-    /// are laid out in this order.
+    /// Its high bits choose the partition, those below the bucket in it; low ones are the fingerprint and the bits in a
+    /// line of the filter. Functions are laid out in this order.
     pub(crate) route: u64,
     /// Chooses the position in the partition, and the line of the filter.
     pub(crate) place: u64,
@@ -88,8 +90,8 @@ impl Seeded {
         halves(u128::from(self.route) * u128::from(count))
     }
 
-    /// Eight bits by which most absent keys are told from the one whose slot they are given: low ones of the route, which chose neither partition
-    /// nor position.
+    /// Eight bits by which most absent keys are told from the one whose slot they are given: low ones of the route,
+    /// which chose neither partition nor position.
     #[inline]
     pub(crate) fn fingerprint(self) -> u8 {
         (self.route & 0xff) as u8

@@ -4,27 +4,21 @@
 //!  key ─ hash ─▶ partition ─▶ pilot ─▶ slot ─▶ fingerprint, place of the entry ─▶ entry: is it the key?
 //! ```
 //!
-//! A perfect hash function says nothing about keys that it was not built over: it gives them a slot too. Who checks is the user: [`Map`]
-//! holds the fingerprint and then the key against what was asked.
+//! A perfect hash function says nothing about keys that it was not built over: it gives them a slot too. Who checks is
+//! the user: [`Map`] holds the fingerprint and then the key against what was asked.
 //!
-//! [`Mphf`] is the bare function. There is no engine in here: the segments of a database use the same function for their index.
+//! [`Mphf`] is the bare function. There is no engine in here: the segments of a database use the same function for
+//! their index.
 
 mod build;
-mod builder;
 mod hash;
 mod map;
-mod merge;
 mod mphf;
 mod partition;
-mod refs;
-mod write;
 
 pub(crate) use build::{Builder, Partitioned};
-pub use builder::MapBuilder;
 pub use hash::Hash;
 pub(crate) use hash::{Seed, Seeded};
-pub use map::{Map, MapIter};
-pub use merge::{MergeOptions, Progress, merge_to};
+pub use map::{Map, MapBuilder, MapIter, MergeOptions, Progress, merge_to};
 pub use mphf::Mphf;
-pub(crate) use mphf::{encode_partition, partition_count};
-pub(crate) use partition::{Directory, Line};
+pub(crate) use partition::{Directory, Line, encode_partition, partition_count};

@@ -7,9 +7,9 @@
 //! The format is specified in `docs/format/phash.md` and pinned by the bytes in `tests/golden/`.
 
 use super::{
-    build::{Builder, Built, Failure, Partitioned},
+    build::{Builder, Failure, Partitioned},
     hash::{Hash, Seed},
-    partition::{Directory, LINE_LEN, Line, PARTITION_KEYS},
+    partition::{Directory, LINE_LEN, Line, encode_partition, partition_count},
 };
 use crate::{
     base::{Corruption, Error, Result},
@@ -22,12 +22,13 @@ const HEADER_LEN: usize = 24;
 
 /// A minimal perfect hash function: it gives each of n keys a number of its own below n.
 ///
-/// It keeps no keys: a key that it was not built over gets some number too, or none. Whoever must know whether a key is there keeps
-/// a fingerprint or the key beside the number. It takes about 2.5 bits a key from some thousands of keys on; a function over fewer than
-/// a hundred costs more than a sorted list.
+/// It keeps no keys: a key that it was not built over gets some number too, or none. Whoever must know whether a key is
+/// there keeps a fingerprint or the key beside the number. It takes about 2.5 bits a key from some thousands of keys
+/// on; a function over fewer than a hundred costs more than a sorted list.
 ///
-/// Keys are routed to partitions of some 4096 by their hash; in each, buckets of 3.5 keys have a pilot of eight bits (see the source of
-/// `phash/build.rs` for the algorithm and whom it is owed to). The bytes need no alignment and no decoding.
+/// Keys are routed to partitions of some 4096 by their hash; in each, buckets of 3.5 keys have a pilot of eight bits
+/// (see the source of `phash/build.rs` for the algorithm and whom it is owed to). The bytes need no alignment and no
+/// decoding.
 ///
 /// ```
 /// use chronolith::phash::{Hash, Mphf};
@@ -46,11 +47,12 @@ pub struct Mphf<B = Vec<u8>> {
 }
 
 impl Mphf {
-    /// Builds the function over `hashes`, each once. The same hashes, in any order, and the same seed give the same bytes.
+    /// Builds the function over `hashes`, each once. The same hashes, in any order, and the same seed give the same
+    /// bytes.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) when two hashes are the same, or alike under this seed, or when they are no hashes: numbers that
-    /// are not random do not spread over partitions. Another seed helps in the second case only.
+    /// [`Invalid`](Error::Invalid) when two hashes are the same, or alike under this seed, or when they are no hashes:
+    /// numbers that are not random do not spread over partitions. Another seed helps in the second case only.
     pub fn build(hashes: &[Hash], seed: u64) -> Result<Self> {
         let mixed = Seed::new(seed);
         let partitions = partition_count(hashes.len() as u64);
@@ -108,7 +110,8 @@ impl<B: AsRef<[u8]>> Mphf<B> {
         Ok(Self { bytes, seed, partitions_at })
     }
 
-    /// The number of a key, by its hash; nothing, or the number of some key, for one that the function was not built over.
+    /// The number of a key, by its hash; nothing, or the number of some key, for one that the function was not built
+    /// over.
     #[inline]
     pub fn index(&self, hash: Hash) -> Option<u64> {
         let bytes = self.bytes.as_ref();
@@ -131,17 +134,6 @@ impl<B: AsRef<[u8]>> Mphf<B> {
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.as_ref()
     }
-}
-
-/// How many partitions so many keys are spread over.
-pub(crate) fn partition_count(keys: u64) -> u64 {
-    keys.div_ceil(PARTITION_KEYS).max(1)
-}
-
-/// Appends the part of a partition that every user has.
-pub(crate) fn encode_partition(out: &mut Writer, built: &Built) {
-    out.raw(&built.pilots);
-    built.remap.iter().for_each(|slot| out.u16(*slot));
 }
 
 fn refused(failure: Failure, seed: u64) -> Error {

@@ -10,20 +10,18 @@
 //!      ─ place ────────────────────────────────┴▶ position ─ behind the last slot? remap ─▶ slot
 //! ```
 //!
-//! A pilot is two bits that say by how many quarters of a word the place is turned, and six bits of shift. `first` counts the keys of the partitions before,
-//! `at` is where the partition's bytes begin. Bytes that are not what was written lead to a wrong slot or to none, never outside.
+//! A pilot is two bits that say by how many quarters of a word the place is turned, and six bits of shift. `first`
+//! counts the keys of the partitions before, `at` is where the partition's bytes begin. Bytes that are not what was
+//! written lead to a wrong slot or to none, never outside.
 
-use super::{
-    build::Built,
-    hash::{GOLDEN, Seeded, fold, scale},
-};
+use super::hash::{GOLDEN, Seeded, fold, scale};
 use crate::{
     base::Corruption,
     format::{Reader, Writer},
 };
 
 /// Keys in a partition, on average.
-pub(crate) const PARTITION_KEYS: u64 = 4096;
+const PARTITION_KEYS: u64 = 4096;
 
 /// Positions of a partition at least: shifts go over as many.
 pub(super) const POSITIONS_MIN: u64 = 64;
@@ -33,6 +31,28 @@ const SPREAD: u64 = 0x2545_f491_4f6c_dd1d;
 
 /// Length of a line of the directory.
 pub(crate) const LINE_LEN: usize = 24;
+
+/// How many partitions so many keys are spread over.
+pub(crate) fn partition_count(keys: u64) -> u64 {
+    keys.div_ceil(PARTITION_KEYS).max(1)
+}
+
+/// A partition put together: what goes into its line and its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Built {
+    pub(crate) seed: u16,
+    pub(crate) pilots: Vec<u8>,
+    pub(crate) positions: u16,
+    pub(crate) remap: Vec<u16>,
+    /// The slot of each key, in the order in which the keys were given.
+    pub(crate) slots: Vec<u16>,
+}
+
+/// Appends the part of a partition that every user has: what [`Directory::slot`] reads.
+pub(crate) fn encode_partition(out: &mut Writer, built: &Built) {
+    out.raw(&built.pilots);
+    built.remap.iter().for_each(|slot| out.u16(*slot));
+}
 
 /// Where one partition is, and how positions are computed in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +109,8 @@ impl Line {
     }
 }
 
-/// The position of a key before the shift of its bucket: what [`mixed`] made of its place, turned by so many quarters of a word. One of four
-/// multipliers instead, which has to be looked up first, costs a look-up 5 ns of 40.
+/// The position of a key before the shift of its bucket: what [`mixed`] made of its place, turned by so many quarters
+/// of a word. One of four multipliers instead, which has to be looked up first, costs a look-up 5 ns of 40.
 #[inline]
 pub(super) fn base_position(mixed: u64, turn: u32, positions: u64) -> u64 {
     scale(mixed.rotate_left(turn << 4), positions)
@@ -102,8 +122,8 @@ pub(super) fn mixed(place: u64, seed: u16) -> u64 {
     fold(place ^ u64::from(seed).wrapping_mul(SPREAD), GOLDEN)
 }
 
-/// The bucket of a key: the first buckets get more keys, so that the hardest are placed while there is room (the idea of `PtrHash`,
-/// Groot Koerkamp 2025; its cubic skew makes first buckets that small partitions cannot place).
+/// The bucket of a key: the first buckets get more keys, so that the hardest are placed while there is room (the idea
+/// of `PtrHash`, Groot Koerkamp 2025; its cubic skew makes first buckets that small partitions cannot place).
 #[inline]
 pub(super) fn bucket(rest: u64, buckets: u64) -> u64 {
     let square = scale(rest, rest);
@@ -140,8 +160,8 @@ impl<'a> Directory<'a> {
         Self { lines, partitions: (lines.len() / LINE_LEN).saturating_sub(1) as u64 }
     }
 
-    /// Checks everything once: keys and places in order, every partition large enough for what it must hold, `tail(keys, extra)` bytes of its
-    /// user included, and none beyond `limit`.
+    /// Checks everything once: keys and places in order, every partition large enough for what it must hold,
+    /// `tail(keys, extra)` bytes of its user included, and none beyond `limit`.
     pub(crate) fn check(lines: &'a [u8], limit: u64, tail: impl Fn(u64, u16) -> u64) -> Result<Self, Corruption> {
         let bad = |index: usize, what| Corruption { offset: (index * LINE_LEN) as u64, what };
         if lines.is_empty() || !lines.len().is_multiple_of(LINE_LEN) {
@@ -210,8 +230,8 @@ impl<'a> Directory<'a> {
         usize::try_from(line.at).ok()?.checked_add(bucket)
     }
 
-    /// The slot of a key in `bytes`, in which `at` counts. For a key that the function was not built over it is any slot. Nothing:
-    /// the function is over no keys there, or these are not the bytes that were written.
+    /// The slot of a key in `bytes`, in which `at` counts. For a key that the function was not built over it is any
+    /// slot. Nothing: the function is over no keys there, or these are not the bytes that were written.
     #[inline]
     pub(crate) fn slot(&self, bytes: &[u8], hash: Seeded) -> Option<Slot> {
         let (partition, rest) = hash.partition(self.partitions);

@@ -1,12 +1,14 @@
-//! References to entries, sorted by route in runs that a bounded memory holds: those that do not fit are spilled to a file.
+//! References to entries, sorted by route in runs that a bounded memory holds: those that do not fit are spilled to a
+//! file.
 
 use std::sync::Arc;
 
-use super::{hash::Seeded, write::temporary};
+use super::dir::Scratch;
 use crate::{
-    base::{Corruption, IoContext, Result},
-    env::{Dir, File, Region},
+    base::{Corruption, Error, Result},
+    env::{Dir, Region},
     format::{Reader, Writer},
+    phash::hash::Seeded,
 };
 
 /// An entry by its hash, and where it lies in its source.
@@ -21,41 +23,6 @@ pub(super) struct Ref {
 pub(super) const REF_LEN: u64 = size_of::<Ref>() as u64;
 
 const SPILLED_LEN: usize = 28;
-
-/// A file for the time of one call: removed when it is dropped.
-#[derive(Debug)]
-pub(super) struct Scratch {
-    dir: Arc<dyn Dir>,
-    name: String,
-    file: Arc<dyn File>,
-    len: u64,
-}
-
-impl Scratch {
-    pub(super) fn create(dir: &Arc<dyn Dir>) -> Result<Self> {
-        let (file, name) = temporary(&**dir)?;
-        Ok(Self { dir: Arc::clone(dir), name, file, len: 0 })
-    }
-
-    /// Appends bytes; gives the place of the first.
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<u64> {
-        let at = self.len;
-        self.file.write_at(at, bytes).at("write", || self.dir.path().join(&self.name))?;
-        self.len += bytes.len() as u64;
-        Ok(at)
-    }
-
-    pub(super) fn map(&self) -> Result<Region> {
-        self.file.map().at("map", || self.dir.path().join(&self.name))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Best effort: what stays is a file that no one opens.
-        let _removed = self.dir.remove(&self.name);
-    }
-}
 
 /// Collects references.
 #[derive(Debug)]
@@ -157,5 +124,5 @@ fn read(run: &[u8], index: usize) -> Result<Ref> {
         let hash = Seeded { route: reader.u64("route")?, place: reader.u64("place")? };
         Ok(Ref { hash, source: reader.u32("source")?, at: reader.u64("place of an entry")? })
     };
-    decode().map_err(|bad: Corruption| crate::base::Error::invalid(format!("a spilled reference {bad}")))
+    decode().map_err(|bad: Corruption| Error::invalid(format!("a spilled reference {bad}")))
 }

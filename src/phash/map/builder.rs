@@ -3,24 +3,21 @@
 use std::{ops::ControlFlow, path::Path};
 
 use super::{
-    hash::{Hash, Seed},
-    map::{Map, Shape, open_parent},
-    merge::{Combine, Inputs, write_map},
-    refs::{Ref, Refs, Scratch},
-    write::check_entry,
+    dir::{Scratch, open_parent},
+    pipeline::{BUDGET_DEFAULT, BUDGET_MIN, threads, write_map},
+    range::{Combine, Inputs},
+    reader::Map,
+    refs::{Ref, Refs, SortedRefs},
+    tail::Shape,
+    writer::check_entry,
 };
 use crate::{
-    base::Result,
+    base::{Corruption, Error, Result},
     env::Region,
     format::{Reader, Writer},
     merge::MergeStrategy,
+    phash::hash::{Hash, Seed},
 };
-
-/// Memory for building and merging, by default.
-pub(super) const BUDGET_DEFAULT: u64 = 256 << 20;
-
-/// The smallest budget that is used, whatever is asked for.
-pub(super) const BUDGET_MIN: u64 = 1 << 20;
 
 /// Makes a [`Map`] from entries, sorted or not.
 ///
@@ -47,25 +44,22 @@ impl Default for MapBuilder {
     }
 }
 
-/// As many threads as the machine runs at once.
-pub(super) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
 impl MapBuilder {
     /// The defaults: seed 0, 256 MiB, all cores.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The seed of the hash function. The same entries and seed give the same bytes, whatever their order, the budget and the threads.
-    /// Where somebody else chooses the keys, a random seed keeps them from choosing keys that cannot be built over.
+    /// The seed of the hash function. The same entries and seed give the same bytes, whatever their order, the budget
+    /// and the threads. Where somebody else chooses the keys, a random seed keeps them from choosing keys that cannot
+    /// be built over.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Bytes of memory to work in, about; what does not fit is spilled to files beside the map. By default 256 MiB, at least 1 MiB.
+    /// Bytes of memory to work in, about; what does not fit is spilled to files beside the map. By default 256 MiB, at
+    /// least 1 MiB.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_budget = bytes.max(BUDGET_MIN);
         self
@@ -80,8 +74,8 @@ impl MapBuilder {
     /// Builds the map in the file `path`, mode 0600. It appears as a whole, durable, and replaces a file of that name.
     ///
     /// # Errors
-    /// [`Duplicate`](crate::Error::Duplicate) when a key comes twice; [`Invalid`](crate::Error::Invalid) for a key over 65,536 bytes or a value
-    /// of 4 GiB; [`Io`](crate::Error::Io), [`DiskFull`](crate::Error::DiskFull). Then there is no new file.
+    /// [`Duplicate`](Error::Duplicate) when a key comes twice; [`Invalid`](Error::Invalid) for a key over 65,536 bytes
+    /// or a value of 4 GiB; [`Io`](Error::Io), [`DiskFull`](Error::DiskFull). Then there is no new file.
     pub fn build_to<K: AsRef<[u8]>, V: AsRef<[u8]>>(
         &self,
         path: impl AsRef<Path>,
@@ -143,7 +137,7 @@ impl MapBuilder {
 struct Entries {
     data: Region,
     count: u64,
-    refs: super::refs::SortedRefs,
+    refs: SortedRefs,
 }
 
 impl Inputs for Entries {
@@ -165,6 +159,6 @@ impl Inputs for Entries {
             let (key_len, value_len) = (reader.length("key length")?, reader.length("value length")?);
             Ok((reader.take(key_len, "key")?, reader.take(value_len, "value")?))
         };
-        decode().map_err(|bad: crate::base::Corruption| crate::base::Error::invalid(format!("a spilled entry {bad}")))
+        decode().map_err(|bad: Corruption| Error::invalid(format!("a spilled entry {bad}")))
     }
 }

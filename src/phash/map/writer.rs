@@ -3,15 +3,18 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    build::{Builder, Failure, Member},
-    map::{Map, Shape, Tail, open_parent},
-    mphf::encode_partition,
-    partition::Line,
+    dir::{open_parent, temporary},
+    reader::Map,
+    tail::{Shape, Tail},
 };
 use crate::{
     base::{Error, IoContext, KEY_LEN_MAX, Result},
-    env::{Dir, Env, File, Os},
+    env::{Dir, File},
     format::{FileKind, Header, Writer, crc},
+    phash::{
+        build::{Builder, Failure, Member},
+        partition::{Line, encode_partition},
+    },
 };
 
 /// Bytes gathered before they are written.
@@ -175,14 +178,6 @@ impl Drop for MapWriter {
             let _removed = self.dir.remove(&self.temporary);
         }
     }
-}
-
-/// A new file in the directory, for the time of one call.
-pub(super) fn temporary(dir: &dyn Dir) -> Result<(Arc<dyn File>, String)> {
-    // Not made of the name: that may be as long as a name can be.
-    let temporary = format!("map-{:016x}.tmp", Os.entropy());
-    let file = dir.create(&temporary).at("create", || dir.path().join(&temporary))?;
-    Ok((file, temporary))
 }
 
 /// That a key and value can stand in a map.
