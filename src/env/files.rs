@@ -18,7 +18,10 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 
-use super::{Dir, File, Origin};
+use super::{
+    door::{Dir, File},
+    map::Origin,
+};
 use crate::base::is_out_of_files;
 
 /// A directory and its files that are open for reading. It is that directory to everybody else; whatever needs an open

@@ -49,16 +49,17 @@ impl Region {
             || cfg!(unix) && error.raw_os_error() == Some(ENODEV)
     }
 
-    /// Has the processor fetch bytes that will be read soon. It waits for nothing, and answers nothing. (Rejected: to read a byte of each line. Later
-    /// instructions go on meanwhile, but only some hundreds of them, and the walk that follows is longer.)
+    /// Has the processor fetch bytes that will be read soon. It waits for nothing, and answers nothing. (Rejected: to
+    /// read a byte of each line. Later instructions go on meanwhile, but only some hundreds of them, and the walk that
+    /// follows is longer.)
     #[inline]
     pub(crate) fn fetch(&self, at: usize, len: usize) {
         let bytes: &[u8] = self;
         let end = at.saturating_add(len).min(bytes.len());
         for line in bytes.get(at..end).unwrap_or_default().chunks(LINE) {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: every x86-64 has the instruction. It is a hint: whatever the address is, and this one lies in a live slice, it changes
-            // nothing that a program sees, and never faults.
+            // SAFETY: every x86-64 has the instruction. It is a hint: whatever the address is, and this one lies in a
+            // live slice, it changes nothing that a program sees, and never faults.
             unsafe {
                 std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast());
             }

@@ -9,8 +9,10 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Background, Dir, Env, File, Region, clock,
-    disk::{self, Bytes, Locks, Tree},
+    clock,
+    door::{Background, Dir, Env, File},
+    map::Region,
+    ram::{self, Bytes, Locks, Tree},
 };
 
 /// Files in memory, real clocks, real threads. Clones share the files.
@@ -49,7 +51,7 @@ impl Memory {
 
 impl Env for Memory {
     fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Dir>> {
-        let path = disk::normalise(path);
+        let path = ram::normalise(path);
         let mut shared = self.shared.lock();
         if create {
             let made = shared.names.make_dirs(&path)?;
@@ -118,12 +120,12 @@ impl Dir for MemoryDir {
     }
 
     fn list(&self, sub: &str) -> io::Result<Vec<String>> {
-        self.shared.lock().names.list(&disk::at(&self.path, sub)?)
+        self.shared.lock().names.list(&ram::at(&self.path, sub)?)
     }
 
     fn create_dir(&self, name: &str) -> io::Result<()> {
         let names = &mut self.shared.lock().names;
-        let changes = names.create_dir(disk::at(&self.path, name)?)?;
+        let changes = names.create_dir(ram::at(&self.path, name)?)?;
         names.apply(changes);
         Ok(())
     }
@@ -131,53 +133,53 @@ impl Dir for MemoryDir {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let content = Content::default();
         let names = &mut self.shared.lock().names;
-        let changes = names.create(disk::at(&self.path, name)?, content.clone())?;
+        let changes = names.create(ram::at(&self.path, name)?, content.clone())?;
         names.apply(changes);
         Ok(Arc::new(MemoryFile { content, writable: true }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let content = self.shared.lock().names.file(&disk::at(&self.path, name)?)?;
+        let content = self.shared.lock().names.file(&ram::at(&self.path, name)?)?;
         Ok(Arc::new(MemoryFile { content, writable: false }))
     }
 
     fn file_len(&self, name: &str) -> io::Result<u64> {
-        let content = self.shared.lock().names.file(&disk::at(&self.path, name)?)?;
+        let content = self.shared.lock().names.file(&ram::at(&self.path, name)?)?;
         let len = content.0.read().len();
         Ok(len)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let names = &mut self.shared.lock().names;
-        let changes = names.rename(disk::at(&self.path, from)?, disk::at(&self.path, to)?)?;
+        let changes = names.rename(ram::at(&self.path, from)?, ram::at(&self.path, to)?)?;
         names.apply(changes);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let names = &mut self.shared.lock().names;
-        let changes = names.remove(disk::at(&self.path, name)?)?;
+        let changes = names.remove(ram::at(&self.path, name)?)?;
         names.apply(changes);
         Ok(())
     }
 
     fn remove_dir(&self, name: &str) -> io::Result<()> {
         let names = &mut self.shared.lock().names;
-        let changes = names.remove_dir(disk::at(&self.path, name)?)?;
+        let changes = names.remove_dir(ram::at(&self.path, name)?)?;
         names.apply(changes);
         Ok(())
     }
 
     fn link(&self, name: &str, to: &dyn Dir, to_name: &str) -> io::Result<()> {
-        let to = disk::at(&disk::normalise(to.path()), to_name)?;
+        let to = ram::at(&ram::normalise(to.path()), to_name)?;
         let names = &mut self.shared.lock().names;
-        let changes = names.create(to, names.file(&disk::at(&self.path, name)?)?)?;
+        let changes = names.create(to, names.file(&ram::at(&self.path, name)?)?)?;
         names.apply(changes);
         Ok(())
     }
 
     fn sync_dir(&self, sub: &str) -> io::Result<()> {
-        self.shared.lock().names.check_dir(&disk::at(&self.path, sub)?)
+        self.shared.lock().names.check_dir(&ram::at(&self.path, sub)?)
     }
 
     fn available_space(&self) -> io::Result<u64> {
@@ -194,7 +196,7 @@ struct MemoryFile {
 impl MemoryFile {
     /// Changes the bytes, if the file was created through this handle.
     fn change(&self, change: impl FnOnce(&mut Bytes) -> io::Result<()>) -> io::Result<()> {
-        if self.writable { change(&mut self.content.0.write()) } else { Err(disk::read_only()) }
+        if self.writable { change(&mut self.content.0.write()) } else { Err(ram::read_only()) }
     }
 }
 

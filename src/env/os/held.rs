@@ -25,7 +25,10 @@ use rustix::{
 use super::{destination, not_a_directory, not_a_file};
 use crate::{
     base::is_out_of_files,
-    env::{Dir, File, Region},
+    env::{
+        door::{Dir, File},
+        map::Region,
+    },
 };
 
 /// Threads that sync the files of one job, and how many files make another one worth its start.
@@ -181,7 +184,8 @@ impl Dir for OsDir {
                     Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
                     Err(names) => sync(names),
                 };
-                // A sync that failed is told before a file that could not be opened: that is tried again, and a failed sync succeeds then.
+                // A sync that failed is told before a file that could not be opened: that is tried again, and a failed
+                // sync succeeds then.
                 synced = match (synced, other) {
                     (Err((_, first)), Err(second)) if is_out_of_files(&first) => Err(second),
                     (Err(first), _) => Err(first),

@@ -17,7 +17,10 @@ use held::OsDir;
 #[cfg(not(unix))]
 use paths::OsDir;
 
-use crate::env::{Background, Dir, Env, clock};
+use crate::env::{
+    clock,
+    door::{Background, Dir, Env},
+};
 
 /// As many links in a row are followed as Linux follows.
 const LINKS_MAX: usize = 40;

@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::{destination, new_dir, not_a_directory, not_a_file};
-use crate::env::{Dir, File, Region};
+use crate::env::{
+    door::{Dir, File},
+    map::Region,
+};
 
 #[derive(Debug)]
 pub(super) struct OsDir {
