@@ -10,9 +10,8 @@
 
 use std::{ops::Range, path::Path};
 
-use super::{
-    RecordKind,
-    record::{ALIGN, FIRST_RECORD, RECORD_HEADER_LEN, RecordHeader, decode_header, may_be_header, record_len, seed},
+use super::record::{
+    ALIGN, FIRST_RECORD, RECORD_HEADER_LEN, RecordHeader, RecordKind, decode_header, may_be_header, record_len, seed,
 };
 use crate::{
     base::{Corruption, Error, Result},

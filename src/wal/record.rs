@@ -113,5 +113,3 @@ pub(crate) fn record_len(payload: u32) -> u64 {
 fn header_crc(seed: u32, offset: u64, fields: &[u8]) -> u32 {
     crc(&[&seed.to_le_bytes(), &offset.to_le_bytes(), fields])
 }
-
-// The batch buffer reserves the room that `seal_record` fills.

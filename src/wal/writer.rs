@@ -9,9 +9,8 @@ use std::{
 };
 
 use super::{
-    RecordKind,
     batch::BatchBuf,
-    record::{FIRST_RECORD, RECORD_HEADER_LEN, seal_record, seed},
+    record::{FIRST_RECORD, RECORD_HEADER_LEN, RecordKind, seal_record, seed},
 };
 use crate::{
     base::{IoContext, Result},
