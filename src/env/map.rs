@@ -17,12 +17,33 @@ const LINE: usize = 64;
 const ENODEV: i32 = 19;
 
 /// The bytes of a finished file, cheap to clone. Cloning keeps the map, and so the file's space, alive.
+///
+/// A [`File`](crate::env::File) that keeps its bytes in memory makes one with [`Region::from`].
 #[derive(Clone, Debug)]
-pub enum Region {
+pub struct Region(Kept);
+
+/// Where the bytes are.
+#[derive(Clone, Debug)]
+#[expect(clippy::rc_buffer, reason = "shared with files in memory, which grow while they have one owner")]
+enum Kept {
     /// Mapped from a real file.
     Map(Arc<Mmap>),
     /// Held in memory.
     Heap(Arc<Vec<u8>>),
+}
+
+impl From<Arc<Vec<u8>>> for Region {
+    /// Shares bytes in memory.
+    fn from(bytes: Arc<Vec<u8>>) -> Self {
+        Self(Kept::Heap(bytes))
+    }
+}
+
+impl From<Vec<u8>> for Region {
+    /// Takes bytes in memory.
+    fn from(bytes: Vec<u8>) -> Self {
+        Arc::new(bytes).into()
+    }
 }
 
 impl Region {
@@ -30,7 +51,7 @@ impl Region {
     pub(super) fn map(file: &File) -> io::Result<Self> {
         if file.metadata()?.len() == 0 {
             // An empty map is an error on some systems.
-            return Ok(Self::Heap(Arc::new(Vec::new())));
+            return Ok(Vec::new().into());
         }
         // SAFETY: a map is sound while nobody changes the bytes under it. The engine maps only files that it finished:
         // they were created exclusively under a name that is never used again, the one writer has closed them,
@@ -38,7 +59,7 @@ impl Region {
         // directory keeps other engines away. Another program that cuts the file under us ends the process with
         // SIGBUS: `Options::mmap(false)` exists for whoever must fear that.
         let map = unsafe { Mmap::map(file) }?;
-        Ok(Self::Map(Arc::new(map)))
+        Ok(Self(Kept::Map(Arc::new(map))))
     }
 
     /// Whether a file was not mapped because the system would not have one more map, or has none for such a file: then
@@ -70,9 +91,9 @@ impl Region {
 
     /// An owner for shared windows into these bytes.
     pub(crate) fn owner(&self) -> Arc<dyn AsRef<[u8]> + Send + Sync> {
-        match self {
-            Self::Map(map) => Arc::<Mmap>::clone(map),
-            Self::Heap(heap) => Arc::<Vec<u8>>::clone(heap),
+        match &self.0 {
+            Kept::Map(map) => Arc::<Mmap>::clone(map),
+            Kept::Heap(heap) => Arc::<Vec<u8>>::clone(heap),
         }
     }
 }
@@ -82,9 +103,9 @@ impl Deref for Region {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        match self {
-            Self::Map(map) => map,
-            Self::Heap(heap) => heap,
+        match &self.0 {
+            Kept::Map(map) => map,
+            Kept::Heap(heap) => heap,
         }
     }
 }

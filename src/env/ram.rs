@@ -62,7 +62,7 @@ impl Bytes {
 
     /// The bytes as they are now; later writes do not reach them.
     pub(super) fn region(&self) -> Region {
-        Region::Heap(Arc::clone(&self.0))
+        Arc::clone(&self.0).into()
     }
 
     pub(super) fn to_vec(&self) -> Vec<u8> {

@@ -117,7 +117,7 @@ impl MapBuilder {
             }
         }
         let data = match &mut spilled {
-            None => Region::Heap(held.into_bytes().into()),
+            None => held.into_bytes().into(),
             Some(spilled) => {
                 spilled.append(held.bytes())?;
                 spilled.map()?
