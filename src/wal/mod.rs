@@ -24,9 +24,10 @@
 //! * W1: a log is synced only after all older logs are, so what is durable is a prefix of the commits.
 //! * W2: a record carries the place up to which its log was known synced when it was written. A bad record below
 //!   that place is corruption; beyond it, it is the torn tail, good records behind it or not.
-//! * W3: a log that was followed by another ends with a seal. Without it the tail is torn and the logs after it are void.
-//! * W4: the name of a log is durable before anything is written to it. So a log that is missing between two others, or between the
-//!   oldest one needed and the newest, is damage.
+//! * W3: a log that was followed by another ends with a seal. Without it the tail is torn and the logs after it are
+//!   void.
+//! * W4: the name of a log is durable before anything is written to it. So a log that is missing between two others, or
+//!   between the oldest one needed and the newest, is damage.
 //!
 //! The format is specified in `docs/format/wal.md`.
 

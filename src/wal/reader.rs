@@ -6,7 +6,8 @@
 //!                     └─ no later header has such a mark: the tail that a power cut tore; the log ends here
 //! ```
 //!
-//! Pages reach the disk in any order, so a good record behind a bad one proves nothing by itself (W2); only a mark does.
+//! Pages reach the disk in any order, so a good record behind a bad one proves nothing by itself (W2); only a mark
+//! does.
 
 use std::{ops::Range, path::Path};
 
@@ -154,8 +155,8 @@ impl Log<'_> {
 
     /// Whether a record header at or behind `at` says that the log was synced beyond `at`.
     ///
-    /// Only headers are checked, at each aligned place: a payload cannot take part in hiding what was synced, and the cost
-    /// stays linear whatever the bytes say.
+    /// Only headers are checked, at each aligned place: a payload cannot take part in hiding what was synced, and the
+    /// cost stays linear whatever the bytes say.
     fn is_marked(&self, at: u64) -> bool {
         let first = at.max(FIRST_RECORD);
         let mut place = usize::try_from(first).unwrap_or(usize::MAX);

@@ -6,9 +6,9 @@
 //!  │header crc│ length │payload crc│ previous │ synced mark │ kind │ zeros │ payload …   padded to 8
 //! ```
 //!
-//! The header crc covers the seed of the log (database id and log number), the record's own offset and the other header fields,
-//! so a record copied from elsewhere, or left from an earlier file, is never taken for one of this place. `previous`
-//! is the header crc of the record before: together they make a chain.
+//! The header crc covers the seed of the log (database id and log number), the record's own offset and the other header
+//! fields, so a record copied from elsewhere, or left from an earlier file, is never taken for one of this place.
+//! `previous` is the header crc of the record before: together they make a chain.
 
 use crate::{
     base::Corruption,
