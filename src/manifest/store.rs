@@ -1,7 +1,7 @@
 //! The manifest on disk: reading it, appending edits, and switching to a new file atomically.
 //!
-//! `CURRENT` is 44 bytes: a file header with the id of the database and the number of the manifest in force, the length at
-//! which a clean close sealed that manifest (0 while the database is open or after a crash), and a checksum. It is
+//! `CURRENT` is 44 bytes: a file header with the id of the database and the number of the manifest in force, the length
+//! at which a clean close sealed that manifest (0 while the database is open or after a crash), and a checksum. It is
 //! replaced by rename. With the length in it, a manifest that lost its end after a clean close is found out.
 
 use std::{path::PathBuf, sync::Arc};
@@ -20,8 +20,8 @@ const ROLL_MIN: u64 = 256 << 10;
 /// Why an edit was not committed.
 #[derive(Debug)]
 pub(crate) enum CommitFailure {
-    /// It did not happen: what it would have replaced is still in force. While the manifest is in doubt, files that it would have added
-    /// must stay, since the failed record may still be read after a crash.
+    /// It did not happen: what it would have replaced is still in force. While the manifest is in doubt, files that it
+    /// would have added must stay, since the failed record may still be read after a crash.
     NotCommitted(Error),
     /// A sync failed: nobody knows what is on the disk.
     Unknown(Error),
@@ -149,7 +149,8 @@ impl ManifestStore {
             self.roll(Arc::clone(&next))?;
         } else if let Some(writer) = &mut self.writer {
             if let Err(e) = writer.append_bytes(&edit.encode()) {
-                // The record may be on the disk all the same, and would be read after a crash: away from this file at once.
+                // The record may be on the disk all the same, and would be read after a crash: away from this file at
+                // once.
                 self.must_roll = true;
                 return match self.roll(Arc::clone(&self.version)) {
                     Err(unknown @ CommitFailure::Unknown(_)) => Err(unknown),

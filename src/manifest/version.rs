@@ -1,6 +1,7 @@
 //! The database at one moment, as metadata: keyspaces, levels, segments, logs.
 //!
-//! Invariants, checked of the keyspaces that an edit changes when it is applied, and of all when a manifest has been read:
+//! Invariants, checked of the keyspaces that an edit changes when it is applied, and of all when a manifest has been
+//! read:
 //!
 //! * V1: level 0 is ordered newest first, and its segments do not share a seqno.
 //! * V2: segments of a deeper level are ordered by key and do not overlap.
@@ -9,59 +10,23 @@
 //! * V5: a keyspace keeps the merge strategy it was created with.
 //! * V6: segments of one run of the history tier do not overlap.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
-use super::edit::{Change, Edit, StoredOptions};
+use super::{
+    change::Change,
+    decisions::Decisions,
+    edit::Edit,
+    keyspace::{KeyspaceVersion, LEVELS_MAX, broken},
+    options::StoredOptions,
+};
 use crate::{
     base::{Corruption, FIRST_KEYSPACE, KeyspaceId, TIMELINE},
     segment::Finished,
     wal::LogEnd,
 };
-
-/// More levels than any database needs.
-pub(crate) const LEVELS_MAX: usize = 8;
-
-/// One keyspace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct KeyspaceVersion {
-    pub(crate) id: KeyspaceId,
-    pub(crate) name: String,
-    pub(crate) options: StoredOptions,
-    /// The seqno of its birth.
-    pub(crate) born: u64,
-    /// The seqno at which it was dropped; it is hidden since.
-    pub(crate) dropped: Option<u64>,
-    pub(crate) vanished: u64,
-    pub(crate) horizon: u64,
-    /// Values that expired up to this time, in microseconds, may be gone.
-    pub(crate) lapsed: u64,
-    /// The main tree: level 0 newest first, deeper levels by key.
-    pub(crate) levels: Vec<Vec<Arc<Finished>>>,
-    /// The history tier, by run and key, the newest run first.
-    pub(crate) past: Vec<Arc<Finished>>,
-}
-
-impl KeyspaceVersion {
-    /// The segments of a level.
-    pub(crate) fn level(&self, level: usize) -> &[Arc<Finished>] {
-        self.levels.get(level).map_or(&[], Vec::as_slice)
-    }
-
-    /// The segments of the main tree, newest level first.
-    pub(crate) fn main(&self) -> impl Iterator<Item = &Arc<Finished>> {
-        self.levels.iter().flatten()
-    }
-
-    /// All segments.
-    pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<Finished>> {
-        self.main().chain(&self.past)
-    }
-
-    /// Whether it is the engine's own.
-    pub(crate) fn is_hidden(&self) -> bool {
-        self.id.0 < FIRST_KEYSPACE
-    }
-}
 
 /// A moment that is kept readable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,50 +34,6 @@ pub(crate) struct PinnedAt {
     pub(crate) seqno: u64,
     /// In microseconds.
     pub(crate) time_us: u64,
-}
-
-/// Moments at which something was decided that is no commit, and so stands in no timeline: a keyspace created, configured or dropped, a pin set or
-/// taken back.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Decisions {
-    /// Seqnos and times in microseconds, ascending: every one from `from` on.
-    stamps: Vec<(u64, u64)>,
-    /// Of those below nothing is known: they were too many.
-    from: u64,
-}
-
-/// Decisions remembered at most.
-const DECISIONS_MAX: usize = 1 << 14;
-
-impl Decisions {
-    fn note(&mut self, seqno: u64, time_us: u64) {
-        if self.stamps.last().is_none_or(|(last, _)| *last < seqno) && seqno >= self.from {
-            self.stamps.push((seqno, time_us));
-        }
-        let over = self.stamps.len().saturating_sub(DECISIONS_MAX);
-        if over > 0
-            && let Some((gone, _)) = self.stamps.drain(..over).next_back()
-        {
-            self.from = gone + 1;
-        }
-    }
-
-    /// The newest at or below a seqno.
-    pub(crate) fn at_seqno(&self, seqno: u64) -> Option<(u64, u64)> {
-        let after = self.stamps.partition_point(|(at, _)| *at <= seqno);
-        self.stamps.get(after.checked_sub(1)?).copied()
-    }
-
-    /// The newest at or before a time in microseconds: they never go backwards.
-    pub(crate) fn at_time(&self, time_us: u64) -> Option<(u64, u64)> {
-        let after = self.stamps.partition_point(|(_, at)| *at <= time_us);
-        self.stamps.get(after.checked_sub(1)?).copied()
-    }
-
-    /// Whether a decision at a seqno would be known.
-    pub(crate) fn reach(&self, seqno: u64) -> bool {
-        seqno >= self.from
-    }
 }
 
 /// The database at one moment.
@@ -188,21 +109,7 @@ impl Version {
             edit.push(Change::LogEnd { number, end });
         }
         for keyspace in self.keyspaces.values() {
-            let KeyspaceVersion { id, born, vanished, horizon, lapsed, .. } = **keyspace;
-            let (name, options) = (keyspace.name.clone(), keyspace.options.clone());
-            edit.push(Change::Create { id, name, options, seqno: born });
-            edit.push(Change::Marks { keyspace: id, vanished, horizon, lapsed });
-            for (level, segments) in (0u8..).zip(&keyspace.levels) {
-                for segment in segments {
-                    edit.push(Change::Add { level, segment: Finished::clone(segment) });
-                }
-            }
-            for segment in &keyspace.past {
-                edit.push(Change::Add { level: 0, segment: Finished::clone(segment) });
-            }
-            if let Some(seqno) = keyspace.dropped {
-                edit.push(Change::Drop { id, seqno });
-            }
+            keyspace.snapshot(&mut edit);
         }
         for (name, PinnedAt { seqno, time_us }) in &self.pins {
             edit.push(Change::Pin { name: name.clone(), seqno: *seqno, time_us: *time_us });
@@ -216,8 +123,8 @@ impl Version {
         edit
     }
 
-    /// Notes when a decision was made, which the edit of it says, and a snapshot of all that are remembered. The edit of a flush says the like of a
-    /// commit, which the timeline tells.
+    /// Notes when a decision was made, which the edit of it says, and a snapshot of all that are remembered. The edit
+    /// of a flush says the like of a commit, which the timeline tells.
     fn note_decisions(&mut self, edit: &Edit) {
         let any = |is: fn(&Change) -> bool| edit.changes.iter().any(is);
         let is_snapshot = any(|change| matches!(change, Change::NextKeyspace { .. }));
@@ -236,97 +143,27 @@ impl Version {
         self.keyspaces.get_mut(&id).map(Arc::make_mut).ok_or(broken("a keyspace that exists (V3)"))
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each change")]
     fn change(&mut self, change: &Change) -> Result<(), Corruption> {
         match change {
-            Change::Create { id, name, options, seqno } => {
-                let hidden = *id == TIMELINE && name.is_empty();
-                let own = hidden || id.0 >= FIRST_KEYSPACE && !name.is_empty();
-                if self.keyspaces.contains_key(id) || !own || self.by_name(name).is_some() {
-                    return Err(broken("a new keyspace with a name and number of its own"));
-                }
-                let keyspace = KeyspaceVersion {
-                    id: *id,
-                    name: name.clone(),
-                    options: options.clone(),
-                    born: *seqno,
-                    dropped: None,
-                    vanished: 0,
-                    horizon: 0,
-                    lapsed: 0,
-                    levels: Vec::new(),
-                    past: Vec::new(),
-                };
-                self.keyspaces.insert(*id, Arc::new(keyspace));
-                self.next_keyspace = self.next_keyspace.max(id.0.saturating_add(1)).max(FIRST_KEYSPACE);
-                self.last_seqno = self.last_seqno.max(*seqno);
-            }
+            Change::Create { id, name, options, seqno } => self.create(*id, name, options, *seqno)?,
             Change::Configure { id, options, seqno } => {
-                let keyspace = self.keyspace_mut(*id)?;
-                if (keyspace.options.merge, &keyspace.options.merge_name) != (options.merge, &options.merge_name) {
-                    return Err(broken("a keyspace that keeps its merge strategy (V5)"));
-                }
-                keyspace.options = options.clone();
-                self.last_seqno = self.last_seqno.max(*seqno);
+                self.keyspace_mut(*id)?.configure(options)?;
+                self.reach_seqno(*seqno);
             }
             Change::Drop { id, seqno } => {
                 self.keyspace_mut(*id)?.dropped = Some(*seqno);
-                self.last_seqno = self.last_seqno.max(*seqno);
+                self.reach_seqno(*seqno);
             }
-            Change::Forget { id } => {
-                if let Some(gone) = self.keyspaces.remove(id) {
-                    gone.segments().for_each(|segment| self.let_go(segment.number));
-                }
+            Change::Forget { id } => self.forget(*id),
+            Change::Marks { keyspace, vanished, horizon, lapsed } => {
+                self.keyspace_mut(*keyspace)?.raise_marks(*vanished, *horizon, *lapsed);
             }
-            Change::Add { level, segment } => {
-                let level = usize::from(*level);
-                if level >= LEVELS_MAX {
-                    return Err(broken("a level that exists"));
-                }
-                self.next_file = self.next_file.max(segment.number.saturating_add(1));
-                let keyspace = self.keyspace_mut(segment.summary.keyspace)?;
-                if segment.summary.past.is_some() {
-                    keyspace.past.push(Arc::new(segment.clone()));
-                    let place = |segment: &Arc<Finished>| {
-                        let run = segment.summary.past.map_or(0, |past| past.run);
-                        (std::cmp::Reverse(run), segment.summary.span.start.clone())
-                    };
-                    keyspace.past.sort_by_cached_key(place);
-                    return Ok(());
-                }
-                let levels = &mut keyspace.levels;
-                if levels.len() <= level {
-                    levels.resize(level + 1, Vec::new());
-                }
-                if let Some(segments) = levels.get_mut(level) {
-                    segments.push(Arc::new(segment.clone()));
-                    if level == 0 {
-                        segments.sort_by_key(|segment| std::cmp::Reverse(segment.summary.max_seqno));
-                    } else {
-                        segments.sort_by(|a, b| a.summary.span.start.cmp(&b.summary.span.start));
-                    }
-                }
-            }
+            Change::Add { level, segment } => self.add(usize::from(*level), segment)?,
             Change::Remove { keyspace, number } => {
                 self.let_go(*number);
-                let keyspace = self.keyspace_mut(*keyspace)?;
-                let before = keyspace.segments().count();
-                let others = |segment: &Arc<Finished>| segment.number != *number;
-                keyspace.levels.iter_mut().for_each(|segments| segments.retain(others));
-                keyspace.past.retain(others);
-                if keyspace.segments().count() + 1 != before {
-                    return Err(broken("a segment to remove that is there"));
-                }
-                let levels = &mut keyspace.levels;
-                // Levels end with one that holds something: equal versions are equal however they came about.
-                levels.truncate(levels.iter().rposition(|segments| !segments.is_empty()).map_or(0, |last| last + 1));
+                self.keyspace_mut(*keyspace)?.remove(*number)?;
             }
-            Change::Marks { keyspace, vanished, horizon, lapsed } => {
-                let keyspace = self.keyspace_mut(*keyspace)?;
-                keyspace.vanished = keyspace.vanished.max(*vanished);
-                keyspace.horizon = keyspace.horizon.max(*horizon);
-                keyspace.lapsed = keyspace.lapsed.max(*lapsed);
-            }
+            Change::Held { number, bytes } => self.hold(*number, bytes),
             Change::LogsFrom { number } => {
                 self.logs_from = self.logs_from.max(*number);
                 self.log_ends = self.log_ends.split_off(&self.logs_from);
@@ -338,52 +175,73 @@ impl Version {
             Change::NextFile { number } => self.next_file = self.next_file.max(*number),
             Change::Seqnos { last, next, ceiling, time_us } => {
                 self.next_seqno = self.next_seqno.max(*next);
-                self.last_seqno = self.last_seqno.max(*last);
+                self.reach_seqno(*last);
                 self.seqno_ceiling = self.seqno_ceiling.max(*ceiling);
                 self.time_us = self.time_us.max(*time_us);
             }
-            Change::Pin { name, seqno, time_us } => {
-                let pin = PinnedAt { seqno: *seqno, time_us: *time_us };
-                if self.pins.insert(name.clone(), pin).is_some() {
-                    return Err(broken("a pin with a name of its own"));
-                }
-                self.last_seqno = self.last_seqno.max(*seqno);
-            }
-            Change::Unpin { name } => {
-                if self.pins.remove(name).is_none() {
-                    return Err(broken("a pin to remove that is there"));
-                }
-            }
-            Change::Held { number, bytes } => {
-                if bytes.is_empty() {
-                    self.let_go(*number);
-                } else {
-                    Arc::make_mut(&mut self.held).insert(*number, bytes.clone());
-                }
-            }
+            Change::Pin { name, seqno, time_us } => self.pin(name, PinnedAt { seqno: *seqno, time_us: *time_us })?,
+            Change::Unpin { name } => self.unpin(name)?,
         }
         Ok(())
     }
 
+    /// There has been a commit or decision at a seqno (V4).
+    fn reach_seqno(&mut self, seqno: u64) {
+        self.last_seqno = self.last_seqno.max(seqno);
+    }
+
+    fn create(&mut self, id: KeyspaceId, name: &str, options: &StoredOptions, seqno: u64) -> Result<(), Corruption> {
+        let hidden = id == TIMELINE && name.is_empty();
+        let own = hidden || id.0 >= FIRST_KEYSPACE && !name.is_empty();
+        if self.keyspaces.contains_key(&id) || !own || self.by_name(name).is_some() {
+            return Err(broken("a new keyspace with a name and number of its own"));
+        }
+        self.keyspaces.insert(id, Arc::new(KeyspaceVersion::new(id, name, options, seqno)));
+        self.next_keyspace = self.next_keyspace.max(id.0.saturating_add(1)).max(FIRST_KEYSPACE);
+        self.reach_seqno(seqno);
+        Ok(())
+    }
+
+    fn forget(&mut self, id: KeyspaceId) {
+        if let Some(gone) = self.keyspaces.remove(&id) {
+            gone.segments().for_each(|segment| self.let_go(segment.number));
+        }
+    }
+
+    fn add(&mut self, level: usize, segment: &Finished) -> Result<(), Corruption> {
+        if level >= LEVELS_MAX {
+            return Err(broken("a level that exists"));
+        }
+        self.next_file = self.next_file.max(segment.number.saturating_add(1));
+        self.keyspace_mut(segment.summary.keyspace)?.add(level, segment);
+        Ok(())
+    }
+
+    fn hold(&mut self, number: u64, bytes: &[(u64, u64)]) {
+        if bytes.is_empty() {
+            self.let_go(number);
+        } else {
+            Arc::make_mut(&mut self.held).insert(number, bytes.to_vec());
+        }
+    }
+
+    fn pin(&mut self, name: &str, at: PinnedAt) -> Result<(), Corruption> {
+        if self.pins.insert(name.to_owned(), at).is_some() {
+            return Err(broken("a pin with a name of its own"));
+        }
+        self.reach_seqno(at.seqno);
+        Ok(())
+    }
+
+    fn unpin(&mut self, name: &str) -> Result<(), Corruption> {
+        self.pins.remove(name).map(|_| ()).ok_or(broken("a pin to remove that is there"))
+    }
+
     fn check(keyspaces: &[&Arc<KeyspaceVersion>]) -> Result<(), Corruption> {
-        let mut numbers = std::collections::HashSet::new();
+        let mut numbers = HashSet::new();
         for keyspace in keyspaces {
-            let newest_first = |a: &Arc<Finished>, b: &Arc<Finished>| a.summary.min_seqno > b.summary.max_seqno;
-            if !keyspace.level(0).is_sorted_by(newest_first) {
-                return Err(broken("level 0 newest first (V1)"));
-            }
-            let apart = |a: &Arc<Finished>, b: &Arc<Finished>| {
-                a.summary.span.end.as_ref().is_some_and(|end| *end <= b.summary.span.start)
-            };
-            if !keyspace.levels.iter().skip(1).all(|segments| segments.is_sorted_by(apart)) {
-                return Err(broken("segments of a level that do not overlap (V2)"));
-            }
-            let run = |segment: &Finished| segment.summary.past.map_or(0, |past| past.run);
-            if !keyspace.past.is_sorted_by(|a, b| run(a) != run(b) || apart(a, b)) {
-                return Err(broken("segments of a run that do not overlap (V6)"));
-            }
-            let own = keyspace.segments().all(|segment| segment.summary.keyspace == keyspace.id);
-            if !own || !keyspace.segments().all(|segment| numbers.insert(segment.number)) {
+            keyspace.check()?;
+            if !keyspace.segments().all(|segment| numbers.insert(segment.number)) {
                 return Err(broken("segments with a number and keyspace of their own (V3)"));
             }
         }
@@ -391,14 +249,10 @@ impl Version {
     }
 }
 
-fn broken(what: &'static str) -> Corruption {
-    Corruption { offset: 0, what }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::edit::tests::segment;
+    use crate::manifest::{decisions::DECISIONS_MAX, edit::tests::segment};
 
     fn with_keyspace() -> Version {
         let create =

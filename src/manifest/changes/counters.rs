@@ -1,0 +1,51 @@
+//! Numbers that have been given out, and how far commits have come.
+
+use crate::{
+    base::Corruption,
+    format::{Reader, Writer},
+    manifest::{
+        change::Change,
+        fields::{counter, keyspace},
+    },
+};
+
+pub(crate) const NEXT_FILE: u8 = 9;
+
+pub(crate) fn encode_next_file(out: &mut Writer, number: u64) -> u8 {
+    out.varint(number);
+    NEXT_FILE
+}
+
+pub(crate) fn decode_next_file(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    Ok(Change::NextFile { number: counter(body, "file number")? })
+}
+
+pub(crate) const NEXT_KEYSPACE: u8 = 12;
+
+pub(crate) fn encode_next_keyspace(out: &mut Writer, number: u32) -> u8 {
+    out.varint(u64::from(number));
+    NEXT_KEYSPACE
+}
+
+pub(crate) fn decode_next_keyspace(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    Ok(Change::NextKeyspace { number: keyspace(body)?.0 })
+}
+
+pub(crate) const SEQNOS: u8 = 10;
+
+pub(crate) fn encode_seqnos(out: &mut Writer, last: u64, next: u64, ceiling: u64, time_us: u64) -> u8 {
+    out.varint(last);
+    out.varint(next);
+    out.varint(ceiling);
+    out.varint(time_us);
+    SEQNOS
+}
+
+pub(crate) fn decode_seqnos(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    Ok(Change::Seqnos {
+        last: counter(body, "last seqno")?,
+        next: counter(body, "next seqno")?,
+        ceiling: counter(body, "seqno ceiling")?,
+        time_us: body.varint("commit time")?,
+    })
+}

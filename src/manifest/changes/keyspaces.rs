@@ -1,0 +1,90 @@
+//! Keyspaces that come, change and go.
+
+use crate::{
+    base::{Corruption, KeyspaceId},
+    format::{Reader, Writer},
+    manifest::{
+        change::Change,
+        fields::{counter, keyspace, text},
+        options::StoredOptions,
+    },
+};
+
+pub(crate) const CREATE: u8 = 1;
+
+pub(crate) fn encode_create(out: &mut Writer, id: KeyspaceId, name: &str, options: &StoredOptions, seqno: u64) -> u8 {
+    out.varint(u64::from(id.0));
+    out.varint(seqno);
+    out.u8(options.policy.number());
+    out.prefixed(name.as_bytes());
+    options.encode_tail(out);
+    CREATE
+}
+
+pub(crate) fn decode_create(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    let (id, seqno) = (keyspace(body)?, counter(body, "seqno")?);
+    let policy = body.u8("policy")?;
+    let name = text(body, "name")?;
+    Ok(Change::Create { id, name, options: StoredOptions::decode_tail(policy, body)?, seqno })
+}
+
+pub(crate) const CONFIGURE: u8 = 13;
+
+pub(crate) fn encode_configure(out: &mut Writer, id: KeyspaceId, options: &StoredOptions, seqno: u64) -> u8 {
+    out.varint(u64::from(id.0));
+    out.varint(seqno);
+    out.u8(options.policy.number());
+    options.encode_tail(out);
+    CONFIGURE
+}
+
+pub(crate) fn decode_configure(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    let (id, seqno) = (keyspace(body)?, counter(body, "seqno")?);
+    let policy = body.u8("policy")?;
+    Ok(Change::Configure { id, options: StoredOptions::decode_tail(policy, body)?, seqno })
+}
+
+pub(crate) const DROP: u8 = 2;
+
+pub(crate) fn encode_drop(out: &mut Writer, id: KeyspaceId, seqno: u64) -> u8 {
+    out.varint(u64::from(id.0));
+    out.varint(seqno);
+    DROP
+}
+
+pub(crate) fn decode_drop(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    Ok(Change::Drop { id: keyspace(body)?, seqno: counter(body, "seqno")? })
+}
+
+pub(crate) const FORGET: u8 = 3;
+
+pub(crate) fn encode_forget(out: &mut Writer, id: KeyspaceId) -> u8 {
+    out.varint(u64::from(id.0));
+    FORGET
+}
+
+pub(crate) fn decode_forget(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    Ok(Change::Forget { id: keyspace(body)? })
+}
+
+pub(crate) const MARKS: u8 = 6;
+
+pub(crate) fn encode_marks(out: &mut Writer, id: KeyspaceId, vanished: u64, horizon: u64, lapsed: u64) -> u8 {
+    out.varint(u64::from(id.0));
+    out.varint(vanished);
+    out.varint(horizon);
+    // Nothing, as in the first manifests, where nothing has expired.
+    if lapsed > 0 {
+        out.varint(lapsed);
+    }
+    MARKS
+}
+
+pub(crate) fn decode_marks(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    Ok(Change::Marks {
+        keyspace: keyspace(body)?,
+        vanished: counter(body, "vanished")?,
+        horizon: counter(body, "horizon")?,
+        lapsed: if body.remaining() > 0 { body.varint("lapsed")? } else { 0 },
+    })
+}

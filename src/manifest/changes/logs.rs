@@ -1,0 +1,37 @@
+//! Which logs are needed, and where they end.
+
+use crate::{
+    base::Corruption,
+    format::{Reader, Writer},
+    manifest::{change::Change, fields::counter},
+    wal::LogEnd,
+};
+
+pub(crate) const LOGS_FROM: u8 = 7;
+
+pub(crate) fn encode_logs_from(out: &mut Writer, number: u64) -> u8 {
+    out.varint(number);
+    LOGS_FROM
+}
+
+pub(crate) fn decode_logs_from(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    Ok(Change::LogsFrom { number: counter(body, "log number")? })
+}
+
+/// What is known of the end is told by the tag.
+pub(crate) const LOG_ENDS_EXACTLY: u8 = 8;
+pub(crate) const LOG_ENDS_AT_MOST: u8 = 11;
+
+pub(crate) fn encode_log_end(out: &mut Writer, number: u64, end: LogEnd) -> u8 {
+    out.varint(number);
+    out.varint(end.offset());
+    match end {
+        LogEnd::Exactly(_) => LOG_ENDS_EXACTLY,
+        LogEnd::AtMost(_) => LOG_ENDS_AT_MOST,
+    }
+}
+
+/// Decodes either; `known` is what its tag tells.
+pub(crate) fn decode_log_end(known: fn(u64) -> LogEnd, body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    Ok(Change::LogEnd { number: counter(body, "log number")?, end: known(body.varint("log end")?) })
+}

@@ -1,0 +1,7 @@
+//! Changes on disk: of each the tag, and its body's encoding beside the exact inverse.
+
+pub(super) mod counters;
+pub(super) mod keyspaces;
+pub(super) mod logs;
+pub(super) mod pins;
+pub(super) mod segments;

@@ -1,0 +1,38 @@
+//! Pins that are set and taken back.
+
+use crate::{
+    base::Corruption,
+    format::{Reader, Writer},
+    manifest::{
+        change::Change,
+        fields::{counter, text},
+    },
+};
+
+pub(crate) const PIN: u8 = 14;
+
+pub(crate) fn encode_pin(out: &mut Writer, name: &str, seqno: u64, time_us: u64) -> u8 {
+    out.prefixed(name.as_bytes());
+    out.varint(seqno);
+    out.varint(time_us);
+    PIN
+}
+
+pub(crate) fn decode_pin(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    Ok(Change::Pin {
+        name: text(body, "name of a pin")?,
+        seqno: counter(body, "seqno")?,
+        time_us: body.varint("time of a pin")?,
+    })
+}
+
+pub(crate) const UNPIN: u8 = 15;
+
+pub(crate) fn encode_unpin(out: &mut Writer, name: &str) -> u8 {
+    out.prefixed(name.as_bytes());
+    UNPIN
+}
+
+pub(crate) fn decode_unpin(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    Ok(Change::Unpin { name: text(body, "name of a pin")? })
+}

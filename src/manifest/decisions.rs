@@ -1,0 +1,45 @@
+//! When things were decided that are no commits, and so stand in no timeline.
+
+/// Moments at which something was decided that is no commit, and so stands in no timeline: a keyspace created,
+/// configured or dropped, a pin set or taken back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decisions {
+    /// Seqnos and times in microseconds, ascending: every one from `from` on.
+    pub(super) stamps: Vec<(u64, u64)>,
+    /// Of those below nothing is known: they were too many.
+    from: u64,
+}
+
+/// Decisions remembered at most.
+pub(super) const DECISIONS_MAX: usize = 1 << 14;
+
+impl Decisions {
+    pub(super) fn note(&mut self, seqno: u64, time_us: u64) {
+        if self.stamps.last().is_none_or(|(last, _)| *last < seqno) && seqno >= self.from {
+            self.stamps.push((seqno, time_us));
+        }
+        let over = self.stamps.len().saturating_sub(DECISIONS_MAX);
+        if over > 0
+            && let Some((gone, _)) = self.stamps.drain(..over).next_back()
+        {
+            self.from = gone + 1;
+        }
+    }
+
+    /// The newest at or below a seqno.
+    pub(crate) fn at_seqno(&self, seqno: u64) -> Option<(u64, u64)> {
+        let after = self.stamps.partition_point(|(at, _)| *at <= seqno);
+        self.stamps.get(after.checked_sub(1)?).copied()
+    }
+
+    /// The newest at or before a time in microseconds: they never go backwards.
+    pub(crate) fn at_time(&self, time_us: u64) -> Option<(u64, u64)> {
+        let after = self.stamps.partition_point(|(_, at)| *at <= time_us);
+        self.stamps.get(after.checked_sub(1)?).copied()
+    }
+
+    /// Whether a decision at a seqno would be known.
+    pub(crate) fn reach(&self, seqno: u64) -> bool {
+        seqno >= self.from
+    }
+}

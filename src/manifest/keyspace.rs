@@ -1,0 +1,171 @@
+//! One keyspace as metadata: its options, and which segments hold it. The invariants are named in `version`.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use super::{change::Change, edit::Edit, options::StoredOptions};
+use crate::{
+    base::{Corruption, FIRST_KEYSPACE, KeyspaceId},
+    segment::Finished,
+};
+
+/// More levels than any database needs.
+pub(crate) const LEVELS_MAX: usize = 8;
+
+/// One keyspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyspaceVersion {
+    pub(crate) id: KeyspaceId,
+    pub(crate) name: String,
+    pub(crate) options: StoredOptions,
+    /// The seqno of its birth.
+    pub(crate) born: u64,
+    /// The seqno at which it was dropped; it is hidden since.
+    pub(crate) dropped: Option<u64>,
+    pub(crate) vanished: u64,
+    pub(crate) horizon: u64,
+    /// Values that expired up to this time, in microseconds, may be gone.
+    pub(crate) lapsed: u64,
+    /// The main tree: level 0 newest first, deeper levels by key.
+    pub(crate) levels: Vec<Vec<Arc<Finished>>>,
+    /// The history tier, by run and key, the newest run first.
+    pub(crate) past: Vec<Arc<Finished>>,
+}
+
+impl KeyspaceVersion {
+    /// The segments of a level.
+    pub(crate) fn level(&self, level: usize) -> &[Arc<Finished>] {
+        self.levels.get(level).map_or(&[], Vec::as_slice)
+    }
+
+    /// The segments of the main tree, newest level first.
+    pub(crate) fn main(&self) -> impl Iterator<Item = &Arc<Finished>> {
+        self.levels.iter().flatten()
+    }
+
+    /// All segments.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<Finished>> {
+        self.main().chain(&self.past)
+    }
+
+    /// Whether it is the engine's own.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.id.0 < FIRST_KEYSPACE
+    }
+    /// As it is born.
+    pub(super) fn new(id: KeyspaceId, name: &str, options: &StoredOptions, born: u64) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            options: options.clone(),
+            born,
+            dropped: None,
+            vanished: 0,
+            horizon: 0,
+            lapsed: 0,
+            levels: Vec::new(),
+            past: Vec::new(),
+        }
+    }
+
+    /// Gets other options.
+    pub(super) fn configure(&mut self, options: &StoredOptions) -> Result<(), Corruption> {
+        if (self.options.merge, &self.options.merge_name) != (options.merge, &options.merge_name) {
+            return Err(broken("a keyspace that keeps its merge strategy (V5)"));
+        }
+        self.options = options.clone();
+        Ok(())
+    }
+
+    /// Raises the traces that dropping leaves (V4).
+    pub(super) fn raise_marks(&mut self, vanished: u64, horizon: u64, lapsed: u64) {
+        self.vanished = self.vanished.max(vanished);
+        self.horizon = self.horizon.max(horizon);
+        self.lapsed = self.lapsed.max(lapsed);
+    }
+
+    /// Puts a segment where it belongs: into a level, or into the history tier.
+    pub(super) fn add(&mut self, level: usize, segment: &Finished) {
+        let segment = Arc::new(segment.clone());
+        if segment.summary.past.is_some() {
+            self.past.push(segment);
+            self.past.sort_by_cached_key(|segment| (Reverse(run(segment)), segment.summary.span.start.clone()));
+            return;
+        }
+        if self.levels.len() <= level {
+            self.levels.resize(level + 1, Vec::new());
+        }
+        if let Some(segments) = self.levels.get_mut(level) {
+            segments.push(segment);
+            if level == 0 {
+                segments.sort_by_key(|segment| Reverse(segment.summary.max_seqno));
+            } else {
+                segments.sort_by(|a, b| a.summary.span.start.cmp(&b.summary.span.start));
+            }
+        }
+    }
+
+    /// Takes out the segment of a number, which must be there once.
+    pub(super) fn remove(&mut self, number: u64) -> Result<(), Corruption> {
+        let before = self.segments().count();
+        let others = |segment: &Arc<Finished>| segment.number != number;
+        self.levels.iter_mut().for_each(|segments| segments.retain(others));
+        self.past.retain(others);
+        if self.segments().count() + 1 != before {
+            return Err(broken("a segment to remove that is there"));
+        }
+        // Levels end with one that holds something: equal versions are equal however they came about.
+        let levels = self.levels.iter().rposition(|segments| !segments.is_empty()).map_or(0, |last| last + 1);
+        self.levels.truncate(levels);
+        Ok(())
+    }
+
+    /// Adds the changes that make it out of nothing.
+    pub(super) fn snapshot(&self, edit: &mut Edit) {
+        let Self { id, born, vanished, horizon, lapsed, .. } = *self;
+        let (name, options) = (self.name.clone(), self.options.clone());
+        edit.push(Change::Create { id, name, options, seqno: born });
+        edit.push(Change::Marks { keyspace: id, vanished, horizon, lapsed });
+        for (level, segments) in (0u8..).zip(&self.levels) {
+            for segment in segments {
+                edit.push(Change::Add { level, segment: Finished::clone(segment) });
+            }
+        }
+        for segment in &self.past {
+            edit.push(Change::Add { level: 0, segment: Finished::clone(segment) });
+        }
+        if let Some(seqno) = self.dropped {
+            edit.push(Change::Drop { id, seqno });
+        }
+    }
+
+    /// Checks what concerns this keyspace alone: V1, V2, V6, and that its segments are its own.
+    pub(super) fn check(&self) -> Result<(), Corruption> {
+        let newest_first = |a: &Arc<Finished>, b: &Arc<Finished>| a.summary.min_seqno > b.summary.max_seqno;
+        if !self.level(0).is_sorted_by(newest_first) {
+            return Err(broken("level 0 newest first (V1)"));
+        }
+        let apart = |a: &Arc<Finished>, b: &Arc<Finished>| {
+            a.summary.span.end.as_ref().is_some_and(|end| *end <= b.summary.span.start)
+        };
+        if !self.levels.iter().skip(1).all(|segments| segments.is_sorted_by(apart)) {
+            return Err(broken("segments of a level that do not overlap (V2)"));
+        }
+        if !self.past.is_sorted_by(|a, b| run(a) != run(b) || apart(a, b)) {
+            return Err(broken("segments of a run that do not overlap (V6)"));
+        }
+        if !self.segments().all(|segment| segment.summary.keyspace == self.id) {
+            return Err(broken("segments with a number and keyspace of their own (V3)"));
+        }
+        Ok(())
+    }
+}
+
+/// The run of the history tier that a segment belongs to.
+fn run(segment: &Finished) -> u64 {
+    segment.summary.past.map_or(0, |past| past.run)
+}
+
+/// Says what an edit breaks.
+pub(super) fn broken(what: &'static str) -> Corruption {
+    Corruption { offset: 0, what }
+}

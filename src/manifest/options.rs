@@ -1,0 +1,112 @@
+//! The options of a keyspace on disk.
+
+use std::sync::Arc;
+
+use super::fields::{LIST_MAX, bounded, counter, text};
+use crate::{
+    base::Corruption,
+    format::{Reader, Writer},
+    merge::NUMBER_CUSTOM,
+};
+
+/// A compaction policy on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum StoredPolicy {
+    #[default]
+    LastWriterWins,
+    /// With its retention, in microseconds.
+    Tombstones(u64),
+    /// With the largest number of versions, and the smallest age in microseconds.
+    Mvcc(u64, u64),
+    /// With its name.
+    Custom(String),
+}
+
+impl StoredPolicy {
+    /// Stands before the name of a keyspace, apart from the rest.
+    pub(super) fn number(&self) -> u8 {
+        match self {
+            Self::LastWriterWins => 0,
+            Self::Tombstones(_) => 1,
+            Self::Mvcc(..) => 2,
+            Self::Custom(_) => 3,
+        }
+    }
+}
+
+/// What a keyspace's options say on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StoredOptions {
+    pub(crate) policy: StoredPolicy,
+    /// The merge strategy: 0 is last-wins; a custom one has a name.
+    pub(crate) merge: u8,
+    pub(crate) merge_name: String,
+    /// Which index segments get: 0 where it pays, 1 never, 2 always.
+    pub(crate) point_index: u8,
+    /// From which seqno on what is written lives how long, in microseconds (0: for ever), oldest first.
+    pub(crate) ttls: Arc<[(u64, u64)]>,
+}
+
+impl StoredOptions {
+    /// Appends what a line of the catalogue says behind the name; nothing, as in the first manifests, for the defaults.
+    pub(super) fn encode_tail(&self, out: &mut Writer) {
+        let keeps = self.policy != StoredPolicy::LastWriterWins || !self.ttls.is_empty();
+        if (self.merge, self.point_index) != (0, 0) || keeps {
+            out.u8(self.merge);
+            out.prefixed(self.merge_name.as_bytes());
+            out.u8(self.point_index);
+        }
+        if keeps {
+            let (first, second, name) = match &self.policy {
+                StoredPolicy::LastWriterWins => (0, 0, ""),
+                StoredPolicy::Tombstones(retention) => (*retention, 0, ""),
+                StoredPolicy::Mvcc(versions, age) => (*versions, *age, ""),
+                StoredPolicy::Custom(name) => (0, 0, name.as_str()),
+            };
+            out.varint(first);
+            out.varint(second);
+            out.prefixed(name.as_bytes());
+            out.varint(self.ttls.len() as u64);
+            for (from, ttl) in self.ttls.iter() {
+                out.varint(*from);
+                out.varint(*ttl);
+            }
+        }
+    }
+
+    /// Reads what [`StoredOptions::encode_tail`] appended, behind the number of the policy.
+    pub(super) fn decode_tail(policy: u8, body: &mut Reader<'_>) -> Result<Self, Corruption> {
+        if policy > 3 {
+            return Err(body.corrupt("a policy that this release knows"));
+        }
+        if body.remaining() == 0 && policy == 0 {
+            return Ok(Self::default());
+        }
+        let merge = body.u8("merge strategy")?;
+        let merge_name = text(body, "name of a strategy")?;
+        let point_index = body.u8("point index")?;
+        let custom = merge == NUMBER_CUSTOM;
+        let nothing_said = (merge, point_index) == (0, 0) && body.remaining() == 0;
+        if merge > NUMBER_CUSTOM || point_index > 2 || custom == merge_name.is_empty() || nothing_said {
+            return Err(body.corrupt("options that this release knows"));
+        }
+        let mut options = Self { merge, merge_name, point_index, ..Self::default() };
+        if body.remaining() > 0 || policy != 0 {
+            let (first, second) = (body.varint("policy")?, body.varint("policy")?);
+            let name = text(body, "name of a policy")?;
+            options.policy = match policy {
+                0 => StoredPolicy::LastWriterWins,
+                1 => StoredPolicy::Tombstones(first),
+                2 => StoredPolicy::Mvcc(first, second),
+                _ => StoredPolicy::Custom(name),
+            };
+            let count = bounded(body, "times to live", LIST_MAX)?;
+            let ttls = (0..count).map(|_| Ok((counter(body, "seqno")?, body.varint("time to live")?)));
+            options.ttls = ttls.collect::<Result<_, Corruption>>()?;
+            if !options.ttls.is_sorted_by_key(|(from, _)| *from) {
+                return Err(body.corrupt("times to live in order"));
+            }
+        }
+        Ok(options)
+    }
+}
