@@ -1,10 +1,19 @@
-//! What a machine must do: [`Env`], [`Dir`] and [`File`]. The durability contract stands in [`env`](crate::env).
+//! The traits of a machine: [`Env`], [`Dir`] and [`File`]. The durability contract stands in [`env`](crate::env).
 
-use std::{any::Any, fmt::Debug, io, path::Path, sync::Arc};
+use std::{
+    any::Any,
+    fmt::Debug,
+    io::{self, ErrorKind},
+    path::Path,
+    sync::Arc,
+};
 
 use super::map::Region;
 
 /// A machine: where files live, what time it is, who runs background work.
+///
+/// Implement it to store databases elsewhere, or wrap one to watch or disturb it. Later releases may add methods to this
+/// trait, [`Dir`] and [`File`], always with a default that keeps existing machines correct.
 pub trait Env: Debug + Send + Sync + 'static {
     /// Opens the directory at `path`; with `create`, makes it (mode 0700) and its missing parents first.
     ///
@@ -15,35 +24,39 @@ pub trait Env: Debug + Send + Sync + 'static {
     /// Removes an empty directory that [`Env::open_dir`] has made. Best effort; the default removes nothing.
     fn remove_dir(&self, _path: &Path) {}
 
-    /// The wall clock, in microseconds since 1970.
+    /// Reads the wall clock, in microseconds since 1970.
     fn wall_us(&self) -> u64;
 
-    /// A clock that never steps, in microseconds since some moment.
+    /// Reads a clock that never steps, in microseconds since some moment.
     fn monotonic_us(&self) -> u64;
 
-    /// 64 random bits.
+    /// Returns 64 random bits.
     fn entropy(&self) -> u64;
 
-    /// Who runs background work.
-    fn background(&self) -> Background;
+    /// Tells who runs background work; by default [`Background::Threads`].
+    fn background(&self) -> Background {
+        Background::Threads
+    }
 
-    /// A number below `below`, drawn from the seed of a simulated machine: where background steps run when
-    /// [`Background::Caller`] runs them. Machines with threads are never asked.
-    fn draw(&self, below: u32) -> u32;
+    /// Draws a number below `below` from the seed of a simulated machine: 0 runs a background step where
+    /// [`Background::Caller`] runs them. Machines with threads are never asked; the default is 0.
+    fn draw(&self, _below: u32) -> u32 {
+        0
+    }
 
-    /// How many files this process may have open at once, where there is a limit that the machine knows.
+    /// Returns how many files this process may have open at once; `None` (the default) where no limit is known.
     fn open_files_max(&self) -> Option<u64> {
         None
     }
 
-    /// Tells that the engine is at a named point between two steps that other threads may come between. A simulated
-    /// machine lets a test run another verb there ([`Sim::on_point`](crate::env::Sim::on_point)); other machines do
-    /// nothing.
+    /// Called at named points between two steps of the engine that other threads may come between. A simulated machine
+    /// lets a test run another verb there ([`Sim::on_point`](crate::env::Sim::on_point)); the default does nothing.
     fn pass(&self, _point: &'static str) {}
 }
 
 /// Who runs background work: flushes, compactions, interval syncs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Background {
     /// Named threads of the database.
     Threads,
@@ -54,41 +67,43 @@ pub enum Background {
 /// An open directory. Names are relative, with `/` between a sub-directory and a file; the engine makes them from
 /// numbers, never from stored text.
 pub trait Dir: Any + Debug + Send + Sync {
-    /// Where it was opened: for messages, since the directory may be elsewhere by now.
+    /// Returns the path it was opened by: for messages, since the directory may have moved.
     fn path(&self) -> &Path;
 
-    /// Locks the directory itself, shared or exclusively, until it is dropped; `false` if somebody else holds it.
+    /// Locks the directory itself, shared or exclusively, until it is dropped; `false` if another holder has it.
     fn try_lock(&self, exclusive: bool) -> io::Result<bool>;
 
     /// Gives the lock back.
     fn unlock(&self) -> io::Result<()>;
 
-    /// Takes every right to this directory from everybody but its owner (mode 0700).
-    fn restrict(&self) -> io::Result<()>;
+    /// Removes every access right to this directory but its owner's (mode 0700). The default does nothing: for machines
+    /// without users.
+    fn restrict(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Fails with `NotFound` when the directory, or a sub-directory that was in use, has been deleted.
     fn check_there(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Makes files durable that were written and closed; of one that fails its name is told. The default syncs one
-    /// after the other.
+    /// Makes files durable that were written and closed; an error names the file. The default syncs one after the other.
     fn sync_files(&self, names: &[String]) -> Result<(), (String, io::Error)> {
         names
             .iter()
             .try_for_each(|name| self.open(name).and_then(|file| file.sync()).map_err(|error| (name.clone(), error)))
     }
 
-    /// Whether `path`, which need not exist yet, leads to this directory or to a place inside it. The default compares
-    /// the paths as they are written.
+    /// Tells whether `path`, which need not exist yet, leads to this directory or into it. The default compares the paths
+    /// as they are written.
     fn contains(&self, path: &Path) -> bool {
         std::path::absolute(path).is_ok_and(|path| path.starts_with(self.path())) || path.starts_with(self.path())
     }
 
-    /// The names in the sub-directory `sub`, sorted; `""` is the directory itself.
+    /// Lists the names in the sub-directory `sub`, sorted; `""` is the directory itself.
     fn list(&self, sub: &str) -> io::Result<Vec<String>>;
 
-    /// Makes a sub-directory with mode 0700; an existing real directory is fine, a link or a file is an error.
+    /// Creates a sub-directory with mode 0700; an existing real directory is fine, a link or a file is an error.
     fn create_dir(&self, name: &str) -> io::Result<()>;
 
     /// Creates a file with mode 0600 that must not exist yet, for reading and writing.
@@ -97,7 +112,7 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// Opens an existing regular file for reading. Links and special files are refused.
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
-    /// The length of a regular file, which is not opened for it.
+    /// Returns the length of a regular file. The default opens it; machines that can do without should.
     fn file_len(&self, name: &str) -> io::Result<u64> {
         self.open(name)?.len()
     }
@@ -108,29 +123,35 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Removes a sub-directory that is empty. The default removes nothing.
+    /// Removes an empty sub-directory. The default fails with `Unsupported`: leftovers of a failed checkpoint stay.
     fn remove_dir(&self, name: &str) -> io::Result<()> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, format!("{name} cannot be removed on this machine")))
+        Err(unsupported(name, "removed"))
     }
 
-    /// Gives the finished file `name` a second name in another directory. Fails where hard links cannot reach.
-    fn link(&self, name: &str, to: &dyn Dir, to_name: &str) -> io::Result<()>;
+    /// Gives the finished file `name` a second name in another directory. Where that fails, as the default does with
+    /// `Unsupported`, the file is copied.
+    fn link(&self, name: &str, _to: &dyn Dir, _to_name: &str) -> io::Result<()> {
+        Err(unsupported(name, "linked"))
+    }
 
     /// Makes the names in the sub-directory `sub` durable. It needs no further open file where directories are held
     /// open, so that a failure means that the sync itself failed.
     fn sync_dir(&self, sub: &str) -> io::Result<()>;
 
-    /// Bytes that can still be written to this file system; an error where nobody can tell.
-    fn available_space(&self) -> io::Result<u64>;
+    /// Returns how many bytes can still be written to this file system. The default fails with `Unsupported`: not known.
+    fn available_space(&self) -> io::Result<u64> {
+        Err(unsupported("the free space", "told"))
+    }
 }
 
 /// An open regular file.
 #[expect(clippy::len_without_is_empty, reason = "a length on disk, not a container")]
 pub trait File: Debug + Send + Sync {
-    /// The length in bytes.
+    /// Returns the length in bytes.
     fn len(&self) -> io::Result<u64>;
 
-    /// What tells this file from every other one, whatever their names; always the same where the machine cannot tell.
+    /// Returns what tells this file from every other one, whatever their names; the default, for machines that cannot tell,
+    /// is always the same.
     fn identity(&self) -> (u64, u64) {
         (0, 0)
     }
@@ -141,16 +162,179 @@ pub trait File: Debug + Send + Sync {
     /// Writes all of `buf` at `offset`.
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
 
-    /// Reserves room so that the file can grow to `len` bytes; the bytes read as zero.
-    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Reserves room so that the file can grow to `len` bytes; the bytes read as zero. Where that fails, as the default does
+    /// with `Unsupported`, files grow as they are written.
+    fn allocate(&self, _len: u64) -> io::Result<()> {
+        Err(unsupported("room", "reserved"))
+    }
 
-    /// Cuts or extends the file.
-    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Cuts or extends the file. The default fails with `Unsupported`: room that was reserved is not given back.
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Err(unsupported("a file", "cut"))
+    }
 
     /// Makes the bytes and the length durable; `NotFound` for a file that has lost its last name, and would not be
     /// found again.
     fn sync(&self) -> io::Result<()>;
 
-    /// The bytes of the finished file, to read in place. The caller never writes or cuts it again.
-    fn map(&self) -> io::Result<Region>;
+    /// Returns the bytes of the finished file, to read in place. The caller never writes or cuts it again. Where that fails,
+    /// as the default does with `Unsupported`, the file is read by position.
+    fn map(&self) -> io::Result<Region> {
+        Err(unsupported("a file", "mapped"))
+    }
+}
+
+/// The error of what a machine cannot do.
+#[cold]
+fn unsupported(what: &str, done: &str) -> io::Error {
+    io::Error::new(ErrorKind::Unsupported, format!("{what} cannot be {done} on this machine"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::{Durability, KeyspaceOptions, Options};
+
+    type Names = Arc<Mutex<BTreeMap<String, Arc<Mutex<Vec<u8>>>>>>;
+
+    /// A machine with nothing but what it must have.
+    #[derive(Clone, Debug, Default)]
+    struct Least(Names);
+
+    #[derive(Debug)]
+    struct LeastDir(std::path::PathBuf, Names);
+
+    #[derive(Debug)]
+    struct LeastFile(Arc<Mutex<Vec<u8>>>);
+
+    impl Env for Least {
+        fn open_dir(&self, path: &Path, _create: bool) -> io::Result<Arc<dyn Dir>> {
+            Ok(Arc::new(LeastDir(path.to_path_buf(), Arc::clone(&self.0))))
+        }
+
+        fn wall_us(&self) -> u64 {
+            1
+        }
+
+        fn monotonic_us(&self) -> u64 {
+            1
+        }
+
+        fn entropy(&self) -> u64 {
+            1
+        }
+    }
+
+    impl LeastDir {
+        fn full(&self, name: &str) -> String {
+            self.0.join(name).to_string_lossy().into_owned()
+        }
+    }
+
+    impl Dir for LeastDir {
+        fn path(&self) -> &Path {
+            &self.0
+        }
+
+        fn try_lock(&self, _exclusive: bool) -> io::Result<bool> {
+            Ok(true)
+        }
+
+        fn unlock(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn list(&self, sub: &str) -> io::Result<Vec<String>> {
+            let inside = if sub.is_empty() { self.full("x") } else { self.full(&format!("{sub}/x")) };
+            let prefix = inside.strip_suffix('x').unwrap();
+            let names = self.1.lock();
+            Ok(names
+                .keys()
+                .filter_map(|name| name.strip_prefix(prefix))
+                .map(|rest| rest.split('/').next().unwrap().to_owned())
+                .collect())
+        }
+
+        fn create_dir(&self, _name: &str) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+            let bytes = Arc::default();
+            self.1.lock().insert(self.full(name), Arc::clone(&bytes));
+            Ok(Arc::new(LeastFile(bytes)))
+        }
+
+        fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+            let found = self.1.lock().get(&self.full(name)).cloned();
+            let bytes = found.ok_or(ErrorKind::NotFound)?;
+            Ok(Arc::new(LeastFile(bytes)))
+        }
+
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            let mut names = self.1.lock();
+            let bytes = names.remove(&self.full(from)).ok_or(ErrorKind::NotFound)?;
+            names.insert(self.full(to), bytes);
+            Ok(())
+        }
+
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.1.lock().remove(&self.full(name)).map(drop).ok_or_else(|| ErrorKind::NotFound.into())
+        }
+
+        fn sync_dir(&self, _sub: &str) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl File for LeastFile {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.0.lock().len() as u64)
+        }
+
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+            let from = usize::try_from(offset).unwrap();
+            let bytes = self.0.lock();
+            buf.copy_from_slice(bytes.get(from..from + buf.len()).ok_or(ErrorKind::UnexpectedEof)?);
+            Ok(())
+        }
+
+        fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+            let from = usize::try_from(offset).unwrap();
+            let mut bytes = self.0.lock();
+            let end = bytes.len().max(from + buf.len());
+            bytes.resize(end, 0);
+            bytes[from..from + buf.len()].copy_from_slice(buf);
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_machine_with_the_required_methods_alone_runs_a_database() {
+        let machine = Least::default();
+        let options = Options::new().env(machine).durability(Durability::Sync);
+        for round in 0..3 {
+            let db = options.open("db").unwrap();
+            let keyspace = db.keyspace("k", KeyspaceOptions::new().point_index(true)).unwrap();
+            for key in 0..200 {
+                keyspace.put(format!("{round}-{key:03}"), "value").unwrap();
+            }
+            db.flush().unwrap();
+            db.compact().unwrap();
+            assert_eq!(keyspace.range(..).count(), 200 * (round + 1));
+            assert!(db.verify().unwrap().is_clean());
+            db.checkpoint(format!("copy{round}")).unwrap();
+            db.close().unwrap();
+            let copy = options.open(format!("copy{round}")).unwrap();
+            assert!(copy.keyspace("k", KeyspaceOptions::new()).unwrap().contains("0-000").unwrap());
+        }
+    }
 }
