@@ -10,6 +10,10 @@
 #[expect(unreachable_pub, reason = "the fuzz crate takes the same file as a public module")]
 mod fuzz_bodies;
 
+#[path = "support/dice.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod dice;
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     fs,
@@ -22,6 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dice::Dice;
 use fuzz_bodies::{Body, TARGETS, original};
 
 /// Drawn inputs for each body; more for those that are cheap.
@@ -82,55 +87,46 @@ unsafe impl GlobalAlloc for Counted {
 #[global_allocator]
 static COUNTED: Counted = Counted;
 
-struct Draws(u64);
+fn byte(dice: &mut Dice) -> u8 {
+    dice.next().to_le_bytes()[0]
+}
 
-impl Draws {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[3]
-    }
-
-    fn bytes(&mut self, most: u64) -> Vec<u8> {
-        (0..self.next() % most).map(|_| self.byte()).collect()
-    }
+/// Fewer bytes than `limit`.
+fn bytes(dice: &mut Dice, limit: usize) -> Vec<u8> {
+    let len = dice.below(limit);
+    dice.bytes(len)
 }
 
 /// An input for a body: calls, noise, patches of a real file, or such a file with some bytes changed.
-fn draw(target: &str, draws: &mut Draws) -> Vec<u8> {
+fn draw(target: &str, dice: &mut Dice) -> Vec<u8> {
     if target == "map_merge" {
-        return draw_two(draws);
+        return draw_two(dice);
     }
-    let Some(mut file) = original(target) else { return draws.bytes(300) };
+    let Some(mut file) = original(target) else { return bytes(dice, 300) };
     // Which real file, and whether checksums are computed anew: bits that older bodies pass over.
-    let how = draws.byte() & 0b1_1110;
-    match draws.next() % 8 {
-        0 => draws.bytes(200),
+    let how = byte(dice) & 0b1_1110;
+    match dice.next() % 8 {
+        0 => bytes(dice, 200),
         1 | 2 => {
-            for _ in 0..=draws.next() % 3 {
-                let at = usize::try_from(draws.next()).unwrap_or(0) % file.len();
-                file.splice(at..at, draws.bytes(5));
-                let end = file.len().min(at + usize::from(draws.byte() % 9));
+            for _ in 0..=dice.next() % 3 {
+                let at = usize::try_from(dice.next()).unwrap_or(0) % file.len();
+                file.splice(at..at, bytes(dice, 5));
+                let end = file.len().min(at + usize::from(byte(dice) % 9));
                 file.drain(at..end);
             }
             [vec![how | 1], file].concat()
         }
         _ => {
             let mut input = vec![how];
-            for _ in 0..=draws.next() % 3 {
+            for _ in 0..=dice.next() % 3 {
                 // Ends of files are full of meaning.
                 let len = file.len() as u64;
-                let at = if draws.next().is_multiple_of(2) {
-                    draws.next() % len
+                let at = if dice.next().is_multiple_of(2) {
+                    dice.next() % len
                 } else {
-                    len - 1 - draws.next() % len.min(120)
+                    len - 1 - dice.next() % len.min(120)
                 };
-                let patch = draws.bytes(6);
+                let patch = bytes(dice, 6);
                 input.extend_from_slice(&u16::try_from(at).unwrap_or(0).to_le_bytes());
                 input.push(u8::try_from(patch.len()).unwrap_or(0));
                 input.extend(patch);
@@ -141,11 +137,11 @@ fn draw(target: &str, draws: &mut Draws) -> Vec<u8> {
 }
 
 /// An input for merging two maps, of which one or both are damaged, or none.
-fn draw_two(draws: &mut Draws) -> Vec<u8> {
+fn draw_two(dice: &mut Dice) -> Vec<u8> {
     let [first, second] = [(); 2]
-        .map(|()| if draws.next().is_multiple_of(2) { draw("map_open", draws) } else { vec![draws.byte() & 0b1100] });
+        .map(|()| if dice.next().is_multiple_of(2) { draw("map_open", dice) } else { vec![byte(dice) & 0b1100] });
     let len = u16::try_from(first.len()).unwrap_or(0).to_le_bytes();
-    [&[draws.byte()], len.as_slice(), &first, &second].concat()
+    [&[byte(dice)], len.as_slice(), &first, &second].concat()
 }
 
 /// What runs, for the one who watches.
@@ -209,13 +205,13 @@ fn seeds_are_written_where_they_are_asked_for() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = asked.as_deref().map_or(scratch.path(), Path::new);
     for (target, _) in targets() {
-        let mut draws = Draws(0x2545_f491_4f6c_dd1d);
+        let mut dice = Dice(0);
         let whole = original(target).map(|file| [vec![1], file].concat());
         let seeds = (0..16).map(|_| {
             // Several of those that the tests draw: patches, calls and pieces go on one behind the other.
-            let mut input = draw(target, &mut draws);
+            let mut input = draw(target, &mut dice);
             while input.len() < 600 && original(target).is_none() && target != "map_merge" {
-                input.extend(draws.bytes(600));
+                input.extend(bytes(&mut dice, 600));
             }
             input
         });
@@ -254,8 +250,8 @@ fn drawn_inputs_pass() {
     for (target, body) in targets() {
         let number = (1..).zip(TARGETS).find(|(_, (other, _))| *other == target).map_or(0, |(number, _)| number);
         let began = Instant::now();
-        let (mut draws, count) = (Draws(0x9e37_79b9_7f4a_7c15 ^ number), drawn(target));
-        run(target, body, (0..count).map(|number| (format!("drawn input {number}"), draw(target, &mut draws))));
+        let (mut dice, count) = (Dice(number), drawn(target));
+        run(target, body, (0..count).map(|number| (format!("drawn input {number}"), draw(target, &mut dice))));
         println!("{target}: {count} inputs, {:.1?}", began.elapsed());
     }
     println!("at most {} KiB of memory", MOST.load(Ordering::Relaxed) >> 10);

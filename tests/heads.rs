@@ -6,28 +6,24 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+#[path = "support/dice.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod dice;
+
 use std::{
     collections::BTreeMap,
     time::{Duration, SystemTime},
 };
 
 use chronolith::{Bytes, Error, Keyspace, KeyspaceOptions, Options, Policy, Receipt, View, env};
+use dice::Dice;
 
-const KEYS: u64 = 600;
+const KEYS: usize = 600;
 const TTL: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
-
 /// Three queues, one behind the other.
-fn key(number: u64) -> String {
+fn key(number: usize) -> String {
     format!("queue{}/{:04}", number / (KEYS / 3), number % (KEYS / 3))
 }
 
@@ -120,8 +116,7 @@ fn run(seed: u64) -> Result<(), String> {
     let mut views: Vec<(View, bool)> = Vec::new();
     let mut value = 0;
     for _ in 0..400 {
-        let at = usize::try_from(dice.below(4)).unwrap();
-        let queues = &mut all[at];
+        let queues = &mut all[dice.below(4)];
         match dice.below(16) {
             0..4 => {
                 // A row of keys is put or deleted, in one commit.
@@ -168,11 +163,11 @@ fn run(seed: u64) -> Result<(), String> {
                     }
                 }
             }
-            10 => sim.set_time(sim.now() + Duration::from_secs(dice.below(50))),
+            10 => sim.set_time(sim.now() + Duration::from_secs(dice.next() % 50)),
             11 => views.push((db.snapshot(), false)),
             12 => {
                 let now = u64::from(db.seqno());
-                match db.as_of(now - dice.below(now.min(60))) {
+                match db.as_of(now - dice.next() % now.min(60)) {
                     Ok(view) => views.push((view, true)),
                     Err(error) => assert!(matches!(error, Error::HistoryTrimmed { .. }), "{error}"),
                 }
@@ -181,7 +176,7 @@ fn run(seed: u64) -> Result<(), String> {
             14 if dice.below(6) == 0 => drop(db.compact().unwrap()),
             _ => {
                 if views.len() > 6 {
-                    drop(views.swap_remove(usize::try_from(dice.below(6)).unwrap()));
+                    drop(views.swap_remove(dice.below(6)));
                 }
             }
         }

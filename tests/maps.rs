@@ -5,6 +5,10 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+#[path = "support/dice.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod dice;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -25,6 +29,7 @@ use chronolith::{
     merge::append_items,
     phash::{Hash, Map, MapBuilder, MergeOptions, Mphf, merge_to},
 };
+use dice::Dice;
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -39,42 +44,9 @@ fn seed() -> u64 {
     number_of("CHRONOLITH_MAPS_SEED", 1)
 }
 
-struct Draws(u64);
-
-impl Draws {
-    fn new(of: u64) -> Self {
-        Self((seed() << 32 ^ of ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() >> 11).unwrap() % bound.max(1)
-    }
-
-    fn one_in(&mut self, many: usize) -> bool {
-        self.below(many) == 0
-    }
-
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(len + 8);
-        while bytes.len() < len {
-            bytes.extend_from_slice(&self.next().to_le_bytes());
-        }
-        bytes.truncate(len);
-        bytes
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for index in (1..items.len()).rev() {
-            items.swap(index, self.below(index + 1));
-        }
-    }
+/// The numbers of one case.
+fn dice_of(case: u64) -> Dice {
+    Dice(seed() << 32 ^ case)
 }
 
 /// Lengths that the keys or the values of a map have.
@@ -85,57 +57,57 @@ enum Lengths {
 }
 
 impl Lengths {
-    fn draw(self, draws: &mut Draws) -> usize {
+    fn draw(self, dice: &mut Dice) -> usize {
         match self {
             Self::Alike(len) => len,
-            Self::Mixed(most) => draws.below(most + 1),
+            Self::Mixed(most) => dice.below(most + 1),
         }
     }
 }
 
 /// Drawn entries; keys are numbered from a small pool, so that maps have some in common.
-fn draw_content(draws: &mut Draws, count: usize, keys: Lengths, values: Lengths) -> Content {
+fn draw_content(dice: &mut Dice, count: usize, keys: Lengths, values: Lengths) -> Content {
     let mut content = Content::new();
     let mut tries = 0;
     while content.len() < count && tries < 4 * count + 8 {
         tries += 1;
-        let number = draws.below(2 * count);
-        let len = keys.draw(draws);
+        let number = dice.below(2 * count);
+        let len = keys.draw(dice);
         // Keys with nothing but a beginning in common, and keys with all but an end.
         let mut key = number.to_le_bytes().to_vec();
         if number.is_multiple_of(3) {
             key.reverse();
         }
         key.resize(len.max(if len == 0 { 0 } else { 4 }), 7);
-        let value = values.draw(draws);
-        content.insert(key, draws.bytes(value));
+        let value = values.draw(dice);
+        content.insert(key, dice.bytes(value));
     }
-    if draws.one_in(50) && count > 0 {
-        let largest = draws.bytes(300_000);
+    if dice.one_in(50) && count > 0 {
+        let largest = dice.bytes(300_000);
         content.insert(vec![9; 65_536], largest);
     }
     content
 }
 
 /// A size class: mostly small ones, some with several partitions, some that do not fit the least memory.
-fn draw_count(draws: &mut Draws) -> usize {
-    match draws.below(16) {
+fn draw_count(dice: &mut Dice) -> usize {
+    match dice.below(16) {
         0 => 0,
-        1..=3 => 1 + draws.below(3),
-        4..=9 => draws.below(300),
-        10..=13 => draws.below(9000),
-        _ => 30_000 + draws.below(20_000),
+        1..=3 => 1 + dice.below(3),
+        4..=9 => dice.below(300),
+        10..=13 => dice.below(9000),
+        _ => 30_000 + dice.below(20_000),
     }
 }
 
-fn draw_lengths(draws: &mut Draws) -> (Lengths, Lengths) {
-    let keys = match draws.below(4) {
+fn draw_lengths(dice: &mut Dice) -> (Lengths, Lengths) {
+    let keys = match dice.below(4) {
         0 => Lengths::Mixed(60),
         1 => Lengths::Mixed(4),
         2 => Lengths::Alike(8),
         _ => Lengths::Alike(40),
     };
-    let values = match draws.below(5) {
+    let values = match dice.below(5) {
         0 => Lengths::Alike(0),
         1 => Lengths::Alike(8),
         2 => Lengths::Alike(100),
@@ -159,7 +131,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 /// That a map says exactly this, asked in every way.
-fn check(map: &Map, content: &Content, draws: &mut Draws) {
+fn check(map: &Map, content: &Content, dice: &mut Dice) {
     assert_eq!((map.len(), map.is_empty()), (content.len() as u64, content.is_empty()));
     for (key, value) in content {
         assert_eq!(map.get(key).unwrap().unwrap(), value.as_slice(), "{}", key.escape_ascii());
@@ -174,8 +146,8 @@ fn check(map: &Map, content: &Content, draws: &mut Draws) {
     assert!(together.iter().map(|value| value.as_deref()).eq(content.values().map(|value| Some(value.as_slice()))));
     assert_eq!(map.multi_get(["no such key"; 40]).unwrap(), vec![None; 40]);
     for _ in 0..50 {
-        let len = draws.below(30);
-        let key = draws.bytes(len);
+        let len = dice.below(30);
+        let key = dice.bytes(len);
         assert_eq!(map.get(&key).unwrap().as_deref(), content.get(&key).map(Vec::as_slice));
     }
     let forwards: Vec<_> = map.iter().map(Result::unwrap).collect();
@@ -188,7 +160,7 @@ fn check(map: &Map, content: &Content, draws: &mut Draws) {
     let (mut iter, mut front, mut back) = (map.iter(), Vec::new(), Vec::new());
     loop {
         assert_eq!(iter.size_hint().0 + front.len() + back.len(), forwards.len());
-        let item = if draws.one_in(2) {
+        let item = if dice.one_in(2) {
             iter.next().map(|item| front.push(item.unwrap()))
         } else {
             iter.next_back().map(|item| back.push(item.unwrap()))
@@ -209,18 +181,18 @@ fn what_goes_in_comes_out_whatever_the_order_the_memory_and_the_threads() {
     let path = dir.path().join("map");
     let mut spilled = 0;
     for case in 0..number_of("CHRONOLITH_MAPS_CASES", 48) {
-        let draws = &mut Draws::new(case);
-        let (keys, values) = draw_lengths(draws);
-        let count = draw_count(draws);
-        let content = draw_content(draws, count, keys, values);
-        let seed = if draws.one_in(3) { 0 } else { draws.next() };
+        let dice = &mut dice_of(case);
+        let (keys, values) = draw_lengths(dice);
+        let count = draw_count(dice);
+        let content = draw_content(dice, count, keys, values);
+        let seed = if dice.one_in(3) { 0 } else { dice.next() };
         let mut entries: Vec<_> = content.iter().collect();
         let map = MapBuilder::new().seed(seed).build_to(&path, entries.iter().copied()).unwrap();
         assert_eq!((map.seed(), map.path()), (seed, path.as_path()));
-        check(&map, &content, draws);
+        check(&map, &content, dice);
         let bytes = fs::read(&path).unwrap();
-        draws.shuffle(&mut entries);
-        let threads = 1 + draws.below(3);
+        dice.shuffle(&mut entries);
+        let threads = 1 + dice.below(3);
         // Looked at from inside the iterator: whether anything had to be spilled.
         let mut files = 0;
         let entries = entries.into_iter().enumerate().inspect(|(index, _)| {
@@ -232,7 +204,7 @@ fn what_goes_in_comes_out_whatever_the_order_the_memory_and_the_threads() {
         drop(builder.build_to(&path, entries.map(|(_, entry)| entry)).unwrap());
         spilled += u32::from(files > 1);
         assert!(fs::read(&path).unwrap() == bytes, "case {case}: other bytes with {threads} threads and little memory");
-        check(&Map::open(&path).unwrap(), &content, draws);
+        check(&Map::open(&path).unwrap(), &content, dice);
         assert_eq!(names(dir.path()), ["map"], "case {case}: nothing is left beside the map");
     }
     assert!(spilled >= 3, "only {spilled} cases spilled");
@@ -264,7 +236,7 @@ fn expected(strategy: &MergeStrategy, values: &[Vec<u8>]) -> Option<Vec<u8>> {
 }
 
 /// That a merged map holds what the strategy makes of these.
-fn check_merged(merged: &Map, strategy: &MergeStrategy, all: &BTreeMap<Vec<u8>, Vec<Vec<u8>>>, draws: &mut Draws) {
+fn check_merged(merged: &Map, strategy: &MergeStrategy, all: &BTreeMap<Vec<u8>, Vec<Vec<u8>>>, dice: &mut Dice) {
     if matches!(strategy, MergeStrategy::Append) {
         assert_eq!(merged.len(), all.len() as u64);
         for (key, values) in all {
@@ -275,7 +247,7 @@ fn check_merged(merged: &Map, strategy: &MergeStrategy, all: &BTreeMap<Vec<u8>, 
         return merged.verify().unwrap();
     }
     let content = all.iter().map(|(key, values)| (key.clone(), expected(strategy, values).unwrap())).collect();
-    check(merged, &content, draws);
+    check(merged, &content, dice);
 }
 
 #[test]
@@ -283,7 +255,7 @@ fn merging_gives_what_the_strategy_says_of_the_values_in_the_order_of_the_maps()
     let dir = tempfile::tempdir().unwrap();
     let (mut spilled, mut refused) = (0, 0);
     for case in 0..number_of("CHRONOLITH_MAPS_CASES", 36) {
-        let draws = &mut Draws::new(1000 + case);
+        let dice = &mut dice_of(1000 + case);
         let strategies = [
             MergeStrategy::LastWins,
             MergeStrategy::FirstWins,
@@ -292,19 +264,19 @@ fn merging_gives_what_the_strategy_says_of_the_values_in_the_order_of_the_maps()
             MergeStrategy::ErrorOnDuplicate,
             MergeStrategy::custom("joined", Joined),
         ];
-        let strategy = &strategies[draws.below(strategies.len())];
-        let (keys, mut values) = draw_lengths(draws);
-        if matches!(strategy, MergeStrategy::Sum) && !draws.one_in(8) {
+        let strategy = &strategies[dice.below(strategies.len())];
+        let (keys, mut values) = draw_lengths(dice);
+        if matches!(strategy, MergeStrategy::Sum) && !dice.one_in(8) {
             values = Lengths::Alike(8);
         }
-        let how_many = draws.below(4);
-        let seeds = [[0; 4], [0, 0, 5, 0], [1, 2, 3, 4]][draws.below(3)];
+        let how_many = dice.below(4);
+        let seeds = [[0; 4], [0, 0, 5, 0], [1, 2, 3, 4]][dice.below(3)];
         let mut all: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
         let mut maps = Vec::new();
         for (number, seed) in seeds.into_iter().enumerate().take(how_many) {
-            let count = draw_count(draws);
-            let mut content = draw_content(draws, count, keys, values);
-            if matches!(strategy, MergeStrategy::Sum) && !draws.one_in(8) {
+            let count = draw_count(dice);
+            let mut content = draw_content(dice, count, keys, values);
+            if matches!(strategy, MergeStrategy::Sum) && !dice.one_in(8) {
                 // Sums that fit.
                 content.retain(|_, value| value.len() == 8);
                 for value in content.values_mut() {
@@ -320,7 +292,7 @@ fn merging_gives_what_the_strategy_says_of_the_values_in_the_order_of_the_maps()
         let maps: Vec<&Map> = maps.iter().collect();
         let before = names(dir.path());
         let path = dir.path().join("merged");
-        let seed = if draws.one_in(2) { seeds[0] } else { draws.next() };
+        let seed = if dice.one_in(2) { seeds[0] } else { dice.next() };
         let merge = |budget: u64, threads: usize, files: &AtomicU64| {
             let options = MergeOptions::default().memory_budget(budget).threads(threads).seed(seed);
             let told = options.progress(|done| {
@@ -343,9 +315,9 @@ fn merging_gives_what_the_strategy_says_of_the_values_in_the_order_of_the_maps()
             }
             assert_eq!(names(dir.path()), before, "case {case}: nothing is left of a merge that was refused");
         } else {
-            check_merged(&merged.unwrap(), strategy, &all, draws);
+            check_merged(&merged.unwrap(), strategy, &all, dice);
             let bytes = fs::read(&path).unwrap();
-            let (threads, files) = (1 + draws.below(3), AtomicU64::new(0));
+            let (threads, files) = (1 + dice.below(3), AtomicU64::new(0));
             drop(merge(0, threads, &files).unwrap());
             // The inputs, the map before and the one being written are there anyway.
             spilled += u32::from(files.into_inner() > how_many as u64 + 2);
@@ -368,14 +340,14 @@ fn a_duplicate_is_named_wherever_it_hides_and_the_file_before_stays() {
     let path = dir.path().join("map");
     let old = MapBuilder::new().build_to(&path, [("old", "value")]).unwrap();
     let bytes = fs::read(&path).unwrap();
-    let draws = &mut Draws::new(7);
+    let dice = &mut dice_of(7);
     for count in [2, 3, 50, 5000, 30_000] {
         for budget in [SMALL_BUDGET, 256 << 20] {
             let mut entries = several_mib();
             entries.truncate(count);
-            let (from, to) = (draws.below(count), draws.below(count));
+            let (from, to) = (dice.below(count), dice.below(count));
             let twice = entries[from].0.clone();
-            entries.insert(to, (twice.clone(), draws.bytes(150)));
+            entries.insert(to, (twice.clone(), dice.bytes(150)));
             let built = MapBuilder::new().memory_budget(budget).threads(2).build_to(&path, entries);
             assert!(matches!(built, Err(Error::Duplicate { key }) if key == twice), "{count} keys, {from} and {to}");
             assert_eq!(names(dir.path()), ["map"]);
@@ -730,10 +702,10 @@ fn any_flip_and_any_cut_of_a_map_is_told_and_never_gives_a_wrong_answer() {
         (Lengths::Alike(4), Lengths::Alike(0), 1),
         (Lengths::Mixed(3), Lengths::Mixed(3), 3),
     ] {
-        let draws = &mut Draws::new(count as u64);
+        let dice = &mut dice_of(count as u64);
         let content: Content =
-            draw_content(draws, count, keys, values).into_iter().filter(|(key, _)| key.len() < 100).collect();
-        let seed = draws.next();
+            draw_content(dice, count, keys, values).into_iter().filter(|(key, _)| key.len() < 100).collect();
+        let seed = dice.next();
         drop(MapBuilder::new().seed(seed).build_to(&path, &content).unwrap());
         let good = fs::read(&path).unwrap();
         assert!(try_damaged(&damaged, &good, &content, "undamaged"));
@@ -743,7 +715,7 @@ fn any_flip_and_any_cut_of_a_map_is_told_and_never_gives_a_wrong_answer() {
         };
         for at in 0..good.len() {
             let masks =
-                if full { (0..8).map(|bit| 1 << bit).collect() } else { vec![draws.next().to_le_bytes()[0].max(1)] };
+                if full { (0..8).map(|bit| 1 << bit).collect() } else { vec![dice.next().to_le_bytes()[0].max(1)] };
             for mask in masks {
                 let mut bad = good.clone();
                 bad[at] ^= mask;
@@ -753,7 +725,7 @@ fn any_flip_and_any_cut_of_a_map_is_told_and_never_gives_a_wrong_answer() {
         }
         for more in [1, 40, 4096] {
             told(&[good.as_slice(), &vec![0; more]].concat(), format!("{more} zeros more"));
-            told(&[good.as_slice(), &draws.bytes(more)].concat(), format!("{more} bytes more"));
+            told(&[good.as_slice(), &dice.bytes(more)].concat(), format!("{more} bytes more"));
         }
         for at in (0..good.len()).step_by(16) {
             let mut bad = good.clone();
@@ -864,13 +836,13 @@ fn fold(a: u64, b: u64) -> u64 {
 #[test]
 fn a_bucket_chosen_so_that_nothing_in_it_clashes_takes_no_longer() {
     const MIX: [u64; 2] = [0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b];
-    let draws = &mut Draws::new(3);
+    let dice = &mut dice_of(3);
     for count in [1000, 10_000, 45_000] {
         // All routes are zero; positions under the first multiplier are apart, so that no comparison ends early.
         let positions = (count * 100_usize).div_ceil(99);
         let (mut used, mut hashes) = (vec![false; positions], Vec::new());
         while hashes.len() < count {
-            let low = draws.next();
+            let low = dice.next();
             let place = fold(MIX[0], low ^ MIX[1]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let base = usize::try_from((u128::from(place) * positions as u128) >> 64).unwrap();
             if !std::mem::replace(&mut used[base], true) {
@@ -907,7 +879,7 @@ fn keys_with_much_in_common_make_maps_like_any_others() {
         let began = Instant::now();
         let map = MapBuilder::new().build_to(&path, &content).unwrap();
         assert!(began.elapsed() < Duration::from_secs(20), "{what}: {:?}", began.elapsed());
-        check(&map, &content, &mut Draws::new(0));
+        check(&map, &content, &mut dice_of(0));
     }
 }
 

@@ -30,6 +30,7 @@ use chronolith::{
     Bytes, Cursor, Db, Durability, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, Range, Receipt,
     View, env, merge::append_items,
 };
+use dice::Dice;
 use past::{Era, HOUR, Keeping, Life, MINUTE, Moment, SECOND, Said, What, micros, time_of};
 use tempfile::TempDir;
 use world::Stamp;
@@ -126,34 +127,11 @@ macro_rules! ensure {
     };
 }
 
+#[path = "../support/dice.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod dice;
 mod past;
 mod world;
-
-/// Random numbers that follow from a seed.
-#[derive(Clone)]
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, below: usize) -> usize {
-        usize::try_from(self.next() % below.max(1) as u64).unwrap_or(0)
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn of<T: Clone>(&mut self, from: &[T]) -> Option<T> {
-        from.get(self.below(from.len())).cloned()
-    }
-}
 
 /// Two ends, in the form in which the right range type takes them.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use std::{
 
 use chronolith::{CompactionPolicy, Keyspace, KeyspaceOptions, Policy, VersionInfo};
 
-use super::{Dice, Fill, KEYS, Span, State, Strategy, Value, Write};
+use super::{Fill, KEYS, Span, State, Strategy, Value, Write, dice::Dice};
 
 /// In microseconds, as all times here.
 pub(super) const SECOND: u64 = 1_000_000;

@@ -13,6 +13,12 @@ use chronolith::{
     Bytes, CompactionPolicy, Db, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Policy, VersionInfo, View,
 };
 
+#[path = "../support/dice.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod dice;
+
+pub(crate) use dice::Dice;
+
 pub(crate) type Outcome<T = ()> = Result<T, String>;
 
 /// Longer than any run.
@@ -24,28 +30,6 @@ macro_rules! ensure {
             return Err(format!($($words)+));
         }
     };
-}
-
-/// Random numbers that follow from a seed.
-#[derive(Clone, Debug)]
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, below: usize) -> usize {
-        usize::try_from(self.next() % below.max(1) as u64).unwrap_or(0)
-    }
-
-    pub(crate) fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
 }
 
 /// What several writes of a key mean.
