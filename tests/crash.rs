@@ -18,6 +18,10 @@
 #![expect(clippy::print_stdout, reason = "the counts are what the tests show")]
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "support/strategies.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod strategies;
+
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
@@ -33,11 +37,12 @@ use std::{
 };
 
 use chronolith::{
-    CompactionPolicy, Db, Durability, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, Policy, Range,
-    Receipt, VersionInfo, View,
+    CompactionPolicy, Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Policy, Range, Receipt, VersionInfo,
+    View,
     env::{Background, Dir, Env, Fault, File, Loss, Region, Sim},
     merge::append_items,
 };
+use strategies::Strategy;
 
 const DB: &str = "db";
 const COPY: &str = "copy";
@@ -200,14 +205,6 @@ fn is_owed(name: &str) -> bool {
     name == "wiped" || name.starts_with("kept") || name.ends_with(" kept")
 }
 
-struct Joined;
-
-impl Merge for Joined {
-    fn merge(&self, _key: &[u8], older: &[u8], newer: &[u8]) -> Result<Vec<u8>, Error> {
-        Ok([older, newer].concat())
-    }
-}
-
 impl Sort {
     fn of(name: &str) -> Self {
         match name {
@@ -219,6 +216,17 @@ impl Sort {
             "kept" | "kept indexed" | "graves" | "odd" => Self::Alike,
             "brief" | "brief kept" => Self::Brief,
             _ => Self::Plain,
+        }
+    }
+
+    fn strategy(self) -> Strategy {
+        match self {
+            Self::Plain | Self::Alike | Self::Brief => Strategy::LastWins,
+            Self::Sum => Strategy::Sum,
+            Self::List => Strategy::Append,
+            Self::Own => Strategy::Joined(""),
+            Self::First => Strategy::FirstWins,
+            Self::Once => Strategy::ErrorOnDuplicate,
         }
     }
 
@@ -277,14 +285,12 @@ impl Sort {
 fn options_of(name: &str) -> KeyspaceOptions {
     let new = stored_options_of(name);
     let new = policy_of(name).map_or(new.clone(), |policy| new.policy(policy));
+    let new = new.merge(Sort::of(name).strategy().option());
     match Sort::of(name) {
         Sort::Plain | Sort::Alike if name.ends_with("indexed") => new.point_index(true),
-        Sort::Plain | Sort::Own | Sort::Alike => new,
+        Sort::Sum | Sort::First => new.point_index(true),
         Sort::Brief => new.ttl(TTL),
-        Sort::Sum => new.merge(MergeStrategy::Sum).point_index(true),
-        Sort::List => new.merge(MergeStrategy::Append),
-        Sort::First => new.merge(MergeStrategy::FirstWins).point_index(true),
-        Sort::Once => new.merge(MergeStrategy::ErrorOnDuplicate),
+        _ => new,
     }
 }
 
@@ -292,7 +298,7 @@ fn options_of(name: &str) -> KeyspaceOptions {
 fn stored_options_of(name: &str) -> KeyspaceOptions {
     let new = KeyspaceOptions::new();
     match name {
-        "own" => new.merge(MergeStrategy::custom("joined", Joined)),
+        "own" => new.merge(Sort::Own.strategy().option()),
         "odd" => new.policy(Policy::custom("odd", Odd)),
         _ => new,
     }
@@ -912,14 +918,14 @@ impl Event {
                     let keys = state.entry(op.keyspace().to_owned()).or_default();
                     match *op {
                         Op::Put { key, .. } | Op::Merge { key, .. }
-                            if matches!(sort, Sort::First | Sort::Once) && keys.contains_key(&key_of(key)) => {}
-                        Op::Merge { key, len, .. } if matches!(sort, Sort::Sum | Sort::List | Sort::Own) => {
+                            if sort.strategy().decides() && keys.contains_key(&key_of(key)) => {}
+                        Op::Merge { key, len, .. } if sort.strategy().folds() => {
                             let operand = sort.value(self.number, key, len);
                             let nothing = if sort == Sort::Sum { (8, 0) } else { (0, 0) };
                             let value = keys.entry(key_of(key)).or_insert(nothing);
                             *value = sort.then(*value, &operand);
                         }
-                        Op::Put { key, len, .. } if !matches!(sort, Sort::Plain | Sort::Alike | Sort::Brief) => {
+                        Op::Put { key, len, .. } if sort.strategy() != Strategy::LastWins => {
                             keys.insert(key_of(key), sort.digest_of_put(&sort.value(self.number, key, len)));
                         }
                         Op::Put { key, len, .. } | Op::Merge { key, len, .. } => {
@@ -1282,12 +1288,7 @@ impl<'a> Past<'a> {
                 }
                 if let What::Write(ops) = &event.what
                     && ops.len() + 1 != commit.writes as usize
-                    && ops.iter().all(|op| {
-                        !matches!(
-                            Sort::of(op.keyspace()),
-                            Sort::First | Sort::Once | Sort::Own | Sort::Sum | Sort::List
-                        )
-                    })
+                    && ops.iter().all(|op| Sort::of(op.keyspace()).strategy() == Strategy::LastWins)
                 {
                     return Err(format!("commit {seqno} had {} operations, told are {}", ops.len() + 1, commit.writes));
                 }

@@ -24,6 +24,10 @@
     reason = "a test fails by panicking and tells what it ran"
 )]
 
+#[path = "support/strategies.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod strategies;
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
@@ -40,9 +44,10 @@ use std::{
 };
 
 use chronolith::{
-    Db, Durability, Error, Keyspace, KeyspaceOptions, MergeStrategy, Options, Policy, Range, ReadOutcome, ReadStep,
+    Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Policy, Range, ReadOutcome, ReadStep,
     env::{Fault, Loss, Sim},
 };
+use strategies::Strategy;
 
 /// No step over files of some kilobytes asks for more memory at once.
 const LARGEST_REQUEST: usize = 16 << 20;
@@ -121,14 +126,20 @@ fn names(spaces: Spaces) -> Vec<&'static str> {
 }
 
 impl Sort {
-    fn options(self) -> KeyspaceOptions {
-        let new = KeyspaceOptions::new();
+    fn strategy(self) -> Strategy {
         match self {
-            Self::Plain => new,
-            Self::Indexed => new.point_index(true),
-            Self::Sum => new.merge(MergeStrategy::Sum).point_index(true),
-            Self::List => new.merge(MergeStrategy::Append),
-            Self::First => new.merge(MergeStrategy::FirstWins),
+            Self::Sum => Strategy::Sum,
+            Self::List => Strategy::Append,
+            Self::First => Strategy::FirstWins,
+            Self::Plain | Self::Indexed | Self::Kept | Self::KeptIndexed => Strategy::LastWins,
+        }
+    }
+
+    fn options(self) -> KeyspaceOptions {
+        let new = KeyspaceOptions::new().merge(self.strategy().option());
+        match self {
+            Self::Plain | Self::List | Self::First => new,
+            Self::Indexed | Self::Sum => new.point_index(true),
             Self::Kept => new.policy(Policy::mvcc(2, Duration::from_secs(3600))),
             Self::KeptIndexed => Self::Kept.options().point_index(true),
         }
@@ -136,21 +147,15 @@ impl Sort {
 
     /// What a put makes of a keyspace.
     fn put(self, content: &mut Content, key: &[u8], value: &[u8]) {
-        match self {
-            Self::First => drop(content.entry(key.to_vec()).or_insert_with(|| value.to_vec())),
-            Self::List => drop(content.insert(key.to_vec(), item(value))),
-            _ => drop(content.insert(key.to_vec(), value.to_vec())),
+        if !(self.strategy().decides() && content.contains_key(key)) {
+            content.insert(key.to_vec(), self.strategy().fold([value]).unwrap());
         }
     }
 
     /// What an operand makes of it.
     fn merge(self, content: &mut Content, key: &[u8], operand: &[u8]) {
-        match (self, content.get_mut(key)) {
-            (Self::Sum, Some(sum)) => {
-                let number = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().unwrap());
-                *sum = (number(sum) + number(operand)).to_le_bytes().to_vec();
-            }
-            (Self::List, Some(list)) => list.extend(item(operand)),
+        match content.get_mut(key) {
+            Some(value) if self.strategy().folds() => *value = self.strategy().add(value, operand).unwrap(),
             _ => self.put(content, key, operand),
         }
     }
@@ -159,12 +164,6 @@ impl Sort {
     fn late(self) -> &'static [u8] {
         if self == Self::Sum { b"\x07\0\0\0\0\0\0\0" } else { b"late" }
     }
-}
-
-/// A short item as it stands in a list: behind its length.
-fn item(value: &[u8]) -> Vec<u8> {
-    assert!(value.len() < 128, "longer lengths have more bytes");
-    [&[u8::try_from(value.len()).unwrap()], value].concat()
 }
 
 /// The database just after a commit.

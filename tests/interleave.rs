@@ -618,7 +618,7 @@ impl Stage {
         let (keyspace, life, number, expected, value) = {
             let mut world = self.world();
             let which = |kind: &Kind| {
-                let decides = matches!(kind.strategy, Strategy::FirstWins | Strategy::ErrorOnDuplicate);
+                let decides = kind.strategy.decides();
                 kind.strategy == Strategy::LastWins || insert && decides
             };
             let Some((life, keyspace)) = world.life(which) else { return Ok(()) };
@@ -837,7 +837,7 @@ impl Stage {
         world.say(format!("histories as of {}", looked.seqno()));
         world.compare(|truth, _| {
             for (at, life) in truth.lives.iter().enumerate().filter(|(_, life)| looked.reads(life) == Some(true)) {
-                if life.kind.strategy == Strategy::Joined && life.dropped.is_some() {
+                if life.kind.strategy.is_custom() && life.dropped.is_some() {
                     continue;
                 }
                 let keyspace = looked.view.keyspace(life.kind.name).map_err(|error| error.to_string())?;

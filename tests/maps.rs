@@ -3,11 +3,14 @@
 //! Entries are drawn, built over and merged, and held against a map in memory. `CHRONOLITH_MAPS_SEED` sets another seed,
 //! `CHRONOLITH_MAPS_CASES` how many cases each property gets, `CHRONOLITH_MAPS_FULL=1` flips every bit instead of one in each byte.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "support/dice.rs"]
 #[expect(dead_code, reason = "a part of it is for other tests")]
 mod dice;
+#[path = "support/strategies.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod strategies;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +33,7 @@ use chronolith::{
     phash::{Hash, Map, MapBuilder, MergeOptions, Mphf, merge_to},
 };
 use dice::Dice;
+use strategies::Strategy;
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -210,34 +214,9 @@ fn what_goes_in_comes_out_whatever_the_order_the_memory_and_the_threads() {
     assert!(spilled >= 3, "only {spilled} cases spilled");
 }
 
-/// The lengths in a made-up strategy's value, so that the order counts.
-struct Joined;
-
-impl Merge for Joined {
-    fn merge(&self, _key: &[u8], older: &[u8], newer: &[u8]) -> chronolith::Result<Vec<u8>> {
-        Ok([older, b"|", newer].concat())
-    }
-}
-
-/// What a strategy makes of the values of one key, in the order of the maps; nothing where it refuses.
-fn expected(strategy: &MergeStrategy, values: &[Vec<u8>]) -> Option<Vec<u8>> {
-    let number = |value: &Vec<u8>| Some(i64::from_le_bytes(value.as_slice().try_into().ok()?));
-    match strategy {
-        MergeStrategy::LastWins => values.last().cloned(),
-        MergeStrategy::FirstWins => values.first().cloned(),
-        MergeStrategy::Sum => {
-            let sum = values.iter().try_fold(0_i128, |sum, value| Some(sum + i128::from(number(value)?)))?;
-            Some(i64::try_from(sum).ok()?.to_le_bytes().to_vec())
-        }
-        MergeStrategy::ErrorOnDuplicate => (values.len() == 1).then(|| values[0].clone()),
-        MergeStrategy::Append => panic!("lists are compared item by item"),
-        _ => Some(values.join(b"|".as_slice())),
-    }
-}
-
 /// That a merged map holds what the strategy makes of these.
-fn check_merged(merged: &Map, strategy: &MergeStrategy, all: &BTreeMap<Vec<u8>, Vec<Vec<u8>>>, dice: &mut Dice) {
-    if matches!(strategy, MergeStrategy::Append) {
+fn check_merged(merged: &Map, strategy: Strategy, all: &BTreeMap<Vec<u8>, Vec<Vec<u8>>>, dice: &mut Dice) {
+    if strategy == Strategy::Append {
         assert_eq!(merged.len(), all.len() as u64);
         for (key, values) in all {
             let list = merged.get(key).unwrap().unwrap();
@@ -246,7 +225,7 @@ fn check_merged(merged: &Map, strategy: &MergeStrategy, all: &BTreeMap<Vec<u8>, 
         }
         return merged.verify().unwrap();
     }
-    let content = all.iter().map(|(key, values)| (key.clone(), expected(strategy, values).unwrap())).collect();
+    let content = all.iter().map(|(key, values)| (key.clone(), strategy.fold(values).unwrap())).collect();
     check(merged, &content, dice);
 }
 
@@ -257,16 +236,16 @@ fn merging_gives_what_the_strategy_says_of_the_values_in_the_order_of_the_maps()
     for case in 0..number_of("CHRONOLITH_MAPS_CASES", 36) {
         let dice = &mut dice_of(1000 + case);
         let strategies = [
-            MergeStrategy::LastWins,
-            MergeStrategy::FirstWins,
-            MergeStrategy::Sum,
-            MergeStrategy::Append,
-            MergeStrategy::ErrorOnDuplicate,
-            MergeStrategy::custom("joined", Joined),
+            Strategy::LastWins,
+            Strategy::FirstWins,
+            Strategy::Sum,
+            Strategy::Append,
+            Strategy::ErrorOnDuplicate,
+            Strategy::Joined("|"),
         ];
-        let strategy = &strategies[dice.below(strategies.len())];
+        let strategy = strategies[dice.below(strategies.len())];
         let (keys, mut values) = draw_lengths(dice);
-        if matches!(strategy, MergeStrategy::Sum) && !dice.one_in(8) {
+        if strategy == Strategy::Sum && !dice.one_in(8) {
             values = Lengths::Alike(8);
         }
         let how_many = dice.below(4);
@@ -276,7 +255,7 @@ fn merging_gives_what_the_strategy_says_of_the_values_in_the_order_of_the_maps()
         for (number, seed) in seeds.into_iter().enumerate().take(how_many) {
             let count = draw_count(dice);
             let mut content = draw_content(dice, count, keys, values);
-            if matches!(strategy, MergeStrategy::Sum) && !dice.one_in(8) {
+            if strategy == Strategy::Sum && !dice.one_in(8) {
                 // Sums that fit.
                 content.retain(|_, value| value.len() == 8);
                 for value in content.values_mut() {
@@ -300,17 +279,16 @@ fn merging_gives_what_the_strategy_says_of_the_values_in_the_order_of_the_maps()
                 files.fetch_max(names(dir.path()).len() as u64, Ordering::Relaxed);
                 ControlFlow::Continue(())
             });
-            merge_to(&path, &maps, strategy, told)
+            merge_to(&path, &maps, &strategy.option(), told)
         };
         let files = AtomicU64::new(0);
-        let is_refused = !matches!(strategy, MergeStrategy::Append)
-            && all.values().any(|values| expected(strategy, values).is_none());
+        let is_refused = all.values().any(|values| strategy.fold(values).is_none());
         let merged = merge(256 << 20, 2, &files);
         if is_refused {
             refused += 1;
             match (strategy, merged.unwrap_err()) {
-                (MergeStrategy::ErrorOnDuplicate, Error::Duplicate { key }) => assert!(all[&key].len() > 1),
-                (MergeStrategy::Sum, Error::Invalid { .. }) => {}
+                (Strategy::ErrorOnDuplicate, Error::Duplicate { key }) => assert!(all[&key].len() > 1),
+                (Strategy::Sum, Error::Invalid { .. }) => {}
                 (_, error) => panic!("case {case}, {strategy:?}: {error}"),
             }
             assert_eq!(names(dir.path()), before, "case {case}: nothing is left of a merge that was refused");

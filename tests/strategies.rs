@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/strategies.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod strategies;
+
 use chronolith::{
-    Bytes, Db, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, ReadOutcome, Result, env,
-    merge::append_items,
+    Bytes, Db, Error, Keyspace, KeyspaceOptions, MergeStrategy, Options, ReadOutcome, Result, env, merge::append_items,
 };
+use strategies::{Custom, Strategy};
 
 fn db() -> Db {
     Options::new().env(env::Memory::new()).open("my.db").unwrap()
@@ -25,13 +29,7 @@ fn add(keyspace: &Keyspace, key: &str, amount: i64) {
 }
 
 /// Order matters to it, and grouping does not.
-struct Joined;
-
-impl Merge for Joined {
-    fn merge(&self, _key: &[u8], older: &[u8], newer: &[u8]) -> Result<Vec<u8>> {
-        Ok([older, b",", newer].concat())
-    }
-}
+const JOINED: Custom = Custom(Strategy::Joined(","));
 
 #[test]
 fn the_first_value_stays_until_it_is_deleted_also_inside_a_batch() {
@@ -193,7 +191,7 @@ fn an_appended_list_keeps_its_order_and_a_custom_strategy_its_name() {
     let machine = env::Memory::new();
     let db = Options::new().env(machine.clone()).open("my.db").unwrap();
     let lists = with(&db, MergeStrategy::Append);
-    let joined = with(&db, MergeStrategy::custom("joined", Joined));
+    let joined = with(&db, MergeStrategy::custom("joined", JOINED));
     let items = |value: Bytes| append_items(&value).map(|item| item.unwrap().to_vec()).collect::<Vec<_>>();
     for i in 0..600u32 {
         lists.merge("k", i.to_le_bytes()).unwrap();
@@ -222,8 +220,8 @@ fn an_appended_list_keeps_its_order_and_a_custom_strategy_its_name() {
     let refused = |options: KeyspaceOptions| db.keyspace(name, options).unwrap_err().to_string();
     assert!(refused(KeyspaceOptions::new()).contains("none was given"));
     assert!(refused(KeyspaceOptions::new().merge(MergeStrategy::Sum)).contains("Sum was given"));
-    assert!(refused(KeyspaceOptions::new().merge(MergeStrategy::custom("other", Joined))).contains("\"other\""));
-    let joined = with(&db, MergeStrategy::custom("joined", Joined));
+    assert!(refused(KeyspaceOptions::new().merge(MergeStrategy::custom("other", JOINED))).contains("\"other\""));
+    let joined = with(&db, MergeStrategy::custom("joined", JOINED));
     assert_eq!(joined.get("k").unwrap().unwrap(), format!("{words},last"));
 }
 

@@ -264,7 +264,7 @@ impl Round {
     }
 
     fn swap(&self, own: &mut Own) -> Outcome {
-        let decides = |kind: &Kind| matches!(kind.strategy, Strategy::FirstWins | Strategy::ErrorOnDuplicate);
+        let decides = |kind: &Kind| kind.strategy.decides();
         let (life, keyspace) = self.life(own, |kind| kind.strategy == Strategy::LastWins || decides(kind));
         let number = own.dice.below(3);
         self.begin(own, "compare and swap");
@@ -486,7 +486,7 @@ impl Round {
         }
         self.begin(own, "make a keyspace");
         let kind = KINDS[own.dice.below(KINDS.len())];
-        let strategy = if kind.strategy == Strategy::Joined { Strategy::LastWins } else { kind.strategy };
+        let strategy = if kind.strategy.is_custom() { Strategy::LastWins } else { kind.strategy };
         let kind = Kind { name: TEMPORARY, strategy, ..kind };
         let before = u64::from(self.db.seqno());
         let life = locked(&self.truth).create(kind, (before, u64::MAX));

@@ -26,50 +26,38 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "support/strategies.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod strategies;
+
 use std::{
     collections::BTreeMap,
     time::{Duration, SystemTime},
 };
 
 use chronolith::{
-    CompactionPolicy, Db, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, Policy, Receipt, Result,
-    VersionInfo, View, env, merge::append_items,
+    CompactionPolicy, Db, Error, Keyspace, KeyspaceOptions, Options, Policy, Receipt, Result, VersionInfo, View, env,
+    merge::append_items,
 };
+use strategies::Strategy;
 
-struct Joined;
-
-impl Merge for Joined {
-    fn merge(&self, _key: &[u8], older: &[u8], newer: &[u8]) -> Result<Vec<u8>> {
-        Ok([older, b"|", newer].concat())
-    }
-}
-
-struct Short;
-
-impl Merge for Short {
-    fn merge(&self, key: &[u8], older: &[u8], newer: &[u8]) -> Result<Vec<u8>> {
-        let both = [older, newer].concat();
-        let what = format!("more than five bytes under key \"{}\"", key.escape_ascii());
-        if both.len() > 5 { Err(Error::Invalid { what }) } else { Ok(both) }
-    }
-}
-
-fn strategy(name: &str) -> MergeStrategy {
+/// The strategy that a scenario names.
+fn strategy(name: &str) -> Strategy {
     match name {
-        "LastWins" => MergeStrategy::LastWins,
-        "FirstWins" => MergeStrategy::FirstWins,
-        "Sum" => MergeStrategy::Sum,
-        "Append" => MergeStrategy::Append,
-        "ErrorOnDuplicate" => MergeStrategy::ErrorOnDuplicate,
-        "Joined" => MergeStrategy::custom("joined", Joined),
-        "Short" => MergeStrategy::custom("short", Short),
+        "LastWins" => Strategy::LastWins,
+        "FirstWins" => Strategy::FirstWins,
+        "Sum" => Strategy::Sum,
+        "Append" => Strategy::Append,
+        "ErrorOnDuplicate" => Strategy::ErrorOnDuplicate,
+        "Joined" => Strategy::Joined("|"),
+        "Short" => Strategy::Fragile(5),
         _ => panic!("no such strategy: {name}"),
     }
 }
 
 struct Walk {
     sim: env::Sim,
-    strategy: String,
+    strategy: Strategy,
     db: Db,
     keyspace: Keyspace,
     filler: Keyspace,
@@ -124,14 +112,14 @@ fn options<'w>(mut words: &'w [&'w str]) -> (KeyspaceOptions, &'w [&'w str]) {
 impl Walk {
     fn new(words: &[&str]) -> Self {
         let (options, rest) = options(words);
-        let named = if let ["strategy", named] = rest { named } else { "LastWins" };
+        let strategy = strategy(if let ["strategy", named] = rest { named } else { "LastWins" });
         let sim = env::Sim::new(1);
         sim.set_time(SystemTime::UNIX_EPOCH + START);
         let db = Options::new().env(sim.clone()).open("walk.db").unwrap();
-        let keyspace = db.keyspace("k", options.merge(strategy(named))).unwrap();
+        let keyspace = db.keyspace("k", options.merge(strategy.option())).unwrap();
         let filler = db.keyspace("filler", KeyspaceOptions::new()).unwrap();
         let passed = Duration::ZERO;
-        Self { sim, strategy: named.to_owned(), db, keyspace, filler, views: BTreeMap::new(), passed }
+        Self { sim, strategy, db, keyspace, filler, views: BTreeMap::new(), passed }
     }
 
     fn reopen(&mut self) {
@@ -139,25 +127,25 @@ impl Walk {
         self.db.clone().close().unwrap();
         self.db = Options::new().env(self.sim.clone()).open("walk.db").unwrap();
         drop(self.db.compact().unwrap());
-        self.keyspace = self.db.keyspace("k", KeyspaceOptions::new().merge(strategy(&self.strategy))).unwrap();
+        self.keyspace = self.db.keyspace("k", KeyspaceOptions::new().merge(self.strategy.option())).unwrap();
         self.filler = self.db.keyspace("filler", KeyspaceOptions::new()).unwrap();
     }
 
     /// A value as the strategy takes it.
     fn value(&self, word: &str) -> Vec<u8> {
-        match (self.strategy.as_str(), word) {
-            ("Sum", "max") => i64::MAX.to_le_bytes().to_vec(),
-            ("Sum", "min") => i64::MIN.to_le_bytes().to_vec(),
-            ("Sum", number) => number.parse::<i64>().unwrap().to_le_bytes().to_vec(),
+        match (self.strategy, word) {
+            (Strategy::Sum, "max") => i64::MAX.to_le_bytes().to_vec(),
+            (Strategy::Sum, "min") => i64::MIN.to_le_bytes().to_vec(),
+            (Strategy::Sum, number) => number.parse::<i64>().unwrap().to_le_bytes().to_vec(),
             _ => word.as_bytes().to_vec(),
         }
     }
 
     /// A value in the scenario's words.
     fn word(&self, value: &[u8]) -> String {
-        match self.strategy.as_str() {
-            "Sum" => i64::from_le_bytes(value.try_into().unwrap()).to_string(),
-            "Append" => {
+        match self.strategy {
+            Strategy::Sum => i64::from_le_bytes(value.try_into().unwrap()).to_string(),
+            Strategy::Append => {
                 let items = append_items(value).map(|item| String::from_utf8(item.unwrap().to_vec()).unwrap());
                 items.collect::<Vec<_>>().join(",")
             }
@@ -180,7 +168,7 @@ impl Walk {
             ["reopen"] => self.reopen(),
             ["policy" | "ttl", ..] => {
                 let (options, _) = options(words);
-                drop(self.db.keyspace("k", options.merge(strategy(&self.strategy))).unwrap());
+                drop(self.db.keyspace("k", options.merge(self.strategy.option())).unwrap());
             }
             ["wait", time] => {
                 self.passed += duration(time);

@@ -17,12 +17,12 @@ use std::{
 };
 
 use chronolith::{
-    Error, Merge, MergeStrategy,
+    Error,
     merge::append_items,
     phash::{Hash, Map, MapBuilder, MergeOptions, Mphf, merge_to},
 };
 
-use super::damaged;
+use super::{damaged, strategies::Strategy};
 
 const WHOLE: u8 = 1;
 const RESEAL: u8 = 2;
@@ -288,40 +288,22 @@ pub fn map_open(data: &[u8]) {
 
 // ---------------------------------------------------------------- merges
 
-struct Longer;
-
-impl Merge for Longer {
-    fn merge(&self, _key: &[u8], older: &[u8], newer: &[u8]) -> chronolith::Result<Vec<u8>> {
-        Ok(if newer.len() > older.len() { newer } else { older }.to_vec())
-    }
-}
-
 fn items(list: &[u8]) -> Vec<Vec<u8>> {
     append_items(list).map(|item| item.expect("a list").to_vec()).collect()
 }
 
-/// The sum of numbers; nothing where it is none.
-fn sum(values: &[&Vec<u8>]) -> Option<i64> {
-    let number = |value: &&Vec<u8>| Some(i64::from_le_bytes(value.as_slice().try_into().ok()?));
-    values.iter().map(number).try_fold(0_i64, |sum, number| sum.checked_add(number?))
-}
-
 /// Checks what came of merging maps that verify.
-fn check_merged(strategy: &MergeStrategy, maps: &[&Content; 2], merged: chronolith::Result<Map>) {
+fn check_merged(strategy: Strategy, maps: &[&Content; 2], merged: chronolith::Result<Map>) {
     let mut all: BTreeMap<&Vec<u8>, Vec<&Vec<u8>>> = BTreeMap::new();
     for (key, value) in maps.iter().copied().flatten() {
         all.entry(key).or_default().push(value);
     }
-    let is_refused = match strategy {
-        MergeStrategy::ErrorOnDuplicate => all.values().any(|values| values.len() > 1),
-        MergeStrategy::Sum => all.values().any(|values| sum(values).is_none()),
-        _ => false,
-    };
+    let is_refused = all.values().any(|values| strategy.fold(values).is_none());
     let merged = match merged {
         Ok(merged) => merged,
         Err(Error::Duplicate { key }) => {
             assert!(all.get(&key).is_some_and(|values| values.len() > 1), "a duplicate is one");
-            return assert!(matches!(strategy, MergeStrategy::ErrorOnDuplicate), "only one strategy minds duplicates");
+            return assert!(strategy == Strategy::ErrorOnDuplicate, "only one strategy minds duplicates");
         }
         Err(error) => return assert!(is_refused, "{strategy:?}: {error}"),
     };
@@ -329,18 +311,11 @@ fn check_merged(strategy: &MergeStrategy, maps: &[&Content; 2], merged: chronoli
     assert_eq!(merged.len(), all.len() as u64, "every key once");
     for (key, values) in all {
         let found = merged.get(key).expect("a get of a new map").expect("a key of the maps");
-        let wanted = match strategy {
-            MergeStrategy::Append => {
-                assert_eq!(items(&found), values.into_iter().cloned().collect::<Vec<_>>(), "a list of the values");
-                continue;
-            }
-            MergeStrategy::Sum => sum(&values).expect("checked above").to_le_bytes().to_vec(),
-            MergeStrategy::FirstWins | MergeStrategy::ErrorOnDuplicate => {
-                values.first().copied().cloned().unwrap_or_default()
-            }
-            MergeStrategy::LastWins => values.last().copied().cloned().unwrap_or_default(),
-            _ => values.into_iter().cloned().reduce(|a, b| if b.len() > a.len() { b } else { a }).unwrap_or_default(),
-        };
+        if strategy == Strategy::Append {
+            assert_eq!(items(&found), values.into_iter().cloned().collect::<Vec<_>>(), "a list of the values");
+            continue;
+        }
+        let wanted = strategy.fold(&values).expect("checked above");
         assert_eq!(found, wanted.as_slice(), "{strategy:?}");
     }
 }
@@ -355,12 +330,12 @@ pub fn map_merge(data: &[u8]) {
     let Some((one, one_content)) = open(&folder, "one", first) else { return };
     let Some((two, two_content)) = open(&folder, "two", second) else { return };
     let strategies = [
-        MergeStrategy::LastWins,
-        MergeStrategy::FirstWins,
-        MergeStrategy::Sum,
-        MergeStrategy::Append,
-        MergeStrategy::ErrorOnDuplicate,
-        MergeStrategy::custom("longer", Longer),
+        Strategy::LastWins,
+        Strategy::FirstWins,
+        Strategy::Sum,
+        Strategy::Append,
+        Strategy::ErrorOnDuplicate,
+        Strategy::Longest,
     ];
     let only = usize::from(options >> 1) % (strategies.len() + 1);
     let wanted = strategies.into_iter().enumerate().filter(|(at, _)| only == 0 || only == at + 1);
@@ -368,14 +343,14 @@ pub fn map_merge(data: &[u8]) {
         let path = folder.file("merged");
         let seed = if options & 1 == 0 { one.seed() } else { 77 };
         let how = MergeOptions::default().memory_budget(1).threads(2).seed(seed);
-        let merged = merge_to(&path, &[&one, &two], &strategy, how);
+        let merged = merge_to(&path, &[&one, &two], &strategy.option(), how);
         match &merged {
             // Whatever went in, what is written is sound.
             Ok(merged) => merged.verify().expect("a new map"),
             Err(_) => assert_eq!(folder.names(), ["one", "two"], "what failed leaves nothing"),
         }
         if let (Some(one), Some(two)) = (&one_content, &two_content) {
-            check_merged(&strategy, &[one, two], merged);
+            check_merged(strategy, &[one, two], merged);
         }
         if path.exists() {
             fs::remove_file(path).expect("the merged map");

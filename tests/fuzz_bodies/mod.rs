@@ -24,6 +24,9 @@ use chronolith::{
 
 mod maps;
 mod past;
+#[path = "../support/strategies.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod strategies;
 
 pub use maps::{map_merge, map_open, mphf_open};
 pub use past::{past_open, timeline_open, versions};

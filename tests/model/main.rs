@@ -27,11 +27,12 @@ use std::{
 };
 
 use chronolith::{
-    Bytes, Cursor, Db, Durability, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Options, Range, Receipt,
-    View, env, merge::append_items,
+    Bytes, Cursor, Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Range, Receipt, View, env,
+    merge::append_items,
 };
 use dice::Dice;
 use past::{Era, HOUR, Keeping, Life, MINUTE, Moment, SECOND, Said, What, micros, time_of};
+use strategies::Strategy;
 use tempfile::TempDir;
 use world::Stamp;
 
@@ -131,6 +132,9 @@ macro_rules! ensure {
 #[expect(dead_code, reason = "a part of it is for other tests")]
 mod dice;
 mod past;
+#[path = "../support/strategies.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod strategies;
 mod world;
 
 /// Two ends, in the form in which the right range type takes them.
@@ -237,137 +241,41 @@ macro_rules! with_range {
     };
 }
 
-/// What several writes of a key mean: the built-in strategies, and three of the user's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Strategy {
-    LastWins,
-    FirstWins,
-    Sum,
-    Append,
-    ErrorOnDuplicate,
-    /// One behind the other, with a bar between.
-    Joined,
-    /// The first and the last byte of all.
-    Ends,
-    /// One behind the other, but not with what holds a `!`, and not for long: then it fails. Whether it does, does not depend on the
-    /// grouping.
-    Fragile,
-}
-
 const STRATEGIES: [Strategy; 8] = [
     Strategy::LastWins,
     Strategy::FirstWins,
     Strategy::Sum,
     Strategy::Append,
     Strategy::ErrorOnDuplicate,
-    Strategy::Joined,
+    Strategy::Joined("|"),
     Strategy::Ends,
-    Strategy::Fragile,
+    Strategy::Fragile(FRAGILE_MAX),
 ];
 
-impl Strategy {
-    fn is_custom(self) -> bool {
-        matches!(self, Self::Joined | Self::Ends | Self::Fragile)
-    }
-
-    /// Whether operands are kept and folded.
-    fn folds(self) -> bool {
-        self.is_custom() || matches!(self, Self::Sum | Self::Append)
-    }
-
-    /// Whether a write depends on what is there.
-    fn decides(self) -> bool {
-        matches!(self, Self::FirstWins | Self::ErrorOnDuplicate)
-    }
-
-    fn option(self) -> MergeStrategy {
-        match self {
-            Self::LastWins => MergeStrategy::LastWins,
-            Self::FirstWins => MergeStrategy::FirstWins,
-            Self::Sum => MergeStrategy::Sum,
-            Self::Append => MergeStrategy::Append,
-            Self::ErrorOnDuplicate => MergeStrategy::ErrorOnDuplicate,
-            Self::Joined => MergeStrategy::custom("joined", Custom(self)),
-            Self::Ends => MergeStrategy::custom("ends", Custom(self)),
-            Self::Fragile => MergeStrategy::custom("fragile", Custom(self)),
-        }
-    }
-
-    /// Whether a put or merge can have this value.
-    fn takes(self, value: &[u8]) -> bool {
-        (self != Self::Sum || value.len() == 8) && (!self.folds() || value.len() <= FOLDED_MAX)
-    }
-
-    /// What the user's own strategies make of two values.
-    fn combine(self, older: &[u8], newer: &[u8]) -> Option<Vec<u8>> {
-        let bar: &[u8] = if self == Self::Joined { b"|" } else { b"" };
-        let both = [older, bar, newer].concat();
-        match self {
-            Self::Ends => match both.as_slice() {
-                [first, .., last] => Some(vec![*first, *last]),
-                _ => Some(both),
-            },
-            Self::Fragile if both.contains(&b'!') || both.len() > FRAGILE_MAX => None,
-            _ => Some(both),
-        }
-    }
-
-    /// What all that was said of a key amounts to.
-    fn fold(self, said: &[Said]) -> State {
-        let deleted = said.iter().rposition(|said| matches!(said.what, What::Delete));
-        let since = said.get(deleted.map_or(0, |at| at + 1)..).unwrap_or_default();
-        let base = since.iter().rposition(|said| matches!(said.what, What::Put(_)));
-        let counting = match self {
-            // What came second where the first counts was never said.
-            Self::LastWins | Self::FirstWins | Self::ErrorOnDuplicate => {
-                since.last_chunk::<1>().map_or(&[][..], |last| last)
-            }
-            _ => since.get(base.unwrap_or(0)..).unwrap_or_default(),
-        };
-        let mut values = counting.iter().filter_map(|said| match &said.what {
-            What::Put(value) | What::Merge(value) => Some(value),
-            What::Delete => None,
-        });
-        if counting.is_empty() {
-            return State::Absent;
-        }
-        match self {
-            Self::Sum => {
-                let number = |value: &Value| <[u8; 8]>::try_from(&**value).map_or(0, i64::from_le_bytes);
-                let sum: i128 = values.map(|value| i128::from(number(value))).sum();
-                i64::try_from(sum).map_or(State::Unfoldable, |sum| State::Is(Value::from(sum.to_le_bytes())))
-            }
-            Self::Append => State::Is(values.flat_map(|value| listed(value)).collect()),
-            _ => {
-                let first = values.next().map(|value| value.to_vec());
-                let all = values.try_fold(first.unwrap_or_default(), |older, newer| self.combine(&older, newer));
-                all.map_or(State::Unfoldable, |all| State::Is(all.into()))
-            }
-        }
-    }
+/// Whether a put or merge can have this value.
+fn takes(strategy: Strategy, value: &[u8]) -> bool {
+    (strategy != Strategy::Sum || value.len() == 8) && (!strategy.folds() || value.len() <= FOLDED_MAX)
 }
 
-/// An item of an appended list: its length in groups of seven bits, lowest first, and its bytes.
-fn listed(item: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut len = item.len();
-    while len >= 128 {
-        out.push(u8::try_from(len % 128).unwrap_or(0) | 128);
-        len /= 128;
+/// What all that was said of a key amounts to.
+fn fold(strategy: Strategy, said: &[Said]) -> State {
+    let deleted = said.iter().rposition(|said| matches!(said.what, What::Delete));
+    let since = said.get(deleted.map_or(0, |at| at + 1)..).unwrap_or_default();
+    let base = since.iter().rposition(|said| matches!(said.what, What::Put(_)));
+    let counting = if strategy.folds() {
+        since.get(base.unwrap_or(0)..).unwrap_or_default()
+    } else {
+        // What came second where the first counts was never said.
+        since.last_chunk::<1>().map_or(&[][..], |last| last)
+    };
+    if counting.is_empty() {
+        return State::Absent;
     }
-    out.push(u8::try_from(len).unwrap_or(0));
-    out.extend_from_slice(item);
-    out
-}
-
-/// A strategy of the user's own, as the database calls it.
-struct Custom(Strategy);
-
-impl Merge for Custom {
-    fn merge(&self, key: &[u8], older: &[u8], newer: &[u8]) -> chronolith::Result<Vec<u8>> {
-        let fails = || Error::Invalid { what: format!("cannot combine what is under {}", quoted(key)) };
-        self.0.combine(older, newer).ok_or_else(fails)
-    }
+    let values = counting.iter().filter_map(|said| match &said.what {
+        What::Put(value) | What::Merge(value) => Some(&**value),
+        What::Delete => None,
+    });
+    strategy.fold(values).map_or(State::Unfoldable, |value| State::Is(value.into()))
 }
 
 /// What a key is at some moment.
@@ -442,7 +350,7 @@ impl Fill {
         if !strategy.folds() {
             len = len.min(200_000);
         }
-        let mark = if strategy == Strategy::Fragile && tag.is_multiple_of(12) { "!" } else { "v" };
+        let mark = if matches!(strategy, Strategy::Fragile(_)) && tag.is_multiple_of(12) { "!" } else { "v" };
         format!("{mark}{tag:05}.").bytes().cycle().take(len).collect()
     }
 }
@@ -1477,7 +1385,7 @@ impl World {
             match write {
                 Write::Put { key, fill } | Write::Merge { key, fill } => {
                     let value = fill.bytes(strategy);
-                    if !strategy.takes(&value) {
+                    if !takes(strategy, &value) {
                         return Judged { applied: false, invalid: true, duplicate: None };
                     }
                     if strategy.decides() {

@@ -13,7 +13,7 @@ use std::{
 
 use chronolith::{CompactionPolicy, Keyspace, KeyspaceOptions, Policy, VersionInfo};
 
-use super::{Fill, KEYS, Span, State, Strategy, Value, Write, dice::Dice};
+use super::{Fill, KEYS, Span, State, Value, Write, dice::Dice, fold, strategies::Strategy};
 
 /// In microseconds, as all times here.
 pub(super) const SECOND: u64 = 1_000_000;
@@ -243,7 +243,7 @@ impl Life {
             return known.clone();
         }
         let said = self.keys.get(key).map_or(&[][..], |said| said);
-        let state = self.strategy.fold(said.get(from..to).unwrap_or_default());
+        let state = fold(self.strategy, said.get(from..to).unwrap_or_default());
         // Of long values there would be too many.
         if !matches!(&state, State::Is(value) if value.len() > 1 << 16) {
             self.folded.borrow_mut().insert((key, from, to), state.clone());

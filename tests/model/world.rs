@@ -5,11 +5,13 @@ use std::{fmt::Write as _, path::Path, time::Duration};
 use chronolith::{Error, Keyspace, KeyspaceOptions, Options, Seqno, env};
 
 use super::{
-    ALL, Held, KEYS, MARK_LEN, Machine, Opening, Outcome, PINS, Shift, Span, State, Strategy, What, World, Write,
+    ALL, Held, KEYS, MARK_LEN, Machine, Opening, Outcome, PINS, Shift, Span, State, What, World, Write,
     dice::Dice,
     is_of_a_key, names,
     past::{Era, HOUR, Keeping, Life, Moment, SECOND, micros, time_of},
-    quoted, shown, told,
+    quoted, shown,
+    strategies::Strategy,
+    told,
 };
 
 /// A batch: its commit, its time, and how many operations it may be told to have had.

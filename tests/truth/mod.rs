@@ -9,15 +9,18 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use chronolith::{
-    Bytes, CompactionPolicy, Db, Error, Keyspace, KeyspaceOptions, Merge, MergeStrategy, Policy, VersionInfo, View,
-};
+use chronolith::{Bytes, CompactionPolicy, Db, Error, Keyspace, KeyspaceOptions, Policy, VersionInfo, View};
 
 #[path = "../support/dice.rs"]
 #[expect(dead_code, reason = "a part of it is for other tests")]
 mod dice;
 
+#[path = "../support/strategies.rs"]
+#[expect(dead_code, reason = "a part of it is for other tests")]
+mod strategies;
+
 pub(crate) use dice::Dice;
+pub(crate) use strategies::Strategy;
 
 pub(crate) type Outcome<T = ()> = Result<T, String>;
 
@@ -30,26 +33,6 @@ macro_rules! ensure {
             return Err(format!($($words)+));
         }
     };
-}
-
-/// What several writes of a key mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Strategy {
-    LastWins,
-    FirstWins,
-    Sum,
-    Append,
-    ErrorOnDuplicate,
-    /// The user's own: one behind the other, with a bar between.
-    Joined,
-}
-
-struct Join;
-
-impl Merge for Join {
-    fn merge(&self, _key: &[u8], older: &[u8], newer: &[u8]) -> chronolith::Result<Vec<u8>> {
-        Ok([older, b"|", newer].concat())
-    }
 }
 
 /// What is kept of the past.
@@ -118,20 +101,12 @@ pub(crate) const KINDS: [Kind; 13] = [
     kind("sum", Strategy::Sum, Keeping::LastWriterWins),
     kind("sums", Strategy::Sum, Keeping::Mvcc),
     kind("list", Strategy::Append, Keeping::Tombstones),
-    kind("joined", Strategy::Joined, Keeping::Mvcc),
+    kind("joined", Strategy::Joined("|"), Keeping::Mvcc),
 ];
 
 impl Kind {
     pub(crate) fn options(&self) -> KeyspaceOptions {
-        let merge = match self.strategy {
-            Strategy::LastWins => MergeStrategy::LastWins,
-            Strategy::FirstWins => MergeStrategy::FirstWins,
-            Strategy::Sum => MergeStrategy::Sum,
-            Strategy::Append => MergeStrategy::Append,
-            Strategy::ErrorOnDuplicate => MergeStrategy::ErrorOnDuplicate,
-            Strategy::Joined => MergeStrategy::custom("joined", Join),
-        };
-        let options = KeyspaceOptions::new().merge(merge).policy(self.keeping.policy());
+        let options = KeyspaceOptions::new().merge(self.strategy.option()).policy(self.keeping.policy());
         self.ttl.map_or(options.clone(), |ttl| options.ttl(ttl))
     }
 
@@ -210,18 +185,6 @@ pub(crate) fn bump(old: Option<&[u8]>, tag: u64) -> Vec<u8> {
     let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = old.map_or(1, |old| old.iter().fold(0xcbf2_9ce4_8422_2325, mix));
     format!("{tag}~{hash:x}").into_bytes()
-}
-
-fn listed(item: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut len = item.len();
-    while len >= 128 {
-        out.push(u8::try_from(len % 128).unwrap_or(0) | 128);
-        len /= 128;
-    }
-    out.push(u8::try_from(len).unwrap_or(0));
-    out.extend_from_slice(item);
-    out
 }
 
 impl Truth {
@@ -319,21 +282,11 @@ fn last(said: &[Said], checked: bool) -> Vec<u8> {
 
 fn folded(strategy: Strategy, said: &[Said]) -> Vec<u8> {
     let base = said.iter().rposition(|said| matches!(said.what, What::Put(_))).unwrap_or(0);
-    let values: Vec<&[u8]> = said[base..]
-        .iter()
-        .filter_map(|said| match &said.what {
-            What::Put(value) | What::Merge(value) => Some(value.as_slice()),
-            _ => None,
-        })
-        .collect();
-    match strategy {
-        Strategy::Sum => {
-            let number = |value: &[u8]| value.try_into().map_or(0, i64::from_le_bytes);
-            values.into_iter().map(number).sum::<i64>().to_le_bytes().to_vec()
-        }
-        Strategy::Append => values.into_iter().flat_map(listed).collect(),
-        _ => values.join(&b'|'),
-    }
+    let values = said[base..].iter().filter_map(|said| match &said.what {
+        What::Put(value) | What::Merge(value) => Some(value.as_slice()),
+        _ => None,
+    });
+    strategy.fold(values).unwrap_or_else(|| b"what no test adds up".to_vec())
 }
 
 /// Entries as a scan tells them, and what ended it before its end.
@@ -452,7 +405,7 @@ impl Looked {
             let place = || format!("{} {:?} as of {}", life.kind.name, self.sort, self.seqno());
             let keyspace = match self.view.keyspace(life.kind.name) {
                 // One that was dropped, of a strategy that nobody gives any more.
-                Err(Error::Invalid { .. }) if life.kind.strategy == Strategy::Joined => continue,
+                Err(Error::Invalid { .. }) if life.kind.strategy.is_custom() => continue,
                 keyspace => keyspace.map_err(|error| format!("{}: {error}", place()))?,
             };
             // First: on a database that was closed meanwhile this says so.
@@ -547,10 +500,8 @@ pub(crate) fn check_diff(
 /// Gives a reopened database, or a copy, the strategies that are not built in.
 pub(crate) fn give_strategies(db: &Db) -> Outcome {
     let names = db.keyspaces();
-    for kind in
-        KINDS.iter().filter(|kind| kind.strategy == Strategy::Joined && names.iter().any(|name| name == kind.name))
-    {
-        let options = KeyspaceOptions::new().merge(MergeStrategy::custom("joined", Join));
+    for kind in KINDS.iter().filter(|kind| kind.strategy.is_custom() && names.iter().any(|name| name == kind.name)) {
+        let options = KeyspaceOptions::new().merge(kind.strategy.option());
         db.keyspace(kind.name, options).map_err(|error| format!("keyspace {}: {error}", kind.name))?;
     }
     Ok(())
