@@ -15,7 +15,6 @@
 
 #![expect(clippy::indexing_slicing, clippy::print_stderr, reason = "a test fails by panicking")]
 
-#[macro_use]
 mod truth;
 
 use std::{
@@ -36,7 +35,7 @@ use chronolith::{
 };
 use truth::{
     Dice, KINDS, Keeping, Kind, Looked, Outcome, Sort, Strategy, Truth, What, Write, bump, check_copy, check_diff,
-    give_strategies, key, micros,
+    ensure, give_strategies, key, micros,
 };
 
 /// Few keys, so that verbs meet.

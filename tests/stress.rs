@@ -17,7 +17,6 @@
     reason = "a test fails by panicking, and tells what it did"
 )]
 
-#[macro_use]
 #[expect(dead_code, reason = "a part of it is for the other test")]
 mod truth;
 
@@ -37,8 +36,8 @@ use std::{
 
 use chronolith::{Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Receipt, env::Memory};
 use truth::{
-    Dice, KINDS, Keeping, Kind, Looked, Outcome, Sort, Strategy, Truth, What, Write, bump, check_copy, check_diff, key,
-    micros,
+    Dice, KINDS, Keeping, Kind, Looked, Outcome, Sort, Strategy, Truth, What, Write, bump, check_copy, check_diff,
+    ensure, key, micros,
 };
 
 const KEYS: usize = 40;

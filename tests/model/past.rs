@@ -13,20 +13,24 @@ use std::{
 
 use chronolith::{CompactionPolicy, Keyspace, KeyspaceOptions, Policy, VersionInfo};
 
-use super::{Fill, KEYS, Span, State, Value, Write, dice::Dice, fold, strategies::Strategy};
+use crate::{
+    script::{Fill, KEYS, Span, Value, Write},
+    state::{State, fold},
+    strategies::Strategy,
+};
 
 /// In microseconds, as all times here.
-pub(super) const SECOND: u64 = 1_000_000;
-pub(super) const MINUTE: u64 = 60 * SECOND;
-pub(super) const HOUR: u64 = 60 * MINUTE;
-const FOREVER: u64 = u64::MAX;
+pub(crate) const SECOND: u64 = 1_000_000;
+pub(crate) const MINUTE: u64 = 60 * SECOND;
+pub(crate) const HOUR: u64 = 60 * MINUTE;
+pub(crate) const FOREVER: u64 = u64::MAX;
 
-pub(super) fn micros(time: SystemTime) -> u64 {
+pub(crate) fn micros(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn time_of(us: u64) -> SystemTime {
+pub(crate) fn time_of(us: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_micros(us)
 }
 
@@ -36,7 +40,7 @@ fn duration(us: u64) -> Duration {
 
 /// What a keyspace keeps of its past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keeping {
+pub(crate) enum Keeping {
     LastWriterWins,
     Tombstones(u64),
     Mvcc(u64, u64),
@@ -45,17 +49,7 @@ pub(super) enum Keeping {
 }
 
 impl Keeping {
-    pub(super) fn draw(dice: &mut Dice) -> Self {
-        let age = dice.of(&[0, MINUTE, HOUR, HOUR, FOREVER]).unwrap_or(HOUR);
-        match dice.below(8) {
-            0 | 1 => Self::LastWriterWins,
-            2 => Self::Tombstones(age),
-            3 => Self::Even,
-            _ => Self::Mvcc(dice.of(&[0, 1, 1, 2, 3]).unwrap_or(1), age),
-        }
-    }
-
-    pub(super) fn policy(self) -> Policy {
+    pub(crate) fn policy(self) -> Policy {
         match self {
             Self::LastWriterWins => Policy::last_writer_wins(),
             Self::Tombstones(retention) => Policy::tombstones(duration(retention)),
@@ -65,7 +59,7 @@ impl Keeping {
     }
 
     /// Everything that was the truth for this long is kept, as far as the timeline is concerned.
-    pub(super) fn window(self) -> u64 {
+    pub(crate) fn window(self) -> u64 {
         match self {
             Self::Tombstones(age) | Self::Mvcc(_, age) => age,
             Self::LastWriterWins | Self::Even => 0,
@@ -83,38 +77,38 @@ impl CompactionPolicy for KeepEven {
 
 /// How long a policy was in force.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Era {
-    pub(super) keeping: Keeping,
+pub(crate) struct Era {
+    pub(crate) keeping: Keeping,
     /// The time of the database when it began.
-    pub(super) since: u64,
+    pub(crate) since: u64,
     /// The commit that ended it, and the time of the database then.
-    pub(super) until: Option<(u64, u64)>,
+    pub(crate) until: Option<(u64, u64)>,
 }
 
 /// What is asked for: all commits up to `seqno`, at `time`, by somebody who came when `opened` was the newest commit.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
-    pub(super) seqno: u64,
-    pub(super) time: u64,
-    pub(super) opened: u64,
+pub(crate) struct Moment {
+    pub(crate) seqno: u64,
+    pub(crate) time: u64,
+    pub(crate) opened: u64,
 }
 
 impl Moment {
-    pub(super) fn present(time: u64) -> Self {
+    pub(crate) fn present(time: u64) -> Self {
         Self { seqno: u64::MAX, time, opened: u64::MAX }
     }
 }
 
 /// Something that was said of a key. Those of one batch have one seqno and stand in their order.
 #[derive(Clone, Debug)]
-pub(super) struct Said {
-    pub(super) seqno: u64,
-    pub(super) time: u64,
-    pub(super) what: What,
+pub(crate) struct Said {
+    pub(crate) seqno: u64,
+    pub(crate) time: u64,
+    pub(crate) what: What,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum What {
+pub(crate) enum What {
     Put(Value),
     Merge(Value),
     Delete,
@@ -122,14 +116,14 @@ pub(super) enum What {
 
 /// A version of a key, as a history must tell it.
 #[derive(Clone, Debug)]
-pub(super) struct Told {
-    pub(super) seqno: u64,
-    pub(super) time: u64,
-    pub(super) state: State,
+pub(crate) struct Told {
+    pub(crate) seqno: u64,
+    pub(crate) time: u64,
+    pub(crate) state: State,
     /// A delete of what was not there.
-    pub(super) idle: bool,
+    pub(crate) idle: bool,
     /// It must be there still.
-    pub(super) promised: bool,
+    pub(crate) promised: bool,
 }
 
 /// States by key, and by the words from one on to before another.
@@ -137,53 +131,53 @@ type Folded = BTreeMap<(&'static [u8], usize, usize), State>;
 
 /// One life of a keyspace, from its creation to its drop, with everything that was ever said of its keys.
 #[derive(Debug)]
-pub(super) struct Life {
-    pub(super) name: &'static str,
-    pub(super) strategy: Strategy,
-    pub(super) index: Option<bool>,
-    pub(super) born: u64,
-    pub(super) dropped: Option<u64>,
+pub(crate) struct Life {
+    pub(crate) name: &'static str,
+    pub(crate) strategy: Strategy,
+    pub(crate) index: Option<bool>,
+    pub(crate) born: u64,
+    pub(crate) dropped: Option<u64>,
     /// As long as the database that gave it is open.
-    pub(super) handle: Option<Keyspace>,
-    pub(super) keys: BTreeMap<&'static [u8], Vec<Said>>,
+    pub(crate) handle: Option<Keyspace>,
+    pub(crate) keys: BTreeMap<&'static [u8], Vec<Said>>,
     /// The commits that purged each key.
-    pub(super) purges: BTreeMap<&'static [u8], Vec<u64>>,
+    pub(crate) purges: BTreeMap<&'static [u8], Vec<u64>>,
     /// The commits that deleted a range, with their times: of no key perhaps.
-    pub(super) ranges: Vec<(u64, u64)>,
-    pub(super) eras: Vec<Era>,
+    pub(crate) ranges: Vec<(u64, u64)>,
+    pub(crate) eras: Vec<Era>,
     /// From which commit on what is written lives how long; 0 is for ever.
-    pub(super) ttls: Vec<(u64, u64)>,
+    pub(crate) ttls: Vec<(u64, u64)>,
     /// The newest horizon that was told.
-    pub(super) horizon: u64,
+    pub(crate) horizon: u64,
     /// What was worked out already: by key, and which part of what was said.
-    pub(super) folded: RefCell<Folded>,
+    pub(crate) folded: RefCell<Folded>,
 }
 
 impl Life {
-    pub(super) fn keeping(&self) -> Keeping {
+    pub(crate) fn keeping(&self) -> Keeping {
         self.eras.last().map_or(Keeping::LastWriterWins, |era| era.keeping)
     }
 
-    pub(super) fn ttl(&self) -> u64 {
+    pub(crate) fn ttl(&self) -> u64 {
         self.ttls.last().map_or(0, |(_, ttl)| *ttl)
     }
 
-    pub(super) fn has_ttl(&self) -> bool {
+    pub(crate) fn has_ttl(&self) -> bool {
         self.ttls.iter().any(|(_, ttl)| *ttl > 0)
     }
 
     /// Options that change nothing, with which it can be opened again.
-    pub(super) fn options(&self, with_policy: bool) -> KeyspaceOptions {
+    pub(crate) fn options(&self, with_policy: bool) -> KeyspaceOptions {
         let options = KeyspaceOptions::new();
         let options = if self.strategy.is_custom() { options.merge(self.strategy.option()) } else { options };
         if with_policy { options.policy(self.keeping().policy()) } else { options }
     }
 
-    fn say(&mut self, seqno: u64, time: u64, key: &'static [u8], what: What) {
+    pub(crate) fn say(&mut self, seqno: u64, time: u64, key: &'static [u8], what: What) {
         self.keys.entry(key).or_default().push(Said { seqno, time, what });
     }
 
-    fn put(&mut self, at: (u64, u64), now: u64, key: &'static [u8], what: What) {
+    pub(crate) fn put(&mut self, at: (u64, u64), now: u64, key: &'static [u8], what: What) {
         if self.strategy.decides() && !self.at(Moment::present(now), key).is_absent() {
             return;
         }
@@ -191,7 +185,7 @@ impl Life {
     }
 
     /// Takes what was committed as `seqno` at `time`; the decision what is there was made at `now`.
-    pub(super) fn apply(&mut self, (seqno, time): (u64, u64), now: u64, write: &Write) {
+    pub(crate) fn apply(&mut self, (seqno, time): (u64, u64), now: u64, write: &Write) {
         let strategy = self.strategy;
         let value = |fill: &Fill| fill.bytes(strategy);
         match write {
@@ -228,7 +222,7 @@ impl Life {
     }
 
     /// What a key is at a moment.
-    pub(super) fn at(&self, moment: Moment, key: &'static [u8]) -> State {
+    pub(crate) fn at(&self, moment: Moment, key: &'static [u8]) -> State {
         let (from, said) = self.heard(key, moment.opened);
         let count = said.partition_point(|said| said.seqno <= moment.seqno);
         if said.get(from..count).and_then(<[Said]>::last).is_some_and(|last| self.expiry(last) <= moment.time) {
@@ -252,13 +246,13 @@ impl Life {
     }
 
     /// The keys that are there, with their states.
-    pub(super) fn range_at(&self, moment: Moment, span: &Span) -> Vec<(&'static [u8], State)> {
+    pub(crate) fn range_at(&self, moment: Moment, span: &Span) -> Vec<(&'static [u8], State)> {
         let keys = KEYS.into_iter().filter(|key| span.holds(key));
         keys.map(|key| (key, self.at(moment, key))).filter(|(_, state)| !state.is_absent()).collect()
     }
 
     /// Whether the answer for a key must still be there, at the time `latest` of the database.
-    pub(super) fn promises(&self, moment: Moment, key: &'static [u8], latest: u64) -> bool {
+    pub(crate) fn promises(&self, moment: Moment, key: &'static [u8], latest: u64) -> bool {
         let (from, said) = self.heard(key, moment.opened);
         let count = said.partition_point(|said| said.seqno <= moment.seqno);
         let newest = said.get(from..count).and_then(<[Said]>::last);
@@ -312,7 +306,7 @@ impl Life {
 
     /// Whether it must still be known that a key was not there: any key, of those too that were never written. What leaves the window without a trace of its own refuses
     /// everything that is not there before it.
-    pub(super) fn promises_nothing(&self, moment: Moment, latest: u64) -> bool {
+    fn promises_nothing(&self, moment: Moment, latest: u64) -> bool {
         if moment.seqno < self.born {
             return true;
         }
@@ -332,13 +326,13 @@ impl Life {
     }
 
     /// Whether a scan must still be answered.
-    pub(super) fn promises_all(&self, moment: Moment, span: &Span, latest: u64) -> bool {
+    pub(crate) fn promises_all(&self, moment: Moment, span: &Span, latest: u64) -> bool {
         self.promises_nothing(moment, latest)
             && KEYS.into_iter().filter(|key| span.holds(key)).all(|key| self.promises(moment, key, latest))
     }
 
     /// The versions of a key at a moment, newest first.
-    pub(super) fn versions(&self, moment: Moment, key: &'static [u8], latest: u64) -> Vec<Told> {
+    pub(crate) fn versions(&self, moment: Moment, key: &'static [u8], latest: u64) -> Vec<Told> {
         let (from, said) = self.heard(key, moment.opened);
         let purge = said
             .get(from)
@@ -381,7 +375,7 @@ impl Life {
     }
 
     /// Whether its versions have always carried their times.
-    pub(super) fn tells_times(&self) -> bool {
+    pub(crate) fn tells_times(&self) -> bool {
         self.eras.iter().all(|era| era.keeping != Keeping::LastWriterWins)
     }
 }

@@ -15,25 +15,18 @@ use chronolith::{Bytes, CompactionPolicy, Db, Error, Keyspace, KeyspaceOptions, 
 #[expect(dead_code, reason = "a part of it is for other tests")]
 mod dice;
 
+#[path = "../support/outcome.rs"]
+mod outcome;
 #[path = "../support/strategies.rs"]
 #[expect(dead_code, reason = "a part of it is for other tests")]
 mod strategies;
 
 pub(crate) use dice::Dice;
+pub(crate) use outcome::{Outcome, ensure};
 pub(crate) use strategies::Strategy;
-
-pub(crate) type Outcome<T = ()> = Result<T, String>;
 
 /// Longer than any run.
 pub(crate) const WINDOW: Duration = Duration::from_secs(3600);
-
-macro_rules! ensure {
-    ($holds:expr, $($words:tt)+) => {
-        if !$holds {
-            return Err(format!($($words)+));
-        }
-    };
-}
 
 /// What is kept of the past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
