@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets, so that a plain `cargo check` sees them.
+//! The bodies of the fuzz targets: the targets take them from here, and a plain `cargo check` sees them.
 
 #[path = "../tests/fuzz_bodies/mod.rs"]
 pub mod bodies;

@@ -160,7 +160,6 @@ impl Walk {
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each step")]
     fn step(&mut self, words: &[&str]) {
         match words {
             ["flush"] => self.db.flush().unwrap(),
@@ -221,54 +220,57 @@ impl Walk {
                 let view = self.views.get(&seqno.parse().unwrap()).unwrap().clone();
                 self.ask(&view, key, expected);
             }
-            [write, arguments @ ..] => {
-                let (what, seqno) = write.split_once('@').unwrap();
-                self.up_to(seqno.parse().unwrap());
-                let (arguments, expected) = match arguments {
-                    [arguments @ .., "->", expected] => (arguments, *expected),
-                    arguments => (arguments, seqno),
-                };
-                let receipt = match (what, arguments) {
-                    ("delete", [key]) => self.keyspace.delete(key),
-                    ("purge", [key]) => self.keyspace.purge(key),
-                    ("purge_prefix", [prefix]) => self.keyspace.purge_prefix(prefix),
-                    ("pin", [name]) => self.db.pin(name).map(|seqno| Receipt { seqno, time: SystemTime::UNIX_EPOCH }),
-                    ("unpin", [name]) => {
-                        let unpinned = self.db.unpin(name);
-                        let (seqno, time) = (self.db.seqno(), SystemTime::UNIX_EPOCH);
-                        unpinned.map(|()| Receipt { seqno, time })
-                    }
-                    ("delete_range", [start, end]) => self.keyspace.delete_range(*start..*end),
-                    ("batch", [key, parts @ ..]) => {
-                        let mut batch = self.db.batch();
-                        for part in parts {
-                            match (*part, part.strip_prefix('+')) {
-                                ("delete", _) => batch.delete(&self.keyspace, key),
-                                ("delete_range", _) => batch.delete_range(&self.keyspace, ..),
-                                ("purge", _) => batch.purge(&self.keyspace, key),
-                                ("purge_prefix", _) => batch.purge_prefix(&self.keyspace, key),
-                                (_, Some(operand)) => batch.merge(&self.keyspace, key, self.value(operand)),
-                                (value, None) => batch.put(&self.keyspace, key, self.value(value)),
-                            }
-                        }
-                        batch.commit()
-                    }
-                    (value, [key]) => match value.strip_prefix('+') {
-                        Some(operand) => self.keyspace.merge(key, self.value(operand)),
-                        None => self.keyspace.put(key, self.value(value)),
-                    },
-                    _ => panic!("no such step: {words:?}"),
-                };
-                let outcome = match receipt {
-                    Ok(receipt) => receipt.seqno.to_string(),
-                    Err(Error::Duplicate { .. }) => "Duplicate".to_owned(),
-                    Err(Error::Invalid { .. }) => "Invalid".to_owned(),
-                    Err(error) => error.to_string(),
-                };
-                assert_eq!(outcome, expected, "the scenario counts wrong, or the write should have gone otherwise");
-            }
+            [write, arguments @ ..] => self.write(write, arguments),
             [] => {}
         }
+    }
+
+    /// Makes a commit, which must get the seqno behind its `@`, or be refused as told.
+    fn write(&self, write: &str, arguments: &[&str]) {
+        let (what, seqno) = write.split_once('@').unwrap();
+        self.up_to(seqno.parse().unwrap());
+        let (arguments, expected) = match arguments {
+            [arguments @ .., "->", expected] => (arguments, *expected),
+            arguments => (arguments, seqno),
+        };
+        let receipt = match (what, arguments) {
+            ("delete", [key]) => self.keyspace.delete(key),
+            ("purge", [key]) => self.keyspace.purge(key),
+            ("purge_prefix", [prefix]) => self.keyspace.purge_prefix(prefix),
+            ("pin", [name]) => self.db.pin(name).map(|seqno| Receipt { seqno, time: SystemTime::UNIX_EPOCH }),
+            ("unpin", [name]) => {
+                let unpinned = self.db.unpin(name);
+                let (seqno, time) = (self.db.seqno(), SystemTime::UNIX_EPOCH);
+                unpinned.map(|()| Receipt { seqno, time })
+            }
+            ("delete_range", [start, end]) => self.keyspace.delete_range(*start..*end),
+            ("batch", [key, parts @ ..]) => {
+                let mut batch = self.db.batch();
+                for part in parts {
+                    match (*part, part.strip_prefix('+')) {
+                        ("delete", _) => batch.delete(&self.keyspace, key),
+                        ("delete_range", _) => batch.delete_range(&self.keyspace, ..),
+                        ("purge", _) => batch.purge(&self.keyspace, key),
+                        ("purge_prefix", _) => batch.purge_prefix(&self.keyspace, key),
+                        (_, Some(operand)) => batch.merge(&self.keyspace, key, self.value(operand)),
+                        (value, None) => batch.put(&self.keyspace, key, self.value(value)),
+                    }
+                }
+                batch.commit()
+            }
+            (value, [key]) => match value.strip_prefix('+') {
+                Some(operand) => self.keyspace.merge(key, self.value(operand)),
+                None => self.keyspace.put(key, self.value(value)),
+            },
+            _ => panic!("no such step: {write} {arguments:?}"),
+        };
+        let outcome = match receipt {
+            Ok(receipt) => receipt.seqno.to_string(),
+            Err(Error::Duplicate { .. }) => "Duplicate".to_owned(),
+            Err(Error::Invalid { .. }) => "Invalid".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(outcome, expected, "the scenario counts wrong, or the write should have gone otherwise");
     }
 
     /// A point read and a scan of just that key must both give the expected answer.

@@ -1,7 +1,5 @@
+//! Two damaged map files, merged with every strategy.
+
 #![no_main]
 
-#[path = "../../tests/fuzz_bodies/mod.rs"]
-#[allow(dead_code, reason = "each target runs one of the bodies")]
-mod bodies;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::map_merge(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| chronolith_fuzz::bodies::map_merge(data));

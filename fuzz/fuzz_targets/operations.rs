@@ -1,7 +1,5 @@
+//! Calls of the API, held against a map.
+
 #![no_main]
 
-#[path = "../../tests/fuzz_bodies/mod.rs"]
-#[allow(dead_code, reason = "each target runs one of the bodies")]
-mod bodies;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::operations(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| chronolith_fuzz::bodies::operations(data));

@@ -1,7 +1,5 @@
+//! Patches of a segment of the history tier, or a whole one: then the past is asked for in every way.
+
 #![no_main]
 
-#[path = "../../tests/fuzz_bodies/mod.rs"]
-#[allow(dead_code, reason = "each target runs one of the bodies")]
-mod bodies;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::past_open(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| chronolith_fuzz::bodies::past_open(data));

@@ -1,7 +1,5 @@
+//! Versions of one key, each like the one before but for a piece.
+
 #![no_main]
 
-#[path = "../../tests/fuzz_bodies/mod.rs"]
-#[allow(dead_code, reason = "each target runs one of the bodies")]
-mod bodies;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::versions(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| chronolith_fuzz::bodies::versions(data));

@@ -1,7 +1,5 @@
+//! Patches of a log, or a whole one.
+
 #![no_main]
 
-#[path = "../../tests/fuzz_bodies/mod.rs"]
-#[allow(dead_code, reason = "each target runs one of the bodies")]
-mod bodies;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::wal_replay(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| chronolith_fuzz::bodies::wal_replay(data));

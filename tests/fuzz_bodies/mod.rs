@@ -178,9 +178,8 @@ pub fn manifest_replay(data: &[u8]) {
 /// inputs.
 const CALLS_MAX: usize = 200;
 
-/// Calls, each of some bytes, against a map of the latest state, and of every state before: an odd first byte asks for a keyspace that keeps
-/// its past, else what is gone may be refused.
-#[expect(clippy::too_many_lines, reason = "a list of calls")]
+/// Calls, each of some bytes, against a map of the latest state, and of every state before: an odd first byte asks for a
+/// keyspace that keeps its past, else what is gone may be refused.
 pub fn operations(data: &[u8]) {
     let sim = Sim::new(u64::from(data.first().copied().unwrap_or(0)));
     sim.set_space(Some(900 << 10));
@@ -188,103 +187,30 @@ pub fn operations(data: &[u8]) {
     let keeps = data.first().is_some_and(|first| first % 2 == 1);
     let mut keyspace = if keeps { space_with(&db, past::mvcc()) } else { space(&db) };
     let mut moments = Moments { keeps, ..Moments::default() };
-    let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-    let mut bytes = data.iter().copied().skip(1);
+    let mut model = Content::new();
+    let mut input = Input(data.get(1..).unwrap_or_default());
     let mut calls = 0;
-    while let Some(call) = bytes.next() {
+    while let Some(call) = input.call() {
         calls += 1;
         if calls > CALLS_MAX {
             break;
         }
-        let mut next = || bytes.next().unwrap_or(0);
-        let mut key = || vec![next() % 32; usize::from(next() % 3)];
-        if call >= 128 {
-            match call % 8 {
-                0 => {
-                    let key = key();
-                    let _receipt = keyspace.purge(&key).expect("a purge");
-                    model.remove(&key);
-                    moments.purge(|there| *there == key);
+        match (call >= 128, call % 16) {
+            (true, _) => call_past(call, &mut input, &sim, &db, &keyspace, &mut model, &mut moments),
+            (false, how @ (13 | 14)) => {
+                if how == 13 {
+                    drop(keyspace);
+                    db.close().expect("a close");
+                } else {
+                    db.persist().expect("a sync");
+                    sim.cut_power();
+                    drop((keyspace, db));
                 }
-                1 => {
-                    let key = key();
-                    let _receipt = keyspace.purge_prefix(&key).expect("a purge");
-                    model.retain(|there, _| !there.starts_with(&key));
-                    moments.purge(|there| there.starts_with(&key));
-                }
-                2 => moments.pin_or_unpin(&db, next() % 4, &model),
-                3 => sim.set_time(sim.now() + Duration::from_millis(u64::from(next()) * 4)),
-                4 | 5 => moments.check_one(&db, &keyspace, next()),
-                6 => moments.check_key(&keyspace, &key(), &model),
-                _ => moments.check_walks(&db, &keyspace, next(), &model),
-            }
-            moments.push(&db, &model);
-            continue;
-        }
-        match call % 16 {
-            0..=4 => {
-                let key = key();
-                let value = vec![next(); usize::from(next()) * 2];
-                let _receipt = keyspace.put(&key, &value).expect("a put");
-                model.insert(key, value);
-            }
-            5 | 6 => {
-                let key = key();
-                let _receipt = keyspace.delete(&key).expect("a delete");
-                model.remove(&key);
-            }
-            7 => {
-                let (from, to) = (key(), key());
-                let _receipt = keyspace.delete_range(&from..&to).expect("a range");
-                model.retain(|key, _| *key < from || *key >= to);
-            }
-            8 => {
-                let mut batch = db.batch();
-                for _ in 0..next() % 5 {
-                    let (key, value) = (vec![next() % 32], vec![next(); 3]);
-                    batch.put(&keyspace, &key, &value);
-                    model.insert(key, value);
-                }
-                let _receipt = batch.commit().expect("a batch");
-            }
-            9 => {
-                let (from, to) = (key(), key());
-                let found: Vec<_> = keyspace.range(&from..&to).map(|item| item.expect("an item")).collect();
-                let is_in = |key: &Vec<u8>| *key >= from && *key < to;
-                let wanted: Vec<_> = model.iter().filter(|(key, _)| is_in(key)).collect();
-                assert_eq!(found.len(), wanted.len(), "a range holds what it should");
-                for ((key, value), (k, v)) in found.iter().zip(wanted) {
-                    assert!(*key == k.as_slice() && *value == v.as_slice(), "a range shows what was written");
-                }
-            }
-            10 => {
-                let key = key();
-                let found = keyspace.get(&key).expect("a get");
-                assert_eq!(found.as_deref(), model.get(&key).map(Vec::as_slice), "a get shows what was written");
-            }
-            11 => db.flush().expect("a flush"),
-            12 => {
-                let _compacted = db.compact().expect("a compaction");
-            }
-            13 => {
-                drop(keyspace);
-                db.close().expect("a close");
-                db = options(&sim).open("db").expect("a database that was closed");
+                db = options(&sim).open("db").expect("a database that was closed, or whose power went");
                 keyspace = space(&db);
                 check_all(&keyspace, &model);
             }
-            14 => {
-                db.persist().expect("a sync");
-                sim.cut_power();
-                drop((keyspace, db));
-                db = options(&sim).open("db").expect("a database after a power cut");
-                keyspace = space(&db);
-                check_all(&keyspace, &model);
-            }
-            _ => {
-                let report = db.verify().expect("a check");
-                assert!(report.is_clean(), "{report}");
-            }
+            (false, _) => call_present(call, &mut input, &db, &keyspace, &mut model),
         }
         moments.push(&db, &model);
     }
@@ -292,6 +218,110 @@ pub fn operations(data: &[u8]) {
     // By the last bytes: of many inputs some ask for each.
     for moment in data.iter().rev().take(3) {
         moments.check_one(&db, &keyspace, *moment);
+    }
+}
+
+/// The bytes that are left of an input; behind its end there are zeros.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn call(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn next(&mut self) -> u8 {
+        self.call().unwrap_or(0)
+    }
+
+    fn key(&mut self) -> Vec<u8> {
+        vec![self.next() % 32; usize::from(self.next() % 3)]
+    }
+}
+
+/// A write, a read, or something that changes nothing that is seen.
+fn call_present(call: u8, input: &mut Input<'_>, db: &Db, keyspace: &Keyspace, model: &mut Content) {
+    match call % 16 {
+        0..=4 => {
+            let key = input.key();
+            let value = vec![input.next(); usize::from(input.next()) * 2];
+            let _receipt = keyspace.put(&key, &value).expect("a put");
+            model.insert(key, value);
+        }
+        5 | 6 => {
+            let key = input.key();
+            let _receipt = keyspace.delete(&key).expect("a delete");
+            model.remove(&key);
+        }
+        7 => {
+            let (from, to) = (input.key(), input.key());
+            let _receipt = keyspace.delete_range(&from..&to).expect("a range");
+            model.retain(|key, _| *key < from || *key >= to);
+        }
+        8 => {
+            let mut batch = db.batch();
+            for _ in 0..input.next() % 5 {
+                let (key, value) = (vec![input.next() % 32], vec![input.next(); 3]);
+                batch.put(keyspace, &key, &value);
+                model.insert(key, value);
+            }
+            let _receipt = batch.commit().expect("a batch");
+        }
+        9 => {
+            let (from, to) = (input.key(), input.key());
+            let found: Vec<_> = keyspace.range(&from..&to).map(|item| item.expect("an item")).collect();
+            let is_in = |key: &Vec<u8>| *key >= from && *key < to;
+            let wanted: Vec<_> = model.iter().filter(|(key, _)| is_in(key)).collect();
+            assert_eq!(found.len(), wanted.len(), "a range holds what it should");
+            for ((key, value), (k, v)) in found.iter().zip(wanted) {
+                assert!(*key == k.as_slice() && *value == v.as_slice(), "a range shows what was written");
+            }
+        }
+        10 => {
+            let key = input.key();
+            let found = keyspace.get(&key).expect("a get");
+            assert_eq!(found.as_deref(), model.get(&key).map(Vec::as_slice), "a get shows what was written");
+        }
+        11 => db.flush().expect("a flush"),
+        12 => {
+            let _compacted = db.compact().expect("a compaction");
+        }
+        _ => {
+            let report = db.verify().expect("a check");
+            assert!(report.is_clean(), "{report}");
+        }
+    }
+}
+
+/// A purge, a pin, a while, or a question about the past.
+fn call_past(
+    call: u8,
+    input: &mut Input<'_>,
+    sim: &Sim,
+    db: &Db,
+    keyspace: &Keyspace,
+    model: &mut Content,
+    moments: &mut Moments,
+) {
+    match call % 8 {
+        0 => {
+            let key = input.key();
+            let _receipt = keyspace.purge(&key).expect("a purge");
+            model.remove(&key);
+            moments.purge(|there| *there == key);
+        }
+        1 => {
+            let key = input.key();
+            let _receipt = keyspace.purge_prefix(&key).expect("a purge");
+            model.retain(|there, _| !there.starts_with(&key));
+            moments.purge(|there| there.starts_with(&key));
+        }
+        2 => moments.pin_or_unpin(db, input.next() % 4, model),
+        3 => sim.set_time(sim.now() + Duration::from_millis(u64::from(input.next()) * 4)),
+        4 | 5 => moments.check_one(db, keyspace, input.next()),
+        6 => moments.check_key(keyspace, &input.key(), model),
+        _ => moments.check_walks(db, keyspace, input.next(), model),
     }
 }
 
