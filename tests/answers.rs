@@ -1,6 +1,7 @@
-//! What an error of a write means: it was not applied, or the error says that it was, or the database takes no more writes. Every call of every verb fails once,
-//! in several ways, on a database that is fresh, that was closed, and whose process died; then the verb is run again, the process dies, the power goes, and
-//! each time it counts once at most, and exactly once where it was acknowledged.
+//! What an error of a write means: it was not applied, or the error says that it was, or the database takes no more
+//! writes. Every call of every verb fails once, in several ways, on a database that is fresh, that was closed, and
+//! whose process died; then the verb is run again, the process dies, the power goes, and each time it counts once at
+//! most, and exactly once where it was acknowledged.
 
 #![expect(clippy::unwrap_used, clippy::unnecessary_wraps, reason = "a test fails by panicking; verbs have one shape")]
 

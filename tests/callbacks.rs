@@ -177,7 +177,8 @@ fn a_policy_that_drops_the_last_handle_closes_the_database() {
         while let Err(error) = Db::open(dir.path()) {
             assert!(matches!(error, Error::Locked { .. }), "{error}");
             assert!(began.elapsed() < Duration::from_secs(30), "it stays open");
-            // Whoever has not been asked yet lets go here; not under the lock, since a close waits for the flush that asks.
+            // Whoever has not been asked yet lets go here; not under the lock, since a close waits for the flush that
+            // asks.
             let last = policy.0.lock().unwrap().take();
             drop(last);
             thread::yield_now();

@@ -31,7 +31,8 @@ fn copy_beside(sim: &Sim, db: &Db, verb: impl Fn() + Send + 'static) -> Db {
     open(sim, "copy")
 }
 
-/// A pin took a seqno, and the copy took the pin without the commits before it: it claimed a seqno of which it lacked acknowledged commits.
+/// A pin took a seqno, and the copy took the pin without the commits before it: it claimed a seqno of which it lacked
+/// acknowledged commits.
 #[test]
 fn a_copy_made_beside_pins_and_unpins_is_the_database_as_of_its_seqno() {
     let sim = Sim::new(1);
@@ -78,7 +79,8 @@ fn a_copy_knows_nothing_of_options_and_keyspaces_that_came_behind_its_moment() {
     assert!(copy.verify().unwrap().is_clean());
 }
 
-/// The change of a keyspace or a pin is one more thing that was committed before the call, also when nothing has been written since.
+/// The change of a keyspace or a pin is one more thing that was committed before the call, also when nothing has been
+/// written since.
 #[test]
 fn a_copy_has_every_change_before_the_call_also_without_a_write() {
     let sim = Sim::new(3);
@@ -223,7 +225,8 @@ fn a_copy_of_a_view_holds_the_sums_that_no_reader_can_be_given() {
     }
 }
 
-/// Times to live are forgotten where nothing is left that was written under them: the copy of a pinned moment then had an older one, or none.
+/// Times to live are forgotten where nothing is left that was written under them: the copy of a pinned moment then
+/// had an older one, or none.
 #[test]
 fn a_copy_of_a_moment_that_is_kept_has_the_time_to_live_of_that_moment() {
     let seconds = |count| Some(Duration::from_secs(count));

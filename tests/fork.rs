@@ -153,7 +153,8 @@ fn a_forked_child_is_refused_everything_and_changes_nothing() {
     kept.close().unwrap();
 }
 
-/// Where no thread of the parent was inside a lock of a library: here the parent has a database, but none that works on threads of its own.
+/// Where no thread of the parent was inside a lock of a library: here the parent has a database, but none that works
+/// on threads of its own.
 #[test]
 fn a_database_of_a_childs_own_works_and_is_none_of_its_childrens() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);

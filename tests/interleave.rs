@@ -1,5 +1,6 @@
-//! Two verbs at the same moment, on one thread: the engine names the points between two of its steps, and there another verb is run, as another thread would
-//! have run it. What is drawn follows from a seed, so a failure is replayed; the model is exact.
+//! Two verbs at the same moment, on one thread: the engine names the points between two of its steps, and there
+//! another verb is run, as another thread would have run it. What is drawn follows from a seed, so a failure is
+//! replayed; the model is exact.
 //!
 //! ```text
 //!   compact ── list ──•── files ── … ── written ──•── installed          • a named point
@@ -49,13 +50,15 @@ const PINS: [&str; 3] = ["p", "q", "r"];
 /// Verbs of one seed.
 const VERBS: usize = 24;
 
-/// Others that a wide batch deletes, each with a name of so many bytes: two such batches are more than the 16 MiB of recent ones that are kept.
+/// Others that a wide batch deletes, each with a name of so many bytes: two such batches are more than the 16 MiB of
+/// recent ones that are kept.
 const WIDE: (u64, usize) = (2100, 4096);
 
 /// Somebody closed the database before the verb began.
 const CLOSED: &str = "it is closed";
 
-/// A simulated machine that runs no background step on its own while it is at a point, and is silent while the test compares.
+/// A simulated machine that runs no background step on its own while it is at a point, and is silent while the test
+/// compares.
 #[derive(Clone, Debug)]
 struct Staged {
     sim: Sim,
@@ -649,7 +652,8 @@ impl Stage {
         self.commit(vec![write], words, || keyspace.delete_range(key(from)..key(to)).map(Some))
     }
 
-    /// Two batches so wide that the memory of recent writes lets go of the first: that writes the key outside, and both delete very many others.
+    /// Two batches so wide that the memory of recent writes lets go of the first: that writes the key outside, and
+    /// both delete very many others.
     fn wide(&self) -> Outcome {
         let db = self.db()?;
         let (write, keyspace, name, value) = {

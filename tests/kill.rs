@@ -1,7 +1,7 @@
 //! A real process, killed with SIGKILL while it writes, again and again: whatever it acknowledged is there.
 //!
-//! The test runs itself as the writer: the child writes and says each acknowledged commit on its standard output; the parent reads,
-//! kills, opens and compares. 50 rounds; `CHRONOLITH_KILL_ROUNDS` makes it more.
+//! The test runs itself as the writer: the child writes and says each acknowledged commit on its standard output; the
+//! parent reads, kills, opens and compares. 50 rounds; `CHRONOLITH_KILL_ROUNDS` makes it more.
 
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]

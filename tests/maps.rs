@@ -1,7 +1,8 @@
 //! Perfect-hash maps by themselves: what goes in comes out, whatever the order, the memory, the threads and the damage.
 //!
-//! Entries are drawn, built over and merged, and held against a map in memory. `CHRONOLITH_MAPS_SEED` sets another seed,
-//! `CHRONOLITH_MAPS_CASES` how many cases each property gets, `CHRONOLITH_MAPS_FULL=1` flips every bit instead of one in each byte.
+//! Entries are drawn, built over and merged, and held against a map in memory. `CHRONOLITH_MAPS_SEED` sets another
+//! seed, `CHRONOLITH_MAPS_CASES` how many cases each property gets, `CHRONOLITH_MAPS_FULL=1` flips every bit instead
+//! of one in each byte.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -861,8 +862,8 @@ fn keys_with_much_in_common_make_maps_like_any_others() {
     }
 }
 
-/// Different keys of 64 bytes with the very same hash of 128 bits: their words meet those of the secret of XXH3, which everybody knows, so
-/// that every product is zero, and what is left cancels out.
+/// Different keys of 64 bytes with the very same hash of 128 bits: their words meet those of the secret of XXH3,
+/// which everybody knows, so that every product is zero, and what is left cancels out.
 fn alike(number: u64) -> Vec<u8> {
     const SECRET: [u64; 4] =
         [0xbe4b_a423_396c_feb8, 0xdb97_9083_e96d_d4de, 0x78e5_c0cc_4ee6_79cb, 0x8e24_43f7_7446_08b8];

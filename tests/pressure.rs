@@ -21,8 +21,9 @@ fn used(sim: &Sim) -> u64 {
     sim.files().iter().map(|path| sim.read_file(path).unwrap().len() as u64).sum()
 }
 
-/// A commit with `Sync` had to flush first what an earlier process had left in its log. Where the disk was full, the flush failed behind the append: the
-/// commit was told as refused and was there all the same, so that whoever tried again counted twice. Now that flush comes before the append.
+/// A commit with `Sync` had to flush first what an earlier process had left in its log. Where the disk was full, the
+/// flush failed behind the append: the commit was told as refused and was there all the same, so that whoever tried
+/// again counted twice. Now that flush comes before the append.
 #[test]
 fn a_synced_commit_that_a_full_disk_refuses_is_not_there() {
     let sim = Sim::new(1);
@@ -56,7 +57,8 @@ fn a_synced_commit_that_a_full_disk_refuses_is_not_there() {
     }
 }
 
-/// Every call between the beginning of a commit and its return fails once: the answer says whether the commit was applied.
+/// Every call between the beginning of a commit and its return fails once: the answer says whether the commit was
+/// applied.
 #[test]
 fn an_error_of_a_commit_means_that_it_was_not_applied_or_says_that_it_was() {
     for durability in [Durability::Sync, Durability::Interval(Duration::from_millis(1)), Durability::Buffered] {
@@ -94,7 +96,8 @@ fn an_error_of_a_commit_means_that_it_was_not_applied_or_says_that_it_was() {
     }
 }
 
-/// A close that could not write its seal returned before it had synced, so what the last interval had acknowledged stayed unsynced without bound.
+/// A close that could not write its seal returned before it had synced, so what the last interval had acknowledged
+/// stayed unsynced without bound.
 #[test]
 fn a_close_that_cannot_end_cleanly_syncs_all_the_same() {
     for call in 0..20 {
@@ -277,7 +280,8 @@ fn the_timeline_is_thinned_however_often_the_database_is_compacted() {
     assert!(db.commits(..).count() <= 5_001);
 }
 
-/// A seqno that was no commit had the time of the commit before it: what had expired since was shown, and drops were seen at another moment.
+/// A seqno that was no commit had the time of the commit before it: what had expired since was shown, and drops were
+/// seen at another moment.
 #[test]
 fn every_seqno_has_its_own_time_also_that_of_a_pin_or_a_keyspace() {
     let sim = Sim::new(23);
@@ -307,7 +311,8 @@ fn every_seqno_has_its_own_time_also_that_of_a_pin_or_a_keyspace() {
     }
 }
 
-/// What one compaction met stopped those of every keyspace, and the writers of all: a damaged segment of one was enough.
+/// What one compaction met stopped those of every keyspace, and the writers of all: a damaged segment of one was
+/// enough.
 #[test]
 fn a_keyspace_that_cannot_be_compacted_holds_up_no_other_and_is_told_until_it_can() {
     let sim = Sim::new(5);
@@ -356,7 +361,8 @@ fn a_keyspace_that_cannot_be_compacted_holds_up_no_other_and_is_told_until_it_ca
     assert!(l0_of("damaged") <= 1, "{}", l0_of("damaged"));
 }
 
-/// A view took its time before it was registered: what expired between, and was dropped, it told as absent of a time at which it was alive.
+/// A view took its time before it was registered: what expired between, and was dropped, it told as absent of a time
+/// at which it was alive.
 #[test]
 fn a_view_tells_what_was_alive_at_its_time_whatever_expires_while_it_is_opened() {
     let ttl = Duration::from_secs(10);

@@ -1,4 +1,5 @@
-//! Range tombstones by the ten thousand. Nothing here measures time; with anything quadratic these tests do not end, or not within memory.
+//! Range tombstones by the ten thousand. Nothing here measures time; with anything quadratic these tests do not end,
+//! or not within memory.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -191,8 +192,9 @@ fn ranges_count_towards_the_size_that_seals_a_memtable() {
     assert!(stats.flushes + stats.sealed_memtables > 0, "{stats}");
 }
 
-/// Of a row of range tombstones a flush judges the newest and the oldest. A view between them was refused by scans: one of them was taken for newer than
-/// the interval in which it lies, and a jump over what it hides passed the history tier by.
+/// Of a row of range tombstones a flush judges the newest and the oldest. A view between them was refused by scans:
+/// one of them was taken for newer than the interval in which it lies, and a jump over what it hides passed the
+/// history tier by.
 #[test]
 fn a_scan_inside_a_row_of_range_tombstones_sees_what_a_get_sees() {
     let db = open(&env::Memory::new());

@@ -1,8 +1,10 @@
-//! Real threads against a model: every commit is told by its receipt, and every answer is compared with what all commits up to its seqno amount to.
+//! Real threads against a model: every commit is told by its receipt, and every answer is compared with what all
+//! commits up to its seqno amount to.
 //!
 //! ```text
 //!   writers ──▶ commit ──▶ receipt ──▶ the truth, by seqno ◀── compared ◀── views · pins · copies · histories
-//!                 ▲ beside them: flush, compact, verify, policies changed, keyspaces made and dropped; at last, close in the middle
+//!                 ▲ beside them: flush, compact, verify, policies changed, keyspaces made and dropped;
+//!                   at last, close in the middle
 //! ```
 //!
 //! | variable | means |

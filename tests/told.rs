@@ -750,7 +750,8 @@ fn statistics_tell_what_views_hold_and_which() {
     drop(many);
 }
 
-/// The manifest tells first and last keys of segments that are gone; it was written anew only by the very compaction that carried a purge out, if that got to its end.
+/// The manifest tells first and last keys of segments that are gone; it was written anew only by the very compaction
+/// that carried a purge out, if that got to its end.
 #[test]
 fn a_compaction_takes_the_names_of_purged_keys_out_of_the_manifest_whoever_carried_the_purge_out() {
     let holds_name = |sim: &env::Sim| {

@@ -4,12 +4,13 @@
 //! | --- | --- |
 //! | `scenario … strategy Sum` | begins anew, with the keyspace `k` under a merge strategy; without one, `LastWins` |
 //! | `v@10 k` · `+v@10 k` · `delete@10 k` · `delete_range@10 a z` | a put, a merge, deletes, each the commit 10 |
-//! | `batch@10 k 5 +1 delete` | puts, merges, deletes and purges of one key in one batch; `delete_range` of all, `purge_prefix` of the key |
+//! | `batch@10 k 5 +1 delete` | words of one key in a batch; `delete_range` of all, `purge_prefix` of it |
 //! | `v@10 k -> Duplicate` | refused, as `Duplicate` or `Invalid` |
 //! | `view@12` · `release 12` · `view 12 k -> v` | opens a view and holds it; lets go of it; asks it |
 //! | `as_of 15 k -> v` | asks a view that is opened for it |
 //! | `flush` · `compact` | |
-//! | `scenario … policy mvcc 2 1h` | under a policy: `mvcc` with versions and age, `tombstones` with retention, `last_writer_wins`, `keep_even` (a custom one: even seqnos) |
+//! | `scenario … policy mvcc 2 1h` | under a policy, `mvcc` with versions and age |
+//! | `… policy tombstones 1h` · `last_writer_wins` · `keep_even` | a custom one keeps even seqnos |
 //! | `scenario … ttl 10m` | values live that long; policy, ttl and strategy may stand together, in this order |
 //! | `policy mvcc 1 0s` · `ttl 1h` | sets them from now on |
 //! | `wait 2h` · `step_wall 2h` · `step_wall -2h` | time passes; the wall clock alone is moved |
@@ -20,9 +21,10 @@
 //! | `as_of_time 90m k -> v` | asks a view of the time that long after the beginning |
 //! | `reopen` | closes and opens; compacts before the keyspace, and so a custom strategy, is given |
 //!
-//! Values of `Sum` are numbers, `max` and `min` the outermost; a list of `Append` is told with commas; the custom strategy `Joined` puts a bar
-//! between two values, and `Short` fails with more than five bytes. Answers: a value, `None`, `Unfoldable` for an error that names the key, `Trimmed`, or `Trimmed{n}` with the oldest readable
-//! seqno; `Trimmed/1` leaves the choice.
+//! Values of `Sum` are numbers, `max` and `min` the outermost; a list of `Append` is told with commas; the custom
+//! strategy `Joined` puts a bar between two values, and `Short` fails with more than five bytes. Answers: a value,
+//! `None`, `Unfoldable` for an error that names the key, `Trimmed`, or `Trimmed{n}` with the oldest readable seqno;
+//! `Trimmed/1` leaves the choice.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 

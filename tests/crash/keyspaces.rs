@@ -1,5 +1,5 @@
-//! What a keyspace is goes by its name: its merge strategy, what it keeps of its past, how long its values live, and what
-//! they look like.
+//! What a keyspace is goes by its name: its merge strategy, what it keeps of its past, how long its values live, and
+//! what they look like.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,7 +1,7 @@
 //! Power cuts, failing calls and full disks: at every call of every workload, on a simulated machine.
 //!
-//! A workload is a list of steps. It runs once to count its changing calls, then once for each of them with a fault there.
-//! What may be there afterwards follows from what was answered:
+//! A workload is a list of steps. It runs once to count its changing calls, then once for each of them with a fault
+//! there. What may be there afterwards follows from what was answered:
 //!
 //! * every commit is there whole or not at all, and those that are there are a prefix of those that returned `Ok`;
 //! * the prefix holds everything that was acknowledged as durable;

@@ -1,7 +1,8 @@
 //! What may be there after a crash: it follows from what was answered.
 //!
 //! ```text
-//!  steps ─▶ events: sure, unknown or void ─▶ the state after each of them ─▶ one of those, not below the floor, is what is seen
+//!  steps ─▶ events: sure, unknown or void ─▶ the state after each of them
+//!                                              └─▶ one of those, not below the floor, is what is seen
 //! ```
 
 use std::{

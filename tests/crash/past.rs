@@ -1,5 +1,5 @@
-//! The past after a crash: every commit is told and shown exactly by its number and by its time, or refused where no policy
-//! promises it; pins are there; what was purged is not.
+//! The past after a crash: every commit is told and shown exactly by its number and by its time, or refused where no
+//! policy promises it; pins are there; what was purged is not.
 
 use std::{
     cell::Cell,

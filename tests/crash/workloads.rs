@@ -53,8 +53,8 @@ impl Workload {
         self.options(sim.clone()).open(DB)
     }
 
-    /// Whether a call is tried: of a workload of the past one of `every` calls, each of which is looked at more closely.
-    /// All of them in a full run.
+    /// Whether a call is tried: of a workload of the past one of `every` calls, each of which is looked at more
+    /// closely. All of them in a full run.
     pub(crate) fn tries(&self, call: usize, every: usize) -> bool {
         is_full() || !self.has_past() || (call + self.name.len()).is_multiple_of(every)
     }

@@ -189,7 +189,8 @@ fn reseal_map(bytes: &mut [u8]) {
     seal(bytes, tail_at, tail_at + MAP_TAIL_LEN - 8, tail_at + MAP_TAIL_LEN - 8);
 }
 
-/// The file that an input makes, and the content that it must have if nothing is told; nothing where the damage may be beyond checksums.
+/// The file that an input makes, and the content that it must have if nothing is told; nothing where the damage may
+/// be beyond checksums.
 fn damaged_map(data: &[u8]) -> (Vec<u8>, Option<&'static Content>) {
     let (how, which) = how(data);
     let original = files().get(which).cloned().unwrap_or_default();
@@ -320,9 +321,9 @@ fn check_merged(strategy: Strategy, maps: &[&Content; 2], merged: chronolith::Re
     }
 }
 
-/// Two damaged map files, merged with every strategy. The input is that of the first behind its length of two bytes, then that of the
-/// second; the first byte of all says what else: 1, the result has the seed of neither; the other bits which strategy,
-/// 0 all of them.
+/// Two damaged map files, merged with every strategy. The input is that of the first behind its length of two bytes,
+/// then that of the second; the first byte of all says what else: 1, the result has the seed of neither; the other
+/// bits which strategy, 0 all of them.
 pub fn map_merge(data: &[u8]) {
     let Some(([options, low, high], rest)) = data.split_first_chunk() else { return };
     let (first, second) = rest.split_at(usize::from(u16::from_le_bytes([*low, *high])).min(rest.len()));

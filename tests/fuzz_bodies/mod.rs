@@ -7,8 +7,8 @@
 //!  even              patches: offset u16 · length u8 · bytes …, over the real file
 //! ```
 //!
-//! [`operations`] takes the input as calls, checked against a map. Perfect-hash functions and map files are damaged in [`maps`], the past
-//! is in [`past`].
+//! [`operations`] takes the input as calls, checked against a map. Perfect-hash functions and map files are damaged
+//! in [`maps`], the past is in [`past`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -178,8 +178,8 @@ pub fn manifest_replay(data: &[u8]) {
 /// inputs.
 const CALLS_MAX: usize = 200;
 
-/// Calls, each of some bytes, against a map of the latest state, and of every state before: an odd first byte asks for a
-/// keyspace that keeps its past, else what is gone may be refused.
+/// Calls, each of some bytes, against a map of the latest state, and of every state before: an odd first byte asks
+/// for a keyspace that keeps its past, else what is gone may be refused.
 pub fn operations(data: &[u8]) {
     let sim = Sim::new(u64::from(data.first().copied().unwrap_or(0)));
     sim.set_space(Some(900 << 10));

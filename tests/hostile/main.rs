@@ -1,18 +1,21 @@
-//! Any bytes in any file, anything in place of any file: the exact data or an error that names a file, never anything else.
+//! Any bytes in any file, anything in place of any file: the exact data or an error that names a file, never anything
+//! else.
 //!
-//! Small databases are damaged one file at a time, then opened, read in every way, verified, written to and opened again:
+//! Small databases are damaged one file at a time, then opened, read in every way, verified, written to and opened
+//! again:
 //!
 //! ```text
 //!  closed      a clean end: every flip is found, or hit bytes that carry nothing
 //!  crashed     logs without an end: what was never known synced may go, as a tail of the commits
 //!  layered     segments in levels, tombstones of ranges, versions kept for a view, a sealed log and an open one
 //!  folding     sums, lists and first values: operands in segments, memtables and logs, kept apart for a view
-//!  indexed     segments with perfect-hash index and filter, small ones and one that is large enough to get it by itself
-//!  past        segments of the history tier with differences and open tombstones, a timeline, a pin, a purge; versions in several blocks
+//!  indexed     segments with perfect-hash index and filter, small ones and one large enough to get it by itself
+//!  past        segments of the history tier with differences and open tombstones, a timeline, a pin, a purge;
+//!              versions in several blocks
 //! ```
 //!
-//! Without `CHRONOLITH_HOSTILE_FULL=1` one drawn bit pattern is flipped in each byte and some lengths are left out. `CHRONOLITH_HOSTILE_ONLY`
-//! takes those with that in their names.
+//! Without `CHRONOLITH_HOSTILE_FULL=1` one drawn bit pattern is flipped in each byte and some lengths are left out.
+//! `CHRONOLITH_HOSTILE_ONLY` takes those with that in their names.
 
 #![expect(
     clippy::unwrap_used,
@@ -57,7 +60,8 @@ use memory::{LARGEST_REQUEST, forget_requests, largest_request};
 use reading::Outcome;
 use templates::{Template, foreign, templates};
 
-/// No case takes longer, whatever else the machine does: they take some milliseconds, and a busy machine may stop for half a minute.
+/// No case takes longer, whatever else the machine does: they take some milliseconds, and a busy machine may stop for
+/// half a minute.
 const LONGEST_CASE: Duration = Duration::from_secs(120);
 
 /// What a worker is at, for the one who watches.

@@ -1,5 +1,6 @@
-//! Random histories against a model that forgets nothing: a map from each key to all that was ever said of it. What that
-//! amounts to at a moment, the model works out from the whole list, by the rules of the keyspace's merge strategy.
+//! Random histories against a model that forgets nothing: a map from each key to all that was ever said of it. What
+//! that amounts to at a moment, the model works out from the whole list, by the rules of the keyspace's merge
+//! strategy.
 //!
 //! ```text
 //!  seed ─▶ operations, plain data ─▶ run on a machine ─▶ every answer = the model's, or a refusal where one is allowed
@@ -15,7 +16,7 @@
 //! | `CHRONOLITH_MODEL_SEED` | the one seed to run |
 //! | `CHRONOLITH_MODEL_FIRST` | the seed to begin with; by default 1 |
 //! | `CHRONOLITH_MODEL_LIKE` | words that a failure must have for a shorter script to count |
-//! | `CHRONOLITH_MODEL_HUNT` | with any value: tells every seed that fails in one line, instead of the shortest script |
+//! | `CHRONOLITH_MODEL_HUNT` | with any value: every seed that fails gets a line, instead of the shortest script |
 
 #[path = "../support/dice.rs"]
 #[expect(dead_code, reason = "a part of it is for other tests")]

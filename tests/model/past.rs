@@ -304,8 +304,8 @@ impl Life {
         rank < versions && std::iter::once(there).chain(newer).all(|said| self.expiry(said) > now)
     }
 
-    /// Whether it must still be known that a key was not there: any key, of those too that were never written. What leaves the window without a trace of its own refuses
-    /// everything that is not there before it.
+    /// Whether it must still be known that a key was not there: any key, of those too that were never written. What
+    /// leaves the window without a trace of its own refuses everything that is not there before it.
     fn promises_nothing(&self, moment: Moment, latest: u64) -> bool {
         if moment.seqno < self.born {
             return true;

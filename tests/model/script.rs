@@ -66,7 +66,8 @@ pub(crate) struct Kind {
     pub(crate) ttl: u64,
 }
 
-/// One operation: plain data, so that any part of a history can be run again. What it names and is not there makes it nothing.
+/// One operation: plain data, so that any part of a history can be run again. What it names and is not there makes it
+/// nothing.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     Write {

@@ -15,7 +15,8 @@ impl History {
         (0..if self.threads { 5 } else { 1 }).any(|_| self.run().2.is_err_and(|wrong| wrong.contains(&like)))
     }
 
-    /// Leaves out what the failure does not need: halves first, single operations last, then parts of batches and operands.
+    /// Leaves out what the failure does not need: halves first, single operations last, then parts of batches and
+    /// operands.
     fn shrink(mut self) -> Self {
         let end = Instant::now() + Duration::from_secs(60);
         loop {

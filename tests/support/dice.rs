@@ -1,7 +1,7 @@
 //! Random numbers that follow from a seed: the one generator of the tests.
 
-/// A generator after `SplitMix64`: any seed will do, also 0 and those that differ in one bit. A seed that somebody wrote
-/// down goes on meaning the same history as long as this arithmetic stays as it is.
+/// A generator after `SplitMix64`: any seed will do, also 0 and those that differ in one bit. A seed that somebody
+/// wrote down goes on meaning the same history as long as this arithmetic stays as it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Dice(pub(crate) u64);
 

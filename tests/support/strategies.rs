@@ -1,5 +1,5 @@
-//! What several writes of a key mean: the built-in merge strategies and some of the user's own, worked out the slow way,
-//! from all values that count.
+//! What several writes of a key mean: the built-in merge strategies and some of the user's own, worked out the slow
+//! way, from all values that count.
 
 use chronolith::{Error, Merge, MergeStrategy};
 
@@ -15,8 +15,8 @@ pub(crate) enum Strategy {
     Joined(&'static str),
     /// The user's own: the first and the last byte of all.
     Ends,
-    /// The user's own: one behind the other, but not with what holds a `!`, and not longer than this: then it fails. Whether
-    /// it does, does not depend on the grouping.
+    /// The user's own: one behind the other, but not with what holds a `!`, and not longer than this: then it fails.
+    /// Whether it does, does not depend on the grouping.
     Fragile(usize),
     /// The user's own: the longest, of several the oldest.
     Longest,
@@ -53,8 +53,8 @@ impl Strategy {
         }
     }
 
-    /// The value that the writes of a key amount to, oldest first, with no delete and no later put among them; `None` where
-    /// they cannot be combined.
+    /// The value that the writes of a key amount to, oldest first, with no delete and no later put among them; `None`
+    /// where they cannot be combined.
     pub(crate) fn fold<V: AsRef<[u8]>>(self, values: impl IntoIterator<Item = V>) -> Option<Vec<u8>> {
         let mut values = values.into_iter();
         let owned = |value: V| value.as_ref().to_vec();

@@ -20,12 +20,12 @@
 //! | `delete a 1` · `delete_range a 0..3` · `purge a 1` · `purge_prefix a k001` | |
 //! | `put a 1 20, delete b 2` | a commit of several operations |
 //! | `sync put a 1 20` | a commit that is synced, whatever the database does otherwise |
-//! | `refused put a 1 20` | a commit with a key that is there already, where that is an error: nothing of it is applied |
+//! | `refused put a 1 20` | a commit of which nothing is applied, since a key is there already and may not be |
 //! | `each n in 0..8: put a n 20` | a commit for each number |
 //! | `all n in 0..8: put a n 20` | one commit with the operations of each number; `sync all n in …` |
 //! | `persist` · `flush` · `compact` · `checkpoint` | |
 //! | `reopen` | closes and opens again |
-//! | `view` · `check_views` · `forget_views` | opens a view, which must show from then on what it shows now; compares; lets go |
+//! | `view` · `check_views` · `forget_views` | opens a view, which goes on showing the same; compares; lets go |
 //! | `pass 60` | milliseconds go by |
 //! | `pin then` · `unpin then` | keeps this moment under a name, and lets it go |
 //! | `as_of_now` | asks what had been committed by now: from then on that is the answer for this time |

@@ -1,7 +1,9 @@
-//! What a database must answer when several verbs run at the same moment: everything that was ever said, in the order of the commits.
+//! What a database must answer when several verbs run at the same moment: everything that was ever said, in the order
+//! of the commits.
 //!
-//! Whoever commits tells the seqno of the receipt and what the batch said, in whatever order; what a key is as of a seqno is worked out from all that was
-//! said of it up to there. What an update or a swap leads to depends on what is before it in that order, so a lost one shows as a wrong value.
+//! Whoever commits tells the seqno of the receipt and what the batch said, in whatever order; what a key is as of a
+//! seqno is worked out from all that was said of it up to there. What an update or a swap leads to depends on what is
+//! before it in that order, so a lost one shows as a wrong value.
 
 use std::{
     collections::BTreeMap,
@@ -500,8 +502,8 @@ pub(crate) fn give_strategies(db: &Db) -> Outcome {
     Ok(())
 }
 
-/// Compares a copy with everything that was said up to its newest commit. `past` are seqnos to look back at. A copy of a view has the keyspaces that the view
-/// can read.
+/// Compares a copy with everything that was said up to its newest commit. `past` are seqnos to look back at. A copy
+/// of a view has the keyspaces that the view can read.
 pub(crate) fn check_copy(truth: &Truth, copy: &Db, of: Option<&Looked>, past: &[u64], dice: &mut Dice) -> Outcome {
     give_strategies(copy)?;
     let newest = u64::from(copy.seqno());

@@ -24,7 +24,8 @@ impl World {
         self.look_for_purged(&report.still_held_by)
     }
 
-    /// That no file holds what was purged, unless a view that came before may read it, or an iterator that is told of still reads the file.
+    /// That no file holds what was purged, unless a view that came before may read it, or an iterator that is told of
+    /// still reads the file.
     fn look_for_purged(&mut self, held_by: &[Seqno]) -> Outcome {
         let Machine::Sim(sim) = self.machine.clone() else { return Ok(()) };
         let opened = self.held.iter().map(|held| held.opened).chain(self.ranges.iter().map(|range| range.opened));

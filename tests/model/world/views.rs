@@ -88,8 +88,8 @@ impl World {
         Ok(())
     }
 
-    /// Reads every key and scans every keyspace in both directions: each answer must be the model's; a refusal must be one
-    /// that is allowed. With `follow`, the seqno that a refusal names must answer.
+    /// Reads every key and scans every keyspace in both directions: each answer must be the model's; a refusal must
+    /// be one that is allowed. With `follow`, the seqno that a refusal names must answer.
     pub(crate) fn examine(&mut self, held: &mut Held, follow: bool) -> Outcome {
         for at in 0..self.lives.len() {
             let Some(keyspace) = self.handle_in(held, at)? else { continue };
