@@ -47,6 +47,9 @@ struct Look {
     close: bool,
 }
 
+/// A version: its moment, its value, and whether it changed anything.
+type Written = (Moment, Option<Digest>, bool);
+
 impl<'a> Past<'a> {
     pub(crate) fn new(run: &'a Run, explained: &'a Explained) -> Self {
         let happened = explained.happened.as_slice();
@@ -318,17 +321,9 @@ impl<'a> Past<'a> {
         Ok(())
     }
 
-    /// The versions of a key: nothing that never was, and everything that is owed.
-    fn check_history(
-        &self,
-        keyspace: &Keyspace,
-        born: usize,
-        key: &[u8],
-        (moments, now): (&[Moment], u64),
-    ) -> Result<(), String> {
-        let (name, sort) = (keyspace.name(), Sort::of(keyspace.name()));
-        // Newest last: the moment, the value, and whether it changed anything.
-        let mut versions: Vec<(Moment, Option<Digest>, bool)> = Vec::new();
+    /// What was written under a key since its keyspace was made and no purge hides, newest last.
+    fn versions(&self, name: &str, born: usize, key: &[u8], moments: &[Moment]) -> Vec<Written> {
+        let mut versions: Vec<Written> = Vec::new();
         let mut before = None;
         for event in self.events(born) {
             let What::Write(ops) = &event.what else { continue };
@@ -349,6 +344,19 @@ impl<'a> Past<'a> {
             }
             before = after;
         }
+        versions
+    }
+
+    /// The versions of a key: nothing that never was, and everything that is owed.
+    fn check_history(
+        &self,
+        keyspace: &Keyspace,
+        born: usize,
+        key: &[u8],
+        (moments, now): (&[Moment], u64),
+    ) -> Result<(), String> {
+        let sort = Sort::of(keyspace.name());
+        let versions = self.versions(keyspace.name(), born, key, moments);
         let mut walk = keyspace.history(key);
         let mut expected = versions.iter().enumerate().rev();
         let is_near = |moment: &Moment| moment.time + WINDOW_US > now;

@@ -103,6 +103,28 @@ fn coming() -> Vec<String> {
     manifests.chain(logs).chain(segments).chain(["CURRENT.new".to_owned()]).collect()
 }
 
+/// Plants this at a path, whatever is there; `false` where there is nothing that it could stand for.
+fn plant(what: &str, target: &Path, outside: &Path) -> bool {
+    if what == "link to the same" {
+        // The very file, moved out and linked to.
+        let is_there = fs::symlink_metadata(target).is_ok();
+        if is_there {
+            fs::rename(target, outside.join("moved")).unwrap();
+            symlink(outside.join("moved"), target).unwrap();
+        }
+        return is_there;
+    }
+    remove(target);
+    match what {
+        "pipe" => mkfifo(target),
+        "directory" => fs::create_dir(target).unwrap(),
+        "link to a file" => symlink(outside.join("file"), target).unwrap(),
+        "link to nothing" => symlink(outside.join("nothing"), target).unwrap(),
+        _ => symlink(outside.join("full"), target).unwrap(),
+    }
+    true
+}
+
 #[test]
 fn what_is_planted_in_place_of_a_file_is_refused_or_harmless_and_never_followed() {
     let (mut refused, mut harmless, mut wrong) = (0, 0, Vec::new());
@@ -114,7 +136,7 @@ fn what_is_planted_in_place_of_a_file_is_refused_or_harmless_and_never_followed(
     places.dedup();
     for fresh in [false, true] {
         for place in &places {
-            for plant in
+            for what in
                 ["link to a file", "link to nothing", "link to a directory", "link to the same", "pipe", "directory"]
             {
                 let home = TempDir::new().unwrap();
@@ -130,33 +152,11 @@ fn what_is_planted_in_place_of_a_file_is_refused_or_harmless_and_never_followed(
                 fs::write(outside.join("full/1.wal"), "precious").unwrap();
                 fs::write(outside.join("full/1.seg"), "precious").unwrap();
                 let target = path.join(place);
-                match plant {
-                    "link to the same" if fs::symlink_metadata(&target).is_ok() => {
-                        // The very file, moved out and linked to.
-                        fs::rename(&target, outside.join("moved")).unwrap();
-                        symlink(outside.join("moved"), &target).unwrap();
-                    }
-                    "link to the same" => continue,
-                    "pipe" => {
-                        remove(&target);
-                        mkfifo(&target);
-                    }
-                    "directory" => {
-                        remove(&target);
-                        fs::create_dir(&target).unwrap();
-                    }
-                    link => {
-                        remove(&target);
-                        let to = match link {
-                            "link to a file" => outside.join("file"),
-                            "link to nothing" => outside.join("nothing"),
-                            _ => outside.join("full"),
-                        };
-                        symlink(to, &target).unwrap();
-                    }
+                if !plant(what, &target, &outside) {
+                    continue;
                 }
                 let before = snapshot(&outside);
-                let what = format!("{plant} at {place}{}", if fresh { " of a new database" } else { "" });
+                let what = format!("{what} at {place}{}", if fresh { " of a new database" } else { "" });
                 let run = path.clone();
                 let result = within(&what, move || if fresh { open(&run).and_then(Db::close) } else { try_all(&run) });
                 match result {
