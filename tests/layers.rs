@@ -54,7 +54,7 @@ const ENGINE_RANKS: &[(&str, u32)] = &[
 /// What `engine/mod.rs` hands out to the rooms of the engine by a shorter name, and where each is defined.
 const ENGINE_NAMES: &[(&str, &str)] = &[
     ("Engine", "mod"),
-    ("Opened", "catalogue"),
+    ("KeyspaceRef", "catalogue"),
     ("Durability", "options"),
     ("KeyspaceOptions", "options"),
     ("Options", "options"),
@@ -62,7 +62,7 @@ const ENGINE_NAMES: &[(&str, &str)] = &[
     ("Catalogue", "catalogue"),
     ("Context", "context"),
     ("Counters", "counters"),
-    ("DbClock", "clock"),
+    ("Clock", "clock"),
     ("FileSet", "files"),
     ("Health", "health"),
     ("Jobs", "jobs"),
@@ -119,7 +119,7 @@ fn untidiness_is_noticed() {
     let inside = |path: &str, code: &str| faults_of(&format!("src/engine/{path}"), &format!("//! Head.\n{code}\n"));
     assert_eq!(inside("log/mod.rs", "use crate::engine::{files::FileSet, health::Health};"), "");
     assert_eq!(
-        inside("write/decide.rs", "use super::update::optimistic;\nuse crate::engine::{Engine, log::Commit};"),
+        inside("write/decide.rs", "use super::update::optimistic;\nuse crate::engine::{Engine, log::CommitState};"),
         ""
     );
     assert_eq!(inside("pins.rs", "use super::{Engine, keyspaces::commit_change};"), "");

@@ -116,7 +116,7 @@ impl Batch {
 
     fn add(&mut self, keyspace: &Keyspace, write: Write<'_>) {
         if keyspace.belongs_to(&self.owner) {
-            self.staged.add(keyspace.opened(), write);
+            self.staged.add(keyspace.keyspace_ref(), write);
         } else {
             self.staged.refuse(foreign(keyspace));
         }

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::View;
 use crate::{
     base::{Bytes, Error, KeySpan, Result},
-    engine::{Opened, read::Scan},
+    engine::{KeyspaceRef, read::Scan},
     merge::Direction,
 };
 
@@ -16,13 +16,13 @@ use crate::{
 #[must_use = "iterators are lazy"]
 pub struct Range {
     view: View,
-    keyspace: Opened,
+    keyspace: KeyspaceRef,
     span: KeySpan,
     front: Option<Scan>,
     back: Option<Scan>,
     /// Held while there are such.
     iterating: Option<Arc<()>>,
-    /// Told as the first item.
+    /// Returned as the first item.
     wrong: Option<Error>,
     ended: bool,
     /// The last error was about one key.
@@ -37,7 +37,7 @@ impl fmt::Debug for Range {
 }
 
 impl Range {
-    pub(super) fn new(view: View, keyspace: Opened, span: KeySpan, wrong: Option<Error>) -> Self {
+    pub(super) fn new(view: View, keyspace: KeyspaceRef, span: KeySpan, wrong: Option<Error>) -> Self {
         Self { view, keyspace, span, front: None, back: None, iterating: None, wrong, ended: false, key_failed: false }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Receipt, Result, Seqno, SeqnoRange},
     compaction::Policy,
     engine::{
-        Compacted, Engine, Explain, KeyspaceSpace, Opened, Progress, Running, Watch,
+        Compacted, Engine, Explain, KeyspaceRef, KeyspaceSpace, Progress, Running, Watch,
         jobs::{self, Scope},
         keyspaces,
         read::{self, ViewCore},
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Keyspace {
     owner: Arc<Running>,
-    opened: Opened,
+    inner: KeyspaceRef,
 }
 
 impl fmt::Debug for Keyspace {
@@ -32,16 +32,16 @@ impl fmt::Debug for Keyspace {
 }
 
 impl Keyspace {
-    pub(super) fn new(owner: &Arc<Running>, opened: Opened) -> Self {
-        Self { owner: Arc::clone(owner), opened }
+    pub(super) fn new(owner: &Arc<Running>, inner: KeyspaceRef) -> Self {
+        Self { owner: Arc::clone(owner), inner }
     }
 
     pub(super) fn id(&self) -> KeyspaceId {
-        self.opened.id
+        self.inner.id
     }
 
-    pub(crate) fn opened(&self) -> &Opened {
-        &self.opened
+    pub(crate) fn keyspace_ref(&self) -> &KeyspaceRef {
+        &self.inner
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
@@ -54,7 +54,7 @@ impl Keyspace {
 
     /// Returns the name it was opened with.
     pub fn name(&self) -> &str {
-        &self.opened.name
+        &self.inner.name
     }
 
     /// Writes a value. If the key exists, the keyspace's merge strategy decides what that means.
@@ -120,7 +120,7 @@ impl Keyspace {
     /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed); [`Invalid`](Error::Invalid) for a
     /// dropped keyspace.
     pub fn explain(&self, key: impl AsRef<[u8]>) -> Result<Explain> {
-        read::explain(self.engine(), &self.opened, key.as_ref())
+        read::explain(self.engine(), &self.inner, key.as_ref())
     }
 
     /// Deletes a key. Deleting a key that does not exist is no error.
@@ -282,7 +282,7 @@ impl Keyspace {
     /// keyspace.
     #[doc(alias = "lookup", alias = "read")]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
-        read::get(self.engine(), &self.opened, key.as_ref())
+        read::get(self.engine(), &self.inner, key.as_ref())
     }
 
     /// Tells whether a key exists.
@@ -321,7 +321,7 @@ impl Keyspace {
     /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
     /// [`get`](Keyspace::get).
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>> {
-        read::multi_get(self.engine(), &self.opened, keys)
+        read::multi_get(self.engine(), &self.inner, keys)
     }
 
     /// Reads the first key and its value.
@@ -416,7 +416,7 @@ impl Keyspace {
 
     /// Returns the merge strategy.
     pub fn merge_strategy(&self) -> MergeStrategy {
-        self.opened.strategy.clone()
+        self.inner.strategy.clone()
     }
 
     /// Returns the time to live of values written from now on; `None` if they live for ever.
@@ -437,7 +437,7 @@ impl Keyspace {
     /// [`DiskFull`](Error::DiskFull), [`Io`](Error::Io), [`Corrupt`](Error::Corrupt): see
     /// [`Db::compact`](crate::Db::compact); [`Invalid`](Error::Invalid) for a dropped keyspace.
     pub fn compact(&self) -> Result<Compacted> {
-        Watch::silent().over(|watch| jobs::compact(self.engine(), Scope::Keyspace(&self.opened), watch))
+        Watch::silent().over(|watch| jobs::compact(self.engine(), Scope::Keyspace(&self.inner), watch))
     }
 
     /// Compacts the keys of a range, and as few of the others as share segments with them: useful after a large delete.
@@ -471,7 +471,7 @@ impl Keyspace {
     ) -> Result<Compacted> {
         let span = range.span();
         let whole = span.start.is_empty() && span.end.is_none();
-        let scope = if whole { Scope::Keyspace(&self.opened) } else { Scope::Span(&self.opened, &span) };
+        let scope = if whole { Scope::Keyspace(&self.inner) } else { Scope::Span(&self.inner, &span) };
         Watch::telling(&mut told).over(|watch| jobs::compact(self.engine(), scope, watch))
     }
 
@@ -521,7 +521,7 @@ impl Keyspace {
     ) -> Result<Option<Receipt>> {
         let expected = expected.as_ref().map(AsRef::as_ref);
         let new = new.as_ref().map(AsRef::as_ref);
-        write::update(self.engine(), &self.opened, key.as_ref(), |old| {
+        write::update(self.engine(), &self.inner, key.as_ref(), |old| {
             (old == expected).then(|| new.map(Bytes::copy_from))
         })
     }
@@ -555,14 +555,14 @@ impl Keyspace {
         mut change: impl FnMut(Option<&[u8]>) -> Option<V>,
     ) -> Result<Receipt> {
         let key = key.as_ref();
-        let written = write::update(self.engine(), &self.opened, key, |old| {
+        let written = write::update(self.engine(), &self.inner, key, |old| {
             Some(change(old).map(|new| Bytes::copy_from(new.as_ref())))
         })?;
         written.ok_or_else(|| Error::Conflict { key: key.to_vec() })
     }
 
     fn write(&self, write: Write<'_>) -> Result<Receipt> {
-        write::commit_one(self.engine(), &self.opened, write)
+        write::commit_one(self.engine(), &self.inner, write)
     }
 
     fn now(&self) -> View {

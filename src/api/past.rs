@@ -7,7 +7,7 @@ use crate::{
     base::{Bytes, Error, Result, Seqno, from_us},
     engine::{
         Engine,
-        read::{CommitWalk, RangeWalk, Told, VersionWalk},
+        read::{CommitWalk, KeyVersion, RangeWalk, VersionWalk},
     },
 };
 
@@ -30,7 +30,7 @@ pub struct Version {
 #[must_use = "iterators are lazy"]
 pub struct History {
     walk: Option<VersionWalk>,
-    /// Told as the first item.
+    /// Returned as the first item.
     wrong: Option<Error>,
 }
 
@@ -68,7 +68,7 @@ impl Iterator for History {
 }
 
 impl Version {
-    fn of(Told { seqno, time, value }: Told) -> Result<Self> {
+    fn of(KeyVersion { seqno, time, value }: KeyVersion) -> Result<Self> {
         Ok(Self { seqno: Seqno(seqno), time: from_us(time), value: value? })
     }
 }
@@ -82,7 +82,7 @@ impl Version {
 #[must_use = "iterators are lazy"]
 pub struct HistoryRange {
     walk: Option<RangeWalk>,
-    /// Told as the first item.
+    /// Returned as the first item.
     wrong: Option<Error>,
 }
 

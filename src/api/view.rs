@@ -73,8 +73,7 @@ impl View {
             .core
             .keyspace(name)
             .ok_or_else(|| Error::invalid(format!("there was no keyspace \"{name}\" at seqno {}", self.seqno())))?;
-        let opened = self.core.opened(found)?;
-        Ok(Keyspace::new(&self.owner, opened))
+        Ok(Keyspace::new(&self.owner, self.core.keyspace_ref(found)?))
     }
 
     /// Returns the names of the keyspaces that existed, sorted. Empty once the database is closed.
@@ -95,7 +94,7 @@ impl View {
     pub fn history_range(&self, keyspace: &Keyspace, range: impl KeyRange) -> HistoryRange {
         let walk = self
             .check(keyspace)
-            .and_then(|()| read::history_range(&self.core, keyspace.opened(), range.span(), (0, u64::MAX)));
+            .and_then(|()| read::history_range(&self.core, keyspace.keyspace_ref(), range.span(), (0, u64::MAX)));
         HistoryRange::new(walk)
     }
 
@@ -105,7 +104,7 @@ impl View {
         let (from, to) = range.ends();
         let walk = self
             .check(keyspace)
-            .and_then(|()| read::history(&self.core, keyspace.opened(), key.as_ref(), (from.unwrap_or(0), to)));
+            .and_then(|()| read::history(&self.core, keyspace.keyspace_ref(), key.as_ref(), (from.unwrap_or(0), to)));
         History::new(walk)
     }
 
@@ -142,7 +141,7 @@ impl View {
     /// [`Corrupt`](crate::Error::Corrupt) or [`Io`](crate::Error::Io) from files; [`Closed`](crate::Error::Closed).
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.check(keyspace)?;
-        self.core.get(keyspace.opened(), key.as_ref())
+        self.core.get(keyspace.keyspace_ref(), key.as_ref())
     }
 
     /// Tells whether a key existed.
@@ -165,7 +164,7 @@ impl View {
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
         self.check(keyspace)?;
-        self.core.multi_get(keyspace.opened(), keys)
+        self.core.multi_get(keyspace.keyspace_ref(), keys)
     }
 
     /// Tells whether there was no key.
@@ -215,7 +214,7 @@ impl View {
 
     pub(super) fn scan(&self, keyspace: &Keyspace, span: KeySpan) -> Range {
         let wrong = self.check(keyspace).err();
-        Range::new(self.clone(), keyspace.opened().clone(), span, wrong)
+        Range::new(self.clone(), keyspace.keyspace_ref().clone(), span, wrong)
     }
 
     fn check(&self, keyspace: &Keyspace) -> Result<()> {

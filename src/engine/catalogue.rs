@@ -17,7 +17,7 @@ use crate::{
 
 /// A keyspace as its readers hold it.
 #[derive(Clone, Debug)]
-pub(crate) struct Opened {
+pub(crate) struct KeyspaceRef {
     pub(crate) id: KeyspaceId,
     pub(crate) born: u64,
     pub(crate) strategy: MergeStrategy,
@@ -25,7 +25,7 @@ pub(crate) struct Opened {
     pub(crate) name: Arc<str>,
 }
 
-impl Opened {
+impl KeyspaceRef {
     fn new(keyspace: &KeyspaceVersion, strategy: MergeStrategy) -> Self {
         Self { id: keyspace.id, born: keyspace.born, strategy, name: keyspace.name.as_str().into() }
     }
@@ -51,7 +51,7 @@ impl Opened {
 
 /// That a keyspace is gone.
 #[cold]
-pub(super) fn dropped(keyspace: &Opened) -> Error {
+pub(super) fn dropped(keyspace: &KeyspaceRef) -> Error {
     let name = &keyspace.name;
     Error::invalid(format!("keyspace \"{name}\" was dropped; `Db::keyspace` makes it anew"))
 }
@@ -104,7 +104,7 @@ impl Catalogue {
     }
 
     /// A keyspace as its readers hold it.
-    pub(crate) fn opened(&self, keyspace: &KeyspaceVersion) -> Result<Opened> {
+    pub(crate) fn keyspace_ref(&self, keyspace: &KeyspaceVersion) -> Result<KeyspaceRef> {
         let strategy = self.strategy_of(keyspace).ok_or_else(|| {
             let StoredOptions { merge, merge_name, .. } = &keyspace.options;
             Error::invalid(format!(
@@ -113,11 +113,11 @@ impl Catalogue {
                 name_of(*merge, merge_name)
             ))
         })?;
-        Ok(Opened::new(keyspace, strategy))
+        Ok(KeyspaceRef::new(keyspace, strategy))
     }
 
     /// Hands out a keyspace, if its merge strategy is the one that was asked for.
-    pub(super) fn give(&self, keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Result<Opened> {
+    pub(super) fn give(&self, keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Result<KeyspaceRef> {
         if let Some(policy) = &options.policy
             && matches!(policy.stored(), StoredPolicy::Custom(_))
         {
@@ -127,7 +127,7 @@ impl Catalogue {
         }
         let StoredOptions { merge, merge_name, .. } = &keyspace.options;
         let asked = match (&options.merge, MergeStrategy::built_in(*merge)) {
-            (None, Some(stored)) => return Ok(Opened::new(keyspace, stored)),
+            (None, Some(stored)) => return Ok(KeyspaceRef::new(keyspace, stored)),
             (None, None) => None,
             (Some(asked), _) if (asked.number(), asked.custom_name()) == (*merge, merge_name) => {
                 let mut strategy = asked.clone();
@@ -135,7 +135,7 @@ impl Catalogue {
                     // The first one given is the one that all use.
                     strategy = self.strategies.lock().entry(keyspace.id).or_insert(strategy).clone();
                 }
-                return Ok(Opened::new(keyspace, strategy));
+                return Ok(KeyspaceRef::new(keyspace, strategy));
             }
             (Some(asked), _) => Some(asked.name()),
         };

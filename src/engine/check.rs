@@ -70,25 +70,25 @@ pub(crate) fn verify(engine: &Engine, watch: &mut Watch<'_>) -> Result<Report> {
     verify_manifest(engine, &mut report)?;
     // Held while it is read: none of these files goes away.
     let current = engine.files.current();
-    watch.begin(current.tables().map(|table| table.meta.file_len).sum())?;
+    watch.begin(current.segments().map(|handle| handle.meta.file_len).sum())?;
     for (id, tree) in current.trees.iter() {
         let keyspace = current.version.keyspaces.get(id).map(|keyspace| keyspace.name.clone());
-        for table in tree.tables() {
+        for handle in tree.segments() {
             engine.check_open()?;
-            watch.begin_part(table.meta.file_len);
+            watch.begin_part(handle.meta.file_len);
             report.files += 1;
-            report.bytes += table.meta.file_len;
-            report.entries += table.meta.summary.entries;
-            let path = engine.ctx.dir.path().join(name::segment(table.meta.number));
+            report.bytes += handle.meta.file_len;
+            report.entries += handle.meta.summary.entries;
+            let path = engine.ctx.dir.path().join(name::segment(handle.meta.number));
             // Opened for this alone, and closed again: the file as it is now, and no more open files than before.
-            let checked = table.open_anew().and_then(|segment| segment.check(&table.meta));
-            report.note(path, keyspace.clone(), checked)?;
+            let checked = handle.open_anew().and_then(|segment| segment.check(&handle.meta));
+            report.record(path, keyspace.clone(), checked)?;
             watch.end_part()?;
         }
     }
     if !engine.ctx.options.read_only {
-        for table in &current.sealed {
-            verify_log(engine, &mut report, table, None)?;
+        for memtable in &current.sealed {
+            verify_log(engine, &mut report, memtable, None)?;
         }
         let end = engine.log.end_of(current.active.log());
         verify_log(engine, &mut report, &current.active, end)?;
@@ -107,12 +107,12 @@ fn verify_manifest(engine: &Engine, report: &mut Report) -> Result<()> {
         Some(found) if found.version() == manifest.version() => Ok(()),
         _ => Err(Error::invalid("the manifest on the disk is not the one in force")),
     });
-    report.note(manifest.path(), None, read)
+    report.record(manifest.path(), None, read)
 }
 
 /// That the log of a memtable reads back, up to `end` where it is still being written.
-fn verify_log(engine: &Engine, report: &mut Report, table: &Memtable, end: Option<u64>) -> Result<()> {
-    let number = table.log();
+fn verify_log(engine: &Engine, report: &mut Report, memtable: &Memtable, end: Option<u64>) -> Result<()> {
+    let number = memtable.log();
     let name = name::log(number);
     let path = engine.ctx.dir.path().join(&name);
     let decided = engine.files.edit().version().log_ends.get(&number).copied();
@@ -126,8 +126,8 @@ fn verify_log(engine: &Engine, report: &mut Report, table: &Memtable, end: Optio
         if whole { Ok(()) } else { Err(Error::invalid("the log has lost its end")) }
     });
     // A flush may have finished meanwhile: then the log is gone, and rightly.
-    let needed = engine.files.look(|now| now.needs_log(number));
-    if needed { report.note(path, None, checked) } else { Ok(()) }
+    let needed = engine.files.with_current(|now| now.needs_log(number));
+    if needed { report.record(path, None, checked) } else { Ok(()) }
 }
 
 /// Whether an error says that the file is not what it should be, rather than that nobody could look.
@@ -158,7 +158,7 @@ fn read_log(dir: &dyn Dir, name: &str) -> Result<Vec<u8>> {
 
 impl Report {
     /// Takes down what checking a file has met; gives back what is no finding.
-    fn note(&mut self, path: PathBuf, keyspace: Option<String>, checked: Result<()>) -> Result<()> {
+    fn record(&mut self, path: PathBuf, keyspace: Option<String>, checked: Result<()>) -> Result<()> {
         match checked {
             Err(error) if tells_of_the_file(&error) => {
                 self.findings.push(VerifyFinding { path, keyspace, what: error.in_full() });

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Engine, Opened, Watch,
+    Engine, KeyspaceRef, Watch,
     catalogue::{point_index, readers_of},
     files::superversion::{Moment, SuperVersion},
     jobs::{copying, flush},
@@ -45,7 +45,7 @@ pub(crate) fn checkpoint(engine: &Arc<Engine>, path: &Path, watch: &mut Watch<'_
     let _copying = copying(engine);
     flush(engine)?;
     engine.ctx.pass("checkpoint: flush, then moment");
-    let (files, version) = settled_moment(engine)?;
+    let (files, version) = flushed_moment(engine)?;
     engine.ctx.pass("checkpoint: moment, then links");
     copy_to(engine, path, |target| {
         let segments = || version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
@@ -91,8 +91,8 @@ fn check_outside(engine: &Engine, path: &Path) -> Result<()> {
 
 /// Makes the directory of a copy.
 fn checkpoint_dir(engine: &Engine, path: &Path) -> Result<Arc<dyn Dir>> {
-    let opened = engine.ctx.pool.sparing(|| engine.ctx.env.open_dir(path, true)).at("create", || path.to_path_buf())?;
-    let target: Arc<dyn Dir> = Arc::new(engine.ctx.pool.beside(opened));
+    let made = engine.ctx.pool.sparing(|| engine.ctx.env.open_dir(path, true)).at("create", || path.to_path_buf())?;
+    let target: Arc<dyn Dir> = Arc::new(engine.ctx.pool.beside(made));
     let at = || target.path().to_path_buf();
     // Of two copies to one directory, the second neither adds to the first nor clears it away.
     if !target.try_lock(true).at("lock", at)? {
@@ -127,10 +127,10 @@ fn name_checkpoint(engine: &Engine, target: &Arc<dyn Dir>, version: &Version) ->
 }
 
 /// The newest moment of which everything is in segments and nothing newer is, as a version of its own, with the files.
-fn settled_moment(engine: &Engine) -> Result<(Arc<SuperVersion>, Version)> {
+fn flushed_moment(engine: &Engine) -> Result<(Arc<SuperVersion>, Version)> {
     let files = engine.files.current();
     engine.check_open()?;
-    let moment = files.settled.clone();
+    let moment = files.flushed.clone();
     assert!(moment.is_some(), "a flush left {} sealed memtables and no settled moment", files.sealed.len());
     let version = moment.map(|moment| version_at(&moment, &files.version)).unwrap_or_default();
     Ok((files, version))
@@ -270,8 +270,8 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         copied.horizon = view.seqno();
         copied.lapsed = 0;
         copied.options.ttls = ttls_of_copy(view, &keyspace.options.ttls);
-        let opened = engine.catalogue.opened(keyspace)?;
-        let segments = copy_keyspace(view, &**target, keyspace, &opened, (&mut version.next_file, watch))?;
+        let reference = engine.catalogue.keyspace_ref(keyspace)?;
+        let segments = copy_keyspace(view, &**target, keyspace, &reference, (&mut version.next_file, watch))?;
         if !segments.is_empty() {
             copied.levels = vec![Vec::new(), segments];
         }
@@ -316,12 +316,12 @@ fn copy_keyspace(
     view: &Arc<ViewCore>,
     target: &dyn Dir,
     keyspace: &KeyspaceVersion,
-    opened: &Opened,
+    reference: &KeyspaceRef,
     (next_file, watch): (&mut u64, &mut Watch<'_>),
 ) -> Result<Vec<Arc<Finished>>> {
     let engine = view.engine();
     let keeps_time = engine.catalogue.keeps_time(keyspace);
-    let Some(mut scan) = view.scan(opened, KeySpan { start: Vec::new(), end: None }, Direction::Forward)? else {
+    let Some(mut scan) = view.scan(reference, KeySpan { start: Vec::new(), end: None }, Direction::Forward)? else {
         return Ok(Vec::new());
     };
     let mut segments = Vec::new();
@@ -331,7 +331,7 @@ fn copy_keyspace(
         Ok::<_, Error>(())
     };
     let current = view.files();
-    let asked = view.asked(opened)?;
+    let asked = view.asked(reference)?;
     let main = || current.version.keyspaces.get(&keyspace.id).into_iter().flat_map(|now| now.main());
     let keys = main().map(|segment| segment.summary.keys).sum::<u64>();
     let mut copied = 0;
@@ -342,9 +342,9 @@ fn copy_keyspace(
             Ok(true) => (Kind::Put, None),
             Err(error) if scan.has_ended() => return Err(error),
             Err(error) => {
-                let state = |asked: &Asked| state_as_of(&current, opened, scan.key(), asked.clone());
+                let state = |asked: &Asked| state_as_of(&current, reference, scan.key(), asked.clone());
                 let state = asked.as_ref().map(state).transpose()?.flatten();
-                let Some((kind, state)) = state else { return Err(opened.of_key(scan.key(), error)) };
+                let Some((kind, state)) = state else { return Err(reference.of_key(scan.key(), error)) };
                 (kind, Some(state))
             }
         };
@@ -356,7 +356,8 @@ fn copy_keyspace(
             finish(full)?;
         }
         // Which version it is: the newest one that its history tells up to now.
-        let told = history(view, opened, scan.key(), (0, u64::MAX))?.map(|mut walk| walk.next()).transpose()?.flatten();
+        let told =
+            history(view, reference, scan.key(), (0, u64::MAX))?.map(|mut walk| walk.next()).transpose()?.flatten();
         let (seqno, time) = told.map_or((view.seqno(), view.time()), |told| (told.seqno, told.time));
         let entry = Entry { time: keeps_time.then_some(time), ..Entry::new(kind, seqno) };
         if writer.is_none() {

@@ -12,15 +12,15 @@ use crate::env::Env;
 
 /// The clock of an open database.
 #[derive(Debug)]
-pub(crate) struct DbClock {
+pub(crate) struct Clock {
     env: Arc<dyn Env>,
-    follows: Lock<Clock>,
+    follows: Lock<WallFollower>,
 }
 
-impl DbClock {
+impl Clock {
     /// A clock that starts at the wall's time, or at `newest` if that is later.
     pub(super) fn new(env: Arc<dyn Env>, newest: u64) -> Self {
-        let follows = Clock::new(env.wall_us(), env.monotonic_us(), newest);
+        let follows = WallFollower::new(env.wall_us(), env.monotonic_us(), newest);
         Self { env, follows: Lock::new(Rank::Clock, follows) }
     }
 
@@ -38,14 +38,14 @@ const STAND_US: u64 = 3_600_000_000;
 
 /// Follows a wall clock without trusting it.
 #[derive(Debug)]
-struct Clock {
+struct WallFollower {
     now: u64,
     monotonic: u64,
     /// Since when, in monotonic time, the wall clock has been far ahead.
     ahead_since: Option<u64>,
 }
 
-impl Clock {
+impl WallFollower {
     /// A clock that starts at the wall's time, or at `newest` if that is later.
     fn new(wall: u64, monotonic: u64, newest: u64) -> Self {
         Self { now: wall.max(newest), monotonic, ahead_since: None }
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn time_follows_the_wall_and_never_runs_backwards() {
-        let mut clock = Clock::new(100 * S, 0, 0);
+        let mut clock = WallFollower::new(100 * S, 0, 0);
         assert_eq!(clock.now(101 * S, S), 101 * S);
         assert_eq!(clock.now(101 * S - 400, S), 101 * S);
         assert!(clock.now(50 * S, 3 * S) >= 101 * S);
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn one_bad_second_of_the_wall_changes_nothing() {
-        let mut clock = Clock::new(100 * S, 0, 0);
+        let mut clock = WallFollower::new(100 * S, 0, 0);
         let ten_years = 315_360_000 * S;
         assert_eq!(clock.now(ten_years, S), 101 * S);
         assert_eq!(clock.now(102 * S, 2 * S), 102 * S);
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_step_that_stands_for_an_hour_is_believed() {
-        let mut clock = Clock::new(100 * S, 0, 0);
+        let mut clock = WallFollower::new(100 * S, 0, 0);
         let step = 100_000 * S;
         for minute in 0..60 {
             let monotonic = minute * 60 * S;
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_database_from_the_future_waits_at_half_speed() {
-        let mut clock = Clock::new(100 * S, 0, 200 * S);
+        let mut clock = WallFollower::new(100 * S, 0, 200 * S);
         assert_eq!(clock.now(110 * S, 10 * S), 205 * S);
         assert_eq!(clock.now(300 * S, 200 * S), 300 * S);
     }

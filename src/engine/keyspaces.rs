@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, sync::Arc};
 
-use super::{Engine, KeyspaceOptions, Opened, files::Editing, jobs::flush_recovered};
+use super::{Engine, KeyspaceOptions, KeyspaceRef, files::Editing, jobs::flush_recovered};
 use crate::{
     base::{Error, FIRST_KEYSPACE, KeyspaceId, Result},
     compaction::Policy,
@@ -154,7 +154,7 @@ pub(crate) fn space_of(engine: &Engine, id: KeyspaceId) -> KeyspaceSpace {
     KeyspaceSpace {
         live: keyspace.main().map(|segment| segment.file_len).sum(),
         history: keyspace.past.iter().map(|segment| segment.file_len).sum(),
-        memtable: current.memtables(u64::MAX).map(|table| table.share(id).bytes).sum(),
+        memtable: current.memtables(u64::MAX).map(|memtable| memtable.share(id).bytes).sum(),
     }
 }
 
@@ -166,15 +166,15 @@ pub(crate) fn approximate_len(engine: &Engine, id: KeyspaceId) -> u64 {
     }
     let current = engine.files.current();
     let Some(tree) = current.trees.get(&id).filter(|tree| !tree.dropped) else { return 0 };
-    let segments = tree.levels.iter().flatten().map(|table| &table.meta.summary);
+    let segments = tree.levels.iter().flatten().map(|handle| &handle.meta.summary);
     // Not keys less tombstones: those of older versions of a key that is there count among them.
     let stored: u64 =
         segments.map(|summary| summary.keys.min(summary.entries.saturating_sub(summary.tombstones))).sum();
-    stored + current.memtables(u64::MAX).map(|table| table.share(id).values).sum::<u64>()
+    stored + current.memtables(u64::MAX).map(|memtable| memtable.share(id).values).sum::<u64>()
 }
 
 /// The keyspace of this name, created if need be, and its merge strategy.
-pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Result<Opened> {
+pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Result<KeyspaceRef> {
     engine.check_open()?;
     if name.is_empty() || name.len() > NAME_LEN_MAX {
         let what = format!("the name of a keyspace has 1 to {NAME_LEN_MAX} bytes, not {}", name.len());
@@ -244,11 +244,11 @@ pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Re
 fn seqnos_of(engine: &Engine, keyspace: &KeyspaceVersion) -> Vec<RangeInclusive<u64>> {
     let segments = keyspace.segments().map(|segment| segment.summary.min_seqno..=segment.summary.max_seqno);
     let current = engine.files.current();
-    let tables = current.memtables(u64::MAX).filter(|table| table.share(keyspace.id).values > 0);
-    let tables = tables.map(|table| table.first_seqno()..=table.last_seqno());
+    let memtables = current.memtables(u64::MAX).filter(|memtable| memtable.share(keyspace.id).values > 0);
+    let memtables = memtables.map(|memtable| memtable.first_seqno()..=memtable.last_seqno());
     // Who reads a pinned moment finds the options of then.
     let pins = current.version.pins.values().map(|pin| pin.seqno..=pin.seqno);
-    segments.chain(tables).chain(pins).collect()
+    segments.chain(memtables).chain(pins).collect()
 }
 
 /// That there is room for one more time to live among those that are in use.

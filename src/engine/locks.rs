@@ -16,7 +16,7 @@
 //! | `Current` | files | the superversion that new reads take | none |
 //! | `Clock` | clock | the time of the database | none |
 //! | `Policies`, `Strategies` | catalogue | custom policies and merge strategies of this process | none |
-//! | `Busy` | jobs | the keyspaces under compaction | none |
+//! | `Slots` | jobs | the keyspaces under compaction | none |
 //! | `Idle`, `Cleared` | jobs | since when nothing was committed; when keyspaces were cleared out | none |
 //! | `Doubtful` | files | segments of edits that failed | none |
 //! | `Removing` | files | the right to remove files | removing files |
@@ -55,7 +55,7 @@ pub(super) enum Rank {
     Clock,
     Policies,
     Strategies,
-    Busy,
+    Slots,
     Idle,
     Cleared,
     Doubtful,

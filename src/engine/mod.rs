@@ -54,7 +54,7 @@ pub(crate) mod write;
 
 use std::{path::PathBuf, sync::Arc};
 
-pub(crate) use catalogue::Opened;
+pub(crate) use catalogue::KeyspaceRef;
 pub(crate) use check::verify;
 pub use check::{Report, VerifyFinding};
 pub use jobs::Compacted;
@@ -69,7 +69,7 @@ pub use watch::Progress;
 pub(crate) use watch::Watch;
 
 use catalogue::Catalogue;
-use clock::DbClock;
+use clock::Clock;
 use context::Context;
 use counters::Counters;
 use files::FileSet;
@@ -87,7 +87,7 @@ pub(crate) struct Engine {
     health: Arc<Health>,
     work: Arc<Work>,
     counters: Arc<Counters>,
-    clock: DbClock,
+    clock: Clock,
     catalogue: Catalogue,
     files: FileSet,
     log: Log,

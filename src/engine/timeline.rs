@@ -15,7 +15,7 @@ use std::{collections::VecDeque, ops::Range, path::PathBuf, sync::Arc};
 
 use super::{
     context::Context,
-    files::{runs::RunCursor, superversion::SuperVersion, tree::Table},
+    files::{runs::RunCursor, superversion::SuperVersion, tree::SegmentHandle},
 };
 use crate::{
     base::{Corruption, Error, Kind, Result, TIMELINE},
@@ -26,7 +26,7 @@ use crate::{
     segment::{Entry, Finished, PointIndex, Purpose, SegmentWriter},
 };
 
-/// Commits told by one entry.
+/// Commits in one entry.
 pub(super) const CHUNK: usize = 256;
 
 /// The timeline is exact for this long at least, in microseconds; before that it is a sample with this distance.
@@ -88,15 +88,15 @@ fn newer(commit: Option<Stamp>, decided: Option<(u64, u64)>) -> Option<Stamp> {
 pub(super) struct Timeline {
     pub(super) current: Arc<SuperVersion>,
     /// Its segments, oldest first: they follow each other.
-    pub(super) tables: Vec<Arc<Table>>,
+    pub(super) segments: Vec<Arc<SegmentHandle>>,
 }
 
 impl Timeline {
     pub(super) fn new(current: &Arc<SuperVersion>) -> Self {
-        let mut tables: Vec<_> =
-            current.trees.get(&TIMELINE).into_iter().flat_map(|tree| tree.tables().cloned()).collect();
-        tables.sort_by(|a, b| a.meta.summary.span.start.cmp(&b.meta.summary.span.start));
-        Self { current: Arc::clone(current), tables }
+        let mut segments: Vec<_> =
+            current.trees.get(&TIMELINE).into_iter().flat_map(|tree| tree.segments().cloned()).collect();
+        segments.sort_by(|a, b| a.meta.summary.span.start.cmp(&b.meta.summary.span.start));
+        Self { current: Arc::clone(current), segments }
     }
 
     /// From this seqno on every commit is told.
@@ -111,8 +111,8 @@ impl Timeline {
     }
 
     fn commit_at_seqno(&self, seqno: u64) -> Result<Option<Stamp>> {
-        for table in self.current.memtables(seqno) {
-            let found = table.with_stamps(|stamps| {
+        for memtable in self.current.memtables(seqno) {
+            let found = memtable.with_stamps(|stamps| {
                 let after = stamps.partition_point(|stamp| stamp.seqno <= seqno);
                 stamps.get(after.checked_sub(1)?).copied()
             });
@@ -140,7 +140,7 @@ impl Timeline {
 
     /// The same once more, to walk through it.
     fn again(&self) -> Self {
-        Self { current: Arc::clone(&self.current), tables: self.tables.clone() }
+        Self { current: Arc::clone(&self.current), segments: self.segments.clone() }
     }
 
     /// When a seqno was committed; where only samples are left, no earlier, and no later than the time between two of them.
@@ -162,8 +162,8 @@ impl Timeline {
     }
 
     fn commit_at_time(&self, time: u64) -> Result<Option<Stamp>> {
-        for table in self.current.memtables(u64::MAX) {
-            let found = table.with_stamps(|stamps| {
+        for memtable in self.current.memtables(u64::MAX) {
+            let found = memtable.with_stamps(|stamps| {
                 let after = stamps.partition_point(|stamp| stamp.time <= time);
                 stamps.get(after.checked_sub(1)?).copied()
             });
@@ -172,11 +172,11 @@ impl Timeline {
             }
         }
         // The segment that begins at or before the time, then the entry in it, by halves of the seqnos between.
-        let begins = |table: &Arc<Table>| table.meta.summary.times.map_or(0, |times| times.oldest);
-        let after = self.tables.partition_point(|table| begins(table) <= time);
-        let Some(table) = after.checked_sub(1).and_then(|at| self.tables.get(at)) else { return Ok(None) };
+        let begins = |handle: &Arc<SegmentHandle>| handle.meta.summary.times.map_or(0, |times| times.oldest);
+        let after = self.segments.partition_point(|handle| begins(handle) <= time);
+        let Some(handle) = after.checked_sub(1).and_then(|at| self.segments.get(at)) else { return Ok(None) };
         // The first entry of the segment begins at or before the time.
-        let (mut low, mut high) = (table.meta.summary.min_seqno, table.meta.summary.max_seqno);
+        let (mut low, mut high) = (handle.meta.summary.min_seqno, handle.meta.summary.max_seqno);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             match self.chunk_at(middle)?.first() {
@@ -191,7 +191,7 @@ impl Timeline {
 
     /// The commits of the entry that a seqno belongs to; none before the first.
     fn chunk_at(&self, seqno: u64) -> Result<Vec<Stamp>> {
-        let mut cursor = RunCursor::new(self.tables.clone(), Direction::Backward, ());
+        let mut cursor = RunCursor::new(self.segments.clone(), Direction::Backward, ());
         match seqno.checked_add(1) {
             Some(next) => cursor.seek(Some(&next.to_be_bytes()))?,
             None => cursor.seek(None)?,
@@ -212,27 +212,27 @@ impl Timeline {
 
     /// A file of the timeline, for messages.
     fn path(&self) -> PathBuf {
-        self.tables.first().map(|table| name::segment(table.meta.number)).unwrap_or_default().into()
+        self.segments.first().map(|handle| name::segment(handle.meta.number)).unwrap_or_default().into()
     }
 
     /// The commits from a seqno on, oldest first.
-    pub(super) fn from(self, seqno: u64) -> Result<Commits> {
-        let mut cursor = RunCursor::new(self.tables.clone(), Direction::Forward, ());
+    pub(super) fn from(self, seqno: u64) -> Result<CommitWalk> {
+        let mut cursor = RunCursor::new(self.segments.clone(), Direction::Forward, ());
         let first = self.chunk_at(seqno)?;
         let key = first.first().map_or(seqno, |stamp| stamp.seqno);
         cursor.seek(Some(&key.to_be_bytes()))?;
         let mut memtables = VecDeque::new();
-        for table in self.current.memtables(u64::MAX) {
-            let left = table.with_stamps(|stamps| stamps.partition_point(|stamp| stamp.seqno < seqno)..stamps.len());
-            memtables.push_front((Arc::clone(table), left));
+        for memtable in self.current.memtables(u64::MAX) {
+            let left = memtable.with_stamps(|stamps| stamps.partition_point(|stamp| stamp.seqno < seqno)..stamps.len());
+            memtables.push_front((Arc::clone(memtable), left));
         }
-        Ok(Commits { timeline: self, cursor, ready: VecDeque::new(), memtables, from: seqno })
+        Ok(CommitWalk { timeline: self, cursor, ready: VecDeque::new(), memtables, from: seqno })
     }
 }
 
 /// Walks over commits.
 #[derive(Debug)]
-pub(crate) struct Commits {
+pub(crate) struct CommitWalk {
     timeline: Timeline,
     cursor: RunCursor,
     ready: VecDeque<Stamp>,
@@ -242,7 +242,7 @@ pub(crate) struct Commits {
     from: u64,
 }
 
-impl Commits {
+impl CommitWalk {
     /// The next commit.
     pub(crate) fn next(&mut self) -> Result<Option<Stamp>> {
         loop {
@@ -254,10 +254,10 @@ impl Commits {
                 let stamps = self.timeline.read(&self.cursor)?;
                 self.cursor.advance()?;
                 stamps
-            } else if let Some((table, left)) = self.memtables.front_mut() {
+            } else if let Some((memtable, left)) = self.memtables.front_mut() {
                 let some = left.start..left.end.min(left.start + CHUNK);
                 left.start = some.end;
-                let stamps = table.with_stamps(|stamps| stamps.get(some).unwrap_or_default().to_vec());
+                let stamps = memtable.with_stamps(|stamps| stamps.get(some).unwrap_or_default().to_vec());
                 if left.start >= left.end {
                     self.memtables.pop_front();
                 }

@@ -18,11 +18,11 @@ pub struct Progress {
     pub total: u64,
 }
 
-type Told<'t> = &'t mut dyn FnMut(Progress) -> ControlFlow<()>;
+type KeyVersion<'t> = &'t mut dyn FnMut(Progress) -> ControlFlow<()>;
 
 /// Whoever is told, if anybody is.
 pub(crate) struct Watch<'t> {
-    told: Option<Told<'t>>,
+    told: Option<KeyVersion<'t>>,
     progress: Progress,
     /// The part under way: its bytes, and how many of them have been told.
     part: (u64, u64),
@@ -34,7 +34,7 @@ impl<'t> Watch<'t> {
         Self { told: None, progress: Progress::default(), part: (0, 0), panicked: None }
     }
 
-    pub(crate) fn telling(told: Told<'t>) -> Self {
+    pub(crate) fn telling(told: KeyVersion<'t>) -> Self {
         Self { told: Some(told), ..Self::silent() }
     }
 

@@ -121,12 +121,12 @@ impl Work {
         state.flush_trouble.as_ref().or_else(compactions).map(Error::duplicate)
     }
 
-    pub(super) fn note_flush(&self, trouble: Option<Error>) {
+    pub(super) fn record_flush(&self, trouble: Option<Error>) {
         self.state.lock().flush_trouble = trouble;
     }
 
     /// Notes how a compaction of a keyspace has ended, at a time in monotonic microseconds.
-    pub(super) fn note_compaction(&self, keyspace: KeyspaceId, met: Option<&Error>, now: u64) {
+    pub(super) fn record_compaction(&self, keyspace: KeyspaceId, met: Option<&Error>, now: u64) {
         let mut state = self.state.lock();
         match met {
             Some(error) => {

@@ -23,7 +23,7 @@ use std::sync::{
 
 use reclaim::Reclaim;
 use registry::{Held, Registry};
-pub(super) use registry::{Holder, JobInputs, Registered};
+pub(super) use registry::{JobInputs, ReaderList, ViewHold};
 use superversion::{Moment, SuperVersion};
 use tree::Opener;
 
@@ -88,8 +88,8 @@ impl FileSet {
         let mut current = SuperVersion::new(active, sealed).with_version(&version, &opener);
         match current.sealed.first() {
             // What an older one of these holds is known to be there only with the newer ones.
-            Some(table) => drop(current.sealed_at.insert(table.log(), newest)),
-            None => current.settled = Some(newest),
+            Some(memtable) => drop(current.sealed_at.insert(memtable.log(), newest)),
+            None => current.flushed = Some(newest),
         }
         let mut registry = Registry::default();
         registry.set_pins(pinned_readers(&version));
@@ -118,13 +118,13 @@ impl FileSet {
     }
 
     /// Looks at the current superversion without keeping it.
-    pub(super) fn look<T>(&self, look: impl FnOnce(&SuperVersion) -> T) -> T {
-        look(&self.current.read())
+    pub(super) fn with_current<T>(&self, run: impl FnOnce(&SuperVersion) -> T) -> T {
+        run(&self.current.read())
     }
 
     /// A keyspace, as it is now.
     pub(super) fn keyspace(&self, id: KeyspaceId) -> Option<Arc<KeyspaceVersion>> {
-        self.look(|now| now.version.keyspaces.get(&id).cloned())
+        self.with_current(|now| now.version.keyspaces.get(&id).cloned())
     }
 
     /// Makes another superversion current. What only the old one held goes outside the lock.
@@ -144,7 +144,7 @@ impl FileSet {
     }
 
     /// Notes a moment at which the active memtable is empty.
-    pub(super) fn seal_nothing(&self, moment: impl FnOnce(&Arc<Version>) -> Moment) {
+    pub(super) fn record_idle_moment(&self, moment: impl FnOnce(&Arc<Version>) -> Moment) {
         self.replace(|current| current.with_idle_moment(moment(&current.version)));
     }
 
@@ -164,7 +164,7 @@ impl FileSet {
     }
 
     /// Ends the doubt that a refused decision has left, before anything is written behind it.
-    pub(super) fn settle_doubt(&self) -> Result<()> {
+    pub(super) fn resolve_doubt(&self) -> Result<()> {
         if self.in_doubt.load(Ordering::Acquire) {
             let mut manifest = self.manifest.lock();
             self.health.check_open()?;
@@ -181,7 +181,7 @@ impl FileSet {
     }
 
     /// Notes that segments left on which purges had been carried out.
-    pub(super) fn note_purged(&self) {
+    pub(super) fn record_purged(&self) {
         self.names_purged.store(true, Ordering::Release);
     }
 
@@ -204,7 +204,7 @@ impl FileSet {
         let files = self.current();
         self.ctx.pass(point);
         // Files hold what is visible at most, when they are those of sealed memtables and segments.
-        let newest = files.newest_settled();
+        let newest = files.newest_below_active();
         let registered = self.registry.lock().list();
         JobInputs { files, registered, newest }
     }
@@ -260,7 +260,7 @@ impl FileSet {
     }
 
     /// Each view and what it holds on to.
-    pub(super) fn holders(&self) -> Vec<Holder> {
+    pub(super) fn holders(&self) -> Vec<ViewHold> {
         self.registry.lock().holders().collect()
     }
 
@@ -276,7 +276,7 @@ impl FileSet {
     }
 
     /// Gives idle views the current files, and removes the files that nobody holds.
-    pub(super) fn let_go(&self) {
+    pub(super) fn release_unread(&self) {
         let generation = self.generation.load(Ordering::Acquire);
         if self.rebased.swap(generation, Ordering::AcqRel) != generation {
             self.rebase();
@@ -381,7 +381,7 @@ impl Editing<'_> {
         let mut current = files.current.write();
         let mut next = current.with_version(version, &files.opener);
         if let Some(flushed) = flushed {
-            next.settle(flushed);
+            next.remove_flushed(flushed);
         }
         files.generation.store(next.generation, Ordering::Release);
         let old = std::mem::replace(&mut *current, Arc::new(next));
@@ -400,7 +400,7 @@ impl Editing<'_> {
     }
 
     /// Lets segments go that no edit will name.
-    pub(super) fn let_go(&self, numbers: impl IntoIterator<Item = u64>) {
+    pub(super) fn discard(&self, numbers: impl IntoIterator<Item = u64>) {
         self.files.reclaim.add_segments(numbers);
     }
 

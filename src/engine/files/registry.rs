@@ -51,7 +51,7 @@ impl Held {
 }
 
 /// A view, for the statistics.
-pub(crate) struct Holder {
+pub(crate) struct ViewHold {
     pub(crate) seqno: u64,
     /// Iterators under way.
     pub(crate) iterators: u64,
@@ -70,7 +70,7 @@ pub(crate) struct Registry {
 
 /// The list that a job works by.
 #[derive(Debug)]
-pub(crate) struct Registered {
+pub(crate) struct ReaderList {
     pub(crate) readers: Arc<Readers>,
     /// Readers registered from this ticket on are not in the list.
     upto: u64,
@@ -80,7 +80,7 @@ pub(crate) struct Registered {
 #[derive(Debug)]
 pub(crate) struct JobInputs {
     pub(crate) files: Arc<SuperVersion>,
-    pub(crate) registered: Registered,
+    pub(crate) registered: ReaderList,
     /// Nothing in the files is newer.
     pub(super) newest: u64,
 }
@@ -116,10 +116,10 @@ impl Registry {
     }
 
     /// The list as of now: for [`JobInputs`] alone.
-    pub(super) fn list(&self) -> Registered {
+    pub(super) fn list(&self) -> ReaderList {
         let readers: Vec<Reader> =
             self.readers.values().map(|registration| registration.reader).chain(self.pins.iter().copied()).collect();
-        Registered { readers: Arc::new(Readers::new(readers)), upto: self.next }
+        ReaderList { readers: Arc::new(Readers::new(readers)), upto: self.next }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -143,8 +143,8 @@ impl Registry {
     }
 
     /// Each view and what it holds on to.
-    pub(crate) fn holders(&self) -> impl Iterator<Item = Holder> {
-        self.readers.values().map(|Registration { reader, held, .. }| Holder {
+    pub(crate) fn holders(&self) -> impl Iterator<Item = ViewHold> {
+        self.readers.values().map(|Registration { reader, held, .. }| ViewHold {
             seqno: reader.seqno,
             iterators: Arc::strong_count(&held.iterators).saturating_sub(2) as u64,
             files: held.files.upgrade().map(|files| Arc::clone(&files.read())),

@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use super::tree::Table;
+use super::tree::SegmentHandle;
 use crate::{
     base::{Bytes, Result},
     merge::{Direction, EntryRef, Source},
@@ -18,7 +18,7 @@ pub(crate) trait InSegment: Source + Sized {
     fn open(segment: Arc<Segment>, direction: Direction, of: Self::Of) -> Self;
 
     /// The largest seqno of any entry that a range tombstone may hide in such segments.
-    fn newest_of(tables: &[Arc<Table>]) -> u64;
+    fn newest_of(handles: &[Arc<SegmentHandle>]) -> u64;
 }
 
 impl InSegment for SegmentCursor {
@@ -28,8 +28,8 @@ impl InSegment for SegmentCursor {
         Self::new(segment, direction)
     }
 
-    fn newest_of(tables: &[Arc<Table>]) -> u64 {
-        tables.iter().map(|table| table.meta.summary.max_seqno).max().unwrap_or(0)
+    fn newest_of(handles: &[Arc<SegmentHandle>]) -> u64 {
+        handles.iter().map(|handle| handle.meta.summary.max_seqno).max().unwrap_or(0)
     }
 }
 
@@ -43,7 +43,7 @@ impl InSegment for PastCursor {
 
     /// No range tombstone hides what is here: an interval that holds the moment is the truth, and a key of which it
     /// were passed over would be refused for what was moved here.
-    fn newest_of(_: &[Arc<Table>]) -> u64 {
+    fn newest_of(_: &[Arc<SegmentHandle>]) -> u64 {
         u64::MAX
     }
 }
@@ -56,7 +56,7 @@ impl InSegment for VersionCursor {
         Self::new(segment)
     }
 
-    fn newest_of(_: &[Arc<Table>]) -> u64 {
+    fn newest_of(_: &[Arc<SegmentHandle>]) -> u64 {
         u64::MAX
     }
 }
@@ -64,7 +64,7 @@ impl InSegment for VersionCursor {
 /// A walk over segments in key order, by a cursor in one of them.
 #[derive(Debug)]
 pub(crate) struct Run<C: InSegment> {
-    tables: Vec<Arc<Table>>,
+    segments: Vec<Arc<SegmentHandle>>,
     direction: Direction,
     of: C::Of,
     at: usize,
@@ -81,9 +81,9 @@ pub(crate) type VersionRunCursor = Run<VersionCursor>;
 
 impl<C: InSegment> Run<C> {
     /// A walk that stands nowhere, over tables in key order that share no key.
-    pub(in crate::engine) fn new(tables: Vec<Arc<Table>>, direction: Direction, of: C::Of) -> Self {
-        let newest = C::newest_of(&tables);
-        Self { tables, direction, of, at: 0, cursor: None, newest }
+    pub(in crate::engine) fn new(segments: Vec<Arc<SegmentHandle>>, direction: Direction, of: C::Of) -> Self {
+        let newest = C::newest_of(&segments);
+        Self { segments, direction, of, at: 0, cursor: None, newest }
     }
 
     /// Opens table number `at` and seeks in it; goes on to the next ones while they have nothing there.
@@ -91,10 +91,10 @@ impl<C: InSegment> Run<C> {
         self.cursor = None;
         let (mut next, mut key) = (at, key);
         while let Some(at) = next
-            && let Some(table) = self.tables.get(at)
+            && let Some(handle) = self.segments.get(at)
         {
             self.at = at;
-            let mut cursor = C::open(Arc::clone(table.segment()?), self.direction, self.of);
+            let mut cursor = C::open(Arc::clone(handle.segment()?), self.direction, self.of);
             cursor.seek(key)?;
             if cursor.entry().is_some() {
                 self.cursor = Some(cursor);
@@ -116,8 +116,8 @@ impl<C: InSegment> Run<C> {
     /// The table in which a walk from `key` begins.
     fn entry_point(&self, key: Option<&[u8]>) -> Option<usize> {
         let starts_before = |key: &[u8], inclusive: bool| {
-            self.tables.partition_point(|table| {
-                let start = table.meta.summary.span.start.as_slice();
+            self.segments.partition_point(|handle| {
+                let start = handle.meta.summary.span.start.as_slice();
                 start < key || inclusive && start == key
             })
         };
@@ -125,7 +125,7 @@ impl<C: InSegment> Run<C> {
             (Direction::Forward, None) => None,
             (Direction::Forward, Some(key)) => Some(starts_before(key, true).saturating_sub(1)),
             (Direction::Backward, Some(key)) => starts_before(key, false).checked_sub(1),
-            (Direction::Backward, None) => self.tables.len().checked_sub(1),
+            (Direction::Backward, None) => self.segments.len().checked_sub(1),
         }
     }
 }
@@ -161,7 +161,7 @@ impl<C: InSegment> Source for Run<C> {
     }
 
     fn turned(&self) -> Self {
-        Self::new(self.tables.clone(), Direction::Forward, self.of)
+        Self::new(self.segments.clone(), Direction::Forward, self.of)
     }
 
     fn newest(&self) -> u64 {

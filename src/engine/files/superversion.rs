@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::tree::{Opener, Table, Tree};
+use super::tree::{Opener, SegmentHandle, Tree};
 use crate::{
     base::{KeyspaceId, TIMELINE},
     manifest::Version,
@@ -31,7 +31,7 @@ pub(crate) struct SuperVersion {
     /// When memtables were sealed, by the number of their logs: everything up to the moment is in that memtable and older ones.
     pub(crate) sealed_at: BTreeMap<u64, Moment>,
     /// The newest moment of which everything is in segments, and nothing newer is; nothing while what was recovered is in memtables.
-    pub(crate) settled: Option<Moment>,
+    pub(crate) flushed: Option<Moment>,
 }
 
 impl SuperVersion {
@@ -43,14 +43,14 @@ impl SuperVersion {
             version: Arc::default(),
             trees: Arc::default(),
             sealed_at: BTreeMap::new(),
-            settled: None,
+            flushed: None,
         }
     }
 
     /// The memtables that can hold something at or below a seqno, newest first.
     #[inline]
     pub(crate) fn memtables(&self, seqno: u64) -> impl Iterator<Item = &Arc<Memtable>> {
-        std::iter::once(&self.active).chain(&self.sealed).filter(move |table| table.matters_at(seqno))
+        std::iter::once(&self.active).chain(&self.sealed).filter(move |memtable| memtable.matters_at(seqno))
     }
 
     /// The same memtables over another version; tables that both have are shared, those that went are marked.
@@ -60,20 +60,20 @@ impl SuperVersion {
         let mut trees: Vec<(KeyspaceId, Arc<Tree>)> = Vec::with_capacity(version.keyspaces.len());
         for (&id, keyspace) in &version.keyspaces {
             while let Some((_, forgotten)) = before.next_if(|((old, _), _)| **old < id) {
-                forgotten.let_go(&none);
+                forgotten.mark_obsolete(&none);
             }
             trees.push(match before.next_if(|((old, _), _)| **old == id) {
                 // Of thousands of keyspaces an edit changes a few.
                 Some(((_, old), tree)) if Arc::ptr_eq(old, keyspace) => (id, Arc::clone(tree)),
                 Some((_, tree)) => {
                     let next = Tree::of(keyspace, tree, opener);
-                    tree.let_go(&next);
+                    tree.mark_obsolete(&next);
                     (id, Arc::new(next))
                 }
                 None => (id, Arc::new(Tree::of(keyspace, &none, opener))),
             });
         }
-        before.for_each(|(_, forgotten)| forgotten.let_go(&none));
+        before.for_each(|(_, forgotten)| forgotten.mark_obsolete(&none));
         Self {
             generation: self.generation + 1,
             active: Arc::clone(&self.active),
@@ -81,7 +81,7 @@ impl SuperVersion {
             version: Arc::clone(version),
             trees: Arc::new(trees.into_iter().collect()),
             sealed_at: self.sealed_at.clone(),
-            settled: self.settled.clone(),
+            flushed: self.flushed.clone(),
         }
     }
 
@@ -103,7 +103,7 @@ impl SuperVersion {
     pub(in crate::engine) fn with_idle_moment(&self, moment: Moment) -> Self {
         match self.sealed.first() {
             Some(newest) => self.with_moment(newest.log(), moment),
-            None => Self { settled: Some(moment), ..self.with_moments(self.sealed_at.clone()) },
+            None => Self { flushed: Some(moment), ..self.with_moments(self.sealed_at.clone()) },
         }
     }
 
@@ -121,32 +121,32 @@ impl SuperVersion {
             version: Arc::clone(&self.version),
             trees: Arc::clone(&self.trees),
             sealed_at,
-            settled: self.settled.clone(),
+            flushed: self.flushed.clone(),
         }
     }
 
     /// Takes a memtable out that is in segments now.
-    pub(in crate::engine) fn settle(&mut self, flushed: &Arc<Memtable>) {
-        self.sealed.retain(|table| !Arc::ptr_eq(table, flushed));
+    pub(in crate::engine) fn remove_flushed(&mut self, flushed: &Arc<Memtable>) {
+        self.sealed.retain(|memtable| !Arc::ptr_eq(memtable, flushed));
         if let Some(moment) = self.sealed_at.remove(&flushed.log()) {
-            self.settled = Some(moment);
+            self.flushed = Some(moment);
         }
     }
 
     /// No sealed memtable and no segment holds anything newer.
-    pub(crate) fn newest_settled(&self) -> u64 {
-        let sealed = self.sealed.first().map_or(0, |table| table.last_seqno());
+    pub(crate) fn newest_below_active(&self) -> u64 {
+        let sealed = self.sealed.first().map_or(0, |memtable| memtable.last_seqno());
         self.trees.values().map(|tree| tree.newest).max().unwrap_or(0).max(sealed)
     }
 
     /// Whether a log holds what no segment does.
     pub(in crate::engine) fn needs_log(&self, number: u64) -> bool {
-        self.memtables(u64::MAX).any(|table| table.log() == number)
+        self.memtables(u64::MAX).any(|memtable| memtable.log() == number)
     }
 
     /// All tables.
-    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
-        self.trees.values().flat_map(|tree| tree.tables())
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<SegmentHandle>> {
+        self.trees.values().flat_map(|tree| tree.segments())
     }
 
     /// How many segments level 0 of a keyspace has.

@@ -31,7 +31,7 @@ impl Opener {
 
 /// A segment of a version, opened when it is first read.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub(crate) struct SegmentHandle {
     pub(crate) meta: Arc<Finished>,
     opener: Arc<Opener>,
     segment: OnceLock<Arc<Segment>>,
@@ -39,7 +39,7 @@ pub(crate) struct Table {
     obsolete: AtomicBool,
 }
 
-impl Table {
+impl SegmentHandle {
     fn new(meta: &Arc<Finished>, opener: &Arc<Opener>) -> Arc<Self> {
         Arc::new(Self {
             meta: Arc::clone(meta),
@@ -94,7 +94,7 @@ impl Table {
     }
 }
 
-impl Drop for Table {
+impl Drop for SegmentHandle {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::Acquire) {
             self.opener.reclaim.add_unread(self.meta.number);
@@ -108,7 +108,7 @@ pub(crate) struct Tree {
     /// The keyspace was dropped: only views from before still read it.
     pub(crate) dropped: bool,
     /// Level 0 newest first, deeper levels by key.
-    pub(crate) levels: Vec<Vec<Arc<Table>>>,
+    pub(crate) levels: Vec<Vec<Arc<SegmentHandle>>>,
     /// The heads of the first keys of each level: most searches compare nothing else.
     heads: Vec<Vec<u64>>,
     /// Something in the levels hides the past.
@@ -126,23 +126,23 @@ pub(crate) struct Tree {
 pub(crate) struct PastRun {
     number: u64,
     /// By key.
-    pub(crate) tables: Vec<Arc<Table>>,
+    pub(crate) segments: Vec<Arc<SegmentHandle>>,
     /// The smallest seqno inside, and where nothing ends or begins any more.
     begin: u64,
     end: u64,
 }
 
 impl PastRun {
-    fn new(table: Arc<Table>, past: Past) -> Self {
-        let mut run = Self { number: past.run, tables: Vec::new(), begin: u64::MAX, end: 0 };
-        run.add(table, past);
+    fn new(handle: Arc<SegmentHandle>, past: Past) -> Self {
+        let mut run = Self { number: past.run, segments: Vec::new(), begin: u64::MAX, end: 0 };
+        run.add(handle, past);
         run
     }
 
-    fn add(&mut self, table: Arc<Table>, past: Past) {
-        self.begin = self.begin.min(table.meta.summary.lowest_affected);
-        self.end = self.end.max(past.end).max(table.meta.summary.max_seqno);
-        self.tables.push(table);
+    fn add(&mut self, handle: Arc<SegmentHandle>, past: Past) {
+        self.begin = self.begin.min(handle.meta.summary.lowest_affected);
+        self.end = self.end.max(past.end).max(handle.meta.summary.max_seqno);
+        self.segments.push(handle);
     }
 
     /// Whether a reader of a moment can learn anything here.
@@ -153,78 +153,79 @@ impl PastRun {
 
     /// The table that can hold a key.
     #[inline]
-    pub(crate) fn holding(&self, key: &[u8]) -> Option<&Arc<Table>> {
-        let after = self.tables.partition_point(|table| table.meta.summary.span.start.as_slice() <= key);
-        self.tables.get(after.checked_sub(1)?).filter(|table| table.meta.summary.holds(key))
+    pub(crate) fn holding(&self, key: &[u8]) -> Option<&Arc<SegmentHandle>> {
+        let after = self.segments.partition_point(|handle| handle.meta.summary.span.start.as_slice() <= key);
+        self.segments.get(after.checked_sub(1)?).filter(|handle| handle.meta.summary.holds(key))
     }
 }
 
 impl Tree {
     /// The tree of a keyspace, with the tables of the one before that are still there.
     pub(super) fn of(keyspace: &KeyspaceVersion, before: &Self, opener: &Arc<Opener>) -> Self {
-        let old: BTreeMap<u64, &Arc<Table>> = before.tables().map(|table| (table.meta.number, table)).collect();
-        let table_of = |meta: &Arc<Finished>| {
-            old.get(&meta.number).map_or_else(|| Table::new(meta, opener), |table| Arc::clone(table))
+        let old: BTreeMap<u64, &Arc<SegmentHandle>> =
+            before.segments().map(|handle| (handle.meta.number, handle)).collect();
+        let handle_of = |meta: &Arc<Finished>| {
+            old.get(&meta.number).map_or_else(|| SegmentHandle::new(meta, opener), |handle| Arc::clone(handle))
         };
         let mut tree = Self { dropped: keyspace.dropped.is_some(), ..Self::default() };
         for segments in &keyspace.levels {
-            let tables: Vec<Arc<Table>> = segments.iter().map(table_of).collect();
-            tree.purges |= tables.iter().any(|table| table.meta.summary.has_purges());
-            tree.heads.push(tables.iter().map(|table| head(&table.meta.summary.span.start, 0)).collect());
-            tree.levels.push(tables);
+            let handles: Vec<Arc<SegmentHandle>> = segments.iter().map(handle_of).collect();
+            tree.purges |= handles.iter().any(|handle| handle.meta.summary.has_purges());
+            tree.heads.push(handles.iter().map(|handle| head(&handle.meta.summary.span.start, 0)).collect());
+            tree.levels.push(handles);
         }
         for meta in &keyspace.past {
             let Some(past) = meta.summary.past else { continue };
-            let table = table_of(meta);
+            let handle = handle_of(meta);
             match tree.past.last_mut() {
-                Some(run) if run.number == past.run => run.add(table, past),
-                _ => tree.past.push(PastRun::new(table, past)),
+                Some(run) if run.number == past.run => run.add(handle, past),
+                _ => tree.past.push(PastRun::new(handle, past)),
             }
         }
         tree.past_end = tree.past.iter().map(|run| run.end).max().unwrap_or(0);
-        tree.newest = tree.tables().map(|table| table.meta.summary.max_seqno).max().unwrap_or(0);
+        tree.newest = tree.segments().map(|handle| handle.meta.summary.max_seqno).max().unwrap_or(0);
         tree
     }
 
     /// Marks the tables that the next tree has no more: their files go with the last reader.
-    pub(super) fn let_go(&self, next: &Self) {
-        let kept: HashSet<u64> = next.tables().map(|table| table.meta.number).collect();
-        for gone in self.tables().filter(|table| !kept.contains(&table.meta.number)) {
+    pub(super) fn mark_obsolete(&self, next: &Self) {
+        let kept: HashSet<u64> = next.segments().map(|handle| handle.meta.number).collect();
+        for gone in self.segments().filter(|handle| !kept.contains(&handle.meta.number)) {
             gone.obsolete.store(true, Ordering::Release);
         }
     }
 
     /// All tables, those of the history tier too.
-    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
-        self.levels.iter().flatten().chain(self.past.iter().flat_map(|run| &run.tables))
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<SegmentHandle>> {
+        self.levels.iter().flatten().chain(self.past.iter().flat_map(|run| &run.segments))
     }
 
     /// The tables that can hold a key, newest first.
     #[inline]
-    pub(crate) fn holding<'t>(&'t self, key: &[u8]) -> impl Iterator<Item = &'t Arc<Table>> {
+    pub(crate) fn holding<'t>(&'t self, key: &[u8]) -> impl Iterator<Item = &'t Arc<SegmentHandle>> {
         let (top, deeper) = self.levels.split_at(self.levels.len().min(1));
-        let top = top.iter().flatten().filter(move |table| table.meta.summary.holds(key));
+        let top = top.iter().flatten().filter(move |handle| handle.meta.summary.holds(key));
         let wanted = head(key, 0);
         let deeper = deeper.iter().zip(self.heads.iter().skip(1)).filter_map(move |(level, heads)| {
             let low = heads.partition_point(|head| *head < wanted);
             let alike = level.get(low..).unwrap_or_default().iter().zip(heads.get(low..).unwrap_or_default());
-            let starts_upto = |table: &Table| table.meta.summary.span.start.as_slice() <= key;
-            let after = low + alike.take_while(|(table, head)| **head == wanted && starts_upto(table)).count();
-            level.get(after.checked_sub(1)?).filter(|table| table.meta.summary.holds(key))
+            let starts_upto = |handle: &SegmentHandle| handle.meta.summary.span.start.as_slice() <= key;
+            let after = low + alike.take_while(|(handle, head)| **head == wanted && starts_upto(handle)).count();
+            level.get(after.checked_sub(1)?).filter(|handle| handle.meta.summary.holds(key))
         });
         top.chain(deeper)
     }
 
     /// The sorted runs that overlap a span: each segment of level 0, and each deeper level.
-    pub(crate) fn runs(&self, span: &KeySpan, seqno: u64) -> Vec<Vec<Arc<Table>>> {
-        let wanted = |table: &&Arc<Table>| table.meta.summary.overlaps(span) && table.matters_at(seqno);
+    pub(crate) fn runs(&self, span: &KeySpan, seqno: u64) -> Vec<Vec<Arc<SegmentHandle>>> {
+        let wanted = |handle: &&Arc<SegmentHandle>| handle.meta.summary.overlaps(span) && handle.matters_at(seqno);
         let mut runs = Vec::new();
         for (number, level) in self.levels.iter().enumerate() {
-            let tables = level.iter().filter(wanted).cloned();
+            let handles = level.iter().filter(wanted).cloned();
             if number == 0 {
-                runs.extend(tables.map(|table| vec![table]));
+                runs.extend(handles.map(|handle| vec![handle]));
             } else {
-                runs.push(tables.collect());
+                runs.push(handles.collect());
             }
         }
         runs.retain(|run| !run.is_empty());

@@ -15,7 +15,7 @@ use crate::{
     compaction::{PastTask, Purges, down_in_span, everything, pick_past},
     engine::{
         Engine,
-        catalogue::{Opened, dropped, readers_of},
+        catalogue::{KeyspaceRef, dropped, readers_of},
         watch::Watch,
     },
     manifest::KeyspaceVersion,
@@ -40,16 +40,16 @@ pub struct Compacted {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Scope<'s> {
     All,
-    Keyspace(&'s Opened),
+    Keyspace(&'s KeyspaceRef),
     /// The keys of a span.
-    Span(&'s Opened, &'s KeySpan),
+    Span(&'s KeyspaceRef, &'s KeySpan),
 }
 
 impl Scope<'_> {
-    fn holds(self, keyspace: KeyspaceId) -> bool {
+    fn holds(self, id: KeyspaceId) -> bool {
         match self {
             Self::All => true,
-            Self::Keyspace(opened) | Self::Span(opened, _) => opened.id == keyspace,
+            Self::Keyspace(keyspace) | Self::Span(keyspace, _) => keyspace.id == id,
         }
     }
 }
@@ -57,10 +57,10 @@ impl Scope<'_> {
 /// Brings everything in a scope that was written before the call to its final shape.
 pub(crate) fn compact(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Result<Compacted> {
     engine.health.check_writable()?;
-    if let Scope::Keyspace(opened) | Scope::Span(opened, _) = scope
-        && engine.files.current().trees.get(&opened.id).is_none_or(|tree| tree.dropped)
+    if let Scope::Keyspace(keyspace) | Scope::Span(keyspace, _) = scope
+        && engine.files.current().trees.get(&keyspace.id).is_none_or(|tree| tree.dropped)
     {
-        return Err(dropped(opened));
+        return Err(dropped(keyspace));
     }
     engine.health.contain("a compaction", || compact_scope(engine, scope, watch))
 }
@@ -74,7 +74,7 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
     let mut held: Vec<u64> = Vec::new();
     let ids: Vec<_> = engine.files.current().version.keyspaces.keys().copied().filter(|id| scope.holds(*id)).collect();
     for id in ids {
-        let _one = engine.jobs.busy.take(id)?;
+        let _one = engine.jobs.slots.take(id)?;
         engine.health.check_writable()?;
         let Some(keyspace) = engine.files.keyspace(id) else { continue };
         watch.begin_part(keyspace.segments().map(|segment| segment.file_len).sum());
@@ -83,7 +83,7 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
             _ if id == TIMELINE && thin_timeline(engine, true)? => {}
             _ => {
                 compact_whole(engine, &keyspace, &mut held, watch)?;
-                engine.work.note_compaction(id, None, 0);
+                engine.work.record_compaction(id, None, 0);
             }
         }
         watch.end_part()?;
@@ -200,8 +200,8 @@ fn purges_of(engine: &Engine, keyspace: &KeyspaceVersion) -> Result<(Purges, u64
     let Some(tree) = current.trees.get(&keyspace.id).filter(|tree| tree.purges) else {
         return Ok((Purges::default(), 0));
     };
-    for table in tree.levels.iter().flatten().filter(|table| table.meta.summary.has_purges()) {
-        let segment = table.segment()?;
+    for handle in tree.levels.iter().flatten().filter(|handle| handle.meta.summary.has_purges()) {
+        let segment = handle.segment()?;
         let ranges = segment.ranges().to_vec().into_iter().filter(|range| range.mark.purge);
         purges.extend(ranges.map(|range| (range.span, range.mark.seqno)));
         let mut cursor = SegmentCursor::new(Arc::clone(segment), Direction::Forward);

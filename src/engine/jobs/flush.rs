@@ -20,11 +20,11 @@ pub(crate) fn flush(engine: &Engine) -> Result<()> {
         let mut commit = engine.log.lock();
         engine.health.check_writable()?;
         engine.log.rotate(&mut commit, &engine.files)?;
-        engine.files.look(|now| now.sealed.first().map(|newest| newest.log()))
+        engine.files.with_current(|now| now.sealed.first().map(|newest| newest.log()))
     };
     engine.ctx.pass("flush: sealed, then flushed");
     newest.map_or(Ok(()), |newest| flush_upto(engine, newest))?;
-    engine.work.note_flush(None);
+    engine.work.record_flush(None);
     engine.ctx.check_there()
 }
 
@@ -40,7 +40,7 @@ pub(in crate::engine) fn flush_recovered(engine: &Engine) -> Result<()> {
 
 /// Flushes the sealed memtables up to that of a log.
 fn flush_upto(engine: &Engine, newest: u64) -> Result<()> {
-    let is_due = || engine.files.look(|now| now.sealed.last().is_some_and(|oldest| oldest.log() <= newest));
+    let is_due = || engine.files.with_current(|now| now.sealed.last().is_some_and(|oldest| oldest.log() <= newest));
     while is_due() && flush_oldest(engine)? {}
     Ok(())
 }
@@ -48,17 +48,17 @@ fn flush_upto(engine: &Engine, newest: u64) -> Result<()> {
 /// Flushes the oldest sealed memtable; `false` when there is none.
 pub(super) fn flush_oldest(engine: &Engine) -> Result<bool> {
     let _one = engine.jobs.flushing.lock();
-    if engine.files.look(|now| now.sealed.is_empty()) {
+    if engine.files.with_current(|now| now.sealed.is_empty()) {
         return Ok(false);
     }
     engine.health.contain("a flush", || {
         let inputs = engine.files.job_inputs("flush: files, then list");
-        let Some(table) = inputs.files.sealed.last() else { return Ok(false) };
+        let Some(memtable) = inputs.files.sealed.last() else { return Ok(false) };
         engine.health.check_writable()?;
         let mut made = Vec::new();
-        let written = write(engine, &inputs, table, &mut made).inspect_err(|_| engine.files.discard(&made))?;
+        let written = write(engine, &inputs, memtable, &mut made).inspect_err(|_| engine.files.discard(&made))?;
         engine.ctx.pass("flush: written, then installed");
-        install(engine, &inputs, table, (written, &made))?;
+        install(engine, &inputs, memtable, (written, &made))?;
         Ok(true)
     })
 }
@@ -70,22 +70,22 @@ struct Written {
 }
 
 /// Writes the segments of a memtable, one for each keyspace, and makes them durable with their names.
-fn write(engine: &Engine, inputs: &JobInputs, table: &Arc<Memtable>, made: &mut Vec<u64>) -> Result<Written> {
+fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &mut Vec<u64>) -> Result<Written> {
     let JobInputs { files: current, registered, .. } = inputs;
     let mut outcomes = Vec::new();
-    for id in table.keyspaces() {
+    for id in memtable.keyspaces() {
         // Entries of a keyspace that was forgotten have nobody to read them.
         let Some(keyspace) = current.version.keyspaces.get(&id) else { continue };
         let job = Job {
-            sources: vec![MemCursor::new(table, id, Direction::Forward)],
-            tombstones: table.tombstones(id),
+            sources: vec![MemCursor::new(memtable, id, Direction::Forward)],
+            tombstones: memtable.tombstones(id),
             rules: rules(engine, keyspace, current, 0),
             demands: demands(keyspace, registered),
             below: Below(keyspace.main().cloned().collect()),
             // One segment for a memtable: two would share seqnos in level 0 (V1).
             output_len: u64::MAX,
         };
-        let mut outputs = Outputs::new(engine, keyspace, (table.first_seqno(), table.first_time()));
+        let mut outputs = Outputs::new(engine, keyspace, (memtable.first_seqno(), memtable.first_time()));
         // A memtable is small: its flush is finished also while the database is being closed.
         let ran = run(job, |lane| outputs.create(lane).map(SegmentWriter::sync_later), |_| Ok(()));
         made.append(&mut outputs.made);
@@ -94,7 +94,7 @@ fn write(engine: &Engine, inputs: &JobInputs, table: &Arc<Memtable>, made: &mut 
     // Files first, then all of them to the disk at once: of thousands each would wait for the one before.
     engine.ctx.sync_segments(made)?;
     let number = engine.files.take_number();
-    let stamps = table.with_stamps(<[_]>::to_vec);
+    let stamps = memtable.with_stamps(<[_]>::to_vec);
     let stamps = write_stamps(&engine.ctx, &*engine.ctx.dir, (&stamps, number), made)?;
     if !made.is_empty() {
         engine.files.sync_names()?;
@@ -106,7 +106,7 @@ fn write(engine: &Engine, inputs: &JobInputs, table: &Arc<Memtable>, made: &mut 
 fn install(
     engine: &Engine,
     inputs: &JobInputs,
-    table: &Arc<Memtable>,
+    memtable: &Arc<Memtable>,
     (written, made): (Written, &[u64]),
 ) -> Result<()> {
     let Written { outcomes, stamps } = written;
@@ -118,7 +118,7 @@ fn install(
         let Outcome { segments, traces, held, .. } = outcome;
         let Some(keyspace) = editing.version().keyspaces.get(&id) else {
             // Forgotten while its segment was written.
-            editing.let_go(segments.iter().map(|segment| segment.number));
+            editing.discard(segments.iter().map(|segment| segment.number));
             continue;
         };
         edit.push(traces.marks(id));
@@ -140,18 +140,18 @@ fn install(
     }
     // Logs between that hold nothing are not needed either: they may never have been synced, and would void what follows.
     let next_log = current.sealed.iter().rev().nth(1).unwrap_or(&current.active).log();
-    assert!(table.log() < next_log, "the memtable of log {} is flushed before {next_log} (E2)", table.log());
+    assert!(memtable.log() < next_log, "the memtable of log {} is flushed before {next_log} (E2)", memtable.log());
     edit.push(Change::LogsFrom { number: next_log });
     edit.push(engine.files.numbers_taken());
-    edit.push(Change::Seqnos { last: table.last_seqno(), next: 0, ceiling: 0, time_us: table.time_us() });
+    edit.push(Change::Seqnos { last: memtable.last_seqno(), next: 0, ceiling: 0, time_us: memtable.time_us() });
     let version = editing.commit(&edit, made)?;
-    editing.install(&version, Some(table), Some((inputs, superseder)));
+    editing.install(&version, Some(memtable), Some((inputs, superseder)));
     engine.log.flushed_before(next_log);
     drop(editing);
     engine.ctx.pass("flush: installed, then reclaimed");
 
-    engine.log.syncing.raise(table.last_seqno());
-    engine.files.discard_logs(table.log()..next_log);
+    engine.log.syncing.raise(memtable.last_seqno());
+    engine.files.discard_logs(memtable.log()..next_log);
     engine.files.reclaim();
     engine.counters.flushes.fetch_add(1, Ordering::Relaxed);
     engine.work.wake();

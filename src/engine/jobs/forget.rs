@@ -21,7 +21,7 @@ pub(super) fn forget_dropped(engine: &Engine) -> Result<bool> {
         })
     };
     let keyspaces = inputs.files.version.keyspaces.values();
-    let gone: Vec<_> = keyspaces.filter(unread).filter(|gone| !engine.jobs.busy.is_taken(gone.id)).collect();
+    let gone: Vec<_> = keyspaces.filter(unread).filter(|gone| !engine.jobs.slots.is_taken(gone.id)).collect();
     if gone.is_empty() {
         return Ok(false);
     }

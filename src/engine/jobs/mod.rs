@@ -3,10 +3,10 @@
 //! Every job takes its inputs with the list of readers ([`FileSet::job_inputs`](crate::engine::files::FileSet::job_inputs)),
 //! writes new segments ([`Outputs`]), and ends with one edit. What all of them are decided by stands here.
 
-mod busy;
 mod compact;
 mod flush;
 mod forget;
+mod slots;
 mod task;
 mod thin;
 mod urgent;
@@ -20,12 +20,12 @@ use std::{
     },
 };
 
-use busy::Busy;
 pub use compact::Compacted;
 pub(crate) use compact::{Scope, compact};
 pub(crate) use flush::flush;
 pub(super) use flush::flush_recovered;
-pub(super) use worker::{What, background_step, drawn_step, idle_step, work_on};
+use slots::CompactionSlots;
+pub(super) use worker::{WorkKind, background_step, drawn_step, idle_step, work_on};
 
 use crate::{
     base::{KeyspaceId, Result},
@@ -33,7 +33,7 @@ use crate::{
     engine::{
         Engine,
         catalogue::point_index,
-        files::{Registered, superversion::SuperVersion},
+        files::{ReaderList, superversion::SuperVersion},
         locks::{Guard, Lock, Rank},
         timeline::Timeline,
     },
@@ -48,7 +48,7 @@ const CLEAR_OUT_REST: u64 = 10_000_000;
 #[derive(Debug)]
 pub(crate) struct Jobs {
     flushing: Lock<()>,
-    busy: Busy,
+    slots: CompactionSlots,
     /// Checkpoints under way: while there is one, no dropped keyspace is forgotten.
     copying: AtomicUsize,
     /// When keyspaces were last cleared out, in monotonic microseconds.
@@ -68,7 +68,7 @@ impl Default for Jobs {
     fn default() -> Self {
         Self {
             flushing: Lock::new(Rank::Flushing, ()),
-            busy: Busy::default(),
+            slots: CompactionSlots::default(),
             copying: AtomicUsize::new(0),
             cleared: Lock::new(Rank::Cleared, BTreeMap::new()),
             idle: Lock::new(Rank::Idle, Idle::default()),
@@ -80,7 +80,7 @@ impl Jobs {
     /// Lets no further job begin, and waits for those at work: they look whether they should stop.
     pub(super) fn end(&self) -> Guard<'_, ()> {
         let no_flush = self.flushing.lock();
-        self.busy.end();
+        self.slots.end();
         no_flush
     }
 
@@ -143,7 +143,7 @@ fn rules(engine: &Engine, keyspace: &KeyspaceVersion, current: &Arc<SuperVersion
 }
 
 /// What a job must not drop.
-fn demands(keyspace: &KeyspaceVersion, registered: &Registered) -> Demands {
+fn demands(keyspace: &KeyspaceVersion, registered: &ReaderList) -> Demands {
     Demands::new(&registered.readers, keyspace.vanished, keyspace.lapsed)
 }
 
@@ -166,7 +166,7 @@ fn lapsed(engine: &Engine, keyspace: &KeyspaceVersion, seen_from: u64) -> Option
 }
 
 /// What the age of the history tier is measured by.
-fn aging(engine: &Engine, keyspace: &KeyspaceVersion, registered: &Registered) -> Aging {
+fn aging(engine: &Engine, keyspace: &KeyspaceVersion, registered: &ReaderList) -> Aging {
     let policy = engine.catalogue.policy_of(keyspace);
     Aging {
         window: policy.window(),

@@ -29,13 +29,13 @@ pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: u64, watch: &m
     let is_input = |number: u64| task.inputs.iter().any(|segment| segment.number == number);
     let mut sources = Vec::new();
     let mut tombstones = Vec::new();
-    for (level, tables) in tree.levels.iter().enumerate() {
-        let inputs: Vec<_> = tables.iter().filter(|table| is_input(table.meta.number)).cloned().collect();
-        for table in &inputs {
-            tombstones.push(Arc::clone(table.segment()?.ranges()));
+    for (level, handles) in tree.levels.iter().enumerate() {
+        let inputs: Vec<_> = handles.iter().filter(|handle| is_input(handle.meta.number)).cloned().collect();
+        for handle in &inputs {
+            tombstones.push(Arc::clone(handle.segment()?.ranges()));
         }
         if level == 0 {
-            sources.extend(inputs.into_iter().map(|table| RunCursor::new(vec![table], Direction::Forward, ())));
+            sources.extend(inputs.into_iter().map(|handle| RunCursor::new(vec![handle], Direction::Forward, ())));
         } else if !inputs.is_empty() {
             sources.push(RunCursor::new(inputs, Direction::Forward, ()));
         }
@@ -82,9 +82,9 @@ pub(super) fn run_past_task(
     let is_input = |number: u64| inputs.iter().any(|segment| segment.number == number);
     let mut sources = Vec::new();
     for run in &tree.past {
-        let tables: Vec<_> = run.tables.iter().filter(|table| is_input(table.meta.number)).cloned().collect();
-        if !tables.is_empty() {
-            sources.push(VersionRunCursor::new(tables, Direction::Forward, ()));
+        let handles: Vec<_> = run.segments.iter().filter(|handle| is_input(handle.meta.number)).cloned().collect();
+        if !handles.is_empty() {
+            sources.push(VersionRunCursor::new(handles, Direction::Forward, ()));
         }
     }
     let demands = demands(keyspace, &job.registered);
@@ -164,7 +164,7 @@ fn end_job(
         let superseder = outcome.traces.newest_change(keyspace.vanished);
         let version = editing.commit(&edit, &made)?;
         if inputs.iter().any(|segment| segment.summary.has_purges()) {
-            engine.files.note_purged();
+            engine.files.record_purged();
         }
         editing.install(&version, None, Some((job, superseder)));
     } else {

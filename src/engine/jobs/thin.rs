@@ -6,7 +6,7 @@ use crate::{
     base::{Error, Result, TIMELINE},
     engine::{
         Engine,
-        files::{runs::RunCursor, tree::Table},
+        files::{runs::RunCursor, tree::SegmentHandle},
         timeline::{CHUNK, EXACT_MIN, SAMPLE, Timeline, follows, pack, stamp_segment},
     },
     manifest::{Change, Edit},
@@ -77,26 +77,27 @@ pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
     let Some(keyspace) = current.version.keyspaces.get(&TIMELINE) else { return Ok(false) };
     let timeline = Timeline::new(&current);
     let exact_from = exact_upto(engine, &timeline)?;
-    let summary = |table: &Arc<Table>| table.meta.summary.clone();
-    let is_sample = |table: &&Arc<Table>| summary(table).min_seqno < keyspace.horizon;
-    let is_old = |table: &&Arc<Table>| {
+    let summary = |handle: &Arc<SegmentHandle>| handle.meta.summary.clone();
+    let is_sample = |handle: &&Arc<SegmentHandle>| summary(handle).min_seqno < keyspace.horizon;
+    let is_old = |handle: &&Arc<SegmentHandle>| {
         // Its last entry may tell later commits.
-        let next = timeline.tables.iter().map(|next| summary(next).min_seqno).find(|n| *n > summary(table).max_seqno);
+        let next =
+            timeline.segments.iter().map(|next| summary(next).min_seqno).find(|n| *n > summary(handle).max_seqno);
         next.is_some_and(|next| next <= exact_from)
     };
     let inputs: Vec<_> = if all {
-        timeline.tables.clone()
+        timeline.segments.clone()
     } else {
         let (samples, exact): (Vec<_>, Vec<_>) =
-            timeline.tables.iter().filter(is_old).cloned().partition(|t| is_sample(&t));
-        let bytes: u64 = exact.iter().map(|table| table.meta.file_len).sum();
+            timeline.segments.iter().filter(is_old).cloned().partition(|t| is_sample(&t));
+        let bytes: u64 = exact.iter().map(|handle| handle.meta.file_len).sum();
         if exact.len() < THIN_MIN && bytes < engine.ctx.options.limits.timeline_bytes / 4 {
             return Ok(false);
         }
         if samples.len() >= THIN_MIN { samples.into_iter().chain(exact).collect() } else { exact }
     };
     // Else it is a sample already as far as it may be one.
-    let begins_before = |table: &Arc<Table>| table.meta.summary.min_seqno < exact_from;
+    let begins_before = |handle: &Arc<SegmentHandle>| handle.meta.summary.min_seqno < exact_from;
     if exact_from <= keyspace.horizon || !inputs.iter().any(begins_before) {
         return Ok(false);
     }
@@ -106,7 +107,7 @@ pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
         Ok(thinned)
     });
     let (segments, horizon) = thinned.inspect_err(|_| engine.files.discard(&made))?;
-    let removed = inputs.iter().map(|table| Change::Remove { keyspace: TIMELINE, number: table.meta.number });
+    let removed = inputs.iter().map(|handle| Change::Remove { keyspace: TIMELINE, number: handle.meta.number });
     let mut edit = Edit::new(removed);
     let level = engine.ctx.options.shape().level_max.try_into().unwrap_or(0);
     for segment in segments {
@@ -136,12 +137,12 @@ fn exact_upto(engine: &Engine, timeline: &Timeline) -> Result<u64> {
     let segments = version.keyspaces.values().filter(|keyspace| keyspace.id != TIMELINE);
     let live: u64 = segments.flat_map(|keyspace| keyspace.main()).map(|segment| segment.file_len).sum();
     let mut room = engine.ctx.options.limits.timeline_bytes.max(live / TIMELINE_SHARE);
-    let fits = |table: &&Arc<Table>| {
+    let fits = |handle: &&Arc<SegmentHandle>| {
         let before = room;
-        room = room.saturating_sub(table.meta.file_len);
+        room = room.saturating_sub(handle.meta.file_len);
         before > 0
     };
-    let kept = timeline.tables.iter().rev().take_while(fits).last();
+    let kept = timeline.segments.iter().rev().take_while(fits).last();
     Ok(kept.map_or(0, |oldest| oldest.meta.summary.min_seqno).max(by_time))
 }
 
@@ -150,7 +151,7 @@ fn exact_upto(engine: &Engine, timeline: &Timeline) -> Result<u64> {
 fn write_thinned(
     engine: &Engine,
     timeline: &Timeline,
-    inputs: &[Arc<Table>],
+    inputs: &[Arc<SegmentHandle>],
     exact_from: u64,
     made: &mut Vec<u64>,
 ) -> Result<(Vec<Finished>, u64)> {

@@ -45,7 +45,7 @@ pub(super) fn compact_most_urgent(engine: &Engine) -> Result<bool> {
         return Ok(true);
     }
     // All have been looked at: what was met before is over where it was not met again.
-    let met = |id| failed.iter().any(|(at, _)| *at == id) || engine.jobs.busy.is_taken(id);
+    let met = |id| failed.iter().any(|(at, _)| *at == id) || engine.jobs.slots.is_taken(id);
     engine.work.keep_troubles(|id, number| number >= began || met(id));
     failed.into_iter().next().map_or(Ok(false), |(_, error)| Err(error))
 }
@@ -64,17 +64,17 @@ fn try_compaction(
         return Ok(false);
     }
     // One that somebody is at work on already is not waited for.
-    let Some(_one) = engine.jobs.busy.try_take(id) else { return Ok(false) };
+    let Some(_one) = engine.jobs.slots.try_take(id) else { return Ok(false) };
     engine.health.check_writable()?;
     match compact() {
         Ok(done) => {
             if done {
-                engine.work.note_compaction(id, None, now);
+                engine.work.record_compaction(id, None, now);
             }
             Ok(done)
         }
         Err(error) => {
-            engine.work.note_compaction(id, Some(&error), now);
+            engine.work.record_compaction(id, Some(&error), now);
             failed.push((id, error));
             Ok(false)
         }

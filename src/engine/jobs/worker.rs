@@ -25,14 +25,14 @@ const DRAW: u32 = 4;
 
 /// The two kinds of background work.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::engine) enum What {
+pub(in crate::engine) enum WorkKind {
     Flush,
     Compact,
 }
 
 /// One background step on the caller's thread: `false` when there was nothing to do.
 pub(in crate::engine) fn background_step(engine: &Engine) -> Result<bool> {
-    Ok(step(engine, What::Flush)? || step(engine, What::Compact)?)
+    Ok(step(engine, WorkKind::Flush)? || step(engine, WorkKind::Compact)?)
 }
 
 /// On a machine without threads: every other time a background step, so that whoever asks now and then how the database
@@ -51,38 +51,38 @@ pub(in crate::engine) fn drawn_step(engine: &Engine) {
 }
 
 /// Does the next thing of a kind, if there is any, and lets go of what that has made superfluous.
-fn step(engine: &Engine, what: What) -> Result<bool> {
+fn step(engine: &Engine, what: WorkKind) -> Result<bool> {
     engine.health.contain("background work", || {
         let stepped = match what {
-            What::Flush => {
+            WorkKind::Flush => {
                 let flushed = flush_oldest(engine);
-                engine.work.note_flush(flushed.as_ref().err().map(Error::duplicate));
+                engine.work.record_flush(flushed.as_ref().err().map(Error::duplicate));
                 flushed.and_then(|flushed| Ok(flushed || relieve_timeline(engine)?))
             }
-            What::Compact => match forget_dropped(engine) {
+            WorkKind::Compact => match forget_dropped(engine) {
                 Ok(true) => Ok(true),
                 Ok(false) => compact_most_urgent(engine),
                 // Those who wait for a compaction do not wait for this.
                 Err(error) => {
                     let compacted = compact_most_urgent(engine);
-                    engine.work.note_compaction(TIMELINE, Some(&error), engine.ctx.env.monotonic_us());
+                    engine.work.record_compaction(TIMELINE, Some(&error), engine.ctx.env.monotonic_us());
                     compacted.and_then(|done| if done { Ok(true) } else { Err(error) })
                 }
             },
         };
-        engine.files.let_go();
+        engine.files.release_unread();
         stepped
     })
 }
 
 /// Steps until the database is closed.
-pub(in crate::engine) fn work_on(engine: &Engine, what: What) {
+pub(in crate::engine) fn work_on(engine: &Engine, what: WorkKind) {
     while let Some(round) = engine.work.round() {
         let stepped = step(engine, what);
         engine.work.wake_writers();
         match stepped {
             Ok(true) => {}
-            Ok(false) => engine.work.rest(round, matches!(what, What::Compact).then_some(LOOK_AGAIN)),
+            Ok(false) => engine.work.rest(round, matches!(what, WorkKind::Compact).then_some(LOOK_AGAIN)),
             Err(_) => engine.work.rest_after_error(),
         }
     }

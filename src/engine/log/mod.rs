@@ -49,7 +49,7 @@ pub(crate) struct Log {
     health: Arc<Health>,
     work: Arc<Work>,
     counters: Arc<Counters>,
-    commit: Lock<Commit>,
+    commit: Lock<CommitState>,
     /// The newest seqno that readers may see.
     visible: AtomicU64,
     /// Seqnos below are reserved in the manifest: no other opening gives them out.
@@ -59,7 +59,7 @@ pub(crate) struct Log {
 
 /// What the one committing thread works with.
 #[derive(Debug)]
-pub(super) struct Commit {
+pub(super) struct CommitState {
     /// `None` in a read-only database.
     writer: Option<LogWriter>,
     memtable: Arc<Memtable>,
@@ -75,7 +75,7 @@ pub(super) struct Commit {
     unsynced: Vec<(Arc<LogFile>, u64)>,
 }
 
-impl Commit {
+impl CommitState {
     /// The seqno that the next commit gets.
     pub(super) fn next_seqno(&self) -> u64 {
         self.next_seqno
@@ -137,7 +137,7 @@ impl Log {
     ) -> Self {
         let LogStart { writer, memtable, visible, next_seqno, ceiling, time_us, synced, recovered } = start;
         assert!(visible < next_seqno && next_seqno <= ceiling, "{next_seqno} follows {visible} below {ceiling}");
-        let commit = Commit {
+        let commit = CommitState {
             writer,
             memtable,
             next_seqno,
@@ -176,7 +176,7 @@ impl Log {
     }
 
     /// Takes the lock under which commits are made.
-    pub(super) fn lock(&self) -> Guard<'_, Commit> {
+    pub(super) fn lock(&self) -> Guard<'_, CommitState> {
         self.commit.lock()
     }
 
@@ -193,7 +193,7 @@ impl Log {
     }
 
     /// The next seqno. A failed append leaves a hole: a number is never given out twice.
-    pub(super) fn take_seqno(&self, commit: &mut Commit) -> Result<u64> {
+    pub(super) fn take_seqno(&self, commit: &mut CommitState) -> Result<u64> {
         let seqno = commit.next_seqno;
         // Half of the reservation was left when this commit began.
         if seqno >= self.ceiling() {
@@ -206,7 +206,7 @@ impl Log {
     /// Appends a batch to the log and the memtable, and publishes it, at a time of the clock.
     pub(super) fn append(
         &self,
-        commit: &mut Commit,
+        commit: &mut CommitState,
         mut batch: BatchBuf,
         now_us: u64,
         dead: &DeadSpans,
@@ -232,7 +232,7 @@ impl Log {
     }
 
     /// Lets readers see a seqno: everything at or below it is in the log and a memtable, or in the manifest (E1).
-    pub(super) fn publish(&self, commit: &mut Commit, seqno: u64, time_us: u64) {
+    pub(super) fn publish(&self, commit: &mut CommitState, seqno: u64, time_us: u64) {
         let before = self.visible();
         assert!(before < seqno && seqno < commit.next_seqno, "{seqno} is published behind {before} (E1)");
         assert!(commit.time_us <= time_us, "commit {seqno} at {time_us}, behind one at {} (C2)", commit.time_us);
@@ -240,17 +240,17 @@ impl Log {
         self.visible.store(seqno, Ordering::Release);
     }
 
-    fn writer(commit: &mut Commit) -> Result<&mut LogWriter> {
+    fn writer(commit: &mut CommitState) -> Result<&mut LogWriter> {
         assert!(commit.writer.is_some(), "a write to a database that was opened read-only");
         commit.writer.as_mut().ok_or(Error::Closed)
     }
 
     /// Seals the memtable and its log, and starts new ones. An empty memtable stays.
-    pub(super) fn rotate(&self, commit: &mut Commit, files: &FileSet) -> Result<()> {
+    pub(super) fn rotate(&self, commit: &mut CommitState, files: &FileSet) -> Result<()> {
         let (seqno, time_us) = (self.visible(), commit.time_us);
         let moment = |version: &Arc<Version>| Moment { seqno, time_us, version: Arc::clone(version) };
         if commit.memtable.is_empty() {
-            files.seal_nothing(moment);
+            files.record_idle_moment(moment);
             return Ok(());
         }
         let log = Self::writer(commit)?;
@@ -316,7 +316,7 @@ impl Log {
 
     /// Syncs everything under the commit lock, for edits that must not overtake the log. What was recovered has been
     /// flushed before.
-    pub(super) fn sync_locked(&self, commit: &mut Commit, files: &FileSet) -> Result<()> {
+    pub(super) fn sync_locked(&self, commit: &mut CommitState, files: &FileSet) -> Result<()> {
         self.sync_files(&commit.files_to_sync(), files)?;
         commit.unsynced.clear();
         self.syncing.raise(self.visible());
@@ -333,7 +333,7 @@ impl Log {
         match file.sync(end) {
             // Flushed and removed since the list was made: what it held is durable elsewhere.
             Err(Error::Io { source, .. })
-                if source.kind() == ErrorKind::NotFound && !files.look(|now| now.needs_log(file.number)) => {}
+                if source.kind() == ErrorKind::NotFound && !files.with_current(|now| now.needs_log(file.number)) => {}
             synced => synced?,
         }
         self.counters.log_syncs.fetch_add(1, Ordering::Relaxed);
@@ -353,7 +353,7 @@ impl Log {
     }
 
     /// Seals the newest log at a clean end and syncs all of them: their numbers and exact ends.
-    pub(super) fn seal(&self, commit: &mut Commit, files: &FileSet) -> Result<Vec<(u64, LogEnd)>> {
+    pub(super) fn seal(&self, commit: &mut CommitState, files: &FileSet) -> Result<Vec<(u64, LogEnd)>> {
         if let Some(log) = &mut commit.writer {
             log.seal(RecordKind::Closed)?;
             // Giving reserved room back is only thrift.

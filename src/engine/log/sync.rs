@@ -24,7 +24,7 @@ const NOT_DUE: u64 = u64::MAX;
 pub(in crate::engine) struct Syncing {
     state: Lock<State>,
     done: Condvar,
-    due: Due,
+    due: SyncDeadline,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ impl Syncing {
     /// At open: what the manifest and the logs prove to be durable, and whether there is more.
     pub(super) fn new(synced: u64, recovered: Option<u64>) -> Self {
         let state = State { synced, leader: false, recovered };
-        Self { state: Lock::new(Rank::Synced, state), done: Condvar::new(), due: Due::default() }
+        Self { state: Lock::new(Rank::Synced, state), done: Condvar::new(), due: SyncDeadline::default() }
     }
 
     /// Commits at or below are durable.
@@ -87,7 +87,7 @@ impl Syncing {
             }
             state.wait_for(&self.done, LOOK_AGAIN);
         }
-        leading = Leading(self);
+        leading = SyncLeader(self);
         state.leader = true;
         let synced = state.unlocked(|| {
             let _right = Held::take(Rank::Leading);
@@ -103,9 +103,9 @@ impl Syncing {
 }
 
 /// The right to sync for everyone, until it is dropped.
-struct Leading<'s>(&'s Syncing);
+struct SyncLeader<'s>(&'s Syncing);
 
-impl Drop for Leading<'_> {
+impl Drop for SyncLeader<'_> {
     fn drop(&mut self) {
         self.0.state.lock().leader = false;
         self.0.done.notify_all();
@@ -114,13 +114,13 @@ impl Drop for Leading<'_> {
 
 /// The next moment, in monotonic microseconds, at which commits with an interval must be on the disk, and who waits for it.
 #[derive(Debug)]
-struct Due {
+struct SyncDeadline {
     at_us: AtomicU64,
     ended: Lock<bool>,
     changed: Condvar,
 }
 
-impl Default for Due {
+impl Default for SyncDeadline {
     fn default() -> Self {
         Self { at_us: AtomicU64::new(NOT_DUE), ended: Lock::new(Rank::Due, false), changed: Condvar::new() }
     }
@@ -152,7 +152,7 @@ impl Syncing {
 
     /// Calls `sync` whenever one is due, until [`Syncing::end`].
     pub(in crate::engine) fn at_intervals(&self, now: impl Fn() -> u64, sync: impl Fn()) {
-        let Due { at_us, ended, changed } = &self.due;
+        let SyncDeadline { at_us, ended, changed } = &self.due;
         let mut ended = ended.lock();
         while !*ended {
             let at = at_us.load(Ordering::Acquire);

@@ -21,7 +21,7 @@ pub(crate) use threads::Running;
 use crate::{
     base::{Error, IoContext, Result},
     engine::{
-        Catalogue, Context, Counters, DbClock, Engine, FileSet, Health, Jobs, Log, Options, Work,
+        Catalogue, Clock, Context, Counters, Engine, FileSet, Health, Jobs, Log, Options, Work,
         files::superversion::Moment, jobs::flush_recovered, keyspaces::closest, log::LogStart,
     },
     env::{Dir, Env, Files},
@@ -72,7 +72,7 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
         // Commits that only an unsynced log holds may be gone after the next crash: they are not written down as there.
         let known = if clean { last } else { before.last_seqno };
         let mut edit = Edit::new([Change::Seqnos { last: known, next: first, ceiling, time_us }]);
-        let oldest = recovered.memtables.last().map_or(log_number, |table| table.log());
+        let oldest = recovered.memtables.last().map_or(log_number, |memtable| memtable.log());
         edit.push(Change::LogsFrom { number: oldest });
         for (&number, &end) in recovered.ends.range(oldest..) {
             edit.push(Change::LogEnd { number, end });
@@ -100,7 +100,7 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
         recovered: replayed,
     };
     Ok(Engine {
-        clock: DbClock::new(Arc::clone(&ctx.env), time_us),
+        clock: Clock::new(Arc::clone(&ctx.env), time_us),
         catalogue: Catalogue::default(),
         files: FileSet::new((&ctx, &health, &work), manifest, memtables, opened),
         log: Log::new((&ctx, &health, &work, &counters), start),

@@ -13,7 +13,7 @@ use crate::{
     base::{Error, IoContext, Result, in_callback},
     engine::{
         Engine, Options,
-        jobs::{What, work_on},
+        jobs::{WorkKind, work_on},
         locks::{Lock, Rank},
         write::sync_at_intervals,
     },
@@ -85,10 +85,10 @@ fn start(engine: &Arc<Engine>) -> Result<Vec<JoinHandle<()>>> {
         threads.push(spawned.at("start a thread for", || path)?);
         Ok::<_, Error>(())
     };
-    spawn("chronolith-flush", |engine| work_on(engine, What::Flush))?;
+    spawn("chronolith-flush", |engine| work_on(engine, WorkKind::Flush))?;
     // Two: one at work on a large keyspace does not keep level 0 of the others waiting.
-    spawn("chronolith-compact", |engine| work_on(engine, What::Compact))?;
-    spawn("chronolith-compact-2", |engine| work_on(engine, What::Compact))?;
+    spawn("chronolith-compact", |engine| work_on(engine, WorkKind::Compact))?;
+    spawn("chronolith-compact-2", |engine| work_on(engine, WorkKind::Compact))?;
     spawn("chronolith-sync", sync_at_intervals)?;
     Ok(threads)
 }

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::{Place, look_up};
 use crate::{
     base::{Result, Seqno},
-    engine::{Engine, Opened, catalogue::dropped, files::tree::Table},
+    engine::{Engine, KeyspaceRef, catalogue::dropped, files::tree::SegmentHandle},
     merge::{Answer, Asked, Lookup},
     segment::{PointKey, Probe},
 };
@@ -129,7 +129,7 @@ impl fmt::Display for ReadStep {
 }
 
 /// Reads the newest value as [`get`](super::get) does, and tells where it looked.
-pub(crate) fn explain(engine: &Engine, keyspace: &Opened, key: &[u8]) -> Result<Explain> {
+pub(crate) fn explain(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Result<Explain> {
     engine.check_open()?;
     let current = engine.files.current();
     let Some(tree) = current.trees.get(&keyspace.id).filter(|tree| !tree.dropped) else {
@@ -139,7 +139,7 @@ pub(crate) fn explain(engine: &Engine, keyspace: &Opened, key: &[u8]) -> Result<
     let mut lookup = Lookup::new(Asked::present(seqno, None));
     let mut steps = Vec::new();
     let level_of = |number: u64| {
-        let holds = |tables: &Vec<Arc<Table>>| tables.iter().any(|t| t.meta.number == number);
+        let holds = |handles: &Vec<Arc<SegmentHandle>>| handles.iter().any(|t| t.meta.number == number);
         tree.levels.iter().position(holds).unwrap_or(0)
     };
     let answer = look_up(
@@ -147,13 +147,13 @@ pub(crate) fn explain(engine: &Engine, keyspace: &Opened, key: &[u8]) -> Result<
         keyspace.id,
         &mut PointKey::new(key),
         &mut lookup,
-        |table| table.matters_at(seqno),
+        |handle| handle.matters_at(seqno),
         |place| {
             steps.push(match place {
-                Place::Memtable(table, found) => ReadStep::Memtable { log: table.log(), found },
-                Place::Segment(table, probe) => {
+                Place::Memtable(memtable, found) => ReadStep::Memtable { log: memtable.log(), found },
+                Place::Segment(handle, probe) => {
                     let Probe { filter, slot, entry_at, blocks, key_found } = probe;
-                    let number = table.meta.number;
+                    let number = handle.meta.number;
                     ReadStep::Segment {
                         number,
                         level: level_of(number),

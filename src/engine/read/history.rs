@@ -10,11 +10,11 @@ use super::{ViewCore, get_as_of, scan::AnySource};
 use crate::{
     base::{Bytes, KeySpan, KeyspaceId, Kind, Result},
     engine::{
-        Opened,
+        KeyspaceRef,
         files::{
             runs::{RunCursor, VersionRunCursor},
             superversion::SuperVersion,
-            tree::Table,
+            tree::SegmentHandle,
         },
         timeline::Timeline,
     },
@@ -25,7 +25,7 @@ use crate::{
 
 /// A version of a key.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct KeyVersion {
     pub(crate) seqno: u64,
     /// In microseconds.
     pub(crate) time: u64,
@@ -35,7 +35,7 @@ pub(crate) struct Told {
 
 /// A version in a memtable or in the main tree.
 #[derive(Clone, Debug)]
-struct Live {
+struct LiveVersion {
     seqno: u64,
     ordinal: u32,
     kind: Kind,
@@ -45,7 +45,7 @@ struct Live {
     value: Bytes,
 }
 
-impl Live {
+impl LiveVersion {
     fn of(entry: &EntryRef<'_>, value: Bytes) -> Self {
         let EntryRef { seqno, ordinal, kind, gap_start, moved, time, .. } = *entry;
         Self { seqno, ordinal, kind, gap_start, moved, time, value }
@@ -63,13 +63,13 @@ impl Live {
 struct LiveWalk {
     merge: Kway<AnySource>,
     /// Marks that cover the key, oldest first.
-    marks: Vec<Live>,
-    next: Option<Live>,
+    marks: Vec<LiveVersion>,
+    next: Option<LiveVersion>,
 }
 
 impl LiveWalk {
     /// The version it stands at.
-    fn next(&mut self, key: &[u8]) -> Result<Option<&Live>> {
+    fn next(&mut self, key: &[u8]) -> Result<Option<&LiveVersion>> {
         if self.next.is_none() {
             self.next = self.pull(key)?;
             while let Some(newer) = &mut self.next
@@ -88,19 +88,19 @@ impl LiveWalk {
         Ok(self.next.as_ref())
     }
 
-    fn pull(&mut self, key: &[u8]) -> Result<Option<Live>> {
+    fn pull(&mut self, key: &[u8]) -> Result<Option<LiveVersion>> {
         Self::take(&mut self.merge, &mut self.marks, key)
     }
 
     /// Whether a mark comes before the entry of the merge. Segments keep no order in a commit: there the point entry
     /// comes before the mark.
-    fn mark_first(merge: &Kway<AnySource>, marks: &[Live], key: &[u8]) -> bool {
+    fn mark_first(merge: &Kway<AnySource>, marks: &[LiveVersion], key: &[u8]) -> bool {
         let entry = merge.top().and_then(Source::entry).filter(|entry| entry.key == key);
         let Some(mark) = marks.last() else { return false };
         entry.is_none_or(|entry| (mark.seqno, mark.ordinal) > (entry.seqno, entry.ordinal))
     }
 
-    fn peek(merge: &Kway<AnySource>, marks: &[Live], key: &[u8]) -> Option<(u64, Kind)> {
+    fn peek(merge: &Kway<AnySource>, marks: &[LiveVersion], key: &[u8]) -> Option<(u64, Kind)> {
         if Self::mark_first(merge, marks, key) {
             return marks.last().map(|mark| (mark.seqno, mark.kind));
         }
@@ -108,13 +108,13 @@ impl LiveWalk {
         entry.map(|entry| (entry.seqno, entry.kind))
     }
 
-    fn take(merge: &mut Kway<AnySource>, marks: &mut Vec<Live>, key: &[u8]) -> Result<Option<Live>> {
+    fn take(merge: &mut Kway<AnySource>, marks: &mut Vec<LiveVersion>, key: &[u8]) -> Result<Option<LiveVersion>> {
         if Self::mark_first(merge, marks, key) {
             return Ok(marks.pop());
         }
         let Some(source) = merge.top() else { return Ok(None) };
         let Some(entry) = source.entry().filter(|entry| entry.key == key) else { return Ok(None) };
-        let live = Live::of(&entry, source.value());
+        let live = LiveVersion::of(&entry, source.value());
         merge.advance()?;
         Ok(Some(live))
     }
@@ -122,12 +122,12 @@ impl LiveWalk {
 
 /// A walk over the versions of a key.
 #[derive(Debug)]
-pub(crate) struct History {
+pub(crate) struct VersionWalk {
     view: Arc<ViewCore>,
     /// It goes on in the files that it began with: for an operand's value too, which is that of a moment that nobody has registered.
     files: Arc<SuperVersion>,
     _iterating: Arc<()>,
-    opened: Opened,
+    keyspace: KeyspaceRef,
     key: Vec<u8>,
     asked: Asked,
     /// Seqnos told: from the first to before the second.
@@ -151,12 +151,12 @@ pub(crate) struct History {
 /// The versions of a key that this view can see, from those with a seqno in `from..to`; nothing where the keyspace was not yet born.
 pub(crate) fn history(
     view: &Arc<ViewCore>,
-    opened: &Opened,
+    keyspace: &KeyspaceRef,
     key: &[u8],
     (from, to): (u64, u64),
-) -> Result<Option<History>> {
-    let Some(asked) = view.asked(opened)? else { return Ok(None) };
-    history_in(view, &view.files().of_keyspace(opened.id), asked, opened, key, (from, to)).map(Some)
+) -> Result<Option<VersionWalk>> {
+    let Some(asked) = view.asked(keyspace)? else { return Ok(None) };
+    history_in(view, &view.files().of_keyspace(keyspace.id), asked, keyspace, key, (from, to)).map(Some)
 }
 
 /// The same in files that are held.
@@ -164,10 +164,10 @@ fn history_in(
     view: &Arc<ViewCore>,
     current: &Arc<SuperVersion>,
     asked: Asked,
-    opened: &Opened,
+    keyspace: &KeyspaceRef,
     key: &[u8],
     (from, to): (u64, u64),
-) -> Result<History> {
+) -> Result<VersionWalk> {
     let to = to.min(asked.seqno.saturating_add(1));
     let mut sources = Vec::new();
     // The same one may stand in several segments.
@@ -175,33 +175,33 @@ fn history_in(
     let mut see_marks = |tombstones: &Tombstones| {
         marks.extend(tombstones.covering(key).map(|mark| ((mark.seqno, mark.ordinal, !mark.purge), *mark)));
     };
-    for table in current.memtables(u64::MAX) {
-        table.tombstones(opened.id).iter().for_each(|set| see_marks(set));
-        sources.push(AnySource::Mem(MemCursor::new(table, opened.id, Direction::Forward)));
+    for memtable in current.memtables(u64::MAX) {
+        memtable.tombstones(keyspace.id).iter().for_each(|set| see_marks(set));
+        sources.push(AnySource::Mem(MemCursor::new(memtable, keyspace.id, Direction::Forward)));
     }
-    let tree = current.trees.get(&opened.id);
-    for table in tree.into_iter().flat_map(|tree| tree.holding(key)) {
-        see_marks(table.segment()?.ranges());
-        sources.push(AnySource::Run(RunCursor::new(vec![Arc::clone(table)], Direction::Forward, ())));
+    let tree = current.trees.get(&keyspace.id);
+    for handle in tree.into_iter().flat_map(|tree| tree.holding(key)) {
+        see_marks(handle.segment()?.ranges());
+        sources.push(AnySource::Run(RunCursor::new(vec![Arc::clone(handle)], Direction::Forward, ())));
     }
     let runs = tree.into_iter().flat_map(|tree| &tree.past);
-    let tables = runs
+    let handles = runs
         .filter_map(|run| run.holding(key))
-        .map(|table| VersionRunCursor::new(vec![Arc::clone(table)], Direction::Forward, ()));
-    let mut past = Kway::new(tables.collect(), Direction::Forward);
+        .map(|handle| VersionRunCursor::new(vec![Arc::clone(handle)], Direction::Forward, ()));
+    let mut past = Kway::new(handles.collect(), Direction::Forward);
     let mut merge = Kway::new(sources, Direction::Forward);
     past.seek(Some(key))?;
     merge.seek(Some(key))?;
     // What is newer is not told; the last of it in each source says what has gone from beneath.
     past.skip_newer(key, to.saturating_sub(1), asked.opened)?;
     merge.skip_newer(key, to.saturating_sub(1), asked.opened)?;
-    let live = LiveWalk { merge, marks: marks.values().map(Live::of_mark).collect(), next: None };
-    Ok(History {
-        complete: nothing_vanished(&current.version, opened.id),
+    let live = LiveWalk { merge, marks: marks.values().map(LiveVersion::of_mark).collect(), next: None };
+    Ok(VersionWalk {
+        complete: nothing_vanished(&current.version, keyspace.id),
         view: Arc::clone(view),
         files: Arc::clone(current),
         _iterating: view.iterating(),
-        opened: opened.clone(),
+        keyspace: keyspace.clone(),
         key: key.to_vec(),
         to,
         from,
@@ -221,34 +221,34 @@ fn history_in(
 /// the keyspace was not yet born.
 pub(crate) fn history_range(
     view: &Arc<ViewCore>,
-    opened: &Opened,
+    keyspace: &KeyspaceRef,
     span: KeySpan,
     seqnos: (u64, u64),
-) -> Result<Option<RangeHistory>> {
-    let Some(asked) = view.asked(opened)? else { return Ok(None) };
-    let current = view.files().of_keyspace(opened.id);
+) -> Result<Option<RangeWalk>> {
+    let Some(asked) = view.asked(keyspace)? else { return Ok(None) };
+    let current = view.files().of_keyspace(keyspace.id);
     let mut sources: Vec<AnySource> = Vec::new();
-    for table in current.memtables(u64::MAX) {
-        sources.push(AnySource::Mem(MemCursor::new(table, opened.id, Direction::Forward)));
+    for memtable in current.memtables(u64::MAX) {
+        sources.push(AnySource::Mem(MemCursor::new(memtable, keyspace.id, Direction::Forward)));
     }
-    if let Some(tree) = current.trees.get(&opened.id) {
-        let inside = |tables: &[Arc<Table>]| -> Vec<Arc<Table>> {
-            tables.iter().filter(|table| table.meta.summary.overlaps(&span)).cloned().collect()
+    if let Some(tree) = current.trees.get(&keyspace.id) {
+        let inside = |handles: &[Arc<SegmentHandle>]| -> Vec<Arc<SegmentHandle>> {
+            handles.iter().filter(|handle| handle.meta.summary.overlaps(&span)).cloned().collect()
         };
         for (number, level) in tree.levels.iter().enumerate() {
             // Segments of level 0 overlap each other.
-            let tables = inside(level);
+            let handles = inside(level);
             if number == 0 {
-                for table in tables {
-                    sources.push(AnySource::Run(RunCursor::new(vec![table], Direction::Forward, ())));
+                for handle in handles {
+                    sources.push(AnySource::Run(RunCursor::new(vec![handle], Direction::Forward, ())));
                 }
             } else {
-                sources.push(AnySource::Run(RunCursor::new(tables, Direction::Forward, ())));
+                sources.push(AnySource::Run(RunCursor::new(handles, Direction::Forward, ())));
             }
         }
         for run in &tree.past {
             sources.push(AnySource::Versions(Box::new(VersionRunCursor::new(
-                inside(&run.tables),
+                inside(&run.segments),
                 Direction::Forward,
                 (),
             ))));
@@ -258,10 +258,10 @@ pub(crate) fn history_range(
     if !span.is_empty() {
         keys.seek(Some(&span.start))?;
     }
-    Ok(Some(RangeHistory {
+    Ok(Some(RangeWalk {
         view: Arc::clone(view),
         _iterating: view.iterating(),
-        opened: opened.clone(),
+        keyspace: keyspace.clone(),
         asked,
         seqnos,
         current,
@@ -278,11 +278,11 @@ pub(crate) fn history_range(
 const PASSED_MAX: usize = 16;
 
 /// A walk over the versions of each key of a span that has left any.
-pub(crate) struct RangeHistory {
+pub(crate) struct RangeWalk {
     view: Arc<ViewCore>,
     /// It goes on in the files that it began with.
     _iterating: Arc<()>,
-    opened: Opened,
+    keyspace: KeyspaceRef,
     asked: Asked,
     seqnos: (u64, u64),
     current: Arc<SuperVersion>,
@@ -291,19 +291,19 @@ pub(crate) struct RangeHistory {
     span: KeySpan,
     key: Vec<u8>,
     /// The versions of that key.
-    walk: Option<History>,
+    walk: Option<VersionWalk>,
     complete: bool,
     ended: bool,
 }
 
-impl RangeHistory {
+impl RangeWalk {
     /// Whether nothing is known to be missing among the versions of the keys told so far.
     pub(crate) fn is_complete(&self) -> bool {
-        self.complete && self.walk.as_ref().is_none_or(History::is_complete)
+        self.complete && self.walk.as_ref().is_none_or(VersionWalk::is_complete)
     }
 
     /// The next older version of the key, or the newest of the next key.
-    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Told)>> {
+    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, KeyVersion)>> {
         while !self.ended {
             if let Some(walk) = &mut self.walk {
                 // An error about one version leaves the others.
@@ -339,7 +339,7 @@ impl RangeHistory {
             self.keys.advance()?;
         }
         let asked = self.asked.clone();
-        self.walk = Some(history_in(&self.view, &self.current, asked, &self.opened, &self.key, self.seqnos)?);
+        self.walk = Some(history_in(&self.view, &self.current, asked, &self.keyspace, &self.key, self.seqnos)?);
         Ok(true)
     }
 }
@@ -349,14 +349,14 @@ fn nothing_vanished(version: &Version, id: KeyspaceId) -> bool {
     version.keyspaces.get(&id).is_none_or(|keyspace| keyspace.vanished == 0 && keyspace.lapsed == 0)
 }
 
-impl History {
+impl VersionWalk {
     /// Whether nothing is known to be missing among the versions told so far, and, at the end, before them.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
 
     /// The next older version.
-    pub(crate) fn next(&mut self) -> Result<Option<Told>> {
+    pub(crate) fn next(&mut self) -> Result<Option<KeyVersion>> {
         if self.ended {
             return Ok(None);
         }
@@ -370,7 +370,7 @@ impl History {
         told
     }
 
-    fn try_next(&mut self) -> Result<Option<Told>> {
+    fn try_next(&mut self) -> Result<Option<KeyVersion>> {
         while !self.ended {
             let past = self.past.top().and_then(Source::entry).filter(|entry| entry.key == self.key);
             let past_seqno = past.map(|entry| entry.seqno);
@@ -413,7 +413,7 @@ impl History {
         self.ended = true;
     }
 
-    fn next_live(&mut self) -> Option<Told> {
+    fn next_live(&mut self) -> Option<KeyVersion> {
         let live = self.live.next.take()?;
         if live.kind.purges() && live.seqno <= self.asked.opened {
             // Nothing older is ever told again, nor missed.
@@ -442,20 +442,20 @@ impl History {
         // What is not told need not be put together.
         let inside = live.seqno < self.to && live.seqno >= self.from;
         let value = if inside { self.value_of(live.kind, live.seqno, || live.value.clone()) } else { Ok(None) };
-        Some(Told { seqno: live.seqno, time, value })
+        Some(KeyVersion { seqno: live.seqno, time, value })
     }
 
     /// The value of a version, also of one that has expired; of an operand what a read of its moment folds it to.
     fn value_of(&self, kind: Kind, seqno: u64, value: impl FnOnce() -> Bytes) -> Result<Option<Bytes>> {
         let found = meaning(kind, (seqno, None), None)?.unwrap_or(Found::Operand);
         if let Some(answer) = found.answer(value) {
-            return answer.into_value(&self.key).map_err(|error| self.opened.named(error));
+            return answer.into_value(&self.key).map_err(|error| self.keyspace.named(error));
         }
         let asked = Asked { seqno, ..self.asked.clone() };
-        get_as_of(&self.files, &self.opened, &self.key, asked, self.view.counters())
+        get_as_of(&self.files, &self.keyspace, &self.key, asked, self.view.counters())
     }
 
-    fn next_past(&mut self) -> Result<Option<Told>> {
+    fn next_past(&mut self) -> Result<Option<KeyVersion>> {
         let told = {
             let Some(source) = self.past.top() else { return Ok(None) };
             let Some(entry) = source.entry() else { return Ok(None) };
@@ -475,7 +475,7 @@ impl History {
             }
             let told = !again && entry.seqno < self.to;
             let value = if told { self.value_of(entry.kind, entry.seqno, || source.value()) } else { Ok(None) };
-            (!again).then(|| Told { seqno: entry.seqno, time: entry.time.unwrap_or(0), value })
+            (!again).then(|| KeyVersion { seqno: entry.seqno, time: entry.time.unwrap_or(0), value })
         };
         self.past.advance().inspect_err(|_| self.unread = true)?;
         Ok(told)

@@ -17,20 +17,20 @@ mod view;
 use std::sync::Arc;
 
 pub(crate) use explain::explain;
-pub(crate) use history::{History as VersionWalk, RangeHistory as RangeWalk, Told, history, history_range};
+pub(crate) use history::{KeyVersion, RangeWalk, VersionWalk, history, history_range};
 pub(crate) use scan::Scan;
 pub(crate) use view::ViewCore;
 
-pub(crate) use crate::engine::timeline::Commits as CommitWalk;
+pub(crate) use crate::engine::timeline::CommitWalk;
 use crate::{
     base::{Bytes, Error, KeyspaceId, Kind, Result, Seqno},
     engine::{
-        Engine, Opened,
+        Engine, KeyspaceRef,
         catalogue::dropped,
         counters::{Counters, READS},
         files::{
             superversion::SuperVersion,
-            tree::{Table, Tree},
+            tree::{SegmentHandle, Tree},
         },
         timeline::Timeline,
     },
@@ -44,14 +44,14 @@ use crate::{
 /// Where a look-up has been.
 pub(super) enum Place<'a> {
     Memtable(&'a Memtable, bool),
-    Segment(&'a Table, Probe),
+    Segment(&'a SegmentHandle, Probe),
 }
 
 /// The newest visible value of a key.
 ///
 /// The superversion is taken before the seqno: everything dropped from it was superseded at or below that seqno, so the
 /// present is always complete (E4).
-pub(crate) fn get(engine: &Engine, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
+pub(crate) fn get(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Result<Option<Bytes>> {
     let (current, asked) = present(engine, keyspace)?;
     let mut tally = Tally::default();
     let found = get_now(&current, keyspace, &mut PointKey::new(key), asked, &mut tally);
@@ -62,7 +62,7 @@ pub(crate) fn get(engine: &Engine, keyspace: &Opened, key: &[u8]) -> Result<Opti
 /// As [`get`], of several keys at one moment.
 pub(crate) fn multi_get<K: AsRef<[u8]>>(
     engine: &Engine,
-    keyspace: &Opened,
+    keyspace: &KeyspaceRef,
     keys: impl IntoIterator<Item = K>,
 ) -> Result<Vec<Option<Bytes>>> {
     let (current, asked) = present(engine, keyspace)?;
@@ -73,14 +73,14 @@ pub(crate) fn multi_get<K: AsRef<[u8]>>(
 
 /// What a read of the present goes through.
 #[inline]
-fn present(engine: &Engine, opened: &Opened) -> Result<(Arc<SuperVersion>, Asked)> {
+fn present(engine: &Engine, keyspace: &KeyspaceRef) -> Result<(Arc<SuperVersion>, Asked)> {
     engine.check_open()?;
     let current = engine.files.current();
-    if current.trees.get(&opened.id).is_none_or(|tree| tree.dropped) {
-        return Err(dropped(opened));
+    if current.trees.get(&keyspace.id).is_none_or(|tree| tree.dropped) {
+        return Err(dropped(keyspace));
     }
     let seqno = engine.visible();
-    let cutoffs = match current.version.keyspaces.get(&opened.id) {
+    let cutoffs = match current.version.keyspaces.get(&keyspace.id) {
         Some(keyspace) if !keyspace.options.ttls.is_empty() => cutoffs(keyspace, engine.now_us(), 0),
         _ => None,
     };
@@ -136,7 +136,7 @@ const TOGETHER: usize = 32;
 /// As [`get_as_of`], of several keys.
 pub(super) fn multi_get_as_of<K: AsRef<[u8]>>(
     current: &SuperVersion,
-    keyspace: &Opened,
+    keyspace: &KeyspaceRef,
     keys: impl IntoIterator<Item = K>,
     asked: &Asked,
     counters: &Counters,
@@ -152,7 +152,7 @@ pub(super) fn multi_get_as_of<K: AsRef<[u8]>>(
 /// independent: so the slots of several keys are fetched first, then their entries, and then each key is looked up.
 fn get_together<K: AsRef<[u8]>>(
     current: &SuperVersion,
-    keyspace: &Opened,
+    keyspace: &KeyspaceRef,
     keys: impl IntoIterator<Item = K>,
     counters: &Counters,
     get: impl Fn(&mut PointKey<'_>, &mut Tally) -> Result<Option<Bytes>>,
@@ -173,8 +173,8 @@ fn get_together<K: AsRef<[u8]>>(
         // Short steps, so that the processor has those of many keys under way.
         if let Some(tree) = current.trees.get(&keyspace.id) {
             for point_key in &mut point_keys {
-                for table in tree.holding(point_key.key()) {
-                    let seen = table.open_segment().and_then(|open| Some((open, open.seeded(point_key)?)));
+                for handle in tree.holding(point_key.key()) {
+                    let seen = handle.open_segment().and_then(|open| Some((open, open.seeded(point_key)?)));
                     slots.extend(seen);
                 }
             }
@@ -193,7 +193,7 @@ fn get_together<K: AsRef<[u8]>>(
 /// Looks a key up in a superversion, as of a moment.
 pub(super) fn get_as_of(
     current: &SuperVersion,
-    keyspace: &Opened,
+    keyspace: &KeyspaceRef,
     key: &[u8],
     asked: Asked,
     counters: &Counters,
@@ -208,7 +208,7 @@ pub(super) fn get_as_of(
 /// `None` where the key is absent, or its operands cannot be stored as one entry.
 pub(super) fn state_as_of(
     current: &SuperVersion,
-    keyspace: &Opened,
+    keyspace: &KeyspaceRef,
     key: &[u8],
     asked: Asked,
 ) -> Result<Option<(Kind, Bytes)>> {
@@ -225,7 +225,7 @@ pub(super) fn state_as_of(
 #[inline]
 fn get_now(
     current: &SuperVersion,
-    keyspace: &Opened,
+    keyspace: &KeyspaceRef,
     key: &mut PointKey<'_>,
     asked: Asked,
     tally: &mut Tally,
@@ -239,7 +239,7 @@ fn get_now(
 
 fn get_counted(
     current: &SuperVersion,
-    keyspace: &Opened,
+    keyspace: &KeyspaceRef,
     key: &mut PointKey<'_>,
     asked: Asked,
     tally: &mut Tally,
@@ -267,7 +267,7 @@ fn look_up_as_of(
         if seqno < tree.past_end {
             past = get_past(tree, key, seqno, tally)?;
         }
-        if tree.purges || current.memtables(u64::MAX).any(|table| table.has_purges()) {
+        if tree.purges || current.memtables(u64::MAX).any(|memtable| memtable.has_purges()) {
             // A purge further down would be missed by whoever follows the first trace of something moved.
             lookup.has_asked_history();
         } else if let PastFound::Holds(version) = &past {
@@ -275,7 +275,7 @@ fn look_up_as_of(
         }
     }
     let met = |place: Place<'_>| tally.count(&place);
-    let found = look_up(current, keyspace, key, lookup, |table| table.matters_at(seqno), met);
+    let found = look_up(current, keyspace, key, lookup, |handle| handle.matters_at(seqno), met);
     if lookup.operands() > 0 {
         return found;
     }
@@ -302,10 +302,10 @@ fn get_past(tree: &Tree, key: &mut PointKey<'_>, seqno: u64, tally: &mut Tally) 
     let mut found = PastFound::Nothing;
     let only = tree.past.iter().filter(|run| run.concerns(seqno)).nth(1).is_none();
     for run in tree.past.iter().filter(|run| run.concerns(seqno)) {
-        let Some(table) = run.holding(key.key()) else { continue };
+        let Some(handle) = run.holding(key.key()) else { continue };
         let mut probe = Probe::default();
-        let read = table.segment()?.get_past(key, seqno, only, &mut probe);
-        tally.count(&Place::Segment(table, probe));
+        let read = handle.segment()?.get_past(key, seqno, only, &mut probe);
+        tally.count(&Place::Segment(handle, probe));
         match read? {
             PastFound::Holds(version) => return Ok(PastFound::Holds(version)),
             PastFound::Gone(above) => found = PastFound::Gone(above),
@@ -322,23 +322,23 @@ pub(super) fn look_up(
     keyspace: KeyspaceId,
     point_key: &mut PointKey<'_>,
     lookup: &mut Lookup,
-    matters: impl Fn(&Table) -> bool,
+    matters: impl Fn(&SegmentHandle) -> bool,
     mut met: impl FnMut(Place<'_>),
 ) -> Result<Option<Answer>> {
     let key = point_key.key();
-    for table in current.memtables(lookup.seqno()) {
+    for memtable in current.memtables(lookup.seqno()) {
         let operands = lookup.operands();
-        let answer = table.get(keyspace, key, lookup)?;
-        met(Place::Memtable(table, answer.is_some() || lookup.operands() > operands));
+        let answer = memtable.get(keyspace, key, lookup)?;
+        met(Place::Memtable(memtable, answer.is_some() || lookup.operands() > operands));
         if answer.is_some() {
             return Ok(answer);
         }
     }
     let Some(tree) = current.trees.get(&keyspace) else { return Ok(None) };
-    for table in tree.holding(key).filter(|table| matters(table)) {
+    for handle in tree.holding(key).filter(|handle| matters(handle)) {
         let mut probe = Probe::default();
-        let answer = table.segment()?.get(point_key, lookup, &mut probe);
-        met(Place::Segment(table, probe));
+        let answer = handle.segment()?.get(point_key, lookup, &mut probe);
+        met(Place::Segment(handle, probe));
         if let Some(answer) = answer? {
             return Ok(Some(answer));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     base::{Bytes, KeySpan, Result},
     engine::{
-        Opened,
+        KeyspaceRef,
         files::{
             runs::{PastRunCursor, RunCursor, VersionRunCursor},
             superversion::SuperVersion,
@@ -97,36 +97,36 @@ pub(crate) type Scan = Visible<AnySource>;
 /// A scan of a superversion; it keeps what it reads alive.
 pub(super) fn scan_in(
     current: &SuperVersion,
-    opened: &Opened,
+    keyspace: &KeyspaceRef,
     span: KeySpan,
     asked: Asked,
     direction: Direction,
     dead: &Arc<DeadSpans>,
 ) -> Result<Scan> {
-    let keyspace = opened.id;
+    let id = keyspace.id;
     let mut sources = Vec::new();
     let mut tombstones: Vec<Vec<Arc<Tombstones>>> = Vec::new();
-    for table in current.memtables(asked.seqno) {
-        sources.push(AnySource::Mem(MemCursor::new(table, keyspace, direction)));
-        tombstones.extend(table.tombstones(keyspace).into_iter().map(|set| vec![set]));
+    for memtable in current.memtables(asked.seqno) {
+        sources.push(AnySource::Mem(MemCursor::new(memtable, id, direction)));
+        tombstones.extend(memtable.tombstones(id).into_iter().map(|set| vec![set]));
     }
-    if let Some(tree) = current.trees.get(&keyspace) {
+    if let Some(tree) = current.trees.get(&id) {
         for run in tree.runs(&span, asked.seqno) {
-            let ranged = run.iter().filter(|table| table.meta.summary.range_tombstones > 0);
-            tombstones.push(ranged.map(|table| Ok(Arc::clone(table.segment()?.ranges()))).collect::<Result<_>>()?);
+            let ranged = run.iter().filter(|handle| handle.meta.summary.range_tombstones > 0);
+            tombstones.push(ranged.map(|handle| Ok(Arc::clone(handle.segment()?.ranges()))).collect::<Result<_>>()?);
             sources.push(AnySource::Run(RunCursor::new(run, direction, ())));
         }
         for run in tree.past.iter().filter(|run| run.concerns(asked.seqno)) {
-            let tables: Vec<_> =
-                run.tables.iter().filter(|table| table.meta.summary.overlaps(&span)).cloned().collect();
-            if !tables.is_empty() {
-                sources.push(AnySource::Past(Box::new(PastRunCursor::new(tables, direction, asked.seqno))));
+            let handles: Vec<_> =
+                run.segments.iter().filter(|handle| handle.meta.summary.overlaps(&span)).cloned().collect();
+            if !handles.is_empty() {
+                sources.push(AnySource::Past(Box::new(PastRunCursor::new(handles, direction, asked.seqno))));
             }
         }
     }
     let merge = Kway::new(sources, direction);
-    let visible = Visible::new(merge, tombstones, asked, span, (direction, opened.strategy.clone()));
-    Ok(visible.with_dead(dead, keyspace))
+    let visible = Visible::new(merge, tombstones, asked, span, (direction, keyspace.strategy.clone()));
+    Ok(visible.with_dead(dead, id))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{
     base::{Bytes, Error, KeySpan, KeyspaceId, Result, Seqno},
     compaction::Reader,
     engine::{
-        Engine, Opened,
+        Engine, KeyspaceRef,
         counters::Counters,
         files::{Seat, superversion::SuperVersion},
         timeline::Timeline,
@@ -21,7 +21,7 @@ use crate::{
 
 /// What a view is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
+enum Anchor {
     Present,
     Past {
         seqno: u64,
@@ -60,7 +60,7 @@ impl ViewCore {
     /// A view of the present.
     pub(crate) fn snapshot(engine: &Arc<Engine>) -> Arc<Self> {
         // The seqno is read under the lock: no job that starts later can miss it.
-        Arc::new(Self::register(engine, Moment::Present))
+        Arc::new(Self::register(engine, Anchor::Present))
     }
 
     /// A view of a past moment.
@@ -73,7 +73,7 @@ impl ViewCore {
         let stamp = timeline.at_seqno(seqno)?;
         let time = stamp.map_or(0, |stamp| stamp.time);
         let slack = timeline.slack(stamp, seqno);
-        Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time, slack, pinned: false })))
+        Ok(Arc::new(Self::register(engine, Anchor::Past { seqno, time, slack, pinned: false })))
     }
 
     /// A view of what had been committed at a time, in microseconds. The answer is the same whenever it is asked: later commits are later.
@@ -86,7 +86,7 @@ impl ViewCore {
         if seqno < exact {
             return Err(Error::HistoryTrimmed { oldest: Seqno(exact) });
         }
-        Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time, slack: 0, pinned: false })))
+        Ok(Arc::new(Self::register(engine, Anchor::Past { seqno, time, slack: 0, pinned: false })))
     }
 
     /// A view of a moment that was pinned.
@@ -97,10 +97,10 @@ impl ViewCore {
         let pin = editing.version().pins.get(name).copied();
         let PinnedAt { seqno, time_us } =
             pin.ok_or_else(|| Error::invalid(format!("there is no pin \"{name}\"; `pins` lists those there are")))?;
-        Ok(Arc::new(Self::register(engine, Moment::Past { seqno, time: time_us, slack: 0, pinned: true })))
+        Ok(Arc::new(Self::register(engine, Anchor::Past { seqno, time: time_us, slack: 0, pinned: true })))
     }
 
-    fn register(engine: &Arc<Engine>, moment: Moment) -> Self {
+    fn register(engine: &Arc<Engine>, anchor: Anchor) -> Self {
         if engine.is_forked() {
             return Self::of_nothing(engine);
         }
@@ -111,16 +111,16 @@ impl ViewCore {
         let (seat, files) = engine.files.register(|| {
             // Under the lock: a job that is installed before this has judged by an earlier time, and knew of no reader
             // that this could be.
-            let now = if moment == Moment::Present { engine.now_us() } else { 0 };
+            let now = if anchor == Anchor::Present { engine.now_us() } else { 0 };
             // The seqno first: the files that are taken after it hold every commit up to it. No job can drop anything
             // between, because its result becomes current under this lock.
             let opened = engine.visible();
-            reader = match moment {
-                Moment::Present => {
+            reader = match anchor {
+                Anchor::Present => {
                     complete = true;
                     Reader { seqno: opened, opened, time: now }
                 }
-                Moment::Past { seqno, time, slack: at_most, pinned: is_pinned } => {
+                Anchor::Past { seqno, time, slack: at_most, pinned: is_pinned } => {
                     (slack, pinned, complete) = (at_most, is_pinned, is_pinned);
                     // A timeline that lies shows nothing of the future.
                     Reader { seqno: seqno.min(opened), opened, time }
@@ -168,7 +168,7 @@ impl ViewCore {
         &self.engine
     }
 
-    pub(crate) fn get(&self, keyspace: &Opened, key: &[u8]) -> Result<Option<Bytes>> {
+    pub(crate) fn get(&self, keyspace: &KeyspaceRef, key: &[u8]) -> Result<Option<Bytes>> {
         let Some(asked) = self.asked(keyspace)? else { return Ok(None) };
         let got = get_as_of(&self.files(), keyspace, key, asked, &self.engine.counters);
         got.map_err(|refused| self.readable_instead(keyspace, key, refused))
@@ -177,7 +177,7 @@ impl ViewCore {
     /// As [`ViewCore::get`], of several keys.
     pub(crate) fn multi_get<K: AsRef<[u8]>>(
         &self,
-        keyspace: &Opened,
+        keyspace: &KeyspaceRef,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
         let asked = self.asked(keyspace)?.map(|asked| self.of_many(keyspace.id, asked));
@@ -186,7 +186,7 @@ impl ViewCore {
     }
 
     /// The visible keys and values of a span; nothing where the keyspace was not yet born.
-    pub(crate) fn scan(&self, keyspace: &Opened, span: KeySpan, direction: Direction) -> Result<Option<Scan>> {
+    pub(crate) fn scan(&self, keyspace: &KeyspaceRef, span: KeySpan, direction: Direction) -> Result<Option<Scan>> {
         let asked = self.asked(keyspace)?.map(|asked| self.of_many(keyspace.id, asked));
         let Some(asked) = asked else { return Ok(None) };
         self.engine.counters.scans.fetch_add(1, Ordering::Relaxed);
@@ -199,28 +199,28 @@ impl ViewCore {
     }
 
     /// What to ask of a keyspace; nothing when it was not yet born at the view's moment.
-    pub(in crate::engine) fn asked(&self, opened: &Opened) -> Result<Option<Asked>> {
+    pub(in crate::engine) fn asked(&self, keyspace: &KeyspaceRef) -> Result<Option<Asked>> {
         self.engine.check_open()?;
-        let Some(keyspace) = self.version.keyspaces.get(&opened.id) else {
+        let Some(then) = self.version.keyspaces.get(&keyspace.id) else {
             // Not there yet when the view was opened, as numbers are given out in order; or forgotten by then, which says nothing of the time
             // before its birth to those who see drops as of their own moment.
-            let unborn = opened.id.0 >= self.version.next_keyspace || self.pinned && self.seqno < opened.born;
+            let unborn = keyspace.id.0 >= self.version.next_keyspace || self.pinned && self.seqno < keyspace.born;
             return if unborn {
                 Ok(None)
             } else {
                 Err(Error::invalid("the keyspace was dropped before this view was opened"))
             };
         };
-        if self.has_lost(keyspace) {
-            let name = &keyspace.name;
+        if self.has_lost(then) {
+            let name = &then.name;
             return Err(Error::invalid(format!("keyspace \"{name}\" was dropped before this view was opened")));
         }
-        if self.seqno < keyspace.born {
+        if self.seqno < then.born {
             return Ok(None);
         }
-        let vanished = if self.complete { 0 } else { keyspace.vanished };
-        let lapsed = !self.complete && self.time < keyspace.lapsed;
-        let cutoffs = cutoffs(keyspace, self.time, self.slack);
+        let vanished = if self.complete { 0 } else { then.vanished };
+        let lapsed = !self.complete && self.time < then.lapsed;
+        let cutoffs = cutoffs(then, self.time, self.slack);
         Ok(Some(Asked { seqno: self.seqno, vanished, opened: self.opened, lapsed, horizon: None, cutoffs }))
     }
 
@@ -233,7 +233,7 @@ impl ViewCore {
     /// A refusal of a key that names a moment at which the key is readable: the one that was named first is tried, then what that one names, and after
     /// some of them the horizon is.
     #[cold]
-    fn readable_instead(&self, keyspace: &Opened, key: &[u8], refused: Error) -> Error {
+    fn readable_instead(&self, keyspace: &KeyspaceRef, key: &[u8], refused: Error) -> Error {
         let Error::HistoryTrimmed { mut oldest } = refused else { return refused };
         let horizon = Seqno(horizon(&self.engine, keyspace.id));
         for _ in 0..NAMED_MAX {
@@ -268,8 +268,8 @@ impl ViewCore {
     }
 
     /// A keyspace as its readers hold it.
-    pub(crate) fn opened(&self, keyspace: &KeyspaceVersion) -> Result<Opened> {
-        self.engine.catalogue.opened(keyspace)
+    pub(crate) fn keyspace_ref(&self, keyspace: &KeyspaceVersion) -> Result<KeyspaceRef> {
+        self.engine.catalogue.keyspace_ref(keyspace)
     }
 
     /// The keyspaces that there were at the view's moment, and that it can read.

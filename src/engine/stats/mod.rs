@@ -17,7 +17,7 @@ use crate::{
     engine::{
         Engine,
         catalogue::readers_of,
-        files::{Holder, superversion::SuperVersion},
+        files::{ViewHold, superversion::SuperVersion},
     },
     format::name,
     manifest::{KeyspaceVersion, PinnedAt, Version},
@@ -65,9 +65,9 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
         compacted_out_bytes: engine.counters.compacted_out.load(Relaxed),
         history_out_bytes: engine.counters.past_out.load(Relaxed),
         stalls: engine.counters.stalls.load(Relaxed),
-        memtable_bytes: current.memtables(u64::MAX).map(|table| table.bytes()).sum(),
+        memtable_bytes: current.memtables(u64::MAX).map(|memtable| memtable.bytes()).sum(),
         sealed_memtables: current.sealed.len() as u64,
-        index_bytes: current.tables().map(|table| table.memory() as u64).sum(),
+        index_bytes: current.segments().map(|handle| handle.memory() as u64).sum(),
         views: views as u64,
         oldest_view: oldest_view.map(Seqno),
         held_by_views: held_by_views(engine, &current, &kept),
@@ -82,10 +82,10 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
     for keyspace in current.version.keyspaces.values().filter(alive) {
         for (level, segments) in keyspace.levels.iter().enumerate().filter(|(_, segments)| !segments.is_empty()) {
             let sum = |of: fn(&crate::segment::Finished) -> u64| segments.iter().map(|segment| of(segment)).sum();
-            let tables = current.trees.get(&keyspace.id).and_then(|tree| tree.levels.get(level));
+            let handles = current.trees.get(&keyspace.id).and_then(|tree| tree.levels.get(level));
             let mut index = (0, 0, 0);
-            for (table, numbers) in tables.into_iter().flatten().filter_map(|t| Some((t, t.index_numbers()?))) {
-                index.0 += table.meta.summary.keys;
+            for (handle, numbers) in handles.into_iter().flatten().filter_map(|t| Some((t, t.index_numbers()?))) {
+                index.0 += handle.meta.summary.keys;
                 index.1 += numbers.slot_bytes;
                 index.2 += numbers.filter_bytes;
             }
@@ -108,13 +108,13 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
 
 /// What views hold beside the files of now.
 fn held_by_views(engine: &Engine, current: &Arc<SuperVersion>, kept: &HashMap<u64, (u64, u64)>) -> Vec<ViewStats> {
-    let holders: Vec<Holder> = engine.files.holders();
-    let now: HashSet<u64> = current.tables().map(|table| table.meta.number).collect();
-    let logs: HashSet<u64> = current.memtables(u64::MAX).map(|table| table.log()).collect();
+    let holders: Vec<ViewHold> = engine.files.holders();
+    let now: HashSet<u64> = current.segments().map(|handle| handle.meta.number).collect();
+    let logs: HashSet<u64> = current.memtables(u64::MAX).map(|memtable| memtable.log()).collect();
     // Many views stand on few different files.
     let mut of_files: HashMap<u64, (u64, u64)> = HashMap::new();
     let mut by_seqno: HashMap<u64, (ViewStats, HashSet<u64>)> = HashMap::new();
-    for Holder { seqno, iterators, files } in holders {
+    for ViewHold { seqno, iterators, files } in holders {
         let (view, seen) = by_seqno.entry(seqno).or_default();
         view.seqno = Seqno(seqno);
         view.views += 1;
@@ -125,9 +125,9 @@ fn held_by_views(engine: &Engine, current: &Arc<SuperVersion>, kept: &HashMap<u6
             continue;
         }
         let (file_bytes, memtable_bytes) = *of_files.entry(files.generation).or_insert_with(|| {
-            let old = files.tables().filter(|table| !now.contains(&table.meta.number));
-            let flushed = files.memtables(u64::MAX).filter(|table| !logs.contains(&table.log()));
-            (old.map(|table| table.meta.file_len).sum(), flushed.map(|table| table.bytes()).sum())
+            let old = files.segments().filter(|handle| !now.contains(&handle.meta.number));
+            let flushed = files.memtables(u64::MAX).filter(|memtable| !logs.contains(&memtable.log()));
+            (old.map(|memtable| memtable.meta.file_len).sum(), flushed.map(|memtable| memtable.bytes()).sum())
         });
         view.file_bytes += file_bytes;
         view.memtable_bytes += memtable_bytes;
@@ -142,17 +142,17 @@ fn held_by_views(engine: &Engine, current: &Arc<SuperVersion>, kept: &HashMap<u6
 fn space(engine: &Engine) -> Result<SpaceUse> {
     let mut space = SpaceUse::default();
     let current = engine.files.current();
-    let tables = current.tables().map(|table| {
-        let summary = &table.meta.summary;
+    let handles = current.segments().map(|handle| {
+        let summary = &handle.meta.summary;
         let gone = || current.trees.get(&summary.keyspace).is_some_and(|tree| tree.dropped);
         let cause = match summary.past {
             _ if summary.keyspace == TIMELINE => 2,
             _ if gone() => 3,
             past => usize::from(past.is_some()),
         };
-        (table.meta.number, cause)
+        (handle.meta.number, cause)
     });
-    let live: HashMap<u64, usize> = tables.collect();
+    let live: HashMap<u64, usize> = handles.collect();
     let list = |sub: &str| engine.ctx.dir.list(sub).at("list", || engine.ctx.dir.path().join(sub));
     // A file may go while it is looked at.
     let len = |name: &str| engine.ctx.dir.file_len(name).unwrap_or(0);

@@ -24,7 +24,7 @@ use std::{
 use crate::{
     base::{Bytes, Error, KeySpan, KeyspaceId, Result},
     engine::{
-        Engine, Opened,
+        Engine, KeyspaceRef,
         log::Recent,
         read::{Scan, ViewCore},
     },
@@ -43,13 +43,13 @@ const ROUNDS: usize = 4;
 pub(crate) struct Reading {
     /// Nothing written since can be missed: the ring was watched before this was opened.
     pub(crate) view: Arc<ViewCore>,
-    _watch: Watch,
+    _recent: RecentGuard,
 }
 
 #[derive(Debug)]
-struct Watch(Arc<Engine>);
+struct RecentGuard(Arc<Engine>);
 
-impl Drop for Watch {
+impl Drop for RecentGuard {
     fn drop(&mut self) {
         if self.0.is_forked() {
             return;
@@ -62,9 +62,9 @@ impl Reading {
     /// Begins to read the present.
     pub(crate) fn begin(engine: &Arc<Engine>) -> Self {
         engine.log.watch();
-        let watch = Watch(Arc::clone(engine));
+        let recent = RecentGuard(Arc::clone(engine));
         engine.ctx.pass("read for a write: watched, then viewed");
-        Self { view: ViewCore::snapshot(engine), _watch: watch }
+        Self { view: ViewCore::snapshot(engine), _recent: recent }
     }
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct ReadSet {
 
 #[derive(Debug)]
 struct KeyspaceReads {
-    opened: Opened,
+    keyspace: KeyspaceRef,
     keys: BTreeSet<Vec<u8>>,
     spans: Vec<KeySpan>,
 }
@@ -109,8 +109,8 @@ impl ReadSet {
     }
 
     /// Notes that a key was read, there or not.
-    pub(crate) fn key(&mut self, opened: &Opened, key: &[u8]) {
-        self.of(opened).keys.insert(key.to_vec());
+    pub(crate) fn key(&mut self, keyspace: &KeyspaceRef, key: &[u8]) {
+        self.of(keyspace).keys.insert(key.to_vec());
     }
 
     /// Notes that a span was walked.
@@ -118,13 +118,13 @@ impl ReadSet {
         not(test),
         expect(dead_code, reason = "a write that reads a range is a transaction, which will stand on this")
     )]
-    pub(crate) fn span(&mut self, opened: &Opened, span: KeySpan) {
-        self.of(opened).spans.push(span);
+    pub(crate) fn span(&mut self, keyspace: &KeyspaceRef, span: KeySpan) {
+        self.of(keyspace).spans.push(span);
     }
 
-    fn of(&mut self, opened: &Opened) -> &mut KeyspaceReads {
-        let reads = || KeyspaceReads { opened: opened.clone(), keys: BTreeSet::new(), spans: Vec::new() };
-        self.keyspaces.entry(opened.id).or_insert_with(reads)
+    fn of(&mut self, keyspace: &KeyspaceRef) -> &mut KeyspaceReads {
+        let reads = || KeyspaceReads { keyspace: keyspace.clone(), keys: BTreeSet::new(), spans: Vec::new() };
+        self.keyspaces.entry(keyspace.id).or_insert_with(reads)
     }
 
     /// The seqno at which everything was read.
@@ -141,14 +141,14 @@ impl ReadSet {
     /// That everything reads as it did, by reading it again: gives the seqno at which it does.
     fn compare(&self) -> Result<u64> {
         let now = ViewCore::snapshot(self.view.engine());
-        for KeyspaceReads { opened, keys, spans } in self.keyspaces.values() {
+        for KeyspaceReads { keyspace, keys, spans } in self.keyspaces.values() {
             for key in keys {
-                if self.view.get(opened, key)? != now.get(opened, key)? {
+                if self.view.get(keyspace, key)? != now.get(keyspace, key)? {
                     return Err(Error::Conflict { key: key.clone() });
                 }
             }
             for span in spans {
-                compare_spans(&self.view, &now, opened, span)?;
+                compare_spans(&self.view, &now, keyspace, span)?;
             }
         }
         Ok(now.seqno())
@@ -156,8 +156,8 @@ impl ReadSet {
 }
 
 /// That two views show the same in a span.
-fn compare_spans(then: &ViewCore, now: &ViewCore, opened: &Opened, span: &KeySpan) -> Result<()> {
-    let begin = |view: &ViewCore| view.scan(opened, span.clone(), Direction::Forward);
+fn compare_spans(then: &ViewCore, now: &ViewCore, keyspace: &KeyspaceRef, span: &KeySpan) -> Result<()> {
+    let begin = |view: &ViewCore| view.scan(keyspace, span.clone(), Direction::Forward);
     let (mut then, mut now) = (begin(then)?, begin(now)?);
     let step = |walk: &mut Option<Scan>| -> Result<Option<(Vec<u8>, Bytes)>> {
         let Some(walk) = walk else { return Ok(None) };
@@ -178,13 +178,13 @@ fn compare_spans(then: &ViewCore, now: &ViewCore, opened: &Opened, span: &KeySpa
 
 /// How far what was read is known to stand.
 #[derive(Debug)]
-pub(super) struct Checked<'r> {
+pub(super) struct ReadCheck<'r> {
     reads: &'r ReadSet,
     upto: u64,
     rounds: usize,
 }
 
-impl<'r> Checked<'r> {
+impl<'r> ReadCheck<'r> {
     pub(super) fn new(reads: &'r ReadSet) -> Self {
         Self { reads, upto: reads.since(), rounds: 0 }
     }
@@ -332,11 +332,11 @@ mod tests {
             let walked = |write: &dyn Fn()| {
                 let reading = Reading::begin(engine);
                 let mut reads = ReadSet::new(&reading.view);
-                reads.span(ks.opened(), KeySpan { start: "l".into(), end: Some("n".into()) });
+                reads.span(ks.keyspace_ref(), KeySpan { start: "l".into(), end: Some("n".into()) });
                 write();
                 // So that the ring has let go of it, where it is small.
                 ks.put("zz", "1").unwrap();
-                let mut checked = Checked::new(&reads);
+                let mut checked = ReadCheck::new(&reads);
                 let done = checked.advance(engine);
                 done.and_then(|()| checked.finish(&engine.log.lock().recent)).is_ok()
             };

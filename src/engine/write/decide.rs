@@ -21,8 +21,8 @@ use super::{
 use crate::{
     base::{Error, KeySpan, KeyspaceId, Kind, Receipt, Result, SpanMap},
     engine::{
-        Durability, Engine, Opened,
-        log::Commit,
+        Durability, Engine, KeyspaceRef,
+        log::CommitState,
         read::{ViewCore, look_up},
     },
     memtable::Memtable,
@@ -72,7 +72,7 @@ impl Overlay {
 pub(super) fn commit_decided(
     engine: &Arc<Engine>,
     batch: &BatchBuf,
-    keyspaces: &[Opened],
+    keyspaces: &[KeyspaceRef],
     durability: Option<Durability>,
     reads: Option<&ReadSet>,
 ) -> Result<Receipt> {
@@ -86,8 +86,9 @@ pub(super) fn commit_decided(
 }
 
 /// That no sum whose base is in the batch itself is too large: that can be seen here, and is refused.
-pub(super) fn check_sums(batch: &BatchBuf, keyspaces: &[Opened]) -> Result<()> {
-    let is_sum = |id| keyspaces.iter().any(|opened| opened.id == id && matches!(opened.strategy, MergeStrategy::Sum));
+pub(super) fn check_sums(batch: &BatchBuf, keyspaces: &[KeyspaceRef]) -> Result<()> {
+    let is_sum =
+        |id| keyspaces.iter().any(|keyspace| keyspace.id == id && matches!(keyspace.strategy, MergeStrategy::Sum));
     // Only keys with a base in the batch: of the others nothing is known here.
     let mut sums: HashMap<(KeyspaceId, &[u8]), (u64, i128)> = HashMap::new();
     let mut ranges: HashMap<KeyspaceId, SpanMap<u64>> = HashMap::new();
@@ -119,9 +120,9 @@ pub(super) fn check_sums(batch: &BatchBuf, keyspaces: &[Opened]) -> Result<()> {
     let deleted = |id, key: &[u8]| ranges.get(&id).and_then(|ranges| ranges.get(key)).copied().unwrap_or(0);
     let mut known = sums.into_iter().filter(|((id, key), (base, _))| *base > deleted(*id, key));
     known.try_for_each(|((id, key), (_, sum))| {
-        let keyspace = keyspaces.iter().find(|opened| opened.id == id);
+        let keyspace = keyspaces.iter().find(|keyspace| keyspace.id == id);
         let named = |error| match keyspace {
-            Some(opened) => opened.named(error),
+            Some(keyspace) => keyspace.named(error),
             None => error,
         };
         wide_sum(key, &sum.to_le_bytes()).map(drop).map_err(named)
@@ -131,7 +132,12 @@ pub(super) fn check_sums(batch: &BatchBuf, keyspaces: &[Opened]) -> Result<()> {
 /// Counts the operands of a batch, and puts a state behind those that end a long chain. The batch will get the next seqno.
 ///
 /// What cannot be read or folded now is left as it is, and tried again after twice as many operands: each try is a fold under the lock.
-pub(super) fn end_long_chains(engine: &Engine, commit: &mut Commit, batch: &mut BatchBuf, keyspaces: &[Opened]) {
+pub(super) fn end_long_chains(
+    engine: &Engine,
+    commit: &mut CommitState,
+    batch: &mut BatchBuf,
+    keyspaces: &[KeyspaceRef],
+) {
     let mut long = Keys::new();
     for op in batch.ops().filter(|op| op.kind == Kind::Operand) {
         if commit.chains.count(op.keyspace, op.key) && long.len() < STATES_MAX {
@@ -150,7 +156,7 @@ pub(super) fn end_long_chains(engine: &Engine, commit: &mut Commit, batch: &mut 
     let scratch = Memtable::from_batches(0, &[stamped.into_shared(len)]);
     let current = engine.files.current();
     for (id, key) in long {
-        let Some(opened) = keyspaces.iter().find(|opened| opened.id == id) else { continue };
+        let Some(keyspace) = keyspaces.iter().find(|keyspace| keyspace.id == id) else { continue };
         let mut lookup = Lookup::new(Asked::present(seqno, None));
         let answer = scratch.get(id, &key, &mut lookup).and_then(|answer| match answer {
             Some(answer) => Ok(Some(answer)),
@@ -162,7 +168,7 @@ pub(super) fn end_long_chains(engine: &Engine, commit: &mut Commit, batch: &mut 
             commit.chains.ended(id, &key, 0);
             continue;
         }
-        match lookup.state(answer.as_ref(), &opened.strategy, &key) {
+        match lookup.state(answer.as_ref(), &keyspace.strategy, &key) {
             None => commit.chains.gave_up(id, &key),
             Some((kind, value)) if batch.len() + key.len() + value.len() + OP_HEAD_MAX <= BATCH_LEN_MAX => {
                 batch.push(kind, id, &key, &value);
@@ -174,19 +180,20 @@ pub(super) fn end_long_chains(engine: &Engine, commit: &mut Commit, batch: &mut 
 }
 
 /// The batch without the puts that change nothing, and what this depends on.
-fn decide(view: &Arc<ViewCore>, batch: &BatchBuf, keyspaces: &[Opened]) -> Result<(BatchBuf, ReadSet)> {
+fn decide(view: &Arc<ViewCore>, batch: &BatchBuf, keyspaces: &[KeyspaceRef]) -> Result<(BatchBuf, ReadSet)> {
     let mut decided = BatchBuf::default();
     let mut read = ReadSet::new(view);
     let mut overlay = Overlay::default();
     for op in batch.ops() {
-        let deciding = keyspaces.iter().find(|opened| opened.id == op.keyspace && opened.strategy.decides_at_write());
+        let deciding =
+            keyspaces.iter().find(|keyspace| keyspace.id == op.keyspace && keyspace.strategy.decides_at_write());
         let mut keep = true;
-        if let Some(opened) = deciding {
+        if let Some(keyspace) = deciding {
             match op.kind {
                 Kind::RangeDelete | Kind::RangePurge => overlay.range(op.keyspace, &op.span()),
                 Kind::Delete | Kind::Purge => overlay.key(op.keyspace, op.key, false),
-                _ if !is_live(view, opened, op.key, &overlay, &mut read)? => overlay.key(op.keyspace, op.key, true),
-                _ if matches!(opened.strategy, MergeStrategy::ErrorOnDuplicate) => {
+                _ if !is_live(view, keyspace, op.key, &overlay, &mut read)? => overlay.key(op.keyspace, op.key, true),
+                _ if matches!(keyspace.strategy, MergeStrategy::ErrorOnDuplicate) => {
                     return Err(Error::Duplicate { key: op.key.to_vec() });
                 }
                 _ => keep = false,
@@ -200,7 +207,7 @@ fn decide(view: &Arc<ViewCore>, batch: &BatchBuf, keyspaces: &[Opened]) -> Resul
 }
 
 /// Whether a key is there, for a put of the batch.
-fn is_live(view: &ViewCore, keyspace: &Opened, key: &[u8], overlay: &Overlay, read: &mut ReadSet) -> Result<bool> {
+fn is_live(view: &ViewCore, keyspace: &KeyspaceRef, key: &[u8], overlay: &Overlay, read: &mut ReadSet) -> Result<bool> {
     if let Some(said) = overlay.says(keyspace.id, key) {
         return Ok(said);
     }

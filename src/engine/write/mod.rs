@@ -32,16 +32,16 @@ pub(crate) use update::update;
 use crate::{
     base::{Error, Receipt, Result, Seqno, from_us},
     engine::{
-        Durability, Engine, Opened,
+        Durability, Engine, KeyspaceRef,
         catalogue::dropped,
         jobs::{drawn_step, flush_recovered},
         locks::Guard,
-        log::Commit,
+        log::CommitState,
     },
     manifest::{Change, Edit},
     wal::{BATCH_LEN_MAX, BatchBuf},
 };
-use conflicts::{Checked, ReadSet};
+use conflicts::{ReadCheck, ReadSet};
 
 /// Commits writes that were staged.
 pub(crate) fn commit(engine: &Arc<Engine>, staged: Staged, durability: Option<Durability>) -> Result<Receipt> {
@@ -53,7 +53,7 @@ pub(crate) fn commit(engine: &Arc<Engine>, staged: Staged, durability: Option<Du
 }
 
 /// Commits a single write, without what several would need.
-pub(crate) fn commit_one(engine: &Arc<Engine>, keyspace: &Opened, write: Write<'_>) -> Result<Receipt> {
+pub(crate) fn commit_one(engine: &Arc<Engine>, keyspace: &KeyspaceRef, write: Write<'_>) -> Result<Receipt> {
     let mut batch = BatchBuf::default();
     stage::stage(&mut batch, keyspace, write)?;
     decide_and_commit(engine, batch, std::slice::from_ref(keyspace), None, None)
@@ -63,7 +63,7 @@ pub(crate) fn commit_one(engine: &Arc<Engine>, keyspace: &Opened, write: Write<'
 fn decide_and_commit(
     engine: &Arc<Engine>,
     batch: BatchBuf,
-    keyspaces: &[Opened],
+    keyspaces: &[KeyspaceRef],
     durability: Option<Durability>,
     reads: Option<&ReadSet>,
 ) -> Result<Receipt> {
@@ -83,14 +83,14 @@ fn decide_and_commit(
 fn commit_checked(
     engine: &Engine,
     mut batch: BatchBuf,
-    keyspaces: &[Opened],
+    keyspaces: &[KeyspaceRef],
     durability: Option<Durability>,
     reads: &[&ReadSet],
 ) -> Result<Receipt> {
     if batch.operands() > 0 && batch.count() > 1 {
         decide::check_sums(&batch, keyspaces)?;
     }
-    engine.files.settle_doubt()?;
+    engine.files.resolve_doubt()?;
     extend_reservation(engine)?;
     room::wait_for_room(engine, keyspaces)?;
     let durability = match durability.unwrap_or(engine.ctx.options.durability) {
@@ -134,8 +134,8 @@ fn commit_checked(
 }
 
 /// Takes the commit lock, with everything that was read known to hold.
-fn lock_checked<'e>(engine: &'e Engine, reads: &[&ReadSet]) -> Result<Guard<'e, Commit>> {
-    let mut checks: Vec<Checked<'_>> = reads.iter().map(|reads| Checked::new(reads)).collect();
+fn lock_checked<'e>(engine: &'e Engine, reads: &[&ReadSet]) -> Result<Guard<'e, CommitState>> {
+    let mut checks: Vec<ReadCheck<'_>> = reads.iter().map(|reads| ReadCheck::new(reads)).collect();
     loop {
         checks.iter_mut().try_for_each(|check| check.advance(engine))?;
         engine.ctx.pass("commit: checked, then locked");
@@ -168,8 +168,9 @@ fn extend_reservation(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-fn check_keyspaces(engine: &Engine, keyspaces: &[Opened]) -> Result<()> {
-    let is_gone =
-        |keyspace: &&Opened| engine.files.look(|now| now.trees.get(&keyspace.id).is_none_or(|tree| tree.dropped));
+fn check_keyspaces(engine: &Engine, keyspaces: &[KeyspaceRef]) -> Result<()> {
+    let is_gone = |keyspace: &&KeyspaceRef| {
+        engine.files.with_current(|now| now.trees.get(&keyspace.id).is_none_or(|tree| tree.dropped))
+    };
     keyspaces.iter().find(is_gone).map_or(Ok(()), |gone| Err(dropped(gone)))
 }

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use crate::{
     base::Result,
     engine::{
-        Engine, Opened,
+        Engine, KeyspaceRef,
         jobs::{background_step, idle_step},
         options::SEALED_MAX,
     },
@@ -19,10 +19,10 @@ const DELAY_MAX: Duration = Duration::from_millis(2);
 
 /// Slows writers down while compactions of the keyspaces that they write to are behind, and stops them while flushes are,
 /// without burning a core. Every wait ends: with room, or with the error that keeps background work from making any.
-pub(super) fn wait_for_room(engine: &Engine, keyspaces: &[Opened]) -> Result<()> {
+pub(super) fn wait_for_room(engine: &Engine, keyspaces: &[KeyspaceRef]) -> Result<()> {
     let threshold = engine.ctx.options.l0_threshold;
     loop {
-        let (sealed, l0) = engine.files.look(|now| {
+        let (sealed, l0) = engine.files.with_current(|now| {
             let l0 = keyspaces.iter().map(|keyspace| now.l0_len(keyspace.id)).max();
             (now.sealed.len(), l0.unwrap_or(0))
         });

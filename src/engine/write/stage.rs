@@ -3,7 +3,7 @@
 
 use crate::{
     base::{Error, KEY_LEN_MAX, KeySpan, Kind, Result},
-    engine::Opened,
+    engine::KeyspaceRef,
     wal::{BATCH_LEN_MAX, BatchBuf},
 };
 
@@ -31,14 +31,14 @@ pub(crate) enum Write<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
     pub(super) batch: BatchBuf,
-    pub(super) keyspaces: Vec<Opened>,
+    pub(super) keyspaces: Vec<KeyspaceRef>,
     /// The first thing that was wrong: told at the commit.
     pub(super) wrong: Option<Error>,
 }
 
 impl Staged {
     /// Adds a write; one that is refused refuses them all.
-    pub(crate) fn add(&mut self, keyspace: &Opened, write: Write<'_>) {
+    pub(crate) fn add(&mut self, keyspace: &KeyspaceRef, write: Write<'_>) {
         if self.wrong.is_some() {
             return;
         }
@@ -61,7 +61,7 @@ impl Staged {
 }
 
 /// Adds a write to a batch. Nothing is added when it is refused.
-pub(super) fn stage(batch: &mut BatchBuf, keyspace: &Opened, write: Write<'_>) -> Result<()> {
+pub(super) fn stage(batch: &mut BatchBuf, keyspace: &KeyspaceRef, write: Write<'_>) -> Result<()> {
     let (kind, key, value): (Kind, &[u8], &[u8]) = match write {
         Write::Put(key, value) => (Kind::Put, key, value),
         Write::Merge(key, operand) => (keyspace.strategy.operand_kind(), key, operand),
@@ -80,7 +80,7 @@ pub(super) fn stage(batch: &mut BatchBuf, keyspace: &Opened, write: Write<'_>) -
     Ok(())
 }
 
-fn stage_range(batch: &mut BatchBuf, keyspace: &Opened, kind: Kind, span: &KeySpan) -> Result<()> {
+fn stage_range(batch: &mut BatchBuf, keyspace: &KeyspaceRef, kind: Kind, span: &KeySpan) -> Result<()> {
     // An inclusive end is one byte longer than its key.
     let end = span.end.as_deref().map(|end| end.strip_suffix(&[0]).unwrap_or(end)).unwrap_or_default();
     for key in [&span.start, end] {
@@ -94,7 +94,7 @@ fn stage_range(batch: &mut BatchBuf, keyspace: &Opened, kind: Kind, span: &KeySp
 }
 
 /// Fails for a key that is too long, and names it with its keyspace.
-pub(super) fn check_key_of(keyspace: &Opened, key: &[u8]) -> Result<()> {
+pub(super) fn check_key_of(keyspace: &KeyspaceRef, key: &[u8]) -> Result<()> {
     check_key(key).map_err(|error| refused(keyspace, key, error))
 }
 
@@ -118,7 +118,7 @@ fn check_len(batch: &BatchBuf, more: usize) -> Result<()> {
 
 /// An operation that is refused, by its key and keyspace: of a batch of many nobody would find it otherwise.
 #[cold]
-fn refused(keyspace: &Opened, key: &[u8], error: Error) -> Error {
+fn refused(keyspace: &KeyspaceRef, key: &[u8], error: Error) -> Error {
     let Error::Invalid { what } = error else { return error };
     let shown = key.get(..KEY_SHOWN_MAX).map_or_else(
         || format!("\"{}\"", key.escape_ascii()),

@@ -52,7 +52,7 @@ pub(in crate::engine) fn sync_at_intervals(engine: &Engine) {
 /// Makes everything that is visible now durable.
 pub(crate) fn persist(engine: &Engine) -> Result<()> {
     engine.health.check_writable()?;
-    engine.files.settle_doubt()?;
+    engine.files.resolve_doubt()?;
     sync_upto(engine, engine.visible())?;
     engine.ctx.check_there()
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     base::{Bytes, Error, Receipt, Result},
-    engine::{Engine, Opened},
+    engine::{Engine, KeyspaceRef},
     merge::MergeStrategy,
     wal::BatchBuf,
 };
@@ -37,7 +37,7 @@ pub(super) fn optimistic<T>(engine: &Arc<Engine>, mut write: impl FnMut(&Reading
 /// is still the same.
 pub(crate) fn update(
     engine: &Arc<Engine>,
-    keyspace: &Opened,
+    keyspace: &KeyspaceRef,
     key: &[u8],
     mut decide: impl FnMut(Option<&[u8]>) -> Option<Option<Bytes>>,
 ) -> Result<Option<Receipt>> {

@@ -12,14 +12,14 @@ use crate::{
 
 /// The keyspaces under compaction.
 #[derive(Debug)]
-pub(super) struct Busy {
+pub(super) struct CompactionSlots {
     state: Lock<State>,
     freed: Condvar,
 }
 
-impl Default for Busy {
+impl Default for CompactionSlots {
     fn default() -> Self {
-        Self { state: Lock::new(Rank::Busy, State::default()), freed: Condvar::new() }
+        Self { state: Lock::new(Rank::Slots, State::default()), freed: Condvar::new() }
     }
 }
 
@@ -32,31 +32,31 @@ struct State {
 
 /// The right to compact a keyspace, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Compacting<'a> {
-    busy: &'a Busy,
+pub(super) struct CompactionSlot<'a> {
+    slots: &'a CompactionSlots,
     keyspace: KeyspaceId,
     _right: Held,
 }
 
-impl Drop for Compacting<'_> {
+impl Drop for CompactionSlot<'_> {
     fn drop(&mut self) {
-        self.busy.state.lock().keyspaces.remove(&self.keyspace);
-        self.busy.freed.notify_all();
+        self.slots.state.lock().keyspaces.remove(&self.keyspace);
+        self.slots.freed.notify_all();
     }
 }
 
-impl Busy {
+impl CompactionSlots {
     /// The right to compact a keyspace, if nobody does.
-    pub(super) fn try_take(&self, keyspace: KeyspaceId) -> Option<Compacting<'_>> {
+    pub(super) fn try_take(&self, keyspace: KeyspaceId) -> Option<CompactionSlot<'_>> {
         let right = Held::take(Rank::Compacting);
         let mut state = self.state.lock();
         let taken = !state.ended && state.keyspaces.insert(keyspace);
         // Not made before it is known: dropping one gives the right back.
-        taken.then(|| Compacting { busy: self, keyspace, _right: right })
+        taken.then(|| CompactionSlot { slots: self, keyspace, _right: right })
     }
 
     /// The right to compact a keyspace; waits for the job that has it.
-    pub(super) fn take(&self, keyspace: KeyspaceId) -> Result<Compacting<'_>> {
+    pub(super) fn take(&self, keyspace: KeyspaceId) -> Result<CompactionSlot<'_>> {
         let right = Held::take(Rank::Compacting);
         let mut state = self.state.lock();
         loop {
@@ -64,7 +64,7 @@ impl Busy {
                 return Err(Error::Closed);
             }
             if state.keyspaces.insert(keyspace) {
-                return Ok(Compacting { busy: self, keyspace, _right: right });
+                return Ok(CompactionSlot { slots: self, keyspace, _right: right });
             }
             state.wait(&self.freed);
         }
@@ -92,25 +92,25 @@ mod tests {
 
     #[test]
     fn a_keyspace_is_compacted_by_one_and_others_beside_it_until_the_end() {
-        let busy = &Busy::default();
-        let first = busy.try_take(KeyspaceId(16)).unwrap();
+        let slots = &CompactionSlots::default();
+        let first = slots.try_take(KeyspaceId(16)).unwrap();
         // The rights of different keyspaces are those of different threads.
         std::thread::scope(|scope| {
-            let other = |taken: fn(&Busy) -> bool| scope.spawn(move || taken(busy)).join().unwrap();
-            assert!(other(|busy| busy.try_take(KeyspaceId(16)).is_none() && busy.is_taken(KeyspaceId(16))));
-            assert!(other(|busy| busy.take(KeyspaceId(17)).is_ok()));
+            let other = |taken: fn(&CompactionSlots) -> bool| scope.spawn(move || taken(slots)).join().unwrap();
+            assert!(other(|slots| slots.try_take(KeyspaceId(16)).is_none() && slots.is_taken(KeyspaceId(16))));
+            assert!(other(|slots| slots.take(KeyspaceId(17)).is_ok()));
             drop(first);
-            assert!(other(|busy| busy.take(KeyspaceId(16)).is_ok()));
+            assert!(other(|slots| slots.take(KeyspaceId(16)).is_ok()));
 
-            let last = busy.take(KeyspaceId(17)).unwrap();
-            scope.spawn(|| busy.end());
-            while other(|busy| busy.try_take(KeyspaceId(18)).is_some()) {
+            let last = slots.take(KeyspaceId(17)).unwrap();
+            scope.spawn(|| slots.end());
+            while other(|slots| slots.try_take(KeyspaceId(18)).is_some()) {
                 std::thread::yield_now();
             }
-            let late = other(|busy| matches!(busy.take(KeyspaceId(17)), Err(Error::Closed)));
+            let late = other(|slots| matches!(slots.take(KeyspaceId(17)), Err(Error::Closed)));
             assert!(late, "also one that would have to wait");
             drop(last);
         });
-        assert!(!busy.is_taken(KeyspaceId(17)));
+        assert!(!slots.is_taken(KeyspaceId(17)));
     }
 }
