@@ -75,6 +75,11 @@ impl CompactionSlots {
         self.state.lock().keyspaces.contains(&keyspace)
     }
 
+    /// The keyspaces on which jobs are at work.
+    pub(super) fn taken(&self) -> BTreeSet<KeyspaceId> {
+        self.state.lock().keyspaces.clone()
+    }
+
     /// Lets no further job begin, and waits for those at work: they look whether they should stop.
     pub(super) fn end(&self) {
         let mut state = self.state.lock();

@@ -45,7 +45,8 @@ pub(super) fn compact_most_urgent(engine: &Engine) -> Result<bool> {
         return Ok(true);
     }
     // All have been looked at: what was met before is over where it was not met again.
-    let met = |id| failed.iter().any(|(at, _)| *at == id) || engine.jobs.slots.is_taken(id);
+    let taken = engine.jobs.slots.taken();
+    let met = |id| failed.iter().any(|(at, _)| *at == id) || taken.contains(&id);
     engine.work.keep_troubles(|id, number| number >= began || met(id));
     failed.into_iter().next().map_or(Ok(false), |(_, error)| Err(error))
 }
