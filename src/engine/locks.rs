@@ -150,6 +150,11 @@ impl<T> Lock<T> {
         Self { rank, inner: parking_lot::Mutex::new(value) }
     }
 
+    /// The value, for its only owner: no lock is taken.
+    pub(super) fn get_mut(&mut self) -> &mut T {
+        self.inner.get_mut()
+    }
+
     #[inline]
     pub(super) fn lock(&self) -> Guard<'_, T> {
         let held = Held::take(self.rank);

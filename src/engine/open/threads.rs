@@ -55,13 +55,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let threads = |running: &Self| std::mem::take(&mut *running.threads.lock());
         if self.engine.is_forked() {
             // The threads belong to the process that this one was forked from: there is nothing here to join or let go.
-            let _theirs = ManuallyDrop::new(threads(self));
+            // In such a process their lock may be held for ever, so it is not taken.
+            let _theirs = ManuallyDrop::new(std::mem::take(self.threads.get_mut()));
         } else if in_callback() {
             // Whoever calls may be one of the threads, or hold a lock that closing waits for.
-            let (engine, mut threads) = (Arc::clone(&self.engine), threads(self));
+            let (engine, mut threads) = (Arc::clone(&self.engine), std::mem::take(self.threads.get_mut()));
             let closing = thread::Builder::new().name("chronolith-close".to_owned());
             // Where no thread can be had, it stays open until the process ends.
             let _started = closing.spawn(move || end(&engine, &mut threads)).map(drop);
