@@ -81,7 +81,8 @@ impl<C: FnMut(Lane) -> Result<SegmentWriter>> Writers<C> {
     }
 }
 
-/// Runs a job. Outputs come from `create`; the caller removes them when this fails. `goes_on` is asked now and then, with the number of entries read.
+/// Runs a job. Outputs come from `create`; the caller removes them when this fails. `goes_on` is asked now and then,
+/// with the number of entries read.
 pub(crate) fn run<S: Source>(
     job: Job<S>,
     create: impl FnMut(Lane) -> Result<SegmentWriter>,

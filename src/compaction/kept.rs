@@ -1,7 +1,8 @@
 //! The versions of one key that are kept: what is folded, and where each of them goes.
 //!
-//! Where a policy keeps the past, what was superseded goes to the history tier, with its interval; the main tree then has one entry of each
-//! key. Where it keeps none, what views still read stays in the main tree beside the newest (K10). What an operand stands upon stays with it.
+//! Where a policy keeps the past, what was superseded goes to the history tier, with its interval; the main tree then
+//! has one entry of each key. Where it keeps none, what views still read stays in the main tree beside the newest
+//! (K10). What an operand stands upon stays with it.
 
 use super::{
     marks::Marks,
@@ -140,7 +141,8 @@ impl Kept {
         self.waiting.last().map_or(0, |last| last.entry.seqno)
     }
 
-    /// Notes on the last one that something beneath it was dropped, or that what `moved` tells of is in the history tier.
+    /// Notes on the last one that something beneath it was dropped, or that what `moved` tells of is in the history
+    /// tier.
     pub(super) fn note(&mut self, seqno: u64, moved: bool) {
         if let Some(last) = self.waiting.last_mut() {
             last.widen_gap(seqno);
@@ -159,7 +161,8 @@ impl Kept {
         self.waiting.last_mut().is_some_and(|last| last.fold(strategy, key, kind, value))
     }
 
-    /// Whether so many wait that they are to be given out, although more of the key follow. Looked at now and then: a long chain of operands stays long.
+    /// Whether so many wait that they are to be given out, although more of the key follow. Looked at now and then: a
+    /// long chain of operands stays long.
     pub(super) fn is_long(&self) -> bool {
         self.waiting.len().is_multiple_of(LONG) && self.last_base().is_some()
     }
@@ -169,7 +172,8 @@ impl Kept {
         self.waiting.iter().rposition(|version| !version.is_operand()).filter(|at| *at > 0)
     }
 
-    /// Gives them out. Where `more_follow`, the oldest that is no operand waits for what will be noted on it, with all that is beneath.
+    /// Gives them out. Where `more_follow`, the oldest that is no operand waits for what will be noted on it, with all
+    /// that is beneath.
     pub(super) fn give_out(
         &mut self,
         key: &[u8],
@@ -246,8 +250,8 @@ fn emit(lane: Lane, version: Option<Version>, older_follows: bool, key: &[u8], o
     out(lane, &Entry { older_follows, ..version.entry }, key, &version.value)
 }
 
-/// Makes states of operands, oldest first (M3): where the past is kept of all whose base is known, else where that is nothing. At the bottom nothing
-/// is the base of what is oldest.
+/// Makes states of operands, oldest first (M3): where the past is kept of all whose base is known, else where that is
+/// nothing. At the bottom nothing is the base of what is oldest.
 fn make_states(versions: &mut [Version], key: &[u8], rules: &Rules, is_bottom: bool) {
     let Some(strategy) = &rules.strategy else { return };
     if let Some(last) = versions.last_mut().filter(|last| is_bottom && last.is_operand()) {
@@ -292,8 +296,8 @@ pub(super) fn may_go(purge: u64, rules: &Rules, demands: &Demands) -> bool {
     rules.purged_upto >= purge && !demands.holds_purge(purge)
 }
 
-/// Lets the newest version go, if it is a tombstone or has expired, is all that the main tree has of the key, and nobody needs it (K4). A
-/// tombstone goes to the history tier while it is owed.
+/// Lets the newest version go, if it is a tombstone or has expired, is all that the main tree has of the key, and
+/// nobody needs it (K4). A tombstone goes to the history tier while it is owed.
 fn leave(
     versions: &mut [Version],
     key: &[u8],
@@ -303,7 +307,8 @@ fn leave(
     let Some((newest, older)) = versions.split_first_mut() else { return };
     let Entry { seqno, gap_start, time, .. } = newest.entry;
     let alone = newest.lane.is_some() && older.iter().all(|version| version.lane != Some(Lane::Main));
-    // An older mark would be found once it is gone, and answer for times it knows nothing of; of a value also one of its own commit.
+    // An older mark would be found once it is gone, and answer for times it knows nothing of; of a value also one of
+    // its own commit.
     let from = if newest.is_tombstone() { seqno } else { seqno.saturating_add(1) };
     if !alone || marks.any_older(from) {
         return;

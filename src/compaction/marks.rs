@@ -1,19 +1,22 @@
 //! The range tombstones of a job, on their way through.
 //!
-//! A mark speaks of every key that it covers, so it may say only what is true of all of them. What is to be noted of one key is noted on a point tombstone of
-//! that key with the same seqno, which [`Survivors`](super::survivors::Survivors) writes beside the mark. (Rejected: to note it on the mark. Then
-//! one key's dropped version refused the reads of its neighbours, and everything that a view read beneath a mark had to be kept twice.)
-//! Only what is dropped of the marks themselves is noted on a mark: an older one, beneath a newer (see [`thin`]).
+//! A mark speaks of every key that it covers, so it may say only what is true of all of them. What is to be noted of
+//! one key is noted on a point tombstone of that key with the same seqno, which
+//! [`Survivors`](super::survivors::Survivors) writes beside the mark. (Rejected: to note it on the mark. Then one key's
+//! dropped version refused the reads of its neighbours, and everything that a view read beneath a mark had to be kept
+//! twice.) Only what is dropped of the marks themselves is noted on a mark: an older one, beneath a newer (see
+//! [`thin`]).
 //!
 //! ```text
 //!   put@50 │ delete@40 │ range marks @39 @38 … @31 │ put@20          shown of the row: @39 and @31
 //! ```
 //!
-//! Of a row of marks between two entries of a key the newest and the oldest are versions of the key: the one that came last, and the one that ended what is
-//! beneath. Those between deleted what was deleted already, and are not judged: else n tombstones over m keys were n · m versions. One that has a gap,
-//! or purges, is judged wherever it stands.
+//! Of a row of marks between two entries of a key the newest and the oldest are versions of the key: the one that came
+//! last, and the one that ended what is beneath. Those between deleted what was deleted already, and are not judged:
+//! else n tombstones over m keys were n · m versions. One that has a gap, or purges, is judged wherever it stands.
 //!
-//! Where tombstones may leave, over the keys between two edges all of them do, or none: an older one that stayed would answer for times it knows nothing of.
+//! Where tombstones may leave, over the keys between two edges all of them do, or none: an older one that stayed would
+//! answer for times it knows nothing of.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,7 +56,8 @@ pub(super) struct Marks {
     /// Where the marks begin that were not passed yet, and whether the one before was shown of the same row.
     upto: Bound<Place>,
     in_row: bool,
-    /// Everything before this key has been given out, and so have as many parts and pieces, but for those pieces that reach on.
+    /// Everything before this key has been given out, and so have as many parts and pieces, but for those pieces that
+    /// reach on.
     given: Option<Vec<u8>>,
     given_parts: usize,
     given_pieces: usize,
@@ -245,7 +249,8 @@ impl Leaving<'_> {
             let step = steps.get(part).copied().unwrap_or_default();
             (depth, stuck) = (depth + step.0, stuck + step.1);
             depths.push(depth);
-            // Where the past has a tier of its own nothing is left beneath the marks; else the one that goes must be the only one.
+            // Where the past has a tier of its own nothing is left beneath the marks; else the one that goes must be
+            // the only one.
             let together = self.rules.policy.keeps_past() || depth == 1;
             let may = depth > 0 && together && stuck == 0 && !hides;
             leaves.push(may && self.is_clear(&edge(part).unwrap_or_default(), edge(part + 1).as_deref()));
@@ -424,7 +429,8 @@ mod tests {
             span: KeySpan { start: vec![start], end: Some(vec![end]) },
             mark: Mark { seqno, ordinal: 0, gap_start: None, time: seqno, purge: false },
         };
-        // Older segments hold something to both sides of the part from c to d, and on the edges there stand two short ones.
+        // Older segments hold something to both sides of the part from c to d, and on the edges there stand two short
+        // ones.
         let short = [tombstone(b'c', b'd', 1)];
         let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), 9);
         for (count, kept) in [(1, false), (2, true), (9, true)] {

@@ -1,8 +1,8 @@
 //! Which versions stay in the history tier.
 //!
-//! A version there carries its whole life, so the window decides about it alone; only number needs its neighbours, as far as they are in
-//! the same merge (K2). Nothing is noted on a neighbour when one goes: neighbours may stand in other segments. `vanished` is raised to the end
-//! of what went (K5).
+//! A version there carries its whole life, so the window decides about it alone; only number needs its neighbours, as
+//! far as they are in the same merge (K2). Nothing is noted on a neighbour when one goes: neighbours may stand in other
+//! segments. `vanished` is raised to the end of what went (K5).
 
 use super::{
     Policy,
@@ -90,7 +90,8 @@ impl PastSurvivors {
             time,
             superseded_at: ended,
             is_delete,
-            // Where that is elsewhere it is not known; those that a put ended are kept no longer for it than the others.
+            // Where that is elsewhere it is not known; those that a put ended are kept no longer for it than the
+            // others.
             ended_by_delete: true,
             deleted_since: self.deleted_since,
             bytes: entry.key.len() + entry.value.len(),

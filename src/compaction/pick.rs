@@ -1,7 +1,7 @@
 //! What to compact next: pure, from metadata alone.
 //!
-//! Levelled: level 0 holds what flushes left, newest first; each deeper level is sorted, does not overlap, and may be `ratio`
-//! times as large as the one above. The level that is furthest over its bound goes first.
+//! Levelled: level 0 holds what flushes left, newest first; each deeper level is sorted, does not overlap, and may be
+//! `ratio` times as large as the one above. The level that is furthest over its bound goes first.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -163,8 +163,9 @@ pub(crate) fn score(keyspace: &KeyspaceVersion, shape: &Shape, waste: Waste) -> 
     over.or_else(|| wasteful(keyspace, waste).map(|_| 999))
 }
 
-/// Segments of a level that hold what is dead: they go on down, although the level is within its bound, so that what they hide goes and nobody has
-/// to read past it. More than one only where the values of all have expired: nothing of those is written anew.
+/// Segments of a level that hold what is dead: they go on down, although the level is within its bound, so that what
+/// they hide goes and nobody has to read past it. More than one only where the values of all have expired: nothing of
+/// those is written anew.
 fn wasteful(keyspace: &KeyspaceVersion, waste: Waste) -> Option<(usize, Vec<Arc<Finished>>)> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     let times = |segment: &Finished| waste.lapsed.zip(segment.summary.times);
@@ -254,8 +255,9 @@ fn take_down(keyspace: &KeyspaceVersion, level: usize, upper: Vec<Arc<Finished>>
     Some(Task { keyspace: keyspace.id, inputs, output_level, below, just_move, clears_out: false })
 }
 
-/// The task that brings the main tree of a keyspace to its final shape: everything in one sorted level, with nothing left to drop. Nothing when
-/// it is there already. Values may expire that were written at or before `lapsed`, in microseconds.
+/// The task that brings the main tree of a keyspace to its final shape: everything in one sorted level, with nothing
+/// left to drop. Nothing when it is there already. Values may expire that were written at or before `lapsed`, in
+/// microseconds.
 pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Option<u64>) -> Option<Task> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     let settled = |segment: &Arc<Finished>| is_settled(segment, lapsed);
@@ -280,8 +282,8 @@ pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Opti
     })
 }
 
-/// The task that takes what a level holds of a span one level down; of the deepest level, the one that writes anew what may go there. Nothing when there
-/// is nothing to do.
+/// The task that takes what a level holds of a span one level down; of the deepest level, the one that writes anew what
+/// may go there. Nothing when there is nothing to do.
 pub(crate) fn down_in_span(
     keyspace: &KeyspaceVersion,
     level: usize,
@@ -294,7 +296,8 @@ pub(crate) fn down_in_span(
         return None;
     }
     if level == 0 {
-        // All of them: they overlap, and an older one must never end above a newer one. What is alone in the database is sorted, but not yet clean.
+        // All of them: they overlap, and an older one must never end above a newer one. What is alone in the database
+        // is sorted, but not yet clean.
         return take_down(keyspace, 0, keyspace.level(0).to_vec()).map(|task| Task { just_move: false, ..task });
     }
     if level < deepest {

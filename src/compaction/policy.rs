@@ -8,9 +8,9 @@
 //!     v1   written 08:00        09:00         may go
 //! ```
 //!
-//! The age of a version counts from when it was superseded, not from when it was written: what was the truth at some moment of the
-//! window is kept, however old it was by then. (Rejected: the age since the write, which most engines had at first. A value written
-//! yesterday and replaced a minute ago would be gone from a window of an hour.)
+//! The age of a version counts from when it was superseded, not from when it was written: what was the truth at some
+//! moment of the window is kept, however old it was by then. (Rejected: the age since the write, which most engines had
+//! at first. A value written yesterday and replaced a minute ago would be gone from a window of an hour.)
 
 use std::{
     fmt,
@@ -27,7 +27,8 @@ use crate::{
 /// The longest name of a custom policy, in bytes.
 const NAME_LEN_MAX: usize = 255;
 
-/// Decides what history a keyspace keeps, beyond what open views and pins need. The newest value of each key always stays.
+/// Decides what history a keyspace keeps, beyond what open views and pins need. The newest value of each key always
+/// stays.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -58,8 +59,9 @@ impl RefUnwindSafe for Policy {}
 
 /// A compaction policy of your own: see [`Policy::custom`].
 pub trait CompactionPolicy: Send + Sync + 'static {
-    /// Whether a version is kept. It is asked version by version when a compaction meets them, those of one key newest first, any number of times; the
-    /// answer should follow from its arguments alone. It is not asked of the newest value of a key, nor of what a view or pin still reads: that is kept.
+    /// Whether a version is kept. It is asked version by version when a compaction meets them, those of one key newest
+    /// first, any number of times; the answer should follow from its arguments alone. It is not asked of the newest
+    /// value of a key, nor of what a view or pin still reads: that is kept.
     ///
     /// A panic counts as yes. It runs under the locks of a compaction, so it cannot use a database: every call of one
     /// answers
@@ -75,13 +77,15 @@ pub trait CompactionPolicy: Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VersionInfo {
-    /// How many newer versions of the key are known: 0 is the newest. Where not all versions are at hand it may be smaller than the truth, never larger.
+    /// How many newer versions of the key are known: 0 is the newest. Where not all versions are at hand it may be
+    /// smaller than the truth, never larger.
     pub rank: u64,
     /// The commit that wrote it.
     pub seqno: Seqno,
     /// When it was written.
     pub time: SystemTime,
-    /// When it stopped being the truth: by a newer version, or because it expired; nothing of a tombstone that is the newest version.
+    /// When it stopped being the truth: by a newer version, or because it expired; nothing of a tombstone that is the
+    /// newest version.
     pub superseded_at: Option<SystemTime>,
     /// It says that the key was deleted.
     pub is_delete: bool,
@@ -114,21 +118,23 @@ impl Policy {
         Self(Kind::LastWriterWins)
     }
 
-    /// As [`last_writer_wins`](Policy::last_writer_wins), but the value that a delete ended stays readable for this long after the delete.
+    /// As [`last_writer_wins`](Policy::last_writer_wins), but the value that a delete ended stays readable for this
+    /// long after the delete.
     #[must_use]
     pub fn tombstones(retention: Duration) -> Self {
         Self(Kind::Tombstones(us(retention)))
     }
 
-    /// Keeps of each key the newest `max_versions` versions, and besides every version that was the truth at some moment of the last `min_age`: inside that
-    /// window every read of the past is exact. Deletes count as versions; what lies beneath a delete older than `min_age` is not kept by number.
+    /// Keeps of each key the newest `max_versions` versions, and besides every version that was the truth at some
+    /// moment of the last `min_age`: inside that window every read of the past is exact. Deletes count as versions;
+    /// what lies beneath a delete older than `min_age` is not kept by number.
     #[must_use]
     pub fn mvcc(max_versions: u64, min_age: Duration) -> Self {
         Self(Kind::Mvcc { versions: max_versions, age: us(min_age) })
     }
 
-    /// A policy of your own. Its name, of 1 to 255 bytes, is kept in the database. A process that opens the keyspace without giving the policy keeps
-    /// everything in it until the policy is given.
+    /// A policy of your own. Its name, of 1 to 255 bytes, is kept in the database. A process that opens the keyspace
+    /// without giving the policy keeps everything in it until the policy is given.
     #[must_use]
     pub fn custom(name: impl AsRef<str>, policy: impl CompactionPolicy) -> Self {
         Self(Kind::Custom { name: name.as_ref().into(), by: Arc::new(policy) })

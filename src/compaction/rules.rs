@@ -80,7 +80,8 @@ pub(crate) struct Reader {
     pub(crate) time: u64,
 }
 
-/// Who may still read old versions, in the orders in which it is asked for: for every key, so each answer is found by a search, however many they are.
+/// Who may still read old versions, in the orders in which it is asked for: for every key, so each answer is found by a
+/// search, however many they are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readers {
     /// The seqnos that views and pins may read, ascending, each once.
@@ -143,8 +144,9 @@ impl Demands {
         self.readers.earliest_from.get(at).is_some_and(|earliest| *earliest < time)
     }
 
-    /// Whether a tombstone that hides nothing any more must stay for the sake of a view. One at or above it, but below a mark of the keyspace, would
-    /// take its absence for lost history. One below it that its gap refuses would take the absence for "never there".
+    /// Whether a tombstone that hides nothing any more must stay for the sake of a view. One at or above it, but below
+    /// a mark of the keyspace, would take its absence for lost history. One below it that its gap refuses would take
+    /// the absence for "never there".
     pub(super) fn holds_tombstone(&self, seqno: u64, gap_start: Option<u64>) -> bool {
         let above = self.newest_distrusting.is_some_and(|newest| newest >= seqno);
         above || gap_start.is_some_and(|gap| self.any_in(gap, seqno).is_some())
@@ -171,8 +173,8 @@ impl Demands {
         opened.get(at).filter(|(opened, _)| *opened < next).map(|(_, seqno)| *seqno)
     }
 
-    /// Whether a purge must stay for the sake of a view: of one from before it, which it hides nothing from, or of one that it answers "absent"
-    /// and that would take its absence for lost history.
+    /// Whether a purge must stay for the sake of a view: of one from before it, which it hides nothing from, or of one
+    /// that it answers "absent" and that would take its absence for lost history.
     pub(super) fn holds_purge(&self, purge: u64) -> bool {
         let opened = self.readers.opened.first().is_some_and(|(opened, _)| *opened < purge);
         let reads = self.readers.registered.first().is_some_and(|seqno| *seqno < purge);
@@ -212,7 +214,8 @@ impl Below {
 /// What was dropped, for the edit that makes it true.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traces {
-    /// The largest seqno of a tombstone that left with its past gone, or end of a version that left the history tier (K5).
+    /// The largest seqno of a tombstone that left with its past gone, or end of a version that left the history tier
+    /// (K5).
     pub(crate) vanished: u64,
     /// The newest superseder of anything dropped (K6).
     pub(crate) horizon: u64,
@@ -250,9 +253,9 @@ impl Traces {
         Change::Marks { keyspace, vanished, horizon, lapsed }
     }
 
-    /// The seqno below which a view that the job did not know of may have lost what it stands on; `vanished` is the keyspace's
-    /// mark now. A tombstone that left, with or without its past, changes what such a view says below that mark. An expired value that left
-    /// changes what any view of an earlier time says.
+    /// The seqno below which a view that the job did not know of may have lost what it stands on; `vanished` is the
+    /// keyspace's mark now. A tombstone that left, with or without its past, changes what such a view says below that
+    /// mark. An expired value that left changes what any view of an earlier time says.
     pub(crate) fn newest_change(&self, vanished: u64) -> u64 {
         let marks = self.horizon.max(self.vanished);
         if self.lapsed > 0 {

@@ -8,9 +8,10 @@
 //!     put@10                   dropped: gap_start of put@20 becomes 10     history [10, 20)
 //! ```
 //!
-//! Rules K1 to K8 of `docs/versions.md`. The versions of a key come by newest first, entries and marks of range tombstones alike, and each is judged by
-//! itself: kept, folded into the operand above it, or dropped and noted on the version above it. Those of a key that are kept wait together, in [`Kept`];
-//! when the key ends it is decided where each of them goes.
+//! Rules K1 to K8 of `docs/versions.md`. The versions of a key come by newest first, entries and marks of range
+//! tombstones alike, and each is judged by itself: kept, folded into the operand above it, or dropped and noted on the
+//! version above it. Those of a key that are kept wait together, in [`Kept`]; when the key ends it is decided where
+//! each of them goes.
 
 use std::sync::Arc;
 
@@ -50,7 +51,8 @@ struct Above {
 }
 
 impl Above {
-    /// Where the next older version ends, in seqno and time: at the version above, or at the lowest of what was dropped from between.
+    /// Where the next older version ends, in seqno and time: at the version above, or at the lowest of what was dropped
+    /// from between.
     fn end_below(&self, rules: &Rules) -> (u64, u64) {
         if self.floor < self.seqno {
             (self.floor, self.time.min(rules.time_of(self.floor)))
@@ -289,8 +291,8 @@ impl Survivors {
         owed || reader.is_some()
     }
 
-    /// Folds a version into the operand directly above it; `false` when it has to stay apart. An operand and what is beneath it may become one
-    /// where nobody reads between them.
+    /// Folds a version into the operand directly above it; `false` when it has to stay apart. An operand and what is
+    /// beneath it may become one where nobody reads between them.
     fn fold(&mut self, judging: &Judging, value: &impl Fn() -> Bytes) -> bool {
         let Some(strategy) = &self.rules.strategy else { return false };
         let kind = if judging.kind == Kind::RangeDelete { Kind::Delete } else { judging.kind };

@@ -6,12 +6,13 @@
 //!   @3       f─k
 //! ```
 //!
-//! Over each key the newest stays; an older one where somebody reads between it and the one above, where the policy owes it, and where it purges. What goes
-//! is noted on what is left above it, as a gap. Whether one stays over a key depends on the next newer one there, and on nothing else.
+//! Over each key the newest stays; an older one where somebody reads between it and the one above, where the policy
+//! owes it, and where it purges. What goes is noted on what is left above it, as a gap. Whether one stays over a key
+//! depends on the next newer one there, and on nothing else.
 //!
-//! So the tombstones need not be cut: a sweep from edge to edge holds those over the current keys in the order of their commits. Where one begins or
-//! ends, it, the one beneath it and the gap of the next kept one above may change, and no others. So n tombstones come out as some n pieces, in
-//! O(n log n), however many of them overlap.
+//! So the tombstones need not be cut: a sweep from edge to edge holds those over the current keys in the order of their
+//! commits. Where one begins or ends, it, the one beneath it and the gap of the next kept one above may change, and no
+//! others. So n tombstones come out as some n pieces, in O(n log n), however many of them overlap.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +28,8 @@ use crate::{
     merge::{Mark, Tombstones},
 };
 
-/// A tombstone, or a part of one, by the numbers of the edges where it begins and ends. One that has no end ends at the number of edges.
+/// A tombstone, or a part of one, by the numbers of the edges where it begins and ends. One that has no end ends at the
+/// number of edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) from: usize,

@@ -9,8 +9,8 @@ use crate::{
     format::{Reader, Writer},
 };
 
-/// Flag of the count: the block is compressed or sealed, and an extension says how. Reserved in format 1. Counts never reach it: an entry
-/// takes at least four bytes of the 64 KiB that a block of several entries may hold.
+/// Flag of the count: the block is compressed or sealed, and an extension says how. Reserved in format 1. Counts never
+/// reach it: an entry takes at least four bytes of the 64 KiB that a block of several entries may hold.
 const ENCODED: u16 = 0x8000;
 
 /// Ends a block whose entries began at `offsets` in `out`.
@@ -32,8 +32,8 @@ pub(super) struct Layout {
 impl Layout {
     /// Reads the end of a block.
     ///
-    /// The padding behind the count is 0 or 2 bytes; a count is never 0, so its place is unambiguous: the last two bytes if
-    /// they are not zero.
+    /// The padding behind the count is 0 or 2 bytes; a count is never 0, so its place is unambiguous: the last two
+    /// bytes if they are not zero.
     #[inline]
     pub(super) fn of(block: &[u8]) -> Result<Self, Corruption> {
         let end = |back: usize| {

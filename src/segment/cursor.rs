@@ -129,7 +129,8 @@ impl SegmentCursor {
     }
 }
 
-/// That a seek has led to the right side of a key. In a damaged file it may lead back, and a walk that jumps would never end.
+/// That a seek has led to the right side of a key. In a damaged file it may lead back, and a walk that jumps would
+/// never end.
 pub(super) fn check_side(
     segment: &Segment,
     direction: Direction,

@@ -6,9 +6,9 @@
 //!   steps  copy 20 · skip 1 · insert "5"          the rest follows as it is
 //! ```
 //!
-//! Records mostly change in a few places of fixed length: so the two are compared place by place between what both begin and end with
-//! alike, and otherwise that middle is replaced as a whole. (Rejected: a search for moved text as in VCDIFF, RFC 3284. It takes a table
-//! for each pair, and versions of one record hardly ever move their parts.)
+//! Records mostly change in a few places of fixed length: so the two are compared place by place between what both
+//! begin and end with alike, and otherwise that middle is replaced as a whole. (Rejected: a search for moved text as in
+//! VCDIFF, RFC 3284. It takes a table for each pair, and versions of one record hardly ever move their parts.)
 
 use crate::{
     base::Corruption,

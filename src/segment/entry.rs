@@ -78,7 +78,8 @@ pub(crate) struct Entry {
     pub(crate) moved: bool,
     /// Commit time in microseconds, in keyspaces that keep it.
     pub(crate) time: Option<u64>,
-    /// Where the entry's interval ends: in the history tier, unless it ends where the entry before begins. Needs `time`.
+    /// Where the entry's interval ends: in the history tier, unless it ends where the entry before begins. Needs
+    /// `time`.
     pub(crate) until: Option<Until>,
     /// The value is a difference against that of the first entry of the run. Needs `time`.
     pub(crate) difference: bool,
@@ -125,7 +126,8 @@ pub(super) struct Decoded {
     pub(super) next: usize,
 }
 
-/// Appends an entry; [`decode`] is the exact inverse. Gives the place of the length of its run, if it has one: that is known later.
+/// Appends an entry; [`decode`] is the exact inverse. Gives the place of the length of its run, if it has one: that is
+/// known later.
 pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], value: &[u8]) -> Option<usize> {
     let mut run_at = None;
     let flag = |bit: u8, set: bool| if set { bit } else { 0 };
@@ -187,8 +189,8 @@ pub(super) struct Glance {
     pub(super) next: usize,
 }
 
-/// Passes the entry that begins at `at`: a fraction of the work of [`decode`], for one that is not wanted itself. What it does not look at is looked at by whoever
-/// reads that entry.
+/// Passes the entry that begins at `at`: a fraction of the work of [`decode`], for one that is not wanted itself. What
+/// it does not look at is looked at by whoever reads that entry.
 #[inline]
 pub(super) fn glance(bytes: &[u8], at: usize, base: Base) -> Result<Glance, Corruption> {
     let mut reader = Reader::starting_at(bytes, at);

@@ -7,8 +7,8 @@
 //!  │       │          │ (u32)                 │ key (u32)   │         │
 //! ```
 //!
-//! A fence is the shortest key above everything before its block: enough to tell where a key belongs. In memory each also
-//! has its first eight bytes behind what all fences share, as a number: most searches compare nothing else.
+//! A fence is the shortest key above everything before its block: enough to tell where a key belongs. In memory each
+//! also has its first eight bytes behind what all fences share, as a number: most searches compare nothing else.
 
 use super::ALIGN;
 use crate::{
@@ -117,7 +117,8 @@ impl Fences {
         Some((*self.offsets.get(index)? as usize, *self.offsets.get(index + 1)? as usize))
     }
 
-    /// The block in which the first entry with a key ≥ `key` is, or the one before it when that entry comes first in its block.
+    /// The block in which the first entry with a key ≥ `key` is, or the one before it when that entry comes first in
+    /// its block.
     #[inline]
     pub(super) fn find(&self, key: &[u8]) -> usize {
         self.below(key).saturating_sub(1)

@@ -5,8 +5,8 @@
 //!  tag u32 · flags u32 · offset u64 · length u32 · crc │ file id u64 · table length u32 · table crc · tail crc · magic
 //! ```
 //!
-//! The magic comes last, so a segment cut short is never mistaken for a whole one. A section whose tag is unknown is skipped when
-//! its flags say that it is optional, and refuses the file when they do not.
+//! The magic comes last, so a segment cut short is never mistaken for a whole one. A section whose tag is unknown is
+//! skipped when its flags say that it is optional, and refuses the file when they do not.
 
 use crate::{
     base::Corruption,

@@ -16,9 +16,9 @@
 //!               entry: is it the key?
 //! ```
 //!
-//! The filter is a blocked Bloom filter (Putze, Sanders and Singler, 2007) with one bit in each of the eight words of a line, as in
-//! the split block filter of Apache Parquet. It stands before the index where a read may pass the segment without finding the key.
-//! A partition's bytes lie together, and each is verified when it is first touched.
+//! The filter is a blocked Bloom filter (Putze, Sanders and Singler, 2007) with one bit in each of the eight words of a
+//! line, as in the split block filter of Apache Parquet. It stands before the index where a read may pass the segment
+//! without finding the key. A partition's bytes lie together, and each is verified when it is first touched.
 
 use super::{ALIGN, PAGE};
 use crate::{
@@ -93,8 +93,8 @@ impl IndexWriter {
         (self.keys.len() as u64).saturating_mul(BUILD_BYTES)
     }
 
-    /// The index of a segment whose blocks end at `at`; nothing where none is wanted, or where the hashes of two keys are alike: then the
-    /// fences serve.
+    /// The index of a segment whose blocks end at `at`; nothing where none is wanted, or where the hashes of two keys
+    /// are alike: then the fences serve.
     pub(super) fn finish(self, at: u32, filter: bool) -> Option<Encoded> {
         let Self { hash_seed, seed, mode, keys, places } = self;
         if mode == PointIndex::Never || keys.is_empty() || mode == PointIndex::Auto && keys.len() < KEYS_MIN {
@@ -181,7 +181,8 @@ pub(super) struct SlotFound {
 }
 
 impl Index {
-    /// Decodes and checks everything once: every partition and the filter inside `data`, which begins at `data.start`, and over `keys` keys.
+    /// Decodes and checks everything once: every partition and the filter inside `data`, which begins at `data.start`,
+    /// and over `keys` keys.
     pub(super) fn decode(section: &[u8], data: std::ops::Range<u64>, keys: u64) -> Result<Self, Corruption> {
         let mut reader = Reader::new(section);
         let hash_seed = reader.u64("seed of the hash")?;

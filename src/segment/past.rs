@@ -1,12 +1,13 @@
-//! Reading segments of the history tier: versions that were superseded, each with the interval in which it was the truth.
+//! Reading segments of the history tier: versions that were superseded, each with the interval in which it was the
+//! truth.
 //!
 //! ```text
 //!  ann  v5 [50,60) whole · v4 [40,50) difference · v3 [30,40) difference · …      as of 37: v3, out of v5 and two differences
 //! ```
 //!
-//! A point read goes by the perfect-hash index to the newest version of the key, and down from there while that is near; further down it
-//! searches by fences, so that a read costs about the same however many versions there are. A scan meets one version of each key: the one
-//! whose interval holds the moment.
+//! A point read goes by the perfect-hash index to the newest version of the key, and down from there while that is
+//! near; further down it searches by fences, so that a read costs about the same however many versions there are. A
+//! scan meets one version of each key: the one whose interval holds the moment.
 
 use std::{ops::Range, sync::Arc};
 
@@ -33,7 +34,8 @@ const PARTS_MAX: usize = 4;
 /// So many bytes of a run are fetched before it is walked over: ten versions of a small record.
 const FETCH_AHEAD: usize = 640;
 
-/// A search of a block has so many parts of it fetched at once, for as many steps as that is a power of two, and of each so many bytes.
+/// A search of a block has so many parts of it fetched at once, for as many steps as that is a power of two, and of
+/// each so many bytes.
 const FETCH_TOGETHER: usize = 8;
 const PROBE_LEN: usize = 100;
 
@@ -188,8 +190,8 @@ impl Segment {
         Ok(Some(PastFound::gone(refusing(above, gap_start, seqno))))
     }
 
-    /// The first of some entries of a block for which `before` does not hold, by halves. Where it will look in the next three steps is fetched at once: a
-    /// search waits for memory, and so waits a third as often.
+    /// The first of some entries of a block for which `before` does not hold, by halves. Where it will look in the next
+    /// three steps is fetched at once: a search waits for memory, and so waits a third as often.
     fn search(
         &self,
         data: &BlockData,
@@ -447,7 +449,8 @@ impl Source for VersionCursor {
     }
 }
 
-/// Of each key of a segment the version whose interval holds a moment; of a key of which that is gone, the version that says so.
+/// Of each key of a segment the version whose interval holds a moment; of a key of which that is gone, the version that
+/// says so.
 #[derive(Debug)]
 pub(crate) struct PastCursor {
     segment: Arc<Segment>,
@@ -545,8 +548,8 @@ impl PastCursor {
         Ok(Part { first, entries: at..end })
     }
 
-    /// Looks a part through: stands at the version that holds the moment, or at one that says it is gone. Whether a version at or before the moment
-    /// was met. The parts of a key are shown newest first, or backward oldest first.
+    /// Looks a part through: stands at the version that holds the moment, or at one that says it is gone. Whether a
+    /// version at or before the moment was met. The parts of a key are shown newest first, or backward oldest first.
     fn look(&mut self, part: &Part, order: Direction) -> Result<bool> {
         let Range { start, end } = part.entries;
         let (mut low, mut high) = (start, end);

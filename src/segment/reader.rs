@@ -70,8 +70,8 @@ pub(super) enum BlockData {
 }
 
 impl Segment {
-    /// Opens the segment that the manifest describes, checking that it is the very file and whole. Data is checked later,
-    /// page by page, when it is first touched.
+    /// Opens the segment that the manifest describes, checking that it is the very file and whole. Data is checked
+    /// later, page by page, when it is first touched.
     ///
     /// Where the system refuses the map, it is read by position like one that is not to be mapped.
     pub(crate) fn open(files: &Arc<Files>, expected: &Finished, map: bool) -> Result<Self> {
@@ -194,8 +194,8 @@ impl Segment {
         Some(IndexNumbers { slot_bytes, filter_bytes })
     }
 
-    /// Looks a key up: the value, absence, or nothing to say. Every version from the newest down, and every operand on the way, is shown
-    /// to the look-up; `probe` is told where it was looked.
+    /// Looks a key up: the value, absence, or nothing to say. Every version from the newest down, and every operand on
+    /// the way, is shown to the look-up; `probe` is told where it was looked.
     pub(crate) fn get(&self, key: &mut PointKey<'_>, lookup: &mut Lookup, probe: &mut Probe) -> Result<Option<Answer>> {
         let mut marks = Marks(self.ranges.shown(key.key, lookup.seqno(), lookup.opened()));
         let answer = match (&self.index, &self.region) {
@@ -215,8 +215,9 @@ impl Segment {
         Some(index.seeded(key.hash(index.hash_seed())))
     }
 
-    /// Has the pilot of a key fetched, by which its slot is found; `false` where the filter rules the key out, or the pages have never been
-    /// verified. A hint, as [`Segment::fetch_slot`] and [`Segment::fetch_entry`] are: they answer nothing.
+    /// Has the pilot of a key fetched, by which its slot is found; `false` where the filter rules the key out, or the
+    /// pages have never been verified. A hint, as [`Segment::fetch_slot`] and [`Segment::fetch_entry`] are: they answer
+    /// nothing.
     #[inline]
     pub(crate) fn fetch_pilot(&self, hash: Seeded) -> bool {
         let (Some(index), Some(region)) = (&self.index, self.region.as_deref()) else { return false };
@@ -556,7 +557,8 @@ impl Segment {
                 let offset = start + layout.offset(bytes, index).map_err(wrong)?;
                 let same = last.as_ref().is_some_and(|(last, ..)| last == key);
                 let in_order = last.as_ref().is_none_or(|(last, newer, kind, follows)| {
-                    // Operands of one batch that could not be combined share its seqno, and so do a purge and what followed it.
+                    // Operands of one batch that could not be combined share its seqno, and so do a purge and what
+                    // followed it.
                     let shares = *kind == Kind::Operand || decoded.entry.kind == Kind::Purge;
                     let below = *newer > seqno || *newer == seqno && shares;
                     *follows == same && if same { below } else { last.as_slice() < key }
@@ -633,8 +635,8 @@ fn unopened(path: &Path, error: io::Error) -> Error {
     }
 }
 
-/// A key that is looked up in several segments: hashed once, and only where an index is met. Segments of one database have one seed for the
-/// hash; only in a copy of a database are there others.
+/// A key that is looked up in several segments: hashed once, and only where an index is met. Segments of one database
+/// have one seed for the hash; only in a copy of a database are there others.
 #[derive(Debug)]
 pub(crate) struct PointKey<'a> {
     key: &'a [u8],

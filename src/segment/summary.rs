@@ -23,7 +23,8 @@ pub(crate) struct Summary {
     pub(crate) raw_bytes: u64,
     pub(crate) min_seqno: u64,
     pub(crate) max_seqno: u64,
-    /// The smallest seqno at which a read can be affected by what is, or was, here. A read below it may skip the segment.
+    /// The smallest seqno at which a read can be affected by what is, or was, here. A read below it may skip the
+    /// segment.
     pub(crate) lowest_affected: u64,
     /// The commit times inside, where entries carry them.
     pub(crate) times: Option<Times>,

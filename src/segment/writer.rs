@@ -95,7 +95,8 @@ impl SegmentWriter {
         let file = dir.create(&name).at("create", || path.clone())?;
         let mut out = Writer::default();
         out.raw(&Header { kind: FileKind::Segment, file_id, number }.encode());
-        // What every entry's seqno is counted from. Behind the header, so that an entry can be read without the summary.
+        // What every entry's seqno is counted from. Behind the header, so that an entry can be read without the
+        // summary.
         out.u64(base);
         Ok(Self {
             file,
@@ -254,7 +255,8 @@ impl SegmentWriter {
         Ok(run_at)
     }
 
-    /// Whether the segment should be ended: it is about `len` bytes long, or building its index would take more memory than that.
+    /// Whether the segment should be ended: it is about `len` bytes long, or building its index would take more memory
+    /// than that.
     pub(crate) fn is_full(&self, len: u64) -> bool {
         self.len() >= len || self.index.build_bytes() / 2 >= len
     }
@@ -263,8 +265,8 @@ impl SegmentWriter {
         self.written + self.out.len() as u64
     }
 
-    /// Ends the segment with its range tombstones and makes it durable. The caller syncs the directory. `passed` says for a span whether
-    /// reads may go on to older segments: then a filter spares them this one.
+    /// Ends the segment with its range tombstones and makes it durable. The caller syncs the directory. `passed` says
+    /// for a span whether reads may go on to older segments: then a filter spares them this one.
     pub(crate) fn finish(mut self, ranges: &Tombstones, passed: impl FnOnce(&KeySpan) -> bool) -> Result<Finished> {
         self.end_block()?;
         let cut = ranges.cut();
