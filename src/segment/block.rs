@@ -1,8 +1,8 @@
 //! A block: some entries in a row, and where each begins.
 
 use super::{
-    ALIGN,
     entry::{Base, Decoded, decode, decode_seqno},
+    sizes::ALIGN,
 };
 use crate::{
     base::Corruption,

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Segment, block::Layout, entry::Decoded, reader::BlockData};
+use super::{
+    block::Layout,
+    entry::Decoded,
+    reader::{BlockData, Segment},
+};
 use crate::{
     base::{Bytes, Result},
     merge::{Direction, EntryRef, Source},

@@ -13,7 +13,7 @@
 
 use std::ops::Range;
 
-use super::ALIGN;
+use super::sizes::ALIGN;
 use crate::{
     base::{Corruption, Kind},
     format::{Reader, Writer},

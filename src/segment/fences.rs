@@ -10,7 +10,7 @@
 //! A fence is the shortest key above everything before its block: enough to tell where a key belongs. In memory each
 //! also has its first eight bytes behind what all fences share, as a number: most searches compare nothing else.
 
-use super::ALIGN;
+use super::sizes::ALIGN;
 use crate::{
     base::{Corruption, head},
     format::{Reader, Writer},

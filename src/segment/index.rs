@@ -20,7 +20,7 @@
 //! line, as in the split block filter of Apache Parquet. It stands before the index where a read may pass the segment
 //! without finding the key. A partition's bytes lie together, and each is verified when it is first touched.
 
-use super::{ALIGN, PAGE};
+use super::sizes::{ALIGN, PAGE};
 use crate::{
     base::Corruption,
     format::{Reader, Writer},

@@ -18,33 +18,25 @@
 //! The format is specified in `docs/format/segment.md` and pinned by the bytes in `tests/golden/`.
 
 mod block;
+mod check;
 mod cursor;
-mod difference;
 mod entry;
 mod fences;
 mod footer;
+mod history;
 mod index;
-mod past;
+mod lookup;
+mod ranges;
 mod reader;
+mod sizes;
 mod summary;
 mod writer;
 
 pub(crate) use cursor::SegmentCursor;
 pub(crate) use entry::Entry;
+pub(crate) use history::{PastCursor, PastFound, PastVersion, VersionCursor};
 pub(crate) use index::PointIndex;
-pub(crate) use past::{PastCursor, PastFound, PastVersion, VersionCursor};
-pub(crate) use reader::{IndexNumbers, PointKey, Probe, Segment};
-pub(crate) use summary::{Past, Summary};
-pub(crate) use writer::{Finished, Purpose, SegmentWriter};
-
-/// Data is checked in pages of this size.
-pub(crate) const PAGE: usize = 4096;
-
-/// A block is closed when it holds this many bytes, between two keys.
-const BLOCK_LEN: usize = 4096;
-
-/// Versions of one key may fill a block up to this; then it is closed between two versions.
-const BLOCK_LEN_MAX: usize = 64 << 10;
-
-/// Entries begin at multiples of this.
-const ALIGN: usize = 4;
+pub(crate) use lookup::{PointKey, Probe};
+pub(crate) use reader::{IndexNumbers, Segment};
+pub(crate) use summary::{Finished, Past, Summary};
+pub(crate) use writer::{Purpose, SegmentWriter};

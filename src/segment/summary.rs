@@ -5,6 +5,16 @@ use crate::{
     format::{Reader, Writer},
 };
 
+/// A finished segment: all that the manifest records of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finished {
+    pub(crate) number: u64,
+    pub(crate) file_id: u64,
+    pub(crate) file_len: u64,
+    pub(crate) footer_digest: u32,
+    pub(crate) summary: Summary,
+}
+
 /// A segment in numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Summary {

@@ -3,18 +3,21 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    BLOCK_LEN, BLOCK_LEN_MAX, PAGE, block, difference,
+    block,
     entry::{Base, Entry, RunLen, encode},
     fences::FenceWriter,
     footer::{self, Section, Tag},
+    history::delta,
     index::{IndexWriter, PointIndex},
-    summary::{Past, Summary, Times},
+    ranges::{encode_marks, encode_ranges, encode_whole},
+    sizes::{BLOCK_LEN, BLOCK_LEN_MAX, PAGE},
+    summary::{Finished, Past, Summary, Times},
 };
 use crate::{
     base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Result},
     env::{Dir, File},
     format::{FileKind, Header, Writer, crc, name},
-    merge::{Fragment, Mark, Tombstones, Until},
+    merge::{Mark, Tombstones, Until},
 };
 
 /// Bytes gathered before they are written.
@@ -22,16 +25,6 @@ const CHUNK: usize = 256 << 10;
 
 /// Values longer than this are compared with none: it would take longer than it saves.
 const COMPARED_MAX: usize = 1 << 20;
-
-/// A finished segment: all that the manifest records of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Finished {
-    pub(crate) number: u64,
-    pub(crate) file_id: u64,
-    pub(crate) file_len: u64,
-    pub(crate) footer_digest: u32,
-    pub(crate) summary: Summary,
-}
 
 /// A segment being written.
 #[derive(Debug)]
@@ -188,7 +181,7 @@ impl SegmentWriter {
         }
         let comparable = entry.kind == Kind::Put && value.len() <= COMPARED_MAX;
         let room = run.as_ref().filter(|run| comparable && run.len.0 & RunLen::MAX < RunLen::MAX);
-        let difference = room.and_then(|run| difference::encode(run.whole.as_ref()?, value));
+        let difference = room.and_then(|run| delta::encode(run.whole.as_ref()?, value));
         let newer_run = newer_run || run.is_some();
         if difference.is_none() {
             self.end_run(run.as_ref());
@@ -401,59 +394,4 @@ impl SegmentWriter {
     fn too_long(&self) -> Error {
         Error::invalid(format!("segment {} would grow past 4 GiB", self.path.display()))
     }
-}
-
-/// The section of what else is known of the marks: their times, and which of them purge.
-fn encode_marks(fragments: &[Fragment]) -> Vec<u8> {
-    let mut out = Writer::default();
-    for mark in fragments.iter().flat_map(|fragment| &fragment.marks) {
-        out.varint(mark.time);
-        out.u8(u8::from(mark.purge));
-    }
-    out.into_bytes()
-}
-
-/// The section of range tombstones: per fragment its start, its end and its marks.
-fn encode_ranges(fragments: &[Fragment]) -> Vec<u8> {
-    let mut out = Writer::default();
-    for fragment in fragments {
-        out.prefixed(&fragment.span.start);
-        match &fragment.span.end {
-            None => out.u8(0),
-            Some(end) => {
-                out.u8(1);
-                out.prefixed(end);
-            }
-        }
-        out.varint(fragment.marks.len() as u64);
-        for mark in &fragment.marks {
-            out.varint(mark.seqno);
-            // A gap is never at 0: the first commit is 1.
-            out.varint(mark.gap_start.unwrap_or(0));
-        }
-    }
-    out.into_bytes()
-}
-
-/// The section of range tombstones that are told whole: their edges, and of each the numbers of its two.
-fn encode_whole(ranges: &Tombstones) -> Vec<u8> {
-    let mut out = Writer::default();
-    let (edges, tombstones) = ranges.parts();
-    out.varint(edges.len() as u64);
-    for edge in edges {
-        out.prefixed(edge);
-    }
-    let mut before = 0;
-    for (from, to, mark) in tombstones {
-        // Oldest first.
-        out.varint(mark.seqno - before);
-        before = mark.seqno;
-        out.varint(u64::from(from));
-        // How many parts it covers; 0 without an end.
-        out.varint(to.map_or(0, |to| u64::from(to - from)));
-        out.varint(mark.gap_start.unwrap_or(0));
-        out.varint(mark.time);
-        out.u8(u8::from(mark.purge));
-    }
-    out.into_bytes()
 }

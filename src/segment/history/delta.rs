@@ -22,7 +22,7 @@ const RUN_MIN: usize = 4;
 const VALUE_MAX: usize = 1 << 20;
 
 /// Encodes `older` as a difference against `newer`; nothing where that would not be a good deal shorter.
-pub(super) fn encode(newer: &[u8], older: &[u8]) -> Option<Vec<u8>> {
+pub(in crate::segment) fn encode(newer: &[u8], older: &[u8]) -> Option<Vec<u8>> {
     let prefix = newer.iter().zip(older).take_while(|(a, b)| a == b).count();
     let (newer_rest, older_rest) = (newer.get(prefix..)?, older.get(prefix..)?);
     let suffix = newer_rest.iter().rev().zip(older_rest.iter().rev()).take_while(|(a, b)| a == b).count();

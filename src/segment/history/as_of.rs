@@ -1,0 +1,371 @@
+//! Reading a segment of the history tier as of a moment, in either direction.
+
+use std::{ops::Range, sync::Arc};
+
+use super::{delta, lookup::FETCH_AHEAD};
+use crate::{
+    base::{Bytes, Result},
+    merge::{Direction, EntryRef, Source, Until, step},
+    segment::{
+        block::Layout,
+        cursor::check_side,
+        entry::{Decoded, Entry, RunLen},
+        reader::{BlockData, Segment},
+    },
+};
+
+/// A scan steps over so many parts of the versions of a key, and searches beyond that.
+const PARTS_MAX: usize = 4;
+
+/// Of each key of a segment the version whose interval holds a moment; of a key of which that is gone, the version that
+/// says so.
+#[derive(Debug)]
+pub(crate) struct PastCursor {
+    segment: Arc<Segment>,
+    direction: Direction,
+    seqno: u64,
+    /// The block that is read, and the entry to go on from: the first of a run, or backward the last one.
+    block: usize,
+    data: Option<(BlockData, Layout)>,
+    index: Option<usize>,
+    found: Option<Found>,
+    /// The value that was put together, if it is told as a difference.
+    value: Vec<u8>,
+}
+
+/// The version that a [`PastCursor`] stands at.
+#[derive(Debug)]
+struct Found {
+    data: BlockData,
+    key: Range<usize>,
+    entry: Entry,
+    /// Where its value stands, if it stands whole.
+    whole: Option<Range<usize>>,
+    /// Nothing of one that only says that what was there is gone.
+    until: Option<Until>,
+}
+
+/// The versions of a key that stand together in a block.
+struct Part {
+    first: Decoded,
+    /// Entries from the first to before the second.
+    entries: Range<usize>,
+}
+
+impl PastCursor {
+    /// A cursor that stands nowhere until it is sent somewhere.
+    pub(crate) fn new(segment: Arc<Segment>, direction: Direction, seqno: u64) -> Self {
+        Self { segment, direction, seqno, block: 0, data: None, index: None, found: None, value: Vec::new() }
+    }
+
+    /// Loads a block and goes to its first entry, backward to its last; to nowhere when there is none of that number.
+    fn load(&mut self, block: Option<usize>) -> Result<()> {
+        self.data = None;
+        self.index = None;
+        let Some(block) = block.filter(|block| *block < self.segment.block_count()) else { return Ok(()) };
+        self.block = block;
+        let data = self.segment.block(block)?;
+        let layout = Layout::of(data.bytes(&self.segment)).map_err(|bad| self.segment.in_block(bad, block))?;
+        self.index = match self.direction {
+            Direction::Forward => Some(0),
+            Direction::Backward => layout.count().checked_sub(1),
+        };
+        self.data = Some((data, layout));
+        Ok(())
+    }
+
+    fn bare(&self, index: usize) -> Result<Decoded> {
+        let segment = &self.segment;
+        let Some((data, layout)) = &self.data else { return Err(segment.corrupt(0, "a block that was loaded")) };
+        layout.bare(data.bytes(segment), index, segment.base()).map_err(|bad| segment.in_block(bad, self.block))
+    }
+
+    /// The versions that stand together where the walk is.
+    fn part(&self, index: usize) -> Result<Part> {
+        let wrong = || self.segment.corrupt(0, "versions of a key in a run");
+        step();
+        let count = self.data.as_ref().map_or(0, |(_, layout)| layout.count());
+        let decoded = self.bare(index)?;
+        let (first, at) = match (self.direction, decoded.entry.follower) {
+            (_, None) => (decoded, index),
+            (Direction::Forward, Some(_)) => return Err(wrong()),
+            (Direction::Backward, Some(distance)) => {
+                let at = index.checked_sub(usize::from(distance)).ok_or_else(wrong)?;
+                (self.bare(at)?, at)
+            }
+        };
+        let end = match self.direction {
+            Direction::Forward => at + 1 + first.entry.run.map_or(0, RunLen::followers),
+            Direction::Backward => index + 1,
+        };
+        if first.entry.follower.is_some() || end > count {
+            return Err(wrong());
+        }
+        Ok(Part { first, entries: at..end })
+    }
+
+    /// All versions that stand together with one of them.
+    fn part_of(&self, index: usize) -> Result<Part> {
+        let wrong = || self.segment.corrupt(0, "versions of a key in a run");
+        let at = index - usize::from(self.bare(index)?.entry.follower.unwrap_or(0)).min(index);
+        let first = self.bare(at)?;
+        let end = at + 1 + first.entry.run.map_or(0, RunLen::followers);
+        if first.entry.follower.is_some() || end > self.data.as_ref().map_or(0, |(_, layout)| layout.count()) {
+            return Err(wrong());
+        }
+        Ok(Part { first, entries: at..end })
+    }
+
+    /// Looks a part through: stands at the version that holds the moment, or at one that says it is gone. Whether a
+    /// version at or before the moment was met. The parts of a key are shown newest first, or backward oldest first.
+    fn look(&mut self, part: &Part, order: Direction) -> Result<bool> {
+        let Range { start, end } = part.entries;
+        let (mut low, mut high) = (start, end);
+        // The version above tells where the interval ends, if that tells it not itself.
+        let mut above = None;
+        if part.first.entry.seqno > self.seqno {
+            above = Some(part.first.entry.seqno);
+            low += 1;
+            while low < high {
+                let middle = low.midpoint(high);
+                let seqno = self.seqno_of(middle)?;
+                if seqno > self.seqno {
+                    above = Some(seqno);
+                    low = middle + 1;
+                } else {
+                    high = middle;
+                }
+            }
+        }
+        if low < end {
+            let other = if low == start { None } else { Some(self.bare(low)?) };
+            let decoded = other.as_ref().unwrap_or(&part.first);
+            // The time where it ends is told by no scan.
+            let until = self.segment.until(&decoded.entry, above.map(|above| (above, 0)))?;
+            if order == Direction::Backward {
+                // What an older part had is over by then.
+                self.found = None;
+            }
+            if until.holds(self.seqno) {
+                self.stand(part, decoded, Some(until))?;
+                return Ok(true);
+            }
+        }
+        if above.is_some() && self.found.is_none() {
+            // It tells as well whether anything between has gone.
+            let entry = if low == start + 1 { part.first.entry } else { self.bare(low - 1)?.entry };
+            if entry.gap_start.is_some_and(|gap| gap <= self.seqno) {
+                self.stand(part, &Decoded { entry, ..part.first.clone() }, None)?;
+            }
+        }
+        Ok(low < end)
+    }
+
+    /// Has the versions fetched that begin at an entry of the block: they are read next.
+    fn fetch(&self, index: usize) {
+        if let Some((data, layout)) = &self.data
+            && let Ok(offset) = layout.offset(data.bytes(&self.segment), index)
+        {
+            self.segment.fetch(data, offset, FETCH_AHEAD);
+        }
+    }
+
+    fn seqno_of(&self, index: usize) -> Result<u64> {
+        let segment = &self.segment;
+        let Some((data, layout)) = &self.data else { return Err(segment.corrupt(0, "a block that was loaded")) };
+        layout.seqno(data.bytes(segment), index, segment.base()).map_err(|bad| segment.in_block(bad, self.block))
+    }
+
+    fn stand(&mut self, part: &Part, decoded: &Decoded, until: Option<Until>) -> Result<()> {
+        let Self { segment, data, value, block, .. } = self;
+        let Some((data, _)) = data else { return Ok(()) };
+        let mut whole = until.map(|_| decoded.value.clone());
+        value.clear();
+        if until.is_some() && decoded.entry.difference {
+            let bytes = data.bytes(segment);
+            let of = |range: &Range<usize>| bytes.get(range.clone()).unwrap_or_default();
+            delta::apply(of(&part.first.value), of(&decoded.value), value)
+                .map_err(|bad| segment.in_block(bad, *block))?;
+            whole = None;
+        }
+        let (key, entry) = (part.first.key.clone(), decoded.entry);
+        self.found = Some(Found { data: data.clone(), key, entry, whole, until });
+        Ok(())
+    }
+
+    /// Goes on to the next key with something to say.
+    fn settle(&mut self) -> Result<()> {
+        self.found = None;
+        while let Some(index) = self.index
+            && self.found.is_none()
+        {
+            match self.direction {
+                Direction::Forward => self.read_forward(index)?,
+                Direction::Backward => self.read_backward(index)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the versions of a key, newest first, and goes to the next key.
+    fn read_forward(&mut self, index: usize) -> Result<()> {
+        let (mut index, mut done) = (index, false);
+        for passed in 1.. {
+            let part = self.part(index)?;
+            self.fetch(part.entries.end);
+            if !done {
+                done = self.look(&part, Direction::Forward)?;
+            }
+            let goes_on = part.first.entry.run.is_some_and(RunLen::older_run);
+            if goes_on && passed >= PARTS_MAX {
+                return self.search_key(&part);
+            }
+            self.go_on(part.entries.end)?;
+            match self.index {
+                Some(next) if goes_on => index = next,
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the versions of a key, oldest first, and goes to the key before it.
+    fn read_backward(&mut self, index: usize) -> Result<()> {
+        let mut index = index;
+        for passed in 1.. {
+            let part = self.part(index)?;
+            self.look(&part, Direction::Backward)?;
+            let goes_on = part.first.entry.run.is_some_and(RunLen::newer_run);
+            if goes_on && passed >= PARTS_MAX {
+                return self.search_key(&part);
+            }
+            if let Some(before) = part.entries.start.checked_sub(1) {
+                self.index = Some(before);
+            } else {
+                self.load(self.block.checked_sub(1))?;
+            }
+            match self.index {
+                Some(next) if goes_on => index = next,
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes to entry `index` of the block, or to the first of the next block.
+    fn go_on(&mut self, index: usize) -> Result<()> {
+        if index < self.data.as_ref().map_or(0, |(_, layout)| layout.count()) {
+            self.index = Some(index);
+            return Ok(());
+        }
+        self.load(self.block.checked_add(1))?;
+        self.index = self.index.map(|_| 0);
+        Ok(())
+    }
+
+    /// Reads the one version of a key that is wanted, however many there are, and goes to the next key.
+    #[cold]
+    fn search_key(&mut self, part: &Part) -> Result<()> {
+        let segment = Arc::clone(&self.segment);
+        let bytes = self.data.as_ref().and_then(|(data, _)| data.bytes(&segment).get(part.first.key.clone()));
+        let mut key = bytes.unwrap_or_default().to_vec();
+        let from = (self.block, part.entries.start);
+        self.found = None;
+        let (block, at) = segment.find_version(&key, self.seqno)?;
+        self.load(Some(block))?;
+        // The version above the moment first: it tells whether anything between has gone.
+        self.go_on(at.saturating_sub(1))?;
+        for _ in 0..2 {
+            let Some(index) = self.index else { break };
+            let part = self.part_of(index)?;
+            let is_key = self.data.as_ref().and_then(|(data, _)| data.bytes(&segment).get(part.first.key.clone()));
+            // Before the versions of the key there may be another one, and behind them.
+            if is_key == Some(&key) && self.look(&part, Direction::Forward)? {
+                break;
+            }
+            self.go_on(part.entries.end)?;
+        }
+        if self.direction == Direction::Forward {
+            key.push(0);
+        }
+        self.enter(&key)?;
+        // In a damaged file the fences may lead back: then the walk would never end.
+        let onward = self.index.is_none_or(|index| match self.direction {
+            Direction::Forward => (self.block, index) > from,
+            Direction::Backward => (self.block, index) < from,
+        });
+        if onward { Ok(()) } else { Err(segment.corrupt(0, "versions of a key between those of its neighbours")) }
+    }
+
+    /// Goes to the versions of the first key that is not below `key`; backward to those of the last one that is.
+    fn enter(&mut self, key: &[u8]) -> Result<()> {
+        let segment = Arc::clone(&self.segment);
+        let block = segment.find_block(key);
+        self.load(Some(block))?;
+        let Some((data, layout)) = &self.data else { return Ok(()) };
+        let found = layout.lower_bound(data.bytes(&segment), key, segment.base());
+        let at = found.map_err(|bad| segment.in_block(bad, block))?;
+        match self.direction {
+            Direction::Forward if at < layout.count() => self.index = Some(at),
+            Direction::Forward => self.load(Some(block + 1))?,
+            Direction::Backward if at > 0 => self.index = Some(at - 1),
+            Direction::Backward => self.load(block.checked_sub(1))?,
+        }
+        Ok(())
+    }
+}
+
+impl Source for PastCursor {
+    fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+        let segment = Arc::clone(&self.segment);
+        match (self.direction, key) {
+            (Direction::Forward, None) => self.load(None)?,
+            (Direction::Backward, None) => self.load(segment.block_count().checked_sub(1))?,
+            (_, Some(key)) => self.enter(key)?,
+        }
+        self.settle()?;
+        check_side(&self.segment, self.direction, key, self.entry().map(|entry| entry.key))
+    }
+
+    fn entry(&self) -> Option<EntryRef<'_>> {
+        let found = self.found.as_ref()?;
+        let bytes = found.data.bytes(&self.segment);
+        let Entry { seqno, kind, gap_start, time, .. } = found.entry;
+        Some(EntryRef {
+            key: bytes.get(found.key.clone())?,
+            seqno,
+            // Behind a purge of its own commit.
+            ordinal: 1,
+            kind,
+            gap_start,
+            moved: false,
+            time,
+            until: found.until,
+            value: match &found.whole {
+                Some(whole) => bytes.get(whole.clone())?,
+                None => &self.value,
+            },
+        })
+    }
+
+    fn value(&self) -> Bytes {
+        self.entry().map_or_else(Bytes::default, |entry| Bytes::copy_from(entry.value))
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.settle()
+    }
+
+    fn skip_newer(&mut self, _: &[u8], _: u64, _: u64) -> Result<()> {
+        // It shows one version of a key.
+        Ok(())
+    }
+
+    fn turned(&self) -> Self {
+        Self::new(Arc::clone(&self.segment), Direction::Forward, self.seqno)
+    }
+
+    fn newest(&self) -> u64 {
+        self.segment.max_seqno()
+    }
+}

@@ -1,0 +1,99 @@
+//! Every version of a segment of the history tier in order, each put together.
+
+use std::sync::Arc;
+
+use super::delta;
+use crate::{
+    base::{Bytes, Result},
+    merge::{Direction, EntryRef, Source, Until},
+    segment::{cursor::SegmentCursor, reader::Segment},
+};
+
+/// Every version of a segment in order, whole.
+#[derive(Debug)]
+pub(crate) struct VersionCursor {
+    inner: SegmentCursor,
+    /// The last whole value, and the one it stands at if that is told as a difference.
+    whole: Vec<u8>,
+    value: Vec<u8>,
+    until: Option<Until>,
+}
+
+impl VersionCursor {
+    /// A cursor that stands nowhere until it is sent somewhere.
+    pub(crate) fn new(segment: Arc<Segment>) -> Self {
+        let inner = SegmentCursor::new(segment, Direction::Forward);
+        Self { inner, whole: Vec::new(), value: Vec::new(), until: None }
+    }
+
+    fn is_difference(&self) -> bool {
+        self.inner.decoded().is_some_and(|decoded| decoded.entry.difference)
+    }
+
+    /// Puts the value together that the inner cursor stands at.
+    fn settle(&mut self, newer: Option<(u64, u64)>) -> Result<()> {
+        let Self { inner, whole, value, until } = self;
+        let Some(entry) = inner.decoded().map(|decoded| decoded.entry) else { return Ok(()) };
+        let stored = inner.entry().map_or(&[][..], |entry| entry.value);
+        if entry.difference {
+            value.clear();
+            delta::apply(whole, stored, value).map_err(|bad| inner.segment().misplaced(bad))?;
+        } else {
+            whole.clear();
+            whole.extend_from_slice(stored);
+        }
+        *until = Some(inner.segment().until(&entry, newer)?);
+        Ok(())
+    }
+}
+
+impl Source for VersionCursor {
+    fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+        self.inner.seek(key)?;
+        // A key begins with a whole value.
+        self.whole.clear();
+        self.settle(None)
+    }
+
+    fn entry(&self) -> Option<EntryRef<'_>> {
+        let value = if self.is_difference() { &self.value } else { &self.whole };
+        Some(EntryRef { value, until: self.until, ..self.inner.entry()? })
+    }
+
+    fn value(&self) -> Bytes {
+        Bytes::copy_from(if self.is_difference() { &self.value } else { &self.whole })
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        let newer = self.inner.decoded().map(|decoded| decoded.entry);
+        self.inner.advance()?;
+        let newer = newer.filter(|newer| newer.older_follows);
+        self.settle(newer.and_then(|newer| Some((newer.seqno, newer.time?))))
+    }
+
+    fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
+        let before = self.inner.place();
+        self.inner.skip_newer(key, seqno, opened)?;
+        let Some(entry) = self.inner.decoded().map(|decoded| decoded.entry).filter(|_| self.inner.place() != before)
+        else {
+            return Ok(());
+        };
+        self.whole.clear();
+        let mut newer = None;
+        if let Some(distance) = entry.follower {
+            if let Some((_, whole)) = self.inner.entry_before(usize::from(distance))? {
+                self.whole.extend_from_slice(whole);
+            }
+            newer = self.inner.entry_before(1)?.and_then(|(newer, _)| Some((newer.entry.seqno, newer.entry.time?)));
+        }
+        self.settle(newer)
+    }
+
+    fn turned(&self) -> Self {
+        Self::new(Arc::clone(self.inner.segment()))
+    }
+
+    fn newest(&self) -> u64 {
+        self.inner.newest()
+    }
+}

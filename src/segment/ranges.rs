@@ -1,0 +1,127 @@
+//! The range tombstones of a segment, as its sections tell them.
+
+use crate::{
+    base::{Bytes, Corruption, KeySpan},
+    format::{Reader, Writer},
+    merge::{Fragment, Mark, Tombstones},
+};
+
+/// The section of range tombstones: per fragment its start, its end and its marks.
+pub(super) fn encode_ranges(fragments: &[Fragment]) -> Vec<u8> {
+    let mut out = Writer::default();
+    for fragment in fragments {
+        out.prefixed(&fragment.span.start);
+        match &fragment.span.end {
+            None => out.u8(0),
+            Some(end) => {
+                out.u8(1);
+                out.prefixed(end);
+            }
+        }
+        out.varint(fragment.marks.len() as u64);
+        for mark in &fragment.marks {
+            out.varint(mark.seqno);
+            // A gap is never at 0: the first commit is 1.
+            out.varint(mark.gap_start.unwrap_or(0));
+        }
+    }
+    out.into_bytes()
+}
+
+pub(super) fn decode_ranges(bytes: &[u8]) -> Result<Vec<Fragment>, Corruption> {
+    let mut reader = Reader::new(bytes);
+    let mut fragments = Vec::new();
+    while reader.remaining() > 0 {
+        let start = reader.prefixed("start of a range")?.to_vec();
+        let end = match reader.u8("end of a range")? {
+            0 => None,
+            1 => Some(reader.prefixed("end of a range")?.to_vec()),
+            _ => return Err(reader.corrupt("end of a range")),
+        };
+        let count = reader.length("marks of a range")?;
+        let mut marks = Vec::new();
+        for _ in 0..count {
+            let seqno = reader.varint("seqno of a range")?;
+            let gap = reader.varint("gap of a range")?;
+            marks.push(Mark { seqno, ordinal: 0, gap_start: (gap != 0).then_some(gap), time: 0, purge: false });
+        }
+        fragments.push(Fragment { span: KeySpan { start, end }, marks });
+    }
+    Ok(fragments)
+}
+
+/// The section of what else is known of the marks: their times, and which of them purge.
+pub(super) fn encode_marks(fragments: &[Fragment]) -> Vec<u8> {
+    let mut out = Writer::default();
+    for mark in fragments.iter().flat_map(|fragment| &fragment.marks) {
+        out.varint(mark.time);
+        out.u8(u8::from(mark.purge));
+    }
+    out.into_bytes()
+}
+
+/// Fills in what else is known of the marks.
+pub(super) fn decode_marks(bytes: &[u8], fragments: &mut [Fragment]) -> Result<(), Corruption> {
+    let mut reader = Reader::new(bytes);
+    for mark in fragments.iter_mut().flat_map(|fragment| &mut fragment.marks) {
+        mark.time = reader.varint("time of a range")?;
+        mark.purge = decode_flags(&mut reader)?;
+    }
+    reader.finish("end of the marks")
+}
+
+fn decode_flags(reader: &mut Reader<'_>) -> Result<bool, Corruption> {
+    match reader.u8("flags of a range")? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(reader.corrupt("flags of a range")),
+    }
+}
+
+/// The section of range tombstones that are told whole: their edges, and of each the numbers of its two.
+pub(super) fn encode_whole(ranges: &Tombstones) -> Vec<u8> {
+    let mut out = Writer::default();
+    let (edges, tombstones) = ranges.parts();
+    out.varint(edges.len() as u64);
+    for edge in edges {
+        out.prefixed(edge);
+    }
+    let mut before = 0;
+    for (from, to, mark) in tombstones {
+        // Oldest first.
+        out.varint(mark.seqno - before);
+        before = mark.seqno;
+        out.varint(u64::from(from));
+        // How many parts it covers; 0 without an end.
+        out.varint(to.map_or(0, |to| u64::from(to - from)));
+        out.varint(mark.gap_start.unwrap_or(0));
+        out.varint(mark.time);
+        out.u8(u8::from(mark.purge));
+    }
+    out.into_bytes()
+}
+
+pub(super) fn decode_whole(bytes: &[u8]) -> Result<Tombstones, Corruption> {
+    let mut reader = Reader::new(bytes);
+    let count = reader.length("edges of ranges")?;
+    let mut edges = Vec::new();
+    for _ in 0..count {
+        edges.push(Bytes::copy_from(reader.prefixed("edge of a range")?));
+    }
+    let mut parts = Vec::new();
+    let mut seqno = 0u64;
+    while reader.remaining() > 0 {
+        let newer = reader.varint("seqno of a range")?;
+        seqno = seqno.checked_add(newer).ok_or_else(|| reader.corrupt("seqno of a range"))?;
+        let from = reader.varint("start of a range")?;
+        let covered = reader.varint("end of a range")?;
+        let gap = reader.varint("gap of a range")?;
+        let time = reader.varint("time of a range")?;
+        let purge = decode_flags(&mut reader)?;
+        let mark = Mark { seqno, ordinal: 0, gap_start: (gap != 0).then_some(gap), time, purge };
+        let edge = |at: u64| u32::try_from(at).map_err(|_| reader.corrupt("edge of a range"));
+        let to = if covered == 0 { None } else { Some(edge(from.saturating_add(covered))?) };
+        parts.push((edge(from)?, to, mark));
+    }
+    Tombstones::from_parts(edges, &parts).ok_or(Corruption { offset: 0, what: "ranges in order" })
+}
