@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    kept::Lane,
-    past::PastSurvivors,
-    rules::{Below, Demands, Rules, Traces},
+    history::PastSurvivors,
+    output::{Lane, Output, Writers},
+    rules::{Below, Demands, Rules},
     survivors::Survivors,
+    traces::Traces,
 };
 use crate::{
     base::{Bytes, Error, KeySpan, Result},
@@ -43,44 +44,6 @@ pub(crate) struct Outcome {
     pub(crate) entries_out: u64,
 }
 
-/// The two segments that are being written.
-struct Writers<C> {
-    create: C,
-    main: Option<SegmentWriter>,
-    past: Option<SegmentWriter>,
-    count: u64,
-}
-
-impl<C: FnMut(Lane) -> Result<SegmentWriter>> Writers<C> {
-    fn lane(&mut self, lane: Lane) -> &mut Option<SegmentWriter> {
-        match lane {
-            Lane::Main => &mut self.main,
-            Lane::Past => &mut self.past,
-        }
-    }
-
-    fn opened(&mut self, lane: Lane) -> Result<&mut SegmentWriter> {
-        if self.lane(lane).is_none() {
-            let created = (self.create)(lane)?;
-            *self.lane(lane) = Some(created);
-        }
-        self.lane(lane).as_mut().ok_or(Error::Closed)
-    }
-
-    fn add(&mut self, lane: Lane, entry: &Entry, key: &[u8], value: &[u8]) -> Result<()> {
-        self.count += 1;
-        self.opened(lane)?.add(entry, key, value)
-    }
-
-    fn is_full(&self, lane: Lane, len: u64) -> bool {
-        let writer = match lane {
-            Lane::Main => &self.main,
-            Lane::Past => &self.past,
-        };
-        writer.as_ref().is_some_and(|writer| writer.is_full(len))
-    }
-}
-
 /// Runs a job. Outputs come from `create`; the caller removes them when this fails. `goes_on` is asked now and then,
 /// with the number of entries read.
 pub(crate) fn run<S: Source>(
@@ -91,7 +54,7 @@ pub(crate) fn run<S: Source>(
     let Job { sources, tombstones, rules, demands, below, output_len } = job;
     let mut survivors = Survivors::new(rules, demands, below, &tombstones);
     let mut outcome = Outcome::default();
-    let mut writers = Writers { create, main: None, past: None, count: 0 };
+    let mut writers = Writers::new(create);
 
     let mut merge = Kway::new(sources, Direction::Forward);
     merge.seek(Some(&[]))?;
@@ -104,30 +67,27 @@ pub(crate) fn run<S: Source>(
         }
         let full = [Lane::Main, Lane::Past].map(|lane| writers.is_full(lane, output_len));
         if full != [false; 2] && survivors.is_new_key(entry.key) {
-            survivors
-                .end_key(&mut |lane, entry: &Entry, key: &[u8], value: &[u8]| writers.add(lane, entry, key, value))?;
+            survivors.end_key(&mut writers)?;
             let [main_full, past_full] = full;
             if main_full {
                 let ranges = survivors.tombstones_before(Some(entry.key));
-                finish(&mut outcome, writers.main.take(), &ranges, &mut survivors)?;
+                finish(&mut outcome, writers.take(Lane::Main), &ranges, &mut survivors)?;
             }
             if past_full {
-                finish(&mut outcome, writers.past.take(), &Tombstones::default(), &mut survivors)?;
+                finish(&mut outcome, writers.take(Lane::Past), &Tombstones::default(), &mut survivors)?;
             }
         }
-        survivors.take(&entry, || source.value(), &mut |lane, entry: &Entry, key: &[u8], value: &[u8]| {
-            writers.add(lane, entry, key, value)
-        })?;
+        survivors.take(&entry, || source.value(), &mut writers)?;
         merge.advance()?;
     }
-    survivors.end_key(&mut |lane, entry: &Entry, key: &[u8], value: &[u8]| writers.add(lane, entry, key, value))?;
+    survivors.end_key(&mut writers)?;
     let ranges = survivors.tombstones_before(None);
     if !ranges.is_empty() {
-        writers.opened(Lane::Main)?;
+        writers.open(Lane::Main)?;
     }
-    finish(&mut outcome, writers.past.take(), &Tombstones::default(), &mut survivors)?;
-    finish(&mut outcome, writers.main.take(), &ranges, &mut survivors)?;
-    outcome.entries_out = writers.count;
+    finish(&mut outcome, writers.take(Lane::Past), &Tombstones::default(), &mut survivors)?;
+    finish(&mut outcome, writers.take(Lane::Main), &ranges, &mut survivors)?;
+    outcome.entries_out = writers.count();
     outcome.traces = survivors.into_traces();
     debug_assert!(
         outcome
@@ -166,7 +126,7 @@ pub(crate) fn run_past<S: Source>(
     mut goes_on: impl FnMut(u64) -> Result<()>,
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    let mut writers = Writers { create, main: None, past: None, count: 0 };
+    let mut writers = Writers::new(create);
     let mut merge = Kway::new(sources, Direction::Forward);
     let finish_one = |outcome: &mut Outcome, writer: Option<SegmentWriter>, held: Vec<(u64, u64)>| {
         if let Some(writer) = writer {
@@ -195,7 +155,7 @@ pub(crate) fn run_past<S: Source>(
                 writers.add(Lane::Past, &entry, &key, &value)?;
             }
             if writers.is_full(Lane::Past, output_len) {
-                finish_one(&mut outcome, writers.past.take(), survivors.take_held())?;
+                finish_one(&mut outcome, writers.take(Lane::Past), survivors.take_held())?;
             }
             key.clear();
             key.extend_from_slice(entry.key);
@@ -212,8 +172,8 @@ pub(crate) fn run_past<S: Source>(
     if let Some((entry, value)) = pending {
         writers.add(Lane::Past, &entry, &key, &value)?;
     }
-    finish_one(&mut outcome, writers.past.take(), survivors.take_held())?;
-    outcome.entries_out = writers.count;
+    finish_one(&mut outcome, writers.take(Lane::Past), survivors.take_held())?;
+    outcome.entries_out = writers.count();
     outcome.traces = survivors.into_traces();
     Ok(outcome)
 }

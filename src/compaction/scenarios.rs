@@ -13,11 +13,14 @@
 //! | `= vanished 30` · `= horizon 30` · `= lapsed 9h` | traces that are not 0 |
 
 use super::{
-    Below, Demands, Lane, PastSurvivors, Policy, Purges, Reader, Readers, Rules, policy::CompactionPolicy,
-    policy::VersionInfo, survivors::Survivors,
+    history::{PastSurvivors, Purges},
+    output::{Lane, Output},
+    policy::{CompactionPolicy, Policy, VersionInfo},
+    rules::{Below, Demands, Reader, Readers, Rules},
+    survivors::Survivors,
 };
 use crate::{
-    base::{Bytes, KeySpan, KeyspaceId, Kind},
+    base::{Bytes, KeySpan, KeyspaceId, Kind, Result},
     merge::{EntryRef, Mark, MergeStrategy, RangeTombstone, Tombstones, Until},
     segment::{Entry, Finished, Summary},
 };
@@ -195,14 +198,10 @@ impl Case {
             };
             let below = Below(self.below.then(|| Arc::new(segment(&whole))).into_iter().collect());
             let mut survivors = Survivors::new(rules, demands, below, &tombstones);
-            let mut out = |lane, entry: &Entry, _: &[u8], _: &[u8]| {
-                told.push(words(lane, entry));
-                Ok(())
-            };
             for (entry, value) in entries.zip(&values) {
-                survivors.take(&entry, || Bytes::copy_from(value), &mut out).unwrap();
+                survivors.take(&entry, || Bytes::copy_from(value), &mut told).unwrap();
             }
-            survivors.end_key(&mut out).unwrap();
+            survivors.end_key(&mut told).unwrap();
             for (.., mark) in survivors.tombstones_before(None).iter().collect::<Vec<_>>().into_iter().rev() {
                 let gap = mark.gap_start.map(|gap| format!(" gap {gap}")).unwrap_or_default();
                 told.push(format!("mark {}{gap}", mark.seqno));
@@ -214,6 +213,13 @@ impl Case {
         }
         told.extend((traces.lapsed > 0).then(|| format!("lapsed {}h", traces.lapsed / us("1h"))));
         assert_eq!(told, self.expected, "{}", self.title);
+    }
+}
+
+impl Output for Vec<String> {
+    fn add(&mut self, lane: Lane, entry: &Entry, _key: &[u8], _value: &[u8]) -> Result<()> {
+        self.push(words(lane, entry));
+        Ok(())
     }
 }
 

@@ -16,20 +16,18 @@
 use std::sync::Arc;
 
 use super::{
-    kept::{Kept, Lane, Version},
-    marks::Marks,
+    output::Output,
+    placement::{Kept, Version},
     policy::Judged,
-    rules::{Below, Demands, Rules, Traces},
+    rules::{Below, Demands, Rules},
+    tombstones::Marks,
+    traces::Traces,
 };
 use crate::{
     base::{Bytes, KeySpan, Kind, Result},
     merge::{EntryRef, Mark, Tombstones},
     segment::Entry,
 };
-
-/// Where entries are given out.
-pub(crate) trait Out: FnMut(Lane, &Entry, &[u8], &[u8]) -> Result<()> {}
-impl<F: FnMut(Lane, &Entry, &[u8], &[u8]) -> Result<()>> Out for F {}
 
 /// What the next older version of the key is judged by.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +119,12 @@ impl Survivors {
     }
 
     /// Takes the next entry; `out` gets those that are certain to survive, with their final gaps.
-    pub(crate) fn take(&mut self, entry: &EntryRef<'_>, value: impl Fn() -> Bytes, out: &mut impl Out) -> Result<()> {
+    pub(crate) fn take(
+        &mut self,
+        entry: &EntryRef<'_>,
+        value: impl Fn() -> Bytes,
+        out: &mut impl Output,
+    ) -> Result<()> {
         if self.is_new_key(entry.key) {
             self.end_key(out)?;
             self.key.clear();
@@ -150,7 +153,7 @@ impl Survivors {
     }
 
     /// Ends the current key. To be called before an output is cut, and at the end.
-    pub(crate) fn end_key(&mut self, out: &mut impl Out) -> Result<()> {
+    pub(crate) fn end_key(&mut self, out: &mut impl Output) -> Result<()> {
         if !self.in_key {
             return Ok(());
         }
@@ -158,7 +161,7 @@ impl Survivors {
         self.give_out(false, out)
     }
 
-    fn give_out(&mut self, more_follow: bool, out: &mut impl Out) -> Result<()> {
+    fn give_out(&mut self, more_follow: bool, out: &mut impl Output) -> Result<()> {
         let by = (&self.rules, &self.demands, &self.below);
         self.kept.give_out(&self.key, by, (&mut self.marks, &mut self.traces), more_follow, out)
     }

@@ -21,7 +21,8 @@ use std::{
 
 use super::{
     policy::Judged,
-    rules::{Demands, Rules, Traces},
+    rules::{Demands, Rules},
+    traces::Traces,
 };
 use crate::{
     base::Bytes,
@@ -257,7 +258,10 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         base::KeySpan,
-        compaction::{Policy, Reader, Readers},
+        compaction::{
+            policy::Policy,
+            rules::{Reader, Readers},
+        },
         merge::RangeTombstone,
     };
 

@@ -5,23 +5,17 @@
 //! (K10). What an operand stands upon stays with it.
 
 use super::{
-    marks::Marks,
+    output::{Lane, Output},
     policy::Judged,
-    rules::{Below, Demands, Rules, Traces},
-    survivors::Out,
+    rules::{Below, Demands, Rules},
+    tombstones::Marks,
+    traces::Traces,
 };
 use crate::{
     base::{Bytes, Kind, Result},
     merge::{Gathered, MergeStrategy, Until},
     segment::Entry,
 };
-
-/// Where an entry goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lane {
-    Main,
-    Past,
-}
 
 /// A version that is kept.
 #[derive(Debug)]
@@ -180,7 +174,7 @@ impl Kept {
         by: By<'_>,
         (marks, traces): (&mut Marks, &mut Traces),
         more_follow: bool,
-        out: &mut impl Out,
+        out: &mut impl Output,
     ) -> Result<()> {
         let (rules, demands, below) = by;
         let last_base = self.last_base();
@@ -190,7 +184,7 @@ impl Kept {
         let wait = last_base.filter(|_| more_follow).map(|at| versions.split_off(at)).unwrap_or_default();
         if is_bottom {
             // Nothing is left beneath it.
-            versions.pop_if(|last| last.entry.kind == Kind::Purge && may_go(last.entry.seqno, rules, demands));
+            versions.pop_if(|last| last.entry.kind == Kind::Purge && rules.may_go(last.entry.seqno, demands));
         }
         let keeps_past = rules.policy.keeps_past();
         let operand_is_last = versions.last().is_some_and(Version::is_operand);
@@ -217,13 +211,13 @@ impl Kept {
     }
 
     /// Puts a version into the main tree, beneath those that are there.
-    fn place_main(&mut self, version: Version, key: &[u8], marks: &mut Marks, out: &mut impl Out) -> Result<()> {
+    fn place_main(&mut self, version: Version, key: &[u8], marks: &mut Marks, out: &mut impl Output) -> Result<()> {
         marks.must_hide(version.entry.seqno);
         emit(Lane::Main, self.main.replace(version), true, key, out)
     }
 
     /// Moves a version that was superseded to the history tier, with its interval (K8).
-    fn place_past(&mut self, mut version: Version, key: &[u8], out: &mut impl Out) -> Result<()> {
+    fn place_past(&mut self, mut version: Version, key: &[u8], out: &mut impl Output) -> Result<()> {
         let entry = &mut version.entry;
         let began = entry.time.unwrap_or(0);
         if let Some((seqno, time)) = version.end {
@@ -244,10 +238,10 @@ impl Kept {
     }
 }
 
-fn emit(lane: Lane, version: Option<Version>, older_follows: bool, key: &[u8], out: &mut impl Out) -> Result<()> {
+fn emit(lane: Lane, version: Option<Version>, older_follows: bool, key: &[u8], out: &mut impl Output) -> Result<()> {
     let Some(mut version) = version else { return Ok(()) };
     version.settle(false);
-    out(lane, &Entry { older_follows, ..version.entry }, key, &version.value)
+    out.add(lane, &Entry { older_follows, ..version.entry }, key, &version.value)
 }
 
 /// Makes states of operands, oldest first (M3): where the past is kept of all whose base is known, else where that is
@@ -289,11 +283,6 @@ fn choose_lanes(
         version.lane = version.lane.filter(|_| !version.by_mark || told);
         past_follows |= version.lane == Some(Lane::Past);
     }
-}
-
-/// Whether a purge hides nothing from anybody any more.
-pub(super) fn may_go(purge: u64, rules: &Rules, demands: &Demands) -> bool {
-    rules.purged_upto >= purge && !demands.holds_purge(purge)
 }
 
 /// Lets the newest version go, if it is a tombstone or has expired, is all that the main tree has of the key, and

@@ -25,9 +25,9 @@ use std::{
 };
 
 use super::{
-    kept,
-    rules::{Below, Demands, Rules, Traces},
+    rules::{Below, Demands, Rules},
     thin::{Piece, thin},
+    traces::Traces,
 };
 use crate::{
     base::{Bytes, KeySpan},
@@ -227,7 +227,7 @@ impl Leaving<'_> {
             let Mark { seqno, gap_start, purge, .. } = *mark;
             let held = trusting.is_some_and(|newest| newest >= seqno)
                 || gap_start.is_some_and(|gap| self.demands.any_in(gap, seqno).is_some());
-            !held && (!purge || kept::may_go(seqno, self.rules, self.demands))
+            !held && (!purge || self.rules.may_go(seqno, self.demands))
         };
         // How many begin and end at each part, and how many of those that must stay.
         let mut steps = vec![(0isize, 0isize); count + 1];
@@ -296,7 +296,7 @@ mod tests {
     };
     use crate::{
         base::KeyspaceId,
-        compaction::Policy,
+        compaction::policy::Policy,
         merge::RangeTombstone,
         segment::{Finished, Summary},
     };
@@ -407,7 +407,7 @@ mod tests {
                 if is.is_empty() {
                     let alone = rules.policy.keeps_past() || was.len() <= 1;
                     let held = was.iter().any(|mark| demands.holds_tombstone(mark.seqno, mark.gap_start));
-                    let purges = was.iter().any(|mark| mark.purge && !kept::may_go(mark.seqno, &rules, &demands));
+                    let purges = was.iter().any(|mark| mark.purge && !rules.may_go(mark.seqno, &demands));
                     let needed = was.is_empty() || alone && !held && !purges && below.is_clear_at(key);
                     assert!(
                         needed && (was.is_empty() || !hidden.iter().any(|(hidden, _)| hidden == key)),

@@ -5,9 +5,9 @@
 //! segments. `vanished` is raised to the end of what went (K5).
 
 use super::{
-    Policy,
-    policy::Judged,
-    rules::{Demands, Traces},
+    policy::{Judged, Policy},
+    rules::Demands,
+    traces::Traces,
 };
 use crate::{
     base::{KeySpan, Kind},

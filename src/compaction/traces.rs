@@ -1,0 +1,60 @@
+//! What dropping leaves behind: the marks that an edit raises.
+
+use crate::{base::KeyspaceId, manifest::Change};
+
+/// What was dropped, for the edit that makes it true.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traces {
+    /// The largest seqno of a tombstone that left with its past gone, or end of a version that left the history tier
+    /// (K5).
+    pub(crate) vanished: u64,
+    /// The newest superseder of anything dropped (K6).
+    pub(crate) horizon: u64,
+    /// The latest expiry of a value that was collected, in microseconds.
+    pub(crate) lapsed: u64,
+    /// Some tombstone or expired value left.
+    pub(crate) tombstones_left: bool,
+    /// What was kept only for a registered seqno, in bytes.
+    pub(crate) held_by: Vec<(u64, u64)>,
+}
+
+impl Traces {
+    pub(super) fn dropped_beneath(&mut self, superseder: u64) {
+        self.horizon = self.horizon.max(superseder);
+    }
+
+    pub(super) fn tombstone_left(&mut self, seqno: u64, gap_start: Option<u64>) {
+        self.tombstones_left = true;
+        if gap_start.is_some() {
+            self.vanished = self.vanished.max(seqno);
+        }
+    }
+
+    pub(super) fn held(&mut self, by: Option<u64>, bytes: usize) {
+        let Some(seqno) = by else { return };
+        match self.held_by.iter_mut().find(|(known, _)| *known == seqno) {
+            Some((_, sum)) => *sum += bytes as u64,
+            None => self.held_by.push((seqno, bytes as u64)),
+        }
+    }
+
+    /// The marks that they raise.
+    pub(crate) fn marks(&self, keyspace: KeyspaceId) -> Change {
+        let Self { vanished, horizon, lapsed, .. } = *self;
+        Change::Marks { keyspace, vanished, horizon, lapsed }
+    }
+
+    /// The seqno below which a view that the job did not know of may have lost what it stands on; `vanished` is the
+    /// keyspace's mark now. A tombstone that left, with or without its past, changes what such a view says below that
+    /// mark. An expired value that left changes what any view of an earlier time says.
+    pub(crate) fn newest_change(&self, vanished: u64) -> u64 {
+        let marks = self.horizon.max(self.vanished);
+        if self.lapsed > 0 {
+            u64::MAX
+        } else if self.tombstones_left {
+            marks.max(vanished)
+        } else {
+            marks
+        }
+    }
+}
