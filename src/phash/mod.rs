@@ -21,4 +21,4 @@ pub use hash::Hash;
 pub(crate) use hash::{Seed, Seeded};
 pub use map::{Map, MapBuilder, MapIter, MergeOptions, Progress, merge_to};
 pub use mphf::Mphf;
-pub(crate) use partition::{Directory, Line, encode_partition, partition_count};
+pub(crate) use partition::{Directory, Line, Part, encode_partition, partition_count};

@@ -221,32 +221,72 @@ impl<'a> Directory<'a> {
         Some((self.line(index)?.at, self.line(index + 1)?.at))
     }
 
+    /// The partition of a key.
+    #[inline]
+    pub(crate) fn find(&self, hash: Seeded) -> Option<Part> {
+        let (partition, rest) = hash.partition(self.partitions);
+        let start = usize::try_from(partition).ok()?.checked_mul(LINE_LEN)?;
+        let (line, next) = self.lines.get(start..start.checked_add(2 * LINE_LEN)?)?.split_at_checked(LINE_LEN)?;
+        Some(Part { partition, rest, line: Line::read(line)?, next: Line::read(next)? })
+    }
+
     /// Where the pilot of a key is.
     #[inline]
     pub(crate) fn pilot_at(&self, hash: Seeded) -> Option<usize> {
-        let (partition, rest) = hash.partition(self.partitions);
-        let line = self.line(partition)?;
-        let bucket = usize::try_from(bucket(rest, u64::from(line.buckets))).ok()?;
-        usize::try_from(line.at).ok()?.checked_add(bucket)
+        let part = self.find(hash)?;
+        part.start()?.checked_add(part.pilot_at()?)
     }
 
     /// The slot of a key in `bytes`, in which `at` counts. For a key that the function was not built over it is any
     /// slot. Nothing: the function is over no keys there, or these are not the bytes that were written.
     #[inline]
     pub(crate) fn slot(&self, bytes: &[u8], hash: Seeded) -> Option<Slot> {
-        let (partition, rest) = hash.partition(self.partitions);
-        let start = usize::try_from(partition).ok()?.checked_mul(LINE_LEN)?;
-        let (line, next) = self.lines.get(start..start.checked_add(2 * LINE_LEN)?)?.split_at_checked(LINE_LEN)?;
-        let (line, next) = (Line::read(line)?, Line::read(next)?);
+        let part = self.find(hash)?;
+        let slot = part.slot(bytes.get(part.start()?..)?, hash)?;
+        Some(Slot { behind: slot.behind + part.start()?, ..slot })
+    }
+}
+
+/// The partition that a key is in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub(crate) partition: u64,
+    rest: u64,
+    line: Line,
+    next: Line,
+}
+
+impl Part {
+    /// Where its bytes begin.
+    #[inline]
+    pub(crate) fn start(&self) -> Option<usize> {
+        usize::try_from(self.line.at).ok()
+    }
+
+    /// Where they end.
+    #[inline]
+    pub(crate) fn end(&self) -> Option<usize> {
+        usize::try_from(self.next.at).ok()
+    }
+
+    /// Where the pilot of the key is, from where the partition begins.
+    #[inline]
+    pub(crate) fn pilot_at(&self) -> Option<usize> {
+        usize::try_from(bucket(self.rest, u64::from(self.line.buckets))).ok()
+    }
+
+    /// The slot of the key, as [`Directory::slot`] says, in the bytes of the partition: `behind` counts from their
+    /// first.
+    #[inline]
+    pub(crate) fn slot(&self, bytes: &[u8], hash: Seeded) -> Option<Slot> {
+        let Self { partition, line, next, .. } = self;
         let keys = next.first.checked_sub(line.first)?;
         let positions = u64::from(line.positions);
-        let at = usize::try_from(line.at).ok()?;
-        let pilot_at = at.checked_add(usize::try_from(bucket(rest, u64::from(line.buckets))).ok()?)?;
-        let pilot = *bytes.get(pilot_at)?;
+        let pilot = *bytes.get(self.pilot_at()?)?;
         let base = base_position(mixed(hash.place, line.seed), u32::from(pilot >> 6), positions);
         let position = base + u64::from(pilot & 63);
         let position = if position >= positions { position.checked_sub(positions)? } else { position };
-        let remap_at = at + usize::from(line.buckets);
+        let remap_at = usize::from(line.buckets);
         let behind = remap_at + 2 * usize::try_from(positions.checked_sub(keys)?).ok()?;
         let index = if position < keys {
             position
@@ -254,6 +294,7 @@ impl<'a> Directory<'a> {
             let entry = remap_at + 2 * usize::try_from(position - keys).ok()?;
             u64::from(Reader::starting_at(bytes, entry).u16("remap").ok()?)
         };
-        (index < keys).then_some(Slot { partition, index, keys, first: line.first, extra: line.extra, behind })
+        let (partition, first, extra) = (*partition, line.first, line.extra);
+        (index < keys).then_some(Slot { partition, index, keys, first, extra, behind })
     }
 }

@@ -118,7 +118,7 @@ impl Layout {
         let offset = self.offset(block, index)?;
         // Entries end where the offsets begin: bytes behind them never pass for a key or value.
         let entries = block.get(..self.offsets_at).unwrap_or_default();
-        decode(entries, offset, base)
+        decode(entries, offset, entries.len(), base)
     }
 
     /// The number of the first entry with a key ≥ `key`; the count if there is none.

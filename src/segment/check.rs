@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use super::{
-    block::Layout,
     entry::Entry,
     footer::Tag,
     history::VersionCursor,
-    index::may_hold,
-    reader::{Segment, read_sections},
+    index::Probe,
+    lookup::PointKey,
+    reader::Segment,
+    sections::Sections,
     summary::{Finished, Summary},
 };
 use crate::{
-    base::{Corruption, Error, IoContext, Kind, Result},
-    format::{Reader, crc},
+    base::{Corruption, Kind, Result},
+    format::Reader,
     merge::Source,
-    phash::Hash,
 };
 
 impl Segment {
@@ -23,22 +23,19 @@ impl Segment {
     pub(crate) fn check(self: &Arc<Self>, expected: &Finished) -> Result<()> {
         let summary = &expected.summary;
         self.check_sections(expected)?;
-        for page in 0..self.page_crcs.len() {
-            self.read_pages(page, page + 1)?;
-        }
+        self.pages().check()?;
         let mut last: Option<(Vec<u8>, u64, Kind, bool)> = None;
         let (mut keys, mut entries) = (0, 0);
-        for block in 0..self.fences.count() {
-            let data = self.block(block)?;
-            let bytes = data.bytes(self);
-            let wrong = |bad| self.in_block(bad, block);
-            let layout = Layout::of(bytes).map_err(wrong)?;
-            for index in 0..layout.count() {
-                let decoded = layout.entry(bytes, index, self.base).map_err(wrong)?;
-                let key = bytes.get(decoded.key).unwrap_or_default();
+        for number in 0..self.fences().count() {
+            let block = self.block(number)?;
+            let all = block.entries(self);
+            let wrong = |what| all.wrong(Corruption { offset: 0, what });
+            for index in 0..all.count() {
+                let decoded = all.entry(index)?;
+                let key = all.key(&decoded);
                 let Entry { seqno, older_follows, .. } = decoded.entry;
-                let start = self.fences.block(block).map_or(0, |(start, _)| start);
-                let offset = start + layout.offset(bytes, index).map_err(wrong)?;
+                let start = self.fences().block(number).map_or(0, |(start, _)| start);
+                let offset = start + all.offset(index)?;
                 let same = last.as_ref().is_some_and(|(last, ..)| last == key);
                 let in_order = last.as_ref().is_none_or(|(last, newer, kind, follows)| {
                     // Operands of one batch that could not be combined share its seqno, and so do a purge and what
@@ -49,13 +46,10 @@ impl Segment {
                 });
                 let in_span = summary.holds(key) && (summary.min_seqno..=summary.max_seqno).contains(&seqno);
                 if !in_order || !in_span {
-                    return Err(wrong(Corruption { offset: 0, what: "entries in order, inside the segment's span" }));
+                    return Err(wrong("entries in order, inside the segment's span"));
                 }
-                if !same && !self.is_indexed(key, offset) {
-                    return Err(wrong(Corruption {
-                        offset: 0,
-                        what: "every key in the index, with the place of its newest entry",
-                    }));
+                if !same && !self.is_indexed(key, offset)? {
+                    return Err(wrong("every key in the index, with the place of its newest entry"));
                 }
                 keys += u64::from(!same);
                 entries += 1;
@@ -69,34 +63,21 @@ impl Segment {
     }
 
     /// Whether the index, if there is one, leads from a key to its newest entry.
-    fn is_indexed(&self, key: &[u8], offset: usize) -> bool {
-        let (Some(index), Some(region)) = (&self.index, &self.region) else { return true };
-        let hash = index.seeded(Hash::with_seed(key, index.hash_seed()));
-        if let Some((start, end)) = index.filter_line(hash)
-            && !region.get(start..end).is_some_and(|line| may_hold(line, hash))
-        {
-            return false;
-        }
-        index.slot(region, hash).and_then(|slot| slot.entry_at) == Some(offset)
+    fn is_indexed(&self, key: &[u8], offset: usize) -> Result<bool> {
+        let Some((index, data)) = self.index() else { return Ok(true) };
+        let found = index.probe(data, PointKey::new(key).seeded(index), true, &mut Probe::default())?;
+        Ok(found == Some(offset))
     }
 
     /// Reads every section again, also those that opening has no need of, and holds the summary against the manifest's.
     fn check_sections(&self, expected: &Finished) -> Result<()> {
-        let file = self.file()?;
-        let read = |offset: u64, len: usize| {
-            let mut buf = vec![0; len];
-            file.read_at(offset, &mut buf).at("read", || self.path.clone())?;
-            Ok::<_, Error>(buf)
-        };
-        for section in read_sections(&self.path, expected.file_len, expected, &read)? {
-            let bytes = read(section.offset, section.len as usize)?;
-            if crc(&[&bytes]) != section.crc {
-                return Err(self.corrupt(section.offset, "the checksum of the section"));
-            }
-            if section.tag == Tag::Summary {
-                let summary = Summary::decode(&mut Reader::new(&bytes));
-                if summary.map_err(|bad| bad.of(&self.path, section.offset))? != expected.summary {
-                    return Err(self.corrupt(section.offset, "the summary that the manifest names"));
+        let reading = self.pages().reading()?;
+        for section in Sections::find(&reading, expected)?.all() {
+            let (tag, body) = section?;
+            if tag == Tag::Summary {
+                let summary = Summary::decode(&mut Reader::new(&body.bytes)).map_err(|bad| body.wrong(bad))?;
+                if summary != expected.summary {
+                    return Err(self.corrupt(body.offset, "the summary that the manifest names"));
                 }
             }
         }

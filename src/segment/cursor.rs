@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    block::Layout,
     entry::Decoded,
-    reader::{BlockData, Segment},
+    reader::{Block, Segment},
 };
 use crate::{
-    base::{Bytes, Result},
+    base::{Bytes, Corruption, Error, Result},
     merge::{Direction, EntryRef, Source},
 };
 
@@ -17,8 +16,9 @@ use crate::{
 pub(crate) struct SegmentCursor {
     segment: Arc<Segment>,
     direction: Direction,
-    block: usize,
-    data: Option<(BlockData, Layout)>,
+    /// The number of the block where it is, and the block, if there is one of that number.
+    number: usize,
+    block: Option<Block>,
     index: usize,
     current: Option<Decoded>,
 }
@@ -26,31 +26,26 @@ pub(crate) struct SegmentCursor {
 impl SegmentCursor {
     /// A cursor that stands nowhere until it is sent somewhere.
     pub(crate) fn new(segment: Arc<Segment>, direction: Direction) -> Self {
-        Self { segment, direction, block: 0, data: None, index: 0, current: None }
+        Self { segment, direction, number: 0, block: None, index: 0, current: None }
     }
 
     /// Loads a block; `false` when there is none of that number.
-    fn load(&mut self, block: usize) -> Result<bool> {
-        self.block = block;
-        self.data = None;
+    fn load(&mut self, number: usize) -> Result<bool> {
+        self.number = number;
+        self.block = None;
         self.current = None;
-        if block >= self.segment.block_count() {
+        if number >= self.segment.fences().count() {
             return Ok(false);
         }
-        let data = self.segment.block(block)?;
-        let layout = Layout::of(data.bytes(&self.segment)).map_err(|bad| self.segment.in_block(bad, block))?;
-        self.data = Some((data, layout));
+        self.block = Some(self.segment.block(number)?);
         Ok(true)
     }
 
     /// Stands at an entry of the loaded block.
     fn stand(&mut self, index: usize) -> Result<()> {
         self.index = index;
-        self.current = match &self.data {
-            Some((data, layout)) => {
-                let decoded = layout.entry(data.bytes(&self.segment), index, self.segment.base());
-                Some(decoded.map_err(|bad| self.segment.in_block(bad, self.block))?)
-            }
+        self.current = match &self.block {
+            Some(block) => Some(block.entries(&self.segment).entry(index)?),
             None => None,
         };
         Ok(())
@@ -58,6 +53,15 @@ impl SegmentCursor {
 
     pub(super) fn segment(&self) -> &Arc<Segment> {
         &self.segment
+    }
+
+    /// Damage in the block where it stands.
+    #[cold]
+    pub(super) fn wrong(&self, bad: Corruption) -> Error {
+        match &self.block {
+            Some(block) => block.entries(&self.segment).wrong(bad),
+            None => bad.of(self.segment.pages().path(), 0),
+        }
     }
 
     /// The entry it stands at.
@@ -68,54 +72,46 @@ impl SegmentCursor {
 
     /// Where it stands: the block, and the entry in it.
     pub(super) fn place(&self) -> (usize, usize) {
-        (self.block, self.index)
+        (self.number, self.index)
     }
 
     /// The entry before the one it stands at, in the same block.
     pub(super) fn entry_before(&self, back: usize) -> Result<Option<(Decoded, &[u8])>> {
-        let Some(((data, layout), index)) = self.data.as_ref().zip(self.index.checked_sub(back)) else {
-            return Ok(None);
-        };
-        let bytes = data.bytes(&self.segment);
-        let decoded = layout.entry(bytes, index, self.segment.base());
-        let decoded = decoded.map_err(|bad| self.segment.in_block(bad, self.block))?;
-        let value = bytes.get(decoded.value.clone()).unwrap_or_default();
+        let Some((block, index)) = self.block.as_ref().zip(self.index.checked_sub(back)) else { return Ok(None) };
+        let entries = block.entries(&self.segment);
+        let decoded = entries.entry(index)?;
+        let value = entries.value(&decoded);
         Ok(Some((decoded, value)))
     }
 
     /// Seeks by the fences.
     fn go_to(&mut self, key: Option<&[u8]>) -> Result<()> {
         let Some(key) = key else {
-            let last = self.segment.block_count().checked_sub(1);
+            let last = self.segment.fences().count().checked_sub(1);
             let from_end = if self.direction == Direction::Backward { last } else { None };
             if self.load(from_end.unwrap_or(usize::MAX))? {
                 self.stand(self.count() - 1)?;
             }
             return Ok(());
         };
-        let block = self.segment.find_block(key);
-        if !self.load(block)? {
+        let number = self.segment.fences().find(key);
+        if !self.load(number)? {
             return Ok(());
         }
-        let at = match &self.data {
-            Some((data, layout)) => layout
-                .lower_bound(data.bytes(&self.segment), key, self.segment.base())
-                .map_err(|bad| self.segment.in_block(bad, block))?,
-            None => 0,
-        };
+        let at = self.block.as_ref().map_or(Ok(0), |block| block.entries(&self.segment).lower_bound(key))?;
         match self.direction {
             Direction::Forward if at < self.count() => self.stand(at),
             Direction::Forward => {
-                if self.load(block + 1)? {
+                if self.load(number + 1)? {
                     self.stand(0)?;
                 }
                 Ok(())
             }
             // Everything before the block is below the key: only the first block can hold nothing below it.
-            Direction::Backward => match (at.checked_sub(1), block.checked_sub(1)) {
+            Direction::Backward => match (at.checked_sub(1), number.checked_sub(1)) {
                 (Some(before), _) => self.stand(before),
-                (None, Some(block)) => {
-                    if self.load(block)? {
+                (None, Some(before)) => {
+                    if self.load(before)? {
                         self.stand(self.count() - 1)?;
                     }
                     Ok(())
@@ -129,7 +125,7 @@ impl SegmentCursor {
     }
 
     fn count(&self) -> usize {
-        self.data.as_ref().map_or(0, |(_, layout)| layout.count())
+        self.block.as_ref().map_or(0, Block::count)
     }
 }
 
@@ -158,8 +154,7 @@ impl Source for SegmentCursor {
     #[inline]
     fn entry(&self) -> Option<EntryRef<'_>> {
         let decoded = self.current.as_ref()?;
-        let (data, _) = self.data.as_ref()?;
-        let bytes = data.bytes(&self.segment);
+        let bytes = self.block.as_ref()?.bytes(&self.segment);
         Some(EntryRef {
             key: bytes.get(decoded.key.clone())?,
             seqno: decoded.entry.seqno,
@@ -174,8 +169,8 @@ impl Source for SegmentCursor {
     }
 
     fn value(&self) -> Bytes {
-        match (&self.data, &self.current) {
-            (Some((data, _)), Some(decoded)) => data.share(&self.segment, decoded),
+        match (&self.block, &self.current) {
+            (Some(block), Some(decoded)) => block.share(&self.segment, decoded),
             _ => Bytes::default(),
         }
     }
@@ -187,7 +182,7 @@ impl Source for SegmentCursor {
                 if self.index + 1 < self.count() {
                     return self.stand(self.index + 1);
                 }
-                if self.load(self.block.saturating_add(1))? {
+                if self.load(self.number.saturating_add(1))? {
                     self.stand(0)?;
                 }
             }
@@ -195,8 +190,8 @@ impl Source for SegmentCursor {
                 if let Some(before) = self.index.checked_sub(1) {
                     return self.stand(before);
                 }
-                match self.block.checked_sub(1) {
-                    Some(block) if self.load(block)? => self.stand(self.count() - 1)?,
+                match self.number.checked_sub(1) {
+                    Some(before) if self.load(before)? => self.stand(self.count() - 1)?,
                     _ => self.current = None,
                 }
             }
@@ -207,9 +202,9 @@ impl Source for SegmentCursor {
     fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
         debug_assert_eq!(self.direction, Direction::Forward, "a walk against the order of versions");
         let above = self.segment.just_above(key, seqno, opened)?;
-        let Some((block, index)) = above.filter(|above| *above > (self.block, self.index)) else { return Ok(()) };
-        if self.block != block {
-            self.load(block)?;
+        let Some((number, index)) = above.filter(|above| *above > (self.number, self.index)) else { return Ok(()) };
+        if self.number != number {
+            self.load(number)?;
         }
         self.stand(index)
     }
@@ -377,7 +372,7 @@ mod tests {
         let finished = writer.finish(&Tombstones::default(), |_| true).unwrap();
         let segment = Arc::new(Segment::open(&dir, &finished, true).unwrap());
         segment.check(&finished).unwrap();
-        assert!(segment.block_count() > 3);
+        assert!(segment.fences().count() > 3);
         for seqno in [1, 2, 500, 1999, 2000] {
             assert_eq!(get(&segment, "k", seqno), Some(Answer::Value(Bytes::copy_from(&[7; 100]))));
         }

@@ -33,6 +33,10 @@ const EXT_OPEN: u8 = 0x08;
 const EXT_RUN: u8 = 0x10;
 const EXT_FOLLOWER: u8 = 0x20;
 
+/// No entry has a longer head: flags, two lengths, two seqnos, and an extension with its bits, a run, a distance, two
+/// times and a seqno. Lengths are below 4 GiB, so five bytes are enough for each; the other varints may take ten.
+pub(super) const HEAD_LEN_MAX: usize = 1 + 2 * 5 + 2 * 10 + (1 + 2 + 3 + 3 * 10);
+
 /// What the numbers of a segment's entries are counted from: nothing inside is below.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Base {
@@ -122,8 +126,6 @@ pub(super) struct Decoded {
     pub(super) entry: Entry,
     pub(super) key: Range<usize>,
     pub(super) value: Range<usize>,
-    /// Where the next entry of the block would begin.
-    pub(super) next: usize,
 }
 
 /// Appends an entry; [`decode`] is the exact inverse. Gives the place of the length of its run, if it has one: that is
@@ -185,15 +187,15 @@ pub(super) struct Glance {
     pub(super) seqno: u64,
     pub(super) gap_start: Option<u64>,
     pub(super) older_follows: bool,
-    /// Where the next entry of the block would begin.
-    pub(super) next: usize,
+    /// Bytes to the end of its value.
+    pub(super) len: usize,
 }
 
-/// Passes the entry that begins at `at`: a fraction of the work of [`decode`], for one that is not wanted itself. What
-/// it does not look at is looked at by whoever reads that entry.
+/// Passes the entry of which these are the first bytes, as many as a head may have: a fraction of the work of
+/// [`decode`], for one that is not wanted itself. What it does not look at is looked at by whoever reads that entry.
 #[inline]
-pub(super) fn glance(bytes: &[u8], at: usize, base: Base) -> Result<Glance, Corruption> {
-    let mut reader = Reader::starting_at(bytes, at);
+pub(super) fn glance(head: &[u8], base: Base) -> Result<Glance, Corruption> {
+    let mut reader = Reader::new(head);
     let flags = reader.u8("entry flags")?;
     let len = reader.length("key length")?.checked_add(reader.length("value length")?);
     let delta = reader.varint("entry seqno")?;
@@ -209,14 +211,14 @@ pub(super) fn glance(bytes: &[u8], at: usize, base: Base) -> Result<Glance, Corr
             reader.varint("entry extension")?;
         }
     }
-    let end = len.and_then(|len| len.checked_add(reader.position())).filter(|end| *end <= bytes.len());
-    let end = end.ok_or_else(|| reader.corrupt("value"))?;
-    Ok(Glance { seqno, gap_start, older_follows: flags & OLDER_FOLLOWS != 0, next: end.next_multiple_of(ALIGN) })
+    let len = len.and_then(|len| len.checked_add(reader.position())).ok_or_else(|| reader.corrupt("value"))?;
+    Ok(Glance { seqno, gap_start, older_follows: flags & OLDER_FOLLOWS != 0, len })
 }
 
-/// Decodes the entry that begins at `at`.
+/// Decodes the entry that begins at `at`; it reaches to `limit` at most. No more than its head need be in `bytes`: that
+/// tells how long the entry is.
 #[inline]
-pub(super) fn decode(bytes: &[u8], at: usize, base: Base) -> Result<Decoded, Corruption> {
+pub(super) fn decode(bytes: &[u8], at: usize, limit: usize, base: Base) -> Result<Decoded, Corruption> {
     let mut reader = Reader::starting_at(bytes, at);
     let flags = reader.u8("entry flags")?;
     let kind = Kind::from_number(flags & KIND).ok_or_else(|| reader.corrupt("entry kind"))?;
@@ -232,10 +234,11 @@ pub(super) fn decode(bytes: &[u8], at: usize, base: Base) -> Result<Decoded, Cor
     };
     let Extension { time, until, difference, run, follower } =
         if flags & EXTENSION == 0 { Extension::default() } else { extension(&mut reader, seqno, base.time)? };
-    reader.take(key_len, "key")?;
-    let key = reader.position() - key_len..reader.position();
-    reader.take(value_len, "value")?;
-    let value = reader.position() - value_len..reader.position();
+    let key = reader.position()..reader.position().saturating_add(key_len);
+    let value = key.end..key.end.saturating_add(value_len);
+    if value.end > limit {
+        return Err(reader.corrupt("key and value"));
+    }
     let entry = Entry {
         kind,
         seqno,
@@ -248,7 +251,7 @@ pub(super) fn decode(bytes: &[u8], at: usize, base: Base) -> Result<Decoded, Cor
         run,
         follower,
     };
-    Ok(Decoded { entry, key, next: value.end.next_multiple_of(ALIGN), value })
+    Ok(Decoded { entry, key, value })
 }
 
 /// What the extension of an entry says.
@@ -324,15 +327,39 @@ mod tests {
                         out.raw(&[0; 8]);
                         let base = Base { seqno: 900, time: 3 };
                         encode(&mut out, &entry, base, &key, &value);
-                        let decoded = decode(out.bytes(), 8, base).unwrap();
+                        let decoded = decode(out.bytes(), 8, out.len(), base).unwrap();
                         assert_eq!(decoded.entry, entry);
                         assert_eq!(out.bytes()[decoded.key.clone()], key);
                         assert_eq!(out.bytes()[decoded.value.clone()], value);
-                        assert_eq!(decoded.next, out.len());
+                        assert!(decoded.key.start - 8 <= HEAD_LEN_MAX);
+                        let head = &out.bytes()[8..decoded.key.start];
+                        let glanced = glance(head, base).unwrap();
+                        assert_eq!((glanced.seqno, glanced.gap_start), (entry.seqno, entry.gap_start));
+                        assert_eq!(8 + glanced.len, decoded.value.end);
+                        let by_head = decode(head, 0, glanced.len, base).unwrap();
+                        assert_eq!((by_head.entry, by_head.value.end), (entry, glanced.len));
+                        assert!(decode(head, 0, glanced.len - 1, base).is_err());
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_largest_numbers_fit_into_a_head() {
+        let entry = Entry {
+            gap_start: Some(0),
+            time: Some(u64::MAX),
+            until: Some(Until::At { seqno: u64::MAX, time: u64::MAX }),
+            run: Some(RunLen(u16::MAX)),
+            follower: Some(u16::MAX),
+            ..Entry::new(Kind::Put, u64::MAX)
+        };
+        let mut out = Writer::default();
+        encode(&mut out, &entry, Base::default(), &[], &[]);
+        // Each length takes a byte here; both differences to the largest numbers, a byte instead of ten.
+        assert!(out.len() + 2 * 4 + 2 * 9 >= HEAD_LEN_MAX, "{}", out.len());
+        assert!(decode(out.bytes(), 0, out.len(), Base::default()).unwrap().key.start + 2 * 4 + 2 * 9 <= HEAD_LEN_MAX);
     }
 
     #[test]
@@ -352,9 +379,9 @@ mod tests {
         let mut out = Writer::default();
         let base = Base::default();
         encode(&mut out, &entry, base, b"key", b"value");
-        let whole = decode(out.bytes(), 0, base).unwrap().value.end;
+        let whole = decode(out.bytes(), 0, out.len(), base).unwrap().value.end;
         for len in 0..whole {
-            assert!(decode(&out.bytes()[..len], 0, base).is_err(), "{len} bytes");
+            assert!(decode(&out.bytes()[..len], 0, len, base).is_err(), "{len} bytes");
         }
     }
 }

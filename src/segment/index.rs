@@ -20,11 +20,13 @@
 //! line, as in the split block filter of Apache Parquet. It stands before the index where a read may pass the segment
 //! without finding the key. A partition's bytes lie together, and each is verified when it is first touched.
 
-use super::sizes::{ALIGN, PAGE};
+use std::ops::Range;
+
+use super::{pages::Mapped, sizes::ALIGN};
 use crate::{
-    base::Corruption,
+    base::{Corruption, Result},
     format::{Reader, Writer},
-    phash::{Builder, Directory, Hash, Line, Partitioned, Seed, Seeded, encode_partition, partition_count},
+    phash::{Builder, Directory, Hash, Line, Part, Partitioned, Seed, Seeded, encode_partition, partition_count},
 };
 
 /// What places are counted in.
@@ -170,20 +172,35 @@ pub(super) struct Index {
     directory: Vec<u8>,
 }
 
+/// Where a look-up has looked in a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Probe {
+    /// Whether the filter let the key pass, where there is one.
+    pub(crate) filter: Option<bool>,
+    /// The partition and the slot of the index that were looked at.
+    pub(crate) slot: Option<(u64, u64)>,
+    /// Where the entry begins that the slot names, if the fingerprint was the key's.
+    pub(crate) entry_at: Option<u64>,
+    /// Blocks of which an entry was read.
+    pub(crate) blocks: u32,
+    /// An entry of the key was there.
+    pub(crate) key_found: bool,
+}
+
 /// What a slot says of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SlotFound {
-    pub(super) partition: u64,
+struct SlotFound {
+    partition: u64,
     /// The number of the slot in the segment.
-    pub(super) slot: u64,
+    slot: u64,
     /// Where the entry begins, if the fingerprint is the key's.
-    pub(super) entry_at: Option<usize>,
+    entry_at: Option<usize>,
 }
 
 impl Index {
     /// Decodes and checks everything once: every partition and the filter inside `data`, which begins at `data.start`,
     /// and over `keys` keys.
-    pub(super) fn decode(section: &[u8], data: std::ops::Range<u64>, keys: u64) -> Result<Self, Corruption> {
+    pub(super) fn decode(section: &[u8], data: Range<u64>, keys: u64) -> Result<Self, Corruption> {
         let mut reader = Reader::new(section);
         let hash_seed = reader.u64("seed of the hash")?;
         let seed = Seed::new(reader.u64("seed of the index")?);
@@ -217,35 +234,72 @@ impl Index {
         hash.seeded(self.seed)
     }
 
-    /// Where the line of the filter is that a key would have set bits in; nothing without a filter.
+    /// Looks a key up: first the filter, where it is asked, then the slot. Returns where the entry begins that the slot
+    /// names, which may be that of another key; `probe` records what was asked.
     #[inline]
-    pub(super) fn filter_line(&self, key: Seeded) -> Option<(usize, usize)> {
-        if self.filter_lines == 0 {
-            return None;
+    pub(super) fn probe(
+        &self,
+        data: Mapped<'_>,
+        key: Seeded,
+        asks_filter: bool,
+        probe: &mut Probe,
+    ) -> Result<Option<usize>> {
+        if asks_filter && let Some(at) = self.filter_line(key) {
+            let passes = may_hold(&data.get(at, FILTER_LINE)?, key);
+            probe.filter = Some(passes);
+            if !passes {
+                return Ok(None);
+            }
         }
-        let start = self.filter_at + FILTER_LINE * key.filter_line(self.filter_lines);
-        Some((start, start + FILTER_LINE))
+        let inside = || data.corrupt(0, "a slot of the index inside the data");
+        let (part, start, end) = self.part(key).ok_or_else(inside)?;
+        let bytes = data.partition(part.partition, start, end)?;
+        let slot = self.slot(part, &bytes, key).ok_or_else(inside)?;
+        probe.slot = Some((slot.partition, slot.slot));
+        probe.entry_at = slot.entry_at.map(|at| at as u64);
+        Ok(slot.entry_at)
     }
 
-    /// The partition of a key, and the bytes it lies in.
+    /// Has the pilot of a key fetched, by which its slot is found; `false` where the filter rules the key out, or the
+    /// pages have never been verified.
     #[inline]
-    pub(super) fn partition(&self, key: Seeded) -> Option<(u64, usize, usize)> {
-        let directory = Directory::new(&self.directory);
-        let (partition, _) = key.partition(directory.partitions());
-        let (start, end) = directory.extent(partition)?;
-        Some((partition, usize::try_from(start).ok()?, usize::try_from(end).ok()?))
+    pub(super) fn fetch_pilot(&self, data: Mapped<'_>, key: Seeded) -> bool {
+        if let Some(at) = self.filter_line(key)
+            && !data.at_hand(at, FILTER_LINE).is_some_and(|line| may_hold(&line, key))
+        {
+            return false;
+        }
+        let Some((part, start, end)) = self.part(key) else { return false };
+        let Some(bytes) = data.partition_at_hand(part.partition, start, end) else { return false };
+        std::hint::black_box(part.pilot_at().and_then(|at| bytes.get(at)).copied());
+        true
     }
 
-    /// Where the pilot of a key is.
+    /// Where the entry begins that the slot of a key names, if its pages have been verified.
     #[inline]
-    pub(super) fn pilot_at(&self, key: Seeded) -> Option<usize> {
-        Directory::new(&self.directory).pilot_at(key)
+    pub(super) fn entry_at_hand(&self, data: Mapped<'_>, key: Seeded) -> Option<usize> {
+        let (part, start, end) = self.part(key)?;
+        let bytes = data.partition_at_hand(part.partition, start, end)?;
+        self.slot(part, &bytes, key)?.entry_at
     }
 
-    /// What the slot of a key says. `bytes` are the file's; those of the partition have been verified.
+    /// Where the line of the filter begins that a key would have set bits in; nothing without a filter.
     #[inline]
-    pub(super) fn slot(&self, bytes: &[u8], key: Seeded) -> Option<SlotFound> {
-        let slot = Directory::new(&self.directory).slot(bytes, key)?;
+    fn filter_line(&self, key: Seeded) -> Option<usize> {
+        (self.filter_lines > 0).then(|| self.filter_at + FILTER_LINE * key.filter_line(self.filter_lines))
+    }
+
+    /// The partition of a key, and where its bytes begin and end.
+    #[inline]
+    fn part(&self, key: Seeded) -> Option<(Part, usize, usize)> {
+        let part = Directory::new(&self.directory).find(key)?;
+        Some((part, part.start()?, part.end()?))
+    }
+
+    /// What the slot of a key says, in the bytes of its partition.
+    #[inline]
+    fn slot(&self, part: Part, bytes: &[u8], key: Seeded) -> Option<SlotFound> {
+        let slot = part.slot(bytes, key)?;
         let at = slot.behind + usize::try_from(slot.index).ok()? * self.slot_len;
         let (fingerprint, place) = bytes.get(at..at + self.slot_len)?.split_first()?;
         let entry_at = (*fingerprint == key.fingerprint()).then(|| {
@@ -273,16 +327,11 @@ impl Index {
 
 /// Whether a line of the filter has all bits of a key: if not, the key was never added.
 #[inline]
-pub(super) fn may_hold(line: &[u8], key: Seeded) -> bool {
+fn may_hold(line: &[u8], key: Seeded) -> bool {
     // All words, without looking in between: eight loads of one line cost less than a branch that is guessed wrong.
     let missing = line.chunks_exact(8).zip(key.filter_bits()).fold(0, |missing, (word, bit)| {
         let word = word.try_into().map_or(0, u64::from_le_bytes);
         missing | (bit & !word)
     });
     missing == 0
-}
-
-/// How many pages a stretch of the file touches.
-pub(super) fn pages(start: usize, end: usize) -> std::ops::Range<usize> {
-    start / PAGE..end.div_ceil(PAGE)
 }

@@ -1,13 +1,54 @@
-//! The range tombstones of a segment, as its sections tell them.
+//! The range tombstones of a segment, as its sections hold them: cut into fragments, or whole where cutting would make
+//! many marks of them.
 
+use super::{footer::Tag, sections::Sections};
 use crate::{
-    base::{Bytes, Corruption, KeySpan},
+    base::{Bytes, Corruption, KeySpan, Result},
     format::{Reader, Writer},
     merge::{Fragment, Mark, Tombstones},
 };
 
+/// Range tombstones as they go to disk.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    /// How many marks the sections tell of.
+    pub(super) marks: u64,
+    pub(super) sections: Vec<(Tag, Vec<u8>)>,
+}
+
+/// Encodes range tombstones; [`decode`] is the exact inverse.
+pub(super) fn encode(ranges: &Tombstones) -> Encoded {
+    let Some(cut) = ranges.cut() else {
+        return Encoded { marks: ranges.len() as u64, sections: vec![(Tag::Whole, encode_whole(ranges))] };
+    };
+    let marks = || cut.iter().flat_map(|fragment| &fragment.marks);
+    let mut sections = Vec::new();
+    if !cut.is_empty() {
+        sections.push((Tag::Ranges, encode_ranges(&cut)));
+    }
+    if marks().any(|mark| mark.purge || mark.time > 0) {
+        sections.push((Tag::Marks, encode_marks(&cut)));
+    }
+    Encoded { marks: marks().count() as u64, sections }
+}
+
+/// Decodes the range tombstones of a segment.
+pub(super) fn decode(sections: &Sections<'_>) -> Result<Tombstones> {
+    let whole = sections.get(Tag::Whole)?;
+    let Some(ranges) = sections.get(Tag::Ranges)? else {
+        let whole = whole.map(|section| decode_whole(&section.bytes).map_err(|bad| section.wrong(bad)));
+        return whole.transpose().map(Option::unwrap_or_default);
+    };
+    let mut fragments = decode_ranges(&ranges.bytes).map_err(|bad| ranges.wrong(bad))?;
+    if let Some(section) = sections.get(Tag::Marks)? {
+        decode_marks(&section.bytes, &mut fragments).map_err(|bad| section.wrong(bad))?;
+    }
+    let decoded = Tombstones::from_fragments(fragments).filter(|_| whole.is_none());
+    decoded.ok_or_else(|| ranges.wrong(Corruption { offset: 0, what: "ranges in order and apart" }))
+}
+
 /// The section of range tombstones: per fragment its start, its end and its marks.
-pub(super) fn encode_ranges(fragments: &[Fragment]) -> Vec<u8> {
+fn encode_ranges(fragments: &[Fragment]) -> Vec<u8> {
     let mut out = Writer::default();
     for fragment in fragments {
         out.prefixed(&fragment.span.start);
@@ -28,7 +69,7 @@ pub(super) fn encode_ranges(fragments: &[Fragment]) -> Vec<u8> {
     out.into_bytes()
 }
 
-pub(super) fn decode_ranges(bytes: &[u8]) -> Result<Vec<Fragment>, Corruption> {
+fn decode_ranges(bytes: &[u8]) -> Result<Vec<Fragment>, Corruption> {
     let mut reader = Reader::new(bytes);
     let mut fragments = Vec::new();
     while reader.remaining() > 0 {
@@ -51,7 +92,7 @@ pub(super) fn decode_ranges(bytes: &[u8]) -> Result<Vec<Fragment>, Corruption> {
 }
 
 /// The section of what else is known of the marks: their times, and which of them purge.
-pub(super) fn encode_marks(fragments: &[Fragment]) -> Vec<u8> {
+fn encode_marks(fragments: &[Fragment]) -> Vec<u8> {
     let mut out = Writer::default();
     for mark in fragments.iter().flat_map(|fragment| &fragment.marks) {
         out.varint(mark.time);
@@ -61,7 +102,7 @@ pub(super) fn encode_marks(fragments: &[Fragment]) -> Vec<u8> {
 }
 
 /// Fills in what else is known of the marks.
-pub(super) fn decode_marks(bytes: &[u8], fragments: &mut [Fragment]) -> Result<(), Corruption> {
+fn decode_marks(bytes: &[u8], fragments: &mut [Fragment]) -> Result<(), Corruption> {
     let mut reader = Reader::new(bytes);
     for mark in fragments.iter_mut().flat_map(|fragment| &mut fragment.marks) {
         mark.time = reader.varint("time of a range")?;
@@ -79,7 +120,7 @@ fn decode_flags(reader: &mut Reader<'_>) -> Result<bool, Corruption> {
 }
 
 /// The section of range tombstones that are told whole: their edges, and of each the numbers of its two.
-pub(super) fn encode_whole(ranges: &Tombstones) -> Vec<u8> {
+fn encode_whole(ranges: &Tombstones) -> Vec<u8> {
     let mut out = Writer::default();
     let (edges, tombstones) = ranges.parts();
     out.varint(edges.len() as u64);
@@ -101,7 +142,7 @@ pub(super) fn encode_whole(ranges: &Tombstones) -> Vec<u8> {
     out.into_bytes()
 }
 
-pub(super) fn decode_whole(bytes: &[u8]) -> Result<Tombstones, Corruption> {
+fn decode_whole(bytes: &[u8]) -> Result<Tombstones, Corruption> {
     let mut reader = Reader::new(bytes);
     let count = reader.length("edges of ranges")?;
     let mut edges = Vec::new();

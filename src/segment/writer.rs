@@ -9,7 +9,7 @@ use super::{
     footer::{self, Section, Tag},
     history::delta,
     index::{IndexWriter, PointIndex},
-    ranges::{encode_marks, encode_ranges, encode_whole},
+    ranges,
     sizes::{BLOCK_LEN, BLOCK_LEN_MAX, PAGE},
     summary::{Finished, Past, Summary, Times},
 };
@@ -17,7 +17,7 @@ use crate::{
     base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Result},
     env::{Dir, File},
     format::{FileKind, Header, Writer, crc, name},
-    merge::{Mark, Tombstones, Until},
+    merge::{Tombstones, Until},
 };
 
 /// Bytes gathered before they are written.
@@ -262,9 +262,6 @@ impl SegmentWriter {
     /// for a span whether reads may go on to older segments: then a filter spares them this one.
     pub(crate) fn finish(mut self, ranges: &Tombstones, passed: impl FnOnce(&KeySpan) -> bool) -> Result<Finished> {
         self.end_block()?;
-        let cut = ranges.cut();
-        let marks = cut.as_ref().map_or(ranges.len(), |cut| cut.iter().map(|fragment| fragment.marks.len()).sum());
-        self.summary.range_tombstones = marks as u64;
         self.span(ranges);
         let data_end = self.position()?;
         let index = std::mem::replace(&mut self.index, IndexWriter::new(0, 0, PointIndex::Never));
@@ -285,16 +282,10 @@ impl SegmentWriter {
             pages.u32(*sum);
         }
         self.section(&mut sections, Tag::Pages, pages.bytes())?;
-        match &cut {
-            None => self.section(&mut sections, Tag::Whole, &encode_whole(ranges))?,
-            Some(cut) if !cut.is_empty() => {
-                self.section(&mut sections, Tag::Ranges, &encode_ranges(cut))?;
-                let told = |mark: &Mark| mark.purge || mark.time > 0;
-                if cut.iter().flat_map(|fragment| &fragment.marks).any(told) {
-                    self.section(&mut sections, Tag::Marks, &encode_marks(cut))?;
-                }
-            }
-            Some(_) => {}
+        let ranges = ranges::encode(ranges);
+        self.summary.range_tombstones = ranges.marks;
+        for (tag, bytes) in &ranges.sections {
+            self.section(&mut sections, *tag, bytes)?;
         }
         if let Some(index) = &index {
             self.section(&mut sections, Tag::Index, &index.section)?;

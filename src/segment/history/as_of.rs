@@ -7,10 +7,9 @@ use crate::{
     base::{Bytes, Result},
     merge::{Direction, EntryRef, Source, Until, step},
     segment::{
-        block::Layout,
         cursor::check_side,
         entry::{Decoded, Entry, RunLen},
-        reader::{BlockData, Segment},
+        reader::{Block, Entries, Segment},
     },
 };
 
@@ -24,9 +23,9 @@ pub(crate) struct PastCursor {
     segment: Arc<Segment>,
     direction: Direction,
     seqno: u64,
-    /// The block that is read, and the entry to go on from: the first of a run, or backward the last one.
-    block: usize,
-    data: Option<(BlockData, Layout)>,
+    /// The block that is read, its number, and the entry to go on from: the first of a run, or backward the last one.
+    number: usize,
+    block: Option<Block>,
     index: Option<usize>,
     found: Option<Found>,
     /// The value that was put together, if it is told as a difference.
@@ -36,7 +35,7 @@ pub(crate) struct PastCursor {
 /// The version that a [`PastCursor`] stands at.
 #[derive(Debug)]
 struct Found {
-    data: BlockData,
+    block: Block,
     key: Range<usize>,
     entry: Entry,
     /// Where its value stands, if it stands whole.
@@ -55,50 +54,54 @@ struct Part {
 impl PastCursor {
     /// A cursor that stands nowhere until it is sent somewhere.
     pub(crate) fn new(segment: Arc<Segment>, direction: Direction, seqno: u64) -> Self {
-        Self { segment, direction, seqno, block: 0, data: None, index: None, found: None, value: Vec::new() }
+        Self { segment, direction, seqno, number: 0, block: None, index: None, found: None, value: Vec::new() }
     }
 
     /// Loads a block and goes to its first entry, backward to its last; to nowhere when there is none of that number.
-    fn load(&mut self, block: Option<usize>) -> Result<()> {
-        self.data = None;
+    fn load(&mut self, number: Option<usize>) -> Result<()> {
+        self.block = None;
         self.index = None;
-        let Some(block) = block.filter(|block| *block < self.segment.block_count()) else { return Ok(()) };
-        self.block = block;
-        let data = self.segment.block(block)?;
-        let layout = Layout::of(data.bytes(&self.segment)).map_err(|bad| self.segment.in_block(bad, block))?;
+        let Some(number) = number.filter(|number| *number < self.segment.fences().count()) else { return Ok(()) };
+        self.number = number;
+        let block = self.segment.block(number)?;
         self.index = match self.direction {
             Direction::Forward => Some(0),
-            Direction::Backward => layout.count().checked_sub(1),
+            Direction::Backward => block.count().checked_sub(1),
         };
-        self.data = Some((data, layout));
+        self.block = Some(block);
         Ok(())
     }
 
-    fn bare(&self, index: usize) -> Result<Decoded> {
-        let segment = &self.segment;
-        let Some((data, layout)) = &self.data else { return Err(segment.corrupt(0, "a block that was loaded")) };
-        layout.bare(data.bytes(segment), index, segment.base()).map_err(|bad| segment.in_block(bad, self.block))
+    /// The entries of the block that is read.
+    #[inline]
+    fn entries(&self) -> Result<Entries<'_>> {
+        let block = self.block.as_ref().ok_or_else(|| self.segment.corrupt(0, "a block that was loaded"))?;
+        Ok(block.entries(&self.segment))
+    }
+
+    fn count(&self) -> usize {
+        self.block.as_ref().map_or(0, Block::count)
     }
 
     /// The versions that stand together where the walk is.
     fn part(&self, index: usize) -> Result<Part> {
         let wrong = || self.segment.corrupt(0, "versions of a key in a run");
         step();
-        let count = self.data.as_ref().map_or(0, |(_, layout)| layout.count());
-        let decoded = self.bare(index)?;
+        let entries = self.entries()?;
+        let decoded = entries.bare(index)?;
         let (first, at) = match (self.direction, decoded.entry.follower) {
             (_, None) => (decoded, index),
             (Direction::Forward, Some(_)) => return Err(wrong()),
             (Direction::Backward, Some(distance)) => {
                 let at = index.checked_sub(usize::from(distance)).ok_or_else(wrong)?;
-                (self.bare(at)?, at)
+                (entries.bare(at)?, at)
             }
         };
         let end = match self.direction {
             Direction::Forward => at + 1 + first.entry.run.map_or(0, RunLen::followers),
             Direction::Backward => index + 1,
         };
-        if first.entry.follower.is_some() || end > count {
+        if first.entry.follower.is_some() || end > entries.count() {
             return Err(wrong());
         }
         Ok(Part { first, entries: at..end })
@@ -107,10 +110,11 @@ impl PastCursor {
     /// All versions that stand together with one of them.
     fn part_of(&self, index: usize) -> Result<Part> {
         let wrong = || self.segment.corrupt(0, "versions of a key in a run");
-        let at = index - usize::from(self.bare(index)?.entry.follower.unwrap_or(0)).min(index);
-        let first = self.bare(at)?;
+        let entries = self.entries()?;
+        let at = index - usize::from(entries.bare(index)?.entry.follower.unwrap_or(0)).min(index);
+        let first = entries.bare(at)?;
         let end = at + 1 + first.entry.run.map_or(0, RunLen::followers);
-        if first.entry.follower.is_some() || end > self.data.as_ref().map_or(0, |(_, layout)| layout.count()) {
+        if first.entry.follower.is_some() || end > entries.count() {
             return Err(wrong());
         }
         Ok(Part { first, entries: at..end })
@@ -128,7 +132,7 @@ impl PastCursor {
             low += 1;
             while low < high {
                 let middle = low.midpoint(high);
-                let seqno = self.seqno_of(middle)?;
+                let seqno = self.entries()?.seqno(middle)?;
                 if seqno > self.seqno {
                     above = Some(seqno);
                     low = middle + 1;
@@ -138,7 +142,7 @@ impl PastCursor {
             }
         }
         if low < end {
-            let other = if low == start { None } else { Some(self.bare(low)?) };
+            let other = if low == start { None } else { Some(self.entries()?.bare(low)?) };
             let decoded = other.as_ref().unwrap_or(&part.first);
             // The time where it ends is told by no scan.
             let until = self.segment.until(&decoded.entry, above.map(|above| (above, 0)))?;
@@ -153,7 +157,7 @@ impl PastCursor {
         }
         if above.is_some() && self.found.is_none() {
             // It tells as well whether anything between has gone.
-            let entry = if low == start + 1 { part.first.entry } else { self.bare(low - 1)?.entry };
+            let entry = if low == start + 1 { part.first.entry } else { self.entries()?.bare(low - 1)?.entry };
             if entry.gap_start.is_some_and(|gap| gap <= self.seqno) {
                 self.stand(part, &Decoded { entry, ..part.first.clone() }, None)?;
             }
@@ -163,33 +167,24 @@ impl PastCursor {
 
     /// Has the versions fetched that begin at an entry of the block: they are read next.
     fn fetch(&self, index: usize) {
-        if let Some((data, layout)) = &self.data
-            && let Ok(offset) = layout.offset(data.bytes(&self.segment), index)
-        {
-            self.segment.fetch(data, offset, FETCH_AHEAD);
+        if let Some(block) = &self.block {
+            block.entries(&self.segment).fetch(index, FETCH_AHEAD);
         }
-    }
-
-    fn seqno_of(&self, index: usize) -> Result<u64> {
-        let segment = &self.segment;
-        let Some((data, layout)) = &self.data else { return Err(segment.corrupt(0, "a block that was loaded")) };
-        layout.seqno(data.bytes(segment), index, segment.base()).map_err(|bad| segment.in_block(bad, self.block))
     }
 
     fn stand(&mut self, part: &Part, decoded: &Decoded, until: Option<Until>) -> Result<()> {
-        let Self { segment, data, value, block, .. } = self;
-        let Some((data, _)) = data else { return Ok(()) };
+        let Self { segment, block, value, .. } = self;
+        let Some(block) = block else { return Ok(()) };
         let mut whole = until.map(|_| decoded.value.clone());
         value.clear();
         if until.is_some() && decoded.entry.difference {
-            let bytes = data.bytes(segment);
-            let of = |range: &Range<usize>| bytes.get(range.clone()).unwrap_or_default();
-            delta::apply(of(&part.first.value), of(&decoded.value), value)
-                .map_err(|bad| segment.in_block(bad, *block))?;
+            let entries = block.entries(segment);
+            let applied = delta::apply(entries.value(&part.first), entries.value(decoded), value);
+            applied.map_err(|bad| entries.wrong(bad))?;
             whole = None;
         }
         let (key, entry) = (part.first.key.clone(), decoded.entry);
-        self.found = Some(Found { data: data.clone(), key, entry, whole, until });
+        self.found = Some(Found { block: block.clone(), key, entry, whole, until });
         Ok(())
     }
 
@@ -242,7 +237,7 @@ impl PastCursor {
             if let Some(before) = part.entries.start.checked_sub(1) {
                 self.index = Some(before);
             } else {
-                self.load(self.block.checked_sub(1))?;
+                self.load(self.number.checked_sub(1))?;
             }
             match self.index {
                 Some(next) if goes_on => index = next,
@@ -254,11 +249,11 @@ impl PastCursor {
 
     /// Goes to entry `index` of the block, or to the first of the next block.
     fn go_on(&mut self, index: usize) -> Result<()> {
-        if index < self.data.as_ref().map_or(0, |(_, layout)| layout.count()) {
+        if index < self.count() {
             self.index = Some(index);
             return Ok(());
         }
-        self.load(self.block.checked_add(1))?;
+        self.load(self.number.checked_add(1))?;
         self.index = self.index.map(|_| 0);
         Ok(())
     }
@@ -267,20 +262,18 @@ impl PastCursor {
     #[cold]
     fn search_key(&mut self, part: &Part) -> Result<()> {
         let segment = Arc::clone(&self.segment);
-        let bytes = self.data.as_ref().and_then(|(data, _)| data.bytes(&segment).get(part.first.key.clone()));
-        let mut key = bytes.unwrap_or_default().to_vec();
-        let from = (self.block, part.entries.start);
+        let mut key = self.entries()?.key(&part.first).to_vec();
+        let from = (self.number, part.entries.start);
         self.found = None;
-        let (block, at) = segment.find_version(&key, self.seqno)?;
-        self.load(Some(block))?;
+        let (number, at) = segment.find_version(&key, self.seqno)?;
+        self.load(Some(number))?;
         // The version above the moment first: it tells whether anything between has gone.
         self.go_on(at.saturating_sub(1))?;
         for _ in 0..2 {
             let Some(index) = self.index else { break };
             let part = self.part_of(index)?;
-            let is_key = self.data.as_ref().and_then(|(data, _)| data.bytes(&segment).get(part.first.key.clone()));
             // Before the versions of the key there may be another one, and behind them.
-            if is_key == Some(&key) && self.look(&part, Direction::Forward)? {
+            if self.entries()?.key(&part.first) == key && self.look(&part, Direction::Forward)? {
                 break;
             }
             self.go_on(part.entries.end)?;
@@ -291,25 +284,23 @@ impl PastCursor {
         self.enter(&key)?;
         // In a damaged file the fences may lead back: then the walk would never end.
         let onward = self.index.is_none_or(|index| match self.direction {
-            Direction::Forward => (self.block, index) > from,
-            Direction::Backward => (self.block, index) < from,
+            Direction::Forward => (self.number, index) > from,
+            Direction::Backward => (self.number, index) < from,
         });
         if onward { Ok(()) } else { Err(segment.corrupt(0, "versions of a key between those of its neighbours")) }
     }
 
     /// Goes to the versions of the first key that is not below `key`; backward to those of the last one that is.
     fn enter(&mut self, key: &[u8]) -> Result<()> {
-        let segment = Arc::clone(&self.segment);
-        let block = segment.find_block(key);
-        self.load(Some(block))?;
-        let Some((data, layout)) = &self.data else { return Ok(()) };
-        let found = layout.lower_bound(data.bytes(&segment), key, segment.base());
-        let at = found.map_err(|bad| segment.in_block(bad, block))?;
+        let number = self.segment.fences().find(key);
+        self.load(Some(number))?;
+        let Some(block) = &self.block else { return Ok(()) };
+        let at = block.entries(&self.segment).lower_bound(key)?;
         match self.direction {
-            Direction::Forward if at < layout.count() => self.index = Some(at),
-            Direction::Forward => self.load(Some(block + 1))?,
+            Direction::Forward if at < block.count() => self.index = Some(at),
+            Direction::Forward => self.load(Some(number + 1))?,
             Direction::Backward if at > 0 => self.index = Some(at - 1),
-            Direction::Backward => self.load(block.checked_sub(1))?,
+            Direction::Backward => self.load(number.checked_sub(1))?,
         }
         Ok(())
     }
@@ -317,10 +308,9 @@ impl PastCursor {
 
 impl Source for PastCursor {
     fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
-        let segment = Arc::clone(&self.segment);
         match (self.direction, key) {
             (Direction::Forward, None) => self.load(None)?,
-            (Direction::Backward, None) => self.load(segment.block_count().checked_sub(1))?,
+            (Direction::Backward, None) => self.load(self.segment.fences().count().checked_sub(1))?,
             (_, Some(key)) => self.enter(key)?,
         }
         self.settle()?;
@@ -329,7 +319,7 @@ impl Source for PastCursor {
 
     fn entry(&self) -> Option<EntryRef<'_>> {
         let found = self.found.as_ref()?;
-        let bytes = found.data.bytes(&self.segment);
+        let bytes = found.block.bytes(&self.segment);
         let Entry { seqno, kind, gap_start, time, .. } = found.entry;
         Some(EntryRef {
             key: bytes.get(found.key.clone())?,

@@ -4,14 +4,15 @@ use std::ops::Range;
 
 use super::delta;
 use crate::{
-    base::{Bytes, Corruption, Error, Kind, Result},
+    base::{Bytes, Corruption, Kind, Result},
     merge::Until,
     segment::{
-        block::Layout,
-        entry::{Decoded, Entry, Glance, RunLen, decode, glance},
-        index::{may_hold, pages},
-        lookup::{PointKey, Probe},
-        reader::{BlockData, Segment},
+        entry::{Decoded, Entry, Glance, HEAD_LEN_MAX, RunLen, glance},
+        index::Probe,
+        lookup::{Placed, PointKey},
+        pages::Mapped,
+        reader::{Entries, Segment},
+        sizes::ALIGN,
     },
 };
 
@@ -67,85 +68,78 @@ impl Segment {
         only: bool,
         probe: &mut Probe,
     ) -> Result<PastFound> {
-        let Some((index, region)) = self.index_and_region() else { return self.search_past(key.key(), seqno, probe) };
-        let hash = index.seeded(key.hash(index.hash_seed()));
-        if let Some((start, end)) = index.filter_line(hash).filter(|_| !only) {
-            pages(start, end).try_for_each(|page| self.verify_page(page))?;
-            let passed = region.get(start..end).is_some_and(|line| may_hold(line, hash));
-            probe.filter = Some(passed);
-            if !passed {
-                return Ok(PastFound::Nothing);
-            }
-        }
-        let inside = || self.corrupt(0, "a slot of the index inside the data");
-        let (partition, start, end) = index.partition(hash).ok_or_else(inside)?;
-        self.verify_partition(partition, start, end)?;
-        let slot = index.slot(region, hash).ok_or_else(inside)?;
-        probe.slot = Some((slot.partition, slot.slot));
-        let Some(at) = slot.entry_at else { return Ok(PastFound::Nothing) };
-        probe.entry_at = Some(at as u64);
+        let Some((index, data)) = self.index() else { return self.search_past(key.key(), seqno, probe) };
+        let Some(at) = index.probe(data, key.seeded(index), !only, probe)? else { return Ok(PastFound::Nothing) };
         probe.blocks += 1;
-
-        self.verify_head(at)?;
         // The lines of the versions come all at once, not one by one as they are walked over.
-        region.fetch(at, FETCH_AHEAD);
-        let first = self.entry_at(region, at)?;
-        if region.get(first.key.clone()) != Some(key.key()) {
+        data.fetch(at, FETCH_AHEAD);
+        let first = self.entry_at(data, at)?;
+        if first.key() != key.key() {
             return Ok(PastFound::Nothing);
         }
         probe.key_found = true;
-        let followers = first.entry.run.map_or(0, RunLen::followers);
-        if followers > STEPS_MAX && first.entry.seqno > seqno {
+        let followers = first.entry().run.map_or(0, RunLen::followers);
+        if followers > STEPS_MAX && first.entry().seqno > seqno {
             return self.search_run(at, followers, key.key(), seqno, probe);
         }
-        let whole = first.value.clone();
-        if first.entry.seqno <= seqno {
-            return self.found(region, (first, whole), (seqno, None, None));
+        if first.entry().seqno <= seqno {
+            return self.found((&first, &first), (seqno, None, None));
         }
-        let mut gone = refusing(first.entry.seqno, first.entry.gap_start, seqno);
-        let (mut above, mut older_follows, mut at) = (first.entry.seqno, first.entry.older_follows, first.next);
-        let entries = region.get(..self.blocks_end()).unwrap_or_default();
+        let mut gone = refusing(first.entry().seqno, first.entry().gap_start, seqno);
+        let (mut above, mut older_follows) = (first.entry().seqno, first.entry().older_follows);
+        let mut at = first.end().next_multiple_of(ALIGN);
         for _ in 0..followers {
-            self.verify_head(at)?;
-            let glance = glance(entries, at, self.base()).map_err(|bad| self.misplaced(bad))?;
+            let (glance, next) = self.glance_at(data, at)?;
             if glance.seqno <= seqno {
-                let decoded = self.entry_at(region, at)?;
-                return self.found(region, (decoded, whole), (seqno, Some(above), gone));
+                let version = self.entry_at(data, at)?;
+                return self.found((&version, &first), (seqno, Some(above), gone));
             }
             gone = refusing(glance.seqno, glance.gap_start, seqno).or(gone);
-            Glance { seqno: above, older_follows, next: at, .. } = glance;
+            (above, older_follows, at) = (glance.seqno, glance.older_follows, next);
         }
         if older_follows { self.search_past(key.key(), seqno, probe) } else { Ok(PastFound::gone(gone)) }
     }
 
-    /// What the newest version at or below a moment means, where `above` is the one before it in its run.
+    /// Passes an entry of a run, and gives the place of the next one.
+    #[inline]
+    fn glance_at(&self, data: Mapped<'_>, at: usize) -> Result<(Glance, usize)> {
+        let room = self.blocks_end().saturating_sub(at);
+        let glance = glance(&data.get(at, room.min(HEAD_LEN_MAX))?, self.base());
+        let glance = glance.map_err(|bad| self.in_entry(bad, at))?;
+        if glance.len > room {
+            return Err(self.in_entry(Corruption { offset: 0, what: "key and value" }, at));
+        }
+        Ok((glance, (at + glance.len).next_multiple_of(ALIGN)))
+    }
+
+    /// What the newest version at or below a moment means, where `above` is the one before it in its run, of which
+    /// `whole` is the first.
     fn found(
         &self,
-        region: &[u8],
-        (decoded, whole): (Decoded, Range<usize>),
+        (version, whole): (&Placed<'_>, &Placed<'_>),
         (seqno, above, gone): (u64, Option<u64>, Option<u64>),
     ) -> Result<PastFound> {
         // The time where it ends nobody asks for.
-        let until = self.until(&decoded.entry, above.map(|above| (above, 0)))?;
+        let until = self.until(version.entry(), above.map(|above| (above, 0)))?;
         if !until.holds(seqno) {
             return Ok(PastFound::gone(gone));
         }
-        let value = self.put_together(region, whole, &decoded)?;
-        let Entry { seqno, time, kind, .. } = decoded.entry;
+        let value = put_together(version.entry(), version.value(), whole.value());
+        let value = value.map_err(|bad| self.in_entry(bad, version.at()))?;
+        let Entry { seqno, time, kind, .. } = *version.entry();
         Ok(PastFound::Holds(PastVersion { seqno, time, kind, value }))
     }
 
     /// Searches the run of `followers` that begins at a place of the file, without looking for its key again.
     fn search_run(&self, at: usize, followers: usize, key: &[u8], seqno: u64, probe: &mut Probe) -> Result<PastFound> {
-        let inside = || self.corrupt(at as u64, "a run of versions inside a block");
-        let (block, start) = self.block_at(at).ok_or_else(inside)?;
-        let data = self.block(block)?;
-        let bytes = data.bytes(self);
-        let wrong = |bad| self.in_block(bad, block);
-        let layout = Layout::of(bytes).map_err(wrong)?;
-        let first = layout.index_of(bytes, at - start).map_err(wrong)?;
-        let end = (first + 1 + followers).min(layout.count());
-        match self.search_followers(&data, layout, first + 1..end, (block, seqno))? {
+        let number = self.fences().block_at(at);
+        let place = number.and_then(|number| Some((number, self.fences().block(number)?.0)));
+        let (number, start) = place.ok_or_else(|| self.corrupt(at as u64, "a run of versions inside a block"))?;
+        let block = self.block(number)?;
+        let entries = block.entries(self);
+        let first = entries.index_of(at - start)?;
+        let end = (first + 1 + followers).min(entries.count());
+        match self.search_followers(entries, first + 1..end, seqno)? {
             Some(found) => Ok(found),
             // Further down, perhaps in the next block.
             None => self.search_past(key, seqno, probe),
@@ -153,65 +147,18 @@ impl Segment {
     }
 
     /// Searches versions of one key, without looking at the key; nothing when all of them are newer than the moment.
-    fn search_followers(
-        &self,
-        data: &BlockData,
-        layout: Layout,
-        entries: Range<usize>,
-        (block, seqno): (usize, u64),
-    ) -> Result<Option<PastFound>> {
-        let bytes = data.bytes(self);
-        let wrong = |bad| self.in_block(bad, block);
-        let end = entries.end;
-        let low = self.search(data, layout, entries, |index| {
-            layout.seqno(bytes, index, self.base()).map(|found| found > seqno).map_err(wrong)
-        })?;
+    fn search_followers(&self, entries: Entries<'_>, among: Range<usize>, seqno: u64) -> Result<Option<PastFound>> {
+        let end = among.end;
+        let low = search(entries, among, |index| Ok(entries.seqno(index)? > seqno))?;
         if low == end {
             return Ok(None);
         }
-        if let Some(version) = self.version(data, layout, (low, block), seqno)? {
+        if let Some(version) = self.version(entries, low, seqno)? {
             return Ok(Some(PastFound::Holds(version)));
         }
         let Some(above) = low.checked_sub(1) else { return Ok(Some(PastFound::Nothing)) };
-        let Entry { seqno: above, gap_start, .. } = layout.bare(bytes, above, self.base()).map_err(wrong)?.entry;
+        let Entry { seqno: above, gap_start, .. } = entries.bare(above)?.entry;
         Ok(Some(PastFound::gone(refusing(above, gap_start, seqno))))
-    }
-
-    /// The first of some entries of a block for which `before` does not hold, by halves. Where it will look in the next
-    /// three steps is fetched at once: a search waits for memory, and so waits a third as often.
-    fn search(
-        &self,
-        data: &BlockData,
-        layout: Layout,
-        entries: Range<usize>,
-        before: impl Fn(usize) -> Result<bool>,
-    ) -> Result<usize> {
-        let Range { start: mut low, end: mut high } = entries;
-        let mut fetched = 0;
-        while low < high {
-            if fetched == 0 && high - low >= FETCH_TOGETHER {
-                for part in 1..FETCH_TOGETHER {
-                    let index = low + (high - low) * part / FETCH_TOGETHER;
-                    if let Ok(offset) = layout.offset(data.bytes(self), index) {
-                        self.fetch(data, offset, PROBE_LEN);
-                    }
-                }
-                fetched = FETCH_TOGETHER.ilog2();
-            }
-            fetched = fetched.saturating_sub(1);
-            let middle = low.midpoint(high);
-            if before(middle)? { low = middle + 1 } else { high = middle }
-        }
-        Ok(low)
-    }
-
-    /// An entry that the index or another entry leads to, its pages verified.
-    fn entry_at(&self, region: &[u8], at: usize) -> Result<Decoded> {
-        let entries = region.get(..self.blocks_end()).unwrap_or_default();
-        self.verify_head(at)?;
-        let decoded = decode(entries, at, self.base()).map_err(|bad| self.misplaced(bad))?;
-        pages(decoded.key.start, decoded.value.end).try_for_each(|page| self.verify_page(page))?;
-        Ok(decoded)
     }
 
     /// Where the interval of an entry ends; `newer` is where the entry before it in the block begins.
@@ -220,119 +167,112 @@ impl Segment {
         entry.until.or_else(follows).ok_or_else(|| self.corrupt(0, "a version whose interval ends"))
     }
 
-    /// The value of an entry; of a difference the last whole value before it is needed.
-    fn put_together(&self, bytes: &[u8], whole: Range<usize>, decoded: &Decoded) -> Result<Bytes> {
-        let stored = bytes.get(decoded.value.clone()).unwrap_or_default();
-        if !decoded.entry.difference {
-            return Ok(Bytes::copy_from(stored));
-        }
-        let whole = bytes.get(whole).unwrap_or_default();
-        // Versions of a record are mostly of one length: then nothing is allocated twice.
-        let mut value = Vec::with_capacity(whole.len());
-        delta::apply(whole, stored, &mut value).map_err(|bad| self.misplaced(bad))?;
-        Ok(Bytes::from(value))
-    }
-
     /// Looks a key up by the fences: first the block, then the version in it.
     fn search_past(&self, key: &[u8], seqno: u64, probe: &mut Probe) -> Result<PastFound> {
-        let blocks = self.blocks_of(key);
-        let load = |block: usize| {
-            let data = self.block(block)?;
-            let layout = Layout::of(data.bytes(self)).map_err(|bad| self.in_block(bad, block))?;
-            Ok::<_, Error>((data, layout))
-        };
+        let blocks = self.fences().holding(key);
         // Versions that come before the one wanted: those of smaller keys, and newer ones.
-        let before = |bytes: &[u8], decoded: &Decoded| {
-            let told = bytes.get(decoded.key.clone()).unwrap_or_default();
-            told < key || told == key && decoded.entry.seqno > seqno
-        };
+        let before = |told: &[u8], decoded: &Decoded| told < key || told == key && decoded.entry.seqno > seqno;
         let (mut low, mut high) = (blocks.start, blocks.end);
         while low < high {
             let middle = low.midpoint(high);
-            let (data, layout) = load(middle)?;
-            let bytes = data.bytes(self);
-            let first = layout.entry(bytes, 0, self.base()).map_err(|bad| self.in_block(bad, middle))?;
-            if before(bytes, &first) { low = middle + 1 } else { high = middle }
+            let block = self.block(middle)?;
+            let entries = block.entries(self);
+            let first = entries.entry(0)?;
+            if before(entries.key(&first), &first) { low = middle + 1 } else { high = middle }
         }
         let mut gone = None;
-        let mut block = low.saturating_sub(1).max(blocks.start);
-        while block < self.block_count() {
+        for number in low.saturating_sub(1).max(blocks.start)..self.fences().count() {
             probe.blocks += 1;
-            let (data, layout) = load(block)?;
-            let bytes = data.bytes(self);
-            let wrong = |bad| self.in_block(bad, block);
+            let block = self.block(number)?;
+            let entries = block.entries(self);
             // A block deep in the versions of a key begins with a run of them.
-            let first = layout.entry(bytes, 0, self.base()).map_err(wrong)?;
-            let run = 1..(1 + first.entry.run.map_or(0, RunLen::followers)).min(layout.count());
+            let first = entries.entry(0)?;
+            let run = 1..(1 + first.entry.run.map_or(0, RunLen::followers)).min(entries.count());
             if first.entry.seqno > seqno
-                && bytes.get(first.key.clone()) == Some(key)
-                && let Some(found) = self.search_followers(&data, layout, run, (block, seqno))?
+                && entries.key(&first) == key
+                && let Some(found) = self.search_followers(entries, run, seqno)?
             {
                 probe.key_found = true;
                 return Ok(found);
             }
-            let at = self.search(&data, layout, 0..layout.count(), |index| {
-                layout.entry(bytes, index, self.base()).map(|decoded| before(bytes, &decoded)).map_err(wrong)
+            let at = search(entries, 0..entries.count(), |index| {
+                let decoded = entries.entry(index)?;
+                Ok(before(entries.key(&decoded), &decoded))
             })?;
             if let Some(above) = at.checked_sub(1) {
-                let above = layout.entry(bytes, above, self.base()).map_err(wrong)?;
-                let is_key = bytes.get(above.key.clone()) == Some(key);
+                let above = entries.entry(above)?;
+                let is_key = entries.key(&above) == key;
                 probe.key_found |= is_key;
                 gone = refusing(above.entry.seqno, above.entry.gap_start, seqno).filter(|_| is_key);
             }
-            if at < layout.count() {
-                let found = layout.entry(bytes, at, self.base()).map_err(wrong)?;
-                if bytes.get(found.key.clone()) == Some(key) {
+            if at < entries.count() {
+                let found = entries.entry(at)?;
+                if entries.key(&found) == key {
                     probe.key_found = true;
-                    if let Some(version) = self.version(&data, layout, (at, block), seqno)? {
+                    if let Some(version) = self.version(entries, at, seqno)? {
                         return Ok(PastFound::Holds(version));
                     }
                 }
                 break;
             }
-            block += 1;
         }
         Ok(PastFound::gone(gone))
     }
 
     /// Version number `at` of a block, put together, if its interval holds a moment.
-    fn version(
-        &self,
-        data: &BlockData,
-        layout: Layout,
-        (at, block): (usize, usize),
-        asked: u64,
-    ) -> Result<Option<PastVersion>> {
-        let bytes = data.bytes(self);
-        let wrong = |bad| self.in_block(bad, block);
-        let decoded = layout.entry(bytes, at, self.base()).map_err(wrong)?;
+    fn version(&self, entries: Entries<'_>, at: usize, asked: u64) -> Result<Option<PastVersion>> {
+        let decoded = entries.entry(at)?;
         let entry = decoded.entry;
         let mut newer = None;
         if entry.until.is_none() {
             let before = at.checked_sub(1).ok_or_else(|| self.corrupt(0, "a version whose interval ends"))?;
-            let Entry { seqno, time, .. } = layout.entry(bytes, before, self.base()).map_err(wrong)?.entry;
+            let Entry { seqno, time, .. } = entries.entry(before)?.entry;
             newer = time.map(|time| (seqno, time));
         }
         if !self.until(&entry, newer)?.holds(asked) {
             return Ok(None);
         }
-        let whole = self.whole_before(bytes, layout, at, &decoded).map_err(wrong)?;
-        let value = self.put_together(bytes, whole, &decoded)?;
+        let whole = whole_before(entries, at, &decoded)?;
+        let value = put_together(&entry, entries.value(&decoded), entries.value(&whole));
+        let value = value.map_err(|bad| entries.wrong(bad))?;
         Ok(Some(PastVersion { seqno: entry.seqno, time: entry.time, kind: entry.kind, value }))
     }
+}
 
-    /// Where the value is that the value of an entry is told against: that of the first of its run.
-    fn whole_before(
-        &self,
-        block: &[u8],
-        layout: Layout,
-        at: usize,
-        decoded: &Decoded,
-    ) -> Result<Range<usize>, Corruption> {
-        let Some(distance) = decoded.entry.follower else { return Ok(decoded.value.clone()) };
-        let bad = Corruption { offset: 0, what: "a whole value before a difference" };
-        let first = at.checked_sub(usize::from(distance)).ok_or(bad)?;
-        let first = layout.bare(block, first, self.base())?;
-        if first.entry.difference { Err(bad) } else { Ok(first.value) }
+/// The first of some entries of a block for which `before` does not hold, by halves. Where it will look in the next
+/// three steps is fetched at once: a search waits for memory, and so waits a third as often.
+fn search(entries: Entries<'_>, among: Range<usize>, before: impl Fn(usize) -> Result<bool>) -> Result<usize> {
+    let Range { start: mut low, end: mut high } = among;
+    let mut fetched = 0;
+    while low < high {
+        if fetched == 0 && high - low >= FETCH_TOGETHER {
+            for part in 1..FETCH_TOGETHER {
+                entries.fetch(low + (high - low) * part / FETCH_TOGETHER, PROBE_LEN);
+            }
+            fetched = FETCH_TOGETHER.ilog2();
+        }
+        fetched = fetched.saturating_sub(1);
+        let middle = low.midpoint(high);
+        if before(middle)? { low = middle + 1 } else { high = middle }
     }
+    Ok(low)
+}
+
+/// The value of an entry, from what is stored of it; of a difference the whole value before it is needed.
+fn put_together(entry: &Entry, stored: &[u8], whole: &[u8]) -> Result<Bytes, Corruption> {
+    if !entry.difference {
+        return Ok(Bytes::copy_from(stored));
+    }
+    // Versions of a record are mostly of one length: then nothing is allocated twice.
+    let mut value = Vec::with_capacity(whole.len());
+    delta::apply(whole, stored, &mut value)?;
+    Ok(Bytes::from(value))
+}
+
+/// The entry against whose value that of another is told: the first of its run, or that one itself.
+fn whole_before(entries: Entries<'_>, at: usize, decoded: &Decoded) -> Result<Decoded> {
+    let Some(distance) = decoded.entry.follower else { return Ok(decoded.clone()) };
+    let wrong = || entries.wrong(Corruption { offset: 0, what: "a whole value before a difference" });
+    let first = entries.bare(at.checked_sub(usize::from(distance)).ok_or_else(wrong)?)?;
+    if first.entry.difference { Err(wrong()) } else { Ok(first) }
 }

@@ -37,7 +37,7 @@ impl VersionCursor {
         let stored = inner.entry().map_or(&[][..], |entry| entry.value);
         if entry.difference {
             value.clear();
-            delta::apply(whole, stored, value).map_err(|bad| inner.segment().misplaced(bad))?;
+            delta::apply(whole, stored, value).map_err(|bad| inner.wrong(bad))?;
         } else {
             whole.clear();
             whole.extend_from_slice(stored);
