@@ -1,12 +1,12 @@
-//! A tour on real input: every line of a folder of text becomes an entry, and then the clock is turned back.
+//! Tour on real input: stores every line of a folder of text as an entry, then reads the past.
 //!
 //! ```text
 //! cargo run --release --example tour [FOLDER] [DATABASE]
 //! ```
 //!
-//! Without arguments it reads the sources of chronolith itself and keeps the database in a temporary folder.
+//! Without arguments it reads the source of chronolith itself and puts the database in a temporary folder.
 
-#![expect(clippy::print_stdout, reason = "a tour talks")]
+#![expect(clippy::print_stdout, reason = "a tour prints")]
 
 use std::{
     fs, io,
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = db.keyspace("files", KeyspaceOptions::new())?;
     println!("opened {}", path.display());
 
-    // One batch for each file: all its lines and the count of them become visible together.
+    // One batch per file: its lines and their count become visible together.
     let started = Instant::now();
     let (mut line_count, mut bytes) = (0, 0);
     for file in texts_in(&folder)? {
@@ -44,14 +44,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     db.persist()?;
     println!(
-        "stored {line_count} lines ({bytes} bytes) of {} files from {} in {:.1?}, and they are on the disk",
+        "stored {line_count} lines ({bytes} bytes) of {} files from {} in {:.1?}, durably",
         files.range(..).count(),
         folder.display(),
         started.elapsed()
     );
 
     let Some((first, count)) = files.first()? else {
-        println!("there is no text in {}", folder.display());
+        println!("no text in {}", folder.display());
         return Ok(());
     };
     let first = String::from_utf8_lossy(&first).into_owned();
@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("    {}  {}", String::from_utf8_lossy(&key), String::from_utf8_lossy(&line));
     }
 
-    // Look back: a view goes on showing its moment.
+    // A view keeps showing its moment.
     let before = db.snapshot();
     lines.delete_range(format!("{first}:")..format!("{first};"))?;
     files.delete(&first)?;
@@ -77,12 +77,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     db.compact()?;
     match db.as_of(then)?.get(&files, &first) {
         Err(Error::HistoryTrimmed { oldest }) => println!(
-            "the view is gone and so is that past: asked again as of {then}, the answer is an error that names {oldest}, never a wrong value"
+            "the view is gone, and that past with it: a read as of {then} is now an error that names {oldest}, never a wrong value"
         ),
-        other => println!("asked again as of {then}: {other:?}"),
+        other => println!("read again as of {then}: {other:?}"),
     }
 
-    // A keyspace with a policy keeps its past: every moment of the last hour can be read.
+    // A keyspace with a policy keeps its past: every moment of the last hour is readable.
     let hour = Policy::mvcc(1, Duration::from_secs(3600));
     let accounts = db.keyspace("accounts", KeyspaceOptions::new().policy(hour))?;
     let first = accounts.put("ann", "25 coins")?;
@@ -101,18 +101,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("    seqno {}  {value}", version.seqno);
     }
 
-    // A copy by hard links, a clean end, and everything again from the disk.
+    // A checkpoint by hard links, a clean close, and everything read back from the copy.
     let copy = path.with_extension("copy");
     db.checkpoint(&copy)?;
     db.close()?;
     let started = Instant::now();
     let db = Options::new().read_only(true).open(&copy)?;
     let lines = db.keyspace("lines", KeyspaceOptions::new())?;
-    println!(
-        "opened a checkpoint in {:.1?}: {} lines, the last one first:",
-        started.elapsed(),
-        lines.range(..).count()
-    );
+    println!("opened the checkpoint in {:.1?}: {} lines; the last one:", started.elapsed(), lines.range(..).count());
     for item in lines.range(..).rev().take(1) {
         let (key, line) = item?;
         println!("    {}  {}", String::from_utf8_lossy(&key), String::from_utf8_lossy(&line));
@@ -122,7 +118,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// All files below a folder, in order.
+/// Lists all files below a folder, in order.
 fn texts_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
