@@ -1,5 +1,5 @@
-//! Format 1, pinned: small databases, a perfect-hash function and map files. This release must write the very same bytes, and every
-//! later one must open them. Two databases of earlier releases, which had no timeline, are opened too.
+//! Format 1, pinned: small databases, a perfect-hash function and map files. This release must write the very same
+//! bytes, and every later one must open them. Two databases of earlier releases, which had no timeline, are opened too.
 //!
 //! `CHRONOLITH_GOLDEN=write cargo test --test golden` writes the files anew; that is a new format.
 
@@ -89,8 +89,8 @@ const fn number(number: i64) -> [u8; 8] {
     number.to_le_bytes()
 }
 
-/// One with strategies and indexes: operands kept apart for a view, in segments and in a log; a sum too wide for its type; a segment with
-/// an index, and one with a filter before it.
+/// One with strategies and indexes: operands kept apart for a view, in segments and in a log; a sum too wide for its
+/// type; a segment with an index, and one with a filter before it.
 fn build_folding() -> env::Sim {
     let machine = env::Sim::new(8);
     let db = Options::new().env(machine.clone()).durability(Durability::Buffered).open(DATABASE).unwrap();
@@ -161,8 +161,8 @@ fn minute(minute: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + 60 * minute)
 }
 
-/// One that keeps its past: differences and whole values in the history tier, a tombstone without an end, range tombstones with times, states of
-/// sums, values that expire, purges of both kinds, a pin.
+/// One that keeps its past: differences and whole values in the history tier, a tombstone without an end, range
+/// tombstones with times, states of sums, values that expire, purges of both kinds, a pin.
 fn build_past() -> env::Sim {
     let machine = env::Sim::new(9);
     machine.set_time(minute(0));
@@ -253,7 +253,8 @@ fn this_release_writes_format_1_to_the_byte() {
     }
 }
 
-/// One whose range tombstones are told whole: nested ones that a policy owes, over what an older segment holds; with gaps, and with a purge.
+/// One whose range tombstones are told whole: nested ones that a policy owes, over what an older segment holds; with
+/// gaps, and with a purge.
 fn build_ranges() -> env::Sim {
     let machine = env::Sim::new(11);
     machine.set_time(minute(0));
