@@ -1,8 +1,8 @@
-//! Cheap shared bytes: what keys and values are when they come out.
+//! Shared bytes that are cheap to clone: the form in which keys and values are returned.
 //!
 //! ```text
 //!  ≤ 30 bytes          inline, no allocation
-//!  ≤ 512 bytes         a copy of its own, so that a kept value does not keep a whole file; a clone copies it again
+//!  ≤ 512 bytes         a private copy, so that a kept value does not keep a whole file; a clone copies it again
 //!  more                a window into the map, the log buffer or the allocation it came from
 //! ```
 
@@ -35,7 +35,7 @@ enum Repr {
         len: u8,
         data: [u8; INLINE_MAX],
     },
-    /// Not shared: counting who holds it would cost a reader more than the copy does.
+    /// Not shared: a reference count would cost a reader more than the copy does.
     Copied(Box<[u8]>),
     Owned(Arc<[u8]>),
     Window {
@@ -48,7 +48,7 @@ enum Repr {
 const _: () = assert!(size_of::<Bytes>() == 32);
 
 impl Bytes {
-    /// A copy of `bytes`.
+    /// Copies `bytes`.
     #[must_use]
     pub fn copy_from(bytes: &[u8]) -> Self {
         let mut data = [0; INLINE_MAX];
@@ -62,7 +62,7 @@ impl Bytes {
         }
     }
 
-    /// `len` bytes of `owner` from `offset`, shared where that is worth it and copied where it is not.
+    /// Returns `bytes`, which lie at `offset` of `owner`: shared where that pays, copied where it does not.
     pub(crate) fn window(owner: impl FnOnce() -> Owner, offset: usize, bytes: &[u8]) -> Self {
         if bytes.len() <= COPY_MAX {
             return Self::copy_from(bytes);
@@ -70,7 +70,7 @@ impl Bytes {
         Self::shared(owner, offset, bytes)
     }
 
-    /// As [`Bytes::window`], but everything that is not inline is shared: for owners that live as long anyway.
+    /// Like [`Bytes::window`], but shares everything that is not inline: for owners that live as long anyway.
     pub(crate) fn shared(owner: impl FnOnce() -> Owner, offset: usize, bytes: &[u8]) -> Self {
         match (u32::try_from(offset), u32::try_from(bytes.len())) {
             (Ok(offset), Ok(len)) if bytes.len() > INLINE_MAX => Self(Repr::Window { owner: owner(), offset, len }),

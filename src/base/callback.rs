@@ -1,13 +1,12 @@
-//! Code of the user that the engine calls back: merges and policies. They run under the engine's locks, so while one is
-//! under way its thread may not
-//! call a database.
+//! User code that the engine calls back: merge strategies and policies. It runs under the engine's locks, so its thread
+//! must not call a database until it returns.
 
 use std::cell::Cell;
 
 thread_local!(static UNDER_WAY: Cell<bool> = const { Cell::new(false) });
 
-/// Runs a callback; while it does, [`in_callback`] says so on this thread, also for what it calls. A panic ends it as a
-/// return does.
+/// Runs a callback. Until it returns or panics, [`in_callback`] is true on this thread, including in everything it
+/// calls.
 pub(crate) fn callback<T>(call: impl FnOnce() -> T) -> T {
     struct Ended(bool);
     impl Drop for Ended {
@@ -15,12 +14,12 @@ pub(crate) fn callback<T>(call: impl FnOnce() -> T) -> T {
             UNDER_WAY.set(self.0);
         }
     }
-    // Set behind a panic too: `Ended` is dropped on the way.
+    // Reset after a panic too: unwinding drops `Ended`.
     let _ended = Ended(UNDER_WAY.replace(true));
     call()
 }
 
-/// Whether this thread is inside a callback.
+/// Returns whether this thread is inside a callback.
 #[inline]
 pub(crate) fn in_callback() -> bool {
     UNDER_WAY.get()

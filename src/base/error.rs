@@ -1,4 +1,4 @@
-//! What can go wrong: one variant for each thing a caller would do next.
+//! The errors: one variant for each thing a caller would do next.
 
 use std::{
     io,
@@ -7,53 +7,52 @@ use std::{
 
 use super::{Receipt, Seqno};
 
-/// The result of everything that can fail here.
+/// Result of every call that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call failed. The message names the file, keyspace or key, and says what to do. What the operating system said
-/// is the [`source`](std::error::Error::source) and not part of the message, so that reporters that print the chain
-/// print it once.
+/// Reason why a call failed. The message names the file, keyspace or key, and says what to do. The operating system's
+/// error is the [`source`](std::error::Error::source) and not part of the message, so that reporters that print the
+/// chain print it once.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused. Reads may be tried again; for writes ask [`Db::health`](crate::Db::health).
+    /// The operating system refused. Reads may be retried; for writes, check [`Db::health`](crate::Db::health).
     #[error("cannot {op} {}{}", path.display(), remedy(source))]
     Io {
-        /// What was tried, in words.
+        /// The operation, in words.
         op: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 
-    /// A file does not hold what was written to it. Restore it from a copy; trying again will not help.
+    /// A file does not hold what was written to it. Restore it from a copy; retrying will not help.
     #[error("{} is corrupt at byte {offset}: {what}; restore the file from a copy", path.display())]
     Corrupt {
         /// The damaged file.
         path: PathBuf,
-        /// Where the damage was seen.
+        /// Byte at which the damage was found.
         offset: u64,
-        /// What was expected there.
+        /// Field or structure that was expected there.
         what: &'static str,
     },
 
-    /// A file that the database consists of is not there. Put it back, or restore the database from a copy.
-    #[error("{} is missing, and the database needs it; put it back or restore the database from a copy", path.display())]
+    /// A file of the database is missing. Put it back, or restore the database from a copy.
+    #[error("{} is missing and the database needs it; put it back or restore the database from a copy", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
     },
 
-    /// The write was applied and is visible, but it is not known to be on the disk. Do not write it again: call
-    /// [`Db::persist`](crate::Db::persist), which returns once it is, or read it back after the database was opened
-    /// again.
+    /// The write was applied and is visible, but it is not known to be on disk. Do not repeat it: call
+    /// [`Db::persist`](crate::Db::persist), which returns once it is, or read it back after reopening the database.
     #[error(
-        "commit {} was applied, but is not known to be on the disk; do not write it again: `health` says why, `persist` tries again",
+        "commit {} was applied, but is not known to be on disk; do not repeat it: `health` reports why, `persist` retries",
         receipt.seqno
     )]
     NotDurable {
-        /// The commit, as it was applied.
+        /// Receipt of the applied commit.
         receipt: Receipt,
     },
 
@@ -62,26 +61,26 @@ pub enum Error {
     Locked {
         /// The database.
         path: PathBuf,
-        /// The process that holds it, when it could be read.
+        /// The process that holds it, if its pid could be read.
         pid: Option<u32>,
     },
 
     /// Another writer changed what this write depends on. Read again and retry.
-    #[error("key \"{}\" was changed by another writer meanwhile; run the operation again", key.escape_ascii())]
+    #[error("key \"{}\" was changed by another writer; run the operation again", key.escape_ascii())]
     Conflict {
         /// A key that changed.
         key: Vec<u8>,
     },
 
-    /// The key exists, in a keyspace or map whose strategy refuses a second value. Nothing was applied.
-    #[error("key \"{}\" is there already, and may be there only once (ErrorOnDuplicate, or entries of a map)", key.escape_ascii())]
+    /// The key already exists, in a keyspace or map whose strategy refuses a second value. Nothing was applied.
+    #[error("key \"{}\" already exists and may exist only once (ErrorOnDuplicate, or entries of a map)", key.escape_ascii())]
     Duplicate {
         /// The key.
         key: Vec<u8>,
     },
 
-    /// A report of progress asked for the operation to stop. Nothing is lost; call it again to finish it.
-    #[error("the operation was cancelled, as asked; call it again to finish it")]
+    /// A progress callback stopped the operation. Nothing is lost; call it again to finish.
+    #[error("the operation was cancelled by its progress callback; call it again to finish")]
     Cancelled,
 
     /// A flush or compaction has dropped the history that was asked for. Ask for `oldest` or later. To keep future
@@ -90,12 +89,12 @@ pub enum Error {
         "the history asked for is gone; ask for seqno {oldest} or later; to keep future history, set a `Policy`, pin a moment or hold a view"
     )]
     HistoryTrimmed {
-        /// A seqno at which this read is exact: for one key the oldest that is known, for several keys the keyspace's
+        /// A seqno at which this read is exact: for one key the oldest known, for several keys the keyspace's
         /// [horizon](crate::Keyspace::horizon).
         oldest: Seqno,
     },
 
-    /// The seqno has not been committed yet, or the time has not come. [`Db::snapshot`](crate::Db::snapshot) shows the
+    /// The seqno has not been committed yet, or the time lies ahead. [`Db::snapshot`](crate::Db::snapshot) shows the
     /// newest moment.
     #[error("that moment lies in the future; `snapshot` shows the newest")]
     InTheFuture,
@@ -105,10 +104,10 @@ pub enum Error {
     DiskFull,
 
     /// Writes have stopped: the log or the manifest could not be written or synced, or a step of the engine met a
-    /// broken invariant. Nothing more is acknowledged. Reads go on; close the database and open it again.
+    /// broken invariant. Nothing more is acknowledged. Reads still work; close the database and open it again.
     #[error("writes have stopped ({why}); close the database and open it again")]
     Poisoned {
-        /// What failed, and on which file; or which invariant was broken, with its numbers.
+        /// Operation and file that failed, or the broken invariant with its numbers.
         why: String,
     },
 
@@ -119,28 +118,28 @@ pub enum Error {
     /// An argument or option is not valid. Correct the call.
     #[error("{what}")]
     Invalid {
-        /// What is wrong, and what would be right.
+        /// Wrong argument or option, and what would be right.
         what: String,
     },
 
-    /// The database was written by a newer release. Open it with that release; no byte was touched.
+    /// The database was written by a newer release. Open it with that release; no byte was changed.
     #[error("{} has format {version}, which this release does not know; open it with a newer one", path.display())]
     NewerFormat {
         /// The file.
         path: PathBuf,
-        /// Its format.
+        /// Format of the file.
         version: u32,
     },
 }
 
 impl Error {
-    /// Whether the same operation may succeed when it is simply run again: only after a [`Error::Conflict`].
+    /// Returns whether rerunning the same operation may succeed: only after [`Error::Conflict`].
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Conflict { .. })
     }
 
-    /// The message with that of its source.
+    /// Returns the message followed by that of its source.
     pub(crate) fn in_full(&self) -> String {
         match std::error::Error::source(self) {
             Some(source) => format!("{self}: {source}"),
@@ -148,7 +147,7 @@ impl Error {
         }
     }
 
-    /// Whether it says only that no further file could be opened.
+    /// Returns whether the error means only that no further file could be opened.
     pub(crate) fn is_out_of_files(&self) -> bool {
         matches!(self, Self::Io { source, .. } if is_out_of_files(source))
     }
@@ -157,7 +156,7 @@ impl Error {
         Self::Invalid { what: what.into() }
     }
 
-    /// A system's refusal, with a full disk told from the rest.
+    /// Wraps a system error; a full disk or quota and a file too large become [`Error::DiskFull`].
     pub(crate) fn io(op: &'static str, path: &Path, source: io::Error) -> Self {
         let full = matches!(
             source.kind(),
@@ -166,11 +165,11 @@ impl Error {
         if full { Self::DiskFull } else { Self::Io { op, path: path.to_path_buf(), source } }
     }
 
-    /// The same error for a second receiver. System errors keep their kind and text.
+    /// Copies the error for a second receiver. System errors keep their kind and text.
     pub(crate) fn duplicate(&self) -> Self {
         match self {
             Self::Io { op, path, source } => {
-                // The number of a system error is asked for later: only others are told in words.
+                // Callers look at the number of a system error; any other is copied as text.
                 let told = || io::Error::new(source.kind(), source.to_string());
                 let source = source.raw_os_error().map_or_else(told, io::Error::from_raw_os_error);
                 Self::Io { op, path: path.clone(), source }
@@ -194,20 +193,20 @@ impl Error {
 }
 
 impl From<Corruption> for Error {
-    /// Of bytes that came from no file: of a list, or a function.
+    /// Reports bytes that came from no file, as of a list or a perfect-hash function.
     fn from(corruption: Corruption) -> Self {
         Self::invalid(format!("these bytes are not what was written: {corruption}"))
     }
 }
 
-/// Whether the system gave no further open file, to this process or to anybody.
+/// Returns whether no further file could be opened, by this process or by any.
 pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
-    // EMFILE and ENFILE on every Unix; Windows has one for both.
+    // EMFILE and ENFILE on every Unix; Windows has one number for both.
     let numbers: &[i32] = if cfg!(windows) { &[4] } else { &[24, 23] };
     error.raw_os_error().is_some_and(|number| numbers.contains(&number))
 }
 
-/// What to do about it, where that can be told.
+/// Returns what to do about a system error, where that is known.
 fn remedy(error: &io::Error) -> &'static str {
     if is_out_of_files(error) {
         "; close files elsewhere, raise the limit of open files, or set Options::max_open_files lower, and try again"
@@ -216,18 +215,18 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Where a database is open, and what to do about it.
+/// Returns where a database is open, and what to do about it.
 fn locked(pid: Option<u32>) -> String {
     match pid {
         Some(pid) if pid == std::process::id() => {
-            "in this very process: a handle of it, or of a keyspace, view or iterator of it, is still alive; close it with `Db::close` first".to_owned()
+            "in this process: a handle to it or to one of its keyspaces, views or iterators is still alive; close it with `Db::close` first".to_owned()
         }
         Some(pid) => format!("by process {pid}; close it there first"),
         None => "elsewhere, perhaps only for reading; close it there first".to_owned(),
     }
 }
 
-/// Says what was tried on which file when a system call fails.
+/// Adds the operation and the file to a failed system call.
 pub(crate) trait IoContext<T> {
     fn at(self, op: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T>;
 }
@@ -238,23 +237,23 @@ impl<T> IoContext<T> for io::Result<T> {
     }
 }
 
-/// Bytes that are not what they should be: where, and what was expected there.
+/// Bytes that are not what was written: where, and what was expected there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("at byte {offset}: {what}")]
 pub struct Corruption {
     /// Offset from the start of the decoded bytes.
     pub offset: u64,
-    /// What was expected.
+    /// Expected field or structure.
     pub what: &'static str,
 }
 
 impl Corruption {
-    /// The same, of bytes that began at `base` of a larger whole.
+    /// Returns the same, for bytes that began at `base` of a larger whole.
     pub(crate) fn behind(self, base: usize) -> Self {
         Self { offset: self.offset.saturating_add(base as u64), ..self }
     }
 
-    /// The error that names the file: `base` is where in it the decoded bytes began.
+    /// Returns the error that names the file, in which the decoded bytes began at `base`.
     pub(crate) fn of(self, path: &Path, base: u64) -> Error {
         Error::Corrupt { path: path.to_path_buf(), offset: base.saturating_add(self.offset), what: self.what }
     }

@@ -2,20 +2,20 @@
 
 use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
-/// The longest key, in bytes.
+/// Maximum length of a key, in bytes.
 pub(crate) const KEY_LEN_MAX: usize = 65_536;
 
 /// A range of keys: every range type of the standard library over anything that is bytes, and pairs of bounds.
 ///
-/// `"a".."c"`, `"a"..="c"`, `"a"..`, `.."c"`, `..` and `(Bound::Excluded("a"), Bound::Unbounded)` are all ranges. A range
-/// whose end lies before its start is empty. The trait is sealed.
+/// `"a".."c"`, `"a"..="c"`, `"a"..`, `.."c"`, `..` and `(Bound::Excluded("a"), Bound::Unbounded)` are all ranges. A
+/// range whose end lies before its start is empty. The trait is sealed.
 pub trait KeyRange: sealed::Sealed {
-    /// The two ends.
+    /// Returns the two ends.
     #[doc(hidden)]
     fn span(&self) -> KeySpan;
 }
 
-/// Keys from `start` (inclusive) to `end` (exclusive); no end is the end of the keyspace.
+/// Keys from `start` (inclusive) to `end` (exclusive); without an end, to the end of the keyspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(unnameable_types, reason = "only the hidden method of a sealed trait names it outside")]
 pub struct KeySpan {
@@ -24,7 +24,7 @@ pub struct KeySpan {
 }
 
 impl KeySpan {
-    /// The span between two bounds. The key after `k` in byte order is `k` and a zero byte.
+    /// Returns the span between two bounds. The key after `k` in byte order is `k` and a zero byte.
     fn new(start: Bound<&[u8]>, end: Bound<&[u8]>) -> Self {
         let after = |key: &[u8]| [key, &[0]].concat();
         Self {
@@ -41,7 +41,7 @@ impl KeySpan {
         }
     }
 
-    /// All keys that begin with `prefix`.
+    /// Returns the span of all keys that begin with `prefix`.
     pub(crate) fn prefix(prefix: &[u8]) -> Self {
         Self { start: prefix.to_vec(), end: prefix_end(prefix) }
     }
@@ -50,7 +50,7 @@ impl KeySpan {
         self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
     }
 
-    /// Whether two spans have a key in common; neither is empty.
+    /// Returns whether two non-empty spans have a key in common.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let before = |end: &Option<Vec<u8>>, start: &[u8]| end.as_deref().is_some_and(|end| end <= start);
         !before(&self.end, &other.start) && !before(&other.end, &self.start)
@@ -61,7 +61,8 @@ impl KeySpan {
     }
 }
 
-/// Eight bytes of a key from `from`, so that numbers compare as the bytes do; a shorter key is filled with zeros.
+/// Returns eight bytes of a key from `from`, as a number that compares as the bytes do; a shorter key is padded with
+/// zeros.
 #[inline]
 pub(crate) fn head(key: &[u8], from: usize) -> u64 {
     let rest = key.get(from..).unwrap_or_default();
@@ -71,7 +72,7 @@ pub(crate) fn head(key: &[u8], from: usize) -> u64 {
     }
 }
 
-/// The first key after all keys that begin with `prefix`; none when there is no such key.
+/// Returns the first key after all keys that begin with `prefix`; `None` if there is none.
 fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     let keep = prefix.iter().rposition(|&byte| byte != 0xff)?;
     let mut end = prefix.get(..=keep)?.to_vec();
@@ -80,7 +81,7 @@ fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
 }
 
 mod sealed {
-    #[expect(unnameable_types, reason = "what nobody can name nobody can implement")]
+    #[expect(unnameable_types, reason = "a trait that cannot be named cannot be implemented")]
     pub trait Sealed {}
 }
 

@@ -1,4 +1,4 @@
-//! What an entry is. The numbers stand on disk: none is ever changed or used again.
+//! Kinds of entries. The numbers are on disk: none is ever changed or reused.
 
 /// The kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -6,7 +6,7 @@
 pub(crate) enum Kind {
     /// A value. Since format 1.
     Put = 1,
-    /// A tombstone: the key is gone from here on. Since format 1.
+    /// A tombstone: the key does not exist from here on. Since format 1.
     Delete = 2,
     /// A range tombstone: every key from the entry's key up to its value (exclusive). Since format 1.
     RangeDelete = 3,
@@ -23,7 +23,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The kind with this number on disk, if there is one.
+    /// Returns the kind with this number on disk.
     pub(crate) fn from_number(number: u8) -> Option<Self> {
         Some(match number {
             1 => Self::Put,
@@ -38,17 +38,17 @@ impl Kind {
         })
     }
 
-    /// Its number on disk.
+    /// Returns its number on disk.
     pub(crate) fn number(self) -> u8 {
         self as u8
     }
 
-    /// Whether it deletes a range: its value is the end.
+    /// Returns whether it deletes a range, with the end as its value.
     pub(crate) fn is_range(self) -> bool {
         matches!(self, Self::RangeDelete | Self::RangePurge)
     }
 
-    /// Whether it hides older versions from views of the past too.
+    /// Returns whether it hides older versions from views of the past too.
     pub(crate) fn purges(self) -> bool {
         matches!(self, Self::Purge | Self::RangePurge)
     }

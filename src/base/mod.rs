@@ -1,4 +1,4 @@
-//! The words everyone uses: keys, seqnos, kinds, shared bytes, errors, counters. No I/O, no locks, no bytes on disk.
+//! Vocabulary of all modules: keys, seqnos, kinds, shared bytes, errors. No I/O, no locks, no bytes on disk.
 
 mod bytes;
 mod callback;
@@ -20,11 +20,11 @@ pub(crate) use seqno::to_us;
 pub use seqno::{Receipt, Seqno, SeqnoRange};
 pub(crate) use spans::SpanMap;
 
-/// Number of a keyspace inside its database, never used twice. Numbers below [`FIRST_KEYSPACE`] are the engine's own.
+/// Number of a keyspace within its database, never reused. Numbers below [`FIRST_KEYSPACE`] are the engine's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct KeyspaceId(pub(crate) u32);
 
-/// The first number a user's keyspace can have.
+/// Lowest number of a user's keyspace.
 pub(crate) const FIRST_KEYSPACE: u32 = 16;
 
 /// The keyspace that holds the timeline: which commit happened when.

@@ -1,4 +1,4 @@
-//! Positions in the order of all writes, and what a write hands back.
+//! Positions in the order of all writes, and the receipt that a write returns.
 
 use std::{
     fmt,
@@ -8,8 +8,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// The position of a batch in the one order of all commits. The first is 1; 0 is the empty database. Creating or dropping a keyspace takes a
-/// seqno too, and after a crash numbering jumps by 2^32: compare seqnos, do not count with them.
+/// The position of a batch in the one order of all commits. The first is 1; 0 is the empty database. Creating or
+/// dropping a keyspace takes a seqno too, and after a crash numbering jumps by 2^32: compare seqnos, do not count with
+/// them.
 ///
 /// ```
 /// use chronolith::Seqno;
@@ -48,13 +49,13 @@ impl fmt::Display for Seqno {
 
 /// A range of seqnos: every range type of the standard library over [`Seqno`] or `u64`. The trait is sealed.
 pub trait SeqnoRange: sealed::Sealed {
-    /// The first seqno inside, if the range says where it begins, and the first one behind it.
+    /// Returns the first seqno inside, if the range is bounded below, and the first one past the end.
     #[doc(hidden)]
     fn ends(&self) -> (Option<u64>, u64);
 }
 
 mod sealed {
-    #[expect(unnameable_types, reason = "what nobody can name nobody can implement")]
+    #[expect(unnameable_types, reason = "a trait that cannot be named cannot be implemented")]
     pub trait Sealed {}
 }
 
@@ -89,8 +90,8 @@ impl SeqnoRange for RangeFull {
     }
 }
 
-/// What every write returns: where it stands in the order of all commits, and when it was committed. A write of nothing, such as an empty
-/// batch, returns where the newest commit stands.
+/// Result of every write: its position in the order of all commits, and when it was committed. A write of nothing, such
+/// as an empty batch, returns the position of the newest commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// The commit's position; `db.as_of(receipt.seqno)` is the database just after it.
@@ -99,13 +100,13 @@ pub struct Receipt {
     pub time: SystemTime,
 }
 
-/// A time as microseconds since 1970, rounded down; times before are the beginning.
+/// Converts a time to microseconds since 1970, rounded down; earlier times become 0.
 pub(crate) fn to_us(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Microseconds since 1970 as a time; times past what the system can say are the latest it can.
+/// Converts microseconds since 1970 to a time; one that the system cannot represent becomes 1970.
 pub(crate) fn from_us(us: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_micros(us)).unwrap_or(UNIX_EPOCH)
 }

@@ -1,13 +1,13 @@
-//! What holds of spans of keys, where the last word on each key counts.
+//! A map from keys to values that is written span by span; the last write to each key counts.
 
 use std::{collections::BTreeMap, ops::Bound};
 
 use super::KeySpan;
 
-/// A value for each key of the spans that were told. A span takes the place of what it overlaps, so each costs O(log n) in all.
+/// A value for each key of the spans inserted. A span replaces what it overlaps, so each costs O(log n) amortised.
 #[derive(Clone, Debug)]
 pub(crate) struct SpanMap<V> {
-    /// By the start of each, its end: none overlap.
+    /// End and value of each span, by its start; none overlap.
     spans: BTreeMap<Vec<u8>, (Option<Vec<u8>>, V)>,
 }
 
@@ -18,13 +18,13 @@ impl<V> Default for SpanMap<V> {
 }
 
 impl<V: Clone> SpanMap<V> {
-    /// Says something of every key in a span.
+    /// Sets the value of every key in a span.
     pub(crate) fn insert(&mut self, span: &KeySpan, value: V) {
         if span.is_empty() {
             return;
         }
         let KeySpan { start, end } = span;
-        // What of the one before reaches in ends here; what reaches beyond goes on behind.
+        // A span that reaches in from the left ends here; what reaches past the end goes on behind it.
         let mut behind = None;
         if let Some((_, (before, value))) = self.spans.range_mut::<[u8], _>(upto(start)).next_back()
             && before.as_ref().is_none_or(|before| before > start)
@@ -47,7 +47,7 @@ impl<V: Clone> SpanMap<V> {
         self.spans.insert(start.clone(), (end.clone(), value));
     }
 
-    /// What was said last of a key.
+    /// Returns the value last set for a key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<&V> {
         let (_, (end, value)) = self.spans.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
         end.as_deref().is_none_or(|end| key < end).then_some(value)
