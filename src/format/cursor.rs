@@ -2,7 +2,7 @@
 
 use crate::base::Corruption;
 
-/// The longest encoding of a 64-bit variable integer.
+/// Maximum length of an encoded 64-bit varint.
 const VARINT_MAX: usize = 10;
 
 /// Reads fields from bytes that may be hostile.
@@ -17,7 +17,7 @@ impl<'a> Reader<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// A reader that begins at `at`; one past the end reads nothing.
+    /// Returns a reader that begins at `at`; past the end it reads nothing.
     #[inline]
     pub(crate) fn starting_at(bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at: at.min(bytes.len()) }
@@ -32,7 +32,7 @@ impl<'a> Reader<'a> {
         self.bytes.len() - self.at
     }
 
-    /// That `what` was expected here.
+    /// Reports that `what` was expected here.
     #[cold]
     pub(crate) fn corrupt(&self, what: &'static str) -> Corruption {
         Corruption { offset: self.at as u64, what }
@@ -74,7 +74,7 @@ impl<'a> Reader<'a> {
         self.array(what).map(u64::from_le_bytes)
     }
 
-    /// A variable integer: seven bits a byte, low ones first, in as few bytes as it needs.
+    /// Reads a varint: seven bits a byte, low ones first, in as few bytes as it needs.
     #[inline]
     pub(crate) fn varint(&mut self, what: &'static str) -> Result<u64, Corruption> {
         if let Some(&byte) = self.bytes.get(self.at)
@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
         self.long_varint(what)
     }
 
-    /// One of two bytes and more: up to eight at once where as many are there.
+    /// Reads a varint of two or more bytes: up to eight at once if that many are left.
     #[inline]
     fn long_varint(&mut self, what: &'static str) -> Result<u64, Corruption> {
         let eight = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk).map(|eight| u64::from_le_bytes(*eight));
@@ -95,13 +95,13 @@ impl<'a> Reader<'a> {
         else {
             return self.varint_by_bytes(what);
         };
-        // The bytes up to the one that ends it, without their top bits, pushed together.
+        // The bytes up to the last one, without their top bits, pushed together.
         let bits = stops.trailing_zeros();
         let bytes = word & (u64::MAX >> (63 - bits)) & 0x7f7f_7f7f_7f7f_7f7f;
         let pairs = bytes & 0x007f_007f_007f_007f | (bytes & 0x7f00_7f00_7f00_7f00) >> 1;
         let fours = pairs & 0x0000_3fff_0000_3fff | (pairs & 0x3fff_0000_3fff_0000) >> 2;
         let value = fours & 0x0fff_ffff | (fours & 0x0fff_ffff_0000_0000) >> 4;
-        // One number, one encoding: a last byte of zero says that a shorter one exists.
+        // One number, one encoding: if the last byte is zero, a shorter one exists.
         let last = (word >> (bits - 7)).to_le_bytes();
         if last.first().is_none_or(|last| last.trailing_zeros() >= 7) {
             return Err(self.corrupt(what));
@@ -122,7 +122,7 @@ impl<'a> Reader<'a> {
             }
             value |= bits << shift;
             if byte < 0x80 {
-                // One number, one encoding: a last byte of zero says that a shorter one exists.
+                // One number, one encoding: if the last byte is zero, a shorter one exists.
                 let canonical = byte != 0 || index == 0;
                 return if canonical { Ok(value) } else { Err(self.corrupt(what)) };
             }
@@ -130,20 +130,20 @@ impl<'a> Reader<'a> {
         Err(self.corrupt(what))
     }
 
-    /// A variable integer that counts bytes or things in memory.
+    /// Reads a varint that counts bytes or things in memory.
     #[inline]
     pub(crate) fn length(&mut self, what: &'static str) -> Result<usize, Corruption> {
         let value = self.varint(what)?;
         usize::try_from(value).map_err(|_| self.corrupt(what))
     }
 
-    /// A fixed integer that counts bytes or things in memory.
+    /// Reads a fixed integer that counts bytes or things in memory.
     pub(crate) fn length_u64(&mut self, what: &'static str) -> Result<usize, Corruption> {
         let value = self.u64(what)?;
         usize::try_from(value).map_err(|_| self.corrupt(what))
     }
 
-    /// Bytes behind their length.
+    /// Reads bytes that follow their length.
     pub(crate) fn prefixed(&mut self, what: &'static str) -> Result<&'a [u8], Corruption> {
         let len = self.length(what)?;
         self.take(len, what)
@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
         if self.u32(what)? == expected { Ok(()) } else { Err(Corruption { offset: at as u64, what }) }
     }
 
-    /// That nothing is left.
+    /// Fails unless every byte was read.
     pub(crate) fn finish(&self, what: &'static str) -> Result<(), Corruption> {
         if self.remaining() == 0 { Ok(()) } else { Err(self.corrupt(what)) }
     }
@@ -183,7 +183,7 @@ impl Writer {
         self.bytes.clear();
     }
 
-    /// Forgets the first `count` bytes.
+    /// Removes the first `count` bytes.
     pub(crate) fn remove_front(&mut self, count: usize) {
         self.bytes.drain(..count.min(self.bytes.len()));
     }
@@ -222,14 +222,14 @@ impl Writer {
         self.raw(bytes);
     }
 
-    /// Writes a number anew that was written at a place.
+    /// Overwrites a number written at `at`.
     pub(crate) fn set_u16(&mut self, at: usize, value: u16) {
         if let Some(room) = self.bytes.get_mut(at..at + 2) {
             room.copy_from_slice(&value.to_le_bytes());
         }
     }
 
-    /// Zeros up to a multiple of `align`.
+    /// Appends zeros up to a multiple of `align`.
     pub(crate) fn pad_to(&mut self, align: usize) {
         self.bytes.resize(self.bytes.len().next_multiple_of(align), 0);
     }

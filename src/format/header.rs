@@ -1,4 +1,4 @@
-//! The first 32 bytes of every file: what it is, which format, and an id that tells a stale copy from the file.
+//! The first 32 bytes of every file: its kind, its format, and an id that distinguishes the file from a stale copy.
 //!
 //! ```text
 //!  0        4       8         16        24        28   32
@@ -9,12 +9,12 @@
 use super::{Reader, Writer, crc};
 use crate::base::Corruption;
 
-/// The format that this release writes and reads.
+/// Format that this release writes and reads.
 const FORMAT: u32 = 1;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CHRN");
 
-/// What a file is.
+/// Kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum FileKind {
@@ -22,7 +22,7 @@ pub(crate) enum FileKind {
     Log = u32::from_le_bytes(*b"WLOG"),
     Segment = u32::from_le_bytes(*b"SEGM"),
     Current = u32::from_le_bytes(*b"CURR"),
-    /// A perfect-hash map: a file by itself, of no database.
+    /// A perfect-hash map: a file of its own, outside any database.
     Map = u32::from_le_bytes(*b"PMAP"),
 }
 
@@ -30,17 +30,17 @@ pub(crate) enum FileKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) kind: FileKind,
-    /// Drawn at random when the file was made.
+    /// Drawn at random when the file was created.
     pub(crate) file_id: u64,
     /// The number in the file's name.
     pub(crate) number: u64,
 }
 
-/// Why a header was not accepted.
+/// Reason why a header was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadHeader {
     Corrupt(Corruption),
-    /// The header is whole and names a format that came later.
+    /// The header is intact and names a later format.
     Newer(u32),
 }
 
@@ -63,7 +63,7 @@ impl Header {
         out.into_bytes()
     }
 
-    /// Decodes the header of a file that must be of `kind`.
+    /// Decodes the header of a file, which must be of `kind`.
     pub(crate) fn decode(bytes: &[u8], kind: FileKind) -> Result<Self, BadHeader> {
         let mut reader = Reader::new(bytes);
         let header = Self::fields(&mut reader, kind).map_err(BadHeader::Corrupt)?;
@@ -81,7 +81,7 @@ impl Header {
 }
 
 impl BadHeader {
-    /// The error that names the file.
+    /// Returns the error that names the file.
     pub(crate) fn of(self, path: &std::path::Path) -> crate::base::Error {
         match self {
             Self::Corrupt(corruption) => corruption.of(path, 0),

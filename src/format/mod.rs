@@ -1,4 +1,4 @@
-//! How every byte reaches the disk: numbers, frames, checksums, file headers, file names.
+//! Encoding of everything on disk: numbers, checksums, file headers, file names.
 //!
 //! Everything read from a file passes through [`Reader`], which checks each length and offset before it is used. The
 //! formats themselves are specified in `docs/format/`.
@@ -10,7 +10,7 @@ pub(crate) mod name;
 pub(crate) use cursor::{Reader, Writer};
 pub(crate) use header::{BadHeader, FileKind, Header};
 
-/// CRC-32 (IEEE) of bytes that come piece by piece.
+/// CRC-32 (IEEE) of bytes that arrive in pieces.
 #[derive(Debug, Default)]
 pub(crate) struct Checksum(crc32fast::Hasher);
 
@@ -24,7 +24,7 @@ impl Checksum {
     }
 }
 
-/// CRC-32 (IEEE) of several pieces in a row.
+/// Returns the CRC-32 (IEEE) of several pieces in a row.
 pub(crate) fn crc(pieces: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for piece in pieces {

@@ -1,4 +1,4 @@
-//! The names of files, made from numbers and read back into them. No stored text ever becomes part of a path.
+//! File names, made from numbers and parsed back into them. No stored text ever becomes part of a path.
 
 pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const CURRENT: &str = "CURRENT";
@@ -6,10 +6,10 @@ pub(crate) const CURRENT_NEW: &str = "CURRENT.new";
 pub(crate) const LOGS: &str = "wal";
 pub(crate) const SEGMENTS: &str = "segments";
 
-/// Files are counted from 1: a name with a number like this is a stranger's.
+/// Files are numbered from 1; a name with a number this large is not ours.
 const NUMBER_MAX: u64 = 1 << 62;
 
-/// Names that later parts of the format use, known here so that they are not taken for a stranger's.
+/// Names that later parts of the format use, listed so that they are not taken for foreign files.
 const RESERVED: [&str; 2] = ["TIMELINE", "packs"];
 
 pub(crate) fn manifest(number: u64) -> String {
@@ -24,24 +24,24 @@ pub(crate) fn segment(number: u64) -> String {
     format!("{SEGMENTS}/{number}.seg")
 }
 
-/// The number of a file in its sub-directory, from its bare name.
+/// Returns the number of a file in its sub-directory, from its bare name.
 pub(crate) fn parse(name: &str, ending: &str) -> Option<u64> {
     number(name.strip_suffix(ending)?)
 }
 
-/// The number of a manifest, from its name.
+/// Returns the number of a manifest, from its name.
 pub(crate) fn parse_manifest(name: &str) -> Option<u64> {
     number(name.strip_prefix("MANIFEST-")?)
 }
 
-/// Whether a name at the top of the directory can be one of ours.
+/// Returns whether a name at the top of the directory can be one of ours.
 pub(crate) fn is_ours(name: &str) -> bool {
     [LOCK, CURRENT, CURRENT_NEW, LOGS, SEGMENTS].contains(&name)
         || RESERVED.contains(&name)
         || parse_manifest(name).is_some()
 }
 
-/// Only the digits that a number prints as: `007` and `+7` are not ours. Nor are numbers that counting never reaches.
+/// Parses digits exactly as a number prints: `007` and `+7` are not ours, nor are numbers that counting never reaches.
 fn number(text: &str) -> Option<u64> {
     text.parse().ok().filter(|number: &u64| *number < NUMBER_MAX && number.to_string() == text)
 }
