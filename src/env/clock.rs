@@ -1,4 +1,4 @@
-//! The real clocks and the real randomness, shared by the machines that have no simulated ones.
+//! The real clocks and the real randomness, shared by the machines that do not simulate them.
 
 use std::{
     collections::hash_map::RandomState,
@@ -8,14 +8,14 @@ use std::{
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use std::{sync::OnceLock, time::Instant};
 
-/// Microseconds since 1970 by the wall clock; 0 for a clock set before.
+/// Returns microseconds since 1970 by the wall clock; 0 for a clock set before.
 pub(super) fn wall_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Microseconds since some moment, those included in which the machine was suspended, where the system counts them: the
-/// time of a database follows this clock, and would lag behind the world for an hour after each suspend.
+/// Returns microseconds since some moment, including time spent suspended where the system counts it: the time of a
+/// database follows this clock, and would otherwise lag behind the world for an hour after each suspend.
 pub(super) fn monotonic_us() -> u64 {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
@@ -27,15 +27,15 @@ pub(super) fn monotonic_us() -> u64 {
     instant_us()
 }
 
-/// Microseconds since the first call in this process.
+/// Returns microseconds since the first call in this process.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn instant_us() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     u64::try_from(START.get_or_init(Instant::now).elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// 64 random bits: a fresh `RandomState` is keyed by the operating system. Good for file ids and seeds that an attacker
-/// must not know in advance; not for secrets.
+/// Returns 64 random bits: a fresh `RandomState` is keyed by the operating system. Good for file ids and for seeds that
+/// an attacker must not know in advance; not for secrets.
 pub(super) fn entropy() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u64(monotonic_us());

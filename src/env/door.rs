@@ -1,4 +1,4 @@
-//! The traits of a machine: [`Env`], [`Dir`] and [`File`]. The durability contract stands in [`env`](crate::env).
+//! The traits of a machine: [`Env`], [`Dir`] and [`File`]. The durability contract is in [`env`](crate::env).
 
 use std::{
     any::Any,
@@ -10,18 +10,18 @@ use std::{
 
 use super::map::Region;
 
-/// A machine: where files live, what time it is, who runs background work.
+/// A machine: it stores files, reads clocks and decides on which threads background work runs.
 ///
-/// Implement it to store databases elsewhere, or wrap one to watch or disturb it. Later releases may add methods to this
-/// trait, [`Dir`] and [`File`], always with a default that keeps existing machines correct.
+/// Implement it to store databases elsewhere, or wrap one to watch or disturb it. Later releases may add methods to
+/// this trait, [`Dir`] and [`File`], always with a default that keeps existing machines correct.
 pub trait Env: Debug + Send + Sync + 'static {
     /// Opens the directory at `path`; with `create`, makes it (mode 0700) and its missing parents first.
     ///
     /// # Errors
-    /// `NotFound` without `create`; `NotADirectory` when something else is there.
+    /// `NotFound` without `create`; `NotADirectory` if something else is there.
     fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Dir>>;
 
-    /// Removes an empty directory that [`Env::open_dir`] has made. Best effort; the default removes nothing.
+    /// Removes an empty directory that [`Env::open_dir`] made. Best effort; the default removes nothing.
     fn remove_dir(&self, _path: &Path) {}
 
     /// Reads the wall clock, in microseconds since 1970.
@@ -33,69 +33,69 @@ pub trait Env: Debug + Send + Sync + 'static {
     /// Returns 64 random bits.
     fn entropy(&self) -> u64;
 
-    /// Tells who runs background work; by default [`Background::Threads`].
+    /// Returns which threads run background work; by default [`Background::Threads`].
     fn background(&self) -> Background {
         Background::Threads
     }
 
-    /// Draws a number below `below` from the seed of a simulated machine: 0 runs a background step where
-    /// [`Background::Caller`] runs them. Machines with threads are never asked; the default is 0.
+    /// Draws a number below `below` from the seed of a simulated machine; where [`Background::Caller`] runs background
+    /// steps, a 0 runs one. Never called on machines with threads; the default is 0.
     fn draw(&self, _below: u32) -> u32 {
         0
     }
 
-    /// Returns how many files this process may have open at once; `None` (the default) where no limit is known.
+    /// Returns how many files this process may have open at once; `None` (the default) if no limit is known.
     fn open_files_max(&self) -> Option<u64> {
         None
     }
 
-    /// Called at named points between two steps of the engine that other threads may come between. A simulated machine
+    /// Called at named points between two steps of the engine where another thread may intervene. A simulated machine
     /// lets a test run another verb there ([`Sim::on_point`](crate::env::Sim::on_point)); the default does nothing.
     fn pass(&self, _point: &'static str) {}
 }
 
-/// Who runs background work: flushes, compactions, interval syncs.
+/// Threads that run background work: flushes, compactions, interval syncs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Background {
     /// Named threads of the database.
     Threads,
-    /// The thread that calls, at drawn points, so that a run replays from its seed.
+    /// The calling thread, at drawn points, so that a run replays from its seed.
     Caller,
 }
 
 /// An open directory. Names are relative, with `/` between a sub-directory and a file; the engine makes them from
 /// numbers, never from stored text.
 pub trait Dir: Any + Debug + Send + Sync {
-    /// Returns the path it was opened by: for messages, since the directory may have moved.
+    /// Returns the path it was opened by: for messages only, since the directory may have moved.
     fn path(&self) -> &Path;
 
-    /// Locks the directory itself, shared or exclusively, until it is dropped; `false` if another holder has it.
+    /// Locks the directory itself, shared or exclusively, until it is dropped; `false` if another handle holds the
+    /// lock.
     fn try_lock(&self, exclusive: bool) -> io::Result<bool>;
 
-    /// Gives the lock back.
+    /// Releases the lock.
     fn unlock(&self) -> io::Result<()>;
 
-    /// Removes every access right to this directory but its owner's (mode 0700). The default does nothing: for machines
-    /// without users.
+    /// Restricts this directory to its owner (mode 0700). The default does nothing: for machines without users.
     fn restrict(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Fails with `NotFound` when the directory, or a sub-directory that was in use, has been deleted.
+    /// Fails with `NotFound` if the directory, or a sub-directory that was in use, has been deleted.
     fn check_there(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Makes files durable that were written and closed; an error names the file. The default syncs one after the other.
+    /// Syncs files that were written and closed; an error names the file. The default syncs one after the other.
     fn sync_files(&self, names: &[String]) -> Result<(), (String, io::Error)> {
         names
             .iter()
             .try_for_each(|name| self.open(name).and_then(|file| file.sync()).map_err(|error| (name.clone(), error)))
     }
 
-    /// Tells whether `path`, which need not exist yet, leads to this directory or into it. The default compares the paths
-    /// as they are written.
+    /// Returns whether `path`, which need not exist yet, leads to this directory or into it. The default compares the
+    /// paths as text.
     fn contains(&self, path: &Path) -> bool {
         std::path::absolute(path).is_ok_and(|path| path.starts_with(self.path())) || path.starts_with(self.path())
     }
@@ -106,18 +106,18 @@ pub trait Dir: Any + Debug + Send + Sync {
     /// Creates a sub-directory with mode 0700; an existing real directory is fine, a link or a file is an error.
     fn create_dir(&self, name: &str) -> io::Result<()>;
 
-    /// Creates a file with mode 0600 that must not exist yet, for reading and writing.
+    /// Creates a file with mode 0600, which must not exist yet, for reading and writing.
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
     /// Opens an existing regular file for reading. Links and special files are refused.
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
-    /// Returns the length of a regular file. The default opens it; machines that can do without should.
+    /// Returns the length of a regular file. The default opens it; machines that can avoid that should.
     fn file_len(&self, name: &str) -> io::Result<u64> {
         self.open(name)?.len()
     }
 
-    /// Renames a file inside one directory, replacing what was there.
+    /// Renames a file within one directory, replacing any file of the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file.
@@ -128,19 +128,20 @@ pub trait Dir: Any + Debug + Send + Sync {
         Err(unsupported(name, "removed"))
     }
 
-    /// Gives the finished file `name` a second name in another directory. Where that fails, as the default does with
+    /// Adds a second name, in another directory, to the finished file `name`. If it fails, as the default does with
     /// `Unsupported`, the file is copied.
     fn link(&self, name: &str, _to: &dyn Dir, _to_name: &str) -> io::Result<()> {
         Err(unsupported(name, "linked"))
     }
 
-    /// Makes the names in the sub-directory `sub` durable. It needs no further open file where directories are held
-    /// open, so that a failure means that the sync itself failed.
+    /// Makes the names in the sub-directory `sub` durable. Where directories are held open it needs no further open
+    /// file, so that a failure means that the sync itself failed.
     fn sync_dir(&self, sub: &str) -> io::Result<()>;
 
-    /// Returns how many bytes can still be written to this file system. The default fails with `Unsupported`: not known.
+    /// Returns how many bytes can still be written to this file system. The default fails with `Unsupported`: not
+    /// known.
     fn available_space(&self) -> io::Result<u64> {
-        Err(unsupported("the free space", "told"))
+        Err(unsupported("the free space", "determined"))
     }
 }
 
@@ -150,41 +151,41 @@ pub trait File: Debug + Send + Sync {
     /// Returns the length in bytes.
     fn len(&self) -> io::Result<u64>;
 
-    /// Returns what tells this file from every other one, whatever their names; the default, for machines that cannot tell,
-    /// is always the same.
+    /// Returns an identity that no other file has, whatever its name; the default, for machines without one, is always
+    /// the same.
     fn identity(&self) -> (u64, u64) {
         (0, 0)
     }
 
-    /// Fills `buf` from `offset`; `UnexpectedEof` when the file ends before.
+    /// Fills `buf` from `offset`; `UnexpectedEof` if the file ends before.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
     /// Writes all of `buf` at `offset`.
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
 
-    /// Reserves room so that the file can grow to `len` bytes; the bytes read as zero. Where that fails, as the default does
-    /// with `Unsupported`, files grow as they are written.
+    /// Reserves space so that the file can grow to `len` bytes; the bytes read as zero. If it fails, as the default
+    /// does with `Unsupported`, files grow as they are written.
     fn allocate(&self, _len: u64) -> io::Result<()> {
-        Err(unsupported("room", "reserved"))
+        Err(unsupported("space", "reserved"))
     }
 
-    /// Cuts or extends the file. The default fails with `Unsupported`: room that was reserved is not given back.
+    /// Truncates or extends the file. The default fails with `Unsupported`: reserved space is not given back.
     fn set_len(&self, _len: u64) -> io::Result<()> {
-        Err(unsupported("a file", "cut"))
+        Err(unsupported("a file", "truncated"))
     }
 
-    /// Makes the bytes and the length durable; `NotFound` for a file that has lost its last name, and would not be
-    /// found again.
+    /// Makes the bytes and the length durable; `NotFound` for a file that has lost its last name and could not be found
+    /// again.
     fn sync(&self) -> io::Result<()>;
 
-    /// Returns the bytes of the finished file, to read in place. The caller never writes or cuts it again. Where that fails,
-    /// as the default does with `Unsupported`, the file is read by position.
+    /// Maps the finished file for reading in place. The caller never writes or truncates it again. If it fails, as the
+    /// default does with `Unsupported`, the file is read by position.
     fn map(&self) -> io::Result<Region> {
         Err(unsupported("a file", "mapped"))
     }
 }
 
-/// The error of what a machine cannot do.
+/// Returns the error for an operation that a machine does not support.
 #[cold]
 fn unsupported(what: &str, done: &str) -> io::Error {
     io::Error::new(ErrorKind::Unsupported, format!("{what} cannot be {done} on this machine"))

@@ -1,9 +1,9 @@
-//! Open files of a database, never more than so many at once.
+//! The open files of a database, bounded in number.
 //!
-//! Segments are as many as the data asks for; what a process may have open is not. A segment asks for its file at each
-//! read that is not served from a map. Files that nobody asked for lately are closed when others need the room, and
-//! opened again when they are asked for. A reader goes to the lock of its own file only; the list of all of them is
-//! touched where one is opened or closed.
+//! There are as many segments as the data needs, but a process may have only so many files open. A segment gets its
+//! file here at each read that is not served from a map. Files not used lately are closed when others need the room,
+//! and reopened when they are next read. A reader takes the lock of its own file only; the list of all of them is
+//! locked only where one is opened or closed.
 
 use std::{
     any::Any,
@@ -24,63 +24,62 @@ use super::{
 };
 use crate::base::is_out_of_files;
 
-/// A directory and its files that are open for reading. It is that directory to everybody else; whatever needs an open
-/// file there and gets none has those closed that can be opened again, and tries once more.
+/// A directory and its files that are open for reading. To its users it is that directory; an operation that needs an
+/// open file and cannot get one closes all files that can be reopened, and tries once more.
 #[derive(Debug)]
 pub(crate) struct Files {
     dir: Arc<dyn Dir>,
-    /// In a process that was forked from this one, a lock may be held for ever.
+    /// After a fork, a lock may stay held for ever in the child.
     origin: Origin,
     open_max: usize,
-    /// Those that are open, in the order in which they are considered for closing.
+    /// Open files, in the order in which they are considered for closing.
     open: Arc<Mutex<VecDeque<Arc<Slot>>>>,
 }
 
-/// Where the handle of a file is while it is open.
+/// Handle of a file while it is open.
 #[derive(Debug, Default)]
 struct Slot {
     file: RwLock<Option<Arc<dyn File>>>,
-    /// Somebody has asked for it since it was last considered for closing.
+    /// Whether it was read since it was last considered for closing.
     used: AtomicBool,
 }
 
-/// A finished file that may be read at any time, and is open only at some.
+/// A finished file that can be read at any time, whether or not it is open.
 #[derive(Debug)]
 pub(crate) struct ReadFile {
     files: Arc<Files>,
     name: String,
     slot: Arc<Slot>,
-    /// What it was when it was opened first: no other file that bears its name later is read for it.
+    /// Identity of the file first opened: a later file of the same name is never read in its place.
     identity: (u64, u64),
 }
 
 impl Files {
-    /// The files of a directory, of which at most `open_max` are open at once beside those that are being read.
+    /// Returns the files of a directory; at most `open_max` are open at once besides those being read.
     pub(crate) fn new(dir: Arc<dyn Dir>, open_max: usize) -> Self {
         Self { dir, origin: Origin::default(), open_max: open_max.max(1), open: Arc::default() }
     }
 
-    /// Another directory, for whose sake the same files may be closed.
+    /// Returns another directory that shares the list, and so the limit, of open files.
     pub(crate) fn beside(&self, dir: Arc<dyn Dir>) -> Self {
         Self { dir, origin: Origin::default(), open_max: self.open_max, open: Arc::clone(&self.open) }
     }
 
-    /// Closes every file that can be opened again.
+    /// Closes every file that can be reopened.
     pub(crate) fn close_all(&self) {
         let slots = std::mem::take(&mut *self.open.lock());
         for slot in slots {
-            // A handle goes outside of the lock of its slot, here and below.
+            // Handles are dropped outside the lock of their slot, here and below.
             let closed = slot.file.write().take();
             drop(closed);
         }
     }
 
-    /// Closes files until at most `keep` are open, those first that nobody has asked for lately.
+    /// Closes files until at most `keep` are open, those not used lately first.
     fn make_room(&self, keep: usize) {
         let mut closed = Vec::new();
         let mut open = self.open.lock();
-        // Two rounds: the first takes away what the second goes by. Whoever is asked for all the time meanwhile may be
-        // closed, too.
+        // Two rounds: the first clears the flags that the second tests. A file read throughout may be closed, too.
         let mut spared = open.len();
         while open.len() > keep
             && let Some(slot) = open.pop_front()
@@ -96,7 +95,7 @@ impl Files {
         drop(closed);
     }
 
-    /// Tries again with as few files open as can be.
+    /// Tries an operation again with as few files open as possible.
     pub(crate) fn sparing<T>(&self, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         match attempt() {
             Err(e) if is_out_of_files(&e) => {
@@ -118,14 +117,14 @@ impl ReadFile {
         Ok(opened)
     }
 
-    /// The open file, for one read.
+    /// Returns the open file, for one read.
     ///
     /// # Errors
-    /// `InvalidData` when another file has taken its name.
+    /// `InvalidData` if another file has taken its name.
     #[inline]
     pub(crate) fn get(&self) -> io::Result<Arc<dyn File>> {
         if let Some(file) = &*self.slot.file.read() {
-            // Written only where it changes: those who read one file at once share the line.
+            // Stored only if it changes: threads that read one file at once share the cache line.
             if !self.slot.used.load(Ordering::Relaxed) {
                 self.slot.used.store(true, Ordering::Relaxed);
             }
@@ -144,7 +143,7 @@ impl ReadFile {
         Ok(self.keep(file))
     }
 
-    /// Takes a handle into the list. Two threads may open the file at once; one of the two handles stays.
+    /// Adds a handle to the list. Two threads may open the file at once; only one of the two handles stays.
     fn keep(&self, file: Arc<dyn File>) -> Arc<dyn File> {
         let mut open = self.files.open.lock();
         let mut held = self.slot.file.write();

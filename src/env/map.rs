@@ -1,16 +1,16 @@
-//! Read-only bytes of a finished file: mapped, or a copy where there is no map; and a page that a fork wipes. The one
-//! file with `unsafe` in the core.
+//! Read-only bytes of a finished file, mapped or copied where mapping is not possible; and a page that a fork wipes.
+//! The one file with `unsafe` in the core.
 
 #![expect(
     unsafe_code,
-    reason = "mapping a file, fetching ahead and advising of a page are unsafe calls; what makes them sound is told at each"
+    reason = "mapping a file, prefetching and madvise are unsafe calls; what makes them sound is stated at each"
 )]
 
 use std::{fs::File, io, ops::Deref, sync::Arc};
 
 use memmap2::{Mmap, MmapMut};
 
-/// A line of the processor's caches, in bytes.
+/// Size of a cache line, in bytes.
 const LINE: usize = 64;
 
 /// The same number on every Unix.
@@ -22,13 +22,13 @@ const ENODEV: i32 = 19;
 #[derive(Clone, Debug)]
 pub struct Region(Kept);
 
-/// Where the bytes are.
+/// Owner of the bytes.
 #[derive(Clone, Debug)]
 #[expect(clippy::rc_buffer, reason = "shared with files in memory, which grow while they have one owner")]
 enum Kept {
     /// Mapped from a real file.
     Map(Arc<Mmap>),
-    /// Held in memory.
+    /// Kept in memory.
     Heap(Arc<Vec<u8>>),
 }
 
@@ -53,34 +53,34 @@ impl Region {
             // An empty map is an error on some systems.
             return Ok(Vec::new().into());
         }
-        // SAFETY: a map is sound while nobody changes the bytes under it. The engine maps only files that it finished:
-        // they were created exclusively under a name that is never used again, the one writer has closed them,
-        // nothing in this crate opens an existing file for writing or cutting, and the exclusive lock on the
-        // directory keeps other engines away. Another program that cuts the file under us ends the process with
-        // SIGBUS: `Options::mmap(false)` exists for whoever must fear that.
+        // SAFETY: a map is sound while nothing changes the bytes under it. The engine maps only files that it finished:
+        // they were created exclusively under a name that is never reused, the one writer has closed them, nothing in
+        // this crate opens an existing file for writing or truncating, and the exclusive lock on the directory keeps
+        // other engines away. If another program truncates the file, the process dies of SIGBUS: use
+        // `Options::mmap(false)` where that can happen.
         let map = unsafe { Mmap::map(file) }?;
         Ok(Self(Kept::Map(Arc::new(map))))
     }
 
-    /// Whether a file was not mapped because the system would not have one more map, or has none for such a file: then
-    /// it can still be read.
+    /// Returns whether a map failed only because the system allows no further map, or none of such a file: then it can
+    /// still be read.
     pub(crate) fn is_refused(error: &io::Error) -> bool {
         matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported)
-            // No map on this file system.
+            // This file system has no maps.
             || cfg!(unix) && error.raw_os_error() == Some(ENODEV)
     }
 
-    /// Has the processor fetch bytes that will be read soon. It waits for nothing, and answers nothing. (Rejected: to
-    /// read a byte of each line. Later instructions go on meanwhile, but only some hundreds of them, and the walk that
-    /// follows is longer.)
+    /// Prefetches bytes that will be read soon. It neither waits nor returns anything. (Rejected: reading a byte of
+    /// each line. Later instructions proceed meanwhile, but only some hundreds of them, and the walk that follows is
+    /// longer.)
     #[inline]
     pub(crate) fn fetch(&self, at: usize, len: usize) {
         let bytes: &[u8] = self;
         let end = at.saturating_add(len).min(bytes.len());
         for line in bytes.get(at..end).unwrap_or_default().chunks(LINE) {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: every x86-64 has the instruction. It is a hint: whatever the address is, and this one lies in a
-            // live slice, it changes nothing that a program sees, and never faults.
+            // SAFETY: every x86-64 has the instruction. It is a hint: whatever the address, and this one lies in a live
+            // slice, it changes nothing that a program sees and never faults.
             unsafe {
                 std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast());
             }
@@ -89,7 +89,7 @@ impl Region {
         }
     }
 
-    /// An owner for shared windows into these bytes.
+    /// Returns the owner for shared windows into these bytes.
     pub(crate) fn owner(&self) -> Arc<dyn AsRef<[u8]> + Send + Sync> {
         match &self.0 {
             Kept::Map(map) => Arc::<Mmap>::clone(map),
@@ -110,14 +110,12 @@ impl Deref for Region {
     }
 }
 
-/// The process that made it. A child that was forked from that one has a copy of everything but its threads: locks that
-/// those held stay locked for ever, and
-/// files and locks of the system are shared. So whoever may be such a child asks first.
+/// The process that created it. A forked child has a copy of everything but the threads: locks that they held stay
+/// locked for ever, and files and system locks are shared. So code that may run in such a child checks first.
 ///
-/// On Linux it is a page that the system hands to a child wiped: asking costs the read of a byte. (Rejected: to ask for
-/// the number of the process, which costs as much
-/// as a read that finds its key in memory; and a handler that runs in the child, which takes an unsafe call that nobody
-/// can take back.)
+/// On Linux it is a page that the system wipes in a child: the check reads one byte. (Rejected: comparing process ids,
+/// which costs as much as a read that finds its key in memory; and a handler that runs in the child, which takes an
+/// unsafe call that cannot be undone.)
 #[derive(Debug)]
 pub(crate) struct Origin {
     page: Option<MmapMut>,
@@ -131,28 +129,28 @@ impl Default for Origin {
 }
 
 impl Origin {
-    /// Whether this process was forked from the one that made it.
+    /// Returns whether this process was forked from the one that created it.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
         match &self.page {
-            // Hidden from the compiler, which may believe that nobody changes a byte that it can see.
+            // Hidden from the compiler, which may assume that a byte it can see does not change.
             Some(page) => std::hint::black_box(page).first() == Some(&0),
             None => std::process::id() != self.process,
         }
     }
 
-    /// The process that made it.
+    /// Returns the id of the process that created it.
     pub(crate) fn process(&self) -> u32 {
         self.process
     }
 }
 
-/// A page whose first byte is 1 here and 0 in every child; nothing where the system has none.
+/// Returns a page whose first byte is 1 here and 0 in every child; `None` where the system has none.
 #[cfg(target_os = "linux")]
 fn wiped_page() -> Option<MmapMut> {
     let mut page = MmapMut::map_anon(1).ok()?;
     // SAFETY: the advice concerns one private page that belongs to this value alone, and only what children forked from
-    // now on read of it: in them it is zero, which is as good a byte as any.
+    // now on read of it: there it is zero, which is as valid a byte as any.
     let advised =
         unsafe { rustix::mm::madvise(page.as_mut_ptr().cast(), page.len(), rustix::mm::Advice::LinuxWipeOnFork) };
     *page.first_mut()? = 1;

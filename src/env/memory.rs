@@ -17,7 +17,7 @@ use super::{
 
 /// Files in memory, real clocks, real threads. Clones share the files.
 ///
-/// Paths are only keys: nothing of them is looked up outside. Every sync succeeds and means nothing.
+/// Paths are only keys: nothing outside is looked up. Every sync succeeds and means nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     shared: Arc<Mutex<Shared>>,
@@ -30,19 +30,19 @@ struct Shared {
     last_handle: u64,
 }
 
-/// The bytes of one file. They have their own lock, so that reading one file waits for no other.
+/// Bytes of one file. They have their own lock, so that reading one file never waits for another.
 #[derive(Clone, Debug, Default)]
 struct Content(Arc<RwLock<Bytes>>);
 
 impl PartialEq for Content {
-    /// Whether two names lead to one file.
+    /// Compares identity: two names may lead to one file.
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
 impl Memory {
-    /// A machine without any files.
+    /// Returns a machine without files.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -87,7 +87,7 @@ impl Env for Memory {
 struct MemoryDir {
     shared: Arc<Mutex<Shared>>,
     path: PathBuf,
-    /// Tells whose a lock is.
+    /// Identifies the owner of a lock.
     handle: u64,
 }
 

@@ -1,6 +1,6 @@
-//! What the two machines without a real disk keep in its place: bytes, names and locks.
+//! Bytes, names and locks of the two machines without a real disk.
 //!
-//! Files of a [`Tree`] are whatever its machine holds them by. Its operations only say what they would change.
+//! A file of a [`Tree`] is whatever handle its machine uses. Operations return the changes they would make.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use std::{
 
 use super::map::Region;
 
-/// The bytes of a file. A clone costs nothing until one of the two is written.
+/// Bytes of a file. A clone costs nothing until one of the two is written.
 #[derive(Clone, Default)]
 #[expect(clippy::rc_buffer, reason = "written in place while it has one owner, copied when it has more")]
 pub(super) struct Bytes(Arc<Vec<u8>>);
@@ -33,7 +33,7 @@ impl Bytes {
         Ok(())
     }
 
-    /// Writes `bytes` at `offset`; what lies between the old end and `offset` reads as zero.
+    /// Writes `bytes` at `offset`; a gap between the old end and `offset` reads as zero.
     pub(super) fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
@@ -46,7 +46,7 @@ impl Bytes {
         Ok(())
     }
 
-    /// Makes the file at least `len` bytes long, with zeros.
+    /// Extends the file with zeros to at least `len` bytes.
     pub(super) fn extend(&mut self, len: u64) -> io::Result<()> {
         if len > self.len() { self.set_len(len) } else { Ok(()) }
     }
@@ -54,13 +54,13 @@ impl Bytes {
     pub(super) fn set_len(&mut self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(|_| ErrorKind::FileTooLarge)?;
         let bytes = Arc::make_mut(&mut self.0);
-        // A length from a test of absurd lengths must not end the process.
+        // An absurd length in a test must not abort the process.
         bytes.try_reserve(len.saturating_sub(bytes.len())).map_err(|_| ErrorKind::StorageFull)?;
         bytes.resize(len, 0);
         Ok(())
     }
 
-    /// The bytes as they are now; later writes do not reach them.
+    /// Returns the bytes as they are now; later writes do not reach them.
     pub(super) fn region(&self) -> Region {
         Arc::clone(&self.0).into()
     }
@@ -87,18 +87,18 @@ fn span(offset: u64, len: usize) -> Option<Range<usize>> {
     Some(start..start.checked_add(len)?)
 }
 
-/// What a name stands for.
+/// Target of a name.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Entry<F> {
     Dir,
     File(F),
 }
 
-/// What one operation does to names, all of it or nothing; `None` removes.
+/// Effect of one operation on names, all or nothing; `None` removes.
 pub(super) type Changes<F> = Vec<(PathBuf, Option<Entry<F>>)>;
 
-/// Names by full path. Operations only say what they would change, with the errors a real file system gives; whoever
-/// asked applies it.
+/// Names by full path. Operations return the changes they would make, with the errors of a real file system; the caller
+/// applies them.
 #[derive(Clone, Debug)]
 pub(super) struct Tree<F> {
     entries: BTreeMap<PathBuf, Entry<F>>,
@@ -120,10 +120,10 @@ impl<F: Clone + PartialEq> Tree<F> {
         }
     }
 
-    /// Removes every name whose directory is gone.
+    /// Removes every name whose directory does not exist.
     pub(super) fn prune(&mut self) {
         let mut kept = Self::default();
-        // A directory sorts before what is in it.
+        // A directory sorts before its contents.
         for (path, entry) in mem::take(&mut self.entries) {
             if path.parent().is_some_and(|dir| kept.check_dir(dir).is_ok()) {
                 kept.entries.insert(path, entry);
@@ -137,13 +137,13 @@ impl<F: Clone + PartialEq> Tree<F> {
         match self.entries.get(path) {
             Some(Entry::Dir) => Ok(()),
             Some(Entry::File(_)) => Err(ErrorKind::NotADirectory.into()),
-            // The roots of all paths, relative and absolute, are always there.
+            // The roots of all paths, relative and absolute, always exist.
             None if path.parent().is_none() => Ok(()),
             None => Err(ErrorKind::NotFound.into()),
         }
     }
 
-    /// The file behind a name.
+    /// Returns the file of a name.
     pub(super) fn file(&self, path: &Path) -> io::Result<F> {
         match self.entries.get(path) {
             Some(Entry::File(file)) => Ok(file.clone()),
@@ -152,7 +152,7 @@ impl<F: Clone + PartialEq> Tree<F> {
         }
     }
 
-    /// The names right in `dir`, sorted.
+    /// Lists the names directly in `dir`, sorted.
     pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.check_dir(dir)?;
         let inside = self.entries.range::<Path, _>((Bound::Excluded(dir), Bound::Unbounded));
@@ -171,7 +171,7 @@ impl<F: Clone + PartialEq> Tree<F> {
         })
     }
 
-    /// The directory `path` and its parents, as far as they are missing.
+    /// Returns the directory `path` and its parents, as far as they are missing.
     pub(super) fn make_dirs(&self, path: &Path) -> io::Result<Changes<F>> {
         let mut missing = Vec::new();
         for dir in path.ancestors() {
@@ -198,7 +198,7 @@ impl<F: Clone + PartialEq> Tree<F> {
         }
     }
 
-    /// A new name for `file`, which may have others.
+    /// Adds a name for `file`, which may have others.
     pub(super) fn create(&self, path: PathBuf, file: F) -> io::Result<Changes<F>> {
         self.check_dir(parent(&path)?)?;
         if self.entries.contains_key(&path) {
@@ -214,7 +214,7 @@ impl<F: Clone + PartialEq> Tree<F> {
         let file = self.file(&from)?;
         match self.entries.get(&to) {
             Some(Entry::Dir) => Err(ErrorKind::IsADirectory.into()),
-            // Two names of one file: POSIX leaves both.
+            // Two names of one file: POSIX keeps both.
             Some(Entry::File(old)) if *old == file => Ok(Vec::new()),
             _ => Ok(vec![(from, None), (to, Some(Entry::File(file)))]),
         }
@@ -228,7 +228,7 @@ impl<F: Clone + PartialEq> Tree<F> {
         }
     }
 
-    /// Removes a directory in which there is nothing.
+    /// Removes an empty directory.
     pub(super) fn remove_dir(&self, path: PathBuf) -> io::Result<Changes<F>> {
         if self.list(&path)?.is_empty() { Ok(vec![(path, None)]) } else { Err(ErrorKind::DirectoryNotEmpty.into()) }
     }
@@ -238,12 +238,12 @@ fn parent(path: &Path) -> io::Result<&Path> {
     path.parent().ok_or_else(|| ErrorKind::AlreadyExists.into())
 }
 
-/// One spelling for every path: without `.` and doubled slashes. A path is a key here, it leads through no links.
+/// Normalises a path: no `.` and no doubled slashes. A path is only a key here and leads through no links.
 pub(super) fn normalise(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
-/// The full path of the relative `name` in `dir`; `""` is `dir` itself.
+/// Returns the full path of the relative `name` in `dir`; `""` is `dir` itself.
 pub(super) fn at(dir: &Path, name: &str) -> io::Result<PathBuf> {
     let mut path = dir.to_path_buf();
     for part in Path::new(name).components() {
@@ -258,12 +258,12 @@ pub(super) fn at(dir: &Path, name: &str) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// What a write to a file opened for reading gets.
+/// Returns the error of a write to a file opened for reading.
 pub(super) fn read_only() -> io::Error {
     io::Error::new(ErrorKind::PermissionDenied, "opened for reading")
 }
 
-/// Who holds which directory. A second handle conflicts even in the same process.
+/// Directory locks, by handle. A second handle conflicts even in the same process.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Locks {
     held: Vec<Lock>,
@@ -277,7 +277,7 @@ struct Lock {
 }
 
 impl Locks {
-    /// Locks `path` for `handle`, which may already hold it the other way.
+    /// Locks `path` for `handle`, which may already hold it in the other mode.
     pub(super) fn try_lock(&mut self, path: &Path, handle: u64, exclusive: bool) -> bool {
         let conflict = |lock: &Lock| lock.path == path && lock.handle != handle && (exclusive || lock.exclusive);
         if self.held.iter().any(conflict) {

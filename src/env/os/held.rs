@@ -1,9 +1,9 @@
 //! Directories and files by descriptor: every name is looked up in the directory that is held open, wherever its path
 //! leads by now.
 //!
-//! So a handle whose directory was moved goes on in it, and one whose directory was deleted gets errors; whoever has
-//! taken the place at the old path is never touched. The sub-directories are held as well: syncing their names, the one
-//! thing that may not fail for a small reason, needs no new descriptor.
+//! So a handle whose directory was moved continues in it, and one whose directory was deleted gets errors; a new
+//! directory at the old path is never touched. Sub-directories are held open as well: syncing their names must not fail
+//! for a minor reason, and so needs no new descriptor.
 
 use std::{
     any::Any,
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// Threads that sync the files of one job, and how many files make another one worth its start.
+/// Threads that sync the files of one job, and the number of files that justifies starting another.
 const SYNC_THREADS: usize = 8;
 const SYNC_SHARE_MIN: usize = 8;
 
@@ -42,11 +42,11 @@ const FILE_FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags
 
 #[derive(Debug)]
 pub(super) struct OsDir {
-    /// Where it was opened, for messages.
+    /// Path it was opened by, for messages.
     path: PathBuf,
-    /// Carries the lock: deleting the LOCK file frees nothing, and every alias of the directory leads to it.
+    /// Carries the lock: deleting the LOCK file releases nothing, and every alias of the directory leads to it.
     root: Arc<Held>,
-    /// Sub-directories, from when they were first named.
+    /// Sub-directories, opened when first named.
     subs: RwLock<Vec<(String, Arc<Held>)>>,
 }
 
@@ -73,8 +73,8 @@ impl Held {
     }
 }
 
-/// Fails for what has lost its last name: syncing it succeeds, and nobody will find it. Where a file system does not
-/// count links, nothing is known.
+/// Fails for a file or directory that has lost its last name: syncing it would succeed, and it could not be found
+/// again. Passes if the file system does not count links.
 fn check_linked(file: &fs::File, counts_links: bool) -> io::Result<()> {
     if counts_links && file.metadata()?.nlink() == 0 {
         return Err(io::Error::new(ErrorKind::NotFound, "it was deleted while it was open"));
@@ -89,7 +89,7 @@ impl OsDir {
         Ok(Self { path, root, subs: RwLock::default() })
     }
 
-    /// The sub-directory `sub`, held open from now on; `""` is the directory itself.
+    /// Returns the sub-directory `sub` and keeps it open; `""` is the directory itself.
     fn dir(&self, sub: &str) -> io::Result<Arc<Held>> {
         if sub.is_empty() {
             return Ok(Arc::clone(&self.root));
@@ -107,7 +107,7 @@ impl OsDir {
         })?;
         let held = Arc::new(Held::new(handle.into())?);
         let mut subs = self.subs.write();
-        // Two threads may have opened it at once; one of the two stays.
+        // Two threads may have opened it at once; only one of the two stays.
         if let Some(first) = find(&subs) {
             return Ok(first);
         }
@@ -115,7 +115,7 @@ impl OsDir {
         Ok(held)
     }
 
-    /// The directory that a name lies in, and the name there.
+    /// Returns the directory that a name lies in, and the name there.
     fn place<'a>(&self, name: &'a str) -> io::Result<(Arc<Held>, &'a str)> {
         let (sub, leaf) = name.split_once('/').unwrap_or(("", name));
         if leaf.contains('/') || sub == ".." || name.starts_with('/') || matches!(leaf, "" | "." | "..") {
@@ -157,7 +157,7 @@ impl Dir for OsDir {
         self.subs.read().iter().try_for_each(|(_, dir)| dir.check_there())
     }
 
-    /// Several at a time: a journal takes many that wait for it to the disk together.
+    /// Syncs several at a time: a journal writes those that wait for it together.
     fn sync_files(&self, names: &[String]) -> Result<(), (String, io::Error)> {
         let sync = |names: &[String]| {
             names.iter().try_for_each(|name| {
@@ -174,7 +174,7 @@ impl Dir for OsDir {
             let started: Vec<_> = shares
                 .map(|names| {
                     let builder = thread::Builder::new().name("chronolith-sync".to_owned());
-                    // Where no thread can be had, this one does it.
+                    // If no thread can be started, this one does it.
                     builder.spawn_scoped(scope, || sync(names)).map_err(|_| names)
                 })
                 .collect();
@@ -184,8 +184,8 @@ impl Dir for OsDir {
                     Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
                     Err(names) => sync(names),
                 };
-                // A sync that failed is told before a file that could not be opened: that is tried again, and a failed
-                // sync succeeds then.
+                // A failed sync is reported before a file that could not be opened: the latter is retried, and by then
+                // the failed sync would succeed.
                 synced = match (synced, other) {
                     (Err((_, first)), Err(second)) if is_out_of_files(&first) => Err(second),
                     (Err(first), _) => Err(first),
@@ -198,7 +198,7 @@ impl Dir for OsDir {
 
     fn contains(&self, path: &Path) -> bool {
         let Ok(own) = self.root.handle.metadata() else { return false };
-        // By number: the directory may have been moved since it was opened, or be mounted at a second place.
+        // By device and inode: the directory may have been moved since it was opened, or be mounted in a second place.
         let is_own =
             |above: &Path| fs::metadata(above).is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()));
         destination(path).ancestors().any(is_own)
@@ -207,14 +207,14 @@ impl Dir for OsDir {
     fn list(&self, sub: &str) -> io::Result<Vec<String>> {
         let dir = self.dir(sub)?;
         let mut names = Vec::new();
-        // Through a descriptor of its own: the place that a reading has reached belongs to the descriptor.
+        // Through a separate descriptor: the read position belongs to the descriptor.
         for entry in rustix::fs::Dir::read_from(&dir.handle)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             if !matches!(name.as_str(), "." | "..") {
                 names.push(name);
             }
         }
-        // One that was deleted reads as empty.
+        // A deleted directory reads as empty.
         dir.check_there()?;
         names.sort_unstable();
         Ok(names)
@@ -233,7 +233,7 @@ impl Dir for OsDir {
         let flags = FILE_FLAGS | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let private = Mode::RUSR | Mode::WUSR;
         let handle = retry_on_intr(|| rustix::fs::openat(&dir.handle, leaf, flags, private))?;
-        // The umask may have taken the owner's own rights away.
+        // The umask may have removed the owner's own rights.
         let made =
             rustix::fs::fchmod(&handle, private).map_err(io::Error::from).and_then(|()| OsFile::new(handle.into()));
         match made {
@@ -250,7 +250,7 @@ impl Dir for OsDir {
         let opened =
             retry_on_intr(|| rustix::fs::openat(&dir.handle, leaf, FILE_FLAGS | OFlags::RDONLY, Mode::empty()));
         let handle = opened.map_err(|errno| match errno {
-            // What stands there is a link, or a socket.
+            // A link or a socket has that name.
             Errno::LOOP | Errno::MLINK | Errno::NXIO => not_a_file(),
             errno => errno.into(),
         })?;
@@ -334,8 +334,8 @@ impl File for OsFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        // fs2 builds its error from errno although posix_fallocate returns the code: what kind it is cannot be
-        // trusted, so the caller treats any error as "no reservation" and lets the write itself speak.
+        // fs2 builds its error from errno although posix_fallocate returns the code: its kind cannot be trusted, so the
+        // caller treats any error as "no reservation" and relies on the error of the write itself.
         fs2::FileExt::allocate(&self.file, len)
     }
 

@@ -1,4 +1,5 @@
-//! The real machine: files of mode 0600 in directories of mode 0700, no link followed, the directory itself locked.
+//! The real machine: files of mode 0600 in directories of mode 0700; links are not followed; the lock is on the
+//! directory itself.
 
 #[cfg(unix)]
 mod held;
@@ -22,7 +23,7 @@ use crate::env::{
     door::{Background, Dir, Env},
 };
 
-/// As many links in a row are followed as Linux follows.
+/// Maximum length of a chain of links, the same as on Linux.
 const LINKS_MAX: usize = 40;
 
 /// The machine this process runs on.
@@ -30,19 +31,19 @@ const LINKS_MAX: usize = 40;
 pub struct Os;
 
 impl Os {
-    /// Where a file is that the user names, or will be once it is made: links at the end of the path are followed, as
-    /// the user chose them.
+    /// Returns where a file named by the user is, or will be once created: links at the end of the path are followed,
+    /// as the user chose them.
     pub(crate) fn follow(path: &Path) -> io::Result<PathBuf> {
         let mut path = path.to_path_buf();
         for _ in 0..LINKS_MAX {
             match fs::read_link(&path) {
                 Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
-                // Not a link (`EINVAL`), or nothing yet.
+                // Not a link (`EINVAL`), or does not exist yet.
                 Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => return Ok(path),
                 Err(e) => return Err(e),
             }
         }
-        Err(io::Error::new(ErrorKind::InvalidInput, "too many links lead to each other"))
+        Err(io::Error::new(ErrorKind::InvalidInput, "too many levels of links"))
     }
 }
 
@@ -52,7 +53,7 @@ impl Env for Os {
             return Err(io::Error::new(ErrorKind::InvalidInput, "the path is empty"));
         }
         let made = if create { make_dir(path) } else { Ok(()) };
-        // The path itself may be a link: the user chose it. What is inside may not.
+        // The path itself may be a link, since the user chose it; names inside may not.
         let opened = made.and_then(|()| OsDir::open(fs::canonicalize(path)?));
         Ok(Arc::new(opened.map_err(|error| in_the_way(path, error))?))
     }
@@ -87,7 +88,7 @@ impl Env for Os {
     }
 }
 
-/// Says which part of a path is not a directory, or a link to nothing: the system tells only that there is one.
+/// Reports which part of a path is not a directory, or is a dangling link: the system reports only that there is one.
 fn in_the_way(path: &Path, error: io::Error) -> io::Error {
     if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::AlreadyExists) {
         return error;
@@ -107,12 +108,12 @@ fn in_the_way(path: &Path, error: io::Error) -> io::Error {
     error
 }
 
-/// Where a path leads once its missing parts have been made: without links and without `..`.
+/// Returns where a path leads once its missing parents exist: without links and without `..`.
 fn destination(path: &Path) -> PathBuf {
     let mut there = std::env::current_dir().unwrap_or_default();
     for part in path.components() {
         match part {
-            // Above a part that is missing nothing can be a link.
+            // Existing parts are resolved already, and missing ones are no links.
             Component::ParentDir => drop(there.pop()),
             part => {
                 there.push(part);
@@ -131,7 +132,7 @@ fn not_a_file() -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, "not a regular file")
 }
 
-/// Makes one directory, readable by its owner alone.
+/// Creates one directory, accessible to its owner alone.
 fn new_dir(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
@@ -139,7 +140,7 @@ fn new_dir(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// Makes the database directory, and makes its name durable; missing parents get the ordinary mode.
+/// Creates the database directory and makes its name durable; missing parents get the default mode.
 fn make_dir(path: &Path) -> io::Result<()> {
     match new_dir(path) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(()),
@@ -154,7 +155,7 @@ fn make_dir(path: &Path) -> io::Result<()> {
     sync_parent(path)
 }
 
-/// Makes a directory and those above it that are missing.
+/// Creates a directory and its missing parents.
 fn make_parents(path: &Path) -> io::Result<()> {
     if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());

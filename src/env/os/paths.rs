@@ -1,6 +1,5 @@
-//! Directories and files by path, for systems where names are not looked up relative to an open directory. A handle
-//! whose directory was moved or replaced finds what is at the old path: such systems refuse to move a directory that is
-//! open.
+//! Directories and files by path, for systems that cannot look up names relative to an open directory. If its directory
+//! is moved or replaced, a handle finds what is now at the old path; but such systems refuse to move an open directory.
 
 use std::{
     fs,
@@ -18,7 +17,7 @@ use crate::env::{
 #[derive(Debug)]
 pub(super) struct OsDir {
     path: PathBuf,
-    /// Carries the lock: deleting the LOCK file frees nothing, and every alias of the directory leads to it.
+    /// Carries the lock: deleting the LOCK file releases nothing, and every alias of the directory leads to it.
     handle: fs::File,
 }
 
@@ -68,7 +67,7 @@ impl Dir for OsDir {
     }
 
     fn sync_files(&self, names: &[String]) -> Result<(), (String, io::Error)> {
-        // Such systems sync only what is open for writing.
+        // Such systems sync only files that are open for writing.
         names.iter().try_for_each(|name| {
             let synced = fs::File::options().write(true).open(self.at(name)).and_then(|file| file.sync_all());
             synced.map_err(|error| (name.clone(), error))
@@ -82,7 +81,7 @@ impl Dir for OsDir {
     fn list(&self, sub: &str) -> io::Result<Vec<String>> {
         let path = self.at(sub);
         if !fs::symlink_metadata(&path)?.is_dir() {
-            // Opening looks into every sub-directory first: a link is never followed further than here.
+            // Opening a database lists every sub-directory first: a link is never followed further than here.
             return Err(not_a_directory());
         }
         let mut names = Vec::new();

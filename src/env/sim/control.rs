@@ -1,4 +1,5 @@
-//! The simulated machine as tests hold it: seed, clocks, faults, power cuts, points, and the bytes of its files.
+//! The interface of the simulated machine to tests: seed, clocks, faults, power cuts, points, and the bytes of its
+//! files.
 
 use std::{
     io,
@@ -19,8 +20,8 @@ use crate::env::{
 ///
 /// Calls are counted where they touch the disk. Changing calls are `create_dir`, `create`, `rename`, `remove`,
 /// `remove_dir`, `link` and `sync_dir` of a directory, `write_at`, `allocate`, `set_len` and `sync` of a file; reading
-/// calls are `list`, `open`, `file_len`, `read_at`, `map` and `len`. A call that fails counts too, but not one made
-/// while the power is off, with a handle that a power cut killed, or to change a file opened for reading.
+/// calls are `list`, `open`, `file_len`, `read_at`, `map` and `len`. A failed call counts too, but not one made while
+/// the power is off, with a handle that a power cut killed, or to change a file opened for reading.
 ///
 /// A directory that [`Env::open_dir`] makes is durable at once, with its parents; one that [`Dir::create_dir`] makes is
 /// a name like any other, and losing it loses what is in it.
@@ -31,14 +32,14 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// A machine with an empty disk. Machines of one seed that get the same calls do the same.
+    /// Returns a machine with an empty disk. Machines with the same seed that get the same calls behave the same.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self::of(Machine::new(seed))
     }
 
-    /// A copy of disk, clock, counters and seeded numbers as they are now, that goes its own way from here. It has no
-    /// faults to come, no locks and no open handles; where the power is off, it is off in the copy.
+    /// Copies disk, clock, counters and seeded numbers as they are now; the copy is independent from here on. It has no
+    /// pending faults, no locks and no open handles; if the power is off, it is off in the copy.
     #[must_use]
     pub fn fork(&self) -> Self {
         let machine = self.machine.lock();
@@ -51,7 +52,7 @@ impl Sim {
         Self::of(copy)
     }
 
-    /// The wall clock.
+    /// Reads the wall clock.
     #[must_use]
     pub fn now(&self) -> SystemTime {
         let since = Duration::from_micros(self.machine.lock().clock.wall_us);
@@ -79,105 +80,105 @@ impl Sim {
         clock.wall_us = clock.wall_us.saturating_sub(micros(d));
     }
 
-    /// The power goes and comes back, with a drawn [`Loss`].
+    /// Cuts the power and restores it, with a drawn [`Loss`].
     pub fn cut_power(&self) {
         let machine = &mut *self.machine.lock();
         let drawn = machine.losses.index(Loss::ALL.len());
         machine.cut_power(Loss::ALL.get(drawn).copied().unwrap_or(Loss::Everything));
     }
 
-    /// The power goes and comes back. Every directory, file and lock from before is dead, each call on it an error;
-    /// regions keep their bytes. Faults still to come stay.
+    /// Cuts the power and restores it. Every earlier directory, file and lock is dead, and each call on it fails;
+    /// regions keep their bytes. Pending faults stay.
     pub fn cut_power_with(&self, loss: Loss) {
         self.machine.lock().cut_power(loss);
     }
 
-    /// How many changing calls there were so far.
+    /// Returns the number of changing calls so far.
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.machine.lock().faults.calls
     }
 
-    /// How many reading calls there were so far.
+    /// Returns the number of reading calls so far.
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.machine.lock().faults.reads
     }
 
-    /// Lets the changing call with the number `call` meet `fault`. The first call of a machine has the number 0, the
-    /// next one from now [`Sim::calls`].
+    /// Makes the changing call number `call` meet `fault`. The first call of a machine is number 0, the next one from
+    /// now [`Sim::calls`].
     pub fn fail_at(&self, call: u64, fault: Fault) {
         self.machine.lock().faults.at_call.insert(call, fault);
     }
 
-    /// Lets the reading call with the number `call` fail with `EIO`; the next one from now is [`Sim::reads`].
+    /// Makes the reading call number `call` fail with `EIO`; the next one from now is [`Sim::reads`].
     pub fn fail_read_at(&self, call: u64) {
         self.fail_read_with(call, Fault::Eio);
     }
 
-    /// Lets the reading call with the number `call` fail with the error of `fault`; of faults that stay, this once.
+    /// Makes the reading call number `call` fail with the error of `fault`; even a lasting fault fails it only once.
     pub fn fail_read_with(&self, call: u64, fault: Fault) {
         self.machine.lock().faults.at_read.insert(call, fault);
     }
 
-    /// Takes back every fault, those to come and those that stay. Power that is off stays off.
+    /// Clears every fault, pending and lasting. Power that is off stays off.
     pub fn clear_faults(&self) {
         self.machine.lock().faults.clear();
     }
 
-    /// Limits how many bytes all files with a name may have together; what goes beyond fails with `ENOSPC`, a write
-    /// after the part that still fits. `None` takes the limit away.
+    /// Limits the total size of all files that have a name; a call that exceeds it fails with `ENOSPC`, a write after
+    /// the part that still fits. `None` removes the limit.
     pub fn set_space(&self, bytes: Option<u64>) {
         self.machine.lock().space = bytes;
     }
 
-    /// Limits how many files and directories may be open at once, those that are open already included: beyond, `open`,
-    /// `create` and `open_dir` fail with `EMFILE`. A directory counts once, whatever is in it. `None`, as in the
-    /// beginning, is without limit.
+    /// Limits how many files and directories may be open at once, including those already open: beyond it, `open`,
+    /// `create` and `open_dir` fail with `EMFILE`. A directory counts once, whatever it contains. `None`, the default,
+    /// sets no limit.
     pub fn set_open_files(&self, limit: Option<usize>) {
         self.machine.lock().open_files.limit = limit;
     }
 
-    /// How many files and directories are open.
+    /// Returns how many files and directories are open.
     #[must_use]
     pub fn open_files(&self) -> usize {
         self.machine.lock().open_files.count
     }
 
-    /// From now on every `map` fails with `ENOMEM`, as where a process has too many maps; or none does any more.
+    /// Makes every `map` fail with `ENOMEM` from now on, as in a process with too many maps; or, with `false`, none.
     pub fn refuse_maps(&self, refuse: bool) {
         self.machine.lock().refuse_maps = refuse;
     }
 
     /// Calls `run` whenever the engine passes a named point: a place between two reads of shared state, or two steps of
-    /// a write, where another thread could come between. `run` may call the database, as that thread would; points
-    /// passed meanwhile are not told. It must not call a verb that waits for the one that is at the point: the point's
-    /// name says what that is, as in `"compact: files, then list"`.
+    /// a write, where another thread could intervene. `run` may call the database, as that thread would; points passed
+    /// during that call are not reported. It must not call a verb that waits for the one at the point: the point's name
+    /// says which that is, as in `"compact: files, then list"`.
     ///
-    /// A verb that does not wait by itself can be made to: this machine draws background steps on the caller's thread,
-    /// and a commit inside `run` may draw a flush or a compaction, which waits for ever for the one at the point. Wrap
-    /// the machine in an [`Env`] of your own whose `draw` answers `below - 1` while `run` is under way, which draws no
-    /// step, and make no commit there while [`Stats::sealed_memtables`](crate::Stats::sealed_memtables) or level 0 is
-    /// so high that writers wait for room.
+    /// A verb that does not itself wait can still be made to: this machine draws background steps on the caller's
+    /// thread, and a commit inside `run` may draw a flush or a compaction, which waits for ever for the one at the
+    /// point. To prevent it, wrap the machine in an [`Env`] of your own whose `draw` returns `below - 1` while `run` is
+    /// active, which draws no step, and make no commit there while
+    /// [`Stats::sealed_memtables`](crate::Stats::sealed_memtables) or level 0 is so high that writers wait for room.
     ///
-    /// A clone of this machine shares it, a [fork](Sim::fork) does not.
+    /// Clones of this machine share `run`, a [fork](Sim::fork) does not.
     pub fn on_point(&self, run: impl FnMut(&'static str) + Send + 'static) {
         Points::replace(&self.points, Points::watched_by(run));
     }
 
-    /// Points are ignored again.
+    /// Stops reporting points.
     pub fn ignore_points(&self) {
         Points::replace(&self.points, Points::default());
     }
 
-    /// The full paths of all files, sorted. Like the other three calls on paths it is no call of the machine: it
-    /// counts nowhere and meets no fault.
+    /// Lists the full paths of all files, sorted. Like the other three methods that take or return paths, this is not a
+    /// call of the machine: it is not counted and meets no fault.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         self.machine.lock().disk.names().files().map(|(path, _)| path.clone()).collect()
     }
 
-    /// The bytes of a file as programs see them.
+    /// Returns the bytes of a file as programs see them.
     #[must_use]
     pub fn read_file(&self, path: &Path) -> Option<Vec<u8>> {
         let machine = self.machine.lock();
@@ -185,12 +186,12 @@ impl Sim {
         Some(machine.disk.bytes(id).ok()?.to_vec())
     }
 
-    /// Damages or makes a file: `bytes` are what programs see and what the medium has.
+    /// Damages or creates a file: both programs and the medium see `bytes`.
     pub fn write_file(&self, path: &Path, bytes: Vec<u8>) {
         self.machine.lock().disk.overwrite(ram::normalise(path), bytes);
     }
 
-    /// Takes a file away, durably.
+    /// Removes a file, durably.
     pub fn remove_file(&self, path: &Path) {
         self.machine.lock().disk.erase(ram::normalise(path));
     }

@@ -1,6 +1,6 @@
 //! The simulated disk, and what a power cut leaves of it.
 //!
-//! A [`Disk`] holds everything twice, as programs see it and as the medium has it, with the operations between the two
+//! A [`Disk`] keeps everything twice, as programs see it and as the medium has it, with the operations between the two
 //! in one order of time.
 //!
 //! ```text
@@ -11,8 +11,8 @@
 //!   durable    CURRENT → 3              [ header | a ]
 //! ```
 //!
-//! A sync moves what is pending into what is durable. A failed sync drops it: programs still see it, the medium
-//! never gets it. A power cut lets a [`Loss`] choose among what is pending; the result is both seen and durable.
+//! A sync moves pending operations to the durable side. A failed sync drops them: programs still see them, the medium
+//! never gets them. At a power cut a [`Loss`] chooses among the pending ones; the result is both seen and durable.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,10 +25,10 @@ use std::{
 use super::{loss::Loss, prng::Prng};
 use crate::env::ram::{Bytes, Changes, Entry, Tree};
 
-/// What a medium writes whole or not at all.
+/// Unit that a medium writes whole or not at all.
 const SECTOR: usize = 512;
 
-/// Names an inode; never used again.
+/// Number of an inode, never reused.
 pub(super) type InodeId = u64;
 
 /// One change of a file that no sync has covered yet.
@@ -48,7 +48,7 @@ impl Edit {
         }
     }
 
-    /// How long a file of `len` bytes is afterwards.
+    /// Returns the length that a file of `len` bytes has afterwards.
     fn len_after(&self, len: u64) -> u64 {
         match self {
             Self::Write { offset, bytes } => len.max(offset.saturating_add(bytes.len() as u64)),
@@ -60,18 +60,18 @@ impl Edit {
 
 #[derive(Clone, Default)]
 struct Inode {
-    /// As programs read it.
+    /// Bytes as programs read them.
     seen: Bytes,
-    /// As the last sync left it.
+    /// Bytes as the last sync left them.
     durable: Bytes,
-    /// What lies between the two, by sequence number.
+    /// Edits between the two, by sequence number.
     pending: Vec<(u64, Edit)>,
-    /// Open handles keep a file that has no name.
+    /// Number of open handles, which keep a file that has no name.
     handle_count: usize,
 }
 
 impl Inode {
-    /// The durable bytes with those pending edits that `kept` chooses.
+    /// Returns the durable bytes with the pending edits that `kept` chooses.
     fn with(&self, kept: impl Fn(u64) -> bool) -> Bytes {
         let mut image = self.durable.clone();
         for (_, edit) in self.pending.iter().filter(|(seq, _)| kept(*seq)) {
@@ -80,7 +80,8 @@ impl Inode {
         image
     }
 
-    /// Every pending edit kept, lost or torn, each on its own, and the length on its own too.
+    /// Returns the durable bytes with each pending edit independently kept, lost or torn, and the length independently
+    /// too.
     fn torn(&self, prng: &mut Prng) -> Bytes {
         let mut image = self.durable.clone();
         if self.pending.is_empty() {
@@ -105,13 +106,13 @@ impl Inode {
     }
 }
 
-/// Applying again what was applied before cannot fail: the bytes found room then.
+/// Asserts that reapplying an edit succeeds: there was room for the bytes before.
 fn settle(applied: &io::Result<()>) {
     debug_assert!(applied.is_ok(), "{applied:?}");
 }
 
 /// Writes `bytes` so that each sector gets the new bytes, keeps the old ones, or holds zeros or noise. Bytes of the
-/// same sectors outside the write stay: they may be durable, and a medium rewrites them with what they were.
+/// same sectors outside the write stay: they may be durable, and a medium rewrites them unchanged.
 fn tear(image: &mut Bytes, mut offset: u64, mut bytes: &[u8], prng: &mut Prng) {
     while !bytes.is_empty() {
         let into = usize::try_from(offset % SECTOR as u64).unwrap_or(0);
@@ -138,17 +139,17 @@ struct Naming {
     changes: Changes<InodeId>,
 }
 
-/// A disk with everything that is needed to say what a power cut leaves of it.
+/// A disk with all the state that decides what a power cut leaves.
 #[derive(Clone, Default)]
 pub(super) struct Disk {
-    /// As programs see the names.
+    /// Names as programs see them.
     names: Tree<InodeId>,
-    /// As the last directory syncs left the names.
+    /// Names as the last directory syncs left them.
     durable: Tree<InodeId>,
-    /// What lies between the two.
+    /// Changes between the two.
     pending: Vec<Naming>,
     inodes: BTreeMap<InodeId, Inode>,
-    /// The last number given to an operation or an inode: one order of time for the whole machine.
+    /// Last number given to an operation or an inode: one order of time for the whole machine.
     last: u64,
 }
 
@@ -157,7 +158,7 @@ impl Disk {
         &self.names
     }
 
-    /// Makes a directory and its parents, durable at once.
+    /// Creates a directory and its parents, durable at once.
     pub(super) fn make_dirs(&mut self, path: &Path) -> io::Result<()> {
         let made = self.names.make_dirs(path)?;
         self.set_names(made);
@@ -222,7 +223,7 @@ impl Disk {
         }
     }
 
-    /// Counts one handle of a file less.
+    /// Counts one handle of a file fewer.
     pub(super) fn close(&mut self, id: InodeId) {
         if let Some(inode) = self.inodes.get_mut(&id) {
             inode.handle_count = inode.handle_count.saturating_sub(1);
@@ -248,7 +249,7 @@ impl Disk {
         self.edit(id, Edit::SetLen { len })
     }
 
-    /// Makes durable what is pending, and nothing else: what a failed sync forgot stays forgotten.
+    /// Makes durable what is pending and nothing else: what a failed sync dropped stays lost.
     pub(super) fn sync(&mut self, id: InodeId) -> io::Result<()> {
         let inode = self.inodes.get_mut(&id).ok_or(ErrorKind::NotFound)?;
         for (_, edit) in mem::take(&mut inode.pending) {
@@ -257,20 +258,20 @@ impl Disk {
         Ok(())
     }
 
-    /// A sync fails: the pages count as clean from now on, although the medium does not have them.
+    /// Fails a sync: the pages count as clean from now on, although the medium does not have them.
     pub(super) fn forget(&mut self, id: InodeId) {
         if let Some(inode) = self.inodes.get_mut(&id) {
             inode.pending.clear();
         }
     }
 
-    /// The bytes of all files that have a name.
+    /// Returns the total size of all files that have a name.
     pub(super) fn used_bytes(&self) -> u64 {
         let named: BTreeSet<InodeId> = self.names.files().map(|(_, id)| *id).collect();
         named.iter().filter_map(|id| self.inodes.get(id)).map(|inode| inode.seen.len()).sum()
     }
 
-    /// Puts bytes onto the medium behind everybody's back.
+    /// Writes bytes onto the medium, bypassing programs.
     pub(super) fn overwrite(&mut self, path: PathBuf, bytes: Vec<u8>) {
         let id = self.names.file(&path).unwrap_or_else(|_| self.tick());
         if let Some(dir) = path.parent()
@@ -285,14 +286,14 @@ impl Disk {
         self.set_names(vec![(path, Some(Entry::File(id)))]);
     }
 
-    /// Takes a file from the medium behind everybody's back.
+    /// Removes a file from the medium, bypassing programs.
     pub(super) fn erase(&mut self, path: PathBuf) {
         if self.names.file(&path).is_ok() {
             self.set_names(vec![(path, None)]);
         }
     }
 
-    /// The power goes and comes back: what is left is all there is, and all of it is durable.
+    /// Cuts the power and restores it: what survives is all there is, and all of it is durable.
     pub(super) fn cut_power(&mut self, loss: Loss, prng: &mut Prng) {
         let end = if loss == Loss::Prefix { self.draw_end(prng) } else { 0 };
         for inode in self.inodes.values_mut() {
@@ -329,7 +330,7 @@ impl Disk {
         self.collect();
     }
 
-    /// Draws where in the order of time the pending operations end that survive.
+    /// Draws the moment up to which pending operations survive.
     fn draw_end(&self, prng: &mut Prng) -> u64 {
         let edits = self.inodes.values().flat_map(|inode| inode.pending.iter().map(|(seq, _)| *seq));
         let mut seqs: Vec<u64> = self.pending.iter().map(|naming| naming.seq).chain(edits).collect();
@@ -345,7 +346,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Changes the names that programs see; a power cut may take it back.
+    /// Changes the names that programs see; a power cut may undo it.
     fn change_names(&mut self, changes: Changes<InodeId>) {
         let Some(dir) = changes.first().and_then(|(path, _)| path.parent()).map(Path::to_path_buf) else {
             return;
@@ -355,7 +356,7 @@ impl Disk {
         self.pending.push(Naming { seq, dir, changes });
     }
 
-    /// Changes names durably, whatever is pending for them.
+    /// Changes names durably, overriding pending changes to them.
     fn set_names(&mut self, changes: Changes<InodeId>) {
         for naming in &mut self.pending {
             naming.changes.retain(|(path, _)| changes.iter().all(|(set, _)| set != path));

@@ -1,4 +1,5 @@
-//! Open directories and files of a simulated machine. Each holds the epoch of its opening: a power cut kills it.
+//! Open directories and files of a simulated machine. Each holds the epoch in which it was opened: a power cut kills
+//! it.
 
 use std::{
     io::{self, ErrorKind},
@@ -20,12 +21,12 @@ pub(super) struct SimDir {
     pub(super) machine: Arc<Mutex<Machine>>,
     pub(super) path: PathBuf,
     pub(super) epoch: u64,
-    /// Tells whose a lock is.
+    /// Identifies the owner of a lock.
     pub(super) handle: u64,
 }
 
 impl SimDir {
-    /// A handle for an inode whose opening the machine has counted.
+    /// Returns a handle for an inode whose opening the machine has counted.
     fn file(&self, inode: InodeId, writable: bool) -> Arc<dyn File> {
         Arc::new(SimFile { machine: Arc::clone(&self.machine), inode, epoch: self.epoch, writable })
     }
@@ -33,7 +34,7 @@ impl SimDir {
 
 impl Drop for SimDir {
     fn drop(&mut self) {
-        // Handles are numbered across power cuts, so a dead one frees nobody else's lock.
+        // Handles are numbered across power cuts, so a dead one never releases another's lock.
         let mut machine = self.machine.lock();
         machine.locks.unlock(self.handle);
         machine.closed(self.epoch);
@@ -115,7 +116,7 @@ impl Dir for SimDir {
     }
 
     fn link(&self, name: &str, to: &dyn Dir, to_name: &str) -> io::Result<()> {
-        // Asked before the machine is locked: `to` may be of a machine that locks itself.
+        // Before the machine is locked: `to` may belong to a machine that locks itself.
         let to = ram::at(&ram::normalise(to.path()), to_name)?;
         self.machine.lock().change(self.epoch)?.link(&ram::at(&self.path, name)?, to)
     }

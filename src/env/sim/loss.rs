@@ -1,16 +1,16 @@
-//! What a power cut may do to what was not synced.
+//! Losses at a power cut, among operations that were not synced.
 
-/// What a power cut does to operations that were not synced. Synced ones survive any of these.
+/// Fate of unsynced operations at a power cut. Synced ones survive any of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Loss {
     /// Everything survives, as if all of it had been synced.
     Nothing,
-    /// Nothing survives: each file is what it was at its last sync, each directory holds the names of its last sync.
+    /// No such operation survives: each file has the contents, and each directory the names, of its last sync.
     Everything,
-    /// Operations survive up to a drawn moment, in order of time over the whole machine.
+    /// Operations survive up to a drawn moment, in order of time across the whole machine.
     Prefix,
-    /// Each operation is kept or lost on its own, and a write may tear: each of its sectors holds the new bytes, the
+    /// Each operation is kept or lost independently, and a write may tear: each of its sectors holds the new bytes, the
     /// old ones, zeros or noise. The length of a file may be the old one, the new one, or one in between.
     Torn,
     /// All names survive, no bytes do: as on file systems where syncing a file makes its name durable too.
@@ -20,7 +20,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// Every way to lose, for tests that try them all.
+    /// Every kind of loss, for tests that try them all.
     pub const ALL: [Self; 6] =
         [Self::Nothing, Self::Everything, Self::Prefix, Self::Torn, Self::NamesKept, Self::DataOnly];
 }

@@ -1,4 +1,4 @@
-//! The state of a simulated machine, and what its calls do to it.
+//! The state of a simulated machine, and the effects of calls on it.
 
 use std::{fmt, io};
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::env::ram::Locks;
 
-/// When the clock of a new machine stands: the first of January 2020.
+/// Initial time of a new machine: the first of January 2020.
 pub(super) const START_US: u64 = 1_577_836_800_000_000;
 
-/// All there is of a machine, under one lock.
+/// Whole state of a machine, under one lock.
 #[derive(Clone)]
 pub(super) struct Machine {
     pub(super) disk: Disk,
@@ -23,18 +23,18 @@ pub(super) struct Machine {
     pub(super) space: Option<u64>,
     pub(super) open_files: OpenFiles,
     pub(super) refuse_maps: bool,
-    /// How often the power came back. A handle of another epoch is dead.
+    /// Number of times the power came back. A handle of another epoch is dead.
     pub(super) epoch: u64,
     pub(super) last_handle: u64,
     is_off: bool,
-    // One stream for each use: asking for entropy once more must not change what a power cut takes.
+    // One stream for each use: drawing entropy once more must not change what a power cut takes.
     pub(super) entropy: Prng,
     pub(super) draws: Prng,
     pub(super) losses: Prng,
 }
 
 impl fmt::Debug for Machine {
-    /// The bytes of all files would drown whatever prints a machine.
+    /// Leaves out the bytes of all files, which would drown the rest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { clock, faults, space, epoch, .. } = self;
         f.debug_struct("Machine")
@@ -46,7 +46,7 @@ impl fmt::Debug for Machine {
     }
 }
 
-/// How many files and directories are open, and how many may be.
+/// Number of open files and directories, and its limit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OpenFiles {
     pub(super) count: usize,
@@ -59,7 +59,7 @@ impl OpenFiles {
         if full { Err(io::Error::from_raw_os_error(EMFILE)) } else { Ok(()) }
     }
 
-    /// Counts one more, if there may be one.
+    /// Counts one more, if the limit allows it.
     pub(super) fn take(&mut self) -> io::Result<()> {
         self.check()?;
         self.count += 1;
@@ -67,7 +67,7 @@ impl OpenFiles {
     }
 }
 
-/// Both clocks.
+/// The two clocks.
 #[derive(Clone, Debug)]
 pub(super) struct Clock {
     pub(super) wall_us: u64,
@@ -75,7 +75,7 @@ pub(super) struct Clock {
 }
 
 impl Machine {
-    /// With an empty disk.
+    /// Returns a machine with an empty disk.
     pub(super) fn new(seed: u64) -> Self {
         Self {
             disk: Disk::default(),
@@ -102,7 +102,7 @@ impl Machine {
         self.is_off = false;
     }
 
-    /// Counts a handle less; a power cut has closed those from before already.
+    /// Counts one handle fewer; a power cut has already closed older ones.
     pub(super) fn closed(&mut self, epoch: u64) {
         if self.epoch == epoch {
             self.open_files.count = self.open_files.count.saturating_sub(1);
@@ -113,7 +113,7 @@ impl Machine {
         if self.is_off || self.epoch != epoch { Err(power_off()) } else { Ok(()) }
     }
 
-    /// Counts a changing call, and says which fault it meets if it is one that leaves traces.
+    /// Counts a changing call, and returns the fault it meets if that is one that leaves traces.
     fn meet(&mut self, epoch: u64) -> io::Result<Option<Fault>> {
         self.check_power(epoch)?;
         let met = self.faults.meet_call();
@@ -124,7 +124,7 @@ impl Machine {
         Ok(met)
     }
 
-    /// Counts a changing call that happens whole or not at all, and fails it if it meets a fault.
+    /// Counts a changing call that takes effect whole or not at all, and fails it if it meets a fault.
     pub(super) fn change(&mut self, epoch: u64) -> io::Result<&mut Disk> {
         match self.meet(epoch)? {
             Some(fault) => Err(fault.error(false)),
@@ -165,11 +165,11 @@ impl Machine {
 
     /// Fails unless a file may have `len` bytes.
     pub(super) fn check_room(&self, id: InodeId, len: u64) -> io::Result<()> {
-        // A file may always keep what it has, even where the limit came later.
+        // A file may always keep its length, even if the limit was set later.
         if len > self.room_for(id)? { Err(io::Error::from_raw_os_error(ENOSPC)) } else { Ok(()) }
     }
 
-    /// How long a file may become.
+    /// Returns the length to which a file may grow.
     fn room_for(&self, id: InodeId) -> io::Result<u64> {
         let Some(free) = self.free_bytes() else {
             return Ok(u64::MAX);
@@ -182,7 +182,7 @@ impl Machine {
     }
 }
 
-/// The first `len` bytes, or all if there are fewer.
+/// Returns the first `len` bytes, or all if there are fewer.
 fn head(bytes: &[u8], len: usize) -> &[u8] {
     bytes.get(..len).unwrap_or(bytes)
 }

@@ -4,32 +4,32 @@ use std::{fmt, mem};
 
 use parking_lot::Mutex;
 
-/// What a test runs when the engine passes a named point.
+/// Callback that a test runs when the engine passes a named point.
 #[derive(Default)]
 pub(super) struct Points {
     watched: bool,
-    /// Nothing while it runs.
+    /// `None` while it runs.
     run: Option<Run>,
 }
 
 type Run = Box<dyn FnMut(&'static str) + Send>;
 
 impl Points {
-    /// Points at which `run` is called.
+    /// Returns points at which `run` is called.
     pub(super) fn watched_by(run: impl FnMut(&'static str) + Send + 'static) -> Self {
         Self { watched: true, run: Some(Box::new(run)) }
     }
 
-    /// Puts others in their place.
+    /// Replaces the points.
     pub(super) fn replace(points: &Mutex<Self>, new: Self) {
         let before = mem::replace(&mut *points.lock(), new);
-        // Dropped outside the lock: it may hold handles of a database, whose end passes points too.
+        // Dropped outside the lock: it may own handles of a database, whose drop passes points too.
         drop(before);
     }
 
-    /// Runs what waits at a point.
+    /// Runs the callback at a point.
     pub(super) fn pass(points: &Mutex<Self>, point: &'static str) {
-        // Taken out while it runs: points that it passes itself find nothing.
+        // Taken out while it runs: points that it passes itself run nothing.
         let run = points.lock().run.take();
         let Some(mut run) = run else { return };
         run(point);

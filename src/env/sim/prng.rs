@@ -1,32 +1,32 @@
-//! Numbers that look random and come again with the same seed: `SplitMix64`. Never for secrets.
+//! Pseudo-random numbers that repeat with the seed: `SplitMix64`. Never for secrets.
 
-/// A stream of numbers that its seed decides.
+/// A stream of numbers determined by its seed.
 #[derive(Clone, Debug)]
 pub(super) struct Prng {
     state: u64,
 }
 
 impl Prng {
-    /// The stream number `stream` of `seed`. Streams of one seed do not follow each other's draws, so asking one
-    /// more often leaves the others as they were.
+    /// Returns stream number `stream` of `seed`. Streams of one seed are independent: drawing more from one leaves the
+    /// others as they were.
     pub(super) fn new(seed: u64, stream: u64) -> Self {
         Self { state: mix(seed ^ mix(stream)) }
     }
 
-    /// The next 64 bits.
+    /// Draws 64 bits.
     pub(super) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.state)
     }
 
-    /// A number below `below`; 0 when that is 0.
+    /// Draws a number below `below`; 0 if that is 0.
     pub(super) fn below(&mut self, below: u64) -> u64 {
         // The high half of the product is below `below`. Its bias is too small to matter to a simulation.
         let [_, high] = halves(u128::from(self.next()) * u128::from(below));
         high
     }
 
-    /// An index below `below`; 0 when that is 0.
+    /// Draws an index below `below`; 0 if that is 0.
     pub(super) fn index(&mut self, below: usize) -> usize {
         usize::try_from(self.below(below as u64)).unwrap_or(0)
     }
@@ -38,7 +38,7 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The low and the high half of `wide`.
+/// Returns the low and the high half of `wide`.
 fn halves(wide: u128) -> [u64; 2] {
     [wide & u128::from(u64::MAX), wide >> 64].map(|half| u64::try_from(half).unwrap_or(0))
 }
