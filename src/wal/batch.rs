@@ -1,5 +1,5 @@
-//! The unit of atomicity. Its bytes are the payload of its log record: encoded once, at the call, and never again; the
-//! memtable points into them.
+//! The unit of atomicity. Its bytes are the payload of its log record: encoded once, in the call that writes it, and
+//! never again; the memtable points into them.
 //!
 //! ```text
 //!  0       8      16      20      24
@@ -7,11 +7,11 @@
 //!  │ seqno │ time │ count │ flags │ [session section]│ operations …
 //!
 //!  operation: kind u8 · keyspace varint · key (length, bytes) · value (length, bytes)
-//!  a range tombstone's value is its end behind a byte 1, or a byte 0 alone for "to the end of the keyspace"
+//!  a range tombstone's value is a byte 1 and its end, or a byte 0 alone for "to the end of the keyspace"
 //! ```
 //!
-//! Beside the bytes stands a table of where each operation's key and value are. It is made while the batch is encoded,
-//! or by the one pass that reads a record back; whoever looks at the operations looks there, and parses nothing.
+//! Beside the bytes is a table of the offsets of each operation's key and value. It is built while the batch is
+//! encoded, or by the one pass that reads a record back; later code uses the table and parses nothing.
 
 use std::sync::Arc;
 
@@ -21,15 +21,15 @@ use crate::{
     format::Reader,
 };
 
-/// The longest batch, in encoded bytes.
+/// Maximum length of a batch, in encoded bytes.
 pub(crate) const BATCH_LEN_MAX: usize = 64 << 20;
 
 const HEADER_LEN: usize = 24;
 
-/// A flag of the header: a section about the session that sent the batch stands before the operations.
+/// Header flag: a section about the session that sent the batch precedes the operations.
 const FLAG_SESSION: u32 = 1;
 
-/// Where an operation stands, counted from the start of its batch's payload.
+/// Offsets of an operation, from the start of its batch's payload.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     kind: Kind,
@@ -41,7 +41,7 @@ struct Place {
 }
 
 impl Place {
-    /// The operation in the bytes behind `start`.
+    /// Returns the operation, in a payload that begins at `start`.
     #[inline]
     fn of<'a>(&self, bytes: &'a [u8], start: usize) -> Op<'a> {
         let Self { kind, keyspace, key_at, key_len, value_at, value_len } = *self;
@@ -51,7 +51,7 @@ impl Place {
     }
 }
 
-/// A place in a batch, which is shorter than 4 GiB: its record says its length in 32 bits.
+/// Converts an offset in a batch, which is shorter than 4 GiB because its record stores the length in 32 bits.
 #[inline]
 fn narrow(place: usize) -> u32 {
     let narrow = u32::try_from(place);
@@ -66,7 +66,7 @@ fn slice(bytes: &[u8], at: usize, len: usize) -> &[u8] {
     slice.unwrap_or_default()
 }
 
-/// The places of a batch's operations. The first one stands by itself, so that a batch of one needs no list.
+/// Places of a batch's operations. The first is stored inline, so that a batch of one allocates no list.
 #[derive(Clone, Debug, Default)]
 struct Places {
     first: Option<Place>,
@@ -91,7 +91,7 @@ impl Places {
     }
 }
 
-/// A batch being built, with room in front for its record header.
+/// A batch being built, with space in front for its record header.
 #[derive(Clone, Debug)]
 pub(crate) struct BatchBuf {
     record: Vec<u8>,
@@ -111,17 +111,17 @@ impl BatchBuf {
         self.push_parts(kind, keyspace, key, [value, &[]]);
     }
 
-    /// Adds a range tombstone, or the purge of a range; no end is the end of the keyspace.
+    /// Adds a range tombstone or range purge; without an end it reaches to the end of the keyspace.
     pub(crate) fn push_range(&mut self, kind: Kind, keyspace: KeyspaceId, start: &[u8], end: Option<&[u8]>) {
         let value: [&[u8]; 2] = end.map_or([&[0], &[]], |end| [&[1], end]);
         self.push_parts(kind, keyspace, start, value);
     }
 
-    /// Adds an operation whose value is put together of two parts.
+    /// Adds an operation whose value consists of two parts.
     fn push_parts(&mut self, kind: Kind, keyspace: KeyspaceId, key: &[u8], value: [&[u8]; 2]) {
         let [head, tail] = value;
         let value_len = head.len() + tail.len();
-        // Room for the numbers and for the padding of the record: a batch of one operation grows once.
+        // Space for the numbers and for the padding of the record: a batch of one operation grows once.
         self.record.reserve(key.len() + value_len + 32);
         self.record.push(kind.number());
         self.varint(u64::from(keyspace.0));
@@ -137,29 +137,29 @@ impl BatchBuf {
         self.operands += u32::from(kind == Kind::Operand);
     }
 
-    /// The encoded length so far.
+    /// Returns the encoded length so far.
     pub(crate) fn len(&self) -> usize {
         self.record.len() - RECORD_HEADER_LEN
     }
 
-    /// How many of the operations are operands.
+    /// Returns how many of the operations are operands.
     pub(crate) fn operands(&self) -> u32 {
         self.operands
     }
 
-    /// The operations, in order.
+    /// Iterates over the operations, in order.
     pub(crate) fn ops(&self) -> impl Iterator<Item = Op<'_>> {
         self.places.ops(&self.record, RECORD_HEADER_LEN)
     }
 
-    /// The number of operations.
+    /// Returns the number of operations.
     pub(crate) fn count(&self) -> usize {
         self.places.len()
     }
 
-    /// Fills in the header, once it is known.
+    /// Fills in the header, once seqno and time are known.
     pub(crate) fn stamp(&mut self, seqno: u64, time_us: u64) {
-        // Each operation takes four bytes at least, and a batch is no longer than `BATCH_LEN_MAX`.
+        // Each operation takes at least four bytes, and a batch is no longer than `BATCH_LEN_MAX`.
         let count = u32::try_from(self.count());
         assert!(count.is_ok(), "a batch of {} operations", self.count());
         let count = count.unwrap_or_default().to_le_bytes();
@@ -173,12 +173,12 @@ impl BatchBuf {
         }
     }
 
-    /// The whole record, for the log to seal.
+    /// Returns the whole record, for the log to seal.
     pub(crate) fn record_mut(&mut self) -> &mut Vec<u8> {
         &mut self.record
     }
 
-    /// The record as shared bytes, and the length of the payload in it (what follows is padding).
+    /// Converts it to shared bytes; `payload_len` excludes the padding of the record.
     pub(crate) fn into_shared(self, payload_len: usize) -> BatchView {
         let Self { record, places, .. } = self;
         let (start, end) = (RECORD_HEADER_LEN, RECORD_HEADER_LEN + payload_len);
@@ -194,7 +194,7 @@ impl BatchBuf {
     }
 }
 
-/// A batch as it stands in its log record; operations are places in shared bytes.
+/// A batch in its log record; operations are places in shared bytes.
 #[expect(clippy::rc_buffer, reason = "the buffer is shared as it was filled, not copied")]
 #[derive(Debug)]
 pub(crate) struct BatchView {
@@ -211,18 +211,18 @@ pub(crate) struct Op<'a> {
     pub(crate) keyspace: KeyspaceId,
     pub(crate) key: &'a [u8],
     pub(crate) value: &'a [u8],
-    /// Where the key and the value begin in the owner's bytes.
+    /// Offsets of the key and the value in the owner's bytes.
     pub(crate) key_at: usize,
     pub(crate) value_at: usize,
 }
 
 impl<'a> Op<'a> {
-    /// The end of a range tombstone: `None` is the end of the keyspace.
+    /// Returns the end of a range tombstone; `None` is the end of the keyspace.
     pub(crate) fn range_end(&self) -> Option<&'a [u8]> {
         self.value.split_first().filter(|(tag, _)| **tag == 1).map(|(_, end)| end)
     }
 
-    /// The span of a range tombstone.
+    /// Returns the span of a range tombstone.
     pub(crate) fn span(&self) -> KeySpan {
         debug_assert!(self.kind.is_range(), "the span of a {:?}", self.kind);
         KeySpan { start: self.key.to_vec(), end: self.range_end().map(<[u8]>::to_vec) }
@@ -261,18 +261,18 @@ impl BatchView {
         Ok(Self { owner: Arc::clone(owner), start, end, places })
     }
 
-    /// Its length in bytes, header included.
+    /// Returns its length in bytes, header included.
     pub(crate) fn len(&self) -> usize {
         self.end - self.start
     }
 
     #[expect(clippy::rc_buffer, reason = "the buffer is shared as it was filled, not copied")]
-    /// The bytes that operations are places in.
+    /// Returns the bytes that operations are places in.
     pub(crate) fn owner(&self) -> &Arc<Vec<u8>> {
         &self.owner
     }
 
-    /// The batch's position and commit time.
+    /// Returns the seqno and commit time of the batch.
     pub(crate) fn stamp(&self) -> (u64, u64) {
         let number = |at: usize| {
             let bytes = slice(&self.owner, self.start + at, 8);
@@ -281,7 +281,7 @@ impl BatchView {
         (number(0), number(8))
     }
 
-    /// The operations, in order.
+    /// Iterates over the operations, in order.
     pub(crate) fn ops(&self) -> impl Iterator<Item = Op<'_>> {
         self.places.ops(&self.owner, self.start)
     }

@@ -1,17 +1,17 @@
 //! The newest writes, durable in order.
 //!
-//! Each memtable has exactly one log file; a log file is a header and a chain of records, each one batch.
+//! Each memtable has exactly one log file: a header and a chain of records, each holding one batch.
 //!
 //! ```text
 //!  0        32            …            …           …      end
 //!  ├────────┼─────────────┼────────────┼───────────┼──────┤
-//!  │ header │ batch       │ batch      │ batch     │ seal │   zeros, if room was reserved
+//!  │ header │ batch       │ batch      │ batch     │ seal │   zeros, if space was reserved
 //!           └──── each: header crc · length · payload crc · previous crc · synced mark · payload
 //! ```
 //!
-//! The manifest is a log of the same make: its records are edits, each synced before the next.
+//! The manifest has the same format: its records are edits, each synced before the next.
 //!
-//! What survives which end:
+//! Writes that survive:
 //!
 //! | durability | death of the process | power cut |
 //! | --- | --- | --- |
@@ -22,12 +22,12 @@
 //! Invariants, cited elsewhere by name:
 //!
 //! * W1: a log is synced only after all older logs are, so what is durable is a prefix of the commits.
-//! * W2: a record carries the place up to which its log was known synced when it was written. A bad record below
-//!   that place is corruption; beyond it, it is the torn tail, good records behind it or not.
+//! * W2: a record stores the offset up to which its log was known to be synced when it was written. A bad record below
+//!   that offset is corruption; beyond it, it is the torn tail, whether or not good records follow.
 //! * W3: a log that was followed by another ends with a seal. Without it the tail is torn and the logs after it are
 //!   void.
-//! * W4: the name of a log is durable before anything is written to it. So a log that is missing between two others, or
-//!   between the oldest one needed and the newest, is damage.
+//! * W4: the name of a log is durable before anything is written to it. So a log missing between two others, or between
+//!   the oldest one needed and the newest, is damage.
 //!
 //! The format is specified in `docs/format/wal.md`.
 

@@ -1,13 +1,12 @@
-//! Replaying a log, and telling a torn tail from corruption.
+//! Replaying a log, and distinguishing a torn tail from corruption.
 //!
 //! ```text
 //!   good  good  good  BAD  ?  ?  good  ?  …
-//!                     │         └─ its synced mark lies above BAD: BAD was on the disk once: corruption
-//!                     └─ no later header has such a mark: the tail that a power cut tore; the log ends here
+//!                     │         └─ its synced mark lies above BAD, so BAD was on disk once: corruption
+//!                     └─ no later header has such a mark: a tail torn by a power cut; the log ends here
 //! ```
 //!
-//! Pages reach the disk in any order, so a good record behind a bad one proves nothing by itself (W2); only a mark
-//! does.
+//! Pages reach the disk in any order, so a good record after a bad one proves nothing by itself (W2); only a mark does.
 
 use std::{ops::Range, path::Path};
 
@@ -19,23 +18,23 @@ use crate::{
     format::{BadHeader, Header, Reader, crc},
 };
 
-/// How a log ended.
+/// Ending of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// With the seal of a log that was followed by another.
+    /// The seal of a log that was followed by another.
     Rotated,
-    /// With the seal of a clean close.
+    /// The seal of a clean close.
     Closed,
-    /// Without a seal: a crash.
+    /// No seal: a crash.
     Torn,
 }
 
-/// What is known of a log's end before it is read.
+/// End of a log, as far as it is known before it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogEnd {
-    /// The log ends exactly here, and everything before was on the disk when that was written down.
+    /// The log ends exactly here, and everything before was on disk when this was recorded.
     Exactly(u64),
-    /// A recovery read up to here. What lies behind is void; what lies before may be lost to a power cut.
+    /// A recovery read up to here. Anything after is void; anything before may have been lost to a power cut.
     AtMost(u64),
 }
 
@@ -51,30 +50,31 @@ impl LogEnd {
     }
 }
 
-/// What a replay found.
+/// Result of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Replay {
-    /// Where the good records end.
+    /// End of the good records.
     pub(crate) end: u64,
     pub(crate) ending: Ending,
-    /// The log carries proof that it, and so every older log, was synced once (W1).
+    /// Whether the log carries proof that it, and so every older log, was synced once (W1).
     pub(crate) was_synced: bool,
 }
 
-/// What the receiver of a record says about it.
+/// Answer of the receiver of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Accept,
-    /// What the record points to is not there. Beyond the synced mark that makes it part of the torn tail.
+    /// The data that the record refers to is missing. Beyond the synced mark that makes the record part of the torn
+    /// tail.
     Refuse,
 }
 
-/// Replays the log that must have the header `expected`, calling `each` with the place of each record's payload.
+/// Replays the log whose header must be `expected`, calling `each` with the place of each record's payload.
 ///
-/// `known` is what the manifest says of its end.
+/// `known` is the end recorded in the manifest.
 ///
 /// # Errors
-/// [`Error::Corrupt`] for damage below a synced mark or below an exact end; what `each` returns.
+/// [`Error::Corrupt`] for damage below a synced mark or below an exact end; errors of `each`.
 pub(crate) fn replay(
     path: &Path,
     bytes: &[u8],
@@ -91,9 +91,9 @@ pub(crate) fn replay(
     }
     match Header::decode(bytes, expected.kind) {
         Ok(header) if header == expected => {}
-        Ok(_) => return Err(log.corrupt(8, "the id of this log; another file stands in its place")),
+        Ok(_) => return Err(log.corrupt(8, "the id of this log; another file has its name")),
         Err(bad @ BadHeader::Newer(_)) => return Err(bad.of(path)),
-        // A header that never reached the disk, unless something proves that it did.
+        // A header that never reached the disk, unless the manifest or a mark proves that it did.
         Err(bad) if exact || log.is_marked(0) => return Err(bad.of(path)),
         Err(_) => return Ok(Replay { end: 0, ending: Ending::Torn, was_synced: false }),
     }
@@ -112,7 +112,7 @@ pub(crate) fn replay(
             RecordKind::Data => {
                 if each(payload)? == Verdict::Refuse {
                     if exact || log.is_marked(at) {
-                        return Err(log.corrupt(at, "what a synced record points to"));
+                        return Err(log.corrupt(at, "the target of a synced record"));
                     }
                     break;
                 }
@@ -153,10 +153,10 @@ impl Log<'_> {
         Ok((header, from..from + payload.len()))
     }
 
-    /// Whether a record header at or behind `at` says that the log was synced beyond `at`.
+    /// Returns whether a record header at or after `at` says that the log was synced beyond `at`.
     ///
-    /// Only headers are checked, at each aligned place: a payload cannot take part in hiding what was synced, and the
-    /// cost stays linear whatever the bytes say.
+    /// Checks headers alone, at each aligned offset: a payload cannot help to hide what was synced, and the cost stays
+    /// linear whatever the bytes are.
     fn is_marked(&self, at: u64) -> bool {
         let first = at.max(FIRST_RECORD);
         let mut place = usize::try_from(first).unwrap_or(usize::MAX);

@@ -7,36 +7,36 @@
 //! ```
 //!
 //! The header crc covers the seed of the log (database id and log number), the record's own offset and the other header
-//! fields, so a record copied from elsewhere, or left from an earlier file, is never taken for one of this place.
-//! `previous` is the header crc of the record before: together they make a chain.
+//! fields, so that a record copied from elsewhere or left from an earlier file is never accepted here. `previous` is
+//! the header crc of the previous record: the records form a chain.
 
 use crate::{
     base::Corruption,
     format::{Header, Reader, crc},
 };
 
-/// Records begin at multiples of this.
+/// Alignment of records.
 pub(crate) const ALIGN: usize = 8;
 
 /// Length of a record's header.
 pub(crate) const RECORD_HEADER_LEN: usize = 24;
 
-/// Where the first record of a log begins.
+/// Offset of the first record of a log.
 pub(crate) const FIRST_RECORD: u64 = Header::LEN as u64;
 
-/// What a record is. The numbers stand on disk.
+/// Kind of a record. The numbers are on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum RecordKind {
     /// A batch of writes; in a manifest, an edit.
     Data = 1,
-    /// The end of a log that was followed by another one.
+    /// End of a log that was followed by another.
     Rotated = 2,
-    /// The end of the last log at a clean close.
+    /// End of the last log at a clean close.
     Closed = 3,
 }
 
-/// The fields of a record's header, already believed.
+/// Fields of a record's header, after its checksum was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordHeader {
     pub(crate) own_crc: u32,
@@ -47,13 +47,13 @@ pub(crate) struct RecordHeader {
     pub(crate) kind: RecordKind,
 }
 
-/// What the checksums of one file begin with, so that records of other files and databases never fit. It is made from
-/// what the reader knows without the file: a header that was lost hides no record.
+/// Returns the seed of the checksums in one file, so that records of other files and databases never match. It is
+/// derived from what the reader knows without the file: a lost header hides no record.
 pub(super) fn seed(header: &Header) -> u32 {
     crc(&[&(header.kind as u32).to_le_bytes(), &header.file_id.to_le_bytes(), &header.number.to_le_bytes()])
 }
 
-/// Fills in the header of a record whose bytes already hold the payload, and pads it.
+/// Fills in the header of a record that already holds its payload, and pads the record.
 pub(crate) fn seal_record(
     record: &mut Vec<u8>,
     seed: u32,
@@ -100,12 +100,12 @@ pub(crate) fn decode_header(bytes: &[u8], seed: u32, offset: u64) -> Result<Reco
     Ok(RecordHeader { own_crc, len, payload_crc, previous, synced_upto, kind })
 }
 
-/// Whether bytes can be the header of a record at all: what is left to the checksum is rare.
+/// Returns whether bytes can be the header of a record at all; few others reach the checksum.
 pub(crate) fn may_be_header(bytes: &[u8]) -> bool {
     matches!(bytes.get(20..RECORD_HEADER_LEN), Some([1..=3, 0, 0, 0]))
 }
 
-/// The length on disk of a record with this payload.
+/// Returns the length on disk of a record with this payload.
 pub(crate) fn record_len(payload: u32) -> u64 {
     (RECORD_HEADER_LEN as u64 + u64::from(payload)).next_multiple_of(ALIGN as u64)
 }

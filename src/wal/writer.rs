@@ -1,4 +1,4 @@
-//! Appending to a log, and syncing it.
+//! Appending to a log and syncing it.
 
 use std::{
     path::PathBuf,
@@ -18,26 +18,26 @@ use crate::{
     format::{FileKind, Header, name},
 };
 
-/// Room is reserved in steps of this: a growing file would have its length changed by each sync.
+/// Space is reserved in these steps: in a growing file, each sync would also write a new length.
 const RESERVE_STEP: u64 = 1 << 20;
 
-/// A log file that can still be synced: by whoever waits, while others append.
+/// A log file that can still be synced, by any waiting thread, while others append.
 #[derive(Debug)]
 pub(crate) struct LogFile {
     pub(crate) number: u64,
     path: PathBuf,
     file: Arc<dyn File>,
-    /// Every byte below is known to be on the disk.
+    /// Every byte below is known to be on disk.
     synced_upto: AtomicU64,
 }
 
 impl LogFile {
-    /// Makes the bytes durable, but does not let later records say that they are.
+    /// Makes the bytes durable, but does not let later records claim it.
     pub(crate) fn sync_bytes(&self) -> Result<()> {
         self.file.sync().at("sync", || self.path.clone())
     }
 
-    /// Makes everything appended so far durable; `end` is the writer's offset when the caller looked.
+    /// Makes everything appended so far durable; `end` is the writer's offset when the caller read it.
     pub(crate) fn sync(&self, end: u64) -> Result<()> {
         self.sync_bytes()?;
         self.synced_upto.fetch_max(end, Ordering::Release);
@@ -53,14 +53,14 @@ pub(crate) struct LogWriter {
     offset: u64,
     previous: u32,
     reserved: u64,
-    /// Reserving room failed once: this file system or this disk does not want it.
+    /// Whether reserving space failed once: this file system or disk does not support it.
     reserve_off: bool,
 }
 
 impl LogWriter {
-    /// Creates the log that `header` describes. Its name is durable after the caller syncs the directory.
+    /// Creates the log with the given header. Its name is durable after the caller syncs the directory.
     pub(crate) fn create(dir: &dyn Dir, header: Header) -> Result<Self> {
-        // A manifest is synced with each edit and read whole: room reserved in it would only be in the way.
+        // A manifest is synced with each edit and read whole: reserved space would only be in the way.
         let (name, reserve_off) = match header.kind {
             FileKind::Manifest => (name::manifest(header.number), true),
             _ => (name::log(header.number), false),
@@ -76,14 +76,13 @@ impl LogWriter {
         &self.log
     }
 
-    /// Where the next record goes: the length of the log so far.
+    /// Returns the offset of the next record: the length of the log so far.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Appends a batch.
-    ///
-    /// After an error the place is as it was: the next record goes over what may have been written of this one.
+    /// Appends a batch. After an error the offset is unchanged: the next record overwrites what may have been written
+    /// of this one.
     pub(crate) fn append(&mut self, batch: &mut BatchBuf) -> Result<()> {
         self.write(batch.record_mut(), RecordKind::Data)
     }
@@ -93,15 +92,15 @@ impl LogWriter {
         self.write(&mut [&[0; RECORD_HEADER_LEN], payload].concat(), RecordKind::Data)
     }
 
-    /// Ends the log: nothing is appended to it afterwards.
+    /// Ends the log: nothing is appended afterwards.
     pub(crate) fn seal(&mut self, kind: RecordKind) -> Result<()> {
         self.write(&mut vec![0; RECORD_HEADER_LEN], kind)
     }
 
-    /// Gives reserved room back that the log did not use. The log is sealed and will never be mapped.
+    /// Releases reserved space that the log did not use. The log is sealed and will never be mapped.
     pub(crate) fn trim(&self) -> Result<()> {
         if self.reserved > self.offset {
-            self.log.file.set_len(self.offset).at("cut", || self.log.path.clone())?;
+            self.log.file.set_len(self.offset).at("truncate", || self.log.path.clone())?;
         }
         Ok(())
     }
@@ -112,8 +111,8 @@ impl LogWriter {
         let end = self.offset + record.len() as u64;
         self.reserve(end);
         if let Err(e) = self.log.file.write_at(self.offset, record) {
-            // A record that was written whole although the call failed must not come back after a crash. Best effort:
-            // what cannot be written to cannot be cleared either, and then only this one batch is in doubt.
+            // A record written whole although the call failed must not reappear after a crash. Best effort: a file that
+            // cannot be written cannot be cleared either, and then only this one batch is in doubt.
             let _cleared = self.log.file.write_at(self.offset, &[0; RECORD_HEADER_LEN]);
             return Err(e).at("append to", || self.log.path.clone());
         }
@@ -122,8 +121,8 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Reserves room ahead, so that appending seldom changes the file's length. Only a wish: whether there is room on
-    /// the disk, the write itself will say.
+    /// Reserves space ahead, so that appends seldom change the file's length. Best effort: a full disk is reported by
+    /// the write itself.
     fn reserve(&mut self, end: u64) {
         if end > self.reserved && !self.reserve_off {
             let upto = end.next_multiple_of(RESERVE_STEP);
