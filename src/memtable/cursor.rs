@@ -1,7 +1,7 @@
 //! Reading a memtable in order.
 //!
-//! A live table is read some entries at a time: the skip list hands out guards that borrow it, and a cursor must own what it
-//! stands on. What is inserted behind the cursor's back is newer than any reader of this cursor asks for.
+//! A live table is read a few entries at a time: the skip list returns guards that borrow it, and a cursor must own its
+//! current entry. Entries inserted after they were fetched are newer than any reader of this cursor asks for.
 
 use std::{ops::Bound, sync::Arc};
 
@@ -15,22 +15,22 @@ use crate::{
 const FETCH_FIRST: usize = 4;
 const FETCH_MAX: usize = 128;
 
-/// A place in a memtable, inside one keyspace.
+/// A position in a memtable, within one keyspace.
 #[derive(Debug)]
 pub(crate) struct MemCursor {
     table: Arc<Memtable>,
     keyspace: KeyspaceId,
     direction: Direction,
-    /// Of a live table: entries fetched, and the place in them.
+    /// Entries fetched from a live table, and the position among them.
     fetched: Vec<(Key, Value)>,
     at: usize,
     fetch: usize,
-    /// Of a run: the place in it.
+    /// Position in a sorted run.
     run_at: Option<usize>,
 }
 
 impl MemCursor {
-    /// A cursor that stands nowhere until it is sent somewhere.
+    /// Returns a cursor that is not positioned yet.
     pub(crate) fn new(table: &Arc<Memtable>, keyspace: KeyspaceId, direction: Direction) -> Self {
         let table = Arc::clone(table);
         Self { table, keyspace, direction, fetched: Vec::new(), at: 0, fetch: FETCH_FIRST, run_at: None }
@@ -44,7 +44,7 @@ impl MemCursor {
         (key.keyspace == self.keyspace).then_some((key, value))
     }
 
-    /// Fetches the next entries of a live table from a bound on.
+    /// Fetches the next entries of a live table, starting at a bound.
     fn fill(&mut self, from: Bound<&Key>) {
         let Store::Live(map) = &self.table.store else { return };
         self.fetched.clear();
@@ -70,7 +70,7 @@ impl Source for MemCursor {
         self.fetch = FETCH_FIRST;
         self.fetched.clear();
         self.run_at = None;
-        // Before every version of `key`; with no key before everything of the next keyspace.
+        // Before every version of `key`; without a key, before everything of the next keyspace.
         let edge = match key {
             Some(key) => Key::newest(self.keyspace, key, u64::MAX),
             None => match self.keyspace.0.checked_add(1) {
@@ -142,7 +142,7 @@ impl Source for MemCursor {
         let is_key = |above: &Key| above.keyspace == self.keyspace && *above.user == *key;
         let is_further = |above: &Key| self.current().is_some_and(|(current, _)| current.seqno > above.seqno);
         let Some(above) = above.filter(|above| is_key(above) && is_further(above)) else { return Ok(()) };
-        // With everything that its commit wrote.
+        // Include everything that its commit wrote.
         let edge = Key { ordinal: u32::MAX, ..above };
         match &self.table.store {
             Store::Live(_) => {

@@ -1,14 +1,15 @@
 //! The newest writes, sorted in memory: one table for all keyspaces.
 //!
-//! A live table is a `crossbeam-skiplist` 0.1.3 map of (keyspace, key, seqno descending, ordinal descending). That release
-//! has known faults: `get` may miss a key while the same key is overwritten, `remove` may succeed twice, a range may
-//! leak entries that are overwritten under it. None of them can touch us, because internal keys are unique (the ordinal
-//! tells the operations of a batch apart), nothing is ever removed or overwritten, and the map is dropped whole;
-//! `internal_keys_are_unique_and_all_are_found` in the tests holds us to it.
+//! A live table is a `crossbeam-skiplist` 0.1.3 map of (keyspace, key, seqno descending, ordinal descending). That
+//! release has known bugs: `get` may miss a key while the same key is overwritten, `remove` may succeed twice, a range
+//! may leak entries that are overwritten under it. None of them affects us, because internal keys are unique (the
+//! ordinal distinguishes the operations of a batch), nothing is ever removed or overwritten, and the map is dropped
+//! whole; the test `internal_keys_are_unique_and_all_are_found` guards this.
 //!
-//! A table recovered from a log is a sorted run instead: sorting half a million entries takes a tenth of inserting them.
+//! A table recovered from a log is a sorted run instead: sorting half a million entries takes a tenth of the time of
+//! inserting them.
 //!
-//! Range tombstones stand beside the entries, whole as they were written: see `ranges`.
+//! Range tombstones are kept beside the entries, unfragmented: see `ranges`.
 
 mod cursor;
 mod ranges;
@@ -35,16 +36,17 @@ use crate::{
 pub(crate) use cursor::MemCursor;
 use ranges::Ranges;
 
-/// What an entry costs beyond its key and value: node, tower, counters.
+/// Cost of an entry beyond its key and value: node, tower, counters.
 const ENTRY_OVERHEAD: u64 = 120;
 
-/// What a batch costs beyond its entries: also one that stores nothing takes room in the log.
+/// Cost of a batch beyond its entries: even one that stores nothing takes space in the log.
 const BATCH_OVERHEAD: u64 = 64;
 
-/// What a range tombstone costs beyond its two keys: itself, its edges, its part of the skyline, and of what readers of older moments need.
+/// Cost of a range tombstone beyond its two keys: itself, its edges, and its part of the skyline and of the structures
+/// for readers of older moments.
 const RANGE_OVERHEAD: u64 = 280;
 
-/// Where an entry stands. The order is the order of every sorted thing here.
+/// An internal key. Its order is the order of every sorted structure here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Key {
     user: Bytes,
@@ -54,7 +56,7 @@ struct Key {
 }
 
 impl Key {
-    /// Where the newest version of `user` at or below `seqno` would stand.
+    /// Returns the key at which the newest version of `user` at or below `seqno` would be found.
     fn newest(keyspace: KeyspaceId, user: &[u8], seqno: u64) -> Self {
         Self { user: Bytes::copy_from(user), seqno, keyspace, ordinal: u32::MAX }
     }
@@ -89,22 +91,22 @@ impl Value {
     }
 }
 
-/// A commit, as the timeline tells it.
+/// A commit, as recorded in the timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) seqno: u64,
     /// In microseconds.
     pub(crate) time: u64,
-    /// Operations in its batch.
+    /// Number of operations in its batch.
     pub(crate) writes: u32,
 }
 
-/// What a table holds of one keyspace.
+/// Contents of a table that belong to one keyspace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Share {
     /// Entries that may be the value of a key: all but point and range tombstones.
     pub(crate) values: u64,
-    /// About how much memory it takes.
+    /// Approximate memory, in bytes.
     pub(crate) bytes: u64,
 }
 
@@ -115,10 +117,10 @@ impl Share {
     }
 }
 
-/// What a table tells beside its entries.
+/// Metadata of a table, besides its entries.
 #[derive(Debug, Default)]
 struct Told {
-    /// The commits inside, in order.
+    /// Commits in the table, in order.
     stamps: Vec<Stamp>,
     shares: BTreeMap<KeyspaceId, Share>,
 }
@@ -130,7 +132,7 @@ enum Store {
     Run(Vec<(Key, Value)>),
 }
 
-/// The newest writes, from `first` to `last` seqno.
+/// The newest writes, from seqno `first` to `last`.
 #[derive(Debug)]
 pub(crate) struct Memtable {
     store: Store,
@@ -139,18 +141,18 @@ pub(crate) struct Memtable {
     log: u64,
     bytes: AtomicU64,
     entries: AtomicU64,
-    /// The seqnos inside; `first` is `u64::MAX` while it is empty.
+    /// Range of seqnos; `first` is `u64::MAX` while the table is empty.
     first: AtomicU64,
     last: AtomicU64,
-    /// The newest commit time inside.
+    /// Newest commit time in the table.
     time_us: AtomicU64,
-    /// Purges inside: they concern readers of earlier moments too.
+    /// Number of purges: they concern readers of earlier moments too.
     purges: AtomicU64,
     told: RwLock<Told>,
 }
 
 impl Memtable {
-    /// An empty table for the writes of log file `log`.
+    /// Returns an empty table for the writes of log file `log`.
     pub(crate) fn new(log: u64) -> Self {
         Self::with(Store::Live(SkipMap::new()), log)
     }
@@ -170,7 +172,7 @@ impl Memtable {
         }
     }
 
-    /// The batches of a log, in order, as a sorted run.
+    /// Builds a sorted run from the batches of a log, in order.
     pub(crate) fn from_batches(log: u64, batches: &[BatchView]) -> Self {
         let mut run = Vec::new();
         let table = Self::with(Store::Run(Vec::new()), log);
@@ -185,7 +187,7 @@ impl Memtable {
 
     /// Adds a batch. Only the one committing thread calls this, and only on a live table.
     pub(crate) fn insert(&self, batch: &BatchView) {
-        assert!(matches!(self.store, Store::Live(_)), "a batch for the recovered table of log {}", self.log);
+        assert!(matches!(self.store, Store::Live(_)), "a batch inserted into the recovered table of log {}", self.log);
         let mut ranges = Vec::new();
         self.read(batch, &mut ranges, |key, value| match &self.store {
             Store::Live(map) => drop(map.insert(key, value)),
@@ -194,7 +196,7 @@ impl Memtable {
         self.ranges.insert(ranges);
     }
 
-    /// Hands out the point entries of a batch and its range tombstones, and counts both.
+    /// Passes the point entries of a batch to `each`, collects its range tombstones, and counts both.
     fn read(
         &self,
         batch: &BatchView,
@@ -202,10 +204,10 @@ impl Memtable {
         mut each: impl FnMut(Key, Value),
     ) {
         let (seqno, time_us) = batch.stamp();
-        assert!(seqno > self.last_seqno(), "batch {seqno} behind {} in log {}", self.last_seqno(), self.log);
+        assert!(seqno > self.last_seqno(), "batch {seqno} after {} in log {}", self.last_seqno(), self.log);
         let owner = batch.owner();
         let mut ordinal = 0;
-        // A batch mostly stays in one keyspace: those before the newest are written down only when another one follows.
+        // A batch mostly stays in one keyspace: its share is stored only when another keyspace follows.
         let mut shares: Vec<(KeyspaceId, Share)> = Vec::new();
         let mut newest = (KeyspaceId(0), Share::default());
         for op in batch.ops() {
@@ -254,12 +256,12 @@ impl Memtable {
         self.log
     }
 
-    /// About how much memory it takes.
+    /// Returns the approximate memory, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
 
-    /// Whether no batch is inside.
+    /// Returns whether the table holds no batch.
     pub(crate) fn is_empty(&self) -> bool {
         self.first_seqno() == u64::MAX
     }
@@ -272,43 +274,43 @@ impl Memtable {
         self.last.load(Relaxed)
     }
 
-    /// The newest commit time inside, in microseconds.
+    /// Returns the newest commit time in the table, in microseconds.
     pub(crate) fn time_us(&self) -> u64 {
         self.time_us.load(Relaxed)
     }
 
-    /// Whether a read at `seqno` can be affected by what is here.
+    /// Returns whether anything here can affect a read at `seqno`.
     #[inline]
     pub(crate) fn matters_at(&self, seqno: u64) -> bool {
         self.first_seqno() <= seqno || self.purges.load(Relaxed) > 0
     }
 
-    /// Whether anything here hides the past.
+    /// Returns whether anything here hides the past.
     pub(crate) fn has_purges(&self) -> bool {
         self.purges.load(Relaxed) > 0
     }
 
-    /// Calls `read` with the commits inside, in order.
+    /// Calls `read` with the commits in the table, in order.
     pub(crate) fn with_stamps<T>(&self, read: impl FnOnce(&[Stamp]) -> T) -> T {
         read(&self.told.read().stamps)
     }
 
-    /// What is inside of a keyspace.
+    /// Returns the share of a keyspace.
     pub(crate) fn share(&self, keyspace: KeyspaceId) -> Share {
         self.told.read().shares.get(&keyspace).copied().unwrap_or_default()
     }
 
-    /// The oldest commit time inside, in microseconds.
+    /// Returns the oldest commit time in the table, in microseconds.
     pub(crate) fn first_time(&self) -> u64 {
         self.with_stamps(|stamps| stamps.first().map_or(0, |stamp| stamp.time))
     }
 
-    /// The range tombstones of a keyspace, in sets of which the newest is last. What is written later is not in them.
+    /// Returns the range tombstones of a keyspace, as sets with the newest last. Later writes are not in them.
     pub(crate) fn tombstones(&self, keyspace: KeyspaceId) -> Vec<Arc<Tombstones>> {
         self.ranges.sets(keyspace)
     }
 
-    /// The keyspaces that have anything here, in order.
+    /// Lists the keyspaces with anything in this table, in order.
     pub(crate) fn keyspaces(&self) -> Vec<KeyspaceId> {
         let mut found = self.ranges.keyspaces();
         let mut next = Some(KeyspaceId(0));
@@ -326,9 +328,10 @@ impl Memtable {
         found
     }
 
-    /// Looks a key up: the value, absence, or nothing to say. Operands on the way are shown to the look-up.
+    /// Looks a key up: returns the value, absence, or `None` if this table does not decide. Operands on the way are
+    /// added to the look-up.
     ///
-    /// Entries here have no gaps, so what stands above the asked seqno need not be shown.
+    /// Entries here have no gaps, so versions above the requested seqno need not be shown to it.
     pub(crate) fn get(&self, keyspace: KeyspaceId, user: &[u8], lookup: &mut Lookup) -> Result<Option<Answer>> {
         let asked = lookup.seqno();
         let mark = self.ranges.newest(keyspace, user, asked, lookup.opened());
@@ -339,7 +342,7 @@ impl Memtable {
             if let Some(mark) = mark
                 && (mark.seqno, mark.ordinal) > (key.seqno, key.ordinal)
             {
-                // What is left is older than the range tombstone.
+                // Everything that follows is older than the range tombstone.
                 return Some(lookup.see(mark.seen()).map(|_| Answer::Deleted));
             }
             match lookup.see(value.seen(key.seqno)) {

@@ -1,8 +1,8 @@
 //! The range tombstones of a memtable.
 //!
-//! Of each keyspace a stack of immutable sets, each longer than the next newer one: adding one merges the small ones on top,
-//! so that each tombstone is moved log n times in all, and readers meet at most log n sets. Those who have taken the sets do not see what
-//! comes later; what a set holds above their moment they pass over.
+//! Each keyspace has a stack of immutable sets, each longer than the next newer one: an insert merges the small ones on
+//! top, so that each tombstone is moved log n times in all, and readers meet at most log n sets. Readers that hold the
+//! sets do not see later inserts; they skip tombstones in a set that are above their moment.
 
 use std::sync::{
     Arc,
@@ -19,13 +19,13 @@ use crate::{
 /// Range tombstones of all keyspaces.
 #[derive(Debug, Default)]
 pub(super) struct Ranges {
-    /// How many there are: zero spares readers the lock.
+    /// Number of tombstones: zero spares readers the lock.
     count: AtomicU64,
     stacks: RwLock<Vec<(KeyspaceId, Vec<Arc<Tombstones>>)>>,
 }
 
 impl Ranges {
-    /// Adds tombstones, all newer than those that are there. One that covers nothing is dropped.
+    /// Adds tombstones, all newer than those present. Empty ones are dropped.
     pub(super) fn insert(&self, mut tombstones: Vec<(KeyspaceId, RangeTombstone)>) {
         tombstones.retain(|(_, tombstone)| !tombstone.span.is_empty());
         if tombstones.is_empty() {
@@ -49,7 +49,7 @@ impl Ranges {
         self.stacks.read().iter().map(|(id, _)| *id).collect()
     }
 
-    /// All tombstones of a keyspace.
+    /// Returns all tombstones of a keyspace.
     pub(super) fn sets(&self, keyspace: KeyspaceId) -> Vec<Arc<Tombstones>> {
         if self.count.load(Ordering::Acquire) == 0 {
             return Vec::new();
@@ -58,14 +58,14 @@ impl Ranges {
         stacks.iter().find(|(id, _)| *id == keyspace).map(|(_, stack)| stack.clone()).unwrap_or_default()
     }
 
-    /// The newest tombstone at or below `asked`, or purge at or below `opened`, that covers `key`.
+    /// Returns the newest tombstone at or below `asked`, or purge at or below `opened`, that covers `key`.
     pub(super) fn newest(&self, keyspace: KeyspaceId, key: &[u8], asked: u64, opened: u64) -> Option<Mark> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
         }
         let stacks = self.stacks.read();
         let (_, stack) = stacks.iter().find(|(id, _)| *id == keyspace)?;
-        // Whatever the newer sets say of the key is newer.
+        // Anything the newer sets hold for the key is newer.
         stack.iter().rev().find_map(|set| set.newest(key, asked, opened))
     }
 }
