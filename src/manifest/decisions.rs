@@ -1,16 +1,16 @@
-//! When things were decided that are no commits, and so stand in no timeline.
+//! Times of decisions that are not commits, and so not in the timeline.
 
-/// Moments at which something was decided that is no commit, and so stands in no timeline: a keyspace created,
-/// configured or dropped, a pin set or taken back.
+/// Moments of decisions that are not commits, and so not in the timeline: a keyspace created, configured or dropped, a
+/// pin set or removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Decisions {
-    /// Seqnos and times in microseconds, ascending: every one from `from` on.
+    /// Seqnos and times in microseconds, ascending: all from `from` on.
     pub(super) stamps: Vec<(u64, u64)>,
-    /// Of those below nothing is known: they were too many.
+    /// Seqno below which decisions were discarded: there were too many.
     from: u64,
 }
 
-/// Decisions remembered at most.
+/// Maximum number of decisions remembered.
 pub(super) const DECISIONS_MAX: usize = 1 << 14;
 
 impl Decisions {
@@ -26,19 +26,19 @@ impl Decisions {
         }
     }
 
-    /// The newest at or below a seqno.
+    /// Returns the newest at or below a seqno.
     pub(crate) fn at_seqno(&self, seqno: u64) -> Option<(u64, u64)> {
         let after = self.stamps.partition_point(|(at, _)| *at <= seqno);
         self.stamps.get(after.checked_sub(1)?).copied()
     }
 
-    /// The newest at or before a time in microseconds: they never go backwards.
+    /// Returns the newest at or before a time in microseconds; times never decrease.
     pub(crate) fn at_time(&self, time_us: u64) -> Option<(u64, u64)> {
         let after = self.stamps.partition_point(|(_, at)| *at <= time_us);
         self.stamps.get(after.checked_sub(1)?).copied()
     }
 
-    /// Whether a decision at a seqno would be known.
+    /// Returns whether a decision at a seqno would be known.
     pub(crate) fn reach(&self, seqno: u64) -> bool {
         seqno >= self.from
     }

@@ -1,12 +1,12 @@
-//! One step from a version to the next.
+//! An edit: one step from a version to the next.
 //!
 //! ```text
 //!  edit:    change change …
 //!  change:  tag u8 · length varint · body
 //! ```
 //!
-//! A change whose tag is unknown refuses the file below 128 and is skipped from 128 on, so that a later format may add
-//! hints that an earlier release need not understand.
+//! An unknown tag below 128 refuses the file; from 128 on the change is skipped, so that a later format may add hints
+//! that an earlier release need not understand.
 
 use super::{
     change::Change,
@@ -18,10 +18,10 @@ use crate::{
     wal::LogEnd,
 };
 
-/// The first tag that a reader may skip.
+/// Lowest tag that a reader may skip.
 const FIRST_OPTIONAL_TAG: u8 = 128;
 
-// A hint must be one that readers may skip.
+// A hint must be skippable.
 const _: () = assert!(segments::HELD >= FIRST_OPTIONAL_TAG);
 
 /// Changes that become visible together.
@@ -69,7 +69,7 @@ impl Edit {
     }
 }
 
-/// The tag and the body of a change.
+/// Returns the tag and the body of a change.
 fn encode(change: &Change) -> (u8, Vec<u8>) {
     let mut body = Writer::default();
     let out = &mut body;
@@ -97,7 +97,7 @@ fn encode(change: &Change) -> (u8, Vec<u8>) {
     (tag, body.into_bytes())
 }
 
-/// The change of a tag and a body; nothing where the tag is unknown.
+/// Decodes the change of a tag and a body; `None` if the tag is unknown.
 fn decode(tag: u8, body: &mut Reader<'_>) -> Result<Option<Change>, Corruption> {
     let change = match tag {
         keyspaces::CREATE => keyspaces::decode_create(body),

@@ -1,4 +1,4 @@
-//! One keyspace as metadata: its options, and which segments hold it. The invariants are named in `version`.
+//! One keyspace as metadata: its options and its segments. The invariants are listed in `version`.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -17,41 +17,41 @@ pub(crate) struct KeyspaceVersion {
     pub(crate) id: KeyspaceId,
     pub(crate) name: String,
     pub(crate) options: StoredOptions,
-    /// The seqno of its birth.
+    /// Seqno at which it was created.
     pub(crate) born: u64,
-    /// The seqno at which it was dropped; it is hidden since.
+    /// Seqno at which it was dropped; hidden from then on.
     pub(crate) dropped: Option<u64>,
     pub(crate) vanished: u64,
     pub(crate) horizon: u64,
-    /// Values that expired up to this time, in microseconds, may be gone.
+    /// Values that expired up to this time, in microseconds, may have been dropped.
     pub(crate) lapsed: u64,
     /// The main tree: level 0 newest first, deeper levels by key.
     pub(crate) levels: Vec<Vec<Arc<Finished>>>,
-    /// The history tier, by run and key, the newest run first.
+    /// The history tier, by run and key, newest run first.
     pub(crate) past: Vec<Arc<Finished>>,
 }
 
 impl KeyspaceVersion {
-    /// The segments of a level.
+    /// Returns the segments of a level.
     pub(crate) fn level(&self, level: usize) -> &[Arc<Finished>] {
         self.levels.get(level).map_or(&[], Vec::as_slice)
     }
 
-    /// The segments of the main tree, newest level first.
+    /// Iterates over the segments of the main tree, newest level first.
     pub(crate) fn main(&self) -> impl Iterator<Item = &Arc<Finished>> {
         self.levels.iter().flatten()
     }
 
-    /// All segments.
+    /// Iterates over all segments.
     pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<Finished>> {
         self.main().chain(&self.past)
     }
 
-    /// Whether it is the engine's own.
+    /// Returns whether it is the engine's own.
     pub(crate) fn is_hidden(&self) -> bool {
         self.id.0 < FIRST_KEYSPACE
     }
-    /// As it is born.
+    /// Returns a new keyspace, without segments.
     pub(super) fn new(id: KeyspaceId, name: &str, options: &StoredOptions, born: u64) -> Self {
         Self {
             id,
@@ -67,7 +67,7 @@ impl KeyspaceVersion {
         }
     }
 
-    /// Gets other options.
+    /// Replaces the options.
     pub(super) fn configure(&mut self, options: &StoredOptions) -> Result<(), Corruption> {
         if (self.options.merge, &self.options.merge_name) != (options.merge, &options.merge_name) {
             return Err(broken("a keyspace that keeps its merge strategy (V5)"));
@@ -76,14 +76,14 @@ impl KeyspaceVersion {
         Ok(())
     }
 
-    /// Raises the traces that dropping leaves (V4).
+    /// Raises the watermarks of dropped data (V4).
     pub(super) fn raise_marks(&mut self, vanished: u64, horizon: u64, lapsed: u64) {
         self.vanished = self.vanished.max(vanished);
         self.horizon = self.horizon.max(horizon);
         self.lapsed = self.lapsed.max(lapsed);
     }
 
-    /// Puts a segment where it belongs: into a level, or into the history tier.
+    /// Adds a segment to a level, or to the history tier.
     pub(super) fn add(&mut self, level: usize, segment: &Finished) {
         let segment = Arc::new(segment.clone());
         if segment.summary.past.is_some() {
@@ -104,22 +104,22 @@ impl KeyspaceVersion {
         }
     }
 
-    /// Takes out the segment of a number, which must be there once.
+    /// Removes the segment of a number, which must exist exactly once.
     pub(super) fn remove(&mut self, number: u64) -> Result<(), Corruption> {
         let before = self.segments().count();
         let others = |segment: &Arc<Finished>| segment.number != number;
         self.levels.iter_mut().for_each(|segments| segments.retain(others));
         self.past.retain(others);
         if self.segments().count() + 1 != before {
-            return Err(broken("a segment to remove that is there"));
+            return Err(broken("a segment to remove that exists"));
         }
-        // Levels end with one that holds something: equal versions are equal however they came about.
+        // The last level is never empty: equal versions are equal however they came about.
         let levels = self.levels.iter().rposition(|segments| !segments.is_empty()).map_or(0, |last| last + 1);
         self.levels.truncate(levels);
         Ok(())
     }
 
-    /// Adds the changes that make it out of nothing.
+    /// Appends the changes that rebuild it from nothing.
     pub(super) fn snapshot(&self, edit: &mut Edit) {
         let Self { id, born, vanished, horizon, lapsed, .. } = *self;
         let (name, options) = (self.name.clone(), self.options.clone());
@@ -138,7 +138,7 @@ impl KeyspaceVersion {
         }
     }
 
-    /// Checks what concerns this keyspace alone: V1, V2, V6, and that its segments are its own.
+    /// Checks the invariants within this keyspace: V1, V2, V6, and that its segments belong to it.
     pub(super) fn check(&self) -> Result<(), Corruption> {
         let newest_first = |a: &Arc<Finished>, b: &Arc<Finished>| a.summary.min_seqno > b.summary.max_seqno;
         if !self.level(0).is_sorted_by(newest_first) {
@@ -154,18 +154,18 @@ impl KeyspaceVersion {
             return Err(broken("segments of a run that do not overlap (V6)"));
         }
         if !self.segments().all(|segment| segment.summary.keyspace == self.id) {
-            return Err(broken("segments with a number and keyspace of their own (V3)"));
+            return Err(broken("segments that belong to their keyspace (V3)"));
         }
         Ok(())
     }
 }
 
-/// The run of the history tier that a segment belongs to.
+/// Returns the run of the history tier that a segment belongs to.
 fn run(segment: &Finished) -> u64 {
     segment.summary.past.map_or(0, |past| past.run)
 }
 
-/// Says what an edit breaks.
+/// Reports the invariant that an edit breaks.
 pub(super) fn broken(what: &'static str) -> Corruption {
     Corruption { offset: 0, what }
 }

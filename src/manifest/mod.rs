@@ -1,4 +1,4 @@
-//! Which segments make up the database, which logs are live, and what is known of each keyspace.
+//! The segments that make up the database, the logs that are live, and the state of each keyspace.
 //!
 //! ```text
 //!  CURRENT ──▶ MANIFEST-7 ──▶ header · edit (a snapshot) · edit · edit · …

@@ -14,16 +14,16 @@ use crate::{
 pub(crate) enum StoredPolicy {
     #[default]
     LastWriterWins,
-    /// With its retention, in microseconds.
+    /// Retention, in microseconds.
     Tombstones(u64),
-    /// With the largest number of versions, and the smallest age in microseconds.
+    /// Maximum number of versions, and minimum age in microseconds.
     Mvcc(u64, u64),
-    /// With its name.
+    /// Name of the policy.
     Custom(String),
 }
 
 impl StoredPolicy {
-    /// Stands before the name of a keyspace, apart from the rest.
+    /// Returns its number on disk, which precedes the name of a keyspace, apart from the rest.
     pub(super) fn number(&self) -> u8 {
         match self {
             Self::LastWriterWins => 0,
@@ -34,21 +34,22 @@ impl StoredPolicy {
     }
 }
 
-/// What a keyspace's options say on disk.
+/// Options of a keyspace on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StoredOptions {
     pub(crate) policy: StoredPolicy,
-    /// The merge strategy: 0 is last-wins; a custom one has a name.
+    /// Number of the merge strategy: 0 is last-wins; a custom one has a name.
     pub(crate) merge: u8,
     pub(crate) merge_name: String,
-    /// Which index segments get: 0 where it pays, 1 never, 2 always.
+    /// Index of segments: 0 where it pays, 1 never, 2 always.
     pub(crate) point_index: u8,
-    /// From which seqno on what is written lives how long, in microseconds (0: for ever), oldest first.
+    /// TTLs in microseconds (0: none), each with the seqno from which on it applies to writes, oldest first.
     pub(crate) ttls: Arc<[(u64, u64)]>,
 }
 
 impl StoredOptions {
-    /// Appends what a line of the catalogue says behind the name; nothing, as in the first manifests, for the defaults.
+    /// Appends the options that follow the name in a catalogue entry; nothing, as in the first manifests, for the
+    /// defaults.
     pub(super) fn encode_tail(&self, out: &mut Writer) {
         let keeps = self.policy != StoredPolicy::LastWriterWins || !self.ttls.is_empty();
         if (self.merge, self.point_index) != (0, 0) || keeps {
@@ -74,7 +75,7 @@ impl StoredOptions {
         }
     }
 
-    /// Reads what [`StoredOptions::encode_tail`] appended, behind the number of the policy.
+    /// Reads what [`StoredOptions::encode_tail`] appended, given the number of the policy.
     pub(super) fn decode_tail(policy: u8, body: &mut Reader<'_>) -> Result<Self, Corruption> {
         if policy > 3 {
             return Err(body.corrupt("a policy that this release knows"));

@@ -1,8 +1,8 @@
 //! The manifest on disk: reading it, appending edits, and switching to a new file atomically.
 //!
-//! `CURRENT` is 44 bytes: a file header with the id of the database and the number of the manifest in force, the length
+//! `CURRENT` is 44 bytes: a file header with the id of the database and the number of the current manifest, the length
 //! at which a clean close sealed that manifest (0 while the database is open or after a crash), and a checksum. It is
-//! replaced by rename. With the length in it, a manifest that lost its end after a clean close is found out.
+//! replaced by rename. The length exposes a manifest that lost its end after a clean close.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -14,16 +14,16 @@ use crate::{
     wal::{LogEnd, LogWriter, RecordKind, Verdict, replay},
 };
 
-/// A manifest longer than this, and than four of its snapshots, is replaced by a new one.
+/// Minimum length at which a manifest is replaced by a new one; it must also exceed four of its snapshots.
 const ROLL_MIN: u64 = 256 << 10;
 
-/// Why an edit was not committed.
+/// Reason why an edit was not committed.
 #[derive(Debug)]
 pub(crate) enum CommitFailure {
-    /// It did not happen: what it would have replaced is still in force. While the manifest is in doubt, files that it
-    /// would have added must stay, since the failed record may still be read after a crash.
+    /// The edit did not take effect: the version before is still current. While the manifest is in doubt, files that
+    /// the edit would have added must stay, since the failed record may still be read after a crash.
     NotCommitted(Error),
-    /// A sync failed: nobody knows what is on the disk.
+    /// A sync failed: the state on disk is unknown.
     Unknown(Error),
 }
 
@@ -33,18 +33,18 @@ pub(crate) struct ManifestStore {
     dir: Arc<dyn Dir>,
     database_id: u64,
     version: Arc<Version>,
-    /// The file in force, once one was written by this process.
+    /// Writer of the current file, once this process has written one.
     writer: Option<LogWriter>,
     number: u64,
     snapshot_len: u64,
-    /// An append failed: the next edit goes to a new file.
+    /// Whether the next edit must go to a new file: at first, and after a failed append.
     must_roll: bool,
     roll_wanted: bool,
     clean: bool,
 }
 
 impl ManifestStore {
-    /// The manifest of a new database; nothing is written before [`ManifestStore::roll`].
+    /// Returns the manifest of a new database; nothing is written before [`ManifestStore::roll`].
     pub(crate) fn new(dir: Arc<dyn Dir>, database_id: u64) -> Self {
         Self {
             dir,
@@ -91,7 +91,7 @@ impl ManifestStore {
         })?;
         version.check_whole().map_err(|bad| bad.of(&path, bytes.len() as u64))?;
         if edits == 0 {
-            // A manifest is named by CURRENT only after its snapshot was synced.
+            // CURRENT names a manifest only after its snapshot was synced.
             return Err(Corruption { offset: 0, what: "a snapshot of the database" }.of(&path, 0));
         }
         Ok(Some(Self {
@@ -115,32 +115,32 @@ impl ManifestStore {
         &self.version
     }
 
-    /// Whether the database was closed cleanly before it was opened.
+    /// Returns whether the database was closed cleanly before it was opened.
     pub(crate) fn was_clean(&self) -> bool {
         self.clean
     }
 
-    /// Whether an edit that was not committed may be found to have been after a crash, until the next one is committed.
+    /// Returns whether a failed edit may turn out to be committed after a crash; true until the manifest is rolled.
     pub(crate) fn in_doubt(&self) -> bool {
         self.must_roll && self.writer.is_some()
     }
 
-    /// The next edit begins a new file: what was true before is not told any more.
+    /// Makes the next edit start a new file, without the edits that are superseded.
     pub(crate) fn roll_at_next(&mut self) {
         self.roll_wanted = true;
     }
 
-    /// Ends a doubt with a new manifest that says what is in force.
+    /// Ends a doubt with a new manifest that holds the current version.
     pub(crate) fn settle(&mut self) -> Result<(), CommitFailure> {
         if self.in_doubt() { self.roll(Arc::clone(&self.version)) } else { Ok(()) }
     }
 
-    /// Bytes that the manifest in force takes.
+    /// Returns the length of the current manifest, in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.writer.as_ref().map_or(0, LogWriter::offset)
     }
 
-    /// Commits an edit: after `Ok` it is durable and is the current version.
+    /// Commits an edit: after `Ok` it is durable and its version is current.
     pub(crate) fn commit(&mut self, edit: &Edit) -> Result<Arc<Version>, CommitFailure> {
         let path = || self.dir.path().join(name::manifest(self.number));
         let next = self.version.apply(edit).map_err(|bad| CommitFailure::NotCommitted(bad.of(&path(), 0)))?;
@@ -149,8 +149,7 @@ impl ManifestStore {
             self.roll(Arc::clone(&next))?;
         } else if let Some(writer) = &mut self.writer {
             if let Err(e) = writer.append_bytes(&edit.encode()) {
-                // The record may be on the disk all the same, and would be read after a crash: away from this file at
-                // once.
+                // The record may be on disk all the same, and would be read after a crash: leave this file at once.
                 self.must_roll = true;
                 return match self.roll(Arc::clone(&self.version)) {
                     Err(unknown @ CommitFailure::Unknown(_)) => Err(unknown),
@@ -163,16 +162,16 @@ impl ManifestStore {
         Ok(next)
     }
 
-    /// Starts a new manifest with a snapshot of `version` and puts it in force. Where that fails before the switch,
-    /// nothing is left of it.
+    /// Starts a new manifest with a snapshot of `version` and makes it current. A failure before the switch leaves no
+    /// file behind.
     fn roll(&mut self, version: Arc<Version>) -> Result<(), CommitFailure> {
         let number = self.unused_number().map_err(CommitFailure::NotCommitted)?;
-        // Nothing names the new file before the switch: a failure until then leaves the old one in force.
+        // Nothing names the new file before the switch: a failure until then keeps the old one current.
         let written = self.write_snapshot(number, &version).map_err(CommitFailure::NotCommitted);
         let switched = written.and_then(|writer| self.switch(number, 0).map(|()| writer));
         let writer = switched.inspect_err(|failure| {
             if matches!(failure, CommitFailure::NotCommitted(_)) {
-                // A disk that stays full would be left with one for each try.
+                // Otherwise a disk that stays full would collect one for each attempt.
                 let _removed = self.dir.remove(&name::manifest(number));
             }
         })?;
@@ -237,19 +236,19 @@ impl ManifestStore {
         self.dir.sync_dir("").at("sync", || self.dir.path().to_path_buf())
     }
 
-    /// A number above every manifest there is: a crash may have left one that no `CURRENT` names.
+    /// Returns a number above every existing manifest: a crash may have left one that no `CURRENT` names.
     fn unused_number(&self) -> Result<u64> {
         let names = self.dir.list("").at("list", || self.dir.path().to_path_buf())?;
         let used = names.iter().filter_map(|name| name::parse_manifest(name)).max().unwrap_or(0);
         Ok(used.max(self.number).saturating_add(1))
     }
 
-    /// Where the manifest in force lies.
+    /// Returns the path of the current manifest.
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join(name::manifest(self.number))
     }
 
-    /// The number of the manifest in force.
+    /// Returns the number of the current manifest.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -263,7 +262,7 @@ fn encode_current(database_id: u64, number: u64, sealed: u64) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// The length at which the manifest was sealed, behind the header.
+/// Decodes the length at which the manifest was sealed, which follows the header.
 fn decode_sealed(bytes: &[u8]) -> Result<Option<u64>, Corruption> {
     let mut reader = Reader::starting_at(bytes, Header::LEN);
     let sealed = reader.u64("sealed length")?;
@@ -272,7 +271,7 @@ fn decode_sealed(bytes: &[u8]) -> Result<Option<u64>, Corruption> {
     Ok((sealed != 0).then_some(sealed))
 }
 
-/// The longest file that is read whole: one largest batch and its frame, or a manifest of a million segments.
+/// Maximum length of a file that is read whole: one largest batch and its frame, or a manifest of a million segments.
 const READ_ALL_MAX: u64 = 1 << 30;
 
 /// Reads a small file whole.

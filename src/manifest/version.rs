@@ -1,7 +1,7 @@
 //! The database at one moment, as metadata: keyspaces, levels, segments, logs.
 //!
-//! Invariants, checked of the keyspaces that an edit changes when it is applied, and of all when a manifest has been
-//! read:
+//! Invariants, checked when an edit is applied for the keyspaces it changes, and for all keyspaces when a manifest has
+//! been read:
 //!
 //! * V1: level 0 is ordered newest first, and its segments do not share a seqno.
 //! * V2: segments of a deeper level are ordered by key and do not overlap.
@@ -28,7 +28,7 @@ use crate::{
     wal::LogEnd,
 };
 
-/// A moment that is kept readable.
+/// A pinned moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PinnedAt {
     pub(crate) seqno: u64,
@@ -40,11 +40,11 @@ pub(crate) struct PinnedAt {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Version {
     pub(crate) keyspaces: BTreeMap<KeyspaceId, Arc<KeyspaceVersion>>,
-    /// The number for the next keyspace.
+    /// Number of the next keyspace.
     pub(crate) next_keyspace: u32,
-    /// Logs below this number are needed no more.
+    /// Logs below this number are no longer needed.
     pub(crate) logs_from: u64,
-    /// What is known of the ends of logs.
+    /// Ends of logs, as far as they are known.
     pub(crate) log_ends: BTreeMap<u64, LogEnd>,
     pub(crate) next_file: u64,
     pub(crate) last_seqno: u64,
@@ -52,27 +52,27 @@ pub(crate) struct Version {
     pub(crate) seqno_ceiling: u64,
     pub(crate) time_us: u64,
     pub(crate) pins: BTreeMap<String, PinnedAt>,
-    /// Of segments: the bytes that are kept only for those who read a seqno.
+    /// Bytes of each segment that are kept only for readers of a seqno.
     pub(crate) held: Arc<BTreeMap<u64, Vec<(u64, u64)>>>,
     pub(crate) decisions: Arc<Decisions>,
 }
 
 impl Version {
-    /// The keyspace of this name that is not dropped.
+    /// Returns the keyspace of this name that is not dropped.
     pub(crate) fn by_name(&self, name: &str) -> Option<&Arc<KeyspaceVersion>> {
         self.keyspaces
             .values()
             .find(|keyspace| keyspace.dropped.is_none() && !keyspace.is_hidden() && keyspace.name == name)
     }
 
-    /// The version after an edit; an edit that breaks an invariant is corruption.
+    /// Returns the version after an edit; an edit that breaks an invariant is corruption.
     pub(crate) fn apply(&self, edit: &Edit) -> Result<Self, Corruption> {
         let mut next = self.clone();
         for change in &edit.changes {
             next.change(change)?;
         }
         next.note_decisions(edit);
-        // Of thousands of keyspaces an edit changes a few.
+        // An edit changes a few of possibly thousands of keyspaces.
         let mut changed: Vec<KeyspaceId> = edit.changes.iter().filter_map(Change::reordered).collect();
         changed.sort_unstable();
         changed.dedup();
@@ -80,19 +80,19 @@ impl Version {
         Ok(next)
     }
 
-    /// Checks all of it, as when it has been read: also that no two keyspaces have segments of one number.
+    /// Checks the whole version after it was read, including that no two keyspaces have segments of one number.
     pub(crate) fn check_whole(&self) -> Result<(), Corruption> {
         Self::check(&self.keyspaces.values().collect::<Vec<_>>())
     }
 
-    /// A segment is there no more: nothing is kept in it.
+    /// Forgets the bytes that a removed segment held.
     fn let_go(&mut self, number: u64) {
         if self.held.contains_key(&number) {
             Arc::make_mut(&mut self.held).remove(&number);
         }
     }
 
-    /// One edit that makes this version out of nothing.
+    /// Returns one edit that rebuilds this version from nothing.
     pub(crate) fn snapshot(&self) -> Edit {
         let mut edit = Edit::new([
             Change::NextFile { number: self.next_file },
@@ -123,8 +123,8 @@ impl Version {
         edit
     }
 
-    /// Notes when a decision was made, which the edit of it says, and a snapshot of all that are remembered. The edit
-    /// of a flush says the like of a commit, which the timeline tells.
+    /// Records the time of a decision from its edit, and of all remembered ones from a snapshot. The edit of a flush
+    /// looks alike, but records a commit, which is in the timeline.
     fn note_decisions(&mut self, edit: &Edit) {
         let any = |is: fn(&Change) -> bool| edit.changes.iter().any(is);
         let is_snapshot = any(|change| matches!(change, Change::NextKeyspace { .. }));
@@ -132,7 +132,7 @@ impl Version {
             return;
         }
         for change in &edit.changes {
-            // One that reserves nothing.
+            // A change that reserves nothing.
             if let Change::Seqnos { last: seqno @ 1.., next: 0, ceiling: 0, time_us } = *change {
                 Arc::make_mut(&mut self.decisions).note(seqno, time_us);
             }
@@ -185,7 +185,7 @@ impl Version {
         Ok(())
     }
 
-    /// There has been a commit or decision at a seqno (V4).
+    /// Records that a commit or decision has a seqno (V4).
     fn reach_seqno(&mut self, seqno: u64) {
         self.last_seqno = self.last_seqno.max(seqno);
     }
@@ -194,7 +194,7 @@ impl Version {
         let hidden = id == TIMELINE && name.is_empty();
         let own = hidden || id.0 >= FIRST_KEYSPACE && !name.is_empty();
         if self.keyspaces.contains_key(&id) || !own || self.by_name(name).is_some() {
-            return Err(broken("a new keyspace with a name and number of its own"));
+            return Err(broken("a new keyspace with an unused name and number"));
         }
         self.keyspaces.insert(id, Arc::new(KeyspaceVersion::new(id, name, options, seqno)));
         self.next_keyspace = self.next_keyspace.max(id.0.saturating_add(1)).max(FIRST_KEYSPACE);
@@ -227,14 +227,14 @@ impl Version {
 
     fn pin(&mut self, name: &str, at: PinnedAt) -> Result<(), Corruption> {
         if self.pins.insert(name.to_owned(), at).is_some() {
-            return Err(broken("a pin with a name of its own"));
+            return Err(broken("a pin with an unused name"));
         }
         self.reach_seqno(at.seqno);
         Ok(())
     }
 
     fn unpin(&mut self, name: &str) -> Result<(), Corruption> {
-        self.pins.remove(name).map(|_| ()).ok_or(broken("a pin to remove that is there"))
+        self.pins.remove(name).map(|_| ()).ok_or(broken("a pin to remove that exists"))
     }
 
     fn check(keyspaces: &[&Arc<KeyspaceVersion>]) -> Result<(), Corruption> {
@@ -242,7 +242,7 @@ impl Version {
         for keyspace in keyspaces {
             keyspace.check()?;
             if !keyspace.segments().all(|segment| numbers.insert(segment.number)) {
-                return Err(broken("segments with a number and keyspace of their own (V3)"));
+                return Err(broken("segments with unique numbers (V3)"));
             }
         }
         Ok(())
@@ -288,7 +288,7 @@ mod tests {
             (vec![add(0, segment(1, ("a", "b"), (5, 9))), add(0, segment(2, ("a", "b"), (9, 12)))], "V1"),
             (vec![add(1, segment(1, ("a", "m"), (1, 1))), add(1, segment(2, ("c", "d"), (1, 1)))], "V2"),
             (vec![add(0, segment(1, ("a", "m"), (1, 1))), add(1, segment(1, ("c", "d"), (1, 1)))], "V3"),
-            (vec![Change::Remove { keyspace: KeyspaceId(16), number: 8 }], "there"),
+            (vec![Change::Remove { keyspace: KeyspaceId(16), number: 8 }], "to remove"),
             (vec![Change::Drop { id: KeyspaceId(99), seqno: 1 }], "V3"),
         ] {
             let refused = version.apply(&Edit::new(changes)).unwrap_err();

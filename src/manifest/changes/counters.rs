@@ -1,4 +1,4 @@
-//! Numbers that have been given out, and how far commits have come.
+//! Numbers that have been assigned, and the newest commit.
 
 use crate::{
     base::Corruption,

@@ -1,4 +1,4 @@
-//! Keyspaces that come, change and go.
+//! Keyspaces that are created, configured, dropped and removed.
 
 use crate::{
     base::{Corruption, KeyspaceId},
@@ -73,7 +73,7 @@ pub(crate) fn encode_marks(out: &mut Writer, id: KeyspaceId, vanished: u64, hori
     out.varint(u64::from(id.0));
     out.varint(vanished);
     out.varint(horizon);
-    // Nothing, as in the first manifests, where nothing has expired.
+    // Omitted, as in the first manifests, if nothing has expired.
     if lapsed > 0 {
         out.varint(lapsed);
     }

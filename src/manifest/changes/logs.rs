@@ -1,4 +1,4 @@
-//! Which logs are needed, and where they end.
+//! Logs that are needed, and their ends.
 
 use crate::{
     base::Corruption,
@@ -18,7 +18,7 @@ pub(crate) fn decode_logs_from(body: &mut Reader<'_>) -> Result<Change, Corrupti
     Ok(Change::LogsFrom { number: counter(body, "log number")? })
 }
 
-/// What is known of the end is told by the tag.
+/// Tags of a log end; they say how it is known.
 pub(crate) const LOG_ENDS_EXACTLY: u8 = 8;
 pub(crate) const LOG_ENDS_AT_MOST: u8 = 11;
 
@@ -31,7 +31,7 @@ pub(crate) fn encode_log_end(out: &mut Writer, number: u64, end: LogEnd) -> u8 {
     }
 }
 
-/// Decodes either; `known` is what its tag tells.
+/// Decodes either; `known` follows from the tag.
 pub(crate) fn decode_log_end(known: fn(u64) -> LogEnd, body: &mut Reader<'_>) -> Result<Change, Corruption> {
     Ok(Change::LogEnd { number: counter(body, "log number")?, end: known(body.varint("log end")?) })
 }

@@ -1,4 +1,4 @@
-//! Changes on disk: of each the tag, and its body's encoding beside the exact inverse.
+//! Changes on disk: for each its tag, and its body's encoding beside the exact inverse.
 
 pub(super) mod counters;
 pub(super) mod keyspaces;

@@ -1,4 +1,4 @@
-//! Pins that are set and taken back.
+//! Pins that are set and removed.
 
 use crate::{
     base::Corruption,

@@ -1,4 +1,4 @@
-//! Segments that join and leave, and what of them is kept for whom.
+//! Segments that are added and removed, and the bytes that each holds for older readers.
 
 use crate::{
     base::{Corruption, KeyspaceId},
