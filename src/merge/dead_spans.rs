@@ -1,38 +1,35 @@
-//! Spans of keys that a reader has found to hold nothing: those who come after jump over them, in either direction.
+//! Spans of keys that a reader found to hold nothing: later readers jump over them, in either direction.
 //!
-//! A queue has its dead keys at the head: each was put and deleted, or has expired, and until a compaction has taken
-//! them away, whoever asks for the first key steps over all of them. What one reader has found out is true for all who
-//! come after, until somebody puts a key in between.
+//! A queue has its dead keys at the head: each was put and deleted, or has expired, and until a compaction removes
+//! them, every read of the first key steps over all of them. What one reader found holds for all later ones, until a
+//! key is put in between.
 //!
 //! ```text
 //!   walk at 70     a ✗ b ✗ c ✗ … m ✗ n          found: a..=m holds nothing from 70 on
 //!   put g @71      before 71 becomes visible, the span is cut in two: a..g and h..=m
-//!   walk at 80     a ▸ g                        and once g is deleted: a ▸ g ✗ ▸ n; the two are one again
+//!   walk at 80     a ▸ g                        and once g is deleted: a ▸ g ✗ ▸ n; the two become one again
 //! ```
 //!
-//! # Whom a span serves
+//! # Readers that a span serves
 //!
-//! * A span of the present is true for every reader of its seqno and later ones: what was written inside since was no
-//!   put.
-//! * Values that expire are gone for whoever reads at the time of the finder or later, under the same times to live. A
-//!   later time to live holds for later writes alone, so it revives nothing; it is compared because a finder may have
-//!   judged by the one before.
-//! * A span of a moment of the past is true for readers of that very seqno, whatever is put later. Purges hide more
-//!   from views that were opened later, so it serves only readers who came no earlier than the finder.
+//! * A span of the present holds for every reader of its seqno and later ones: nothing was put inside since.
+//! * Expired values stay absent for readers at the finder's time or later, under the same TTLs. A later TTL applies to
+//!   later writes only, so it revives nothing; it is compared because a finder may have applied the previous one.
+//! * A span of a past moment holds for readers of exactly that seqno, whatever is put later. Purges hide more from
+//!   views opened later, so it serves only readers opened no earlier than the finder.
 //!
-//! # Writers beside readers
+//! # Concurrent writers
 //!
-//! A reader whose seqno is not the newest any more cannot know what was put behind its back. What it found is noted as
-//! *quiet*: from now on no put inside is missed. The next reader, who comes later than that and finds the same, makes
-//! it a span. So beside a writer that never rests it takes two walks instead of one.
+//! A reader whose seqno is no longer the newest cannot know what was put since. Its finding is recorded as *quiet*:
+//! from now on no put inside is missed. The next reader, at a later seqno, that finds the same makes it a span. So
+//! beside a writer that never pauses it takes two walks instead of one.
 //!
 //! # Bound
 //!
-//! Spans take a bounded number of bytes. Beyond it random ones go, those first that nobody has used since they were
-//! last looked at: so where one queue more goes round than there is room for, one of them in turn is walked, not all of
-//! them. (Rejected: the oldest first, which is always the one that is needed next. Range tombstones made of runs of
-//! point tombstones while reading, as RocksDB has them since 2026: they would have to be kept apart from those that
-//! users wrote.)
+//! Spans take a bounded number of bytes. Beyond it random ones are evicted, those first that were not used since they
+//! were last drawn: if there is one queue more than fits, one of them in turn is walked, not all of them. (Rejected:
+//! evicting the oldest first, which is always the one needed next. Range tombstones made of runs of point tombstones
+//! while reading, as RocksDB has them since 2026: they would have to be kept apart from those that users wrote.)
 
 use std::{
     collections::BTreeMap,
@@ -48,44 +45,43 @@ use parking_lot::Mutex;
 use super::{lookup::Asked, source::Direction};
 use crate::base::{KeyspaceId, Kind};
 
-/// After so many dead keys in a row a walk looks whether somebody knows how many more there are. Measured in a
-/// memtable, of two versions each: a dead key costs 0.3 µs forward and 0.8 backward, a jump about 1, a look for the
-/// head of a queue without any 1.
+/// Dead keys in a row after which a walk looks for a known span. Measured in a memtable, with two versions each: a dead
+/// key costs 0.3 µs forward and 0.8 backward, a jump about 1, finding the head of a queue without dead keys 1.
 pub(crate) const LOOK_AFTER: usize = 8;
 
-/// So many in a row are worth a span of their own: where a walk begins, and behind a key that it has seen. Many begin
-/// there, few come through here.
+/// Dead keys in a row that justify a new span: at the start of a walk, and after a key that was seen. Many walks begin
+/// at the same key, few pass the same later one.
 pub(crate) const WORTH_FIRST: usize = 12;
 pub(crate) const WORTH: usize = 64;
 
-/// What a span takes beyond its keys.
+/// Memory of a span beyond its keys.
 const SPAN_OVERHEAD: usize = 256;
 
-/// So many spans that are in use are passed by before one of them goes.
+/// Used spans that are spared before one of them is evicted.
 const SPARED_MAX: usize = 4;
 
-/// Stands for the present where a span of the past has its seqno.
+/// Value for the present, where a span of the past has its seqno.
 const PRESENT: u64 = u64::MAX;
 
-/// The spans that are known to hold nothing.
+/// Spans that are known to hold nothing.
 #[derive(Debug)]
 pub(crate) struct DeadSpans {
-    /// How many there are, and how many of the present: zero spares readers and writers the lock.
+    /// Number of spans, and of those of the present: zero spares readers and writers the lock.
     count: AtomicUsize,
     present: AtomicUsize,
-    /// The newest commit that put anything.
+    /// Newest commit that put anything.
     newest_put: AtomicU64,
     spans: Mutex<Spans>,
 }
 
-/// Whose spans stand together: a keyspace's of the present, or of one seqno.
+/// Group of spans: those of a keyspace at the present, or at one seqno.
 type Place = (KeyspaceId, u64);
 
 #[derive(Debug)]
 struct Spans {
-    /// By start; those of one place share no key.
+    /// Spans by start; those of one place are disjoint.
     places: BTreeMap<Place, BTreeMap<Arc<[u8]>, Span>>,
-    /// Every span by a number drawn for it: the next one behind a random number is a random span.
+    /// Every span by a random number: the one that follows a drawn number is a random span.
     drawn: BTreeMap<u64, (Place, Arc<[u8]>)>,
     present: usize,
     bytes: usize,
@@ -95,29 +91,29 @@ struct Spans {
 
 #[derive(Clone, Debug)]
 struct Span {
-    /// Behind the last key.
+    /// Exclusive end.
     end: Vec<u8>,
     state: State,
     number: u64,
     used: bool,
 }
 
-/// What is known of a span.
+/// Knowledge about a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It holds nothing for readers who came with this or later.
+    /// Dead for this reader and later ones.
     Dead(Finder),
-    /// Nothing was put inside after this seqno.
+    /// No put inside after this seqno.
     Quiet(u64),
 }
 
-/// Who found a span.
+/// Reader that found a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Finder {
     seqno: u64,
-    /// Purges up to here were seen.
+    /// Seqno up to which purges were seen.
     opened: u64,
-    /// Where values expire: the time, and the seqno from which on the newest time to live holds.
+    /// Time of the read, and the seqno from which on the newest TTL applies, if values expire.
     time: Option<(u64, u64)>,
 }
 
@@ -127,7 +123,7 @@ impl Finder {
         Self { seqno: asked.seqno, opened: asked.opened, time }
     }
 
-    /// Whether what it found is true for another reader.
+    /// Returns whether its finding holds for another reader.
     fn serves(&self, reader: &Self) -> bool {
         let in_time = match (self.time, reader.time) {
             (None, _) => true,
@@ -143,7 +139,7 @@ impl State {
         matches!(self, Self::Dead(finder) if finder.serves(reader))
     }
 
-    /// Nothing was put inside after this seqno.
+    /// Returns the seqno after which nothing was put inside.
     fn quiet_since(self) -> u64 {
         match self {
             Self::Dead(finder) => finder.seqno,
@@ -153,7 +149,7 @@ impl State {
 }
 
 impl DeadSpans {
-    /// Remembers spans of so many bytes.
+    /// Returns an empty collection of at most `bytes_max` bytes.
     pub(crate) fn new(bytes_max: usize) -> Self {
         let spans = Spans {
             places: BTreeMap::new(),
@@ -171,7 +167,7 @@ impl DeadSpans {
         }
     }
 
-    /// Notes a write of a commit before it becomes visible.
+    /// Records a write of a commit before it becomes visible.
     #[inline]
     pub(crate) fn wrote(&self, seqno: u64, keyspace: KeyspaceId, kind: Kind, key: &[u8]) {
         if matches!(kind, Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge) {
@@ -186,7 +182,8 @@ impl DeadSpans {
         }
     }
 
-    /// Whether a reader finds nothing around `key`: then it goes on at `to`, forward, or before it.
+    /// Returns whether a reader finds nothing around `key`; then it continues at `to` (forward) or before it
+    /// (backward).
     pub(crate) fn jump(
         &self,
         (keyspace, key): (KeyspaceId, &[u8]),
@@ -214,8 +211,8 @@ impl DeadSpans {
         false
     }
 
-    /// A reader has found nothing from `start` to before `end`. Where nothing is known yet, it is noted if it is worth
-    /// a span of its own.
+    /// Records that a reader found nothing from `start` to before `end`. Where nothing is known yet, that makes a span
+    /// only if it is `worth` one.
     pub(crate) fn found(&self, keyspace: KeyspaceId, (start, end): (&[u8], &[u8]), asked: &Asked, worth: bool) {
         debug_assert!(start < end, "a dead key lies inside its span");
         if !worth && self.count.load(Ordering::SeqCst) == 0 {
@@ -228,7 +225,7 @@ impl DeadSpans {
         let newest_put = self.newest_put.load(Ordering::SeqCst);
         let places = [PRESENT, reader.seqno].map(|moment| (keyspace, moment));
         let mut known = places.iter().any(|place| spans.covers(*place, (start, end), &reader));
-        // What purges hide from views of the past, older views still see: those tell of their own moment.
+        // Purges hide from a view of the past what older views still see: such a view records for its own moment only.
         if !known && reader.seqno == reader.opened {
             let other = if newest_put <= reader.seqno { State::Dead(reader) } else { State::Quiet(newest_put) };
             known = spans.note((keyspace, PRESENT), (start, end), (&reader, other), worth);
@@ -246,14 +243,14 @@ impl DeadSpans {
     }
 }
 
-/// The span that holds a key.
+/// Returns the span that contains a key.
 fn around<'s>(place: &'s mut BTreeMap<Arc<[u8]>, Span>, key: &[u8]) -> Option<(&'s Arc<[u8]>, &'s mut Span)> {
     let before = place.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
     before.into_iter().next_back().filter(|(_, span)| key < span.end.as_slice())
 }
 
 impl Spans {
-    /// Cuts the span that holds a key; `false` where there is none.
+    /// Cuts the span that contains a key; `false` if there is none.
     fn put(&mut self, keyspace: KeyspaceId, key: &[u8]) -> bool {
         let place = (keyspace, PRESENT);
         let Some((start, _)) = self.places.get_mut(&place).and_then(|spans| around(spans, key)) else { return false };
@@ -270,7 +267,7 @@ impl Spans {
         true
     }
 
-    /// Whether one span tells a reader everything from `start` to before `end`.
+    /// Returns whether one span serves a reader from `start` to before `end`.
     fn covers(&mut self, place: Place, (start, end): (&[u8], &[u8]), reader: &Finder) -> bool {
         let around = self.places.get_mut(&place).and_then(|spans| around(spans, start));
         around.is_some_and(|(_, span)| {
@@ -280,8 +277,8 @@ impl Spans {
         })
     }
 
-    /// Notes what a reader found from `start` to before `end`, where nothing else is known as `other`; `false` if a
-    /// part of it is older than what is known there.
+    /// Records what a reader found from `start` to before `end`, and `other` where nothing is known; `false` if a part
+    /// of it is older than what is known there.
     fn note(
         &mut self,
         place: Place,
@@ -289,7 +286,7 @@ impl Spans {
         (reader, other): (&Finder, State),
         worth: bool,
     ) -> bool {
-        // Those that overlap it, and those that it touches.
+        // The spans that overlap it or touch it.
         let mut met: Vec<Arc<[u8]>> = Vec::new();
         if let Some(spans) = self.places.get(&place) {
             let before = spans.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(start))).next_back();
@@ -307,8 +304,8 @@ impl Spans {
         for name in met {
             let Some(span) = self.remove(place, &name) else { continue };
             let (from, to): (&[u8], &[u8]) = (&name, &span.end);
-            // Nothing was put there since the reader came: what it found holds from then on. What serves it holds all
-            // the more.
+            // Without a put there since the reader's seqno, its finding holds from then on; a state that serves the
+            // reader implies it.
             let confirmed = span.state.quiet_since() <= reader.seqno;
             let outside = if span.state.serves(reader) { found } else { span.state };
             let inside = if confirmed { found } else { span.state };
@@ -352,7 +349,7 @@ impl Spans {
         Some(span)
     }
 
-    /// Lets random spans go while there are too many.
+    /// Evicts random spans while there are too many.
     fn make_room(&mut self) {
         while self.bytes > self.bytes_max {
             for spared in 0..=SPARED_MAX {
@@ -369,7 +366,7 @@ impl Spans {
         }
     }
 
-    /// The next number of a xorshift generator.
+    /// Draws the next number of a xorshift generator.
     fn draw(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -378,12 +375,12 @@ impl Spans {
     }
 }
 
-/// What is known of keys that follow each other.
+/// States of consecutive key ranges.
 #[derive(Default)]
 struct Pieces(Vec<(Vec<u8>, Vec<u8>, State)>);
 
 impl Pieces {
-    /// Adds what is known behind the others.
+    /// Appends the state of the next range.
     fn add(&mut self, from: &[u8], to: &[u8], state: State) {
         if from >= to {
             return;

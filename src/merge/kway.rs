@@ -1,4 +1,4 @@
-//! Several sorted sources read as one, with a binary heap of their places.
+//! Several sorted sources read as one, through a binary heap of their positions.
 
 use std::cmp::Ordering;
 
@@ -9,18 +9,18 @@ use crate::base::Result;
 #[derive(Debug)]
 pub(crate) struct Kway<S> {
     sources: Vec<S>,
-    /// Indexes of the sources that stand at an entry; the first is the one to read.
+    /// Indexes of the sources that are at an entry; the first is the one to read.
     heap: Vec<usize>,
     direction: Direction,
 }
 
 impl<S: Source> Kway<S> {
-    /// A merge that stands nowhere until [`Kway::seek`].
+    /// Returns a merge that is not positioned until [`Kway::seek`].
     pub(crate) fn new(sources: Vec<S>, direction: Direction) -> Self {
         Self { sources, heap: Vec::new(), direction }
     }
 
-    /// Moves every source, as [`Source::seek`] says.
+    /// Moves every source as [`Source::seek`] does.
     pub(crate) fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
         for source in &mut self.sources {
             step();
@@ -30,7 +30,7 @@ impl<S: Source> Kway<S> {
         Ok(())
     }
 
-    /// Moves the sources that hold nothing as new as `seqno` on to `key`: what they hold before it is deleted.
+    /// Moves sources without anything as new as `seqno` on to `key`: everything they hold before it is deleted.
     pub(crate) fn skip_older(&mut self, seqno: u64, key: Option<&[u8]>) -> Result<()> {
         let direction = self.direction;
         let mut moved = false;
@@ -52,8 +52,8 @@ impl<S: Source> Kway<S> {
         Ok(())
     }
 
-    /// Moves the sources on that stand before `key`, as [`Source::seek`] says: where a walk jumps, most of the others
-    /// stand behind it already.
+    /// Moves sources that are before `key` to it, as [`Source::seek`] does: when a walk jumps, most of the others are
+    /// past it already.
     pub(crate) fn skip_to(&mut self, key: &[u8]) -> Result<()> {
         let direction = self.direction;
         self.each(
@@ -65,7 +65,7 @@ impl<S: Source> Kway<S> {
         )
     }
 
-    /// Moves the sources on that stand at `key`, behind every version of it.
+    /// Moves sources that are at `key` past every version of it.
     pub(crate) fn skip_key(&mut self, key: &[u8]) -> Result<()> {
         let behind = match self.direction {
             Direction::Forward => [key, &[0]].concat(),
@@ -74,13 +74,12 @@ impl<S: Source> Kway<S> {
         self.each(|entry| entry.key == key, |source| source.seek(Some(&behind)))
     }
 
-    /// Forward: lets the sources that stand at `key` pass by versions newer than `seqno`, as [`Source::skip_newer`]
-    /// says.
+    /// Moves sources that are at `key` past versions newer than `seqno`, as [`Source::skip_newer`] does. Forward only.
     pub(crate) fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
         self.each(|entry| entry.key == key && entry.seqno > seqno, |source| source.skip_newer(key, seqno, opened))
     }
 
-    /// Moves the sources that stand at such entries.
+    /// Moves the sources whose current entry matches `which`.
     fn each(
         &mut self,
         which: impl Fn(&EntryRef<'_>) -> bool,
@@ -96,18 +95,18 @@ impl<S: Source> Kway<S> {
         Ok(())
     }
 
-    /// A merge of the same sources that runs forward. It stands nowhere.
+    /// Returns a merge of the same sources that runs forward, not positioned.
     pub(crate) fn turned(&self) -> Self {
         Self::new(self.sources.iter().map(Source::turned).collect(), Direction::Forward)
     }
 
-    /// The source that stands at the next entry.
+    /// Returns the source that is at the next entry.
     #[inline]
     pub(crate) fn top(&self) -> Option<&S> {
         self.sources.get(*self.heap.first()?)
     }
 
-    /// Steps over the entry at the top.
+    /// Steps past the entry at the top.
     #[inline]
     pub(crate) fn advance(&mut self) -> Result<()> {
         let Some(&index) = self.heap.first() else { return Ok(()) };
@@ -152,7 +151,7 @@ impl<S: Source> Kway<S> {
         }
     }
 
-    /// The order of two places of the heap: which entry comes first in this direction.
+    /// Compares two places of the heap: which entry comes first in this direction.
     fn order(&self, a: usize, b: usize) -> Ordering {
         let entry = |place: usize| self.heap.get(place).and_then(|&i| self.sources.get(i)?.entry());
         let (Some(a), Some(b)) = (entry(a), entry(b)) else { return Ordering::Equal };

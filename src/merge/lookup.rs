@@ -1,5 +1,5 @@
-//! One reader's question for one key, and its answer: the newest version at a seqno, absence, or that this history is
-//! gone.
+//! One reader's request for one key, and its answer: the newest version at a seqno, absence, or that this history was
+//! dropped.
 //!
 //! ```text
 //!   versions of one key, newest first        asked for S = 25
@@ -8,51 +8,50 @@
 //!     v1@10                   c: the newest kept entry at or below S
 //! ```
 //!
-//! Rules R1, R2, R4 and R5 of `docs/versions.md`. Range tombstones count as entries of every key they cover. Point
-//! reads show a [`Lookup`] what each of their sources holds, newer sources first; a scan shows it what the merge stands
-//! at.
+//! Rules R1, R2, R4 and R5 of `docs/versions.md`. A range tombstone counts as an entry of every key it covers. Point
+//! reads show a [`Lookup`] the entries of each of their sources, newer sources first; a scan shows it those of its
+//! merge.
 
 use std::sync::Arc;
 
 use super::strategy::{MergeStrategy, wide_sum};
 use crate::base::{Bytes, Error, Kind, Result, Seqno};
 
-/// What a reader asks for.
+/// Request of a reader.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
-    /// The moment.
+    /// Seqno of the moment to read.
     pub(crate) seqno: u64,
-    /// Below this seqno, finding nothing may mean that what was there is gone.
+    /// Below this seqno, absence may mean that data was dropped.
     pub(crate) vanished: u64,
-    /// The newest seqno when the reader came: purges up to it hide everything older, whatever the moment (R1).
+    /// Newest seqno when the reader was opened: purges up to it hide everything older, whatever the moment (R1).
     pub(crate) opened: u64,
-    /// At the moment, values were there that have expired since, and may be gone.
+    /// Whether values visible at the moment have expired since, and may have been dropped.
     pub(crate) lapsed: bool,
-    /// From here on nothing is refused, for a reader of many keys; nothing for one of a single key.
+    /// Seqno from which on nothing is refused, for a reader of many keys; `None` for a single key.
     pub(crate) horizon: Option<u64>,
-    /// What has expired at the moment, where values expire.
+    /// Expiry at the moment, if values expire.
     pub(crate) cutoffs: Option<Arc<Cutoffs>>,
 }
 
 impl Asked {
-    /// The newest of everything: whatever has gone was superseded at or below `seqno`.
+    /// Returns a request for the newest state: everything dropped was superseded at or below `seqno`.
     pub(crate) fn present(seqno: u64, cutoffs: Option<Arc<Cutoffs>>) -> Self {
         Self { seqno, vanished: 0, opened: seqno, lapsed: false, horizon: None, cutoffs }
     }
 
-    /// That the moment is refused, where as much is known of a later one: of a single key a first guess, which whoever
-    /// asked for the key tries.
+    /// Returns the refusal of this moment. It names a later one; for a single key that is a guess, which the caller
+    /// verifies.
     #[cold]
     pub(crate) fn refused(&self, guess: u64) -> Error {
         Error::HistoryTrimmed { oldest: Seqno(self.horizon.unwrap_or(guess).max(self.seqno.saturating_add(1))) }
     }
 }
 
-/// What an entry says to a reader who may see it, whichever tier it stands in and whichever verb meets it: the one place
-/// where that is decided. `None`: it may have expired at the moment of the cutoffs, and nobody can tell.
+/// Returns what an entry means to a reader that may see it, in either tier and for any verb: the one place where that
+/// is decided. `None`: it may have expired at the moment of the cutoffs, which is not known exactly.
 ///
-/// A kind that is yet to come is one more branch here; and where its value is not what is stored, one in
-/// [`Answer::into_value`].
+/// A new kind is one more branch here; if its value is not what is stored, also one in [`Answer::into_value`].
 #[inline]
 pub(crate) fn meaning(
     kind: Kind,
@@ -72,54 +71,54 @@ pub(crate) fn meaning(
         Kind::WideSum => Ok(Some(Found::Wide)),
         Kind::Operand => Ok(Some(Found::Operand)),
         Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge => Ok(Some(Found::Deleted)),
-        // Written by a release that knows this kind; files say so in their headers before it comes to this.
+        // Written by a release that knows this kind; file headers report that before a read gets here.
         Kind::Recipe => {
             Err(Error::invalid("this release cannot read entries of a later format; open it with a newer one"))
         }
     }
 }
 
-/// What has expired at some moment (R7).
+/// Expiry at some moment (R7).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cutoffs {
-    /// From which seqno on what is written lives how long, in microseconds (0: for ever), oldest first.
+    /// TTLs in microseconds (0: none), each with the seqno from which on it applies to writes, oldest first.
     pub(crate) ttls: Arc<[(u64, u64)]>,
     /// The moment, in microseconds.
     pub(crate) time: u64,
-    /// The moment may be so much later, in microseconds: less than this.
+    /// Uncertainty: the moment may be later, by less than this, in microseconds.
     pub(crate) slack: u64,
 }
 
 impl Cutoffs {
-    /// Whether a value written at `seqno`, at that time, is gone.
+    /// Returns whether a value written at `seqno` and `time` has expired.
     pub(crate) fn expired(&self, seqno: u64, time: Option<u64>) -> bool {
         self.cutoff(seqno).zip(time).is_some_and(|(cutoff, time)| time <= cutoff)
     }
 
-    /// Whether nobody can tell if it is.
+    /// Returns whether that is uncertain.
     pub(crate) fn unsure(&self, seqno: u64, time: Option<u64>) -> bool {
         let within = |(cutoff, time): (u64, u64)| time > cutoff && time - cutoff < self.slack;
         self.cutoff(seqno).zip(time).is_some_and(within)
     }
 
-    /// Since when a time to live has held that is the newest.
+    /// Returns the seqno from which on the newest TTL applies.
     pub(crate) fn since(&self) -> u64 {
         self.ttls.last().map_or(0, |(from, _)| *from)
     }
 
-    /// The commit time at or below which what was written at `seqno` is gone.
+    /// Returns the commit time at or below which a value written at `seqno` has expired.
     fn cutoff(&self, seqno: u64) -> Option<u64> {
         self.time.checked_sub(ttl_at(&self.ttls, seqno)?)
     }
 }
 
-/// How long what was written at a seqno lives, in microseconds; nothing where it lives for ever.
+/// Returns the TTL of values written at a seqno, in microseconds; `None` if they never expire.
 pub(crate) fn ttl_at(ttls: &[(u64, u64)], seqno: u64) -> Option<u64> {
     let since = ttls.partition_point(|(from, _)| *from <= seqno).checked_sub(1)?;
     ttls.get(since).map(|(_, ttl)| *ttl).filter(|ttl| *ttl > 0)
 }
 
-/// What a look-up is shown of an entry or mark.
+/// Metadata of an entry or range tombstone, as shown to a look-up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     pub(crate) seqno: u64,
@@ -127,26 +126,25 @@ pub(crate) struct Seen {
     pub(crate) moved: bool,
     pub(crate) kind: Kind,
     pub(crate) time: Option<u64>,
-    /// It comes from the history tier, and its interval holds the moment.
+    /// Whether it comes from the history tier, with an interval that holds the moment.
     pub(crate) interval: bool,
 }
 
-/// What a look-up has found so far, from newer sources to older ones.
+/// State of a look-up, which goes from newer sources to older ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Lookup {
     asked: Asked,
-    /// Whether the history tier has been asked, or is asked beside the others: a moved version is not looked for there
-    /// any more.
+    /// Whether the history tier was searched, or is among the sources: moved versions are no longer looked for there.
     history_asked: bool,
-    /// Operands at or below the moment, newest first: what is found beneath is their base.
+    /// Operands at or below the moment, newest first; the entry beneath them is their base.
     operands: Vec<Bytes>,
-    /// The seqno of what was seen last.
+    /// Seqno of the entry seen last.
     last: u64,
-    /// The entry just above the moment.
+    /// Entry just above the moment.
     above: Option<Above>,
 }
 
-/// An entry above some moment.
+/// An entry above the moment.
 #[derive(Clone, Copy, Debug)]
 struct Above {
     seqno: u64,
@@ -154,25 +152,25 @@ struct Above {
 }
 
 impl Above {
-    /// Whether what was dropped beneath this entry is needed to answer for `seqno`.
+    /// Returns whether versions dropped beneath this entry are needed to answer for `seqno`.
     fn refuses(self, seqno: u64) -> bool {
         self.gap_start.is_some_and(|gap| gap <= seqno)
     }
 }
 
-/// What a source answers to a look-up that ends there.
+/// Answer of the source at which a look-up ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Value(Bytes),
-    /// A folded sum, which is wide.
+    /// A folded sum that is wide.
     Wide(Bytes),
     Deleted,
-    /// The history tier has it, or it is gone.
+    /// The version is in the history tier, or was dropped.
     Moved,
 }
 
 impl Answer {
-    /// The value as readers get it.
+    /// Returns the value as readers get it.
     pub(crate) fn into_value(self, key: &[u8]) -> Result<Option<Bytes>> {
         assert!(self != Self::Moved, "key \"{}\" has no value here: it was moved", key.escape_ascii());
         match self {
@@ -182,7 +180,7 @@ impl Answer {
         }
     }
 
-    /// The kind and value of an entry that says the same; `None` of absence.
+    /// Returns the kind and value of an equivalent entry; `None` for absence.
     pub(crate) fn into_entry(self) -> Option<(Kind, Bytes)> {
         match self {
             Self::Value(value) => Some((Kind::Put, value)),
@@ -192,26 +190,25 @@ impl Answer {
     }
 }
 
-/// What one entry means for a look-up.
+/// Meaning of one entry for a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// It is newer than the moment: look further down.
+    /// Newer than the moment: the search continues with older entries.
     Above,
-    /// It is the answer: a value.
+    /// The answer: a value.
     Value,
-    /// It is the answer: a folded sum, which is wide.
+    /// The answer: a folded sum that is wide.
     Wide,
-    /// It is a part of the answer: an operand, to be shown with [`Lookup::push`]. What it is folded upon is further
-    /// down.
+    /// A part of the answer: an operand, to be added with [`Lookup::push`]. Its base is further down.
     Operand,
-    /// It is the answer: absence.
+    /// The answer: absence.
     Deleted,
-    /// What was beneath it at the moment has been moved to the history tier.
+    /// The version beneath it at the moment was moved to the history tier.
     Moved,
 }
 
 impl Found {
-    /// The answer of a source that found this, if the look-up ends with it.
+    /// Returns the answer of a source that found this, if the look-up ends with it.
     pub(crate) fn answer(self, value: impl FnOnce() -> Bytes) -> Option<Answer> {
         match self {
             Self::Value => Some(Answer::Value(value())),
@@ -228,17 +225,17 @@ impl Lookup {
         Self { asked, history_asked: false, operands: Vec::new(), last: 0, above: None }
     }
 
-    /// A look-up that finds the history tier among its sources.
+    /// Returns a look-up whose sources include the history tier.
     pub(crate) fn with_history(asked: Asked) -> Self {
         Self { history_asked: true, ..Self::new(asked) }
     }
 
-    /// From now on a version that was moved is looked for further down: the history tier has been asked.
+    /// Records that the history tier was searched: from now on moved versions are looked for further down.
     pub(crate) fn has_asked_history(&mut self) {
         self.history_asked = true;
     }
 
-    /// What a version of the history tier answers, whose interval holds the moment.
+    /// Returns the answer of a version in the history tier whose interval holds the moment.
     pub(crate) fn answer_of(
         &self,
         kind: Kind,
@@ -249,13 +246,13 @@ impl Lookup {
         Ok(found.ok_or_else(|| self.asked.refused(0))?.answer(value))
     }
 
-    /// That the moment is refused, for an entry above it.
+    /// Returns the refusal of the moment, for an entry above it.
     #[cold]
     pub(crate) fn refused(&self, above: u64) -> Error {
         self.asked.refused(above)
     }
 
-    /// Purges up to this seqno hide what is older.
+    /// Returns the seqno up to which purges hide everything older.
     pub(crate) fn opened(&self) -> u64 {
         self.asked.opened
     }
@@ -264,7 +261,7 @@ impl Lookup {
         self.asked.seqno
     }
 
-    /// Shows the next older version of the key: a point entry or a mark of a range tombstone.
+    /// Shows the next older version of the key: a point entry or a range tombstone.
     #[inline]
     pub(crate) fn see(&mut self, seen: Seen) -> Result<Found> {
         let Seen { seqno, gap_start, moved, kind, time, interval } = seen;
@@ -278,32 +275,32 @@ impl Lookup {
             let there = moved && !self.history_asked && above.refuses(self.asked.seqno);
             return Ok(if there { Found::Moved } else { Found::Above });
         }
-        // An interval that holds the moment is the truth, whatever has gone around it.
+        // An interval that holds the moment is the truth, whatever was dropped around it.
         if self.operands.is_empty() && !interval {
             self.check_gap()?;
         }
         meaning(kind, (seqno, time), self.asked.cutoffs.as_deref())?.ok_or_else(|| self.trimmed())
     }
 
-    /// The seqno of what was seen last: of what has answered, if anything has.
+    /// Returns the seqno of the entry seen last: the one that answered, if any did.
     pub(crate) fn last(&self) -> u64 {
         self.last
     }
 
-    /// Takes the value of an operand that was seen.
+    /// Adds the value of an operand that was seen.
     pub(crate) fn push(&mut self, operand: Bytes) {
         self.operands.push(operand);
     }
 
-    /// How many operands were seen.
+    /// Returns the number of operands seen.
     pub(crate) fn operands(&self) -> usize {
         self.operands.len()
     }
 
-    /// The value as readers get it, once a source has answered or none is left.
+    /// Returns the value as readers get it, once a source has answered or none is left.
     pub(crate) fn finish(self, answer: Option<Answer>, strategy: &MergeStrategy, key: &[u8]) -> Result<Option<Bytes>> {
         if !self.operands.is_empty() {
-            // Nothing beneath the oldest operand was ever there, or its gap would have told.
+            // There was never anything beneath the oldest operand, or its gap would have shown it.
             let base = match &answer {
                 Some(Answer::Value(base) | Answer::Wide(base)) => Some(base),
                 Some(Answer::Deleted | Answer::Moved) | None => None,
@@ -317,8 +314,8 @@ impl Lookup {
         }
     }
 
-    /// What an entry that replaces everything found would hold; nothing when no operand was found, or they cannot be
-    /// stored as one.
+    /// Returns the entry that could replace everything found; `None` if no operand was found, or they cannot be stored
+    /// as one entry.
     pub(crate) fn state(&self, answer: Option<&Answer>, strategy: &MergeStrategy, key: &[u8]) -> Option<(Kind, Bytes)> {
         let (newest, older) = self.operands.split_first()?;
         let mut gathered = strategy.gather(newest)?;
@@ -330,14 +327,14 @@ impl Lookup {
     }
 
     fn see_above(&mut self, mut entry: Above) {
-        // What was dropped beneath one further above may reach beneath this one.
+        // The gap of an entry further above may reach beneath this one.
         if let Some(newer) = self.above {
             entry.gap_start = entry.gap_start.into_iter().chain(newer.gap_start).min();
         }
         self.above = Some(entry);
     }
 
-    /// That nothing is left to show: the key is absent, unless history is gone.
+    /// Ends a look-up without an entry: the key is absent, unless history was dropped.
     fn nothing_left(&self) -> Result<()> {
         self.check_gap()?;
         if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
@@ -354,8 +351,8 @@ impl Lookup {
         }
     }
 
-    /// The error that names the entry above whose gap reaches down to the moment; without one, the moment below which
-    /// absence says nothing (R5).
+    /// Returns the refusal. It names the entry above whose gap reaches down to the moment; without one, the seqno below
+    /// which absence proves nothing (R5).
     #[cold]
     pub(crate) fn trimmed(&self) -> Error {
         let above = self.above.filter(|above| above.refuses(self.asked.seqno));

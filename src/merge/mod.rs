@@ -1,9 +1,10 @@
 //! Reading the lists of [`MergeStrategy::Append`].
 
-// Inside: many sorted sources into one, many versions into the one that a reader sees, many values into one. A `Source`
-// is anything sorted: a memtable, a segment, a run of segments. `Kway` merges them in internal order: keys ascending,
-// versions of a key newest first. `Visible` reads that stream as of a seqno, as a `Lookup` decides. Range tombstones travel
-// beside the stream, as `Tombstones`, and `DeadSpans` remember where nothing is left. A `MergeStrategy` folds operands.
+// Internally: many sorted sources become one, many versions the one that a reader sees, many values one. A `Source` is
+// anything sorted: a memtable, a segment, a run of segments. `Kway` merges them in internal order: keys ascending,
+// versions of a key newest first. `Visible` reads that stream as of a seqno, with a `Lookup` for each key. Range
+// tombstones are kept beside the stream, as `Tombstones`, and `DeadSpans` remember spans that hold nothing. A
+// `MergeStrategy` folds operands.
 
 mod dead_spans;
 mod kway;

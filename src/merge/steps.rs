@@ -1,5 +1,4 @@
-//! How far the walks of a thread have gone: entries that were stepped over and sources that were sought. What tests
-//! hold a verb to, instead of a time.
+//! Steps of the walks of a thread: entries stepped over and sources sought. Tests bound them instead of time.
 
 use std::cell::Cell;
 
@@ -11,7 +10,7 @@ pub(super) fn add() {
     STEPS.set(STEPS.get() + 1);
 }
 
-/// What something gives, and the steps it takes.
+/// Returns the result of a call, and the steps it took.
 pub(crate) fn of<T>(what: impl FnOnce() -> T) -> (T, u64) {
     STEPS.set(0);
     (what(), STEPS.get())

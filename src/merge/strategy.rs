@@ -1,4 +1,4 @@
-//! What several writes of one key mean: the six strategies, and how operands are folded.
+//! The meaning of several writes of one key: the six strategies, and the folding of operands.
 //!
 //! ```text
 //!   newest first        Sum                       Append
@@ -8,7 +8,7 @@
 //!   put        9@10     10: 9                     10: z
 //! ```
 //!
-//! A put is a base that replaces what is older; an operand is combined with it. A delete is a base of nothing: an
+//! A put is a base that replaces everything older; an operand is combined with it. A delete is a base of nothing: an
 //! operand above it, or with nothing beneath it, is the value by itself. The fold of a key's entries is the same
 //! wherever and whenever it is made, because a strategy is associative: reads, flushes and compactions all gather them
 //! in a [`Gathered`].
@@ -24,32 +24,31 @@ use crate::{
     format::{Reader, Writer},
 };
 
-/// The longest put, operand or fold of a keyspace that folds, in bytes. What would grow past it stays as operands.
+/// Maximum length of a put, operand or fold in a keyspace that folds, in bytes. A fold that would exceed it stays as
+/// operands.
 pub(crate) const FOLD_LEN_MAX: usize = 1 << 20;
 
-/// The longest name of a custom strategy, in bytes.
+/// Maximum length of the name of a custom strategy, in bytes.
 const NAME_LEN_MAX: usize = 255;
 
-/// Combines values of one key: what [`MergeStrategy::custom`] takes.
+/// Combines values of one key, for [`MergeStrategy::custom`].
 ///
-/// Values may be combined in any grouping, in their order: `merge` must be associative, and give the same for the same
-/// bytes every time. When it fails or panics while the database tidies up, nothing is lost: the operands stay as they
-/// are, and the next read tells the error.
+/// Values may be combined in any grouping, in their order: `merge` must be associative, and return the same for the
+/// same bytes every time. If it fails or panics in a commit, flush or compaction, nothing is lost: the operands stay as
+/// they are, and the next read reports the error.
 ///
-/// It runs under the locks of writes and compactions, so it cannot use a database: every call of one answers
-/// [`Invalid`](Error::Invalid) in it.
-/// A strategy belongs to the open database: one that holds a [`Db`](crate::Db), a keyspace or a view of it keeps it
-/// open for ever, unless somebody
-/// calls [`Db::close`](crate::Db::close).
+/// It runs under the locks of writes and compactions, so it cannot use a database: within it, every call to one returns
+/// [`Invalid`](Error::Invalid). A strategy belongs to the open database: if it holds a [`Db`](crate::Db) of it, a
+/// keyspace or a view, the database stays open for ever, unless [`Db::close`](crate::Db::close) is called.
 pub trait Merge: Send + Sync + 'static {
-    /// What `older`, followed by `newer`, amounts to.
+    /// Combines `older` with the `newer` value that follows it.
     ///
     /// # Errors
-    /// Whatever keeps them from being combined; a read of the key answers it.
+    /// Any error that keeps them from being combined; a read of the key returns it.
     fn merge(&self, key: &[u8], older: &[u8], newer: &[u8]) -> Result<Vec<u8>>;
 }
 
-/// What several writes of one key mean. A keyspace keeps the strategy it was created with.
+/// Meaning of several writes of one key. A keyspace keeps the strategy it was created with.
 ///
 /// ```
 /// # use chronolith::{env::Memory, KeyspaceOptions, MergeStrategy, Options};
@@ -63,37 +62,36 @@ pub trait Merge: Send + Sync + 'static {
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum MergeStrategy {
-    /// The newest value counts; `merge` is `put`. The default.
+    /// The newest value wins; `merge` equals `put`. The default.
     #[default]
     LastWins,
-    /// The first value of a key stays until the key is deleted; later puts and merges of it change nothing, and answer
-    /// a receipt like any write. To know which it was: [`insert_if_absent`](crate::Keyspace::insert_if_absent).
+    /// The first value of a key stays until the key is deleted; later puts and merges change nothing, and return a
+    /// receipt like any write. To learn which it was, use [`insert_if_absent`](crate::Keyspace::insert_if_absent).
     FirstWins,
     /// Values are numbers, `i64` in little-endian bytes, and `merge` adds. A sum that does not fit is an error, which
-    /// loses nothing: later operands may bring it back.
+    /// loses nothing: later operands may bring it back into range.
     Sum,
-    /// `merge` appends an item. The value is the list of all items in order, to be read with
-    /// [`append_items`].
+    /// `merge` appends an item. The value is the list of all items in order; read it with [`append_items`].
     Append,
-    /// A put or merge of a key that is there fails with [`Duplicate`](Error::Duplicate).
+    /// A put or merge of an existing key fails with [`Duplicate`](Error::Duplicate).
     ErrorOnDuplicate,
-    /// The user's own, by name: see [`MergeStrategy::custom`].
+    /// A user-defined strategy, by name: see [`MergeStrategy::custom`].
     Custom(CustomMerge),
 }
 
-/// A strategy of the user's own, with the name by which the database remembers it.
+/// A user-defined strategy, with the name by which the database identifies it.
 #[derive(Clone)]
 pub struct CustomMerge {
     name: Arc<str>,
     merge: Arc<dyn Merge>,
 }
 
-// What a callback leaves of itself when it panics is its own affair: it is called again only as it was the first time.
+// The state of a callback after a panic is its own concern: it is called again just as before.
 impl UnwindSafe for CustomMerge {}
 impl RefUnwindSafe for CustomMerge {}
 
 impl CustomMerge {
-    /// An error of it that says what could not be combined. One that a caller would treat differently stays what it is.
+    /// Adds to its error what could not be combined. An error that a caller would treat differently stays as it is.
     #[cold]
     fn of_key(&self, key: &[u8], error: Error) -> Error {
         match error {
@@ -113,7 +111,7 @@ impl fmt::Debug for CustomMerge {
 }
 
 impl PartialEq for MergeStrategy {
-    /// Custom ones are told apart by their names, as the database does.
+    /// Compares custom strategies by name, as the database does.
     fn eq(&self, other: &Self) -> bool {
         (self.number(), self.custom_name()) == (other.number(), other.custom_name())
     }
@@ -128,8 +126,8 @@ impl fmt::Debug for MergeStrategy {
 }
 
 impl MergeStrategy {
-    /// A strategy of the user's own. The database keeps the name with the keyspace, and refuses to open the keyspace
-    /// without a strategy of that name: what it does must never change under one name.
+    /// Creates a user-defined strategy. The database stores the name with the keyspace, and refuses to open the
+    /// keyspace without a strategy of that name: its behaviour must never change under one name.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Merge, MergeStrategy, Options, Result};
@@ -152,7 +150,7 @@ impl MergeStrategy {
         Self::Custom(CustomMerge { name: name.as_ref().into(), merge: Arc::new(merge) })
     }
 
-    /// The number that stands on disk; never changed or used again.
+    /// Returns the number on disk; never changed or reused.
     pub(crate) fn number(&self) -> u8 {
         match self {
             Self::LastWins => 0,
@@ -164,7 +162,7 @@ impl MergeStrategy {
         }
     }
 
-    /// The built-in strategy with this number.
+    /// Returns the built-in strategy with this number.
     pub(crate) fn built_in(number: u8) -> Option<Self> {
         Some(match number {
             0 => Self::LastWins,
@@ -176,7 +174,7 @@ impl MergeStrategy {
         })
     }
 
-    /// The name of a custom strategy; nothing for the others.
+    /// Returns the name of a custom strategy; empty for the others.
     pub(crate) fn custom_name(&self) -> &str {
         match self {
             Self::Custom(custom) => &custom.name,
@@ -184,12 +182,12 @@ impl MergeStrategy {
         }
     }
 
-    /// What it is called in messages.
+    /// Returns the name for messages.
     pub(crate) fn name(&self) -> String {
         name_of(self.number(), self.custom_name())
     }
 
-    /// That a custom name can be stored.
+    /// Fails unless a custom name can be stored.
     pub(crate) fn check_name(&self) -> Result<()> {
         match self {
             Self::Custom(custom) if custom.name.is_empty() || custom.name.len() > NAME_LEN_MAX => {
@@ -201,17 +199,17 @@ impl MergeStrategy {
         }
     }
 
-    /// Whether puts and merges depend on what is there, and are decided when they are written.
+    /// Returns whether puts and merges depend on existing values, and are decided when they are written.
     pub(crate) fn decides_at_write(&self) -> bool {
         matches!(self, Self::FirstWins | Self::ErrorOnDuplicate)
     }
 
-    /// Whether operands are stored and folded.
+    /// Returns whether operands are stored and folded.
     pub(crate) fn folds(&self) -> bool {
         matches!(self, Self::Sum | Self::Append | Self::Custom(_))
     }
 
-    /// A put's or merge's value as it is stored.
+    /// Returns the value of a put or merge as it is stored.
     pub(crate) fn stored<'a>(&self, value: &'a [u8]) -> Result<std::borrow::Cow<'a, [u8]>> {
         if self.folds() && value.len() > FOLD_LEN_MAX {
             let (name, len) = (self.name(), value.len());
@@ -229,18 +227,18 @@ impl MergeStrategy {
         }
     }
 
-    /// That a value can be one of those that are folded by themselves, without a database.
+    /// Fails unless a value can be folded by itself, without a database.
     pub(crate) fn check_item(&self, key: &[u8], value: &[u8]) -> Result<()> {
         if matches!(self, Self::Sum) && value.len() != 8 { Err(self.not_an_operand(key)) } else { Ok(()) }
     }
 
-    /// The kind of entry that a merge is stored as.
+    /// Returns the kind of entry that a merge is stored as.
     pub(crate) fn operand_kind(&self) -> Kind {
         if self.folds() { Kind::Operand } else { Kind::Put }
     }
 
-    /// Begins to gather the entries of a key with its newest one, an operand; nothing where there are none, or where
-    /// the bytes are no operand of this strategy.
+    /// Starts to gather the entries of a key with its newest one, an operand; `None` if the strategy has no operands,
+    /// or if the bytes are not one.
     pub(crate) fn gather(&self, newest: &Bytes) -> Option<Gathered> {
         match self {
             Self::Sum => number(newest).map(Gathered::Sum),
@@ -250,7 +248,7 @@ impl MergeStrategy {
         }
     }
 
-    /// The value that readers get: operands, newest first, upon a base.
+    /// Folds operands, newest first, onto a base; returns the value that readers get.
     pub(crate) fn fold(&self, key: &[u8], base: Option<&Bytes>, operands: &[Bytes]) -> Result<Bytes> {
         let mut newest_first = operands.iter().chain(base);
         let gathered = newest_first.next().and_then(|newest| self.gather(newest));
@@ -265,14 +263,14 @@ impl MergeStrategy {
 
     fn not_an_operand(&self, key: &[u8]) -> Error {
         let (name, key) = (self.name(), key.escape_ascii());
-        Error::invalid(format!("key \"{key}\" holds what merge strategy {name} cannot fold; put another value"))
+        Error::invalid(format!("key \"{key}\" holds a value that merge strategy {name} cannot fold; put another one"))
     }
 }
 
-/// The number of every custom strategy on disk.
+/// Number of every custom strategy on disk.
 pub(crate) const NUMBER_CUSTOM: u8 = 5;
 
-/// What a stored strategy is called in messages.
+/// Returns the name of a stored strategy for messages.
 pub(crate) fn name_of(number: u8, custom: &str) -> String {
     match number {
         0 => "LastWins".to_owned(),
@@ -284,11 +282,11 @@ pub(crate) fn name_of(number: u8, custom: &str) -> String {
     }
 }
 
-/// Entries of one key, from an operand down, on their way to one.
+/// Entries of one key, from an operand down, being folded into one.
 #[derive(Clone, Debug)]
 pub(crate) enum Gathered {
     Sum(i128),
-    /// Lists, newest first: put together only at the end.
+    /// Lists, newest first: concatenated only at the end.
     List {
         parts: Vec<Bytes>,
         len: usize,
@@ -300,10 +298,10 @@ pub(crate) enum Gathered {
 }
 
 impl Gathered {
-    /// Adds the next older entry; `false` when it cannot be added. Then nothing has changed.
+    /// Adds the next older entry; `false` if it cannot be added. Then nothing has changed.
     ///
     /// # Errors
-    /// What the user's own strategy says.
+    /// Errors of the user's strategy.
     fn add_older(&mut self, key: &[u8], older: &Bytes) -> Result<bool> {
         match self {
             Self::Sum(sum) => {
@@ -322,8 +320,8 @@ impl Gathered {
         Ok(true)
     }
 
-    /// As [`Gathered::add_older`], for what is to be stored: `false` also when it would grow too long, and when the
-    /// user's own strategy fails or panics.
+    /// Like [`Gathered::add_older`], for an entry to be stored: `false` also if it would grow too long, or if the
+    /// user's strategy fails or panics.
     pub(crate) fn store_older(&mut self, key: &[u8], older: &Bytes) -> bool {
         match self {
             Self::List { len, .. } if *len + older.len() > FOLD_LEN_MAX => false,
@@ -341,11 +339,11 @@ impl Gathered {
         }
     }
 
-    /// The entry that stands for all that were gathered: a state, when their base is among them, or there is none.
+    /// Returns the entry that replaces all those gathered: a state, if their base is among them or there is none.
     pub(crate) fn into_entry(self, state: bool) -> (Kind, Bytes) {
         let kind = if state { Kind::Put } else { Kind::Operand };
         match self {
-            // A sum is as wide as it has to be: what does not fit an `i64` may come back.
+            // A sum is as wide as needed: one that does not fit an `i64` may come back into range.
             Self::Sum(sum) => match i64::try_from(sum) {
                 Ok(narrow) => (kind, Bytes::copy_from(&narrow.to_le_bytes())),
                 Err(_) => (if state { Kind::WideSum } else { kind }, Bytes::copy_from(&sum.to_le_bytes())),
@@ -355,7 +353,7 @@ impl Gathered {
         }
     }
 
-    /// The value as readers get it.
+    /// Returns the value as readers get it.
     fn surface(self, key: &[u8]) -> Result<Bytes> {
         match self {
             Self::Sum(sum) => surface(key, Some(sum)),
@@ -365,7 +363,7 @@ impl Gathered {
     }
 }
 
-/// Lists, newest first, as one.
+/// Concatenates lists, given newest first.
 fn concat(parts: &[Bytes]) -> Bytes {
     match parts {
         [only] => only.clone(),
@@ -373,7 +371,7 @@ fn concat(parts: &[Bytes]) -> Bytes {
     }
 }
 
-/// A stored number: 8 bytes, or 16 for a folded sum that is wide.
+/// Decodes a stored number: 8 bytes, or 16 for a folded sum that is wide.
 pub(crate) fn number(value: &[u8]) -> Option<i128> {
     if let Ok(narrow) = value.try_into() {
         return Some(i128::from(i64::from_le_bytes(narrow)));
@@ -381,24 +379,24 @@ pub(crate) fn number(value: &[u8]) -> Option<i128> {
     value.try_into().ok().map(i128::from_le_bytes)
 }
 
-/// A sum as readers get it.
+/// Returns a sum as readers get it.
 fn surface(key: &[u8], sum: Option<i128>) -> Result<Bytes> {
     let fits = sum.and_then(|sum| i64::try_from(sum).ok());
     fits.map(|sum| Bytes::copy_from(&sum.to_le_bytes())).ok_or_else(|| {
         let sum = sum.map_or_else(|| "not a number".to_owned(), |sum| sum.to_string());
         Error::invalid(format!(
-            "the sum of key \"{}\" is {sum}, which an i64 cannot hold; merge what brings it back, or put another value",
+            "the sum of key \"{}\" is {sum}, which an i64 cannot hold; merge it back into range, or put another value",
             key.escape_ascii()
         ))
     })
 }
 
-/// The value of a wide sum as readers get it.
+/// Returns the value of a wide sum as readers get it.
 pub(crate) fn wide_sum(key: &[u8], value: &[u8]) -> Result<Bytes> {
     surface(key, number(value))
 }
 
-/// A list as `Append` stores it: each item behind its length.
+/// Encodes a list as `Append` stores it: each item after its length.
 pub(crate) fn append_list(items: &[&[u8]]) -> Vec<u8> {
     let mut out = Writer::default();
     for item in items {
@@ -407,8 +405,8 @@ pub(crate) fn append_list(items: &[&[u8]]) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// The items of an appended list, in the order in which they were appended. Bytes that are no such list end in an error
-/// as the last item.
+/// Iterates over the items of an appended list, in the order in which they were appended. For bytes that are not such a
+/// list, the last item is an error.
 ///
 /// ```
 /// # use chronolith::{env::Memory, merge::append_items, KeyspaceOptions, MergeStrategy, Options};
@@ -425,7 +423,7 @@ pub fn append_items(list: &[u8]) -> AppendItems<'_> {
     AppendItems { list }
 }
 
-/// Iterates over an appended list: see [`append_items`].
+/// Iterator over an appended list: see [`append_items`].
 #[derive(Clone, Debug)]
 #[must_use = "iterators are lazy"]
 pub struct AppendItems<'a> {
@@ -440,7 +438,7 @@ impl<'a> Iterator for AppendItems<'a> {
             return None;
         }
         let mut reader = Reader::new(self.list);
-        let item = reader.prefixed("an item behind its length");
+        let item = reader.prefixed("an item after its length");
         self.list = item.as_ref().ok().and_then(|_| self.list.get(reader.position()..)).unwrap_or_default();
         Some(item)
     }

@@ -1,8 +1,8 @@
-//! What a reader sees of a span: each visible key with its value, in one direction.
+//! Scan of a span as a reader sees it: each visible key with its value, in one direction.
 //!
-//! A key's versions stand together in the merge; each is shown to a `Lookup`, which says what they amount to. Around
-//! that, a walk steps over what nobody sees: the other versions of a key, what range tombstones hide, and spans of keys
-//! that somebody has found to hold nothing.
+//! The versions of a key are adjacent in the merge; each is shown to a `Lookup`, which decides what they amount to.
+//! Around that, a walk skips everything invisible: the other versions of a key, keys that range tombstones hide, and
+//! spans that an earlier reader found to hold nothing.
 
 use std::{cmp::Ordering, sync::Arc};
 
@@ -16,10 +16,10 @@ use super::{
 };
 use crate::base::{Bytes, Corruption, Error, KeySpan, KeyspaceId, Kind, Result};
 
-/// So many versions of a key are stepped over one by one; beyond that the walk goes on at the one that is wanted.
+/// Versions of a key that are stepped over one by one; beyond that the walk seeks the one it wants.
 const VERSIONS_MAX: usize = 8;
 
-/// How far a walk is.
+/// Progress of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Walk {
     New,
@@ -27,23 +27,23 @@ enum Walk {
     Ended,
 }
 
-/// Keys of which nothing was seen, in a row.
+/// Consecutive keys with nothing visible.
 #[derive(Debug, Default)]
 struct Passed {
-    /// Something was seen before.
+    /// Whether anything was seen before.
     begun: bool,
     count: usize,
     first: Vec<u8>,
-    /// The last of them; after a jump where it led, of which forward nothing is known.
+    /// Last of them; after a jump its target, which forward may be visible.
     last: Vec<u8>,
     jumped: bool,
-    /// At which count to look whether somebody knows more, and how many keys behind that again.
+    /// Count at which to look for a known span, and the number of keys until the look after that.
     look_at: usize,
     step: usize,
 }
 
 impl Passed {
-    /// Counts a key, whose buffer it takes; whether it is time to look.
+    /// Counts a key, taking its buffer; returns whether it is time to look.
     #[inline]
     fn add(&mut self, key: &mut Vec<u8>) -> bool {
         if self.count == 0 {
@@ -57,9 +57,8 @@ impl Passed {
         self.count == self.look_at
     }
 
-    /// Notes that somebody knew where to go on, or that nobody did. Behind one span there is often another, with a key
-    /// between that was put into both; elsewhere looking twice as far on each time costs little, and passes by no more
-    /// than was walked.
+    /// Records the result of a look. After one span there is often another, with a key between them that was put into
+    /// both; elsewhere, doubling the distance of the next look costs little, and overshoots by no more than was walked.
     fn looked(&mut self, to: Option<&mut Vec<u8>>) {
         if let Some(to) = to {
             std::mem::swap(&mut self.last, to);
@@ -72,7 +71,7 @@ impl Passed {
         }
     }
 
-    /// From the smallest of the keys to behind the largest. Counting begins anew.
+    /// Returns the range from the smallest of the keys to past the largest, and restarts the count.
     fn take(&mut self, direction: Direction) -> (&[u8], &[u8]) {
         self.count = 0;
         match direction {
@@ -90,47 +89,47 @@ impl Passed {
     }
 }
 
-/// The keys and values that a reader sees in a span, in one direction.
+/// Keys and values that a reader sees in a span, in one direction.
 #[derive(Debug)]
 pub(crate) struct Visible<S> {
     merge: Kway<S>,
-    /// The range tombstones of all sources.
+    /// Range tombstones of all sources.
     tombstones: Overhead,
-    /// There are none, and nothing expires.
+    /// Whether there are none, and nothing expires.
     is_plain: bool,
     asked: Asked,
     span: KeySpan,
     direction: Direction,
     strategy: MergeStrategy,
-    /// Who remembers where nothing is left, if this reader may ask and tell.
+    /// Known spans that hold nothing, if this reader may use and extend them.
     dead: Option<(Arc<DeadSpans>, KeyspaceId)>,
-    /// The keys passed in a row of which nothing was seen.
+    /// Consecutive keys with nothing visible.
     passed: Passed,
-    /// Backward: the same sources running forward, for keys of many versions.
+    /// Backward: the same sources running forward, for keys with many versions.
     turned: Option<Kway<S>>,
-    /// The current key, copied: its source moves on.
+    /// Copy of the current key: its source moves on.
     key: Vec<u8>,
-    /// The current value when no source stands at it: after a fold, and backward.
+    /// Current value if no source is at it: after a fold, and backward.
     held: Option<Bytes>,
-    /// Where the merge stands (forward).
+    /// Position of the merge (forward).
     stands: Stands,
     walk: Walk,
-    /// The value of the current key cannot be told, which says nothing of the other keys.
+    /// Whether the value of the current key cannot be determined; other keys are unaffected.
     key_failed: bool,
 }
 
-/// Where the merge of a forward walk stands.
+/// Position of the merge in a forward walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stands {
-    /// At what has not been looked at.
+    /// At an entry that was not examined yet.
     Elsewhere,
-    /// At the value that was shown of the current key.
+    /// At the value that was returned for the current key.
     AtValue,
-    /// Behind what made the value, perhaps among other versions of the current key.
+    /// Past the entries that made the value, perhaps among other versions of the current key.
     BehindValue,
 }
 
-/// That a walk would go round for ever.
+/// Reports entries out of order, with which a walk would loop for ever.
 #[cold]
 fn out_of_order() -> Error {
     Corruption { offset: 0, what: "keys in their order" }.into()
@@ -163,39 +162,39 @@ impl<S: Source> Visible<S> {
         }
     }
 
-    /// Lets it jump over spans of a keyspace that are known to hold nothing, and tell of those it finds.
+    /// Enables jumps over spans of a keyspace that are known to hold nothing, and the recording of those it finds.
     pub(crate) fn with_dead(mut self, dead: &Arc<DeadSpans>, keyspace: KeyspaceId) -> Self {
         self.dead = Some((Arc::clone(dead), keyspace));
         self
     }
 
-    /// Steps to the next visible key; `false` at the end. An error ends it, unless it is one of a key whose value
-    /// cannot be told.
+    /// Steps to the next visible key; `false` at the end. An error ends the walk, unless it concerns only a key whose
+    /// value cannot be determined.
     pub(crate) fn step(&mut self) -> Result<bool> {
-        // A callback that panics leaves it between two versions: then it has ended, too.
+        // A callback that panics leaves the walk between two versions: then it has ended, too.
         let stepped = match std::mem::replace(&mut self.walk, Walk::Ended) {
             Walk::New => self.begin().and_then(|()| self.try_step()),
             Walk::UnderWay => self.try_step(),
             Walk::Ended => return Ok(false),
         };
-        // An error of one key leaves the others.
+        // An error of one key does not affect the others.
         if matches!(stepped, Ok(true)) || std::mem::take(&mut self.key_failed) {
             self.walk = Walk::UnderWay;
         }
         stepped
     }
 
-    /// Whether no step leads anywhere any more.
+    /// Returns whether the walk has ended for good.
     pub(crate) fn has_ended(&self) -> bool {
         self.walk == Walk::Ended
     }
 
-    /// The current key; behind an error that did not end the walk, the one that it is about.
+    /// Returns the current key; after an error that did not end the walk, the key it concerns.
     pub(crate) fn key(&self) -> &[u8] {
         &self.key
     }
 
-    /// The current value, lent.
+    /// Borrows the current value.
     pub(crate) fn value_ref(&self) -> &[u8] {
         match &self.held {
             Some(held) => held,
@@ -203,7 +202,7 @@ impl<S: Source> Visible<S> {
         }
     }
 
-    /// The current value, to keep.
+    /// Returns the current value, to keep.
     pub(crate) fn value(&self) -> Bytes {
         match &self.held {
             Some(held) => held.clone(),
@@ -226,7 +225,7 @@ impl<S: Source> Visible<S> {
         }
     }
 
-    /// A scan is refused when some key in its span would be: also a key that left no entry of its own.
+    /// Refuses a scan if any key in its span would be refused, even one that left no entry.
     fn refuse_below_the_marks(&self) -> Result<()> {
         if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
             return Err(self.asked.refused(self.asked.vanished));
@@ -255,7 +254,7 @@ impl<S: Source> Visible<S> {
             };
             self.key.clear();
             self.key.extend_from_slice(entry.key);
-            // The usual case: what is newest is a value that nothing can hide.
+            // The usual case: the newest version is a value that nothing can hide.
             if self.is_plain && entry.kind == Kind::Put && entry.seqno <= self.asked.seqno {
                 self.tell_dead();
                 self.stands = Stands::AtValue;
@@ -277,7 +276,7 @@ impl<S: Source> Visible<S> {
         }
     }
 
-    /// Counts a key of which nothing was seen, and goes on behind those that somebody else has found to be alike.
+    /// Counts a key with nothing visible, and jumps over those that another reader found to be alike.
     fn pass_dead(&mut self) -> Result<()> {
         let Self { dead, passed, key, asked, direction, merge, .. } = self;
         let Some((dead, keyspace)) = dead else { return Ok(()) };
@@ -289,7 +288,7 @@ impl<S: Source> Visible<S> {
         if jumps { merge.skip_to(&passed.last) } else { Ok(()) }
     }
 
-    /// Tells of the keys passed of which nothing was seen, and begins to count anew.
+    /// Records the keys passed with nothing visible, and restarts the count.
     #[inline]
     fn tell_dead(&mut self) {
         let count = self.passed.count;
@@ -303,7 +302,7 @@ impl<S: Source> Visible<S> {
         self.passed.begun = true;
     }
 
-    /// Finds what is seen of the current key; `false` when that is nothing.
+    /// Finds what is seen of the current key; `false` if that is nothing.
     fn resolve_forward(&mut self, marks: Shown) -> Result<bool> {
         let Self { merge, key, asked, strategy, .. } = self;
         let resolved = resolve(merge, marks, (key, asked, strategy))?;
@@ -335,8 +334,8 @@ impl<S: Source> Visible<S> {
         self.check_onward()
     }
 
-    /// That the walk has come on from the current key. In a damaged file entries may stand in another order: then it
-    /// would go round for ever.
+    /// Fails unless the walk has moved on from the current key. In a damaged file entries may be out of order: then it
+    /// would loop for ever.
     #[inline]
     fn check_onward(&self) -> Result<()> {
         let next = self.merge.top().and_then(Source::entry).map(|entry| entry.key);
@@ -347,9 +346,8 @@ impl<S: Source> Visible<S> {
         if onward { Ok(()) } else { Err(out_of_order()) }
     }
 
-    /// Jumps over what a range tombstone hides, in the sources that hold nothing newer than it.
-    ///
-    /// Up to the end of the tombstone as it was written, also where a newer one covers a part of it.
+    /// Jumps over keys that a range tombstone hides, in the sources that hold nothing newer: up to the end of the
+    /// tombstone as it was written, even if a newer one covers a part of it.
     fn skip_deleted_span(&mut self) -> Result<()> {
         let Some(Newest { seqno, start, end }) = self.tombstones.newest() else { return Ok(()) };
         match self.direction {
@@ -398,7 +396,7 @@ impl<S: Source> Visible<S> {
         }
     }
 
-    /// Reads the versions of the current key in the other direction: of that many most are not wanted.
+    /// Reads the versions of the current key in the other direction: of many, most are not wanted.
     #[cold]
     fn resolve_turned(&mut self, marks: Shown) -> Result<Option<Bytes>> {
         let Self { merge, turned, key, asked, strategy, .. } = self;
@@ -417,8 +415,8 @@ impl<S: Source> Visible<S> {
         }
     }
 
-    /// Reads all versions of the current key, oldest first, and keeps what is at or below the moment down to its base.
-    /// That and what is above are then shown to a look-up newest first, as in the other direction.
+    /// Reads all versions of the current key, oldest first, and keeps those at or below the moment down to their base.
+    /// They and the versions above are then shown to a look-up newest first, as in the other direction.
     fn resolve_backward(&mut self, marks: Shown, oldest: Option<(Seen, u32, Bytes)>) -> Result<Option<Bytes>> {
         let mut versions = usize::from(oldest.is_some());
         let mut below: Vec<(Seen, u32, Bytes)> = oldest.into_iter().collect();
@@ -450,7 +448,7 @@ impl<S: Source> Visible<S> {
                 above.push(mark.seen());
             } else if !interval || mark.purge {
                 let place = (mark.seqno, mark.ordinal);
-                // At the same place the point entry is the newer one: segments keep no ordinals.
+                // At the same place the point entry is the newer one: segments store no ordinals.
                 below.retain(|(seen, ordinal, _)| (seen.seqno, *ordinal) >= place);
                 if below.is_empty() {
                     below.push((Seen { gap_start: None, ..mark.seen() }, mark.ordinal, Bytes::default()));
@@ -476,24 +474,24 @@ impl<S: Source> Visible<S> {
     }
 }
 
-/// Whether an error of folding what was found leaves the other keys. A moment that one key refuses is of no use to
-/// whoever asks for many.
+/// Returns whether an error of a fold leaves other keys unaffected. A moment that one key refuses is of no use to a
+/// reader of many.
 fn is_of_the_key(error: &Error) -> bool {
     !matches!(error, Error::HistoryTrimmed { .. })
 }
 
-/// What is seen of a key.
+/// Visible version of a key.
 enum Resolved {
-    /// The value that the source at the top stands at: it is lent from there.
+    /// The value at the top source, borrowed from there.
     AtTop,
-    /// A value that stands nowhere.
+    /// A value that no source holds.
     Folded(Bytes),
     Nothing,
-    /// The value cannot be told, which says nothing of the other keys.
+    /// The value cannot be determined; other keys are unaffected.
     Failed(Error),
 }
 
-/// Reads the versions of a key at which a merge stands, newest first, and stops at the one that is seen.
+/// Reads the versions of the key that a merge is at, newest first, and stops at the one that is seen.
 fn resolve<S: Source>(
     merge: &mut Kway<S>,
     mut marks: Shown,
@@ -509,8 +507,8 @@ fn resolve<S: Source>(
             break;
         }
         let (seqno, ordinal) = (entry.seqno, entry.ordinal);
-        // An interval that holds the moment is the truth (R3): also where a range tombstone inside it deleted again
-        // what was deleted.
+        // An interval that holds the moment is the truth (R3), even if a range tombstone inside it deleted again what
+        // was deleted.
         let interval = entry.until.is_some_and(|until| until.holds(asked.seqno));
         while let Some(mark) = marks.next_above(Some((seqno, ordinal))) {
             if interval && mark.seqno <= asked.seqno && !mark.purge {
@@ -524,7 +522,7 @@ fn resolve<S: Source>(
         match lookup.see(entry.seen())? {
             Found::Above => above += 1,
             Found::Operand => lookup.push(source.value()),
-            // The usual case: the source goes on standing at the value.
+            // The usual case: the source stays at the value.
             Found::Value if lookup.operands() == 0 => return Ok(Resolved::AtTop),
             end => {
                 found = end.answer(|| source.value());

@@ -1,20 +1,20 @@
-//! A segment tree over the parts between edges: it finds in O(log n) lists all tombstones over a part.
+//! A segment tree over the parts between edges: finds all tombstones over a part in O(log n) lists.
 
 use std::ops::Range;
 
-/// A segment tree: each tombstone is listed, by its number, at the few nodes whose parts it covers whole.
+/// A segment tree: each tombstone is listed, by its number, at the few nodes whose parts it covers completely.
 #[derive(Debug, Default)]
 pub(super) struct Cover {
     leaves: usize,
-    /// Where the list of each node begins; one more for the end of the last.
+    /// Start of each node's list, and the end of the last.
     begins: Vec<u32>,
-    /// The lists, ascending.
+    /// Lists of all nodes, each ascending.
     pub(super) ranks: Vec<u32>,
-    /// Of those from each on, in its list, the one whose gap is lowest: where that is asked.
+    /// For each entry of a list, the tombstone from there on with the lowest gap; empty unless needed.
     lowest: Vec<u32>,
 }
 
-/// What is listed at a node.
+/// List of a node.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct List<'a> {
     pub(super) first: &'a [u32],
@@ -27,7 +27,7 @@ impl Cover {
         Self::listing(leaves, spans.flat_map(each))
     }
 
-    /// Of points: each is listed at every node above it.
+    /// Returns a tree of points: each is listed at every node above it.
     pub(super) fn of_points(leaves: usize, points: impl Iterator<Item = (u32, usize)> + Clone) -> Self {
         let each = |(rank, point): (u32, usize)| upwards(leaves, point).map(move |node| (rank, node));
         Self::listing(leaves, points.flat_map(each))
@@ -76,12 +76,12 @@ impl Cover {
         }
     }
 
-    /// The lists that together hold all over a part.
+    /// Iterates over the lists that together contain all tombstones over a part.
     pub(super) fn path(&self, part: usize) -> impl Iterator<Item = List<'_>> {
         upwards(self.leaves, part).map(|node| self.list(node))
     }
 
-    /// Of points, the lists that together hold those in a range.
+    /// Iterates, in a tree of points, over the lists that together contain those in a range.
     pub(super) fn within(&self, range: Range<usize>) -> impl Iterator<Item = List<'_>> {
         canonical(self.leaves, range).map(|node| self.list(node))
     }
@@ -91,12 +91,12 @@ impl Cover {
     }
 }
 
-/// The nodes from a leaf to the root.
+/// Iterates over the nodes from a leaf to the root.
 fn upwards(leaves: usize, leaf: usize) -> impl Iterator<Item = usize> + Clone {
     std::iter::successors(Some(leaf + leaves).filter(|_| leaf < leaves), |node| Some(node / 2).filter(|node| *node > 0))
 }
 
-/// The fewest nodes that make up a range of leaves.
+/// Iterates over the fewest nodes that make up a range of leaves.
 fn canonical(leaves: usize, range: Range<usize>) -> impl Iterator<Item = usize> + Clone {
     let mut ends = (range.start + leaves, range.end.min(leaves) + leaves);
     let mut second = None;
@@ -123,7 +123,7 @@ fn canonical(leaves: usize, range: Range<usize>) -> impl Iterator<Item = usize> 
     })
 }
 
-/// What is found of those that have a gap.
+/// Trees of the tombstones that have a gap.
 #[derive(Debug)]
 pub(super) struct Gaps {
     pub(super) over: Cover,

@@ -1,4 +1,4 @@
-//! Tombstones cut at every edge, each part with all that cover it: as segments store them where that makes few marks.
+//! Tombstones cut at every edge, each part with all that cover it: segments store this form if it is small.
 
 use std::{cmp::Reverse, collections::BTreeSet};
 
@@ -9,10 +9,10 @@ use super::{
 };
 use crate::base::{Bytes, KeySpan};
 
-/// Cutting is refused where it makes more than so many marks for each tombstone.
+/// Maximum number of pieces per tombstone; a cut that makes more is refused.
 const CUT_MAX: usize = 8;
 
-/// Keys that the same tombstones cover.
+/// Span of keys that the same tombstones cover.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fragment {
     pub(crate) span: KeySpan,
@@ -21,7 +21,7 @@ pub(crate) struct Fragment {
 }
 
 impl Tombstones {
-    /// From fragments that are sorted and apart; nothing if they are not.
+    /// Builds a set from sorted, disjoint fragments; `None` if they are not.
     pub(crate) fn from_fragments(fragments: Vec<Fragment>) -> Option<Self> {
         let whole = fragments.iter().all(|fragment| {
             let newest_first = fragment.marks.is_sorted_by_key(|mark| Reverse((mark.seqno, mark.ordinal)));
@@ -46,8 +46,8 @@ impl Tombstones {
         Some(Self::assembled(edges, all))
     }
 
-    /// Them cut where they overlap, each part with all that cover it; nothing where that would be many more marks than
-    /// there are tombstones.
+    /// Cuts the tombstones where they overlap, each part with all that cover it; `None` if that makes many more pieces
+    /// than there are tombstones.
     pub(crate) fn cut(&self) -> Option<Vec<Fragment>> {
         let count = self.edges.len();
         let marks: usize = self.all.iter().map(|one| one.parts(count).len()).sum();

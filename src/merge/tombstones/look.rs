@@ -1,7 +1,7 @@
-//! What a set says of a key, at any moment.
+//! Look-ups of a key in a set, at any moment.
 //!
-//! Whoever reads at or above the newest tombstone is answered by the skyline. What readers of an older moment need is
-//! made when the first of them comes.
+//! Readers at or above the newest tombstone are answered by the skyline. The structures for readers of an older moment
+//! are built when the first of them comes.
 
 use super::{
     cover::{Cover, Gaps, List},
@@ -11,35 +11,35 @@ use super::{
 };
 use crate::base::KeySpan;
 
-/// Sets up to this size are walked where the skyline does not do.
+/// Sets up to this size are scanned where the skyline does not suffice.
 const FEW: usize = 8;
 
-/// What a set says of a key at a moment: it holds from edge `from` (of the set; the first key of all without one) to
+/// Answer of a set for a key at a moment; valid from edge `from` (of the set; without one from the lowest key) to
 /// before edge `to`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Said {
-    /// The newest at or below the moment.
+    /// Newest tombstone at or below the moment.
     pub(super) newest: Option<u32>,
-    /// A purge above the moment that its reader knows.
+    /// Purge above the moment that its reader sees.
     pub(super) purge: Option<Mark>,
-    /// One above the moment whose gap refuses it.
+    /// Tombstone above the moment whose gap refuses it.
     pub(super) refusing: Option<Mark>,
     pub(super) from: Option<u32>,
     pub(super) to: Option<u32>,
 }
 
 impl Tombstones {
-    /// The part that a key is in.
+    /// Returns the part that a key is in.
     fn part(&self, key: &[u8]) -> Option<usize> {
         self.edges.partition_point(|edge| **edge <= *key).checked_sub(1)
     }
 
-    /// How many were written at or before a moment.
+    /// Returns the number of tombstones written at or before a moment.
     fn upto(&self, asked: u64) -> usize {
         self.all.partition_point(|one| one.mark.seqno <= asked)
     }
 
-    /// What readers of a moment, who know the purges up to `opened`, have to be told of a key.
+    /// Looks a key up for readers of a moment that see the purges up to `opened`.
     pub(super) fn look(&self, key: &[u8], asked: u64, opened: u64) -> Said {
         if asked >= self.newest_seqno() {
             let after = self.skyline.partition_point(|(at, _)| self.edge(*at).is_some_and(|edge| edge <= key));
@@ -67,7 +67,7 @@ impl Tombstones {
         }
     }
 
-    /// The newest of the first `upto` over a part.
+    /// Returns the newest of the first `upto` tombstones over a part.
     fn newest_below(&self, part: usize, upto: usize) -> Option<u32> {
         if self.all.len() <= FEW {
             return self.all.get(..upto)?.iter().rposition(|one| one.covers(part)).map(number);
@@ -85,34 +85,35 @@ impl Tombstones {
         purges.all.get(newest as usize).map(|one| one.mark).filter(|mark| mark.seqno > asked)
     }
 
-    /// Of a list of those with a gap, the one above a moment that reaches lowest, if it refuses the moment.
+    /// Returns, from a list of tombstones with a gap, the one above a moment with the lowest gap, if it refuses the
+    /// moment.
     fn refusing(&self, list: List<'_>, upto: usize, asked: u64) -> Option<Mark> {
         let above = list.first.partition_point(|rank| (*rank as usize) < upto);
         let mark = self.all.get(*list.lowest.get(above)? as usize)?.mark;
         mark.refuses(asked).then_some(mark)
     }
 
-    /// One that overlaps a span and whose gap refuses a moment.
+    /// Returns a tombstone that overlaps a span and whose gap refuses a moment.
     pub(super) fn refusing_in(&self, span: &KeySpan, asked: u64) -> Option<Mark> {
         self.gapped.filter(|(newest, lowest)| *newest > asked && *lowest <= asked)?;
         let gaps = self.gaps();
         let upto = self.upto(asked);
         let from = self.part(&span.start);
         let over = from.into_iter().flat_map(|part| gaps.over.path(part));
-        // Behind the first key those that begin there.
+        // After the first key, only those that begin in the span.
         let behind = from.map_or(0, |part| part + 1);
         let end = span.end.as_ref().map_or(self.edges.len(), |end| self.edges.partition_point(|edge| **edge < **end));
         over.chain(gaps.starts.within(behind..end)).find_map(|list| self.refusing(list, upto, asked))
     }
 
-    /// The newest at or below a moment over a key; a purge above the moment comes before it, where its reader knows it.
+    /// Returns the newest at or below a moment over a key; a purge above the moment precedes it, if its reader sees it.
     pub(crate) fn newest(&self, key: &[u8], asked: u64, opened: u64) -> Option<Mark> {
         let said = self.look(key, asked, opened);
         said.purge.or_else(|| self.all.get(said.newest? as usize).map(|one| one.mark))
     }
 
-    /// What a look-up of a key as of a moment has to be shown, newest first: the purge above it, one above it whose gap
-    /// refuses it, and the newest at or below it. Whatever else covers the key changes no answer.
+    /// Returns what a look-up of a key as of a moment must be shown, newest first: the purge above it, one above it
+    /// whose gap refuses it, and the newest at or below it. Other tombstones over the key change no answer.
     #[inline]
     pub(crate) fn shown(&self, key: &[u8], asked: u64, opened: u64) -> Shown {
         if self.all.is_empty() {
@@ -122,7 +123,7 @@ impl Tombstones {
         Shown::of(said.purge, said.refusing, said.newest.and_then(|at| self.all.get(at as usize)).map(|one| one.mark))
     }
 
-    /// All that cover a key, in no order.
+    /// Iterates over all that cover a key, in no order.
     pub(crate) fn covering(&self, key: &[u8]) -> impl Iterator<Item = &Mark> {
         let part = if self.all.is_empty() { None } else { self.part(key) };
         let few = self.all.len() <= FEW;
@@ -133,7 +134,7 @@ impl Tombstones {
         walked.chain(found.filter_map(|rank| self.all.get(*rank as usize))).map(|one| &one.mark)
     }
 
-    /// The oldest one above a seqno that covers a key.
+    /// Returns the oldest one above a seqno that covers a key.
     pub(crate) fn oldest_above(&self, key: &[u8], seqno: u64) -> Option<&Mark> {
         let part = self.part(key)?;
         let upto = self.upto(seqno);
@@ -143,7 +144,7 @@ impl Tombstones {
         self.all.get(rank as usize).map(|one| &one.mark)
     }
 
-    /// The newest that overlaps a span.
+    /// Returns the seqno of the newest that overlaps a span.
     pub(crate) fn newest_in(&self, span: &KeySpan) -> Option<u64> {
         let before =
             |key: &[u8]| self.skyline.partition_point(|(at, _)| self.edge(*at).is_some_and(|edge| edge <= key));

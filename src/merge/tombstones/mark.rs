@@ -1,4 +1,4 @@
-//! A range tombstone, what it says of each key that it covers, and what of it a look-up is shown.
+//! A range tombstone, its properties for each key that it covers, and the few that a look-up is shown.
 
 use crate::{
     base::{KeySpan, Kind},
@@ -12,18 +12,18 @@ pub(crate) struct RangeTombstone {
     pub(crate) mark: Mark,
 }
 
-/// What a range tombstone says of each key that it covers.
+/// Properties of a range tombstone, the same for each key that it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Mark {
     pub(crate) seqno: u64,
-    /// As in [`EntryRef`](crate::merge::EntryRef).
+    /// Same as in [`EntryRef`](crate::merge::EntryRef).
     pub(crate) ordinal: u32,
-    /// The smallest seqno of the older deletions that were dropped directly beneath this one. What was dropped of a
-    /// single key is noted on that key.
+    /// Smallest seqno of the older deletions that were dropped directly beneath this one. A drop for a single key is
+    /// recorded on that key.
     pub(crate) gap_start: Option<u64>,
-    /// Commit time in microseconds; 0 where it is not known.
+    /// Commit time in microseconds; 0 if unknown.
     pub(crate) time: u64,
-    /// It hides what is older from views of the past too.
+    /// Whether it hides older versions from views of the past too.
     pub(crate) purge: bool,
 }
 
@@ -33,26 +33,26 @@ impl Mark {
         if self.purge { Kind::RangePurge } else { Kind::RangeDelete }
     }
 
-    /// What a look-up is shown of it.
+    /// Returns the metadata that a look-up is shown.
     #[inline]
     pub(crate) fn seen(&self) -> Seen {
         let Self { seqno, gap_start, .. } = *self;
         Seen { seqno, gap_start, moved: false, kind: self.kind(), time: None, interval: false }
     }
 
-    /// Notes that something at `seqno` was dropped directly beneath.
+    /// Records that a deletion at `seqno` was dropped directly beneath.
     pub(crate) fn widen_gap(&mut self, seqno: u64) {
         self.gap_start = Some(self.gap_start.map_or(seqno, |gap| gap.min(seqno)));
     }
 
-    /// Whether what was dropped beneath it is needed to answer for a moment.
+    /// Returns whether deletions dropped beneath it are needed to answer for a moment.
     #[inline]
     pub(super) fn refuses(&self, asked: u64) -> bool {
         self.seqno > asked && self.gap_start.is_some_and(|gap| gap <= asked)
     }
 }
 
-/// The few marks that a look-up is shown of a key, newest first.
+/// The few range tombstones that a look-up is shown for a key, newest first.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Shown([Option<Mark>; 3]);
 
@@ -72,7 +72,7 @@ impl Shown {
         self.0.iter().flatten()
     }
 
-    /// The first of them that is newer than a place, which is then no longer there. Without one, the first.
+    /// Takes the first of them if it is newer than a place, or without a place.
     #[inline]
     pub(crate) fn next_above(&mut self, place: Option<(u64, u32)>) -> Option<Mark> {
         let newer = |mark: &Mark| place.is_none_or(|place| (mark.seqno, mark.ordinal) > place);

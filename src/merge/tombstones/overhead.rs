@@ -1,4 +1,4 @@
-//! The tombstones of several sources over a key that moves, as a walk carries them along.
+//! The range tombstones of several sources over a moving key, as a walk carries them along.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -11,17 +11,17 @@ use crate::base::KeySpan;
 /// The range tombstones of several sources over a key that moves, in either direction.
 #[derive(Debug)]
 pub(crate) struct Overhead {
-    /// The newest first: those that can say nothing newer than what is found are not asked.
+    /// Newest first: runs that cannot hold anything newer than what was found are not searched.
     runs: Vec<Run>,
     asked: u64,
     opened: u64,
-    /// What was found last, and between which edges it holds.
+    /// Answer found last, valid between `from` and `to`.
     shown: Shown,
-    /// The newest at or below the moment: its run, its set there, and its number.
+    /// Newest at or below the moment: its run, its set there, and its number.
     newest: Option<(usize, usize, u32)>,
     from: Option<Edge>,
     to: Option<Edge>,
-    /// Nothing was looked up yet.
+    /// Whether nothing was looked up yet.
     fresh: bool,
 }
 
@@ -32,7 +32,7 @@ struct Run {
     newest: u64,
 }
 
-/// An edge: of which run, of which set in it, and its number.
+/// An edge: its run, its set in the run, and its number.
 type Edge = (usize, usize, u32);
 
 /// The newest tombstone at or below a moment, over some key.
@@ -44,7 +44,7 @@ pub(crate) struct Newest<'a> {
 }
 
 impl Overhead {
-    /// Of runs of sets; those of a run are in order and apart.
+    /// Returns the tombstones of several runs of sets; the sets of a run are sorted and disjoint.
     pub(crate) fn new(runs: Vec<Vec<Arc<Tombstones>>>, asked: u64, opened: u64) -> Self {
         let run = |mut sets: Vec<Arc<Tombstones>>| {
             sets.retain(|set| !set.is_empty());
@@ -56,7 +56,7 @@ impl Overhead {
         Self { runs, asked, opened, shown: Shown::default(), newest: None, from: None, to: None, fresh: true }
     }
 
-    /// What a look-up of a key has to be shown.
+    /// Returns what a look-up of a key must be shown.
     #[inline]
     pub(crate) fn over(&mut self, key: &[u8]) -> Shown {
         if !self.runs.is_empty() && !self.holds(key) {
@@ -69,7 +69,7 @@ impl Overhead {
         self.runs.get(run)?.sets.get(set)?.edge(edge)
     }
 
-    /// Whether what was found last holds for a key.
+    /// Returns whether the answer found last is valid for a key.
     pub(super) fn holds(&self, key: &[u8]) -> bool {
         let behind = |at| self.edge(at).is_none_or(|edge| edge <= key);
         let before = |at| self.edge(at).is_none_or(|edge| key < edge);
@@ -102,14 +102,14 @@ impl Overhead {
                 best = Some(mark);
                 self.newest = said.newest.map(|rank| (at, within, rank));
             }
-            // What is said before the first edge and behind the last is said up to the neighbours.
+            // An answer before the first edge or after the last is valid up to the neighbours.
             let from = said.from.or_else(|| (within > 0).then_some(0)).map(|edge| (at, within, edge));
             self.narrow(from, said.to.map(|edge| (at, within, edge)).or(next_begins));
         }
         self.shown = Shown::of(purge, refusing, best);
     }
 
-    /// What was found holds no further than between two edges.
+    /// Limits the validity of the answer to between two edges.
     fn narrow(&mut self, from: Option<Edge>, to: Option<Edge>) {
         if from.is_some_and(|from| self.from.is_none_or(|known| self.edge(known) < self.edge(from))) {
             self.from = from;
@@ -119,7 +119,7 @@ impl Overhead {
         }
     }
 
-    /// The newest at or below the moment over the key that was looked up last.
+    /// Returns the newest at or below the moment over the key that was looked up last.
     pub(crate) fn newest(&self) -> Option<Newest<'_>> {
         let (run, set, rank) = self.newest?;
         let set = self.runs.get(run)?.sets.get(set)?;
@@ -131,7 +131,7 @@ impl Overhead {
         self.runs.iter().flat_map(|run| &run.sets).map(|set| &**set)
     }
 
-    /// One in a span whose gap refuses the moment of some key that no purge hides from the reader (R6).
+    /// Returns one in a span whose gap refuses the moment for some key that no purge hides from the reader (R6).
     pub(crate) fn refusing_in(&self, span: &KeySpan) -> Option<Mark> {
         let refusing = self.sets().find_map(|set| set.refusing_in(span, self.asked))?;
         let hides = |mark: &Mark| mark.purge && mark.seqno > self.asked && mark.seqno <= self.opened;
@@ -141,7 +141,7 @@ impl Overhead {
             return Some(refusing);
         }
         purged.sort_unstable_by_key(|(start, ..)| *start);
-        // In order, and apart.
+        // Sorted and disjoint.
         let mut hidden: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
         for (start, end, _) in purged {
             match hidden.last_mut().filter(|(_, last)| last.is_none_or(|last| start <= last)) {

@@ -1,4 +1,4 @@
-//! A set of range tombstones: how it is made, stored, and walked over whole.
+//! A set of range tombstones: construction, stored form, and iteration.
 
 use std::sync::{Arc, OnceLock};
 
@@ -16,9 +16,9 @@ pub(crate) struct Tombstones {
     pub(super) edges: Vec<Bytes>,
     /// Oldest first.
     pub(super) all: Vec<Placed>,
-    /// From which edge on which tombstone is the newest, up to the next such edge.
+    /// Pairs of an edge and the tombstone that is newest from there to the edge of the next pair.
     pub(super) skyline: Vec<(u32, u32)>,
-    /// The newest purge, and of those that have a gap the newest and the lowest gap.
+    /// Seqno of the newest purge; and, of the tombstones with a gap, the newest seqno and the lowest gap.
     pub(super) newest_purge: Option<u64>,
     pub(super) gapped: Option<(u64, u64)>,
     pub(super) covers: OnceLock<Cover>,
@@ -43,7 +43,8 @@ impl PartialEq for Tombstones {
 impl Eq for Tombstones {}
 
 impl Tombstones {
-    /// Those of a source, in any order. Neighbours that a cut has parted are joined again.
+    /// Builds a set from the tombstones of a source, in any order. Adjacent pieces of one that was cut are joined
+    /// again.
     pub(crate) fn new(tombstones: impl IntoIterator<Item = RangeTombstone>) -> Self {
         let all: Vec<RangeTombstone> = tombstones.into_iter().filter(|one| !one.span.is_empty()).collect();
         let mut edges: Vec<&[u8]> = Vec::with_capacity(2 * all.len());
@@ -63,7 +64,7 @@ impl Tombstones {
         Self::assembled(edges.into_iter().map(Bytes::copy_from).collect(), placed)
     }
 
-    /// Those of several sources in one set.
+    /// Builds one set from those of several sources.
     pub(crate) fn joined(sets: &[Arc<Self>]) -> Self {
         let mut edges: Vec<Bytes> = sets.iter().flat_map(|set| set.edges.iter().cloned()).collect();
         edges.sort_unstable();
@@ -77,7 +78,7 @@ impl Tombstones {
         Self::assembled(edges, all)
     }
 
-    /// Of pieces between sorted edges, in any order.
+    /// Builds a set from pieces between sorted edges, in any order.
     pub(crate) fn of_pieces(edges: Vec<Bytes>, pieces: impl Iterator<Item = (usize, Option<usize>, Mark)>) -> Self {
         let placed = |(from, to, mark): (usize, Option<usize>, Mark)| Placed {
             from: number(from),
@@ -87,8 +88,8 @@ impl Tombstones {
         Self::assembled(edges, pieces.map(placed).collect())
     }
 
-    /// Of sorted edges and tombstones in any order: joins neighbours that say the same, and lets go of edges that none
-    /// has.
+    /// Builds a set from sorted edges and tombstones in any order: joins adjacent pieces of one, and drops unused
+    /// edges.
     pub(super) fn assembled(edges: Vec<Bytes>, mut all: Vec<Placed>) -> Self {
         all.sort_unstable_by_key(|one| (one.mark, one.from));
         all.dedup_by(|right, left| {
@@ -114,7 +115,7 @@ impl Tombstones {
         Self::of(kept, all.iter().map(|one| one.moved(&map)).collect())
     }
 
-    /// Of sorted edges, and tombstones in the order of their commits.
+    /// Builds a set from sorted edges, and tombstones in commit order.
     pub(super) fn of(edges: Vec<Bytes>, all: Vec<Placed>) -> Self {
         let skyline = paint(edges.len(), &all);
         Self::with(edges, all, skyline)
@@ -128,8 +129,8 @@ impl Tombstones {
         set
     }
 
-    /// From their encoded form: edges in order; of each tombstone the numbers of its edges, the second nothing where it
-    /// has no end. Nothing when they do not make sense.
+    /// Builds a set from its encoded form: edges in order, and for each tombstone the numbers of its edges, the second
+    /// `None` without an end. Returns `None` if they are inconsistent.
     pub(crate) fn from_parts(edges: Vec<Bytes>, parts: &[(u32, Option<u32>, Mark)]) -> Option<Self> {
         let within = |at: u32| (at as usize) < edges.len();
         let sound =
@@ -152,7 +153,7 @@ impl Tombstones {
         self.all.len()
     }
 
-    /// Bytes of memory.
+    /// Returns the memory it takes, in bytes.
     pub(crate) fn memory(&self) -> usize {
         let keys: usize = self.edges.iter().map(|edge| size_of::<Bytes>() + edge.len()).sum();
         let covers = self.covers.get().map_or(0, Cover::memory);
@@ -166,19 +167,19 @@ impl Tombstones {
         self.all.last().map_or(0, |one| one.mark.seqno)
     }
 
-    /// The edges in order, and each tombstone, oldest first, by the numbers of its edges: what
-    /// [`Tombstones::from_parts`] takes.
+    /// Returns the edges in order, and each tombstone, oldest first, by the numbers of its edges: the input of
+    /// [`Tombstones::from_parts`].
     pub(crate) fn parts(&self) -> (&[Bytes], impl Iterator<Item = (u32, Option<u32>, &Mark)>) {
         let end = |to: u32| Some(to).filter(|to| *to != OPEN);
         (&self.edges, self.all.iter().map(move |one| (one.from, end(one.to), &one.mark)))
     }
 
-    /// All of them, oldest first.
+    /// Iterates over all of them, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>, &Mark)> {
         self.all.iter().map(|one| (self.edge(one.from).unwrap_or_default(), self.edge(one.to), &one.mark))
     }
 
-    /// All of them, to keep.
+    /// Copies all of them.
     pub(crate) fn to_vec(&self) -> Vec<RangeTombstone> {
         let whole = |(start, end, mark): (&[u8], Option<&[u8]>, &Mark)| RangeTombstone {
             span: KeySpan { start: start.to_vec(), end: end.map(<[u8]>::to_vec) },
@@ -187,7 +188,7 @@ impl Tombstones {
         self.iter().map(whole).collect()
     }
 
-    /// From the start of the first to the end of the last, which may have none.
+    /// Returns the span from the start of the first to the end of the last, which may be open.
     pub(crate) fn span(&self) -> Option<KeySpan> {
         let start = self.edges.first()?.to_vec();
         let open = self.all.iter().any(|one| one.to == OPEN);

@@ -1,10 +1,10 @@
-//! Tombstones by the numbers of their edges, and the skyline over them: which is the newest at each key.
+//! Tombstones by the numbers of their edges, and the skyline over them: the newest at each key.
 
 use std::ops::Range;
 
 use super::mark::Mark;
 
-/// The edge behind the last: the end of the keyspace.
+/// Edge past the last: the end of the keyspace.
 pub(super) const OPEN: u32 = u32::MAX;
 
 /// No tombstone.
@@ -14,7 +14,7 @@ pub(super) const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Placed {
     pub(super) from: u32,
-    /// Exclusive; [`OPEN`] has no end.
+    /// Exclusive; [`OPEN`] without an end.
     pub(super) to: u32,
     pub(super) mark: Mark,
 }
@@ -25,13 +25,13 @@ impl Placed {
         self.from as usize <= part && (self.to == OPEN || part < self.to as usize)
     }
 
-    /// The same where edges have other numbers.
+    /// Returns the same tombstone with its edges renumbered.
     pub(super) fn moved(&self, map: &[u32]) -> Self {
         let mapped = |at: u32| map.get(at as usize).copied().unwrap_or(OPEN);
         Self { from: mapped(self.from), to: mapped(self.to), ..*self }
     }
 
-    /// The parts that it covers, of so many.
+    /// Returns the parts that it covers, out of `count`.
     #[inline]
     pub(super) fn parts(&self, count: usize) -> Range<usize> {
         self.from as usize..if self.to == OPEN { count } else { self.to as usize }
@@ -40,16 +40,16 @@ impl Placed {
 
 #[inline]
 pub(super) fn number(count: usize) -> u32 {
-    // A batch is too short for so many, and so is a section of a segment.
+    // A batch is too short for that many, and so is a section of a segment.
     debug_assert!(count < OPEN as usize, "{count} edges or range tombstones");
     u32::try_from(count).unwrap_or(OPEN)
 }
 
-/// The skyline of tombstones over so many parts, in almost linear time: the newest first, each where nothing is painted
-/// yet.
+/// Computes the skyline of tombstones over so many parts, in almost linear time: newest first, each painted where
+/// nothing is painted yet.
 pub(super) fn paint(parts: usize, all: &[Placed]) -> Vec<(u32, u32)> {
     let mut tops = vec![NONE; parts];
-    // The first part from each on that is not painted.
+    // The first unpainted part from each on.
     let mut free: Vec<u32> = (0..=number(parts)).collect();
     let find = |free: &mut Vec<u32>, from: u32| {
         let next = |free: &Vec<u32>, at: u32| free.get(at as usize).copied().unwrap_or(at);

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::base::Bytes;
 
-/// Adds a set to a stack of sets whose newest is last, so that each is longer than the next: there are never more than
-/// log n. Gives how many tombstones were moved: each is moved log n times at most.
+/// Pushes a set onto a stack with the newest last, so that each is longer than the next: there are never more than log
+/// n. Returns how many tombstones were moved: each is moved at most log n times.
 pub(crate) fn push(stack: &mut Vec<Arc<Tombstones>>, newest: Tombstones) -> usize {
     let mut last = newest;
     let mut moved = 0;
@@ -22,7 +22,7 @@ pub(crate) fn push(stack: &mut Vec<Arc<Tombstones>>, newest: Tombstones) -> usiz
 }
 
 impl Tombstones {
-    /// Both in one. All of `newer` were written behind all of this.
+    /// Merges two sets. All of `newer` were written after all of this.
     fn merged(&self, newer: &Self) -> Self {
         let mut edges: Vec<Bytes> = Vec::with_capacity(self.edges.len() + newer.edges.len());
         let mut maps = [Vec::with_capacity(self.edges.len()), Vec::with_capacity(newer.edges.len())];
