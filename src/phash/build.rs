@@ -1,10 +1,10 @@
 //! Building one partition: a pilot for each bucket so that no two keys share a position.
 //!
-//! Buckets are placed from the largest to the smallest. For each, the four turns of its keys' places are tried; the 64
-//! shifts of one are tested at once, with a word of the map of free positions for each key. A bucket that fits nowhere
-//! takes the place that costs least (the sum of the squares of the sizes of the buckets that it throws out), and those
-//! are placed again. Eviction is an idea of `PtrHash` (Groot Koerkamp, SEA 2025), shifting a bucket as a whole one of
-//! `PHast` (Beling and Sanders, ALENEX 2026).
+//! Buckets are placed from the largest to the smallest. For each, the four turns (rotations) of its keys' places are
+//! tried; the 64 shifts of one are tested at once, with one word of the bitmap of positions for each key. A bucket that
+//! fits nowhere takes the place with the lowest cost (the sum of the squared sizes of the buckets that it evicts), and
+//! the evicted ones are placed again. Eviction is an idea of `PtrHash` (Groot Koerkamp, SEA 2025), shifting a bucket as
+//! a whole one of `PHast` (Beling and Sanders, ALENEX 2026).
 
 #![expect(
     clippy::indexing_slicing,
@@ -16,54 +16,53 @@ use super::{
     partition::{Built, POSITIONS_MIN, base_position, bucket, mixed},
 };
 
-/// Keys for each bucket: with more, building takes ever longer (it never ended at 4.2).
+/// Keys per bucket: with more, building takes ever longer (at 4.2 it never ended).
 const BUCKET_KEYS: f64 = 3.55;
-/// The same for partitions that did not go together, at the second and at later tries of more. What keeps a partition
-/// of some dozens from going together is a first bucket with too many of its keys: there must be more buckets then, and
-/// more positions.
+/// Keys per bucket at later tries, for partitions that failed with more. A partition of some dozens fails if too many
+/// of its keys are in its first bucket: then there must be more buckets, and more positions.
 const BUCKET_KEYS_EASY: f64 = 2.0;
 const BUCKET_KEYS_EASIEST: f64 = 1.0;
 
-/// Keys for each position.
+/// Keys per position.
 const LOAD: f64 = 0.99;
-/// The room added for each further try: a part of the keys, and some positions for the smallest partitions.
+/// Room added for each further try: a share of the keys, and some positions for the smallest partitions.
 const MORE_ROOM: f64 = 0.02;
 const MORE_POSITIONS: f64 = 64.0;
 
-/// Tries of one partition, each with a seed of its own.
+/// Tries of one partition, each with its own seed.
 const TRIES: u16 = 12;
-/// From these tries on buckets are smaller.
+/// Tries from which on buckets are smaller.
 const EASY_TRY: u16 = 2;
 const EASIEST_TRY: u16 = 4;
 
-/// A try is given up after one eviction for so many buckets. Usual partitions need a fifth of that; those that need
+/// A try is abandoned after one eviction per this many buckets. Usual partitions need a fifth of that; those that need
 /// more run in circles.
 const BUCKETS_PER_EVICTION: usize = 3;
 
-/// Buckets placed by force that are not thrown out again soon: circles of several buckets end.
+/// Buckets placed by force last, which are not evicted again soon: this ends cycles of several buckets.
 const RECENT: usize = 16;
 const RECENT_WEIGHT: u32 = 1 << 10;
 
-/// No bucket of honest hashes has so many keys: the first ones have 28 on average. Chosen ones would take long before
-/// they fail.
+/// Maximum number of keys in a bucket. No bucket of honest hashes has as many: the first ones have 28 on average.
+/// Crafted ones would take long before they fail.
 const BUCKET_MAX: usize = 255;
 
-/// The most keys that one partition can hold.
+/// Maximum number of keys in one partition.
 pub(super) const KEYS_MAX: usize = 50_000;
 
-/// Why no function was found.
+/// Reason why no function was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// Two of the keys, by their numbers, have the same hash under this seed.
     Alike(usize, usize),
-    /// No try went together: the hashes are not random, or there are too many for one partition.
+    /// Every try failed: the hashes are not random, or there are too many for one partition.
     GaveUp,
 }
 
-/// A key on its way into a partition, with what its user keeps of it.
+/// A key on its way into a partition, with the data that its user keeps for it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Member<T> {
-    /// What is left of its route below the number of the partition.
+    /// Rest of its route below the number of the partition.
     rest: u64,
     hash: Seeded,
     pub(crate) of: T,
@@ -83,12 +82,12 @@ impl<T> Member<T> {
 #[derive(Debug)]
 pub(crate) struct Partitioned<T> {
     pub(crate) members: Vec<Member<T>>,
-    /// Where each partition ends in them.
+    /// End of each partition in `members`.
     pub(crate) ends: Vec<usize>,
 }
 
 impl<T: Copy + Default> Partitioned<T> {
-    /// Spreads keys over so many partitions, by counting.
+    /// Distributes keys over `partitions` partitions, by counting.
     pub(crate) fn of(keys: impl ExactSizeIterator<Item = (Seeded, T)> + Clone, partitions: u64) -> Self {
         let count = usize::try_from(partitions).unwrap_or(usize::MAX);
         let mut ends = vec![0; count.saturating_add(1)];
@@ -111,39 +110,38 @@ impl<T: Copy + Default> Partitioned<T> {
     }
 }
 
-/// What a builder works with, kept from one partition to the next.
+/// Working memory of a builder, kept from one partition to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Builder {
-    /// The keys by bucket: their places, mixed with the seed of the try, and the numbers they came under.
+    /// Keys by bucket: their places, mixed with the seed of the try, and the numbers under which they were given.
     places: Vec<u64>,
     numbers: Vec<u32>,
-    /// The bucket of each key, in the order in which the keys were given.
+    /// Bucket of each key, in the order in which the keys were given.
     buckets: Vec<u16>,
-    /// Where each bucket begins in the first two.
+    /// Start of each bucket in the first two.
     starts: Vec<u32>,
     order: Vec<u16>,
-    /// A bit for each position taken; the first 64 again behind the last.
+    /// Bit for each position that is taken; the first 64 are repeated after the last.
     taken: Vec<u64>,
-    /// The bucket at each position; where none is, the number behind the last.
+    /// Bucket at each position; without one, the number after the last bucket.
     owners: Vec<u16>,
     nobody: u16,
-    /// What it costs to throw out the bucket at each position, nothing where none is; the first 64 again behind the
-    /// last.
+    /// Cost of evicting the bucket at each position, 0 without one; the first 64 are repeated after the last.
     costs: Vec<u32>,
-    /// What it costs to throw out a bucket.
+    /// Cost of evicting each bucket.
     weights: Vec<u32>,
     positions: u64,
     seed: u16,
     pilots: Vec<u8>,
     stack: Vec<u16>,
-    /// The positions of one bucket before the shift.
+    /// Positions of one bucket before the shift.
     bases: Vec<u32>,
-    /// The buckets that were placed by force last.
+    /// Buckets that were placed by force last.
     recent: [u16; RECENT],
 }
 
 impl Builder {
-    /// Builds over the keys of one partition, in whatever order they come.
+    /// Builds over the keys of one partition, in any order.
     pub(crate) fn build<T>(&mut self, keys: &[Member<T>]) -> Result<Built, Failure> {
         if keys.len() > KEYS_MAX {
             return Err(Failure::GaveUp);
@@ -169,8 +167,8 @@ impl Builder {
         Err(Failure::GaveUp)
     }
 
-    /// Sorts the keys by bucket, and the buckets by size; gives the largest size. In a bucket the keys stay as they
-    /// came: nothing depends on their order.
+    /// Sorts the keys by bucket, and the buckets by size; returns the largest size. Within a bucket keys keep their
+    /// order, on which nothing depends.
     fn sort<T>(&mut self, keys: &[Member<T>], buckets: usize) -> usize {
         self.starts.clear();
         self.starts.resize(buckets + 2, 0);
@@ -194,7 +192,7 @@ impl Builder {
             *next += 1;
         }
         self.starts.truncate(buckets + 1);
-        // By counting, from the largest down; buckets of one size in their order.
+        // By counting, largest first; buckets of one size keep their order.
         let len = |index: usize| (self.starts[index + 1] - self.starts[index]) as usize;
         let longest = (0..buckets).map(len).max().unwrap_or(0);
         let mut ends = vec![0usize; longest + 2];
@@ -221,7 +219,7 @@ impl Builder {
         self.starts[usize::from(bucket)] as usize..self.starts[usize::from(bucket) + 1] as usize
     }
 
-    /// Places every bucket; `false` when it took too many evictions.
+    /// Places every bucket; `false` if that took too many evictions.
     fn place_all(&mut self) -> Result<bool, Failure> {
         let positions = usize::try_from(self.positions).unwrap_or(usize::MAX);
         self.taken.clear();
@@ -265,7 +263,7 @@ impl Builder {
         Ok(true)
     }
 
-    /// That no two keys of a bucket are alike: those have the same position under each turn.
+    /// Fails if two keys of a bucket are alike: those have the same position under every turn.
     fn tell_apart(&self, bucket: u16) -> Result<bool, Failure> {
         let span = self.span(bucket);
         for one in span.clone() {
@@ -279,7 +277,7 @@ impl Builder {
         Ok(false)
     }
 
-    /// Places a bucket where nobody is.
+    /// Places a bucket where all positions are free.
     fn place_free(&mut self, bucket: u16) -> bool {
         let span = self.span(bucket);
         let len = span.len();
@@ -300,12 +298,12 @@ impl Builder {
         false
     }
 
-    /// Places a bucket where it throws out the least; `false` when two of its keys always have the same position.
+    /// Places a bucket where it evicts the least; `false` if two of its keys always have the same position.
     #[cold]
     fn place_by_force(&mut self, bucket: u16, budget: usize) -> bool {
         let len = self.span(bucket).len();
         let mut best: Option<(u32, u32, u32)> = None;
-        // Where to begin to look changes with each eviction, so that places of equal cost take turns.
+        // The search begins elsewhere after each eviction, so that places of equal cost alternate.
         let begin = budget.wrapping_mul(29) % 64;
         for turn in 0..4 {
             if !self.fill_bases(bucket, turn) {
@@ -332,11 +330,11 @@ impl Builder {
                 self.stack.push(owner);
             }
         }
-        // Whatever order the keys came in; and the largest is placed first.
+        // Independent of the order of the keys; and the largest is placed first.
         let starts = &self.starts;
         self.stack[evicted..]
             .sort_unstable_by_key(|&bucket| (starts[usize::from(bucket) + 1] - starts[usize::from(bucket)], bucket));
-        // Buckets that want the same place must not throw each other out for ever.
+        // Buckets that want the same place must not evict each other for ever.
         self.weights[usize::from(bucket)] += RECENT_WEIGHT;
         self.put(bucket, turn, shift, len);
         let before = std::mem::replace(&mut self.recent[budget % RECENT], bucket);
@@ -347,7 +345,7 @@ impl Builder {
         true
     }
 
-    /// Computes the positions of a bucket's keys without a shift; `false` when two are the same.
+    /// Computes the positions of a bucket's keys without a shift; `false` if two are the same.
     fn fill_bases(&mut self, bucket: u16, turn: u32) -> bool {
         let span = self.span(bucket);
         let len = span.len();
@@ -365,8 +363,8 @@ impl Builder {
         usize::try_from(position).unwrap_or(0)
     }
 
-    /// Puts a bucket at the first `len` of `bases`, where nobody is; `false`, and nothing, when two of them are the
-    /// same.
+    /// Puts a bucket at the first `len` of `bases`, which are free; `false`, with nothing changed, if two of them are
+    /// the same.
     #[inline]
     fn put(&mut self, bucket: u16, turn: u32, shift: u32, len: usize) -> bool {
         let weight = self.weights[usize::from(bucket)];
@@ -393,7 +391,7 @@ impl Builder {
         }
     }
 
-    /// Writes the weight of a bucket where it stands, if it stands anywhere.
+    /// Updates the weight of a bucket at its positions, if it has any.
     fn weigh(&mut self, bucket: u16) {
         let (pilot, weight) = (self.pilots[usize::from(bucket)], self.weights[usize::from(bucket)]);
         for index in self.span(bucket) {
@@ -408,7 +406,7 @@ impl Builder {
         }
     }
 
-    /// Changes who is at a position, and its twin behind the end.
+    /// Changes the owner of a position, and of its twin past the end.
     #[inline]
     fn set(&mut self, at: usize, owner: u16, cost: u32) {
         self.owners[at] = owner;
@@ -421,7 +419,7 @@ impl Builder {
         }
     }
 
-    /// Gives each key its slot; those behind the last slot get the ones that are free.
+    /// Gives each key its slot; keys past the last slot get free ones.
     fn finish(&mut self, keys: usize) -> Built {
         let mut free = (0..keys).filter(|at| self.owners[*at] == self.nobody);
         let remap: Vec<u16> = (keys..self.owners.len())
@@ -439,16 +437,16 @@ impl Builder {
     }
 }
 
-/// The 64 positions from `base` on, a bit for each that is taken.
+/// Returns the 64 positions from `base` on, with a bit set for each that is taken.
 #[inline]
 fn taken_from(taken: &[u64], base: u64) -> u64 {
     let (word, bit) = (usize::try_from(base / 64).unwrap_or(0), base % 64);
     let low = taken[word] >> bit;
-    // Shifted in two steps: by 64 it would not be shifted at all.
+    // Shifted in two steps: a shift by 64 would not shift at all.
     low | taken[word + 1] << 1 << (63 - bit)
 }
 
-/// A position of one partition.
+/// Narrows a position of one partition.
 #[inline]
 fn narrow(position: u64) -> u32 {
     u32::try_from(position).unwrap_or(u32::MAX)

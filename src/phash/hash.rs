@@ -1,12 +1,12 @@
-//! What a key is reduced to: 128 bits, computed once and mixed anew with each seed.
+//! Hash of a key: 128 bits, computed once and mixed with each seed.
 //!
-//! The hash is XXH3-128, as its specification (version 0.2.0) defines it, with the seed of a database or of a map file.
-//! The seed of a function enters afterwards, so that one hash of a key serves every segment it is looked up in,
-//! whatever seeds their writers drew.
+//! The hash is XXH3-128 as specified (version 0.2.0), with the seed of a database or of a map file. The seed of a
+//! function enters afterwards, so that one hash of a key serves every segment it is looked up in, whatever seeds their
+//! writers drew.
 
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
-/// Odd constants with bits in no order: the fractions of the square roots of 2 and 3, and of the golden ratio.
+/// Odd constants with irregular bits: the fractions of the square roots of 2 and 3, and of the golden ratio.
 const MIX_A: u64 = 0x6a09_e667_f3bc_c909;
 const MIX_B: u64 = 0xbb67_ae85_84ca_a73b;
 pub(super) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -25,22 +25,22 @@ pub struct Hash {
 }
 
 impl Hash {
-    /// The hash of a key.
+    /// Hashes a key.
     #[inline]
     #[must_use]
     pub fn of(key: &[u8]) -> Self {
         Self::from(xxh3_128(key))
     }
 
-    /// The hash of a key under a seed. Where somebody else chooses the keys, and does not know the seed, no two of them
-    /// can be made to have the same hash; without a seed they can.
+    /// Hashes a key under a seed. An attacker who chooses the keys without knowing the seed cannot make two of them
+    /// collide; without a seed that is possible.
     #[inline]
     #[must_use]
     pub fn with_seed(key: &[u8], seed: u64) -> Self {
         Self::from(xxh3_128_with_seed(key, seed))
     }
 
-    /// The hash as one seed sees it.
+    /// Returns the hash under one seed.
     #[inline]
     pub(crate) fn seeded(self, seed: Seed) -> Seeded {
         Seeded { route: fold(self.low ^ seed.0, self.high ^ MIX_A), place: fold(self.high ^ seed.1, self.low ^ MIX_B) }
@@ -48,7 +48,7 @@ impl Hash {
 }
 
 impl From<u128> for Hash {
-    /// Takes 128 bits that are a good hash already.
+    /// Takes 128 bits that are already a good hash.
     fn from(bits: u128) -> Self {
         let (high, low) = halves(bits);
         Self { low, high }
@@ -56,14 +56,14 @@ impl From<u128> for Hash {
 }
 
 impl From<u64> for Hash {
-    /// Takes 64 bits that are a good hash already. Of n keys two are alike with a probability of n²/2⁶⁵: enough up to
+    /// Takes 64 bits that are already a good hash. Two of n keys collide with a probability of n²/2⁶⁵: sufficient up to
     /// some 10⁸.
     fn from(bits: u64) -> Self {
         Self { low: bits, high: bits.rotate_left(32) }
     }
 }
 
-/// What makes one function differ from another over the same keys.
+/// Seed that distinguishes functions over the same keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seed(u64, u64);
 
@@ -76,41 +76,41 @@ impl Seed {
 /// A hash under a seed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Seeded {
-    /// Its high bits choose the partition, those below the bucket in it; low ones are the fingerprint and the bits in a
-    /// line of the filter. Functions are laid out in this order.
+    /// The high bits choose the partition, the next ones the bucket in it; low ones are the fingerprint and the bits in
+    /// a line of the filter. Functions are laid out in this order.
     pub(crate) route: u64,
     /// Chooses the position in the partition, and the line of the filter.
     pub(crate) place: u64,
 }
 
 impl Seeded {
-    /// The number of the partition among `count`, and what is left of the route below it.
+    /// Returns the number of the partition among `count`, and the rest of the route below it.
     #[inline]
     pub(crate) fn partition(self, count: u64) -> (u64, u64) {
         halves(u128::from(self.route) * u128::from(count))
     }
 
-    /// Eight bits by which most absent keys are told from the one whose slot they are given: low ones of the route,
+    /// Returns eight bits that distinguish most absent keys from the key whose slot they get: low bits of the route,
     /// which chose neither partition nor position.
     #[inline]
     pub(crate) fn fingerprint(self) -> u8 {
         (self.route & 0xff) as u8
     }
 
-    /// The line of a filter of `count` lines.
+    /// Returns the line of a filter of `count` lines.
     #[inline]
     pub(crate) fn filter_line(self, count: u64) -> usize {
         usize::try_from(scale(self.place, count)).unwrap_or(0)
     }
 
-    /// One bit in each of the eight words of a filter line.
+    /// Returns one bit in each of the eight words of a filter line.
     #[inline]
     pub(crate) fn filter_bits(self) -> [u64; 8] {
         [8, 14, 20, 26, 32, 38, 44, 50].map(|from| 1 << (self.route >> from & 63))
     }
 }
 
-/// The two halves of a product, folded: the mixing step of wyhash (Wang Yi, 2019).
+/// Folds the two halves of a product: the mixing step of wyhash (Wang Yi, 2019).
 #[inline]
 pub(super) fn fold(a: u64, b: u64) -> u64 {
     let (high, low) = halves(u128::from(a) * u128::from(b));
@@ -123,7 +123,7 @@ fn halves(of: u128) -> (u64, u64) {
     ((of >> 64) as u64, of as u64)
 }
 
-/// The high half of a product: a number below `below`, in proportion to `of`.
+/// Returns the high half of a product: a number below `below`, in proportion to `of`.
 #[inline]
 pub(crate) fn scale(of: u64, below: u64) -> u64 {
     halves(u128::from(of) * u128::from(below)).0

@@ -4,11 +4,11 @@
 //!  key ─ hash ─▶ partition ─▶ pilot ─▶ slot ─▶ fingerprint, place of the entry ─▶ entry: is it the key?
 //! ```
 //!
-//! A perfect hash function says nothing about keys that it was not built over: it gives them a slot too. Who checks is
-//! the user: [`Map`] holds the fingerprint and then the key against what was asked.
+//! A perfect hash function does not recognise keys that it was not built over: it gives them a slot too. Its user must
+//! check: [`Map`] compares the fingerprint and then the key.
 //!
-//! [`Mphf`] is the bare function. There is no engine in here: the segments of a database use the same function for
-//! their index.
+//! [`Mphf`] is the bare function. This module does not use the engine: the segments of a database use the same function
+//! for their index.
 
 mod build;
 mod hash;

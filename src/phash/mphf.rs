@@ -1,4 +1,4 @@
-//! The bare function: from a key's hash to a number, as one flat string of bytes.
+//! The bare function from a key's hash to a number, as one flat byte string.
 //!
 //! ```text
 //!  "PMPH" u32 · format u32 · seed u64 · partitions u64 │ directory │ partitions: pilots, remap │ crc u32
@@ -20,14 +20,14 @@ const MAGIC: u32 = u32::from_le_bytes(*b"PMPH");
 const FORMAT: u32 = 1;
 const HEADER_LEN: usize = 24;
 
-/// A minimal perfect hash function: it gives each of n keys a number of its own below n.
+/// A minimal perfect hash function: it maps each of n keys to a different number below n.
 ///
-/// It keeps no keys: a key that it was not built over gets some number too, or none. Whoever must know whether a key is
-/// there keeps a fingerprint or the key beside the number. It takes about 2.5 bits a key from some thousands of keys
-/// on; a function over fewer than a hundred costs more than a sorted list.
+/// It stores no keys: a key that it was not built over gets some number too, or none. To know whether a key is present,
+/// store a fingerprint or the key beside the number. The function takes about 2.5 bits per key from a few thousand keys
+/// on; over fewer than a hundred it costs more than a sorted list.
 ///
-/// Keys are routed to partitions of some 4096 by their hash; in each, buckets of 3.5 keys have a pilot of eight bits
-/// (see the source of `phash/build.rs` for the algorithm and whom it is owed to). The bytes need no alignment and no
+/// Keys are distributed by their hash over partitions of some 4096; in each, buckets of 3.5 keys have a pilot of eight
+/// bits (see the source of `phash/build.rs` for the algorithm and its origins). The bytes need no alignment and no
 /// decoding.
 ///
 /// ```
@@ -47,11 +47,11 @@ pub struct Mphf<B = Vec<u8>> {
 }
 
 impl Mphf {
-    /// Builds the function over `hashes`, each once. The same hashes, in any order, and the same seed give the same
-    /// bytes.
+    /// Builds the function over `hashes`, each given once. The same hashes, in any order, and the same seed give the
+    /// same bytes.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) when two hashes are the same, or alike under this seed, or when they are no hashes:
+    /// [`Invalid`](Error::Invalid) if two hashes are equal, or alike under this seed, or if they are not hashes:
     /// numbers that are not random do not spread over partitions. Another seed helps in the second case only.
     pub fn build(hashes: &[Hash], seed: u64) -> Result<Self> {
         let mixed = Seed::new(seed);
@@ -89,10 +89,10 @@ impl<B: AsRef<[u8]>> std::fmt::Debug for Mphf<B> {
 }
 
 impl<B: AsRef<[u8]>> Mphf<B> {
-    /// The function in these bytes, which [`as_bytes`](Mphf::as_bytes) gave. Everything is checked once.
+    /// Opens the function in bytes that [`as_bytes`](Mphf::as_bytes) returned. Everything is checked once.
     ///
     /// # Errors
-    /// What is wrong with the bytes, and where.
+    /// [`Corruption`] names what is wrong with the bytes, and where.
     pub fn open(bytes: B) -> Result<Self, Corruption> {
         let all = bytes.as_ref();
         let body = all.len().checked_sub(4).and_then(|end| all.get(..end));
@@ -110,8 +110,8 @@ impl<B: AsRef<[u8]>> Mphf<B> {
         Ok(Self { bytes, seed, partitions_at })
     }
 
-    /// The number of a key, by its hash; nothing, or the number of some key, for one that the function was not built
-    /// over.
+    /// Returns the number of a key, by its hash; for a key that the function was not built over, `None` or the number
+    /// of some other key.
     #[inline]
     pub fn index(&self, hash: Hash) -> Option<u64> {
         let bytes = self.bytes.as_ref();
@@ -120,17 +120,17 @@ impl<B: AsRef<[u8]>> Mphf<B> {
         Some(slot.first + slot.index)
     }
 
-    /// How many keys it was built over.
+    /// Returns the number of keys that it was built over.
     pub fn len(&self) -> u64 {
         Directory::new(self.bytes.as_ref().get(HEADER_LEN..self.partitions_at).unwrap_or_default()).keys()
     }
 
-    /// Whether it was built over none.
+    /// Returns whether it was built over no keys.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The function as bytes, to store.
+    /// Returns the function as bytes, to store.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.as_ref()
     }

@@ -4,15 +4,15 @@
 //!  directory, a line of 24 bytes for each partition, and one that closes it
 //!   first u64 · at u64 · seed u16 · extra u16 · buckets u16 · positions u16
 //!
-//!  partition: pilots (u8 for each bucket) │ remap (u16 for each position behind the last slot) │ what the user of the function adds
+//!  partition: pilots (u8 for each bucket) │ remap (u16 for each position past the last slot) │ what the user of the function adds
 //!
 //!  key ─ route ─▶ partition ─▶ bucket ─▶ pilot ┐
-//!      ─ place ────────────────────────────────┴▶ position ─ behind the last slot? remap ─▶ slot
+//!      ─ place ────────────────────────────────┴▶ position ─ past the last slot? remap ─▶ slot
 //! ```
 //!
-//! A pilot is two bits that say by how many quarters of a word the place is turned, and six bits of shift. `first`
-//! counts the keys of the partitions before, `at` is where the partition's bytes begin. Bytes that are not what was
-//! written lead to a wrong slot or to none, never outside.
+//! A pilot is two bits for the number of quarters of a word by which the place is turned, and six bits of shift.
+//! `first` counts the keys of the preceding partitions, `at` is the offset of the partition's bytes. Bytes that are not
+//! what was written lead to a wrong slot or to none, never out of bounds.
 
 use super::hash::{GOLDEN, Seeded, fold, scale};
 use crate::{
@@ -20,10 +20,10 @@ use crate::{
     format::{Reader, Writer},
 };
 
-/// Keys in a partition, on average.
+/// Average number of keys in a partition.
 const PARTITION_KEYS: u64 = 4096;
 
-/// Positions of a partition at least: shifts go over as many.
+/// Minimum number of positions of a partition: shifts range over as many.
 pub(super) const POSITIONS_MIN: u64 = 64;
 
 /// Spreads the seed of a partition over all bits of a word.
@@ -32,50 +32,50 @@ const SPREAD: u64 = 0x2545_f491_4f6c_dd1d;
 /// Length of a line of the directory.
 pub(crate) const LINE_LEN: usize = 24;
 
-/// How many partitions so many keys are spread over.
+/// Returns the number of partitions for this many keys.
 pub(crate) fn partition_count(keys: u64) -> u64 {
     keys.div_ceil(PARTITION_KEYS).max(1)
 }
 
-/// A partition put together: what goes into its line and its bytes.
+/// A partition put together: the contents of its line and of its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Built {
     pub(crate) seed: u16,
     pub(crate) pilots: Vec<u8>,
     pub(crate) positions: u16,
     pub(crate) remap: Vec<u16>,
-    /// The slot of each key, in the order in which the keys were given.
+    /// Slot of each key, in the order in which the keys were given.
     pub(crate) slots: Vec<u16>,
 }
 
-/// Appends the part of a partition that every user has: what [`Directory::slot`] reads.
+/// Appends the part of a partition that all users share: what [`Directory::slot`] reads.
 pub(crate) fn encode_partition(out: &mut Writer, built: &Built) {
     out.raw(&built.pilots);
     built.remap.iter().for_each(|slot| out.u16(*slot));
 }
 
-/// Where one partition is, and how positions are computed in it.
+/// Location of one partition, and how positions are computed in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
-    /// Keys in the partitions before.
+    /// Number of keys in the preceding partitions.
     pub(crate) first: u64,
-    /// Where its bytes begin.
+    /// Offset of its bytes.
     pub(crate) at: u64,
     pub(crate) seed: u16,
-    /// What the user of the function keeps of the partition.
+    /// Data that the user of the function keeps for the partition.
     pub(crate) extra: u16,
     pub(crate) buckets: u16,
     pub(crate) positions: u16,
 }
 
 impl Line {
-    /// The line of a partition that was built.
+    /// Returns the line of a partition that was built.
     pub(crate) fn of(built: &Built, first: u64, at: u64, extra: u16) -> Self {
         let buckets = u16::try_from(built.pilots.len()).unwrap_or(u16::MAX);
         Self { first, at, seed: built.seed, extra, buckets, positions: built.positions }
     }
 
-    /// The line behind the last partition.
+    /// Returns the line after the last partition.
     pub(crate) fn closing(first: u64, at: u64) -> Self {
         Self { first, at, seed: 0, extra: 0, buckets: 0, positions: 0 }
     }
@@ -109,44 +109,44 @@ impl Line {
     }
 }
 
-/// The position of a key before the shift of its bucket: what [`mixed`] made of its place, turned by so many quarters
-/// of a word. One of four multipliers instead, which has to be looked up first, costs a look-up 5 ns of 40.
+/// Returns the position of a key before the shift of its bucket: its place, as [`mixed`] returned it, turned by so many
+/// quarters of a word. One of four multipliers instead, which has to be looked up first, costs a look-up 5 ns of 40.
 #[inline]
 pub(super) fn base_position(mixed: u64, turn: u32, positions: u64) -> u64 {
     scale(mixed.rotate_left(turn << 4), positions)
 }
 
-/// The place of a key under the seed of its partition.
+/// Mixes the place of a key with the seed of its partition.
 #[inline]
 pub(super) fn mixed(place: u64, seed: u16) -> u64 {
     fold(place ^ u64::from(seed).wrapping_mul(SPREAD), GOLDEN)
 }
 
-/// The bucket of a key: the first buckets get more keys, so that the hardest are placed while there is room (the idea
-/// of `PtrHash`, Groot Koerkamp 2025; its cubic skew makes first buckets that small partitions cannot place).
+/// Returns the bucket of a key: the first buckets get more keys, so that the hardest are placed while there is room
+/// (the idea of `PtrHash`, Groot Koerkamp 2025; its cubic skew makes first buckets that small partitions cannot place).
 #[inline]
 pub(super) fn bucket(rest: u64, buckets: u64) -> u64 {
     let square = scale(rest, rest);
     scale(square - (square >> 3) + (rest >> 3), buckets)
 }
 
-/// Which slot of its partition a key has, and where the partition is.
+/// Slot of a key in its partition, and the location of the partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {
     pub(crate) partition: u64,
-    /// The number of the slot in the partition.
+    /// Number of the slot in the partition.
     pub(crate) index: u64,
-    /// The keys of the partition: as many slots.
+    /// Number of keys, and so of slots, of the partition.
     pub(crate) keys: u64,
-    /// Keys in the partitions before.
+    /// Number of keys in the preceding partitions.
     pub(crate) first: u64,
-    /// What the line keeps for the user.
+    /// Data that the line keeps for the user.
     pub(crate) extra: u16,
-    /// Where the bytes behind pilots and remap begin.
+    /// Offset of the bytes after pilots and remap.
     pub(crate) behind: usize,
 }
 
-/// The directory of a function, in place.
+/// Directory of a function, read in place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Directory<'a> {
     lines: &'a [u8],
@@ -154,14 +154,14 @@ pub(crate) struct Directory<'a> {
 }
 
 impl<'a> Directory<'a> {
-    /// Trusts lines that [`Directory::check`] has accepted.
+    /// Returns the directory in `lines`, which [`Directory::check`] must have accepted.
     #[inline]
     pub(crate) fn new(lines: &'a [u8]) -> Self {
         Self { lines, partitions: (lines.len() / LINE_LEN).saturating_sub(1) as u64 }
     }
 
-    /// Checks everything once: keys and places in order, every partition large enough for what it must hold,
-    /// `tail(keys, extra)` bytes of its user included, and none beyond `limit`.
+    /// Checks everything once: keys and offsets in order, every partition large enough for its contents, including
+    /// `tail(keys, extra)` bytes of its user, and none beyond `limit`.
     pub(crate) fn check(lines: &'a [u8], limit: u64, tail: impl Fn(u64, u16) -> u64) -> Result<Self, Corruption> {
         let bad = |index: usize, what| Corruption { offset: (index * LINE_LEN) as u64, what };
         if lines.is_empty() || !lines.len().is_multiple_of(LINE_LEN) {
@@ -199,12 +199,12 @@ impl<'a> Directory<'a> {
         }
     }
 
-    /// How many keys the function is over.
+    /// Returns the number of keys that the function is over.
     pub(crate) fn keys(&self) -> u64 {
         self.line(self.partitions).map_or(0, |line| line.first)
     }
 
-    /// How many partitions there are.
+    /// Returns the number of partitions.
     #[inline]
     pub(crate) fn partitions(&self) -> u64 {
         self.partitions
@@ -216,12 +216,12 @@ impl<'a> Directory<'a> {
         Line::read(self.lines.get(start..start.checked_add(LINE_LEN)?)?)
     }
 
-    /// Where the bytes of a partition lie.
+    /// Returns the range of a partition's bytes.
     pub(crate) fn extent(&self, index: u64) -> Option<(u64, u64)> {
         Some((self.line(index)?.at, self.line(index + 1)?.at))
     }
 
-    /// The partition of a key.
+    /// Returns the partition of a key.
     #[inline]
     pub(crate) fn find(&self, hash: Seeded) -> Option<Part> {
         let (partition, rest) = hash.partition(self.partitions);
@@ -230,15 +230,15 @@ impl<'a> Directory<'a> {
         Some(Part { partition, rest, line: Line::read(line)?, next: Line::read(next)? })
     }
 
-    /// Where the pilot of a key is.
+    /// Returns the offset of a key's pilot.
     #[inline]
     pub(crate) fn pilot_at(&self, hash: Seeded) -> Option<usize> {
         let part = self.find(hash)?;
         part.start()?.checked_add(part.pilot_at()?)
     }
 
-    /// The slot of a key in `bytes`, in which `at` counts. For a key that the function was not built over it is any
-    /// slot. Nothing: the function is over no keys there, or these are not the bytes that were written.
+    /// Returns the slot of a key in `bytes`, to which `at` is relative. For a key that the function was not built over
+    /// it is any slot. `None` if the function has no keys there, or if these are not the bytes that were written.
     #[inline]
     pub(crate) fn slot(&self, bytes: &[u8], hash: Seeded) -> Option<Slot> {
         let part = self.find(hash)?;
@@ -247,7 +247,7 @@ impl<'a> Directory<'a> {
     }
 }
 
-/// The partition that a key is in.
+/// Partition of a key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Part {
     pub(crate) partition: u64,
@@ -257,26 +257,26 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// Where its bytes begin.
+    /// Returns the offset of its bytes.
     #[inline]
     pub(crate) fn start(&self) -> Option<usize> {
         usize::try_from(self.line.at).ok()
     }
 
-    /// Where they end.
+    /// Returns the end of its bytes.
     #[inline]
     pub(crate) fn end(&self) -> Option<usize> {
         usize::try_from(self.next.at).ok()
     }
 
-    /// Where the pilot of the key is, from where the partition begins.
+    /// Returns the offset of the key's pilot in the bytes of the partition.
     #[inline]
     pub(crate) fn pilot_at(&self) -> Option<usize> {
         usize::try_from(bucket(self.rest, u64::from(self.line.buckets))).ok()
     }
 
-    /// The slot of the key, as [`Directory::slot`] says, in the bytes of the partition: `behind` counts from their
-    /// first.
+    /// Returns the slot of the key, like [`Directory::slot`], in the bytes of the partition; `behind` is relative to
+    /// them.
     #[inline]
     pub(crate) fn slot(&self, bytes: &[u8], hash: Seeded) -> Option<Slot> {
         let Self { partition, line, next, .. } = self;

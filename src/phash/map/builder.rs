@@ -1,4 +1,4 @@
-//! Making a map from entries in any order.
+//! Building a map from entries in any order.
 
 use std::{ops::ControlFlow, path::Path};
 
@@ -19,7 +19,7 @@ use crate::{
     phash::hash::{Hash, Seed},
 };
 
-/// Makes a [`Map`] from entries, sorted or not.
+/// Builds a [`Map`] from entries, sorted or not.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -45,27 +45,27 @@ impl Default for MapBuilder {
 }
 
 impl MapBuilder {
-    /// The defaults: seed 0, 256 MiB, all cores.
+    /// Returns the defaults: seed 0, 256 MiB, all cores.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The seed of the hash function. The same entries and seed give the same bytes, whatever their order, the budget
-    /// and the threads. Where somebody else chooses the keys, a random seed keeps them from choosing keys that cannot
-    /// be built over.
+    /// Sets the seed of the hash function. The same entries and seed give the same bytes, whatever their order, the
+    /// budget and the threads. If an attacker can choose the keys, use a random seed: it keeps them from choosing keys
+    /// over which no function can be built.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Bytes of memory to work in, about; what does not fit is spilled to files beside the map. By default 256 MiB, at
-    /// least 1 MiB.
+    /// Sets the approximate memory to work in, in bytes; what does not fit is spilled to files beside the map. The
+    /// default is 256 MiB, the minimum 1 MiB.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_budget = bytes.max(BUDGET_MIN);
         self
     }
 
-    /// How many threads work; by default as many as there are cores.
+    /// Sets the number of threads that work; by default the number of cores.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads.max(1);
         self
@@ -74,7 +74,7 @@ impl MapBuilder {
     /// Builds the map in the file `path`, mode 0600. It appears as a whole, durable, and replaces a file of that name.
     ///
     /// # Errors
-    /// [`Duplicate`](Error::Duplicate) when a key comes twice; [`Invalid`](Error::Invalid) for a key over 65,536 bytes
+    /// [`Duplicate`](Error::Duplicate) if a key occurs twice; [`Invalid`](Error::Invalid) for a key over 65,536 bytes
     /// or a value of 4 GiB; [`Io`](Error::Io), [`DiskFull`](Error::DiskFull). Then there is no new file.
     pub fn build_to<K: AsRef<[u8]>, V: AsRef<[u8]>>(
         &self,
@@ -132,7 +132,7 @@ impl MapBuilder {
     }
 }
 
-/// The entries given to a builder, in memory or in a file.
+/// Entries given to a builder, in memory or in a file.
 #[derive(Debug)]
 struct Entries {
     data: Region,

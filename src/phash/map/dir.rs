@@ -1,4 +1,4 @@
-//! The directory that a map is in, and files there for the time of one call.
+//! The directory of a map, and temporary files in it.
 
 use std::{path::Path, sync::Arc};
 
@@ -7,7 +7,7 @@ use crate::{
     env::{Dir, Env, File, Os, Region},
 };
 
-/// The directory that a file is in, and its name there. Links that the user's path leads through are followed.
+/// Returns the directory that a file is in, and its name there. Links in the user's path are followed.
 pub(super) fn open_parent(named: &Path) -> Result<(Arc<dyn Dir>, String)> {
     let path = Os::follow(named).at("open", || named.to_path_buf())?;
     let name = path.file_name().and_then(|name| name.to_str());
@@ -19,15 +19,15 @@ pub(super) fn open_parent(named: &Path) -> Result<(Arc<dyn Dir>, String)> {
     Ok((dir, name.to_owned()))
 }
 
-/// A new file in the directory, for the time of one call.
+/// Creates a file in the directory for the duration of one call.
 pub(super) fn temporary(dir: &dyn Dir) -> Result<(Arc<dyn File>, String)> {
-    // Not made of the name: that may be as long as a name can be.
+    // Not derived from the name, which may already be as long as a name can be.
     let temporary = format!("map-{:016x}.tmp", Os.entropy());
     let file = dir.create(&temporary).at("create", || dir.path().join(&temporary))?;
     Ok((file, temporary))
 }
 
-/// A file for the time of one call: removed when it is dropped.
+/// A file for the duration of one call: removed on drop.
 #[derive(Debug)]
 pub(super) struct Scratch {
     dir: Arc<dyn Dir>,
@@ -42,7 +42,7 @@ impl Scratch {
         Ok(Self { dir: Arc::clone(dir), name, file, len: 0 })
     }
 
-    /// Appends bytes; gives the place of the first.
+    /// Appends bytes; returns the offset of the first.
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<u64> {
         let at = self.len;
         self.file.write_at(at, bytes).at("write", || self.dir.path().join(&self.name))?;
@@ -57,7 +57,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Best effort: what stays is a file that no one opens.
+        // Best effort: a leftover is a file that nothing opens.
         let _removed = self.dir.remove(&self.name);
     }
 }

@@ -1,4 +1,4 @@
-//! How entries lie in their partition: finding the one of a key, and walking over all.
+//! Entries of a partition: finding the one of a key, and iterating over all.
 
 use std::ops::Range;
 
@@ -12,16 +12,16 @@ use crate::{
     },
 };
 
-/// A key and its value where they lie, and where that is.
+/// A key and its value in the file, and their offsets.
 pub(super) struct Entry<'a> {
     pub(super) key: &'a [u8],
     pub(super) value: &'a [u8],
-    /// Where the entry begins in the file, and where its value does.
+    /// Offsets of the entry and of its value in the file.
     pub(super) at: u64,
     pub(super) value_at: usize,
 }
 
-/// Where the entries of one partition lie.
+/// Layout of the entries of one partition.
 pub(super) struct Entries {
     keys: u64,
     slots_at: u64,
@@ -30,7 +30,7 @@ pub(super) struct Entries {
 }
 
 impl Inner {
-    /// Where the value of a key lies.
+    /// Returns the range of a key's value in the file.
     #[inline]
     pub(super) fn find(&self, directory: Directory<'_>, key: &[u8], hash: Seeded) -> Result<Option<Range<usize>>> {
         let bytes: &[u8] = &self.region;
@@ -40,7 +40,7 @@ impl Inner {
                 let (key_len, value_len) = (key_len as usize, value_len as usize);
                 let [slot_at, at] = self.places(&slot);
                 let same = bytes.get(slot_at) == Some(&hash.fingerprint());
-                // Asked for before the fingerprint is known: both loads are on their way at once.
+                // Read before the fingerprint is known: both loads are in flight at once.
                 let is_key = bytes.get(at..at + key_len) == Some(key);
                 Ok((same && is_key).then_some(at + key_len..at + key_len + value_len))
             }
@@ -79,8 +79,8 @@ impl Inner {
         entry.map_err(|bad: Corruption| bad.of(&self.path, 0))
     }
 
-    /// Where the fingerprint of a slot lies, and its entry, if that can be told without reading: else the fingerprint
-    /// again.
+    /// Returns the offset of a slot's fingerprint, and that of its entry if it is known without reading; otherwise the
+    /// former twice.
     #[inline]
     pub(super) fn places(&self, slot: &Slot) -> [usize; 2] {
         let (index, keys) = (usize::try_from(slot.index).unwrap_or(0), usize::try_from(slot.keys).unwrap_or(0));
@@ -98,7 +98,7 @@ impl Inner {
         let mut room = (end as u64).saturating_sub(place.first_at);
         for index in 0..place.keys {
             let entry = self.entry_at(self.place_of(&mut place, index)?, end)?;
-            // Entries that overlap would be more than the file holds: whoever gathers them counts on that they are not.
+            // Overlapping entries could amount to more than the file: callers that gather them rely on this check.
             let len = (entry.key.len() + entry.value.len()) as u64;
             room = room.checked_sub(len).ok_or_else(|| self.corrupt(entry.at, "entries that do not overlap"))?;
             each(index, entry)?;
@@ -106,14 +106,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Where a partition ends.
+    /// Returns the end of a partition.
     #[inline]
     pub(super) fn end_of(&self, partition: u64) -> usize {
         let extent = self.directory().extent(partition);
         extent.and_then(|(_, end)| usize::try_from(end).ok()).unwrap_or(0)
     }
 
-    /// Where the entries of a partition lie.
+    /// Returns the layout of the entries of a partition.
     pub(super) fn first_entry(&self, partition: u64) -> Result<Entries> {
         let directory = self.directory();
         let lines = directory.line(partition).zip(directory.line(partition + 1));

@@ -19,10 +19,10 @@ use crate::{
     },
 };
 
-/// Bytes that are read at a time to be checked.
+/// Bytes read at a time for a check.
 const CHECK_LEN: usize = 256 << 10;
 
-/// A map file that was found whole.
+/// A map file that passed the checks of opening.
 pub(super) struct Inner {
     pub(super) path: PathBuf,
     file: Arc<dyn File>,
@@ -31,15 +31,15 @@ pub(super) struct Inner {
     pub(super) seed: Seed,
     pub(super) shape: Shape,
     pub(super) keys: u64,
-    /// Where directory and checksums lie in the file.
+    /// Ranges of the directory and the checksums in the file.
     pub(super) lines: std::ops::Range<usize>,
     checksums: std::ops::Range<usize>,
-    /// A bit for each partition that has been verified.
+    /// Bit for each partition that has been verified.
     verified: Vec<AtomicU64>,
 }
 
 impl Inner {
-    /// Opens a map file. What every look-up relies on is checked here, the entries when they are first touched.
+    /// Opens a map file. Everything that look-ups rely on is checked here, the entries when they are first touched.
     pub(super) fn open(path: PathBuf, file: Arc<dyn File>) -> Result<Self> {
         let region = file.map().at("map", || path.clone())?;
         let bytes: &[u8] = &region;
@@ -54,7 +54,7 @@ impl Inner {
         let directory_at = usize::try_from(tail.directory_at).unwrap_or(usize::MAX);
         let directory =
             bytes.get(directory_at..tail_at).ok_or_else(|| corrupt(tail_at, "a directory inside the file"))?;
-        // A line and a checksum for each partition, and the closing line.
+        // One line and one checksum for each partition, and the closing line.
         let partitions = directory.len().checked_sub(LINE_LEN).map(|len| len / (LINE_LEN + 4));
         let partitions = partitions.filter(|count| directory.len() == (count + 1) * LINE_LEN + count * 4);
         let partitions = partitions.ok_or_else(|| corrupt(directory_at, "whole lines of a directory"))?;
@@ -91,7 +91,7 @@ impl Inner {
         Corruption { offset, what }.of(&self.path, 0)
     }
 
-    /// Checks a partition the first time it is touched.
+    /// Checks a partition when it is first touched.
     #[inline]
     pub(super) fn verify(&self, partition: u64) -> Result<()> {
         let bit = 1u64 << (partition % 64);
@@ -110,7 +110,7 @@ impl Inner {
     pub(super) fn verified_now(&self, partition: u64) -> Result<()> {
         let directory = self.directory();
         let extent = directory.extent(partition).ok_or_else(|| self.corrupt(0, "a partition that exists"))?;
-        // Piece by piece: what a file claims of itself costs time, never memory.
+        // In pieces: what a file claims about itself costs time, never memory.
         let mut buf = vec![0; CHECK_LEN.min(usize::try_from(extent.1 - extent.0).unwrap_or(CHECK_LEN))];
         let mut found = Checksum::default();
         let mut next = extent.0;

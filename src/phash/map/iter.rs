@@ -1,24 +1,23 @@
-//! All entries of a map, from either end.
+//! Iterating over the entries of a map, from either end.
 
 use super::reader::Map;
 use crate::base::{Bytes, Result};
 
 impl Map {
-    /// All keys and values, from either end, in the order of their slots: none that means anything, but always the
-    /// same.
+    /// Iterates over all keys and values, from either end, in the order of their slots: arbitrary, but always the same.
     pub fn iter(&self) -> MapIter {
         MapIter { map: self.clone(), front: 0, back: self.len(), partition: (0, 0) }
     }
 }
 
-/// All entries of a map: see [`Map::iter`].
+/// Iterator over all entries of a map: see [`Map::iter`].
 #[derive(Clone, Debug)]
 #[must_use = "iterators are lazy"]
 pub struct MapIter {
     map: Map,
     front: u64,
     back: u64,
-    /// The partition that was read last, and how many keys are before it.
+    /// Partition that was read last, and the number of keys before it.
     partition: (u64, u64),
 }
 
@@ -27,7 +26,7 @@ impl MapIter {
         let inner = &*self.map.inner;
         let directory = inner.directory();
         let first = |partition: u64| directory.line(partition).map_or(u64::MAX, |line| line.first);
-        // The usual case is the partition of the entry before; else search.
+        // Usually it is the partition of the previous entry; otherwise search.
         let (mut partition, _) = self.partition;
         if !(first(partition)..first(partition + 1)).contains(&number) {
             let (mut low, mut high) = (0, directory.partitions());

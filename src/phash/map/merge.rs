@@ -1,5 +1,5 @@
-//! Merging maps: by ranges of the hash, so that a bounded memory holds what is worked on, and several threads work at
-//! once.
+//! Merging maps by ranges of the hash, so that the work in progress fits a bounded memory and several threads can work
+//! at once.
 //!
 //! ```text
 //!  map a  ▏p0 ▏p1 ▏p2 ▏p3 ▏          the same seed: partitions follow each other in the order of the hash
@@ -9,8 +9,8 @@
 //!              partitions of the result, put together by whichever thread is free, written in order
 //! ```
 //!
-//! A map with another seed is read once beforehand, and references to its entries are sorted by the result's. The bytes
-//! of the result depend on the maps, their order, the strategy and the seed; not on memory or threads.
+//! A map with another seed is read once beforehand, and references to its entries are sorted by the seed of the result.
+//! The bytes of the result depend on the maps, their order, the strategy and the seed; not on memory or threads.
 
 use std::{fmt, ops::ControlFlow, path::Path};
 
@@ -28,7 +28,7 @@ use crate::{
     phash::hash::{Hash, Seed, scale},
 };
 
-/// How [`merge_to`] works.
+/// Options of [`merge_to`].
 ///
 /// ```
 /// # use std::ops::ControlFlow;
@@ -62,40 +62,40 @@ impl fmt::Debug for MergeOptions<'_> {
 }
 
 impl<'p> MergeOptions<'p> {
-    /// The seed of the result's hash function; by default 0. Maps with the same seed are merged fastest.
+    /// Sets the seed of the result's hash function; by default 0. Maps with the same seed are merged fastest.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Bytes of memory to work in, about; by default 256 MiB, at least 1 MiB. The pages of the mapped files belong to
-    /// the system.
+    /// Sets the approximate memory to work in, in bytes; the default is 256 MiB, the minimum 1 MiB. The pages of the
+    /// mapped files belong to the system.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_budget = bytes.max(BUDGET_MIN);
         self
     }
 
-    /// How many threads work; by default as many as there are cores.
+    /// Sets the number of threads that work; by default the number of cores.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads.max(1);
         self
     }
 
-    /// Is told from time to time, on the calling thread, how far the merge has come, and may break it off: then the
-    /// answer is [`Cancelled`](Error::Cancelled), and there is no new file. Maps with another seed are read once before
-    /// it is first told.
+    /// Sets a callback that receives the progress from time to time, on the calling thread, and may stop the merge: it
+    /// then fails with [`Cancelled`](Error::Cancelled), and there is no new file. Maps with another seed are read once
+    /// before the first call.
     pub fn progress(mut self, told: impl FnMut(Progress) -> ControlFlow<()> + Send + 'p) -> Self {
         self.progress = Some(Box::new(told));
         self
     }
 }
 
-/// Merges maps into a new one in the file `path`. Where several have a key, the strategy says what becomes of its
-/// values, in the order of the maps: the last, the first, their sum, the list of them, what a custom strategy makes of
-/// them, or an error.
+/// Merges maps into a new one in the file `path`. If several have a key, the strategy decides what becomes of its
+/// values, in the order of the maps: the last, the first, their sum, the list of them, the result of a custom strategy,
+/// or an error.
 ///
-/// With [`MergeStrategy::Append`] each value is one item and the result holds lists, also of one, to be read with
-/// [`append_items`](crate::merge::append_items).
+/// With [`MergeStrategy::Append`] each value is one item, and every value of the result is a list, even of one; read it
+/// with [`append_items`](crate::merge::append_items).
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -110,7 +110,7 @@ impl<'p> MergeOptions<'p> {
 ///
 /// # Errors
 /// [`Duplicate`](Error::Duplicate) names a key under [`MergeStrategy::ErrorOnDuplicate`]; [`Invalid`](Error::Invalid)
-/// for a sum that no `i64` holds, and what a custom strategy answers; [`Cancelled`](Error::Cancelled);
+/// for a sum that does not fit an `i64`, and errors of a custom strategy; [`Cancelled`](Error::Cancelled);
 /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`DiskFull`](Error::DiskFull). Then there is no new file.
 pub fn merge_to(
     path: impl AsRef<Path>,
@@ -143,7 +143,8 @@ pub fn merge_to(
     write_map(path, seed, &inputs, &combine, (memory_budget, threads), go_on)
 }
 
-/// The result's entries are alike long if those of all maps are, and the strategy makes no longer ones.
+/// Returns the shape of the result: its entries have equal lengths if those of all maps do, and the strategy makes no
+/// longer ones.
 fn shape_of(maps: &[&Map], strategy: &MergeStrategy) -> Shape {
     let mut shapes = maps.iter().filter(|map| !map.is_empty()).map(|map| map.shape());
     let first = shapes.next().unwrap_or(Shape::Mixed);
@@ -153,7 +154,7 @@ fn shape_of(maps: &[&Map], strategy: &MergeStrategy) -> Shape {
 
 struct Maps<'a> {
     all: &'a [&'a Map],
-    /// Of maps with another seed.
+    /// References to the entries of maps with another seed.
     refs: Vec<Option<SortedRefs>>,
     number: u64,
     seed: Seed,

@@ -1,11 +1,10 @@
-//! The threads that put a map together: workers make ranges of it, whichever is free, and the caller writes them in
-//! order.
+//! Threads that put a map together: workers build ranges of it, whichever is free, and the caller writes them in order.
 //!
 //! ```text
 //!   Window ─ take ─▶ worker ─ a range made ─▶ channel ─▶ writer: waits for the next in order ─ wrote one ─▶ Window
 //! ```
 //!
-//! The bytes of the result depend on what goes in and the seed; not on memory or threads.
+//! The bytes of the result depend on the inputs and the seed; not on memory or threads.
 
 use std::{
     any::Any,
@@ -30,40 +29,41 @@ use crate::{
     phash::{build::Builder, partition::partition_count},
 };
 
-/// Memory for building and merging, by default.
+/// Default memory for building and merging.
 pub(super) const BUDGET_DEFAULT: u64 = 256 << 20;
 
-/// The smallest budget that is used, whatever is asked for.
+/// Minimum budget, whatever is requested.
 pub(super) const BUDGET_MIN: u64 = 1 << 20;
 
-/// References that one range has at most: with more, its tables leave the caches.
+/// Maximum number of references in one range: with more, its tables no longer fit the caches.
 const RANGE_REFS_MAX: u64 = 1 << 18;
 
-/// Bytes of entries in a partition, on average, at most.
+/// Maximum average size of the entries in a partition, in bytes.
 const PARTITION_BYTES: u64 = 1 << 20;
 
-/// More threads than any machine has use for.
+/// Maximum number of threads, more than any machine can use.
 const THREADS_MAX: usize = 256;
 
-/// A worker that waits looks this often whether it should go on.
+/// Interval at which a waiting worker checks whether it should go on.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// As many threads as the machine runs at once.
+/// Returns the number of threads that the machine runs at once.
 pub(super) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// How far a merge has come.
+/// Progress of a merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Entries of the maps that are merged and written.
+    /// Entries of the maps that have been merged and written.
     pub entries: u64,
     /// Entries of all maps.
     pub total: u64,
 }
 
-/// Work on ranges, some at a time: the writer is never far behind, so that what waits for it is bounded.
+/// Ranges being worked on: workers are never far ahead of the writer, so that finished ranges waiting for it are
+/// bounded.
 struct Window {
     state: Mutex<WindowState>,
     moved: Condvar,
@@ -76,7 +76,7 @@ struct WindowState {
 }
 
 impl Window {
-    /// The next range to work on; nothing at the end, or when the work is broken off.
+    /// Takes the next range to work on; `None` at the end, or after the work was stopped.
     fn take(&self, ranges: u64, ahead: u64) -> Option<u64> {
         let mut state = self.state.lock();
         loop {
@@ -97,7 +97,7 @@ impl Window {
     }
 }
 
-/// Ends the work when it goes: also when whoever writes unwinds.
+/// Stops the work on drop, also when the writer unwinds.
 struct StopAtEnd<'a>(&'a Window);
 
 impl Drop for StopAtEnd<'_> {
@@ -107,13 +107,13 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-/// What a worker made of a range: its partitions, and how many entries went in.
+/// Result of a worker for a range: its partitions, and the number of entries that went in.
 type Made = Result<(Vec<Packed>, u64), Broken>;
 
-/// Why the work was broken off.
+/// Reason why the work was stopped.
 enum Broken {
     Error(Error),
-    /// The user's own strategy panicked: the caller carries it on.
+    /// The user's strategy panicked: the caller resumes the panic.
     Panic(Box<dyn Any + Send>),
 }
 
@@ -123,7 +123,7 @@ impl From<Error> for Broken {
     }
 }
 
-/// Writes a map of everything in `inputs`, with as much memory and as many threads.
+/// Writes a map of everything in `inputs`, with the given memory and threads.
 pub(super) fn write_map(
     path: &Path,
     seed: u64,
@@ -133,13 +133,13 @@ pub(super) fn write_map(
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Map> {
     let total = inputs.count();
-    // A partition is put together in memory: where entries are long, there are fewer in one. Whatever the budget, so
-    // that it changes no byte.
+    // A partition is put together in memory: if entries are long, it holds fewer of them. That does not depend on the
+    // budget, which must not change a byte.
     let partitions = partition_count(different_keys(inputs, total)?).max(inputs.bytes() / PARTITION_BYTES);
     let threads = threads.min(THREADS_MAX);
     let mut writer = MapWriter::create(path, seed)?;
 
-    // References twice over, entries as they come and as they go; in every thread, and waiting for the writer.
+    // References twice, entries as read and as written; in every thread, and waiting for the writer.
     let entry_len = inputs.bytes() / total.max(1) + 1;
     let memory_refs = memory / (3 * threads as u64) / (2 * REF_LEN + 2 * entry_len);
     let range_refs = memory_refs.min(RANGE_REFS_MAX).min(total / (4 * threads as u64));
@@ -155,8 +155,8 @@ pub(super) fn write_map(
     };
     let (sender, receiver) = sync_channel::<(u64, Made)>(threads);
     let written = std::thread::scope(|scope| {
-        // Workers that wait or send when this ends must not do so for ever: the receiver goes first, then the work
-        // ends.
+        // Workers must not wait or send for ever once this ends: the receiver is dropped first, then the work is
+        // stopped.
         let _stop = StopAtEnd(&window);
         let receiver = receiver;
         for number in 0..threads {
@@ -189,14 +189,14 @@ fn run_worker(
     while let Some(range) = window.take(ranges, ahead) {
         let made = catch_unwind(AssertUnwindSafe(|| work(&mut builder, range)));
         let made = made.map_err(Broken::Panic).and_then(|made| Ok(made?));
-        // Nobody receives any more when the work was broken off.
+        // The receiver is gone once the work was stopped.
         if sender.send((range, made)).is_err() {
             return;
         }
     }
 }
 
-/// Writes ranges in their order. The first error in that order is the one that is told, whichever came first.
+/// Writes ranges in order. The first error in that order is returned, whichever occurred first.
 fn write_in_order(
     writer: &mut MapWriter,
     receiver: &Receiver<(u64, Made)>,

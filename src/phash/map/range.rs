@@ -1,4 +1,4 @@
-//! One range of a map: references to what goes in, by partition; entries of one key made one; partitions put together.
+//! One range of a map: references to its inputs, by partition; entries of one key combined; partitions put together.
 
 use super::{
     refs::Ref,
@@ -11,25 +11,25 @@ use crate::{
     phash::build::{Builder, Member},
 };
 
-/// Entries that the number of different keys is estimated from, where there are twice as many.
+/// Number of entries from which the number of different keys is estimated, if there are twice as many.
 const SAMPLE_FROM: u64 = 1 << 16;
 
-/// Where entries come from.
+/// Source of entries.
 pub(super) trait Inputs: Sync {
-    /// How many there are.
+    /// Returns the number of entries.
     fn count(&self) -> u64;
 
-    /// About how many bytes they take.
+    /// Returns their approximate size in bytes.
     fn bytes(&self) -> u64;
 
-    /// Adds references to those whose routes lie in `from..=to`, in any order.
+    /// Appends references to the entries whose routes lie in `from..=to`, in any order.
     fn between(&self, from: u64, to: u64, refs: &mut Vec<Ref>) -> Result<()>;
 
-    /// Key and value.
+    /// Returns the key and value of an entry.
     fn entry(&self, of: &Ref) -> Result<(&[u8], &[u8])>;
 }
 
-/// How entries with the same key become one.
+/// Combines entries with the same key.
 #[derive(Debug)]
 pub(super) struct Combine<'a> {
     pub(super) strategy: &'a MergeStrategy,
@@ -37,7 +37,7 @@ pub(super) struct Combine<'a> {
 }
 
 impl Combine<'_> {
-    /// What entries of one hash, by their sources, become: one of them, or one of them with another value.
+    /// Combines entries of one hash, ordered by source: returns one of them, possibly with another value.
     fn one(&self, inputs: &impl Inputs, same: &[Ref]) -> Result<(Ref, Option<Bytes>)> {
         let (Some(&first), Some(&last)) = (same.first(), same.last()) else {
             return Err(Error::invalid("an entry to combine"));
@@ -84,14 +84,14 @@ impl Combine<'_> {
     }
 }
 
-/// The routes of partitions `from..to` of `count`.
+/// Returns the routes of partitions `from..to` of `count`.
 fn routes(from: u64, to: u64, count: u64) -> (u64, u64) {
     let lowest = |partition: u64| (u128::from(partition) << 64).div_ceil(u128::from(count));
     let last = lowest(to).saturating_sub(1);
     (u64::try_from(lowest(from)).unwrap_or(u64::MAX), u64::try_from(last).unwrap_or(u64::MAX))
 }
 
-/// How many different keys there are: counted, or estimated from a part of the hashes, always the same part.
+/// Returns the number of different keys: counted, or estimated from a part of the hashes that is always the same.
 pub(super) fn different_keys(inputs: &impl Inputs, total: u64) -> Result<u64> {
     let part = (total / SAMPLE_FROM).max(1);
     let mut refs = Vec::new();
@@ -104,7 +104,7 @@ pub(super) fn different_keys(inputs: &impl Inputs, total: u64) -> Result<u64> {
 /// An entry of the result.
 struct Kept {
     of: Ref,
-    /// Where its value is in those that were combined.
+    /// Index of its value among the combined ones.
     combined: Option<usize>,
 }
 
@@ -148,7 +148,7 @@ pub(super) fn make_range(
     Ok((made, entries))
 }
 
-/// References by partition, and where each ends: by counting.
+/// Sorts references by partition, by counting; returns where each ends.
 fn by_partition(refs: &[Ref], from: u64, to: u64, count: u64) -> (Vec<Ref>, Vec<usize>) {
     let number = |one: &Ref| usize::try_from(one.hash.partition(count).0.saturating_sub(from)).unwrap_or(0);
     let mut ends = vec![0usize; usize::try_from(to - from).unwrap_or(0) + 1];

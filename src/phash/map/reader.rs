@@ -1,4 +1,4 @@
-//! A finished map as its users read it: look-ups, its counts, and the check of everything.
+//! A finished map for its users: look-ups, counts, and a check of everything.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -8,13 +8,13 @@ use crate::{
     phash::hash::Hash,
 };
 
-/// Keys of one call that are looked up together.
+/// Number of keys that one call looks up together.
 const TOGETHER: usize = 32;
 
 /// A finished map of keys to values, in a file: look-ups go from the key's hash straight to its entry.
 ///
-/// Cheap to clone. It is made by [`MapBuilder`](crate::phash::MapBuilder) or [`merge_to`](crate::phash::merge_to) and
-/// never changes. Keys that are not there are told by a fingerprint of eight bits, then by comparing the key.
+/// Cheap to clone. It is built by [`MapBuilder`](crate::phash::MapBuilder) or [`merge_to`](crate::phash::merge_to) and
+/// never changes. Absent keys are recognised by a fingerprint of eight bits, then by comparing the key.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -42,8 +42,8 @@ impl Map {
     /// Opens the map in the file `path`.
     ///
     /// # Errors
-    /// [`Io`](crate::Error::Io), also when the file is not there; [`Corrupt`](crate::Error::Corrupt) for a file that is
-    /// no whole map: what every look-up relies on is checked here, the entries when they are first touched;
+    /// [`Io`](crate::Error::Io), also if the file does not exist; [`Corrupt`](crate::Error::Corrupt) for a file that is
+    /// not a whole map: everything that look-ups rely on is checked here, the entries when they are first touched;
     /// [`NewerFormat`](crate::Error::NewerFormat).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
@@ -52,11 +52,11 @@ impl Map {
         Ok(Self { inner: Arc::new(Inner::open(path.to_path_buf(), file)?) })
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::Error::Corrupt) and [`Io`](crate::Error::Io) when the part of the file where the key would be
-    /// turns out to be damaged.
+    /// [`Corrupt`](crate::Error::Corrupt) and [`Io`](crate::Error::Io) if the part of the file that would contain the
+    /// key is damaged.
     #[inline]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         let key = key.as_ref();
@@ -71,11 +71,11 @@ impl Map {
         Ok(bytes.get(value).map(|value| Bytes::window(|| inner.region.owner(), at, value)))
     }
 
-    /// The values of several keys, in the order asked: faster than as many single look-ups, because the memory is asked
-    /// for the places of many keys at once.
+    /// Returns the values of several keys, in the order requested: faster than as many single look-ups, because the
+    /// memory accesses of many keys overlap.
     ///
     /// # Errors
-    /// As [`Map::get`].
+    /// The same as for [`Map::get`].
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>> {
         let inner = &*self.inner;
         let directory = inner.directory();
@@ -108,30 +108,30 @@ impl Map {
         }
     }
 
-    /// Whether a key is there.
+    /// Returns whether the map has a key.
     ///
     /// # Errors
-    /// As [`Map::get`].
+    /// The same as for [`Map::get`].
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.get(key)?.is_some())
     }
 
-    /// How many keys it holds.
+    /// Returns the number of keys.
     pub fn len(&self) -> u64 {
         self.inner.keys
     }
 
-    /// Whether it holds none.
+    /// Returns whether the map is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The seed of its hash function.
+    /// Returns the seed of its hash function.
     pub fn seed(&self) -> u64 {
         self.inner.seed_number
     }
 
-    /// Reads and checks everything: that every checksum holds, and that every key is found where it lies.
+    /// Reads and checks everything: that every checksum is right, and that every key is found where it is stored.
     ///
     /// # Errors
     /// [`Corrupt`](crate::Error::Corrupt) names the first damage; [`Io`](crate::Error::Io).
@@ -158,17 +158,17 @@ impl Map {
         self.inner.shape
     }
 
-    /// The file it was opened from.
+    /// Returns the path it was opened by.
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
 
-    /// Bytes of the file.
+    /// Returns the length of the file.
     pub(super) fn file_len(&self) -> u64 {
         self.inner.region.len() as u64
     }
 
-    /// How many partitions it has.
+    /// Returns the number of partitions.
     pub(super) fn partitions(&self) -> u64 {
         self.inner.directory().partitions()
     }
@@ -179,7 +179,7 @@ impl Map {
         self.inner.for_each(partition, |_, entry| each(entry))
     }
 
-    /// The entry at a place that [`Map::for_each`] named.
+    /// Returns the entry at an offset that [`Map::for_each`] reported.
     #[inline]
     pub(super) fn entry_at(&self, at: u64) -> Result<Entry<'_>> {
         self.inner.entry_at(at, self.inner.lines.start)

@@ -1,4 +1,4 @@
-//! References to entries, sorted by route in runs that a bounded memory holds: those that do not fit are spilled to a
+//! References to entries, sorted by route in runs that fit a bounded memory: those that do not fit are spilled to a
 //! file.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::{
     phash::hash::Seeded,
 };
 
-/// An entry by its hash, and where it lies in its source.
+/// An entry by its hash, and its offset in its source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ref {
     pub(super) hash: Seeded,
@@ -19,7 +19,7 @@ pub(super) struct Ref {
     pub(super) at: u64,
 }
 
-/// Length of a reference in memory and, near enough, on disk.
+/// Length of a reference in memory and, nearly, on disk.
 pub(super) const REF_LEN: u64 = size_of::<Ref>() as u64;
 
 const SPILLED_LEN: usize = 28;
@@ -28,16 +28,16 @@ const SPILLED_LEN: usize = 28;
 #[derive(Debug)]
 pub(super) struct Refs {
     memory: Vec<Ref>,
-    /// How many may be in memory.
+    /// Maximum number of references in memory.
     memory_max: usize,
     dir: Arc<dyn Dir>,
     spilled: Option<Scratch>,
-    /// Where the runs in the file begin and end.
+    /// Start and end of the runs in the file.
     runs: Vec<(u64, u64)>,
 }
 
 impl Refs {
-    /// References in at most `budget` bytes of memory, spilled to a file in the directory.
+    /// Returns an empty collection that uses at most `budget` bytes of memory, and spills to a file in the directory.
     pub(super) fn new(dir: &Arc<dyn Dir>, budget: u64) -> Self {
         let memory_max = usize::try_from(budget / REF_LEN).unwrap_or(usize::MAX).max(1024);
         Self { memory: Vec::new(), memory_max, dir: Arc::clone(dir), spilled: None, runs: Vec::new() }
@@ -73,7 +73,7 @@ impl Refs {
         Ok(())
     }
 
-    /// All of them, to be asked for by route.
+    /// Sorts all of them, for access by route.
     pub(super) fn finish(mut self) -> Result<SortedRefs> {
         self.memory.sort_unstable();
         let region = self.spilled.as_ref().map(Scratch::map).transpose()?;
@@ -87,7 +87,7 @@ pub(super) struct SortedRefs {
     memory: Vec<Ref>,
     region: Option<Region>,
     runs: Vec<(u64, u64)>,
-    /// Held while it is read.
+    /// Kept while the region is read.
     _spilled: Option<Scratch>,
 }
 

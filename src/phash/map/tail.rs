@@ -1,4 +1,4 @@
-//! The end of a map file: what it holds, how its entries are laid out, and where the directory is.
+//! The end of a map file: its contents, the layout of its entries, and the offset of the directory.
 
 use crate::{
     base::Corruption,
@@ -9,17 +9,17 @@ const MAGIC: u32 = u32::from_le_bytes(*b"PMPE");
 
 pub(super) const TAIL_LEN: usize = 40;
 
-/// How the entries of a map are laid out.
+/// Layout of the entries of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// All alike long, each at the place of its slot.
+    /// All of equal length, each at the place of its slot.
     Alike { key_len: u32, value_len: u32 },
-    /// Each behind its lengths; the slot says where.
+    /// Each after its lengths; the slot holds the offset.
     Mixed,
 }
 
 impl Shape {
-    /// Bytes behind pilots and remap that a partition of so many keys has at least. In a mixed map `extra` is the
+    /// Returns the minimum size of a partition of `keys` keys, after pilots and remap. In a mixed map `extra` is the
     /// length of a slot.
     pub(super) fn tail(self, keys: u64, extra: u16) -> u64 {
         match self {
@@ -29,7 +29,7 @@ impl Shape {
     }
 }
 
-/// The end of the file: what it holds and where the directory is.
+/// End of the file: its contents, and the offset of the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tail {
     pub(super) keys: u64,

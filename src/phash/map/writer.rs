@@ -1,4 +1,4 @@
-//! Writing a map file, partition by partition, in order; and putting one partition together.
+//! Writing a map file partition by partition, in order; and putting one partition together.
 
 use std::{path::Path, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
 /// Bytes gathered before they are written.
 const CHUNK: usize = 1 << 20;
 
-/// A partition put together, as it goes into the file; its line but for its place.
+/// A partition as it is written to the file; its line still lacks its place.
 #[derive(Debug)]
 pub(super) struct Packed {
     line: Line,
@@ -29,7 +29,7 @@ pub(super) struct Packed {
     crc: u32,
 }
 
-/// Puts one partition together. `entry` gives key and value of a member.
+/// Puts one partition together. `entry` returns the key and value of a member.
 pub(super) fn pack<'a, T>(
     builder: &mut Builder,
     shape: Shape,
@@ -96,7 +96,7 @@ fn refused<'a, T>(
     }
 }
 
-/// A map file being written under another name. Dropped before [`MapWriter::finish`], it leaves nothing.
+/// A map file being written under a temporary name. Dropped before [`MapWriter::finish`], it leaves nothing.
 #[derive(Debug)]
 pub(super) struct MapWriter {
     dir: Arc<dyn Dir>,
@@ -142,7 +142,7 @@ impl MapWriter {
         if self.out.len() >= CHUNK { self.write_out() } else { Ok(()) }
     }
 
-    /// Ends the file, makes it durable, and gives it its name: a file of that name is replaced at once and as a whole.
+    /// Ends the file, makes it durable and renames it: a file of that name is replaced atomically.
     pub(super) fn finish(mut self, shape: Shape) -> Result<Map> {
         let directory_at = self.position();
         Line::closing(self.keys, directory_at).encode(&mut self.lines);
@@ -174,13 +174,13 @@ impl MapWriter {
 impl Drop for MapWriter {
     fn drop(&mut self) {
         if !self.finished {
-            // Best effort: what stays is a file that no one opens.
+            // Best effort: a leftover is a file that nothing opens.
             let _removed = self.dir.remove(&self.temporary);
         }
     }
 }
 
-/// That a key and value can stand in a map.
+/// Fails unless a map can hold a key and value.
 pub(super) fn check_entry(key: &[u8], value: &[u8]) -> Result<()> {
     if key.len() > KEY_LEN_MAX {
         return Err(Error::invalid(format!("a key has at most {KEY_LEN_MAX} bytes, not {}", key.len())));
