@@ -1,14 +1,15 @@
-//! Which files make up the database, who reads them, and the one door through which that changes.
+//! The files of the database, their readers, and the one place where that set changes.
 //!
 //! ```text
 //!   edit ──▶ manifest: appended, synced ──▶ a version ──▶ superversion: what new reads take
-//!                                                             │ readers of the old one go
+//!                                                             │ last reader of the old one ends
 //!                                                             ▼
 //!                                                        files to remove
 //! ```
 //!
-//! Every edit is committed and installed by [`Editing`], under one lock; so what is durable and what reads see change in
-//! the same order, and a file is named before it is read and removed after it was last read (E3).
+//! Every edit is committed and installed through [`Editing`], under one lock. So the durable state and the visible
+//! state change in the same order, and a file is named in the manifest before it is read and removed after its last
+//! read (E3).
 
 mod reclaim;
 mod registry;
@@ -50,32 +51,34 @@ pub(crate) struct FileSet {
     manifest: Lock<ManifestStore>,
     registry: Lock<Registry>,
     current: RwLock<Arc<SuperVersion>>,
-    /// That of `current`, for views to see in passing whether their files are still those.
+    /// Generation of `current`, by which views see cheaply whether their files are still current.
     generation: AtomicU64,
-    /// The generation of files that idle views were given last.
+    /// Generation of the files that idle views were last given.
     rebased: AtomicU64,
     /// Numbers for new segment files.
     next_file: AtomicU64,
-    /// A decision was refused, and yet may be found to have been made after a crash: nothing is written before that is settled.
+    /// Set when a failed decision may still prove committed after a crash: nothing is written until that is resolved.
     in_doubt: AtomicBool,
-    /// Segments left that purges had been carried out on: the manifest tells keys of them until it is written anew.
+    /// Set when segments with purges have been compacted away: the manifest names keys of them until it is rewritten.
     names_purged: AtomicBool,
-    /// Segments of edits that failed: they stay until the next edit has been committed.
+    /// Segments of failed edits, kept until the next edit has been committed.
     doubtful: Lock<Vec<u64>>,
     opener: Arc<Opener>,
     reclaim: Arc<Reclaim>,
 }
 
-/// Those who may read what is pinned. Purges hide from all of them: they will come after.
+/// Returns a reader for each pin. Every purge applies to it, since its views will be opened later than any purge so
+/// far.
 fn pinned_readers(version: &Version) -> Vec<Reader> {
     let reader = |pin: &PinnedAt| Reader { seqno: pin.seqno, opened: u64::MAX, time: pin.time_us };
     version.pins.values().map(reader).collect()
 }
 
 impl FileSet {
-    /// The files of a database that is being opened: those of the manifest, and memtables, sealed ones newest first.
+    /// Creates the file set of a database that is being opened, from the manifest and the memtables; sealed ones newest
+    /// first.
     ///
-    /// What is in the memtables and segments was newest at `newest`.
+    /// `newest` is the moment of the newest commit in the memtables and segments.
     pub(super) fn new(
         (ctx, health, work): (&Arc<Context>, &Arc<Health>, &Arc<Work>),
         manifest: ManifestStore,
@@ -87,7 +90,7 @@ impl FileSet {
         let opener = Arc::new(Opener::new(ctx, &reclaim));
         let mut current = SuperVersion::new(active, sealed).with_version(&version, &opener);
         match current.sealed.first() {
-            // What an older one of these holds is known to be there only with the newer ones.
+            // Only all of them together reach this moment; the moments at which older ones were sealed are not known.
             Some(memtable) => drop(current.sealed_at.insert(memtable.log(), newest)),
             None => current.flushed = Some(newest),
         }
@@ -111,23 +114,23 @@ impl FileSet {
         }
     }
 
-    /// The superversion for a read of the present.
+    /// Returns the superversion that new reads use.
     #[inline]
     pub(crate) fn current(&self) -> Arc<SuperVersion> {
         Arc::clone(&self.current.read())
     }
 
-    /// Looks at the current superversion without keeping it.
+    /// Calls `run` with the current superversion, without cloning it.
     pub(super) fn with_current<T>(&self, run: impl FnOnce(&SuperVersion) -> T) -> T {
         run(&self.current.read())
     }
 
-    /// A keyspace, as it is now.
+    /// Returns the current version of a keyspace.
     pub(super) fn keyspace(&self, id: KeyspaceId) -> Option<Arc<KeyspaceVersion>> {
         self.with_current(|now| now.version.keyspaces.get(&id).cloned())
     }
 
-    /// Makes another superversion current. What only the old one held goes outside the lock.
+    /// Makes another superversion current. The old one is dropped outside the lock.
     fn replace(&self, next: impl FnOnce(&SuperVersion) -> SuperVersion) {
         let mut current = self.current.write();
         let next = next(&current);
@@ -138,32 +141,32 @@ impl FileSet {
         drop(old);
     }
 
-    /// Seals the active memtable at a moment; another one is written to from now on.
+    /// Seals the active memtable at a moment and replaces it with `active`.
     pub(super) fn seal(&self, active: Arc<Memtable>, moment: impl FnOnce(&Arc<Version>) -> Moment) {
         self.replace(|current| current.with_sealed(active, moment(&current.version)));
     }
 
-    /// Notes a moment at which the active memtable is empty.
+    /// Records a moment at which the active memtable is empty.
     pub(super) fn record_idle_moment(&self, moment: impl FnOnce(&Arc<Version>) -> Moment) {
         self.replace(|current| current.with_idle_moment(moment(&current.version)));
     }
 
-    /// A number for a new segment file.
+    /// Takes a number for a new segment file.
     pub(super) fn take_number(&self) -> u64 {
         self.next_file.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The change that says which numbers have been taken.
+    /// Returns the change that records which file numbers have been taken.
     pub(super) fn numbers_taken(&self) -> Change {
         Change::NextFile { number: self.next_file.load(Ordering::Relaxed) }
     }
 
-    /// Begins an edit; others wait until it is dropped.
+    /// Begins an edit; other edits wait until it is dropped.
     pub(super) fn edit(&self) -> Editing<'_> {
         Editing { files: self, manifest: self.manifest.lock() }
     }
 
-    /// Ends the doubt that a refused decision has left, before anything is written behind it.
+    /// Resolves the doubt that a failed decision has left, before anything is written after it.
     pub(super) fn resolve_doubt(&self) -> Result<()> {
         if self.in_doubt.load(Ordering::Acquire) {
             let mut manifest = self.manifest.lock();
@@ -180,12 +183,12 @@ impl FileSet {
         Ok(())
     }
 
-    /// Notes that segments left on which purges had been carried out.
+    /// Records that segments with purges have been compacted away.
     pub(super) fn record_purged(&self) {
         self.names_purged.store(true, Ordering::Release);
     }
 
-    /// Writes the manifest anew where it tells keys of segments on which purges were carried out.
+    /// Rewrites the manifest if it names keys of segments with purges that have been compacted away.
     pub(super) fn forget_purged_names(&self) -> Result<()> {
         if !self.names_purged.swap(false, Ordering::AcqRel) {
             return Ok(());
@@ -198,19 +201,19 @@ impl FileSet {
         Ok(())
     }
 
-    /// What a job works on, and whom it must not take anything from: the files, then the list. So a version in the files
-    /// that somebody may read is one that somebody in the list may read.
+    /// Returns the files that a job works on and the readers that it must not drop anything from. The files are taken
+    /// first, so every reader that could read a version in them by then is in the list.
     pub(super) fn job_inputs(&self, point: &'static str) -> JobInputs {
         let files = self.current();
         self.ctx.pass(point);
-        // Files hold what is visible at most, when they are those of sealed memtables and segments.
+        // Sealed memtables and segments hold nothing newer than the visible seqno.
         let newest = files.newest_below_active();
         let registered = self.registry.lock().list();
         JobInputs { files, registered, newest }
     }
 
-    /// Registers a reader, and gives it the current files. Its moment is asked under the lock, before the files are
-    /// taken: no job that is installed later can miss it, and the files hold every commit up to it.
+    /// Registers a reader and returns its seat and the current files. `moment` runs under the lock, before the files
+    /// are taken: no job that is installed later can miss the reader, and the files hold every commit up to its moment.
     pub(super) fn register(&self, moment: impl FnOnce() -> Reader) -> (Seat, Arc<SuperVersion>) {
         let mut registry = self.registry.lock();
         let reader = moment();
@@ -226,15 +229,16 @@ impl FileSet {
         self.registry.lock().release(seat.ticket);
     }
 
-    /// The files for a registered reader: the current ones, unless a job dropped what it sees without knowing of it.
+    /// Returns the files for a registered reader: the current ones, unless a job that did not know of it may have
+    /// dropped versions that it sees.
     pub(super) fn files_of(&self, seat: &Seat) -> Arc<SuperVersion> {
         let held = Arc::clone(&seat.files.read());
-        // Whoever sees an old number reads the files that were current a moment ago: they show the same.
+        // A stale generation means files that were current a moment ago: they show the same.
         if held.generation == self.generation.load(Ordering::Acquire) {
             return held;
         }
         let current = self.current();
-        // Looked at after the current files: a job freezes views before its files become current.
+        // Loaded after the current files: a job freezes views before its files become current.
         if seat.frozen.load(Ordering::SeqCst) {
             return held;
         }
@@ -243,39 +247,40 @@ impl FileSet {
         current
     }
 
-    /// The seqnos that are registered now, ascending, each once.
+    /// Returns the seqnos of registered readers and pins, ascending, without duplicates.
     pub(super) fn registered_seqnos(&self) -> Vec<u64> {
         self.registry.lock().seqnos()
     }
 
-    /// The earliest time that a registered reader looks at, in microseconds.
+    /// Returns the earliest time that a registered reader or a pin reads at, in microseconds.
     pub(super) fn earliest_read(&self) -> Option<u64> {
         self.registry.lock().earliest()
     }
 
-    /// How many readers are registered, and the oldest seqno among theirs.
+    /// Returns the number of registered readers, and the oldest seqno among them.
     pub(super) fn readers(&self) -> (usize, Option<u64>) {
         let registry = self.registry.lock();
         (registry.count(), registry.oldest())
     }
 
-    /// Each view and what it holds on to.
+    /// Returns each view with what it holds.
     pub(super) fn holders(&self) -> Vec<ViewHold> {
         self.registry.lock().holders().collect()
     }
 
-    /// Gives idle views the current files; the seqnos of those that hold older ones all the same.
+    /// Gives idle views the current files; returns the seqnos of the views that hold older ones nevertheless.
     pub(super) fn rebase(&self) -> Vec<u64> {
         let registry = self.registry.lock();
-        // Taken under the lock: files that were current a moment ago may lack what a view sees that came since.
+        // Taken under the lock: files that were current a moment ago may lack commits that a view registered since then
+        // sees.
         let (old, holding) = registry.rebase(&self.current());
         drop(registry);
-        // Memtables and files go here, outside the lock.
+        // Drops memtables and files, outside the lock.
         drop(old);
         holding
     }
 
-    /// Gives idle views the current files, and removes the files that nobody holds.
+    /// Gives idle views the current files, and removes files without readers.
     pub(super) fn release_unread(&self) {
         let generation = self.generation.load(Ordering::Acquire);
         if self.rebased.swap(generation, Ordering::AcqRel) != generation {
@@ -289,29 +294,29 @@ impl FileSet {
         self.ctx.sync_segment_names().inspect_err(|error| self.health.poison_unless_unopened(error))
     }
 
-    /// Lets segment files go that no edit has named.
+    /// Removes segment files that no edit has named.
     pub(super) fn discard(&self, made: &[u64]) {
         self.reclaim.add_segments(made.iter().copied());
         self.reclaim.run();
     }
 
-    /// Lets logs go.
+    /// Queues logs for removal.
     pub(super) fn discard_logs(&self, numbers: impl Iterator<Item = u64>) {
         self.reclaim.add(numbers.map(name::log));
     }
 
-    /// Removes the files that nobody reads.
+    /// Removes files without readers.
     pub(super) fn reclaim(&self) {
         self.reclaim.run();
     }
 
-    /// Removes the files that nobody reads for the last time: the directory may be somebody else's afterwards.
+    /// Removes files without readers for the last time: another process may own the directory afterwards.
     pub(super) fn end(&self) {
         self.reclaim.end();
     }
 }
 
-/// The right to edit, until it is dropped.
+/// The right to edit the manifest, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Editing<'f> {
     files: &'f FileSet,
@@ -319,19 +324,20 @@ pub(super) struct Editing<'f> {
 }
 
 impl Editing<'_> {
-    /// The version in force.
+    /// Returns the newest committed version.
     pub(super) fn version(&self) -> &Arc<Version> {
         self.manifest.version()
     }
 
-    /// The manifest in force, to look at.
+    /// Returns the manifest, to read from.
     pub(super) fn manifest(&self) -> &ManifestStore {
         &self.manifest
     }
 
-    /// Commits an edit. `added` are segments that it names: they are removed when it fails, as soon as that is safe.
+    /// Commits an edit. `added` are the new segments that it names: if it fails, they are removed as soon as that is
+    /// safe.
     ///
-    /// Nothing is committed behind the seal of a clean end: the lock may be somebody else's by then.
+    /// Fails after the database was closed: another process may hold the directory lock by then.
     pub(super) fn commit(&mut self, edit: &Edit, added: &[u64]) -> Result<Arc<Version>> {
         let FileSet { health, doubtful, reclaim, .. } = self.files;
         health.check_open()?;
@@ -356,15 +362,15 @@ impl Editing<'_> {
         }
     }
 
-    /// Commits a decision of the user. One that is refused must not take later commits with it after a crash: none is
-    /// taken before that is certain.
+    /// Commits a decision of the user. One that fails must not take later commits with it after a crash: if it may
+    /// still prove committed, no commit is accepted until that is resolved.
     pub(super) fn commit_decision(&mut self, edit: &Edit) -> Result<Arc<Version>> {
         let committed = self.commit(edit, &[]);
         committed.inspect_err(|_| self.files.in_doubt.store(self.manifest.in_doubt(), Ordering::Release))
     }
 
-    /// Makes a version current. `flushed` is a memtable that is in segments now, `job` what a job worked by and the newest
-    /// superseder of what it dropped.
+    /// Makes a version current. `flushed` is a memtable that is now in segments; `job` holds the inputs of a job and
+    /// the newest superseder of what it dropped.
     pub(super) fn install(
         &self,
         version: &Arc<Version>,
@@ -372,7 +378,7 @@ impl Editing<'_> {
         job: Option<(&JobInputs, u64)>,
     ) {
         let files = self.files;
-        assert!(Arc::ptr_eq(version, self.version()), "a version that is not in force is installed");
+        assert!(Arc::ptr_eq(version, self.version()), "the installed version is not the newest committed one");
         let mut registry = files.registry.lock();
         registry.set_pins(pinned_readers(version));
         if let Some((inputs, superseder)) = job {
@@ -387,24 +393,24 @@ impl Editing<'_> {
         let old = std::mem::replace(&mut *current, Arc::new(next));
         drop(current);
         drop(registry);
-        // The last reference to a memtable or table may go here: under none of these locks.
+        // Outside both locks, since this may drop the last reference to a memtable or segment.
         drop(old);
         files.work.wake_writers();
     }
 
-    /// Commits an edit that names no new segment, and makes it current.
+    /// Commits an edit without new segments, and makes it current.
     pub(super) fn apply(&mut self, edit: &Edit) -> Result<Arc<Version>> {
         let version = self.commit(edit, &[])?;
         self.install(&version, None, None);
         Ok(version)
     }
 
-    /// Lets segments go that no edit will name.
+    /// Queues segments for removal that no edit will name.
     pub(super) fn discard(&self, numbers: impl IntoIterator<Item = u64>) {
         self.files.reclaim.add_segments(numbers);
     }
 
-    /// Commits the last edit of all and seals the manifest: the database is closed.
+    /// Commits the last edit and seals the manifest: the database is closed.
     pub(super) fn seal(&mut self, edit: &Edit) -> Result<()> {
         let committed = self.manifest.commit(edit);
         committed.map_err(|(CommitFailure::NotCommitted(e) | CommitFailure::Unknown(e))| e)?;
@@ -412,14 +418,14 @@ impl Editing<'_> {
     }
 }
 
-/// What a registered reader holds: its place in the registry, and the files that it reads next.
+/// Registration of a reader, and the files that it reads next.
 #[derive(Debug)]
 pub(super) struct Seat {
     ticket: u64,
-    /// Set when its files must stay those of its birth.
+    /// Set when it must keep the files that it has.
     frozen: Arc<AtomicBool>,
     files: Arc<RwLock<Arc<SuperVersion>>>,
-    /// Cloned by iterators under way.
+    /// Cloned by running iterators.
     iterators: Arc<()>,
 }
 
@@ -433,12 +439,12 @@ impl Seat {
         }
     }
 
-    /// A seat that nobody knows of, on no files: for a view in a forked process, where no lock is taken.
+    /// Returns an unregistered seat on no files, for a view in a forked process, where no lock is taken.
     pub(super) fn outside() -> Self {
         Self::on(&Arc::new(SuperVersion::new(Arc::new(Memtable::new(0)), Vec::new())))
     }
 
-    /// Tells, as long as it is held, that an iterator is under way.
+    /// Returns a token that marks an iterator as running while it is held.
     pub(super) fn iterating(&self) -> Arc<()> {
         Arc::clone(&self.iterators)
     }

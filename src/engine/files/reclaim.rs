@@ -1,4 +1,4 @@
-//! Files that nobody reads any more, on their way out.
+//! Removal of files that no longer have a reader.
 
 use std::{io::ErrorKind, sync::Arc};
 
@@ -12,8 +12,8 @@ use crate::{
     format::name,
 };
 
-/// Files that nobody reads any more and no manifest names: to be removed by background work, which is woken for it. In a
-/// process that was forked from the one that opened the database nobody asks for the locks, and nothing is removed.
+/// Files without readers that no manifest names, to be removed by background work, which is woken for it. In a process
+/// that was forked from the one that opened the database, no lock is taken and nothing is removed.
 #[derive(Debug)]
 pub(crate) struct Reclaim {
     ctx: Arc<Context>,
@@ -27,7 +27,7 @@ pub(crate) struct Reclaim {
 #[derive(Debug, Default)]
 struct Unread {
     names: Vec<String>,
-    /// The directory may belong to somebody else by now.
+    /// Set when another process may own the directory.
     ended: bool,
 }
 
@@ -42,7 +42,7 @@ impl Reclaim {
         }
     }
 
-    /// Adds the file of a segment whose last reader has gone.
+    /// Adds the file of a segment that lost its last reader, and wakes background work.
     pub(super) fn add_unread(&self, number: u64) {
         if !self.health.is_forked() {
             self.add([name::segment(number)]);
@@ -62,8 +62,8 @@ impl Reclaim {
         self.add(numbers.into_iter().map(name::segment));
     }
 
-    /// Removes what it can, in order; what cannot be removed now stays for the next time. Readers that let files go
-    /// meanwhile do not wait.
+    /// Removes the files in order of their names; those that cannot be removed now are retried next time. Readers that
+    /// drop files meanwhile do not wait.
     pub(super) fn run(&self) {
         let _one = self.removing.lock();
         let mut names = {

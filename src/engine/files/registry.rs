@@ -1,15 +1,15 @@
-//! The seqnos that somebody may still read: what flushes and compactions obey.
+//! The seqnos that may still be read, which flushes and compactions respect.
 //!
 //! ```text
 //!   a job takes the list ──────── works ──────── installs its edit
 //!             │                                        │
 //!   view A at 12: in the list        view B at 15, registered meanwhile: not in the list.
-//!   the job keeps what A sees        The job may have dropped what B sees: B keeps the files of its birth.
+//!   the job keeps what A sees        The job may have dropped what B sees: B keeps its files.
 //! ```
 //!
-//! Rule J1 of `docs/versions.md`. A job gets the list together with the files that it works on, the files first
-//! ([`JobInputs`]): then whoever could read anything in those files by the time they were taken is in the list. That holds
-//! for pins too, which are never frozen.
+//! Rule J1 of `docs/versions.md`. A job takes the files that it works on, then the list ([`JobInputs`]): so every
+//! reader that could read anything in those files when they were taken is in the list. The same holds for pins, which
+//! are never frozen.
 
 use std::{
     collections::BTreeMap,
@@ -29,64 +29,65 @@ use crate::{
 #[derive(Debug)]
 struct Registration {
     reader: Reader,
-    /// Set when its files must stay those of its birth.
+    /// Set when it must keep the files that it has.
     frozen: Arc<AtomicBool>,
     held: Held,
 }
 
-/// What a reader holds on to.
+/// Files and iterators of a reader.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
-    /// The files that it reads next.
+    /// Files that it reads next.
     pub(crate) files: Weak<RwLock<Arc<SuperVersion>>>,
-    /// Cloned by each iterator under way: those go on in the files that they began with.
+    /// Cloned by each running iterator; iterators stay on the files that they began with.
     pub(crate) iterators: Arc<()>,
 }
 
 impl Held {
-    /// Iterators under way, beside the view and its registration.
+    /// Returns whether iterators are running: two clones belong to the view and its registration.
     fn iterates(&self) -> bool {
         Arc::strong_count(&self.iterators) > 2
     }
 }
 
-/// A view, for the statistics.
+/// A view, as the statistics report it.
 pub(crate) struct ViewHold {
     pub(crate) seqno: u64,
-    /// Iterators under way.
+    /// Running iterators.
     pub(crate) iterators: u64,
-    /// The files that it reads next: iterators may go on in older ones.
+    /// Files that it reads next; running iterators may be on older ones.
     pub(crate) files: Option<Arc<SuperVersion>>,
 }
 
-/// Who reads what, by the order of registration.
+/// Registered readers, in order of registration, and pins.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     readers: BTreeMap<u64, Registration>,
     next: u64,
-    /// Moments that are kept readable: nobody reads them now.
+    /// Pinned moments: kept readable without a registered reader.
     pins: Vec<Reader>,
 }
 
-/// The list that a job works by.
+/// The readers that a job respects.
 #[derive(Debug)]
 pub(crate) struct ReaderList {
     pub(crate) readers: Arc<Readers>,
-    /// Readers registered from this ticket on are not in the list.
+    /// First ticket that is not in the list.
     upto: u64,
 }
 
-/// What a job works on, and whom it must not take anything from: the one way to either.
+/// The files that a job works on and the readers that it must not drop anything from; jobs get either only through
+/// this.
 #[derive(Debug)]
 pub(crate) struct JobInputs {
     pub(crate) files: Arc<SuperVersion>,
     pub(crate) registered: ReaderList,
-    /// Nothing in the files is newer.
+    /// Newest seqno in the sealed memtables and segments.
     pub(super) newest: u64,
 }
 
 impl Registry {
-    /// Registers a reader; the ticket ends the registration.
+    /// Registers a reader; returns the ticket that ends the registration, and the flag that freezes it.
     pub(crate) fn register(&mut self, reader: Reader, held: Held) -> (u64, Arc<AtomicBool>) {
         let frozen = Arc::new(AtomicBool::new(false));
         let ticket = self.next;
@@ -99,23 +100,23 @@ impl Registry {
         self.readers.remove(&ticket);
     }
 
-    /// The moments that are pinned from now on.
+    /// Replaces the pinned moments.
     pub(crate) fn set_pins(&mut self, pins: Vec<Reader>) {
         self.pins = pins;
     }
 
-    /// The seqnos that are registered now, ascending, each once.
+    /// Returns the seqnos of registered readers and pins, ascending, without duplicates.
     pub(crate) fn seqnos(&self) -> Vec<u64> {
         self.list().readers.seqnos().to_vec()
     }
 
-    /// The earliest time that a registered reader looks at, in microseconds.
+    /// Returns the earliest time that a registered reader or a pin reads at, in microseconds.
     pub(crate) fn earliest(&self) -> Option<u64> {
         let times = self.readers.values().map(|registration| registration.reader.time);
         times.chain(self.pins.iter().map(|pin| pin.time)).min()
     }
 
-    /// The list as of now: for [`JobInputs`] alone.
+    /// Returns the current list; for [`JobInputs`] alone.
     pub(super) fn list(&self) -> ReaderList {
         let readers: Vec<Reader> =
             self.readers.values().map(|registration| registration.reader).chain(self.pins.iter().copied()).collect();
@@ -126,8 +127,8 @@ impl Registry {
         self.readers.len()
     }
 
-    /// Gives newer files to the readers that may have them, so that nobody idle holds old ones. Gives those that were theirs, to be let go outside the lock,
-    /// and the seqnos of those who hold old files all the same.
+    /// Gives `current` to the readers that are not frozen, so that idle views hold no old files. Returns the files that
+    /// they had, to be dropped outside the lock, and the seqnos of the readers that hold old files nevertheless.
     pub(crate) fn rebase(&self, current: &Arc<SuperVersion>) -> (Vec<Arc<SuperVersion>>, Vec<u64>) {
         let (mut old, mut holding) = (Vec::with_capacity(self.readers.len()), Vec::new());
         for Registration { reader, frozen, held } in self.readers.values() {
@@ -142,7 +143,7 @@ impl Registry {
         (old, holding)
     }
 
-    /// Each view and what it holds on to.
+    /// Returns each view with what it holds.
     pub(crate) fn holders(&self) -> impl Iterator<Item = ViewHold> {
         self.readers.values().map(|Registration { reader, held, .. }| ViewHold {
             seqno: reader.seqno,
@@ -151,13 +152,13 @@ impl Registry {
         })
     }
 
-    /// The oldest seqno that is read.
+    /// Returns the oldest seqno of a registered reader.
     pub(crate) fn oldest(&self) -> Option<u64> {
         self.readers.values().map(|registration| registration.reader.seqno).min()
     }
 
-    /// Freezes the readers that a job did not know of and whose past it may have dropped. To be called, under the lock, before
-    /// the job's files become current.
+    /// Freezes the readers that a job did not know of and whose history it may have dropped. Called under the lock,
+    /// before the job's files become current.
     pub(crate) fn freeze(&self, inputs: &JobInputs, newest_superseder: u64) {
         let JobInputs { registered, newest, .. } = inputs;
         for pin in self.pins.iter().filter(|pin| registered.readers.seqnos().binary_search(&pin.seqno).is_err()) {

@@ -1,4 +1,4 @@
-//! Cursors over segments that follow each other: opened one at a time, as they are reached.
+//! Cursors over runs of segments, which are opened one at a time as they are reached.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -9,15 +9,15 @@ use crate::{
     segment::{PastCursor, Segment, SegmentCursor, VersionCursor},
 };
 
-/// A cursor over one segment, as a run opens it.
+/// Cursor over one segment, as a run opens it.
 pub(crate) trait InSegment: Source + Sized {
-    /// What it is opened for, beside the direction.
+    /// Parameter of `open`, beside the direction.
     type Of: Copy + Debug;
 
-    /// A cursor that stands nowhere.
+    /// Returns an unpositioned cursor.
     fn open(segment: Arc<Segment>, direction: Direction, of: Self::Of) -> Self;
 
-    /// The largest seqno of any entry that a range tombstone may hide in such segments.
+    /// Returns a bound on the seqnos in these segments that range tombstones may hide.
     fn newest_of(handles: &[Arc<SegmentHandle>]) -> u64;
 }
 
@@ -33,7 +33,7 @@ impl InSegment for SegmentCursor {
     }
 }
 
-/// As of a seqno.
+/// Reads as of a seqno.
 impl InSegment for PastCursor {
     type Of = u64;
 
@@ -41,8 +41,8 @@ impl InSegment for PastCursor {
         Self::new(segment, direction, of)
     }
 
-    /// No range tombstone hides what is here: an interval that holds the moment is the truth, and a key of which it
-    /// were passed over would be refused for what was moved here.
+    /// Returns the maximum: range tombstones hide nothing here. An interval that holds the seqno is authoritative (R3);
+    /// if it were skipped, the key would be refused because its version was moved here.
     fn newest_of(_: &[Arc<SegmentHandle>]) -> u64 {
         u64::MAX
     }
@@ -61,7 +61,7 @@ impl InSegment for VersionCursor {
     }
 }
 
-/// A walk over segments in key order, by a cursor in one of them.
+/// Cursor over segments in key order, one of which is open at a time.
 #[derive(Debug)]
 pub(crate) struct Run<C: InSegment> {
     segments: Vec<Arc<SegmentHandle>>,
@@ -72,21 +72,21 @@ pub(crate) struct Run<C: InSegment> {
     newest: u64,
 }
 
-/// A run of the main tree.
+/// Cursor over a run of the main tree.
 pub(crate) type RunCursor = Run<SegmentCursor>;
-/// A run of the history tier as of a moment.
+/// Cursor over a run of the history tier as of a seqno.
 pub(crate) type PastRunCursor = Run<PastCursor>;
-/// A run of the history tier, every version of it; forward alone.
+/// Cursor over every version in a run of the history tier; forward only.
 pub(crate) type VersionRunCursor = Run<VersionCursor>;
 
 impl<C: InSegment> Run<C> {
-    /// A walk that stands nowhere, over tables in key order that share no key.
+    /// Returns an unpositioned cursor over segments in key order that share no key.
     pub(in crate::engine) fn new(segments: Vec<Arc<SegmentHandle>>, direction: Direction, of: C::Of) -> Self {
         let newest = C::newest_of(&segments);
         Self { segments, direction, of, at: 0, cursor: None, newest }
     }
 
-    /// Opens table number `at` and seeks in it; goes on to the next ones while they have nothing there.
+    /// Opens segment `at` and seeks in it; continues with the following ones until one has an entry.
     fn open_from(&mut self, at: Option<usize>, key: Option<&[u8]>) -> Result<()> {
         self.cursor = None;
         let (mut next, mut key) = (at, key);
@@ -105,7 +105,7 @@ impl<C: InSegment> Run<C> {
         Ok(())
     }
 
-    /// The table behind the one it stands in, and where a walk enters it.
+    /// Returns the next segment, and the key to seek to in it.
     fn following(&self) -> (Option<usize>, Option<&'static [u8]>) {
         match self.direction {
             Direction::Forward => (self.at.checked_add(1), Some(&[])),
@@ -113,7 +113,7 @@ impl<C: InSegment> Run<C> {
         }
     }
 
-    /// The table in which a walk from `key` begins.
+    /// Returns the segment in which a walk from `key` begins.
     fn entry_point(&self, key: Option<&[u8]>) -> Option<usize> {
         let starts_before = |key: &[u8], inclusive: bool| {
             self.segments.partition_point(|handle| {
@@ -156,7 +156,7 @@ impl<C: InSegment> Source for Run<C> {
     }
 
     fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
-        // All versions of a key are in one table of a run.
+        // All versions of a key are in one segment of a run.
         self.cursor.as_mut().map_or(Ok(()), |cursor| cursor.skip_newer(key, seqno, opened))
     }
 

@@ -1,4 +1,4 @@
-//! What reads go through: the memtables and the segments of one moment, as one immutable value.
+//! The superversion that reads use: the memtables and segments of one moment, as one immutable value.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::{
     memtable::Memtable,
 };
 
-/// The database just after a commit, as far as the manifest tells of it: which keyspaces there were, with which options, and which pins.
+/// The moment just after a commit: its seqno and time, and the version with the keyspaces, options and pins of then.
 #[derive(Clone, Debug)]
 pub(crate) struct Moment {
     pub(crate) seqno: u64,
@@ -20,17 +20,19 @@ pub(crate) struct Moment {
 /// Memtables and segments of one moment.
 #[derive(Debug)]
 pub(crate) struct SuperVersion {
-    /// Counts up with each change.
+    /// Incremented by each change.
     pub(crate) generation: u64,
     pub(crate) active: Arc<Memtable>,
     /// Newest first.
     pub(crate) sealed: Vec<Arc<Memtable>>,
     pub(crate) version: Arc<Version>,
-    /// Of every keyspace of the version.
+    /// Trees of all keyspaces of the version.
     pub(crate) trees: Arc<BTreeMap<KeyspaceId, Arc<Tree>>>,
-    /// When memtables were sealed, by the number of their logs: everything up to the moment is in that memtable and older ones.
+    /// Moments at which memtables were sealed, by log number: everything up to the moment is in that memtable and older
+    /// ones.
     pub(crate) sealed_at: BTreeMap<u64, Moment>,
-    /// The newest moment of which everything is in segments, and nothing newer is; nothing while what was recovered is in memtables.
+    /// Newest moment that the segments hold in full, with nothing newer; `None` while recovered entries are in
+    /// memtables.
     pub(crate) flushed: Option<Moment>,
 }
 
@@ -47,13 +49,14 @@ impl SuperVersion {
         }
     }
 
-    /// The memtables that can hold something at or below a seqno, newest first.
+    /// Returns the memtables that can hold something at or below a seqno, newest first.
     #[inline]
     pub(crate) fn memtables(&self, seqno: u64) -> impl Iterator<Item = &Arc<Memtable>> {
         std::iter::once(&self.active).chain(&self.sealed).filter(move |memtable| memtable.matters_at(seqno))
     }
 
-    /// The same memtables over another version; tables that both have are shared, those that went are marked.
+    /// Returns the same memtables over another version. Segments of both are shared; those that it no longer names are
+    /// marked.
     pub(super) fn with_version(&self, version: &Arc<Version>, opener: &Arc<Opener>) -> Self {
         let none = Tree::default();
         let mut before = self.version.keyspaces.iter().zip(self.trees.values()).peekable();
@@ -63,7 +66,7 @@ impl SuperVersion {
                 forgotten.mark_obsolete(&none);
             }
             trees.push(match before.next_if(|((old, _), _)| **old == id) {
-                // Of thousands of keyspaces an edit changes a few.
+                // An edit changes a few of thousands of keyspaces.
                 Some(((_, old), tree)) if Arc::ptr_eq(old, keyspace) => (id, Arc::clone(tree)),
                 Some((_, tree)) => {
                     let next = Tree::of(keyspace, tree, opener);
@@ -85,21 +88,21 @@ impl SuperVersion {
         }
     }
 
-    /// The same for a walk that goes on in these files: of one keyspace, and the timeline. It holds no file of another.
+    /// Returns a copy for a scan that stays on these files, with the segments of one keyspace and the timeline alone.
     pub(crate) fn of_keyspace(&self, keyspace: KeyspaceId) -> Arc<Self> {
         let of = |id: KeyspaceId| self.trees.get(&id).map(|tree| (id, Arc::clone(tree)));
         let trees = [keyspace, TIMELINE].into_iter().filter_map(of).collect();
         Arc::new(Self { generation: self.generation, trees: Arc::new(trees), ..self.with_moments(BTreeMap::new()) })
     }
 
-    /// The same with the active memtable sealed at a moment, and a new one.
+    /// Returns a copy with the active memtable sealed at a moment, and a new one.
     pub(in crate::engine) fn with_sealed(&self, active: Arc<Memtable>, moment: Moment) -> Self {
         let mut next = self.with_moment(self.active.log(), moment);
         next.sealed.insert(0, std::mem::replace(&mut next.active, active));
         next
     }
 
-    /// The same when nothing has been written to the active memtable by a moment: it is the moment of what is older.
+    /// Returns a copy for a moment at which the active memtable is empty: it becomes the moment of what is older.
     pub(in crate::engine) fn with_idle_moment(&self, moment: Moment) -> Self {
         match self.sealed.first() {
             Some(newest) => self.with_moment(newest.log(), moment),
@@ -125,7 +128,7 @@ impl SuperVersion {
         }
     }
 
-    /// Takes a memtable out that is in segments now.
+    /// Removes a memtable that is now in segments.
     pub(in crate::engine) fn remove_flushed(&mut self, flushed: &Arc<Memtable>) {
         self.sealed.retain(|memtable| !Arc::ptr_eq(memtable, flushed));
         if let Some(moment) = self.sealed_at.remove(&flushed.log()) {
@@ -133,23 +136,23 @@ impl SuperVersion {
         }
     }
 
-    /// No sealed memtable and no segment holds anything newer.
+    /// Returns the newest seqno in sealed memtables and segments.
     pub(crate) fn newest_below_active(&self) -> u64 {
         let sealed = self.sealed.first().map_or(0, |memtable| memtable.last_seqno());
         self.trees.values().map(|tree| tree.newest).max().unwrap_or(0).max(sealed)
     }
 
-    /// Whether a log holds what no segment does.
+    /// Returns whether a log holds entries that no segment does.
     pub(in crate::engine) fn needs_log(&self, number: u64) -> bool {
         self.memtables(u64::MAX).any(|memtable| memtable.log() == number)
     }
 
-    /// All tables.
+    /// Returns all segments.
     pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<SegmentHandle>> {
         self.trees.values().flat_map(|tree| tree.segments())
     }
 
-    /// How many segments level 0 of a keyspace has.
+    /// Returns the number of segments in level 0 of a keyspace.
     pub(crate) fn l0_len(&self, keyspace: KeyspaceId) -> usize {
         self.trees.get(&keyspace).and_then(|tree| tree.levels.first()).map_or(0, Vec::len)
     }

@@ -1,4 +1,4 @@
-//! The segments of one keyspace as reads find them: levels, and the runs of the history tier.
+//! The segments of one keyspace as reads look them up: levels, and the runs of the history tier.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -16,7 +16,7 @@ use crate::{
     segment::{Finished, IndexNumbers, Past, Segment},
 };
 
-/// How segments are opened, and where their files go in the end.
+/// Opens segments, and has their files removed in the end.
 #[derive(Debug)]
 pub(super) struct Opener {
     ctx: Arc<Context>,
@@ -35,7 +35,7 @@ pub(crate) struct SegmentHandle {
     pub(crate) meta: Arc<Finished>,
     opener: Arc<Opener>,
     segment: OnceLock<Arc<Segment>>,
-    /// No version names it any more: the file goes with the last reader.
+    /// Set when no version names it any more: its file is removed with the last reader.
     obsolete: AtomicBool,
 }
 
@@ -49,7 +49,7 @@ impl SegmentHandle {
         })
     }
 
-    /// The open segment.
+    /// Returns the segment, and opens it on first use.
     #[inline]
     pub(crate) fn segment(&self) -> Result<&Arc<Segment>> {
         match self.segment.get() {
@@ -58,7 +58,7 @@ impl SegmentHandle {
         }
     }
 
-    /// The segment, if it is open already.
+    /// Returns the segment if it is open already.
     #[inline]
     pub(crate) fn open_segment(&self) -> Option<&Segment> {
         self.segment.get().map(|segment| &**segment)
@@ -66,7 +66,7 @@ impl SegmentHandle {
 
     #[cold]
     fn open(&self) -> Result<&Arc<Segment>> {
-        // Two threads may open it at once; one of the two stays.
+        // Two threads may open it at once; one of the two is kept.
         let segment = self.open_anew()?;
         Ok(self.segment.get_or_init(|| segment))
     }
@@ -77,17 +77,17 @@ impl SegmentHandle {
         Segment::open(pool, &self.meta, options.mmap).map(Arc::new)
     }
 
-    /// Memory that it keeps while it is open.
+    /// Returns the memory that it takes while it is open.
     pub(crate) fn memory(&self) -> usize {
         self.segment.get().map_or(0, |segment| segment.memory())
     }
 
-    /// What its index takes in the file; nothing when it has none, or is not open.
+    /// Returns the size of its index in the file; `None` if it has none or is not open.
     pub(crate) fn index_numbers(&self) -> Option<IndexNumbers> {
         self.segment.get()?.index_numbers()
     }
 
-    /// Whether a read at `seqno` can be affected by what is here (K9).
+    /// Returns whether a read at `seqno` can be affected by this segment (K9).
     #[inline]
     pub(crate) fn matters_at(&self, seqno: u64) -> bool {
         seqno >= self.meta.summary.lowest_affected
@@ -105,19 +105,19 @@ impl Drop for SegmentHandle {
 /// The segments of one keyspace.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
-    /// The keyspace was dropped: only views from before still read it.
+    /// Whether the keyspace was dropped: only older views still read it.
     pub(crate) dropped: bool,
     /// Level 0 newest first, deeper levels by key.
     pub(crate) levels: Vec<Vec<Arc<SegmentHandle>>>,
-    /// The heads of the first keys of each level: most searches compare nothing else.
+    /// Heads of the first keys of each level: most searches compare nothing else.
     heads: Vec<Vec<u64>>,
-    /// Something in the levels hides the past.
+    /// Whether the levels hold purges, which hide history.
     pub(crate) purges: bool,
     /// The history tier.
     pub(crate) past: Vec<PastRun>,
-    /// The largest end of any interval there: a read from then on need not ask it.
+    /// Largest end of any interval there: reads at or above it skip the tier.
     pub(crate) past_end: u64,
-    /// The largest seqno in any segment.
+    /// Largest seqno in any segment.
     pub(super) newest: u64,
 }
 
@@ -127,7 +127,7 @@ pub(crate) struct PastRun {
     number: u64,
     /// By key.
     pub(crate) segments: Vec<Arc<SegmentHandle>>,
-    /// The smallest seqno inside, and where nothing ends or begins any more.
+    /// Reads below `begin`, or at or above `end`, find nothing here.
     begin: u64,
     end: u64,
 }
@@ -145,13 +145,13 @@ impl PastRun {
         self.segments.push(handle);
     }
 
-    /// Whether a reader of a moment can learn anything here.
+    /// Returns whether a read at `seqno` can find anything here.
     #[inline]
     pub(crate) fn concerns(&self, seqno: u64) -> bool {
         self.begin <= seqno && seqno < self.end
     }
 
-    /// The table that can hold a key.
+    /// Returns the segment that can hold a key.
     #[inline]
     pub(crate) fn holding(&self, key: &[u8]) -> Option<&Arc<SegmentHandle>> {
         let after = self.segments.partition_point(|handle| handle.meta.summary.span.start.as_slice() <= key);
@@ -160,7 +160,7 @@ impl PastRun {
 }
 
 impl Tree {
-    /// The tree of a keyspace, with the tables of the one before that are still there.
+    /// Builds the tree of a keyspace, with the segment handles of the tree before it where they are still named.
     pub(super) fn of(keyspace: &KeyspaceVersion, before: &Self, opener: &Arc<Opener>) -> Self {
         let old: BTreeMap<u64, &Arc<SegmentHandle>> =
             before.segments().map(|handle| (handle.meta.number, handle)).collect();
@@ -187,7 +187,7 @@ impl Tree {
         tree
     }
 
-    /// Marks the tables that the next tree has no more: their files go with the last reader.
+    /// Marks the segments that the next tree no longer has: their files are removed with the last reader.
     pub(super) fn mark_obsolete(&self, next: &Self) {
         let kept: HashSet<u64> = next.segments().map(|handle| handle.meta.number).collect();
         for gone in self.segments().filter(|handle| !kept.contains(&handle.meta.number)) {
@@ -195,12 +195,12 @@ impl Tree {
         }
     }
 
-    /// All tables, those of the history tier too.
+    /// Returns all segments, including those of the history tier.
     pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<SegmentHandle>> {
         self.levels.iter().flatten().chain(self.past.iter().flat_map(|run| &run.segments))
     }
 
-    /// The tables that can hold a key, newest first.
+    /// Returns the segments of the levels that can hold a key, newest first.
     #[inline]
     pub(crate) fn holding<'t>(&'t self, key: &[u8]) -> impl Iterator<Item = &'t Arc<SegmentHandle>> {
         let (top, deeper) = self.levels.split_at(self.levels.len().min(1));
@@ -216,7 +216,8 @@ impl Tree {
         top.chain(deeper)
     }
 
-    /// The sorted runs that overlap a span: each segment of level 0, and each deeper level.
+    /// Returns the sorted runs that overlap a span and can affect a read at `seqno`: each segment of level 0, and each
+    /// deeper level.
     pub(crate) fn runs(&self, span: &KeySpan, seqno: u64) -> Vec<Vec<Arc<SegmentHandle>>> {
         let wanted = |handle: &&Arc<SegmentHandle>| handle.meta.summary.overlaps(span) && handle.matters_at(seqno);
         let mut runs = Vec::new();
