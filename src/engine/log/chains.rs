@@ -1,4 +1,4 @@
-//! How many operands of each key have been written since its last state.
+//! Number of operands that each key has had since its last state (M4).
 
 use std::{
     collections::HashMap,
@@ -7,14 +7,14 @@ use std::{
 
 use crate::base::KeyspaceId;
 
-/// Operands of one key in a row before a state follows. A long state takes more of them, so that it is not written too
+/// Operands of a key in a row before a state follows. A long state takes more of them, so that it is not written too
 /// often.
 const CHAIN_MAX: u32 = 256;
 
-/// Keys whose chains are counted; with more, counting begins anew.
+/// Most keys that are counted; with more, all counts start over.
 const CHAINS_MAX: usize = 1 << 16;
 
-/// The chains of operands that are growing.
+/// Lengths of the operand chains, by hash of the key.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Chains {
     counts: HashMap<u64, Chain>,
@@ -28,7 +28,7 @@ struct Chain {
 }
 
 impl Chains {
-    /// Counts an operand; whether the chain has grown long.
+    /// Counts an operand; returns whether the chain has reached its limit.
     pub(in crate::engine) fn count(&mut self, keyspace: KeyspaceId, key: &[u8]) -> bool {
         if self.counts.len() >= CHAINS_MAX {
             self.counts.clear();
@@ -39,14 +39,14 @@ impl Chains {
         chain.operands >= chain.limit
     }
 
-    /// No state could be written: not before twice as many operands is it tried again.
+    /// Records that no state could be written: it is tried again after twice as many operands.
     pub(in crate::engine) fn gave_up(&mut self, keyspace: KeyspaceId, key: &[u8]) {
         if let Some(chain) = self.counts.get_mut(&self.hasher.hash_one((keyspace, key))) {
             *chain = Chain { operands: 0, limit: chain.limit.saturating_mul(2) };
         }
     }
 
-    /// A state of so many bytes was written.
+    /// Records that a state of `len` bytes was written.
     pub(in crate::engine) fn ended(&mut self, keyspace: KeyspaceId, key: &[u8], len: usize) {
         let limit = u32::try_from(len / 256).unwrap_or(u32::MAX).max(CHAIN_MAX);
         self.counts.insert(self.hasher.hash_one((keyspace, key)), Chain { operands: 0, limit });

@@ -1,13 +1,13 @@
-//! The log, the memtable that it is the log of, and the order of all commits.
+//! The log, the active memtable that it backs, and the order of all commits.
 //!
 //! ```text
 //!   lock ▸ append: seqno, log record, memtable ▸ publish: readers may see it        one commit at a time
 //!        ▸ rotate: seal the memtable with its log, begin new ones                   when the memtable is full
-//!   sync: whoever waits first, for everyone, without the lock                       oldest log first (W1)
+//!   sync: the first waiter, for all waiters, without the lock                       oldest log first (W1)
 //! ```
 //!
-//! A seqno is given out, appended, inserted and published under one lock, so that it becomes visible only when
-//! everything at or below it is in the log and in a memtable (E1).
+//! Under one lock a commit takes its seqno, is appended, inserted and published, so that the seqno becomes visible only
+//! when everything at or below it is in the log and in a memtable (E1).
 
 mod chains;
 mod recent;
@@ -50,43 +50,43 @@ pub(crate) struct Log {
     work: Arc<Work>,
     counters: Arc<Counters>,
     commit: Lock<CommitState>,
-    /// The newest seqno that readers may see.
+    /// Newest seqno that readers may see.
     visible: AtomicU64,
-    /// Seqnos below are reserved in the manifest: no other opening gives them out.
+    /// Seqnos below this are reserved in the manifest: no later open uses them.
     ceiling: AtomicU64,
     pub(super) syncing: Syncing,
 }
 
-/// What the one committing thread works with.
+/// State that commits work on, one at a time.
 #[derive(Debug)]
 pub(super) struct CommitState {
     /// `None` in a read-only database.
     writer: Option<LogWriter>,
     memtable: Arc<Memtable>,
     next_seqno: u64,
-    /// The commit time of the newest batch, and what that of the next is not below.
+    /// Commit time of the newest batch, and a lower bound for the next one.
     time_us: u64,
     time_floor: u64,
-    /// Recent writes, while somebody is between reading and committing.
+    /// Recent batches, while a caller is between reading and committing.
     pub(super) recent: Recent,
-    /// How long the chains of operands have grown.
+    /// Lengths of the operand chains.
     pub(super) chains: Chains,
-    /// Logs that were followed by others and are not known to be synced, oldest first, with their ends.
+    /// Rotated logs that are not known to be synced, oldest first, with their ends.
     unsynced: Vec<(Arc<LogFile>, u64)>,
 }
 
 impl CommitState {
-    /// The seqno that the next commit gets.
+    /// Returns the seqno of the next commit.
     pub(super) fn next_seqno(&self) -> u64 {
         self.next_seqno
     }
 
-    /// The commit time of the newest batch, in microseconds.
+    /// Returns the commit time of the newest batch, in microseconds.
     pub(super) fn time_us(&self) -> u64 {
         self.time_us
     }
 
-    /// The time for a commit at a time of the clock.
+    /// Returns the time of a commit that is made at `now_us` of the clock.
     pub(super) fn time_for(&self, now_us: u64) -> u64 {
         now_us.max(self.time_us).max(self.time_floor)
     }
@@ -96,36 +96,36 @@ impl CommitState {
         self.time_floor = self.time_floor.max(floor);
     }
 
-    /// Whether the memtable holds so many bytes.
+    /// Returns whether the memtable holds at least `bytes`.
     pub(super) fn is_full(&self, bytes: u64) -> bool {
         self.memtable.bytes() >= bytes
     }
 
-    /// The logs to sync, oldest first, with their ends.
+    /// Returns the logs to sync, oldest first, with their ends.
     fn files_to_sync(&self) -> Vec<(Arc<LogFile>, u64)> {
         let mut files = self.unsynced.clone();
         files.extend(self.writer.as_ref().map(|log| (Arc::clone(log.file()), log.offset())));
         files
     }
 
-    /// Syncs the logs without taking that for proof of anything; after a failed sync nothing is tried any more.
+    /// Syncs the logs without recording them as synced; stops at the first failure.
     pub(super) fn sync_bytes(&self) -> Result<()> {
         self.files_to_sync().iter().try_for_each(|(file, _)| file.sync_bytes())
     }
 }
 
-/// Where a log begins to be written when a database is opened.
+/// Initial state of the log when a database is opened.
 #[derive(Debug)]
 pub(super) struct LogStart {
     /// `None` in a read-only database.
     pub(super) writer: Option<LogWriter>,
     pub(super) memtable: Arc<Memtable>,
-    /// The newest commit that was recovered, and the seqno of the next one.
+    /// Newest recovered commit, and the seqno of the next one.
     pub(super) visible: u64,
     pub(super) next_seqno: u64,
     pub(super) ceiling: u64,
     pub(super) time_us: u64,
-    /// What is known to be durable, and the newest log that holds more.
+    /// Newest seqno known to be durable, and the newest log that holds more.
     pub(super) synced: u64,
     pub(super) recovered: Option<u64>,
 }
@@ -159,18 +159,18 @@ impl Log {
         }
     }
 
-    /// The newest seqno that readers may see.
+    /// Returns the newest seqno that readers may see.
     #[inline]
     pub(crate) fn visible(&self) -> u64 {
         self.visible.load(Ordering::Acquire)
     }
 
-    /// Seqnos below are reserved.
+    /// Returns the seqno below which all are reserved.
     pub(super) fn ceiling(&self) -> u64 {
         self.ceiling.load(Ordering::Acquire)
     }
 
-    /// More seqnos have been reserved.
+    /// Records that the seqnos below `ceiling` have been reserved.
     pub(super) fn raise_ceiling(&self, ceiling: u64) {
         self.ceiling.fetch_max(ceiling, Ordering::AcqRel);
     }
@@ -187,23 +187,23 @@ impl Log {
         commit.recent.watch(newest);
     }
 
-    /// Keeps them no longer.
+    /// Ends a [`Log::watch`]: without another one, batches are no longer kept.
     pub(super) fn unwatch(&self) {
         self.commit.lock().recent.unwatch();
     }
 
-    /// The next seqno. A failed append leaves a hole: a number is never given out twice.
+    /// Takes the next seqno. A failed append leaves a hole: a seqno is never used twice.
     pub(super) fn take_seqno(&self, commit: &mut CommitState) -> Result<u64> {
         let seqno = commit.next_seqno;
         // Half of the reservation was left when this commit began.
         if seqno >= self.ceiling() {
-            return Err(Error::invalid("every seqno that was reserved has been used; run the operation again"));
+            return Err(Error::invalid("all reserved seqnos have been used; run the operation again"));
         }
         commit.next_seqno += 1;
         Ok(seqno)
     }
 
-    /// Appends a batch to the log and the memtable, and publishes it, at a time of the clock.
+    /// Appends a batch to the log and the memtable and publishes it; `now_us` is the time of the clock.
     pub(super) fn append(
         &self,
         commit: &mut CommitState,
@@ -216,7 +216,7 @@ impl Log {
         batch.stamp(seqno, time_us);
         let payload_len = batch.len();
         if let Err(error) = Self::writer(commit)?.append(&mut batch) {
-            // On a full disk the next batch may fit again. Any other failure says nothing good about this file.
+            // A full disk may have room for the next batch. After any other failure this file cannot be trusted.
             if !matches!(error, Error::DiskFull) {
                 self.health.poison(&error);
             }
@@ -231,11 +231,11 @@ impl Log {
         Ok(Receipt { seqno: Seqno(seqno), time: from_us(time_us) })
     }
 
-    /// Lets readers see a seqno: everything at or below it is in the log and a memtable, or in the manifest (E1).
+    /// Makes a seqno visible: everything at or below it is in the log and a memtable, or in the manifest (E1).
     pub(super) fn publish(&self, commit: &mut CommitState, seqno: u64, time_us: u64) {
         let before = self.visible();
-        assert!(before < seqno && seqno < commit.next_seqno, "{seqno} is published behind {before} (E1)");
-        assert!(commit.time_us <= time_us, "commit {seqno} at {time_us}, behind one at {} (C2)", commit.time_us);
+        assert!(before < seqno && seqno < commit.next_seqno, "{seqno} is published after {before} (E1)");
+        assert!(commit.time_us <= time_us, "commit {seqno} at {time_us}, after one at {} (C2)", commit.time_us);
         commit.time_us = time_us;
         self.visible.store(seqno, Ordering::Release);
     }
@@ -272,26 +272,26 @@ impl Log {
         let next = match sealed {
             Ok(next) => next,
             Err(error) => {
-                // The name may exist although creating it failed. Without the seal (W3) the new log is void, and if it
-                // cannot be removed now, the next attempt does.
+                // The name may exist although creating it failed. Without the seal the new log is void (W3); if it
+                // cannot be removed now, the next attempt removes it.
                 let _removed = dir.remove(&name::log(number));
                 return Err(error);
             }
         };
         let old = std::mem::replace(log, next);
-        // Giving reserved room back is only thrift.
+        // Best effort: this only gives back preallocated space.
         let _trimmed = old.trim();
         commit.unsynced.push((Arc::clone(old.file()), old.offset()));
 
         let active = Arc::new(Memtable::new(number));
         commit.memtable = Arc::clone(&active);
-        // Under the commit lock no change of a keyspace or pin is between: the version is that of this very moment.
+        // No keyspace or pin changes under the commit lock: this is the version of this very moment.
         files.seal(active, moment);
         self.work.wake();
         Ok(())
     }
 
-    /// Returns when every commit at or below `seqno` is durable. `before` runs before any sync of the log: what the log
+    /// Returns once every commit at or below `seqno` is durable. `before` runs before any sync of the log: what the log
     /// is going to point to must be durable first (E3).
     pub(super) fn sync_upto(&self, seqno: u64, files: &FileSet, before: impl Fn() -> Result<()>) -> Result<()> {
         let sync = || {
@@ -301,7 +301,7 @@ impl Log {
         self.syncing.upto(seqno, || self.health.check_writable(), sync)
     }
 
-    /// Syncs what is there, oldest first; gives the seqno up to which everything is durable.
+    /// Syncs all logs, oldest first; returns the seqno up to which everything is durable.
     fn sync_all(&self, files: &FileSet) -> Result<u64> {
         let (upto, logs) = {
             let commit = self.commit.lock();
@@ -314,7 +314,7 @@ impl Log {
         Ok(upto)
     }
 
-    /// Syncs everything under the commit lock, for edits that must not overtake the log. What was recovered has been
+    /// Syncs everything under the commit lock, for edits that must not overtake the log. Recovered commits have been
     /// flushed before.
     pub(super) fn sync_locked(&self, commit: &mut CommitState, files: &FileSet) -> Result<()> {
         self.sync_files(&commit.files_to_sync(), files)?;
@@ -331,7 +331,7 @@ impl Log {
 
     fn sync_file(&self, file: &LogFile, end: u64, files: &FileSet) -> Result<()> {
         match file.sync(end) {
-            // Flushed and removed since the list was made: what it held is durable elsewhere.
+            // Flushed and removed since the list was made: its commits are durable in segments.
             Err(Error::Io { source, .. })
                 if source.kind() == ErrorKind::NotFound && !files.with_current(|now| now.needs_log(file.number)) => {}
             synced => synced?,
@@ -340,23 +340,23 @@ impl Log {
         Ok(())
     }
 
-    /// What logs before a number hold is in segments.
+    /// Records that the logs before a number have been flushed.
     pub(super) fn flushed_before(&self, number: u64) {
         self.commit.lock().unsynced.retain(|(file, _)| file.number >= number);
     }
 
-    /// Where the log of the active memtable ends, if its number is this one.
+    /// Returns the end of the active memtable's log, if that is log `number`.
     pub(super) fn end_of(&self, number: u64) -> Option<u64> {
         let commit = self.commit.lock();
         let same = commit.memtable.log() == number;
         commit.writer.as_ref().filter(|_| same).map(LogWriter::offset)
     }
 
-    /// Seals the newest log at a clean end and syncs all of them: their numbers and exact ends.
+    /// Seals the newest log at a clean close and syncs all logs; returns their numbers and exact ends.
     pub(super) fn seal(&self, commit: &mut CommitState, files: &FileSet) -> Result<Vec<(u64, LogEnd)>> {
         if let Some(log) = &mut commit.writer {
             log.seal(RecordKind::Closed)?;
-            // Giving reserved room back is only thrift.
+            // Best effort: this only gives back preallocated space.
             let _trimmed = log.trim();
         }
         let ends = commit.files_to_sync().iter().map(|(file, end)| (file.number, LogEnd::Exactly(*end))).collect();

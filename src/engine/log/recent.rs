@@ -1,34 +1,34 @@
-//! The recent batches, kept while somebody is between reading and committing.
+//! Recent batches, kept while a caller is between reading and committing.
 //!
-//! They are shared bytes, so keeping one costs a clone of a pointer. The ring is bounded in bytes; what has left it is
-//! known by its floor, and never counts as unchanged. How it is used: `engine/write/conflicts.rs`.
+//! Batches are shared bytes, so keeping one costs a clone of a pointer. The ring is bounded in bytes; its floor marks
+//! the batches that have left it, which never count as unchanged. Used by `engine/write/conflicts.rs`.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::wal::BatchView;
 
-/// What a batch in the ring costs beyond its bytes.
+/// Cost of a batch in the ring beyond its bytes.
 const BATCH_OVERHEAD: usize = 64;
 
-/// The ring.
+/// Ring of recent batches.
 #[derive(Debug)]
 pub(in crate::engine) struct Recent {
     readers: usize,
-    /// Every batch above this seqno is in the ring; of those at or below nothing is known.
+    /// Every batch above this seqno is in the ring; nothing is known of those at or below it.
     floor: u64,
-    /// By seqno.
+    /// Batches in order of seqno.
     batches: VecDeque<(u64, Arc<BatchView>)>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl Recent {
-    /// A ring of at most so many bytes, and the newest batch.
+    /// Creates a ring of at most `bytes_max`; the newest batch may exceed it.
     pub(super) fn new(bytes_max: usize) -> Self {
         Self { readers: 0, floor: 0, batches: VecDeque::new(), bytes: 0, bytes_max }
     }
 
-    /// Somebody begins to read; `newest` is the newest commit.
+    /// Begins a read; `newest` is the newest commit.
     pub(super) fn watch(&mut self, newest: u64) {
         if self.readers == 0 {
             self.floor = newest;
@@ -36,9 +36,9 @@ impl Recent {
         self.readers += 1;
     }
 
-    /// Somebody has read and committed, or given up.
+    /// Ends a read that was committed or given up.
     pub(super) fn unwatch(&mut self) {
-        assert!(self.readers > 0, "a reader ends that never began");
+        assert!(self.readers > 0, "a read ends that never began");
         self.readers -= 1;
         if self.readers == 0 {
             self.batches.clear();
@@ -46,13 +46,13 @@ impl Recent {
         }
     }
 
-    /// Keeps a batch that is being committed.
+    /// Keeps a batch that is being committed, while there is a reader.
     pub(super) fn keep(&mut self, seqno: u64, batch: BatchView) {
         if self.readers == 0 {
             return;
         }
         let newest = self.batches.back().map_or(self.floor, |(newest, _)| *newest);
-        assert!(seqno > newest, "batch {seqno} is committed behind {newest}");
+        assert!(seqno > newest, "batch {seqno} is committed after {newest}");
         self.bytes += batch.len() + BATCH_OVERHEAD;
         self.batches.push_back((seqno, Arc::new(batch)));
         while self.bytes > self.bytes_max
@@ -64,7 +64,7 @@ impl Recent {
         }
     }
 
-    /// The batches behind a seqno, oldest first; `None` where the ring does not reach back to it.
+    /// Returns the batches after a seqno, oldest first; `None` if the ring does not reach back to it.
     pub(in crate::engine) fn after(&self, seqno: u64) -> Option<impl Iterator<Item = &(u64, Arc<BatchView>)>> {
         let from = self.batches.partition_point(|(at, _)| *at <= seqno);
         (seqno >= self.floor).then(|| self.batches.range(from..))

@@ -1,7 +1,8 @@
-//! Making the log durable: whoever waits first syncs for everyone who waits.
+//! Group sync of the log: the first waiter syncs for all waiters.
 //!
-//! Logs are synced oldest first (W1); their names are durable since they were created. After the first failed sync
-//! nothing more is acknowledged: the system may have thrown the unsynced pages away and report success the next time.
+//! Logs are synced oldest first (W1); their names have been durable since they were created. After the first failed
+//! sync nothing more is acknowledged: the system may have dropped the unsynced pages and may report success the next
+//! time.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -13,13 +14,13 @@ use crate::{
     engine::locks::{Condvar, Held, Lock, Rank},
 };
 
-/// A waiter looks again this often: its leader may have died with an error.
+/// Interval at which a waiter checks again: its leader may have failed.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Nobody waits for a sync.
+/// Deadline when no sync is due.
 const NOT_DUE: u64 = u64::MAX;
 
-/// Who syncs, and how far.
+/// Progress and leader of syncing, and the next deadline.
 #[derive(Debug)]
 pub(in crate::engine) struct Syncing {
     state: Lock<State>,
@@ -29,52 +30,54 @@ pub(in crate::engine) struct Syncing {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Every commit at or below is durable.
+    /// Every commit at or below this seqno is durable.
     synced: u64,
-    /// Somebody is at it.
+    /// Whether a thread is syncing.
     leader: bool,
-    /// The newest log from which commits were recovered, if nobody knows them to be on the disk: they go to segments
+    /// Newest log from which commits were recovered that are not known to be on the disk: they are flushed to segments
     /// before anything is acknowledged as durable.
     recovered: Option<u64>,
 }
 
 impl Syncing {
-    /// At open: what the manifest and the logs prove to be durable, and whether there is more.
+    /// Creates the state at open: the seqno that the manifest and the logs prove durable, and the newest log that holds
+    /// more.
     pub(super) fn new(synced: u64, recovered: Option<u64>) -> Self {
         let state = State { synced, leader: false, recovered };
         Self { state: Lock::new(Rank::Synced, state), done: Condvar::new(), due: SyncDeadline::default() }
     }
 
-    /// Commits at or below are durable.
+    /// Records that commits at or below `synced` are durable.
     pub(in crate::engine) fn raise(&self, synced: u64) {
         let mut state = self.state.lock();
         state.synced = state.synced.max(synced);
     }
 
-    /// The newest commit that is known to be durable.
+    /// Returns the newest commit known to be durable.
     pub(in crate::engine) fn synced(&self) -> u64 {
         self.state.lock().synced
     }
 
-    /// The newest log from which commits were recovered that no segment holds yet.
+    /// Returns the newest log with recovered commits that no segment holds yet.
     pub(in crate::engine) fn recovered(&self) -> Option<u64> {
         self.state.lock().recovered
     }
 
-    /// What was recovered is in segments.
+    /// Records that the recovered commits are in segments.
     pub(in crate::engine) fn recovered_is_flushed(&self) {
         self.state.lock().recovered = None;
     }
 
-    /// Returns when every commit at or below `seqno` is durable. One of those who wait runs `sync`, which gives the seqno
-    /// that it has synced up to; `go_on` says whether waiting still makes sense.
+    /// Returns once every commit at or below `seqno` is durable. One of the waiters runs `sync`, which returns the
+    /// seqno that it has synced up to; `go_on` fails once waiting is pointless.
     pub(super) fn upto(
         &self,
         seqno: u64,
         go_on: impl Fn() -> Result<()>,
         sync: impl FnOnce() -> Result<u64>,
     ) -> Result<()> {
-        // Given back behind the lock, which it takes: also behind a panic another one may lead.
+        // Declared before the guard and so dropped after it, since its drop takes the lock: after a panic another
+        // waiter may lead.
         let leading;
         let mut state = self.state.lock();
         loop {
@@ -102,7 +105,7 @@ impl Syncing {
     }
 }
 
-/// The right to sync for everyone, until it is dropped.
+/// The right to sync for all waiters, until it is dropped.
 struct SyncLeader<'s>(&'s Syncing);
 
 impl Drop for SyncLeader<'_> {
@@ -112,7 +115,8 @@ impl Drop for SyncLeader<'_> {
     }
 }
 
-/// The next moment, in monotonic microseconds, at which commits with an interval must be on the disk, and who waits for it.
+/// Next moment, in monotonic microseconds, at which commits with an interval must be on the disk, and the thread that
+/// waits for it.
 #[derive(Debug)]
 struct SyncDeadline {
     at_us: AtomicU64,
@@ -127,25 +131,25 @@ impl Default for SyncDeadline {
 }
 
 impl Syncing {
-    /// Asks for a sync within an interval from now; whether one had been due by now already.
+    /// Requests a sync within an interval from now; returns whether one was due already.
     pub(in crate::engine) fn within(&self, every: Duration, now: u64) -> bool {
         let at = now.saturating_add(u64::try_from(every.as_micros()).unwrap_or(NOT_DUE)).min(NOT_DUE - 1);
         let before = self.due.at_us.fetch_min(at, Ordering::SeqCst);
         if at < before {
-            // Under the lock: the thread must not be between looking and waiting.
+            // Takes the lock, so that the thread is not between its check and its wait.
             drop(self.due.ended.lock());
             self.due.changed.notify_all();
         }
         before <= now
     }
 
-    /// Takes back what is due, before the newest seqno is read, for every processor: a commit that comes later sets a
-    /// moment of its own.
+    /// Clears the deadline. On every processor this comes before the read of the newest seqno: a later commit sets a
+    /// deadline of its own.
     pub(in crate::engine) fn take_due(&self) {
         self.due.at_us.swap(NOT_DUE, Ordering::SeqCst);
     }
 
-    /// Asks for a sync at a moment, without waking the thread that waits.
+    /// Requests a sync at a moment, without waking the waiting thread.
     pub(in crate::engine) fn due_at(&self, at: u64) {
         self.due.at_us.fetch_min(at, Ordering::SeqCst);
     }
