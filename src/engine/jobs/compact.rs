@@ -1,4 +1,4 @@
-//! Compacting on demand: everything, a keyspace, or a range of one, brought to its final shape.
+//! Compaction on demand: brings everything, a keyspace, or a span of one to its final shape.
 
 use std::sync::Arc;
 
@@ -23,20 +23,21 @@ use crate::{
     segment::{Finished, SegmentCursor},
 };
 
-/// What [`Db::compact`](crate::Db::compact) reports.
+/// Report of [`Db::compact`](crate::Db::compact).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compacted {
-    /// Seqnos of open views and pins for whose sake old versions, or purges with the keys that they name, are still kept, and of iterators under way that
-    /// still read older files. When those go, the next compaction lets the versions go.
+    /// Seqnos that open views and pins still hold, so that old versions, or purges with the keys that they name, could
+    /// not be dropped; and those of running iterators that still read older files. Once they end, the next compaction
+    /// drops the versions.
     pub still_held_by: Vec<Seqno>,
-    /// Bytes of segments before.
+    /// Bytes of segments before the compaction.
     pub bytes_before: u64,
-    /// Bytes of segments after.
+    /// Bytes of segments after the compaction.
     pub bytes_after: u64,
 }
 
-/// What a compaction on demand is of.
+/// Scope of a compaction on demand.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Scope<'s> {
     All,
@@ -108,7 +109,8 @@ fn compact_whole(
     let task = |keyspace: &KeyspaceVersion| {
         everything(keyspace, &engine.ctx.options.shape(), lapsed(engine, keyspace, seen_from(engine)))
     };
-    // What purges hide goes from the main tree, then from the history tier; then the purges themselves may go.
+    // What purges hide is dropped from the main tree, then from the history tier; then the purges themselves may be
+    // dropped.
     let hides = keyspace.main().any(|segment| segment.summary.has_purges());
     if let Some(task) = task(keyspace) {
         held.extend(run_task(engine, &task, 0, watch)?.traces.held_by.iter().map(|(seqno, _)| seqno));
@@ -123,14 +125,14 @@ fn compact_whole(
     if let Some(task) = task(&keyspace) {
         run_task(engine, &task, newest, watch)?;
     }
-    // A purge that stays holds the name of what it hid, for whoever came before it.
+    // A remaining purge keeps the name of what it hid, for readers below it.
     let kept = find().map(|keyspace| purges_of(engine, &keyspace)).transpose()?.map_or(0, |(_, newest)| newest);
     held.extend(engine.files.registered_seqnos().into_iter().filter(|seqno| *seqno < kept));
     Ok(())
 }
 
-/// Takes what segments hold of a span down to the deepest level, one level after the other, and writes what is dead there anew; in the history tier,
-/// merges the runs that reach into it.
+/// Compacts the segments that overlap a span down to the deepest level, one level after the other, and rewrites those
+/// there that hold dead entries; in the history tier, merges the runs that overlap it.
 fn compact_span(
     engine: &Engine,
     id: KeyspaceId,
@@ -150,8 +152,8 @@ fn compact_span(
     Ok(())
 }
 
-/// Brings the history tier of a keyspace to its final shape: one run in each bucket, with nothing left that may go; with a span, the buckets that
-/// hold keys of it. Gives the seqnos that something was kept for.
+/// Brings the history tier of a keyspace to its final shape: one run in each bucket, with nothing left to drop; with a
+/// span, only the buckets that hold keys of it. Returns the seqnos for which something was kept.
 fn compact_past(
     engine: &Engine,
     keyspace: &KeyspaceVersion,
@@ -193,7 +195,7 @@ fn compact_past(
     Ok(held)
 }
 
-/// What purges in the main tree hide, and the newest of them.
+/// Returns what purges in the main tree hide, and the newest of them.
 fn purges_of(engine: &Engine, keyspace: &KeyspaceVersion) -> Result<(Purges, u64)> {
     let current = engine.files.current();
     let mut purges = Vec::new();
@@ -218,14 +220,15 @@ fn purges_of(engine: &Engine, keyspace: &KeyspaceVersion) -> Result<(Purges, u64
     Ok((Purges::new(purges), newest))
 }
 
-/// Those among the readers there are for whom something is kept, after a compaction that kept it for `held`.
+/// Returns the seqnos of current readers for which something is kept; `held` are those for which the compaction kept
+/// it.
 fn still_held_by(engine: &Engine, scope: Scope<'_>, mut held: Vec<u64>) -> Vec<Seqno> {
     let current = engine.files.current();
     let keyspaces = || current.version.keyspaces.values().filter(|keyspace| scope.holds(keyspace.id));
     let segments = keyspaces().flat_map(|keyspace| keyspace.segments());
     let kept = segments.filter_map(|segment| current.version.held.get(&segment.number));
     held.extend(kept.flatten().map(|(seqno, _)| seqno));
-    // Views that nobody asks go on to the new files; those that cannot keep the old ones.
+    // Idle views move on to the new files; the others hold the old ones.
     held.extend(engine.files.rebase());
     let registered = engine.files.registered_seqnos();
     let dropped = keyspaces().filter_map(|gone| Some((gone.born, gone.dropped?)));

@@ -1,4 +1,4 @@
-//! Flushing: the oldest sealed memtable becomes one segment for each keyspace, in one edit (E2).
+//! Flush: the oldest sealed memtable becomes one segment for each keyspace, in one edit (E2).
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -13,7 +13,7 @@ use crate::{
     segment::SegmentWriter,
 };
 
-/// Seals what is in the active memtable and flushes everything that is sealed by then. What others write meanwhile is not waited for.
+/// Seals the active memtable and flushes everything that is sealed by then. Does not wait for later writes.
 pub(crate) fn flush(engine: &Engine) -> Result<()> {
     engine.health.check_writable()?;
     let newest = {
@@ -28,8 +28,8 @@ pub(crate) fn flush(engine: &Engine) -> Result<()> {
     engine.ctx.check_there()
 }
 
-/// After an unclean end the log was read from pages that may be clean in memory and old on the disk: what it held is
-/// flushed to new files before any sync of a log is taken as proof.
+/// Flushes what was recovered after an unclean close. The log was read from pages that may be clean in memory and old
+/// on the disk, so what it held is written to new files before any sync of a log is taken as proof.
 pub(in crate::engine) fn flush_recovered(engine: &Engine) -> Result<()> {
     if let Some(newest) = engine.log.syncing.recovered() {
         flush_upto(engine, newest)?;
@@ -38,14 +38,14 @@ pub(in crate::engine) fn flush_recovered(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-/// Flushes the sealed memtables up to that of a log.
+/// Flushes the sealed memtables up to that of log `newest`.
 fn flush_upto(engine: &Engine, newest: u64) -> Result<()> {
     let is_due = || engine.files.with_current(|now| now.sealed.last().is_some_and(|oldest| oldest.log() <= newest));
     while is_due() && flush_oldest(engine)? {}
     Ok(())
 }
 
-/// Flushes the oldest sealed memtable; `false` when there is none.
+/// Flushes the oldest sealed memtable; returns `false` if there is none.
 pub(super) fn flush_oldest(engine: &Engine) -> Result<bool> {
     let _one = engine.jobs.flushing.lock();
     if engine.files.with_current(|now| now.sealed.is_empty()) {
@@ -63,7 +63,7 @@ pub(super) fn flush_oldest(engine: &Engine) -> Result<bool> {
     })
 }
 
-/// What a flush has written: of each keyspace, and of the timeline.
+/// Outcome of a flush: for each keyspace, and for the timeline.
 struct Written {
     outcomes: Vec<(KeyspaceId, Outcome)>,
     stamps: Option<crate::segment::Finished>,
@@ -74,7 +74,7 @@ fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &m
     let JobInputs { files: current, registered, .. } = inputs;
     let mut outcomes = Vec::new();
     for id in memtable.keyspaces() {
-        // Entries of a keyspace that was forgotten have nobody to read them.
+        // A forgotten keyspace has no readers.
         let Some(keyspace) = current.version.keyspaces.get(&id) else { continue };
         let job = Job {
             sources: vec![MemCursor::new(memtable, id, Direction::Forward)],
@@ -86,12 +86,12 @@ fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &m
             output_len: u64::MAX,
         };
         let mut outputs = Outputs::new(engine, keyspace, (memtable.first_seqno(), memtable.first_time()));
-        // A memtable is small: its flush is finished also while the database is being closed.
+        // A memtable is small: its flush is finished even while the database is being closed.
         let ran = run(job, |lane| outputs.create(lane).map(SegmentWriter::sync_later), |_| Ok(()));
         made.append(&mut outputs.made);
         outcomes.push((id, ran?));
     }
-    // Files first, then all of them to the disk at once: of thousands each would wait for the one before.
+    // All files are written, then synced at once: of thousands, each would wait for the one before.
     engine.ctx.sync_segments(made)?;
     let number = engine.files.take_number();
     let stamps = memtable.with_stamps(<[_]>::to_vec);
@@ -102,7 +102,7 @@ fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &m
     Ok(Written { outcomes, stamps })
 }
 
-/// Names what was written in one edit, lets reads go through it, and lets the log go.
+/// Commits what was written in one edit, makes it current, and discards the log.
 fn install(
     engine: &Engine,
     inputs: &JobInputs,
@@ -138,7 +138,7 @@ fn install(
         }
         edit.push(Change::Add { level: 0, segment });
     }
-    // Logs between that hold nothing are not needed either: they may never have been synced, and would void what follows.
+    // Empty logs in between are not needed either: they may never have been synced, and would void what follows.
     let next_log = current.sealed.iter().rev().nth(1).unwrap_or(&current.active).log();
     assert!(memtable.log() < next_log, "the memtable of log {} is flushed before {next_log} (E2)", memtable.log());
     edit.push(Change::LogsFrom { number: next_log });

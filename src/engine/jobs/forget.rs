@@ -1,4 +1,4 @@
-//! Forgetting dropped keyspaces once nobody can read them.
+//! Forgetting dropped keyspaces once no reader can see them.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -8,7 +8,7 @@ use crate::{
     manifest::{Change, Edit, KeyspaceVersion},
 };
 
-/// Forgets the dropped keyspaces that nobody can read any more, in one edit; `false` when there are none.
+/// Forgets the dropped keyspaces that no reader can see any more, in one edit; returns `false` if there are none.
 pub(super) fn forget_dropped(engine: &Engine) -> Result<bool> {
     if engine.files.current().version.keyspaces.values().all(|keyspace| keyspace.dropped.is_none()) {
         return Ok(false);
@@ -28,13 +28,13 @@ pub(super) fn forget_dropped(engine: &Engine) -> Result<bool> {
     let mut editing = engine.files.edit();
     engine.health.check_writable()?;
     if engine.jobs.copying.load(Ordering::SeqCst) > 0 {
-        // A checkpoint may be of a moment at which they were there.
+        // The moment of the checkpoint may precede the drop.
         return Ok(false);
     }
     let there = |gone: &&&Arc<KeyspaceVersion>| editing.version().keyspaces.contains_key(&gone.id);
     let forget = Edit::new(gone.iter().filter(there).map(|gone| Change::Forget { id: gone.id }));
     let version = editing.commit(&forget, &[])?;
-    // A view that was opened meanwhile, below a drop, goes on reading the files of its birth.
+    // A view that was opened meanwhile, below a drop, keeps its files.
     let newest = gone.iter().filter_map(|gone| gone.dropped).max().unwrap_or(0);
     editing.install(&version, None, Some((&inputs, newest)));
     drop(editing);

@@ -1,7 +1,8 @@
-//! Background work and what is asked of it: flushes, compactions, thinning the timeline, forgetting dropped keyspaces.
+//! Background jobs: flushes, compactions, thinning the timeline, forgetting dropped keyspaces.
 //!
-//! Every job takes its inputs with the list of readers ([`FileSet::job_inputs`](crate::engine::files::FileSet::job_inputs)),
-//! writes new segments ([`Outputs`]), and ends with one edit. What all of them are decided by stands here.
+//! Every job takes its inputs with the list of readers
+//! ([`FileSet::job_inputs`](crate::engine::files::FileSet::job_inputs)), writes new segments ([`Outputs`]), and ends
+//! with one edit. This file holds what all of them decide by.
 
 mod compact;
 mod flush;
@@ -41,22 +42,23 @@ use crate::{
     segment::{Finished, Purpose, SegmentWriter},
 };
 
-/// A keyspace is cleared out no more often than this, and wholly when nothing has been written for as long, in microseconds.
+/// Shortest time between two clear-outs of a keyspace, and time without commits after which all of it may be cleared
+/// out, in microseconds.
 const CLEAR_OUT_REST: u64 = 10_000_000;
 
-/// Who is at work.
+/// State of the jobs of a database.
 #[derive(Debug)]
 pub(crate) struct Jobs {
     flushing: Lock<()>,
     slots: CompactionSlots,
-    /// Checkpoints under way: while there is one, no dropped keyspace is forgotten.
+    /// Number of running checkpoints: while there is one, no dropped keyspace is forgotten.
     copying: AtomicUsize,
-    /// When keyspaces were last cleared out, in monotonic microseconds.
+    /// Times at which keyspaces were last cleared out, in monotonic microseconds.
     cleared: Lock<BTreeMap<KeyspaceId, u64>>,
     idle: Lock<Idle>,
 }
 
-/// Since when nothing has been committed.
+/// Start of the time without commits.
 #[derive(Debug, Default)]
 struct Idle {
     visible: u64,
@@ -77,26 +79,28 @@ impl Default for Jobs {
 }
 
 impl Jobs {
-    /// Lets no further job begin, and waits for those at work: they look whether they should stop.
+    /// Prevents further jobs and waits for the running ones, which check whether to stop.
     pub(super) fn end(&self) -> Guard<'_, ()> {
         let no_flush = self.flushing.lock();
         self.slots.end();
         no_flush
     }
 
-    /// Whether a keyspace may be cleared out for what is dead in it. Not again and again: something may keep it all there.
+    /// Returns whether a keyspace may be cleared of dead entries now. Limited in rate, since something may still need
+    /// all of them.
     fn may_clear_out(&self, keyspace: KeyspaceId, now: u64) -> bool {
         let mut cleared = self.cleared.lock();
         let rested = cleared.get(&keyspace).is_none_or(|last| now.saturating_sub(*last) >= CLEAR_OUT_REST);
         if rested {
-            // Those that have rested need not be remembered: so what is remembered is bounded by what is cleared out meanwhile.
+            // Keyspaces that have rested need not be remembered, so the map is bounded by what is cleared out
+            // meanwhile.
             cleared.retain(|_, last| now.saturating_sub(*last) < CLEAR_OUT_REST);
             cleared.insert(keyspace, now);
         }
         rested
     }
 
-    /// Whether nothing has been committed for a while.
+    /// Returns whether nothing has been committed for a while.
     fn is_idle(&self, now: u64, visible: u64) -> bool {
         let mut idle = self.idle.lock();
         if idle.visible != visible {
@@ -106,13 +110,13 @@ impl Jobs {
     }
 }
 
-/// Keeps dropped keyspaces while a copy is made: its moment may be one at which they were there.
+/// Keeps dropped keyspaces during a checkpoint, whose moment may precede the drop.
 pub(super) fn copying(engine: &Engine) -> Copying<'_> {
     engine.jobs.copying.fetch_add(1, Ordering::SeqCst);
     Copying(engine)
 }
 
-/// A checkpoint under way.
+/// A running checkpoint.
 #[derive(Debug)]
 pub(super) struct Copying<'e>(&'e Engine);
 
@@ -123,49 +127,49 @@ impl Drop for Copying<'_> {
     }
 }
 
-/// By what the versions of a keyspace are judged now.
+/// Returns the rules by which versions of a keyspace are kept now.
 fn rules(engine: &Engine, keyspace: &KeyspaceVersion, current: &Arc<SuperVersion>, purged_upto: u64) -> Rules {
     let policy = engine.catalogue.policy_of(keyspace);
     let now = engine.now_us();
     let timeline = Timeline::new(current);
-    // A keyspace without a past has nothing that a purge would have to wait for.
+    // Without a history tier there is nothing that a purge would have to wait for.
     let purged_upto = if keyspace.past.is_empty() { u64::MAX } else { purged_upto };
     Rules {
         strategy: engine.catalogue.strategy_of(keyspace),
         now,
         ttls: Arc::clone(&keyspace.options.ttls),
         timed: engine.catalogue.keeps_time(keyspace),
-        // What cannot be found counts as of now: it is kept rather longer.
+        // An unknown time counts as now: the version is kept rather longer.
         time_of: Box::new(move |seqno| timeline.time_of(seqno).unwrap_or(now)),
         purged_upto,
         policy,
     }
 }
 
-/// What a job must not drop.
+/// Returns the readers for which a job must keep versions.
 fn demands(keyspace: &KeyspaceVersion, registered: &ReaderList) -> Demands {
     Demands::new(&registered.readers, keyspace.vanished, keyspace.lapsed)
 }
 
-/// The earliest time that anybody looks at, in microseconds.
+/// Returns the earliest time that any reader reads at, in microseconds.
 fn seen_from(engine: &Engine) -> u64 {
     engine.now_us().min(engine.files.earliest_read().unwrap_or(u64::MAX))
 }
 
-/// Values written at or before this time, in microseconds, may have expired for everybody who looks at `seen_from` or later; nothing where
-/// none expire.
+/// Returns a time, in microseconds: values written at or before it may have expired for every reader at `seen_from` or
+/// later. `None` if values do not expire.
 fn lapsed(engine: &Engine, keyspace: &KeyspaceVersion, seen_from: u64) -> Option<u64> {
-    // Once values have lived for ever, nobody can tell by times which of them do.
+    // Once a TTL has been removed, write times do not show which values live for ever.
     let first = keyspace.options.ttls.iter().position(|(_, ttl)| *ttl > 0)?;
     let since = keyspace.options.ttls.get(first..).unwrap_or_default();
     let longest = since.iter().map(|(_, ttl)| *ttl).max().filter(|_| since.iter().all(|(_, ttl)| *ttl > 0))?;
     let policy = engine.catalogue.policy_of(keyspace);
-    // What a policy of the user's own says is not known.
+    // What a custom policy keeps is not known.
     let own = matches!(keyspace.options.policy, StoredPolicy::Custom(_));
     seen_from.checked_sub(longest)?.checked_sub(policy.window()).filter(|_| !own)
 }
 
-/// What the age of the history tier is measured by.
+/// Returns what the aging of the history tier depends on.
 fn aging(engine: &Engine, keyspace: &KeyspaceVersion, registered: &ReaderList) -> Aging {
     let policy = engine.catalogue.policy_of(keyspace);
     Aging {
@@ -176,15 +180,15 @@ fn aging(engine: &Engine, keyspace: &KeyspaceVersion, registered: &ReaderList) -
     }
 }
 
-/// The segment files that a job makes of a keyspace.
+/// The segment files that a job creates for a keyspace.
 struct Outputs<'j> {
     engine: &'j Engine,
     keyspace: &'j KeyspaceVersion,
-    /// Nothing inside is below these, in seqno and time.
+    /// Lower bounds of the seqnos and times inside.
     bases: (u64, u64),
-    /// The number of the history tier's run, once there is one.
+    /// Number of the history tier's run, once there is one.
     run: Option<u64>,
-    /// The numbers of all files made.
+    /// Numbers of all files created.
     made: Vec<u64>,
 }
 
@@ -193,15 +197,15 @@ impl<'j> Outputs<'j> {
         Self { engine, keyspace, bases, run: None, made: Vec::new() }
     }
 
-    /// Outputs of a compaction.
+    /// Creates the outputs of a compaction.
     fn of(engine: &'j Engine, keyspace: &'j KeyspaceVersion, inputs: &[Arc<Finished>]) -> Self {
         let seqno = inputs.iter().map(|segment| segment.summary.min_seqno).min().unwrap_or(0);
-        // Entries without a time get one from the timeline: it may be any.
+        // Entries without a time get one from the timeline, which may be any.
         let time = inputs.iter().map(|segment| segment.summary.times.map_or(0, |times| times.base)).min().unwrap_or(0);
         Self::new(engine, keyspace, (seqno, time))
     }
 
-    /// Creates a segment file in a lane.
+    /// Creates a segment file in a tier.
     fn create(&mut self, lane: Lane) -> Result<SegmentWriter> {
         let Self { engine, keyspace, bases: (base, time_base), .. } = *self;
         let number = engine.files.take_number();

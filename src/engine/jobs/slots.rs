@@ -1,7 +1,8 @@
-//! Which keyspaces a compaction is at work on: one job a keyspace, any number of keyspaces at a time.
+//! Keyspaces under compaction: one job for each, any number of keyspaces at a time.
 //!
-//! A job of one keyspace holds up no other: whoever compacts a large one on demand leaves the background thread free to take level 0 of all the
-//! others down. (Rejected: one lock for all compactions. One call for one large keyspace then stopped the writers of every other.)
+//! A job blocks no other keyspace: while a large one is compacted on demand, the background threads are free to compact
+//! level 0 of all the others. (Rejected: one lock for all compactions. One call for one large keyspace then stopped the
+//! writers of every other.)
 
 use std::collections::BTreeSet;
 
@@ -26,7 +27,7 @@ impl Default for CompactionSlots {
 #[derive(Debug, Default)]
 struct State {
     keyspaces: BTreeSet<KeyspaceId>,
-    /// No further job begins.
+    /// Whether further jobs are refused.
     ended: bool,
 }
 
@@ -46,16 +47,16 @@ impl Drop for CompactionSlot<'_> {
 }
 
 impl CompactionSlots {
-    /// The right to compact a keyspace, if nobody does.
+    /// Takes the right to compact a keyspace, unless a job has it.
     pub(super) fn try_take(&self, keyspace: KeyspaceId) -> Option<CompactionSlot<'_>> {
         let right = Held::take(Rank::Compacting);
         let mut state = self.state.lock();
         let taken = !state.ended && state.keyspaces.insert(keyspace);
-        // Not made before it is known: dropping one gives the right back.
+        // Created only once it is known: dropping one gives the right back.
         taken.then(|| CompactionSlot { slots: self, keyspace, _right: right })
     }
 
-    /// The right to compact a keyspace; waits for the job that has it.
+    /// Takes the right to compact a keyspace; waits for the job that has it.
     pub(super) fn take(&self, keyspace: KeyspaceId) -> Result<CompactionSlot<'_>> {
         let right = Held::take(Rank::Compacting);
         let mut state = self.state.lock();
@@ -70,17 +71,17 @@ impl CompactionSlots {
         }
     }
 
-    /// Whether a job is at work on a keyspace.
+    /// Returns whether a job is compacting a keyspace.
     pub(super) fn is_taken(&self, keyspace: KeyspaceId) -> bool {
         self.state.lock().keyspaces.contains(&keyspace)
     }
 
-    /// The keyspaces on which jobs are at work.
+    /// Keyspaces under compaction.
     pub(super) fn taken(&self) -> BTreeSet<KeyspaceId> {
         self.state.lock().keyspaces.clone()
     }
 
-    /// Lets no further job begin, and waits for those at work: they look whether they should stop.
+    /// Prevents further jobs and waits for the running ones, which check whether to stop.
     pub(super) fn end(&self) {
         let mut state = self.state.lock();
         state.ended = true;

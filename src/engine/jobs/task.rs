@@ -1,4 +1,4 @@
-//! Carrying out a compaction that was picked: from its inputs to the edit that names its outputs.
+//! Execution of a compaction that was picked: from its inputs to the edit that names its outputs.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -54,7 +54,7 @@ pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: u64, watch: &m
     end_job(engine, &inputs, keyspace, (&task.inputs, Some(task.output_level)), (ran, outputs.made))
 }
 
-/// Does something in the history tier.
+/// Runs a task of the history tier.
 pub(super) fn run_past_task(
     engine: &Engine,
     job: &JobInputs,
@@ -69,7 +69,7 @@ pub(super) fn run_past_task(
             let mut outcome = Outcome::default();
             for segment in &inputs {
                 let Some(past) = segment.summary.past else { continue };
-                // As if each version had left by itself.
+                // As if each version had been dropped by itself.
                 let end = if past.open { past.end.max(segment.summary.max_seqno) } else { past.end };
                 outcome.traces.vanished = outcome.traces.vanished.max(end);
                 outcome.traces.horizon = outcome.traces.horizon.max(past.end);
@@ -107,7 +107,7 @@ pub(super) fn move_segment(engine: &Engine, task: &Task) -> Result<()> {
     Ok(())
 }
 
-/// Asks, while a job runs, whether it is to go on.
+/// Returns the callback by which a job reports its progress; it fails once the job should stop.
 fn goes_on<'g>(
     engine: &'g Engine,
     inputs: &[Arc<Finished>],
@@ -122,7 +122,7 @@ fn goes_on<'g>(
     }
 }
 
-/// Makes the edit of a job, and its outputs current.
+/// Commits the edit of a job, and makes its outputs current.
 fn end_job(
     engine: &Engine,
     job: &JobInputs,

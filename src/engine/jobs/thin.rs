@@ -1,4 +1,4 @@
-//! Thinning the timeline: of old commits one in each second stays.
+//! Thinning of the timeline: old commits are sampled, one in each second.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use crate::{
     segment::{Finished, SegmentWriter},
 };
 
-/// So many segments are thinned out together, or so few of a quarter of the bytes that are let grow.
+/// Segments that are thinned together; fewer, if they hold a quarter of the bytes allowed.
 const THIN_MIN: usize = 4;
 
-/// Where nobody keeps a past, the timeline is exact for no more bytes than this part of the live data.
+/// Divisor of the live data: without history to keep, the exact part of the timeline may take that share of it.
 const TIMELINE_SHARE: u64 = 16;
 
-/// Writes segments of the timeline, a few commits in memory at a time.
+/// Writes segments of the timeline, with a few commits in memory at a time.
 struct StampWriter<'a> {
     engine: &'a Engine,
     made: &'a mut Vec<u64>,
@@ -49,7 +49,7 @@ impl StampWriter<'_> {
         Ok(())
     }
 
-    /// Ends the segment: what follows goes to another one.
+    /// Ends the segment; later commits go to another one.
     fn cut(&mut self) -> Result<()> {
         self.write_chunk()?;
         if let Some(writer) = self.writer.take() {
@@ -70,8 +70,8 @@ fn new_segment(engine: &Engine, first: &Stamp, made: &mut Vec<u64>) -> Result<Se
     stamp_segment(&engine.ctx, &*engine.ctx.dir, number, first)
 }
 
-/// Lets the oldest part of the timeline go, but for one commit in each second; `false` when there is not enough of it. With `all`, all of it
-/// is written anew: one segment that is a sample, and one that is exact.
+/// Thins the oldest part of the timeline to one commit in each second; returns `false` if there is not enough of it.
+/// With `all`, rewrites all of it as one sampled and one exact segment.
 pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
     let current = engine.files.current();
     let Some(keyspace) = current.version.keyspaces.get(&TIMELINE) else { return Ok(false) };
@@ -80,7 +80,7 @@ pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
     let summary = |handle: &Arc<SegmentHandle>| handle.meta.summary.clone();
     let is_sample = |handle: &&Arc<SegmentHandle>| summary(handle).min_seqno < keyspace.horizon;
     let is_old = |handle: &&Arc<SegmentHandle>| {
-        // Its last entry may tell later commits.
+        // Its last entry may hold commits above `max_seqno`.
         let next =
             timeline.segments.iter().map(|next| summary(next).min_seqno).find(|n| *n > summary(handle).max_seqno);
         next.is_some_and(|next| next <= exact_from)
@@ -96,7 +96,7 @@ pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
         }
         if samples.len() >= THIN_MIN { samples.into_iter().chain(exact).collect() } else { exact }
     };
-    // Else it is a sample already as far as it may be one.
+    // Otherwise everything that may be sampled is sampled already.
     let begins_before = |handle: &Arc<SegmentHandle>| handle.meta.summary.min_seqno < exact_from;
     if exact_from <= keyspace.horizon || !inputs.iter().any(begins_before) {
         return Ok(false);
@@ -122,7 +122,7 @@ pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
     Ok(true)
 }
 
-/// The seqno from which on every commit has to be told.
+/// Returns the seqno from which on every commit must be recorded.
 fn exact_upto(engine: &Engine, timeline: &Timeline) -> Result<u64> {
     let version = &timeline.current.version;
     let windows = version.keyspaces.values().map(|keyspace| engine.catalogue.policy_of(keyspace).window());
@@ -133,7 +133,7 @@ fn exact_upto(engine: &Engine, timeline: &Timeline) -> Result<u64> {
     if longest > 0 || pinned.is_some() {
         return Ok(by_time);
     }
-    // Where nobody keeps a past, what tells of it stays small beside what is there.
+    // Without history to keep, the timeline stays small beside the live data.
     let segments = version.keyspaces.values().filter(|keyspace| keyspace.id != TIMELINE);
     let live: u64 = segments.flat_map(|keyspace| keyspace.main()).map(|segment| segment.file_len).sum();
     let mut room = engine.ctx.options.limits.timeline_bytes.max(live / TIMELINE_SHARE);
@@ -146,8 +146,8 @@ fn exact_upto(engine: &Engine, timeline: &Timeline) -> Result<u64> {
     Ok(kept.map_or(0, |oldest| oldest.meta.summary.min_seqno).max(by_time))
 }
 
-/// Writes segments of the timeline anew: of the commits before `exact_from` one in each second, of the others all. Gives the seqno from which on
-/// all are told.
+/// Rewrites segments of the timeline: before `exact_from` one commit in each second, from then on all of them. Returns
+/// the segments, and the seqno from which on all commits are recorded.
 fn write_thinned(
     engine: &Engine,
     timeline: &Timeline,
@@ -162,7 +162,7 @@ fn write_thinned(
     let (mut is_exact, mut last) = (false, None::<Stamp>);
     while cursor.entry().is_some() {
         for stamp in timeline.read(&cursor)? {
-            // Each entry has been checked by itself; files that lie about their order are damaged.
+            // Each entry has been checked by itself; if they are out of order, the files are damaged.
             if last.replace(stamp).is_some_and(|last| !follows(&last, &stamp)) {
                 return Err(timeline.corrupt("commits of the timeline in order"));
             }

@@ -1,4 +1,4 @@
-//! Compacting in the background: what is furthest over its bound, one keyspace at a time.
+//! Background compaction: what is furthest over its bound, one keyspace at a time.
 
 use std::sync::Arc;
 
@@ -14,12 +14,13 @@ use crate::{
     manifest::KeyspaceVersion,
 };
 
-/// Runs the most urgent compaction; `false` when every level is within its bounds and nothing in the history tier may go.
+/// Runs the most urgent compaction; returns `false` if every level is within its bounds and the history tier has
+/// nothing to drop or merge.
 ///
-/// One that fails holds up no other keyspace: its error is kept, and tried again a while later.
+/// A failure blocks no other keyspace: its error is kept, and the compaction is retried a while later.
 pub(super) fn compact_most_urgent(engine: &Engine) -> Result<bool> {
     let shape = engine.ctx.options.shape();
-    // What somebody else meets meanwhile is not forgotten here.
+    // Errors that other threads meet from here on are not forgotten below.
     let began = engine.work.next_trouble();
     let version = Arc::clone(&engine.files.current().version);
     let seen_from = seen_from(engine);
@@ -44,14 +45,15 @@ pub(super) fn compact_most_urgent(engine: &Engine) -> Result<bool> {
     if try_compaction(engine, TIMELINE, &mut failed, || thin_timeline(engine, false))? {
         return Ok(true);
     }
-    // All have been looked at: what was met before is over where it was not met again.
+    // All have been tried: an earlier error that was not met again is over.
     let taken = engine.jobs.slots.taken();
     let met = |id| failed.iter().any(|(at, _)| *at == id) || taken.contains(&id);
     engine.work.keep_troubles(|id, number| number >= began || met(id));
     failed.into_iter().next().map_or(Ok(false), |(_, error)| Err(error))
 }
 
-/// Compacts a keyspace, unless somebody does, or it failed just now. Only what stops everything is an error: another one goes to `failed`.
+/// Compacts a keyspace, unless another job does or it failed just now. Only errors that stop everything are returned;
+/// others go to `failed`.
 fn try_compaction(
     engine: &Engine,
     id: KeyspaceId,
@@ -59,12 +61,12 @@ fn try_compaction(
     compact: impl FnOnce() -> Result<bool>,
 ) -> Result<bool> {
     let now = engine.ctx.env.monotonic_us();
-    // On a machine without threads time does not go by while somebody waits for room.
+    // Without threads, time does not pass while a writer waits for room.
     if let Some(error) = engine.work.failed_just_now(id, now).filter(|_| !engine.ctx.runs_inline()) {
         failed.push((id, error));
         return Ok(false);
     }
-    // One that somebody is at work on already is not waited for.
+    // Does not wait for another job on this keyspace.
     let Some(_one) = engine.jobs.slots.try_take(id) else { return Ok(false) };
     engine.health.check_writable()?;
     match compact() {
@@ -82,7 +84,7 @@ fn try_compaction(
     }
 }
 
-/// Takes the level of a keyspace down that is furthest over its bound, or what is dead.
+/// Compacts the level of a keyspace that is furthest over its bound, or clears out what is dead.
 fn compact_levels(engine: &Engine, id: KeyspaceId, shape: &Shape, (seen_from, idle): (u64, bool)) -> Result<bool> {
     let Some(keyspace) = engine.files.keyspace(id) else { return Ok(false) };
     let Some(task) = pick(&keyspace, shape, waste(engine, &keyspace, seen_from, idle)) else { return Ok(false) };
@@ -97,7 +99,7 @@ fn compact_levels(engine: &Engine, id: KeyspaceId, shape: &Shape, (seen_from, id
     Ok(true)
 }
 
-/// Lets something of a keyspace's history tier go, or merges runs of it.
+/// Drops a part of a keyspace's history tier, or merges runs of it.
 fn compact_past_once(engine: &Engine, id: KeyspaceId) -> Result<bool> {
     let inputs = engine.files.job_inputs("compact past: files, then list");
     let Some(keyspace) = inputs.files.version.keyspaces.get(&id) else { return Ok(false) };
@@ -110,7 +112,8 @@ fn waste(engine: &Engine, keyspace: &KeyspaceVersion, seen_from: u64, idle: bool
     Waste { lapsed: lapsed(engine, keyspace, seen_from), idle }
 }
 
-/// Takes level 0 of the timeline down where compactions of others have left it behind: each flush adds to it, and nobody who writes waits for it.
+/// Compacts level 0 of the timeline if other compactions have left it behind: each flush adds to it, and no writer
+/// waits for it.
 pub(super) fn relieve_timeline(engine: &Engine) -> Result<bool> {
     if engine.files.current().l0_len(TIMELINE) < engine.ctx.options.l0_threshold.saturating_mul(2) {
         return Ok(false);

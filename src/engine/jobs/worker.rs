@@ -1,9 +1,9 @@
-//! The background step: one function for the threads of a database and for single steps on the caller's thread.
+//! The background step, for the threads of a database and for single steps on the caller's thread.
 //!
-//! A thread steps while there is anything to do, then waits to be woken: by a write that seals a memtable, by a reader
-//! that lets the last hold on a file go, by the end of a view or pin. What becomes due by time alone (values that expire,
-//! versions that leave their window, the timeline) is looked for every [`LOOK_AGAIN`], in metadata: so an idle database
-//! gives its space back too.
+//! A thread steps while there is work, then waits to be woken: by a write that seals a memtable, by the last reader of
+//! a file, by the end of a view or pin. Work that becomes due by time alone (values that expire, versions that leave
+//! their window, the timeline) is looked for every [`LOOK_AGAIN`], in metadata, so that an idle database frees space
+//! too.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::{
     engine::Engine,
 };
 
-/// How often a database at rest looks whether time has made anything due.
+/// Interval at which an idle database checks whether time has made work due.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// On a simulated machine, one commit in this many is followed by a background step.
+/// Commits for each background step, on average, on a simulated machine.
 const DRAW: u32 = 4;
 
 /// The two kinds of background work.
@@ -30,27 +30,28 @@ pub(in crate::engine) enum WorkKind {
     Compact,
 }
 
-/// One background step on the caller's thread: `false` when there was nothing to do.
+/// Runs a background step on the caller's thread; returns `false` if there was nothing to do.
 pub(in crate::engine) fn background_step(engine: &Engine) -> Result<bool> {
     Ok(step(engine, WorkKind::Flush)? || step(engine, WorkKind::Compact)?)
 }
 
-/// On a machine without threads: every other time a background step, so that whoever asks now and then how the database
-/// is lets it go on. What the step meets is told by the writes it hinders.
+/// Runs a background step every other time, on a machine without threads, so that a caller that polls the database
+/// makes it progress. Errors are reported by the writes that they block.
 pub(in crate::engine) fn idle_step(engine: &Engine) {
     if engine.ctx.runs_inline() && engine.health.check_writable().is_ok() && engine.ctx.env.draw(2) == 0 {
         let _met = background_step(engine);
     }
 }
 
-/// On a machine without threads: a background step at a drawn point. What it meets is told by the writes it hinders.
+/// Runs a background step at a drawn point, on a machine without threads. Errors are reported by the writes that they
+/// block.
 pub(in crate::engine) fn drawn_step(engine: &Engine) {
     if engine.ctx.runs_inline() && engine.ctx.env.draw(DRAW) == 0 {
         let _met = background_step(engine);
     }
 }
 
-/// Does the next thing of a kind, if there is any, and lets go of what that has made superfluous.
+/// Runs the next job of a kind, if there is one, and removes the files that it made superfluous.
 fn step(engine: &Engine, what: WorkKind) -> Result<bool> {
     engine.health.contain("background work", || {
         let stepped = match what {
@@ -62,7 +63,7 @@ fn step(engine: &Engine, what: WorkKind) -> Result<bool> {
             WorkKind::Compact => match forget_dropped(engine) {
                 Ok(true) => Ok(true),
                 Ok(false) => compact_most_urgent(engine),
-                // Those who wait for a compaction do not wait for this.
+                // Writers that wait for a compaction do not wait for this.
                 Err(error) => {
                     let compacted = compact_most_urgent(engine);
                     engine.work.record_compaction(TIMELINE, Some(&error), engine.ctx.env.monotonic_us());
