@@ -1,15 +1,16 @@
-//! Opening: lock, look, recover, start.
+//! Opening a database: lock, inspect, recover, start.
 //!
 //! ```text
 //!  1 lock       the directory itself; a second opener gets `Locked`
-//!  2 look       only files of ours; CURRENT, or nothing that would miss it
-//!  3 manifest   which segments and logs there must be; each is checked for being there
-//!  4 replay     logs in order, up to the first torn tail: what lies behind is void (W3)
-//!  5 write down a new manifest: where each log ended, and seqnos from above everything that may have been given out
+//!  2 inspect    only our own files; CURRENT, or nothing that would need it
+//!  3 manifest   which segments and logs must exist; each is checked for existence
+//!  4 replay     logs in order, up to the first torn tail; what follows is void (W3)
+//!  5 record     a new manifest: where each log ended, and seqnos above all that may have been used
 //!  6 begin      a new log; what no manifest names is removed; background work starts
 //! ```
 //!
-//! Nothing is written before step 5, and step 5 is one atomic switch: a crash at any point is the same crash again.
+//! Before step 5 only `LOCK` and the directories of a new database are written, and step 5 is one atomic switch: after
+//! a crash at any point, the next open recovers from the same state.
 
 mod recover;
 mod threads;
@@ -56,12 +57,12 @@ fn open(options: &Options, path: &Path) -> Result<Engine> {
     begin(Arc::new(ctx), manifest, recovered)
 }
 
-/// Steps 5 and 6.
+/// Runs steps 5 and 6.
 fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -> Result<Engine> {
     let clean = manifest.was_clean();
     let before = Arc::clone(manifest.version());
     let last = recovered.last_seqno.max(before.last_seqno);
-    // After a crash, seqnos up to the old ceiling may have been seen by somebody and lost.
+    // After a crash, seqnos up to the old ceiling may have been returned to callers and lost.
     let first = if clean { before.next_seqno } else { before.seqno_ceiling }.max(last + 1);
     let ceiling = first.saturating_add(ctx.options.limits.seqno_reserve);
     let time_us = recovered.time_us.max(before.time_us);
@@ -69,7 +70,7 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
 
     let mut writer = None;
     if !ctx.options.read_only {
-        // Commits that only an unsynced log holds may be gone after the next crash: they are not written down as there.
+        // Commits that only an unsynced log holds may be lost in the next crash: they are not recorded as existing.
         let known = if clean { last } else { before.last_seqno };
         let mut edit = Edit::new([Change::Seqnos { last: known, next: first, ceiling, time_us }]);
         let oldest = recovered.memtables.last().map_or(log_number, |memtable| memtable.log());
@@ -113,20 +114,20 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
     })
 }
 
-/// Creates the log that is written to, and makes its name durable.
+/// Creates the new log, and makes its name durable.
 fn begin_log(ctx: &Context, number: u64) -> Result<LogWriter> {
     let header = Header { kind: FileKind::Log, file_id: ctx.database_id, number };
     let created = LogWriter::create(&*ctx.dir, header).and_then(|log| ctx.sync_log_names().map(|()| log));
     created.inspect_err(|_| {
-        // Else every open that fails here would leave one.
+        // Otherwise every open that fails here would leave a log.
         let _removed = ctx.dir.remove(&name::log(number));
     })
 }
 
-/// Ends the database; no thread of its own runs any more. Whatever happens, the lock is free afterwards.
+/// Closes the database, after its threads have ended. Whatever happens, the directory lock is free afterwards.
 ///
-/// Jobs that users run on other threads are waited for: they look whether they should stop. None begins behind the seal,
-/// and no file is touched once the lock is free.
+/// Waits for jobs that users run on other threads; they check whether to stop. None begins after the seal, and no file
+/// is touched once the lock is free.
 fn close(engine: &Engine) -> Result<()> {
     let Engine { ctx, health, files, work, jobs, .. } = engine;
     let read_only = ctx.options.read_only;
@@ -135,7 +136,7 @@ fn close(engine: &Engine) -> Result<()> {
     let _no_job = jobs.end();
     let sealed = if read_only { Ok(()) } else { seal(engine, recovered.and_then(|()| ctx.check_there())) };
     {
-        // Also where no seal was reached: whoever edits next finds the database closed.
+        // Even if the seal was not reached, the next edit finds the database closed.
         let _no_edit = files.edit();
         health.close();
     }
@@ -146,16 +147,16 @@ fn close(engine: &Engine) -> Result<()> {
     sealed.and(unlocked)
 }
 
-/// A clean end: everything is synced, and the manifest says where the logs end, so that from now on every changed byte is
-/// found. Whatever keeps the end from being a clean one, what was committed is synced first.
+/// Makes a clean close: syncs everything and records in the manifest where the logs end, so that from then on every
+/// changed byte is detected. Whatever prevents a clean close, what was committed is synced first.
 fn seal(engine: &Engine, recovered: Result<()>) -> Result<()> {
     let Engine { health, files, log, .. } = engine;
     let mut editing = files.edit();
     let mut commit = log.lock();
-    // Nothing is appended behind the seal.
+    // Nothing is appended after the seal.
     health.close();
-    // Only the bytes, and no word of it in the log: while commits of an earlier log may stand in no segment, no later one
-    // may say that it was synced (W1).
+    // Syncs the bytes only and records nothing in the log: while commits of an earlier log may be in no segment, no
+    // later log may claim to be synced (W1).
     commit.sync_bytes().inspect_err(|error| health.poison(error))?;
     recovered?;
     let ends = log.seal(&mut commit, files)?;
@@ -173,8 +174,7 @@ fn open_dir(env: &dyn Env, path: &Path, options: &Options) -> Result<Arc<dyn Dir
     }
     let create = options.create && !options.read_only;
     env.open_dir(path, create).map_err(|source| match source.kind() {
-        // What exactly is in the way, where the machine says it: not every part of the path is the user's idea of the
-        // database.
+        // Reports exactly what is in the way, if the machine names it: it may be another part of the path.
         ErrorKind::NotFound | ErrorKind::NotADirectory if source.get_ref().is_some() => {
             Error::invalid(source.to_string())
         }
@@ -186,10 +186,10 @@ fn open_dir(env: &dyn Env, path: &Path, options: &Options) -> Result<Arc<dyn Dir
     })
 }
 
-/// Of so many names beside one that is not there is it seen whether they are databases.
+/// Most similar names that are checked for being databases, if there is none at the path.
 const BESIDE_MAX: usize = 8;
 
-/// That there is no database, and what would make one or which one may have been meant.
+/// Returns the error for a missing database, with what would create one or which one may have been meant.
 #[cold]
 fn no_database(env: &dyn Env, path: &Path, options: &Options) -> Error {
     let without = if options.read_only { "read_only(true)" } else { "create(false)" };
@@ -212,7 +212,7 @@ fn lock(dir: &dyn Dir, shared: bool) -> Result<()> {
     if dir.try_lock(!shared).at("lock", path)? {
         return Ok(());
     }
-    // LOCK names the newest writer. When a shared lock can be had, only readers are there, and the name is old.
+    // LOCK names the newest writer. If a shared lock can be taken, only readers are there and the name is stale.
     if !shared && dir.try_lock(false).at("lock", path)? {
         dir.unlock().at("unlock", path)?;
         return Err(Error::Locked { path: path(), pid: None });
@@ -224,7 +224,7 @@ fn lock(dir: &dyn Dir, shared: bool) -> Result<()> {
     Err(Error::Locked { path: path(), pid })
 }
 
-/// Writes down who holds the lock. The lock itself is on the directory: without this file nothing is lost.
+/// Records which process holds the lock. The lock itself is on the directory: without this file nothing is lost.
 fn sign(dir: &dyn Dir) -> Result<()> {
     let path = || dir.path().join(name::LOCK);
     match dir.remove(name::LOCK) {
@@ -235,7 +235,7 @@ fn sign(dir: &dyn Dir) -> Result<()> {
     file.write_at(0, format!("{}\n", std::process::id()).as_bytes()).at("write", path)
 }
 
-/// That the directory holds a database or nothing: a folder of other files is left as it is.
+/// Checks that the directory holds a database or nothing: a directory of other files is left untouched.
 fn look_around(dir: &dyn Dir) -> Result<()> {
     let names = dir.list("").at("list", || dir.path().to_path_buf())?;
     if names.iter().any(|name| name == name::CURRENT) {
@@ -256,7 +256,7 @@ fn look_around(dir: &dyn Dir) -> Result<()> {
     Ok(())
 }
 
-/// Makes the directories of a new database, and an empty manifest.
+/// Creates the directories of a new database, and an empty manifest.
 fn create(env: &dyn Env, dir: &Arc<dyn Dir>, options: &Options) -> Result<ManifestStore> {
     if options.read_only || !options.create {
         return Err(no_database(env, dir.path(), options));
@@ -269,7 +269,7 @@ fn create(env: &dyn Env, dir: &Arc<dyn Dir>, options: &Options) -> Result<Manife
     Ok(ManifestStore::new(Arc::clone(dir), env.entropy()))
 }
 
-/// That every segment the manifest names is there. What is in it, its opening checks.
+/// Checks that every segment that the manifest names exists. Contents are checked when a segment is opened.
 fn check_files(dir: &dyn Dir, version: &Version) -> Result<()> {
     let names = dir.list(name::SEGMENTS).at("list", || dir.path().join(name::SEGMENTS))?;
     let there: HashSet<u64> = names.iter().filter_map(|name| name::parse(name, ".seg")).collect();
@@ -280,13 +280,14 @@ fn check_files(dir: &dyn Dir, version: &Version) -> Result<()> {
     }
 }
 
-/// A file number above every segment there is, named or not.
+/// Returns a file number above that of every existing segment, named or not.
 fn unused_file(dir: &dyn Dir) -> Result<u64> {
     let names = dir.list(name::SEGMENTS).at("list", || dir.path().join(name::SEGMENTS))?;
     Ok(names.iter().filter_map(|name| name::parse(name, ".seg")).max().map_or(1, |newest| newest + 1))
 }
 
-/// Removes what no manifest names: leftovers of a crash. What cannot be removed is harmless and waits for the next open.
+/// Removes files that the manifest does not name: leftovers of a crash. Those that cannot be removed are harmless and
+/// wait for the next open.
 fn remove_strangers(dir: &dyn Dir, manifest: &ManifestStore, newest_log: u64) {
     let version = manifest.version();
     let live: HashSet<u64> =

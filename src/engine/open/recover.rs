@@ -1,4 +1,4 @@
-//! Recovering: what the logs hold beyond the segments, and where each of them ends.
+//! Recovery: what the logs hold beyond the segments, and where each of them ends.
 
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
@@ -11,19 +11,19 @@ use crate::{
     wal::{BatchView, Ending, LogEnd, Verdict, replay},
 };
 
-/// What the logs held.
+/// Contents of the replayed logs.
 #[derive(Debug, Default)]
 pub(super) struct Recovered {
     /// Newest first, none empty.
     pub(super) memtables: Vec<Arc<Memtable>>,
-    /// What is known of each log's end now.
+    /// Known end of each log.
     pub(super) ends: BTreeMap<u64, LogEnd>,
     pub(super) last_seqno: u64,
     pub(super) time_us: u64,
     pub(super) next_log: u64,
 }
 
-/// Replays the logs from the oldest that is needed to the first torn one.
+/// Replays the logs from the oldest needed one to the first torn one.
 pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Recovered> {
     let version = manifest.version();
     let names = dir.list(name::LOGS).at("list", || dir.path().join(name::LOGS))?;
@@ -34,14 +34,14 @@ pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Rec
     let newest = numbers.last().copied().max(version.log_ends.keys().next_back().copied());
     let mut recovered =
         Recovered { next_log: newest.map_or(version.logs_from.max(1), |newest| newest + 1), ..Recovered::default() };
-    // Where the first log that lost its end is; what follows it is void.
+    // First log that lost its end; the logs after it are void.
     let mut torn: Option<u64> = None;
     for number in version.logs_from.max(1)..recovered.next_log {
         let path = dir.path().join(name::log(number));
         let known = version.log_ends.get(&number).copied();
         if !numbers.contains(&number) {
-            // The name of a log is durable before the next one is begun (W4). Only one that a recovery has seen in the page cache may
-            // be gone for no other reason than a power cut.
+            // The name of a log is durable before the next one is begun (W4). Only a log that an earlier recovery read
+            // from the page cache may be missing because of a mere power cut.
             if !matches!(known, Some(LogEnd::AtMost(_) | LogEnd::Exactly(0))) {
                 return Err(Error::Missing { path });
             }
@@ -54,7 +54,7 @@ pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Rec
         let file = dir.open(&name::log(number)).at("open", || path.clone())?;
         let owner = Arc::new(read_all(&*file, &path)?);
         let header = Header { kind: FileKind::Log, file_id: manifest.database_id(), number };
-        // Read only once it is known that the log is not void.
+        // Decoded only once the log is known not to be void.
         let mut batches = Vec::new();
         let replayed = replay(&path, &owner, header, known, |place| {
             batches.push(place);
@@ -62,7 +62,7 @@ pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Rec
         })?;
         if let Some(torn) = torn {
             if replayed.was_synced {
-                // A log is synced only after all older ones (W1): the older one was whole once.
+                // A log is synced only after all older ones (W1): the older one was once complete.
                 let what = "the end of a log that a later log was synced after";
                 return Err(Corruption { offset: 0, what }.of(&dir.path().join(name::log(torn)), 0));
             }
@@ -71,11 +71,11 @@ pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Rec
         }
         recovered.take((number, &owner), &batches, version, &path)?;
         let exact = matches!(known, Some(LogEnd::Exactly(_)));
-        // A log without a batch is nothing that anybody could miss.
+        // A log without a batch may be lost without harm.
         let end = if batches.is_empty() { 0 } else { replayed.end };
         let end = if exact { LogEnd::Exactly(replayed.end) } else { LogEnd::AtMost(end) };
         recovered.ends.insert(number, end);
-        // A log is whole with a seal, or when it reaches the end that an earlier recovery found.
+        // A log is complete with a seal, or when it reaches the end that an earlier recovery found.
         let whole = known.map_or(replayed.ending != Ending::Torn, |known| known.offset() == replayed.end);
         if !whole {
             torn = Some(number);
@@ -85,7 +85,7 @@ pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Rec
 }
 
 impl Recovered {
-    /// Takes the batches of a log in, which stand at such places of its bytes.
+    /// Takes in the batches of a log, which are at `places` of its bytes.
     #[expect(clippy::rc_buffer, reason = "the memtable points into the bytes as they were read")]
     fn take(
         &mut self,

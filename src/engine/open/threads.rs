@@ -1,4 +1,4 @@
-//! An open database and its threads: they end when the last handle goes.
+//! An open database and its threads, which end when the last handle is dropped.
 
 use std::{
     fmt,
@@ -44,10 +44,10 @@ impl Running {
         &self.engine
     }
 
-    /// Ends the threads, then the engine; does nothing where that has been done.
+    /// Ends the threads, then the engine; does nothing if that has been done.
     pub(crate) fn close(&self) -> Result<()> {
         self.engine.check_caller()?;
-        // Held to the end: of two who close, the second waits until the first is done.
+        // Held to the end: a second caller waits until the first is done.
         let mut threads = self.threads.lock();
         end(&self.engine, &mut threads)
     }
@@ -56,17 +56,17 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if self.engine.is_forked() {
-            // The threads belong to the process that this one was forked from: there is nothing here to join or let go.
-            // In such a process their lock may be held for ever, so it is not taken.
+            // The threads belong to the process that this one was forked from: there is nothing to join or drop here. Their
+            // lock may be held for ever in this process, so it is not taken.
             let _theirs = ManuallyDrop::new(std::mem::take(self.threads.get_mut()));
         } else if in_callback() {
-            // Whoever calls may be one of the threads, or hold a lock that closing waits for.
+            // The caller may be one of the threads, or hold a lock that closing waits for.
             let (engine, mut threads) = (Arc::clone(&self.engine), std::mem::take(self.threads.get_mut()));
             let closing = thread::Builder::new().name("chronolith-close".to_owned());
-            // Where no thread can be had, it stays open until the process ends.
+            // If no thread can be started, the database stays open until the process ends.
             let _started = closing.spawn(move || end(&engine, &mut threads)).map(drop);
         } else {
-            // Best effort: whoever wants to know calls `close`.
+            // Best effort: callers that need the result call `close`.
             let _closed = self.close();
         }
     }
@@ -86,7 +86,7 @@ fn start(engine: &Arc<Engine>) -> Result<Vec<JoinHandle<()>>> {
         Ok::<_, Error>(())
     };
     spawn("chronolith-flush", |engine| work_on(engine, WorkKind::Flush))?;
-    // Two: one at work on a large keyspace does not keep level 0 of the others waiting.
+    // Two: a job on a large keyspace does not keep level 0 of the others waiting.
     spawn("chronolith-compact", |engine| work_on(engine, WorkKind::Compact))?;
     spawn("chronolith-compact-2", |engine| work_on(engine, WorkKind::Compact))?;
     spawn("chronolith-sync", sync_at_intervals)?;
@@ -100,14 +100,14 @@ fn stop(engine: &Engine) {
     engine.log.syncing.end();
 }
 
-/// Ends the threads, then the engine; does nothing where that has been done.
+/// Ends the threads, then the engine; does nothing if that has been done.
 fn end(engine: &Engine, threads: &mut Vec<JoinHandle<()>>) -> Result<()> {
     if engine.check_open().is_err() {
         return Ok(());
     }
     stop(engine);
     for thread in threads.drain(..) {
-        // A thread that panicked has already said so; closing goes on without it.
+        // A thread that panicked has already reported it; closing continues without it.
         let _ended = thread.join();
     }
     close(engine)
