@@ -1,5 +1,5 @@
-//! What this process knows of keyspaces beyond the manifest: the custom policies and merge strategies that it has been
-//! given, and what follows from them for a keyspace.
+//! Custom policies and merge strategies that this process has been given, which the manifest cannot hold, and what
+//! follows from them for a keyspace.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,7 +21,7 @@ pub(crate) struct KeyspaceRef {
     pub(crate) id: KeyspaceId,
     pub(crate) born: u64,
     pub(crate) strategy: MergeStrategy,
-    /// The name it was opened with: also when it has been dropped.
+    /// Name it was opened with, even if it has been dropped.
     pub(crate) name: Arc<str>,
 }
 
@@ -30,7 +30,7 @@ impl KeyspaceRef {
         Self { id: keyspace.id, born: keyspace.born, strategy, name: keyspace.name.as_str().into() }
     }
 
-    /// An error that names a key, with the name of its keyspace.
+    /// Adds the name of the keyspace to an error that names a key.
     #[cold]
     pub(crate) fn named(&self, error: Error) -> Error {
         match error {
@@ -39,7 +39,7 @@ impl KeyspaceRef {
         }
     }
 
-    /// An error about a key, met by whoever reads several: it names both, whatever it is.
+    /// Adds key and keyspace to any error about a key, for reads of several keys.
     #[cold]
     pub(crate) fn of_key(&self, key: &[u8], error: Error) -> Error {
         match error {
@@ -49,20 +49,20 @@ impl KeyspaceRef {
     }
 }
 
-/// That a keyspace is gone.
+/// Returns the error for a dropped keyspace.
 #[cold]
 pub(super) fn dropped(keyspace: &KeyspaceRef) -> Error {
     let name = &keyspace.name;
-    Error::invalid(format!("keyspace \"{name}\" was dropped; `Db::keyspace` makes it anew"))
+    Error::invalid(format!("keyspace \"{name}\" was dropped; `Db::keyspace` creates it again"))
 }
 
-/// Of the registered seqnos, ascending, those at which a keyspace can be read that was born and dropped at such seqnos.
+/// Returns those of the registered seqnos, ascending, at which a keyspace with this birth and drop can be read.
 pub(super) fn readers_of(born: u64, dropped: u64, registered: &[u64]) -> &[u64] {
     let place = |seqno: u64| registered.partition_point(|registered| *registered < seqno);
     registered.get(place(born)..place(dropped)).unwrap_or_default()
 }
 
-/// Which index the segments of a keyspace get.
+/// Returns the index setting for the segments of a keyspace.
 pub(super) fn point_index(options: &StoredOptions) -> PointIndex {
     match options.point_index {
         1 => PointIndex::Never,
@@ -88,22 +88,22 @@ impl Default for Catalogue {
 }
 
 impl Catalogue {
-    /// The policy of a keyspace.
+    /// Returns the policy of a keyspace.
     pub(super) fn policy_of(&self, keyspace: &KeyspaceVersion) -> Policy {
         Policy::of(&keyspace.options.policy, self.policies.lock().get(&keyspace.id))
     }
 
-    /// The merge strategy of a keyspace; `None` for a custom one that this process has not been given.
+    /// Returns the merge strategy of a keyspace; `None` for a custom one that this process has not been given.
     pub(super) fn strategy_of(&self, keyspace: &KeyspaceVersion) -> Option<MergeStrategy> {
         MergeStrategy::built_in(keyspace.options.merge).or_else(|| self.strategies.lock().get(&keyspace.id).cloned())
     }
 
-    /// Whether entries of a keyspace carry their time.
+    /// Returns whether entries of a keyspace carry their time.
     pub(super) fn keeps_time(&self, keyspace: &KeyspaceVersion) -> bool {
         keyspace.id == TIMELINE || self.policy_of(keyspace).keeps_past() || !keyspace.options.ttls.is_empty()
     }
 
-    /// A keyspace as its readers hold it.
+    /// Returns a keyspace as its readers hold it.
     pub(crate) fn keyspace_ref(&self, keyspace: &KeyspaceVersion) -> Result<KeyspaceRef> {
         let strategy = self.strategy_of(keyspace).ok_or_else(|| {
             let StoredOptions { merge, merge_name, .. } = &keyspace.options;
@@ -116,12 +116,13 @@ impl Catalogue {
         Ok(KeyspaceRef::new(keyspace, strategy))
     }
 
-    /// Hands out a keyspace, if its merge strategy is the one that was asked for.
+    /// Returns a keyspace if its merge strategy is the one that was asked for, and keeps its custom policy and
+    /// strategy.
     pub(super) fn give(&self, keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Result<KeyspaceRef> {
         if let Some(policy) = &options.policy
             && matches!(policy.stored(), StoredPolicy::Custom(_))
         {
-            // The newest one given is the one that is asked. The one before goes outside the lock: it is the user's.
+            // The one given last is used. The one before is dropped outside the lock, since that runs code of the user.
             let before = self.policies.lock().insert(keyspace.id, policy.clone());
             drop(before);
         }
@@ -132,7 +133,7 @@ impl Catalogue {
             (Some(asked), _) if (asked.number(), asked.custom_name()) == (*merge, merge_name) => {
                 let mut strategy = asked.clone();
                 if matches!(asked, MergeStrategy::Custom(_)) {
-                    // The first one given is the one that all use.
+                    // All handles use the one given first.
                     strategy = self.strategies.lock().entry(keyspace.id).or_insert(strategy).clone();
                 }
                 return Ok(KeyspaceRef::new(keyspace, strategy));

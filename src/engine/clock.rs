@@ -1,9 +1,9 @@
 //! The clock of the database.
 //!
-//! The wall clock is read when the database is opened and then followed by the monotonic clock, so that one wrong second of the wall
-//! clock changes nothing. A step beyond the slack is believed once it has stood for an hour of monotonic time. Time never runs
-//! backwards: while the database is ahead of the wall it goes on at half speed, until both agree. Rule C1 of
-//! `docs/versions.md`.
+//! Follows the wall clock while the two differ by at most [`SLACK_US`], else the monotonic clock, so that one wrong
+//! second of the wall clock changes nothing. A larger step ahead is believed once it has lasted for an hour of
+//! monotonic time. Time never runs backwards: while the database is ahead of the wall clock by more than the slack, its
+//! time advances at half speed. Rule C1 of `docs/versions.md`.
 
 use std::sync::Arc;
 
@@ -18,22 +18,22 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// A clock that starts at the wall's time, or at `newest` if that is later.
+    /// Creates a clock that starts at the wall's time, or at `newest` if that is later.
     pub(super) fn new(env: Arc<dyn Env>, newest: u64) -> Self {
         let follows = WallFollower::new(env.wall_us(), env.monotonic_us(), newest);
         Self { env, follows: Lock::new(Rank::Clock, follows) }
     }
 
-    /// The time of the database now, in microseconds; never less than before.
+    /// Returns the time of the database, in microseconds; never less than before.
     pub(crate) fn now_us(&self) -> u64 {
         self.follows.lock().now(self.env.wall_us(), self.env.monotonic_us())
     }
 }
 
-/// Differences from the wall clock up to this are ordinary drift, and followed at once.
+/// Largest difference from the wall clock that is ordinary drift, and followed at once.
 const SLACK_US: u64 = 500_000;
 
-/// How long a step must stand.
+/// Time for which a step ahead must last to be believed.
 const STAND_US: u64 = 3_600_000_000;
 
 /// Follows a wall clock without trusting it.
@@ -41,17 +41,17 @@ const STAND_US: u64 = 3_600_000_000;
 struct WallFollower {
     now: u64,
     monotonic: u64,
-    /// Since when, in monotonic time, the wall clock has been far ahead.
+    /// Monotonic time since which the wall clock has been far ahead.
     ahead_since: Option<u64>,
 }
 
 impl WallFollower {
-    /// A clock that starts at the wall's time, or at `newest` if that is later.
+    /// Creates a clock that starts at the wall's time, or at `newest` if that is later.
     fn new(wall: u64, monotonic: u64, newest: u64) -> Self {
         Self { now: wall.max(newest), monotonic, ahead_since: None }
     }
 
-    /// The time now, in microseconds; never less than before.
+    /// Returns the time, in microseconds; never less than before.
     fn now(&mut self, wall: u64, monotonic: u64) -> u64 {
         let passed = monotonic.saturating_sub(self.monotonic);
         self.monotonic = self.monotonic.max(monotonic);

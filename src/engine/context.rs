@@ -1,4 +1,4 @@
-//! What does not change while a database is open: the machine, the directory, the options.
+//! Constants of an open database: the machine, the directory, the options.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::{
     format::name,
 };
 
-/// The ground that every part of the engine stands on.
+/// Constants that every part of the engine uses.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(super) env: Arc<dyn Env>,
@@ -22,23 +22,23 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Where the database was opened.
+    /// Returns the path at which the database was opened.
     pub(super) fn path(&self) -> PathBuf {
         self.dir.path().to_path_buf()
     }
 
-    /// Whether background steps run on the caller's thread.
+    /// Returns whether background steps run on the caller's thread.
     pub(super) fn runs_inline(&self) -> bool {
         self.env.background() == Background::Caller
     }
 
-    /// Tells the machine that the engine is at a named point between two steps that other threads may come between. A
-    /// simulated machine may run there, on this thread, what another one could run.
+    /// Reports to the machine that the engine is at a named point where other threads may interleave. A simulated
+    /// machine may run there, on this thread, what another one could run.
     pub(super) fn pass(&self, point: &'static str) {
         as_another_thread(|| self.env.pass(point));
     }
 
-    /// Fails when the directory has been deleted: what is durable in a deleted directory is lost all the same.
+    /// Fails if the directory has been deleted: what is durable in a deleted directory is lost all the same.
     pub(super) fn check_there(&self) -> Result<()> {
         self.dir.check_there().at("find", || self.path())
     }
@@ -53,7 +53,7 @@ impl Context {
         self.dir.sync_dir(name::SEGMENTS).at("sync", || self.dir.path().join(name::SEGMENTS))
     }
 
-    /// Makes segments durable that were written without being synced, several at a time.
+    /// Makes segments durable that were written without a sync, several at a time.
     pub(super) fn sync_segments(&self, numbers: &[u64]) -> Result<()> {
         let names: Vec<String> = numbers.iter().copied().map(name::segment).collect();
         self.dir.sync_files(&names).map_err(|(name, error)| Error::io("sync", &self.dir.path().join(name), error))

@@ -1,8 +1,8 @@
-//! What has happened since the database was opened, counted always.
+//! Counts of what has happened since the database was opened, always on.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// What has happened since the database was opened.
+/// Counts of what has happened since the database was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(super) commits: AtomicU64,
@@ -14,24 +14,24 @@ pub(crate) struct Counters {
     pub(super) compactions: AtomicU64,
     pub(super) compacted_in: AtomicU64,
     pub(super) compacted_out: AtomicU64,
-    /// Written to the history tier by compactions.
+    /// Bytes written to the history tier by compactions.
     pub(super) past_out: AtomicU64,
     pub(super) stalls: AtomicU64,
     pub(super) reads: ReadCounters,
 }
 
-/// How many things are counted of point reads: reads, segments that a filter ruled out, those that it let pass for nothing, slots, slots with another
-/// fingerprint, slots with the same fingerprint and another key, blocks.
+/// Number of counts of point reads: reads, segments that a filter ruled out, those that it passed in vain, slots, slots
+/// with another fingerprint, slots with the same fingerprint and another key, blocks.
 pub(super) const READS: usize = 7;
 
-/// Counts of point reads, a stripe for some threads each.
+/// Counts of point reads, in stripes that are each shared by some threads.
 ///
-/// A stripe is added to without locking it: an atomic addition would keep the processor from going on to the next read before this one has
-/// all its bytes. Where two threads of one stripe add at the same moment, one of the additions may be lost.
+/// A stripe is added to without an atomic addition, which would keep the processor from starting the next read before
+/// this one has all its bytes. If two threads of one stripe add at the same moment, one of the additions may be lost.
 #[derive(Debug, Default)]
 pub(crate) struct ReadCounters([Stripe; 16]);
 
-/// Lines of the processor's cache that are no other stripe's.
+/// Counts on cache lines that no other stripe shares.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Stripe([AtomicU64; READS]);

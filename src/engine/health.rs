@@ -1,10 +1,10 @@
-//! Whether the database may be used: open, closed, read-only, forked, poisoned.
+//! State of the database as a whole: open, closed, read-only, forked, poisoned.
 //!
-//! Before the first lock, every call asks here. Two things make a thread turn back: its process was forked from the one
-//! that opened the database, where the holders of locks may be missing; or it is inside a callback of the user, whose
-//! caller may hold locks.
+//! Every call checks it before the first lock. The call fails if its process was forked from the one that opened the
+//! database, where the holders of locks may be missing, or if it is made inside a callback of the user, whose caller
+//! may hold locks.
 //!
-//! A failed sync poisons: what is on the disk is not known any more. So does a broken invariant of ours: a background
+//! A failed sync poisons: the state of the disk is no longer known. So does a broken invariant of ours: a background
 //! step, a commit or an edit that panics is caught ([`Health::contain`]), writes stop for good with its text, and reads
 //! go on.
 
@@ -29,10 +29,10 @@ pub(crate) struct Health {
     /// The process that opened the database.
     origin: Origin,
     closed: AtomicBool,
-    /// Set before the threads are joined: jobs give up.
+    /// Set before the threads are joined, so that jobs give up.
     stopping: AtomicBool,
     poisoned: AtomicBool,
-    /// What poisoned it.
+    /// Cause of the poisoning.
     why: Lock<Option<String>>,
 }
 
@@ -49,13 +49,13 @@ impl Health {
         }
     }
 
-    /// Whether this process was forked from the one that opened the database: what belongs to that is left alone.
+    /// Returns whether this process was forked from the one that opened the database, whose resources are left alone.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
         self.origin.is_forked()
     }
 
-    /// Fails where the caller may take no lock: in a forked process, and in a callback.
+    /// Fails if the caller may take no lock: in a forked process, and in a callback.
     #[inline]
     pub(crate) fn check_caller(&self) -> Result<()> {
         if self.is_forked() || in_callback() { Err(self.wrong_caller()) } else { Ok(()) }
@@ -66,23 +66,23 @@ impl Health {
         let path = self.path.display();
         if !self.is_forked() {
             return Error::invalid(format!(
-                "the database {path} was called from within a merge strategy, a compaction policy or a report of progress; those may use their arguments alone"
+                "the database {path} was called from within a merge strategy, a compaction policy or a progress callback; those may use only their arguments"
             ));
         }
         let (opened, here) = (self.origin.process(), std::process::id());
         Error::invalid(format!(
-            "{path} was opened by process {opened}, and process {here} was forked from it: it cannot use what that opened; open databases after the fork"
+            "{path} was opened by process {opened}, and process {here} was forked from it: a forked process cannot use what its parent opened; open databases after the fork"
         ))
     }
 
-    /// Fails with [`Error::Closed`] after the end, and where the caller may take no lock.
+    /// Fails with [`Error::Closed`] after the database was closed, and if the caller may take no lock.
     #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
         self.check_caller()?;
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Fails where no write is taken.
+    /// Fails if writes are not accepted.
     pub(super) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
         self.check_not_poisoned()?;
@@ -103,12 +103,12 @@ impl Health {
         Err(Error::Poisoned { why: self.poisoned_by().unwrap_or_default() })
     }
 
-    /// What has stopped writes for good, if anything has.
+    /// Returns what has stopped writes for good, if anything has.
     pub(super) fn poisoned_by(&self) -> Option<String> {
         self.why.lock().clone()
     }
 
-    /// Stops writes for good: what is on the disk is not known any more.
+    /// Stops writes for good: the state of the disk is no longer known.
     pub(super) fn poison(&self, error: &Error) {
         self.poison_with(error.in_full());
     }
@@ -118,7 +118,7 @@ impl Health {
         self.poisoned.store(true, Ordering::Release);
     }
 
-    /// Stops writes after a failed sync of names; unless the directory could not even be opened for it, on a machine
+    /// Stops writes after a failed sync of names, unless the directory could not even be opened for it, on a machine
     /// that does not hold it open: then nothing was synced, and nothing is lost.
     pub(super) fn poison_unless_unopened(&self, error: &Error) {
         if !error.is_out_of_files() {
@@ -127,33 +127,32 @@ impl Health {
     }
 
     /// Runs a step that changes the database. A panic in it is a broken invariant of ours, since callbacks of the user
-    /// catch their own: it stops writes for good, and the step answers [`Error::Poisoned`] with its text.
+    /// catch their own: it stops writes for good, and the step returns [`Error::Poisoned`] with its text.
     pub(super) fn contain<T>(&self, step: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
-        // What the step has locked is given back on the way; what it has half done is not looked at by any later step,
-        // because none is taken.
+        // Unwinding releases what the step has locked. No later step sees what it left half done, because none runs.
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             self.poison_with(format!("{step} met a broken invariant: {}", text_of(&*panic)));
             Err(Error::Poisoned { why: self.poisoned_by().unwrap_or_default() })
         })
     }
 
-    /// Asks jobs under way to give up.
+    /// Asks running jobs to give up.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
     }
 
-    /// Whether jobs under way should give up.
+    /// Returns whether running jobs should give up.
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Ends the use of the database.
+    /// Marks the database as closed.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
     }
 }
 
-/// The text that a panic was raised with.
+/// Returns the text that a panic was raised with.
 fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text")

@@ -1,37 +1,37 @@
 //! The locks of the engine, and the order in which they are taken.
 //!
 //! A thread that holds a lock takes only locks that stand below it in this table. A debug build checks that at every
-//! lock and panics with both names; a release build keeps nothing.
+//! lock and panics with both names; a release build records nothing.
 //!
 //! | rank | part | guards | work done under it |
 //! | --- | --- | --- | --- |
 //! | `Threads` | open | the threads of the database, and the right to close | joining them; closing |
-//! | `Leading` | log | the right to sync the log for everyone who waits | flushes what was recovered; syncs logs |
+//! | `Leading` | log | the right to sync the log for all waiters | flushes what was recovered; syncs logs |
 //! | `Flushing` | jobs | the right to flush, and to close | the whole flush; closing |
 //! | `Compacting` | jobs | the right to compact one keyspace | the whole compaction |
 //! | `Manifest` | files | the log of edits | appending and syncing an edit; reading it back to verify it |
 //! | `Commit` | log | log writer, active memtable, next seqno, recent batches | appending; rotating; syncing before a decision; folding long chains |
-//! | `Registry` | files | who may read which seqno | none |
+//! | `Registry` | files | the registered readers and pins | none |
 //! | `ViewFiles` | files | the files that one view reads next | none |
 //! | `Current` | files | the superversion that new reads take | none |
 //! | `Clock` | clock | the time of the database | none |
 //! | `Policies`, `Strategies` | catalogue | custom policies and merge strategies of this process | none |
 //! | `Slots` | jobs | the keyspaces under compaction | none |
-//! | `Idle`, `Cleared` | jobs | since when nothing was committed; when keyspaces were cleared out | none |
+//! | `Idle`, `Cleared` | jobs | start of the time without commits; when keyspaces were cleared out | none |
 //! | `Doubtful` | files | segments of edits that failed | none |
 //! | `Removing` | files | the right to remove files | removing files |
-//! | `Unread` | files | names of files that nobody reads any more | none |
+//! | `Unread` | files | names of files without readers | none |
 //! | `Synced` | log | how far the log is synced, and who syncs | none |
 //! | `Due` | log | the end of the thread that syncs at intervals | none |
 //! | `Poison` | health | why writes have stopped | none |
-//! | `Work` | work | what there is to do, and what doing it has met | none |
+//! | `Work` | work | pending work, and the errors that it met | none |
 //! | `Room` | work | nothing: writers wait under it | none |
 //!
-//! `Leading` and `Compacting` are rights that a flag or a set keeps; they count as held like a lock. While a thread
+//! `Leading` and `Compacting` are rights recorded in a flag or a set; they count as held like a lock. While a thread
 //! waits under a lock for another thread, it holds that lock and rights alone: closing waits under `Flushing` for
-//! compactions to end, and a flush under it for the threads that sync its files. What is locked below the engine (a
-//! memtable's ranges, spans that hold nothing, the pool of open files, the simulated machine) is a leaf: nothing of this
-//! table is taken under it.
+//! compactions to end, and a flush under it for the threads that sync its files. Locks below the engine (a memtable's
+//! ranges, spans that hold nothing, the pool of open files, the simulated machine) are leaves: no lock of this table is
+//! taken under them.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -68,7 +68,8 @@ pub(super) enum Rank {
     Room,
 }
 
-/// Tells, as long as it lives, that this thread holds a lock or a right of a rank. Costs nothing in a release build.
+/// Token that records, while it lives, that this thread holds a lock or a right of a rank. Costs nothing in a release
+/// build.
 #[derive(Debug)]
 pub(super) struct Held {
     #[cfg(debug_assertions)]
@@ -85,7 +86,7 @@ mod order {
 
     impl Held {
         pub(in crate::engine) fn take(rank: Rank) -> Self {
-            // A thread that is ending has no list any more: what its last handles lock is not checked.
+            // An ending thread no longer has a list: what its last handles lock is not checked.
             let _checked = HELD.try_with(|held| {
                 let mut held = held.borrow_mut();
                 let last = held.iter().max();
@@ -96,7 +97,7 @@ mod order {
         }
     }
 
-    /// What this thread holds, put aside until this is dropped.
+    /// Ranks that this thread holds, set aside until this is dropped.
     pub(super) struct Aside(Vec<Rank>);
 
     impl Aside {
@@ -123,7 +124,7 @@ mod order {
     }
 }
 
-/// Runs what another thread could run at this moment: its locks are ordered by themselves.
+/// Runs what another thread could run at this moment: its locks have an order of their own.
 pub(super) fn as_another_thread<T>(run: impl FnOnce() -> T) -> T {
     #[cfg(debug_assertions)]
     let _given_back = order::Aside::take();
@@ -162,7 +163,7 @@ impl<T> Lock<T> {
     }
 }
 
-/// What a lock guards, until it is dropped.
+/// Access to what a lock guards, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Guard<'l, T> {
     inner: parking_lot::MutexGuard<'l, T>,
@@ -187,7 +188,7 @@ impl<T> DerefMut for Guard<'_, T> {
 }
 
 impl<T> Guard<'_, T> {
-    /// Runs something without the lock, and takes it again.
+    /// Runs `run` without the lock, then takes it again.
     pub(super) fn unlocked<R>(&mut self, run: impl FnOnce() -> R) -> R {
         self.held = None;
         let ran = parking_lot::MutexGuard::unlocked(&mut self.inner, run);
@@ -200,7 +201,7 @@ impl<T> Guard<'_, T> {
         until.wait(&mut self.inner);
     }
 
-    /// Waits, without the lock, to be woken, or for so long.
+    /// Waits, without the lock, to be woken, for at most `longest`.
     pub(super) fn wait_for(&mut self, until: &Condvar, longest: Duration) {
         until.wait_for(&mut self.inner, longest);
     }
@@ -213,14 +214,14 @@ pub(super) struct RwLock<T> {
     inner: parking_lot::RwLock<T>,
 }
 
-/// What a lock guards, for one of several readers.
+/// Shared access to what a lock guards.
 #[derive(Debug)]
 pub(super) struct ReadGuard<'l, T> {
     inner: parking_lot::RwLockReadGuard<'l, T>,
     _held: Held,
 }
 
-/// What a lock guards, for the one writer.
+/// Exclusive access to what a lock guards.
 #[derive(Debug)]
 pub(super) struct WriteGuard<'l, T> {
     inner: parking_lot::RwLockWriteGuard<'l, T>,

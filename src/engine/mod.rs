@@ -1,7 +1,7 @@
-//! The living database: open, write, read, scan, flush, compact, reclaim, check.
+//! The open database: open, write, read, scan, flush, compact, reclaim, check.
 //!
-//! [`Engine`] composes parts that own their state and their locks; nobody else reaches either. A room may use those
-//! that stand below it, and `tests/layers.rs` keeps it so:
+//! [`Engine`] composes parts that own their state and their locks, out of reach of all others. A module may use those
+//! that stand below it, as `tests/layers.rs` checks:
 //!
 //! ```text
 //!   open                                     open and close, recovery, threads
@@ -13,20 +13,20 @@
 //!   ── Engine: the parts together ──────────────────────────────────────────────────────────────────
 //!   timeline                                 which commit happened when
 //!   log/                                     log, memtable, the order of commits, syncing
-//!   files/                                   manifest, versions, readers, files to remove: the door for edits
+//!   files/                                   manifest, versions, readers, files to remove: all edits
 //!   catalogue                                custom policies and strategies of this process
-//!   clock  health  work  context  counters   the ground: time, whether it may be used, what is to do
+//!   clock  health  work  context  counters   the ground: time, whether it may be used, pending work
 //!   watch  options  locks
 //! ```
 //!
-//! The locks and their order stand in `locks.rs`.
+//! The locks and their order are in `locks.rs`.
 //!
 //! # Invariants
 //!
 //! * E1: a seqno becomes visible only when everything at or below it is in the log and in a memtable.
 //! * E2: memtables are flushed oldest first, all keyspaces of one in one edit, so that a crash leaves a prefix of the
 //!   commits.
-//! * E3: a thing is durable before anything durable points to it.
+//! * E3: data is durable before anything durable points to it.
 //! * E4: a superversion that a reader holds is complete: its memtables and segments hold every version that was not
 //!   dropped by a job that knew of the reader.
 
@@ -92,41 +92,41 @@ pub(crate) struct Engine {
     files: FileSet,
     log: Log,
     jobs: Jobs,
-    /// Where nothing is left to read.
+    /// Spans known to hold nothing.
     dead: Arc<DeadSpans>,
 }
 
 impl Engine {
-    /// Whether this process was forked from the one that opened the database: what belongs to that is left alone.
+    /// Returns whether this process was forked from the one that opened the database, whose resources are left alone.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
         self.health.is_forked()
     }
 
-    /// Fails where the caller may take no lock: in a forked process, and in a callback.
+    /// Fails if the caller may take no lock: in a forked process, and in a callback.
     #[inline]
     pub(crate) fn check_caller(&self) -> Result<()> {
         self.health.check_caller()
     }
 
-    /// Fails with [`Closed`](crate::Error::Closed) after the end, and where the caller may take no lock.
+    /// Fails with [`Closed`](crate::Error::Closed) after the database was closed, and if the caller may take no lock.
     #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
         self.health.check_open()
     }
 
-    /// The newest seqno that readers may see.
+    /// Returns the newest seqno that readers may see.
     #[inline]
     pub(crate) fn visible(&self) -> u64 {
         self.log.visible()
     }
 
-    /// Where the database was opened.
+    /// Returns the path at which the database was opened.
     pub(crate) fn path(&self) -> PathBuf {
         self.ctx.path()
     }
 
-    /// The time of the database now, in microseconds.
+    /// Returns the time of the database, in microseconds.
     fn now_us(&self) -> u64 {
         self.clock.now_us()
     }

@@ -1,4 +1,4 @@
-//! How a database is opened, and what a keyspace keeps.
+//! Options of a database, and of a keyspace.
 
 use std::{
     panic::{RefUnwindSafe, UnwindSafe},
@@ -13,8 +13,8 @@ use crate::{
     merge::MergeStrategy,
 };
 
-/// When an acknowledged write is on the disk. With any of them a write survives the death of the process, and a power
-/// cut leaves the database as it was at one moment: a prefix of the commits, each batch whole.
+/// Time by which an acknowledged write is on the disk. With every setting a write survives the death of the process,
+/// and a power cut leaves the database as it was at one moment: a prefix of the commits, each batch whole.
 ///
 /// ```
 /// # use chronolith::{env::Memory, Durability, KeyspaceOptions, Options};
@@ -46,10 +46,10 @@ impl Default for Durability {
 const BUDGET_MIN: u64 = 4 << 20;
 const BUDGET_DEFAULT: u64 = 256 << 20;
 
-/// The largest memtable: a smaller skip list is a faster one, and four of them bound the live log to 64 MiB.
+/// Largest memtable: a smaller skip list is a faster one, and four of them bound the live log to 64 MiB.
 const MEMTABLE_MAX: u64 = 16 << 20;
 
-/// The most bytes for spans that hold nothing.
+/// Most bytes for spans known to hold nothing.
 const DEAD_MAX: usize = 16 << 20;
 
 /// Sealed memtables that may wait for their flush.
@@ -60,11 +60,11 @@ pub(crate) const SEALED_MAX: usize = 3;
 pub(crate) struct Limits {
     /// Seqnos reserved ahead: after a crash numbering goes on above them, so none is ever given out twice.
     pub(crate) seqno_reserve: u64,
-    /// Bytes of recent batches that are kept while somebody is between reading and committing.
+    /// Bytes of recent batches that are kept while a caller is between reading and committing.
     pub(crate) recent_bytes: usize,
-    /// Bytes that the exact part of the timeline may take where nobody keeps a past.
+    /// Bytes that the exact part of the timeline may take if no history is kept.
     pub(crate) timeline_bytes: u64,
-    /// Times to live of one keyspace under each of which something was written that is still there.
+    /// TTLs of one keyspace under each of which something was written that still exists.
     pub(crate) ttls: usize,
 }
 
@@ -74,8 +74,8 @@ impl Default for Limits {
     }
 }
 
-/// Files that are open beside those that reads go through: the directories, logs, the manifest, what jobs and
-/// checkpoints write.
+/// Files that are open beside those that reads use: the directories, logs, the manifest, what jobs and checkpoints
+/// write.
 const OPEN_FILES_OWN: usize = 24;
 
 /// The smallest limit of open files, and the largest that is set by default.
@@ -208,7 +208,7 @@ impl Options {
         self
     }
 
-    /// Fails for options that make no sense.
+    /// Fails for invalid options.
     pub(crate) fn check(&self) -> Result<()> {
         if self.memory_budget < BUDGET_MIN {
             return Err(Error::invalid(format!(
@@ -228,7 +228,7 @@ impl Options {
         Ok(())
     }
 
-    /// How many segments may be open for reading at once.
+    /// Returns how many segments may be open for reading at once.
     pub(crate) fn open_segments_max(&self) -> usize {
         let default = || {
             let quarter = self.env.open_files_max().map_or(u64::MAX, |limit| limit / 4);
@@ -237,18 +237,18 @@ impl Options {
         self.max_open_files.unwrap_or_else(default) - OPEN_FILES_OWN
     }
 
-    /// A memtable is sealed when it holds this many bytes.
+    /// Returns the size at which a memtable is sealed, in bytes.
     pub(crate) fn memtable_bytes(&self) -> u64 {
         (self.memory_budget / 8).min(MEMTABLE_MAX)
     }
 
-    /// Bytes in which spans are remembered that hold nothing: a thirty-second of the budget, 8 MiB by default: room for
+    /// Returns the bytes for spans known to hold nothing: a thirty-second of the budget, 8 MiB by default, room for
     /// both ends of ten thousand queues.
     pub(crate) fn dead_bytes(&self) -> usize {
         usize::try_from(self.memory_budget / 32).unwrap_or(usize::MAX).min(DEAD_MAX)
     }
 
-    /// Outputs of compactions are cut at this length.
+    /// Returns the length at which outputs of compactions are cut.
     pub(crate) fn segment_bytes(&self) -> u64 {
         self.memtable_bytes() * 2
     }

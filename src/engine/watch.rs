@@ -1,4 +1,4 @@
-//! How far a long call has come, told to whoever made it, who may break it off.
+//! Progress of a long call, reported to its caller, who may cancel it.
 
 use std::{
     any::Any,
@@ -8,23 +8,23 @@ use std::{
 
 use crate::base::{Error, Result, callback};
 
-/// How far a compaction, a verification or a checkpoint has come.
+/// Progress of a compaction, a verification or a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Bytes of files that are done with: never less than before, nor more than `total`, and as much at the very end.
+    /// Bytes of files processed so far: never decreases, never exceeds `total`, and equals it at the very end.
     pub done: u64,
-    /// Bytes of all files that there were at the start.
+    /// Bytes of all files at the start.
     pub total: u64,
 }
 
 type KeyVersion<'t> = &'t mut dyn FnMut(Progress) -> ControlFlow<()>;
 
-/// Whoever is told, if anybody is.
+/// Progress of a call, and the callback that it is reported to, if there is one.
 pub(crate) struct Watch<'t> {
     told: Option<KeyVersion<'t>>,
     progress: Progress,
-    /// The part under way: its bytes, and how many of them have been told.
+    /// Current part: its bytes, and how many of them have been reported.
     part: (u64, u64),
     panicked: Option<Box<dyn Any + Send>>,
 }
@@ -38,7 +38,7 @@ impl<'t> Watch<'t> {
         Self { told: Some(told), ..Self::silent() }
     }
 
-    /// Runs what is watched. A panic of whoever is told goes on once everything is put away.
+    /// Runs the watched call. A panic of the callback resumes once everything is cleaned up.
     pub(crate) fn over<T>(mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let ran = run(&mut self);
         self.panicked.map_or(ran, |panic| resume_unwind(panic))
@@ -49,24 +49,24 @@ impl<'t> Watch<'t> {
         self.tell()
     }
 
-    /// Begins a part of so many bytes: it is told of in shares, and counts as done with when it ends.
+    /// Begins a part of `bytes`: reported in shares, and complete when it ends.
     pub(super) fn begin_part(&mut self, bytes: u64) {
         self.part = (bytes, 0);
     }
 
-    /// So many of the part's `all` steps are done.
+    /// Reports that `done` of the part's `all` steps are done.
     pub(super) fn step(&mut self, done: u64, all: u64) -> Result<()> {
         let (bytes, told) = self.part;
         let share = u128::from(bytes) * u128::from(done.min(all)) / u128::from(all.max(1));
-        // A part may be gone over more than once.
+        // A part may be walked more than once.
         let now = u64::try_from(share).unwrap_or(bytes).max(told);
         self.part.1 = now;
-        // What others write meanwhile makes parts larger than they were at the start.
+        // Writes meanwhile make parts larger than they were at the start.
         self.progress.done = (self.progress.done + (now - told)).min(self.progress.total);
         self.tell()
     }
 
-    /// Tells that all is done. It is too late to break it off.
+    /// Reports that all is done. It is too late to cancel.
     pub(super) fn end(&mut self) {
         self.progress.done = self.progress.total;
         let _late = self.tell();
@@ -82,7 +82,7 @@ impl<'t> Watch<'t> {
             return Err(Error::Cancelled);
         }
         let progress = self.progress;
-        // The right to compact may be held: whoever calls the database from here waits for itself.
+        // The right to compact may be held: a callback that calls the database would wait for itself.
         match callback(|| catch_unwind(AssertUnwindSafe(|| told(progress)))) {
             Ok(ControlFlow::Continue(())) => Ok(()),
             Ok(ControlFlow::Break(())) => Err(Error::Cancelled),

@@ -1,8 +1,8 @@
-//! What there is to do, what doing it has met, and who waits for it: the meeting point of those who write and those
-//! who work in the background.
+//! Pending work, the errors that it met, and the threads that wait for it: the meeting point of writers and background
+//! threads.
 //!
 //! ```text
-//!   a write seals a memtable · a reader lets a file go · a view or pin ends
+//!   a write seals a memtable · a file loses its last reader · a view or pin ends
 //!        │ wake                                                  ▲ wake_writers
 //!        ▼                                                       │
 //!   threads wait here ──▶ a step of flush or compaction ──▶ room, or trouble of a flush or of one keyspace
@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::locks::{Condvar, Lock, Rank};
 use crate::base::{Error, KeyspaceId};
 
-/// After an error a worker tries again this much later.
+/// Time after an error until a worker tries again.
 pub(super) const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// The state that background work and writers share.
@@ -21,18 +21,18 @@ pub(super) const TRY_AGAIN: Duration = Duration::from_millis(500);
 pub(crate) struct Work {
     state: Lock<State>,
     changed: Condvar,
-    /// Woken when background work has made room.
+    /// Notified when background work has made room.
     room: Condvar,
     waiting: Lock<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Counts up whenever there may be something to do.
+    /// Incremented whenever there may be work.
     round: u64,
     stop: bool,
     flush_trouble: Option<Error>,
-    /// What the compactions of a keyspace met last.
+    /// Last error of the compactions of each keyspace.
     compact_trouble: BTreeMap<KeyspaceId, Trouble>,
     next_trouble: u64,
 }
@@ -42,7 +42,7 @@ struct Trouble {
     error: Error,
     /// In monotonic microseconds.
     since: u64,
-    /// Counted up from one trouble to the next.
+    /// Increases from one trouble to the next.
     number: u64,
 }
 
@@ -58,7 +58,7 @@ impl Default for Work {
 }
 
 impl Work {
-    /// There may be something to do.
+    /// Announces that there may be work.
     pub(super) fn wake(&self) {
         self.state.lock().round += 1;
         self.changed.notify_all();
@@ -70,13 +70,13 @@ impl Work {
         self.changed.notify_all();
     }
 
-    /// The round in which something may be to do; `None` once the threads are to end.
+    /// Returns the current round; `None` once the threads are to end.
     pub(super) fn round(&self) -> Option<u64> {
         let state = self.state.lock();
         (!state.stop).then_some(state.round)
     }
 
-    /// Waits until there may be something to do that was not in a round, or for so long, or until the end.
+    /// Waits until there may be work newer than `round`, for at most `longest`, or until the threads are to end.
     pub(super) fn rest(&self, round: u64, longest: Option<Duration>) {
         let mut state = self.state.lock();
         if state.round != round || state.stop {
@@ -102,19 +102,19 @@ impl Work {
         self.room.notify_all();
     }
 
-    /// Waits for room, for so long at most.
+    /// Waits for room, for at most `longest`.
     pub(super) fn wait_for_room(&self, longest: Duration) {
         self.waiting.lock().wait_for(&self.room, longest);
     }
 
-    /// The error that keeps background work from going on, if there is one.
+    /// Returns the error that keeps background work from going on, if there is one.
     pub(super) fn trouble(&self) -> Option<Error> {
         let state = self.state.lock();
         let compactions = || state.compact_trouble.values().next().map(|trouble| &trouble.error);
         state.flush_trouble.as_ref().or_else(compactions).map(Error::duplicate)
     }
 
-    /// The same, of what writers of some keyspaces wait for.
+    /// Returns the error that blocks writers of these keyspaces, if there is one.
     pub(super) fn trouble_for(&self, mut keyspaces: impl Iterator<Item = KeyspaceId>) -> Option<Error> {
         let state = self.state.lock();
         let compactions = || keyspaces.find_map(|id| state.compact_trouble.get(&id)).map(|trouble| &trouble.error);
@@ -125,7 +125,7 @@ impl Work {
         self.state.lock().flush_trouble = trouble;
     }
 
-    /// Notes how a compaction of a keyspace has ended, at a time in monotonic microseconds.
+    /// Records how a compaction of a keyspace has ended, at a time in monotonic microseconds.
     pub(super) fn record_compaction(&self, keyspace: KeyspaceId, met: Option<&Error>, now: u64) {
         let mut state = self.state.lock();
         match met {
@@ -139,7 +139,7 @@ impl Work {
         }
     }
 
-    /// The error of a compaction that is not to be tried again yet.
+    /// Returns the error of a compaction that is not to be retried yet.
     pub(super) fn failed_just_now(&self, keyspace: KeyspaceId, now: u64) -> Option<Error> {
         let state = self.state.lock();
         let trouble = state.compact_trouble.get(&keyspace)?;
@@ -147,12 +147,12 @@ impl Work {
         rests.then(|| trouble.error.duplicate())
     }
 
-    /// The number of the next trouble.
+    /// Returns the number of the next trouble.
     pub(super) fn next_trouble(&self) -> u64 {
         self.state.lock().next_trouble
     }
 
-    /// Forgets what is over: `stays` is asked with the keyspace, and the number of the trouble.
+    /// Keeps the troubles for which `stays`, given the keyspace and the number, returns `true`.
     pub(super) fn keep_troubles(&self, stays: impl Fn(KeyspaceId, u64) -> bool) {
         self.state.lock().compact_trouble.retain(|id, trouble| stays(*id, trouble.number));
     }
