@@ -1,4 +1,4 @@
-//! Where a read looks and why: the same look-up as any other, told step by step.
+//! Explained reads: the same look-up as any other, recorded step by step.
 
 use std::{fmt, sync::Arc};
 
@@ -10,15 +10,16 @@ use crate::{
     segment::{PointKey, Probe},
 };
 
-/// Where a read of a key looks, and what it finds there: what [`Keyspace::explain`](crate::Keyspace::explain) answers.
+/// Places where a read of a key looks and what it finds there, as [`Keyspace::explain`](crate::Keyspace::explain)
+/// returns them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Explain {
-    /// The moment that was read.
+    /// Seqno of the read.
     pub seqno: Seqno,
-    /// The places that were looked at, in order.
+    /// Places looked at, in order.
     pub steps: Vec<ReadStep>,
-    /// What came of it.
+    /// Result of the read.
     pub outcome: ReadOutcome,
 }
 
@@ -29,53 +30,54 @@ pub enum ReadStep {
     /// A memtable.
     #[non_exhaustive]
     Memtable {
-        /// The number of its log.
+        /// Number of its log.
         log: u64,
-        /// It has something of the key.
+        /// Whether it holds anything for the key.
         found: bool,
     },
-    /// A segment whose span holds the key. Segments that cannot hold it are not looked at, and not told.
+    /// A segment whose span holds the key. Segments that cannot hold it are not looked at and not listed.
     #[non_exhaustive]
     Segment {
-        /// The number in its file name.
+        /// Number in its file name.
         number: u64,
-        /// The level it is in; 0 holds what flushes left.
+        /// Level it is in; 0 holds the output of flushes.
         level: usize,
-        /// Whether the filter let the key pass; nothing where there is no filter.
+        /// Whether the filter let the key pass; `None` if there is no filter.
         filter: Option<bool>,
-        /// The partition and the slot of the perfect-hash index; nothing where that was not asked.
+        /// Partition and slot of the perfect-hash index; `None` if it was not probed.
         slot: Option<(u64, u64)>,
-        /// Where in the file the entry begins that the slot names, if the fingerprint was the key's.
+        /// File offset of the entry that the slot names, if the fingerprint matched.
         entry_at: Option<u64>,
-        /// Data blocks of which anything was read.
+        /// Data blocks read, in whole or in part.
         blocks: u32,
-        /// It has an entry of the key.
+        /// Whether it has an entry of the key.
         found: bool,
     },
 }
 
-/// What a read finds.
+/// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadOutcome {
-    /// A value.
+    /// A value, expired or not.
     Value,
-    /// Operands, folded to a value; how many.
+    /// A value folded from this many operands.
     Folded(usize),
     /// A tombstone: the key was deleted.
     Deleted,
-    /// Nothing: the key was never written, or nothing of it is left.
+    /// No entry: the key was never written, or nothing of it is left.
     Absent,
 }
 
 impl Explain {
-    /// Data blocks of which anything was read: 1 for a key in a fully compacted keyspace, 0 for a key that filters or fingerprints rule out.
+    /// Returns the number of data blocks read: 1 for a key in a fully compacted keyspace, 0 for a key that filters or
+    /// fingerprints rule out.
     #[must_use]
     pub fn blocks(&self) -> u32 {
         self.steps.iter().map(|step| if let ReadStep::Segment { blocks, .. } = step { *blocks } else { 0 }).sum()
     }
 
-    /// Segments whose filter, index or blocks were asked.
+    /// Returns the number of segments whose filter, index or blocks were read.
     #[must_use]
     pub fn segments(&self) -> usize {
         self.steps.iter().filter(|step| matches!(step, ReadStep::Segment { .. })).count()
@@ -128,7 +130,7 @@ impl fmt::Display for ReadStep {
     }
 }
 
-/// Reads the newest value as [`get`](super::get) does, and tells where it looked.
+/// Reads the newest value as [`get`](super::get) does, expired or not, and records where it looked.
 pub(crate) fn explain(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Result<Explain> {
     engine.check_open()?;
     let current = engine.files.current();

@@ -1,8 +1,8 @@
-//! The versions of one key, newest first.
+//! History of a key, and of the keys of a span: versions, newest first.
 //!
-//! All sources are walked as they are asked for: however many versions there are, one of each is in memory. A walk that
-//! begins in the middle begins there: of the newer versions it reads of each source the one above, which tells whether
-//! anything between has gone.
+//! Sources are read lazily: however many versions there are, one from each source is in memory. A walk that starts in
+//! the middle skips newer versions: of those it reads only the one just above in each source, which records whether
+//! anything in between was dropped.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -27,9 +27,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct KeyVersion {
     pub(crate) seqno: u64,
-    /// In microseconds.
+    /// Commit time, in microseconds.
     pub(crate) time: u64,
-    /// Nothing of a delete; an error where there is a value that cannot be told, as a sum that no `i64` holds.
+    /// `None` for a delete; an error for a value that cannot be returned, such as a sum that no `i64` holds.
     pub(crate) value: Result<Option<Bytes>>,
 }
 
@@ -58,17 +58,17 @@ impl LiveVersion {
     }
 }
 
-/// The versions of a key in memtables and the main tree, newest first.
+/// Versions of a key in memtables and the main tree, newest first.
 #[derive(Debug)]
 struct LiveWalk {
     merge: Kway<AnySource>,
-    /// Marks that cover the key, oldest first.
+    /// Range tombstones that cover the key, oldest first.
     marks: Vec<LiveVersion>,
     next: Option<LiveVersion>,
 }
 
 impl LiveWalk {
-    /// The version it stands at.
+    /// Returns the version it stands at.
     fn next(&mut self, key: &[u8]) -> Result<Option<&LiveVersion>> {
         if self.next.is_none() {
             self.next = self.pull(key)?;
@@ -77,7 +77,7 @@ impl LiveWalk {
                 && seqno == newer.seqno
                 && !kind.purges()
             {
-                // The last word of a commit counts.
+                // The last operation of a commit counts.
                 let Some(older) = Self::take(&mut self.merge, &mut self.marks, key)? else { break };
                 if let Some(gap) = older.gap_start {
                     newer.gap_start = Some(newer.gap_start.map_or(gap, |newer| newer.min(gap)));
@@ -92,8 +92,8 @@ impl LiveWalk {
         Self::take(&mut self.merge, &mut self.marks, key)
     }
 
-    /// Whether a mark comes before the entry of the merge. Segments keep no order in a commit: there the point entry
-    /// comes before the mark.
+    /// Returns whether a range tombstone comes before the merge's entry. Segments do not keep the order within a
+    /// commit: there the point entry comes first.
     fn mark_first(merge: &Kway<AnySource>, marks: &[LiveVersion], key: &[u8]) -> bool {
         let entry = merge.top().and_then(Source::entry).filter(|entry| entry.key == key);
         let Some(mark) = marks.last() else { return false };
@@ -124,31 +124,32 @@ impl LiveWalk {
 #[derive(Debug)]
 pub(crate) struct VersionWalk {
     view: Arc<ViewCore>,
-    /// It goes on in the files that it began with: for an operand's value too, which is that of a moment that nobody has registered.
+    /// Files it started with. It stays with them, also to fold an operand: a read at a seqno that is not registered.
     files: Arc<SuperVersion>,
     _iterating: Arc<()>,
     keyspace: KeyspaceRef,
     key: Vec<u8>,
     asked: Asked,
-    /// Seqnos told: from the first to before the second.
+    /// Seqnos returned: `from..to`.
     from: u64,
     to: u64,
     live: LiveWalk,
     past: Kway<VersionRunCursor>,
     timeline: Timeline,
     complete: bool,
-    /// Where the next older version must end, unless something has gone between; and down to where the newest entry of the main tree says that its
-    /// past has been moved.
+    /// Seqno of the version before: the next older one must end there, unless something in between was dropped.
     begins: Option<u64>,
+    /// Seqno that moved versions must reach down to, as the entry above them records.
     moved_from: Option<u64>,
-    /// The lowest gap of the entries of the main tree so far.
+    /// Lowest gap of the main-tree entries so far.
     floor: u64,
-    /// A source could not be read further.
+    /// Whether a source failed to read on.
     unread: bool,
     ended: bool,
 }
 
-/// The versions of a key that this view can see, from those with a seqno in `from..to`; nothing where the keyspace was not yet born.
+/// Walks the versions of a key that this view can see and whose seqno is in `from..to`; `None` if the keyspace did not
+/// exist yet.
 pub(crate) fn history(
     view: &Arc<ViewCore>,
     keyspace: &KeyspaceRef,
@@ -159,7 +160,7 @@ pub(crate) fn history(
     history_in(view, &view.files().of_keyspace(keyspace.id), asked, keyspace, key, (from, to)).map(Some)
 }
 
-/// The same in files that are held.
+/// Walks the versions of a key in the files given.
 fn history_in(
     view: &Arc<ViewCore>,
     current: &Arc<SuperVersion>,
@@ -170,7 +171,7 @@ fn history_in(
 ) -> Result<VersionWalk> {
     let to = to.min(asked.seqno.saturating_add(1));
     let mut sources = Vec::new();
-    // The same one may stand in several segments.
+    // One range tombstone may be in several segments.
     let mut marks: BTreeMap<(u64, u32, bool), Mark> = BTreeMap::new();
     let mut see_marks = |tombstones: &Tombstones| {
         marks.extend(tombstones.covering(key).map(|mark| ((mark.seqno, mark.ordinal, !mark.purge), *mark)));
@@ -192,7 +193,7 @@ fn history_in(
     let mut merge = Kway::new(sources, Direction::Forward);
     past.seek(Some(key))?;
     merge.seek(Some(key))?;
-    // What is newer is not told; the last of it in each source says what has gone from beneath.
+    // Newer versions are not returned; the oldest of them in each source records what was dropped beneath it.
     past.skip_newer(key, to.saturating_sub(1), asked.opened)?;
     merge.skip_newer(key, to.saturating_sub(1), asked.opened)?;
     let live = LiveWalk { merge, marks: marks.values().map(LiveVersion::of_mark).collect(), next: None };
@@ -217,8 +218,8 @@ fn history_in(
     })
 }
 
-/// The versions of the keys of a span that this view can see, from those with a seqno in `from..to`; nothing where
-/// the keyspace was not yet born.
+/// Walks the versions of the keys of a span that this view can see and whose seqno is in `seqnos`; `None` if the
+/// keyspace did not exist yet.
 pub(crate) fn history_range(
     view: &Arc<ViewCore>,
     keyspace: &KeyspaceRef,
@@ -274,53 +275,53 @@ pub(crate) fn history_range(
     }))
 }
 
-/// Versions of a key that are passed one by one on the way to the next key; behind more of them it is looked for.
+/// Versions of a key stepped over one by one on the way to the next key; after that many the walk seeks.
 const PASSED_MAX: usize = 16;
 
-/// A walk over the versions of each key of a span that has left any.
+/// A walk over the versions of each key of a span that has any left.
 pub(crate) struct RangeWalk {
     view: Arc<ViewCore>,
-    /// It goes on in the files that it began with.
+    /// Marks the walk as under way: it stays with the files it started with.
     _iterating: Arc<()>,
     keyspace: KeyspaceRef,
     asked: Asked,
     seqnos: (u64, u64),
     current: Arc<SuperVersion>,
-    /// Everything that is left of any key, for the keys alone.
+    /// Every entry left of any key, for the keys alone.
     keys: Kway<AnySource>,
     span: KeySpan,
     key: Vec<u8>,
-    /// The versions of that key.
+    /// Versions of `key`.
     walk: Option<VersionWalk>,
     complete: bool,
     ended: bool,
 }
 
 impl RangeWalk {
-    /// Whether nothing is known to be missing among the versions of the keys told so far.
+    /// Returns whether no version is known to be missing among those of the keys returned so far.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete && self.walk.as_ref().is_none_or(VersionWalk::is_complete)
     }
 
-    /// The next older version of the key, or the newest of the next key.
+    /// Returns the next older version of the key, or the newest of the next key.
     pub(crate) fn next(&mut self) -> Result<Option<(Bytes, KeyVersion)>> {
         while !self.ended {
             if let Some(walk) = &mut self.walk {
-                // An error about one version leaves the others.
+                // An error about one version does not end the walk.
                 if let Some(told) = walk.next()? {
                     return Ok(Some((Bytes::copy_from(&self.key), told)));
                 }
                 self.complete &= walk.is_complete();
                 self.walk = None;
             }
-            // What fails on the way to the next key ends it, and so does a panic.
+            // An error on the way to the next key ends the walk, and so does a panic.
             self.ended = true;
             self.ended = !self.next_key()?;
         }
         Ok(None)
     }
 
-    /// Goes to the next key that has left anything; `false` when there is none.
+    /// Moves to the next key that has anything left; returns `false` if there is none.
     fn next_key(&mut self) -> Result<bool> {
         self.view.engine().check_open()?;
         let Some(entry) = self.keys.top().and_then(Source::entry) else { return Ok(false) };
@@ -344,18 +345,18 @@ impl RangeWalk {
     }
 }
 
-/// Whether nothing of a keyspace's past has gone without a trace of its own.
+/// Returns whether everything dropped from a keyspace has left a gap.
 fn nothing_vanished(version: &Version, id: KeyspaceId) -> bool {
     version.keyspaces.get(&id).is_none_or(|keyspace| keyspace.vanished == 0 && keyspace.lapsed == 0)
 }
 
 impl VersionWalk {
-    /// Whether nothing is known to be missing among the versions told so far, and, at the end, before them.
+    /// Returns whether no version is known to be missing among those returned so far and, at the end, before them.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// The next older version.
+    /// Returns the next older version.
     pub(crate) fn next(&mut self) -> Result<Option<KeyVersion>> {
         if self.ended {
             return Ok(None);
@@ -363,7 +364,7 @@ impl VersionWalk {
         self.view.engine().check_open().inspect_err(|_| self.ended = true)?;
         let told = self.try_next();
         if self.unread {
-            // What comes behind cannot be read.
+            // What follows cannot be read.
             self.complete = false;
             self.ended = true;
         }
@@ -376,7 +377,7 @@ impl VersionWalk {
             let past_seqno = past.map(|entry| entry.seqno);
             let live = self.live.next(&self.key).inspect_err(|_| self.unread = true)?;
             let told = match (live, past_seqno) {
-                // A mark of the same commit says it of the other keys.
+                // The history tier holds this commit's version of the key; the range tombstone is for other keys.
                 (Some(live), Some(past)) if live.kind == Kind::RangeDelete && past == live.seqno => {
                     self.live.next = None;
                     None
@@ -401,12 +402,12 @@ impl VersionWalk {
         Ok(None)
     }
 
-    /// Whether a version of a seqno is among those told or older: whether it has gone is the matter of no other walk.
+    /// Returns whether a seqno is in the range of this walk, or older: drops above it do not concern this walk.
     fn tells(&self, seqno: u64) -> bool {
         seqno < self.to
     }
 
-    /// Everything has been told: whether the last one has anything beneath that is gone.
+    /// Ends the walk, and checks whether anything beneath the last version was dropped.
     fn end(&mut self) {
         let last = self.begins;
         self.complete &= self.moved_from.is_none_or(|from| last == Some(from) || !self.tells(from));
@@ -416,19 +417,20 @@ impl VersionWalk {
     fn next_live(&mut self) -> Option<KeyVersion> {
         let live = self.live.next.take()?;
         if live.kind.purges() && live.seqno <= self.asked.opened {
-            // Nothing older is ever told again, nor missed.
+            // Nothing older is returned any more, nor counts as missing.
             self.moved_from = self.moved_from.filter(|from| *from >= live.seqno);
             self.end();
             return None;
         }
-        // What stands within a gap is not the whole of its commit: a mark, or an operand that could not be folded.
+        // An entry inside a gap is not the whole of its commit: a range tombstone, or an operand that could not be
+        // folded.
         let told = live.seqno < self.floor;
         self.floor = live.gap_start.map_or(self.floor, |gap| gap.min(self.floor));
         if !told {
             self.complete &= !self.tells(live.gap_start.unwrap_or(live.seqno));
             return None;
         }
-        // What was moved from beneath the entry above has been told by now, or is gone.
+        // Versions moved from beneath the entry above have been returned by now, or were dropped.
         let before = self.begins;
         let from = self.moved_from.take().filter(|from| self.tells(*from));
         self.complete &= from.is_none_or(|from| before == Some(from));
@@ -439,13 +441,13 @@ impl VersionWalk {
             None => {}
         }
         let time = live.time.or_else(|| self.timeline.time_of(live.seqno)).unwrap_or(0);
-        // What is not told need not be put together.
+        // Values that are not returned need not be folded.
         let inside = live.seqno < self.to && live.seqno >= self.from;
         let value = if inside { self.value_of(live.kind, live.seqno, || live.value.clone()) } else { Ok(None) };
         Some(KeyVersion { seqno: live.seqno, time, value })
     }
 
-    /// The value of a version, also of one that has expired; of an operand what a read of its moment folds it to.
+    /// Returns the value of a version, expired or not; for an operand, what a read at its seqno folds.
     fn value_of(&self, kind: Kind, seqno: u64, value: impl FnOnce() -> Bytes) -> Result<Option<Bytes>> {
         let found = meaning(kind, (seqno, None), None)?.unwrap_or(Found::Operand);
         if let Some(answer) = found.answer(value) {
@@ -465,9 +467,9 @@ impl VersionWalk {
                     Some(Until::At { seqno, .. }) => self.begins == Some(seqno),
                     _ => self.moved_from.take().is_none_or(|from| self.begins == Some(from)),
                 };
-                // Above those that are told not every version was read.
+                // Not every version above `to` was read.
                 self.complete &= follows || entry.seqno >= self.to;
-                // Down to there something was dropped, or moved with it: what is told from here on must reach as far.
+                // Down to the gap, versions were dropped or moved along: what follows must reach as far.
                 if let Some(gap) = entry.gap_start {
                     self.moved_from = Some(self.moved_from.map_or(gap, |from| from.min(gap)));
                 }

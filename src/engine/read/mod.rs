@@ -1,13 +1,13 @@
-//! Point reads: memtables newest first, then segments newest first, to the first version at or below the seqno, and on to
-//! the base while operands are met.
+//! Point reads: memtables, then segments, newest first, down to the first version at or below the seqno; past operands,
+//! down to their base.
 //!
 //! ```text
 //!   the present      memtables ▸ main tree
 //!   as of a moment   history tier: the interval that holds it? ▸ memtables ▸ main tree
 //! ```
 //!
-//! What an entry means to a reader is decided in `merge/lookup.rs` ([`meaning`](crate::merge::meaning)) alone, for every
-//! verb; here is only the way down.
+//! `merge/lookup.rs` ([`meaning`](crate::merge::meaning)) alone decides what an entry means to a reader, for every
+//! verb; this module only finds the entries.
 
 pub(super) mod explain;
 mod history;
@@ -41,15 +41,15 @@ use crate::{
     segment::{PastFound, PastVersion, PointKey, Probe, Segment},
 };
 
-/// Where a look-up has been.
+/// A place that a look-up visited: a memtable and whether it holds anything for the key, or a segment.
 pub(super) enum Place<'a> {
     Memtable(&'a Memtable, bool),
     Segment(&'a SegmentHandle, Probe),
 }
 
-/// The newest visible value of a key.
+/// Returns the newest visible value of a key.
 ///
-/// The superversion is taken before the seqno: everything dropped from it was superseded at or below that seqno, so the
+/// Takes the superversion before the seqno: anything dropped from it was superseded at or below that seqno, so the
 /// present is always complete (E4).
 pub(crate) fn get(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Result<Option<Bytes>> {
     let (current, asked) = present(engine, keyspace)?;
@@ -59,7 +59,7 @@ pub(crate) fn get(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Result
     found
 }
 
-/// As [`get`], of several keys at one moment.
+/// Reads several keys at one moment; see [`get`].
 pub(crate) fn multi_get<K: AsRef<[u8]>>(
     engine: &Engine,
     keyspace: &KeyspaceRef,
@@ -71,7 +71,7 @@ pub(crate) fn multi_get<K: AsRef<[u8]>>(
     })
 }
 
-/// What a read of the present goes through.
+/// Returns the superversion to read and what to ask of it, for a read of the present.
 #[inline]
 fn present(engine: &Engine, keyspace: &KeyspaceRef) -> Result<(Arc<SuperVersion>, Asked)> {
     engine.check_open()?;
@@ -87,8 +87,9 @@ fn present(engine: &Engine, keyspace: &KeyspaceRef) -> Result<(Arc<SuperVersion>
     Ok((current, Asked::present(seqno, cutoffs)))
 }
 
-/// The oldest seqno from which on nothing of a keyspace is refused. What has expired and gone is missed at moments before
-/// its expiry: then that is the first commit since, or the next one to come.
+/// Returns the oldest seqno from which on no read of a keyspace is refused. Expired values that were dropped are
+/// missing at moments before their expiry: then this is the first commit since the latest expiry, or the next one to
+/// come.
 pub(crate) fn horizon(engine: &Engine, id: KeyspaceId) -> u64 {
     if engine.is_forked() {
         return 0;
@@ -97,7 +98,7 @@ pub(crate) fn horizon(engine: &Engine, id: KeyspaceId) -> u64 {
     let Some(keyspace) = current.version.keyspaces.get(&id) else { return 0 };
     let mut horizon = keyspace.horizon.max(keyspace.vanished);
     if !keyspace.options.ttls.is_empty() {
-        // Before that nobody knows to the microsecond what had expired.
+        // Commit times before that are samples: what had expired is not known to the microsecond.
         horizon = horizon.max(Timeline::new(&current).exact_from());
     }
     let Some(before) = keyspace.lapsed.checked_sub(1) else { return horizon };
@@ -105,12 +106,12 @@ pub(crate) fn horizon(engine: &Engine, id: KeyspaceId) -> u64 {
         let behind = Timeline::new(&current).at_time(before)?.map_or(0, |stamp| stamp.seqno + 1);
         Timeline::new(&current).from(behind)?.next()
     };
-    // Where the timeline cannot be read, the next commit is late enough.
+    // If the timeline cannot be read, the next commit is late enough.
     let next = since().ok().flatten().map_or_else(|| engine.visible().saturating_add(1), |stamp| stamp.seqno);
     horizon.max(next)
 }
 
-/// Walks over the commits from a seqno on; one that does not say where to begin begins where the timeline is exact.
+/// Walks the commits from a seqno on; `None` starts where the timeline becomes exact.
 pub(crate) fn commits(engine: &Engine, from: Option<u64>) -> Result<CommitWalk> {
     engine.check_open()?;
     let timeline = Timeline::new(&engine.files.current());
@@ -121,7 +122,7 @@ pub(crate) fn commits(engine: &Engine, from: Option<u64>) -> Result<CommitWalk> 
     }
 }
 
-/// What has expired in a keyspace at a time; nothing where nothing expires.
+/// Returns what has expired in a keyspace at a time; `None` if nothing in it expires.
 pub(super) fn cutoffs(keyspace: &KeyspaceVersion, time: u64, slack: u64) -> Option<Arc<Cutoffs>> {
     let ttls = &keyspace.options.ttls;
     if ttls.is_empty() {
@@ -130,10 +131,10 @@ pub(super) fn cutoffs(keyspace: &KeyspaceVersion, time: u64, slack: u64) -> Opti
     Some(Arc::new(Cutoffs { ttls: Arc::clone(ttls), time, slack }))
 }
 
-/// Keys of one call that are looked up together.
+/// Keys of one call that are looked up side by side.
 const TOGETHER: usize = 32;
 
-/// As [`get_as_of`], of several keys.
+/// Looks several keys up as of a moment; see [`get_as_of`].
 pub(super) fn multi_get_as_of<K: AsRef<[u8]>>(
     current: &SuperVersion,
     keyspace: &KeyspaceRef,
@@ -148,8 +149,9 @@ pub(super) fn multi_get_as_of<K: AsRef<[u8]>>(
 
 /// Looks several keys up in a superversion.
 ///
-/// A look-up waits for memory three or four times, each time for an address that the time before gave. Those of different keys are
-/// independent: so the slots of several keys are fetched first, then their entries, and then each key is looked up.
+/// A look-up stalls on memory three or four times, each time on an address that the load before produced. Look-ups of
+/// different keys are independent, so the pilots, slots and entries of several keys are prefetched step by step before
+/// each key is looked up.
 fn get_together<K: AsRef<[u8]>>(
     current: &SuperVersion,
     keyspace: &KeyspaceRef,
@@ -170,7 +172,7 @@ fn get_together<K: AsRef<[u8]>>(
             break;
         }
         let mut point_keys: Vec<PointKey<'_>> = together.iter().map(|key| PointKey::new(key.as_ref())).collect();
-        // Short steps, so that the processor has those of many keys under way.
+        // Short steps, so that the processor overlaps the misses of many keys.
         if let Some(tree) = current.trees.get(&keyspace.id) {
             for point_key in &mut point_keys {
                 for handle in tree.holding(point_key.key()) {
@@ -204,8 +206,8 @@ pub(super) fn get_as_of(
     found
 }
 
-/// What an entry that stands for everything a key has at a moment would hold: also a sum that no reader can be given.
-/// `None` where the key is absent, or its operands cannot be stored as one entry.
+/// Returns the kind and value of a single entry that holds the state of a key at a moment, including a sum that cannot
+/// be returned to readers. `None` if the key is absent, or if its operands cannot be stored as one entry.
 pub(super) fn state_as_of(
     current: &SuperVersion,
     keyspace: &KeyspaceRef,
@@ -221,7 +223,7 @@ pub(super) fn state_as_of(
     Ok(answer.and_then(Answer::into_entry))
 }
 
-/// The way of a read of the present: nothing that it could see has been moved or dropped.
+/// Reads a key in the present: nothing that it could see has been moved or dropped.
 #[inline]
 fn get_now(
     current: &SuperVersion,
@@ -251,9 +253,9 @@ fn get_counted(
     value.map_err(|error| keyspace.named(error))
 }
 
-/// The way of a read of the past: the history tier first, since an interval that holds the moment is the truth; then
-/// what stands in memtables and the main tree. Where purges may hide what an interval says, both are asked, and the later
-/// word counts.
+/// Looks a key up as of a moment: in the history tier first, since an interval that holds the moment is the truth, then
+/// in memtables and the main tree. Where purges may hide a version of the history tier, both are asked and the newer
+/// entry wins.
 fn look_up_as_of(
     current: &SuperVersion,
     keyspace: KeyspaceId,
@@ -268,7 +270,7 @@ fn look_up_as_of(
             past = get_past(tree, key, seqno, tally)?;
         }
         if tree.purges || current.memtables(u64::MAX).any(|memtable| memtable.has_purges()) {
-            // A purge further down would be missed by whoever follows the first trace of something moved.
+            // Stopping at the first trace of a moved version would miss a purge further down.
             lookup.has_asked_history();
         } else if let PastFound::Holds(version) = &past {
             return answer_of(version, lookup);
@@ -282,7 +284,7 @@ fn look_up_as_of(
     let nothing = matches!(found, Ok(None | Some(Answer::Moved)) | Err(Error::HistoryTrimmed { .. }));
     match &past {
         PastFound::Holds(version) if nothing => answer_of(version, lookup),
-        // What was written behind a purge may have been moved, and the purge has stayed.
+        // A version written after a purge may have been moved while the purge stayed.
         PastFound::Holds(version) if matches!(found, Ok(Some(Answer::Deleted))) && version.seqno >= lookup.last() => {
             answer_of(version, lookup)
         }
@@ -291,13 +293,13 @@ fn look_up_as_of(
     }
 }
 
-/// What a version of the history tier answers, whose interval holds the moment.
+/// Returns the answer of a history-tier version whose interval holds the moment.
 fn answer_of(version: &PastVersion, lookup: &Lookup) -> Result<Option<Answer>> {
     let PastVersion { seqno, time, kind, value } = version;
     lookup.answer_of(*kind, (*seqno, *time), || value.clone())
 }
 
-/// What the history tier knows of a key at a moment.
+/// Looks a key up in the history tier.
 fn get_past(tree: &Tree, key: &mut PointKey<'_>, seqno: u64, tally: &mut Tally) -> Result<PastFound> {
     let mut found = PastFound::Nothing;
     let only = tree.past.iter().filter(|run| run.concerns(seqno)).nth(1).is_none();
@@ -315,7 +317,7 @@ fn get_past(tree: &Tree, key: &mut PointKey<'_>, seqno: u64, tally: &mut Tally) 
     Ok(found)
 }
 
-/// Shows a look-up everything of a key, newest first, until it is answered; `met` is told of each place.
+/// Shows a look-up the entries of a key, newest first, until it is answered; calls `met` with each place visited.
 #[inline]
 pub(super) fn look_up(
     current: &SuperVersion,
@@ -346,7 +348,7 @@ pub(super) fn look_up(
     Ok(None)
 }
 
-/// What look-ups are counted as, in the order of [`READS`].
+/// Counts of look-ups, in the order of [`READS`].
 #[derive(Debug, Default)]
 struct Tally([u64; READS]);
 

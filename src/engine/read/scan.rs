@@ -1,4 +1,4 @@
-//! Reading a span in order, in either direction.
+//! Scans of a span, in either direction.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
     merge::{Asked, DeadSpans, Direction, EntryRef, Kway, Source, Tombstones, Visible},
 };
 
-/// A memtable, a run of segments, or a run of the history tier as of a moment or with every version.
+/// A memtable, a run of segments, or a run of the history tier: as of a moment, or with every version.
 #[derive(Debug)]
 pub(crate) enum AnySource {
     Mem(MemCursor),
@@ -91,10 +91,10 @@ impl Source for AnySource {
     }
 }
 
-/// The visible keys and values of a span.
+/// Scan of the visible keys and values of a span.
 pub(crate) type Scan = Visible<AnySource>;
 
-/// A scan of a superversion; it keeps what it reads alive.
+/// Opens a scan of a superversion; it keeps what it reads alive.
 pub(super) fn scan_in(
     current: &SuperVersion,
     keyspace: &KeyspaceRef,

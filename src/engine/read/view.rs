@@ -1,4 +1,4 @@
-//! What one reader sees: a registered seqno, and the files of its birth or newer ones that show the same.
+//! Views: a registered seqno, and files that show it: those that were current when the view was opened, or newer ones.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -19,51 +19,52 @@ use crate::{
     merge::{Asked, Direction},
 };
 
-/// What a view is opened for.
+/// Moment that a view is opened at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Anchor {
     Present,
     Past {
         seqno: u64,
-        /// In microseconds.
+        /// Time of the moment, in microseconds.
         time: u64,
-        /// It may be so much later: less than this.
+        /// Exclusive bound on how much later the moment may be; 0 if `time` is exact.
         slack: u64,
         pinned: bool,
     },
 }
 
-/// A registered view. It pins versions, not files: while no job has dropped anything behind its back, it reads from whatever files are
-/// current.
+/// A registered view. It pins versions, not files: unless a job that did not know of it dropped what it sees, it reads
+/// whatever files are current.
 #[derive(Debug)]
 pub(crate) struct ViewCore {
     engine: Arc<Engine>,
     seqno: u64,
-    /// Its moment in microseconds: values that had expired by then are gone. It may be so much later, where the timeline is a sample.
+    /// Moment in microseconds: values that had expired by then are absent.
     time: u64,
+    /// Exclusive bound on how much later the moment may be; 0 if `time` is exact.
     slack: u64,
-    /// The newest seqno when it was opened: later drops of keyspaces do not concern it.
+    /// Newest seqno when it was opened; keyspaces dropped later can still be read.
     opened: u64,
-    /// What it sees was the present, or has been kept since it was: nothing refuses it.
+    /// Whether what it sees was the present, or has been kept ever since: then no read is refused.
     complete: bool,
-    /// It goes on reading keyspaces that were dropped after its moment.
+    /// Whether it reads keyspaces that were dropped after its moment.
     pinned: bool,
-    /// The keyspaces as they were then, with their marks (R4).
+    /// Keyspaces and their watermarks as they were when it was opened (R4).
     version: Arc<Version>,
     seat: Seat,
 }
 
-/// How many moments are tried before a refusal names the horizon.
+/// Moments tried before a refusal names the horizon.
 const NAMED_MAX: usize = 8;
 
 impl ViewCore {
-    /// A view of the present.
+    /// Opens a view of the present.
     pub(crate) fn snapshot(engine: &Arc<Engine>) -> Arc<Self> {
         // The seqno is read under the lock: no job that starts later can miss it.
         Arc::new(Self::register(engine, Anchor::Present))
     }
 
-    /// A view of a past moment.
+    /// Opens a view of a past moment.
     pub(crate) fn as_of(engine: &Arc<Engine>, seqno: u64) -> Result<Arc<Self>> {
         engine.check_open()?;
         if seqno > engine.visible() {
@@ -76,7 +77,8 @@ impl ViewCore {
         Ok(Arc::new(Self::register(engine, Anchor::Past { seqno, time, slack, pinned: false })))
     }
 
-    /// A view of what had been committed at a time, in microseconds. The answer is the same whenever it is asked: later commits are later.
+    /// Opens a view of what had been committed at a time, in microseconds. The answer never changes: later commits get
+    /// later times.
     pub(crate) fn as_of_time(engine: &Arc<Engine>, time: u64) -> Result<Arc<Self>> {
         engine.check_open()?;
         fix_time(engine, time)?;
@@ -89,14 +91,14 @@ impl ViewCore {
         Ok(Arc::new(Self::register(engine, Anchor::Past { seqno, time, slack: 0, pinned: false })))
     }
 
-    /// A view of a moment that was pinned.
+    /// Opens a view of a pinned moment.
     pub(crate) fn pinned(engine: &Arc<Engine>, name: &str) -> Result<Arc<Self>> {
         engine.check_open()?;
-        // The pin may go while it is looked at: then the view is what a view of that moment is otherwise.
+        // Held until the view is registered, so the pin cannot be removed before.
         let editing = engine.files.edit();
         let pin = editing.version().pins.get(name).copied();
         let PinnedAt { seqno, time_us } =
-            pin.ok_or_else(|| Error::invalid(format!("there is no pin \"{name}\"; `pins` lists those there are")))?;
+            pin.ok_or_else(|| Error::invalid(format!("there is no pin \"{name}\"; `pins` lists all of them")))?;
         Ok(Arc::new(Self::register(engine, Anchor::Past { seqno, time: time_us, slack: 0, pinned: true })))
     }
 
@@ -109,10 +111,10 @@ impl ViewCore {
         let (mut complete, mut pinned) = (false, false);
         let mut reader = Reader { seqno: 0, opened: 0, time: 0 };
         let (seat, files) = engine.files.register(|| {
-            // Under the lock: a job that is installed before this has judged by an earlier time, and knew of no reader
-            // that this could be.
+            // Under the registry lock: a job installed before this did not know this reader, but judged by an earlier
+            // time.
             let now = if anchor == Anchor::Present { engine.now_us() } else { 0 };
-            // The seqno first: the files that are taken after it hold every commit up to it. No job can drop anything
+            // The seqno first: the files taken after it hold every commit up to it. No job can drop anything in
             // between, because its result becomes current under this lock.
             let opened = engine.visible();
             reader = match anchor {
@@ -122,7 +124,7 @@ impl ViewCore {
                 }
                 Anchor::Past { seqno, time, slack: at_most, pinned: is_pinned } => {
                     (slack, pinned, complete) = (at_most, is_pinned, is_pinned);
-                    // A timeline that lies shows nothing of the future.
+                    // A damaged timeline must not show the future.
                     Reader { seqno: seqno.min(opened), opened, time }
                 }
             };
@@ -133,8 +135,7 @@ impl ViewCore {
         Self { engine: Arc::clone(engine), seqno, time, slack, opened, complete, pinned, version, seat }
     }
 
-    /// A view in a process that was forked from the one that opened the database: it shows nothing, and whatever is
-    /// asked of it is an error.
+    /// Creates a view in a process forked from the one that opened the database: it shows nothing, and its reads fail.
     #[cold]
     fn of_nothing(engine: &Arc<Engine>) -> Self {
         Self {
@@ -154,12 +155,12 @@ impl ViewCore {
         self.seqno
     }
 
-    /// That an iterator is under way, as long as it is held.
+    /// Marks an iterator as under way while the result is held.
     pub(crate) fn iterating(&self) -> Arc<()> {
         self.seat.iterating()
     }
 
-    /// Its moment, in microseconds.
+    /// Returns the moment, in microseconds.
     pub(crate) fn time(&self) -> u64 {
         self.time
     }
@@ -174,7 +175,7 @@ impl ViewCore {
         got.map_err(|refused| self.readable_instead(keyspace, key, refused))
     }
 
-    /// As [`ViewCore::get`], of several keys.
+    /// Reads several keys; a refusal names the horizon.
     pub(crate) fn multi_get<K: AsRef<[u8]>>(
         &self,
         keyspace: &KeyspaceRef,
@@ -185,7 +186,7 @@ impl ViewCore {
         multi_get_as_of(&self.files(), keyspace, keys, &asked, &self.engine.counters)
     }
 
-    /// The visible keys and values of a span; nothing where the keyspace was not yet born.
+    /// Scans the visible keys and values of a span; `None` if the keyspace did not exist yet.
     pub(crate) fn scan(&self, keyspace: &KeyspaceRef, span: KeySpan, direction: Direction) -> Result<Option<Scan>> {
         let asked = self.asked(keyspace)?.map(|asked| self.of_many(keyspace.id, asked));
         let Some(asked) = asked else { return Ok(None) };
@@ -193,17 +194,17 @@ impl ViewCore {
         scan_in(&self.files(), keyspace, span, asked, direction, &self.engine.dead).map(Some)
     }
 
-    /// Whether what it sees was the present, or has been kept since it was.
+    /// Returns whether what it sees was the present, or has been kept ever since.
     pub(in crate::engine) fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// What to ask of a keyspace; nothing when it was not yet born at the view's moment.
+    /// Returns what to ask of a keyspace; `None` if it did not exist yet at the view's moment.
     pub(in crate::engine) fn asked(&self, keyspace: &KeyspaceRef) -> Result<Option<Asked>> {
         self.engine.check_open()?;
         let Some(then) = self.version.keyspaces.get(&keyspace.id) else {
-            // Not there yet when the view was opened, as numbers are given out in order; or forgotten by then, which says nothing of the time
-            // before its birth to those who see drops as of their own moment.
+            // Either not created when the view was opened, as ids are given out in order, or forgotten by then. A view
+            // that sees drops as of its own moment still reads the time before the keyspace's birth.
             let unborn = keyspace.id.0 >= self.version.next_keyspace || self.pinned && self.seqno < keyspace.born;
             return if unborn {
                 Ok(None)
@@ -224,14 +225,15 @@ impl ViewCore {
         Ok(Some(Asked { seqno: self.seqno, vanished, opened: self.opened, lapsed, horizon: None, cutoffs }))
     }
 
-    /// As it is asked by a reader of many keys: a moment that one of them refuses is of no use to it, so the one it is told is good for all.
+    /// Adapts a question to a reader of many keys. A moment that one of them refuses is of no use to it, so a refusal
+    /// names the horizon, which is good for all.
     fn of_many(&self, id: KeyspaceId, asked: Asked) -> Asked {
         let horizon = (!self.complete).then(|| horizon(&self.engine, id));
         Asked { horizon, ..asked }
     }
 
-    /// A refusal of a key that names a moment at which the key is readable: the one that was named first is tried, then what that one names, and after
-    /// some of them the horizon is.
+    /// Makes a refusal of a key name a moment at which the key is readable (R5): tries the moment named first, then the
+    /// one named by its refusal, and after some of them names the horizon.
     #[cold]
     fn readable_instead(&self, keyspace: &KeyspaceRef, key: &[u8], refused: Error) -> Error {
         let Error::HistoryTrimmed { mut oldest } = refused else { return refused };
@@ -247,7 +249,7 @@ impl ViewCore {
             match tried {
                 Err(Error::HistoryTrimmed { oldest: next }) if next > oldest => oldest = next,
                 Err(Error::HistoryTrimmed { .. }) => break,
-                // Also one that cannot be folded: it is there.
+                // Another error, such as a failed fold, is no refusal: the value exists.
                 _ => return Error::HistoryTrimmed { oldest },
             }
         }
@@ -258,7 +260,7 @@ impl ViewCore {
         &self.engine.counters
     }
 
-    /// The keyspace that had this name at the view's moment.
+    /// Returns the keyspace that had this name at the view's moment.
     pub(crate) fn keyspace(&self, name: &str) -> Option<&Arc<KeyspaceVersion>> {
         let alive = |keyspace: &&Arc<KeyspaceVersion>| {
             let dropped = keyspace.dropped.is_some_and(|dropped| dropped <= self.seqno);
@@ -267,25 +269,25 @@ impl ViewCore {
         self.version.keyspaces.values().find(alive)
     }
 
-    /// A keyspace as its readers hold it.
+    /// Returns a keyspace as its readers hold it.
     pub(crate) fn keyspace_ref(&self, keyspace: &KeyspaceVersion) -> Result<KeyspaceRef> {
         self.engine.catalogue.keyspace_ref(keyspace)
     }
 
-    /// The keyspaces that there were at the view's moment, and that it can read.
+    /// Returns the keyspaces that existed at the view's moment and that it can read.
     pub(crate) fn keyspaces(&self) -> Result<Vec<&Arc<KeyspaceVersion>>> {
         self.engine.check_open()?;
         let keyspaces = self.version.keyspaces.values().filter(|keyspace| !keyspace.is_hidden());
         Ok(keyspaces.filter(|keyspace| keyspace.born <= self.seqno && !self.has_lost(keyspace)).collect())
     }
 
-    /// Whether a keyspace had been dropped for this view.
+    /// Returns whether a keyspace counts as dropped for this view.
     fn has_lost(&self, keyspace: &KeyspaceVersion) -> bool {
         let sees_drops = if self.pinned { self.seqno } else { self.opened };
         keyspace.dropped.is_some_and(|dropped| dropped <= sees_drops)
     }
 
-    /// The files to read: the current ones, unless a job dropped what this view sees without knowing of it.
+    /// Returns the files to read: the current ones, unless a job that did not know of this view dropped what it sees.
     pub(in crate::engine) fn files(&self) -> Arc<SuperVersion> {
         self.engine.files.files_of(&self.seat)
     }
@@ -299,13 +301,13 @@ impl Drop for ViewCore {
     }
 }
 
-/// How far ahead an answer about the present is made durable, in microseconds. Less than the slack of the clock.
+/// Lead of the time that an answer about the present makes durable, in microseconds; less than the slack of the clock.
 const AHEAD: u64 = 200_000;
 
-/// Makes the answer for a time last: later commits get later times, also after a crash.
+/// Makes the answer for a time permanent: later commits get later times, even after a crash.
 fn fix_time(engine: &Engine, time: u64) -> Result<()> {
     if time > engine.now_us() {
-        // A commit may be a little ahead of the clock, which was asked for the same time before.
+        // A commit may be a little ahead of the clock if an earlier call asked for the same time.
         let newest = Timeline::new(&engine.files.current()).at_seqno(u64::MAX)?;
         if newest.is_none_or(|newest| time > newest.time) {
             return Err(Error::InTheFuture);
@@ -319,7 +321,7 @@ fn fix_time(engine: &Engine, time: u64) -> Result<()> {
     engine.health.check_writable()?;
     let mut editing = engine.files.edit();
     if editing.version().time_us < floor {
-        // A little ahead, so that not every call has to wait for the disk.
+        // A little ahead, so that not every call waits for the disk.
         let time_us = floor.saturating_add(AHEAD);
         editing.apply(&Edit::new([Change::Seqnos { last: 0, next: 0, ceiling: 0, time_us }]))?;
     }
