@@ -1,19 +1,21 @@
-//! Whether what a write has read still holds when it commits: the recent batches, and comparing answers where they do not reach back.
+//! Conflict checks: whether what a write has read still holds when it commits, by the recent batches or, where those do
+//! not reach back, by comparing answers.
 //!
 //! ```text
 //!   reader's view at 70       71 72 … 79 │ 80 81 82 83 …          the newest commit
-//!         │                    let go    └── ring of recent batches ──┘
-//!         ├─ the ring begins at or before 71: its operations are held against what was read
+//!         │                    dropped   └── ring of recent batches ──┘
+//!         ├─ the ring begins at or before 71: its operations are compared with what was read
 //!         └─ it begins later: what was read is read again, as of 70 and now; equal answers stand, and the ring covers the rest
 //! ```
 //!
-//! While somebody is between reading and committing, the batches that are committed are kept in a ring: they are shared bytes, so keeping one
-//! costs a clone of a pointer. The ring is bounded in bytes; what has left it is known by its floor, and never counts as unchanged.
-//! Most of a check runs without the commit lock, up to the newest commit at its start; under the lock only the rest is looked at.
+//! While a write is between reading and committing, the batches that are committed are kept in a ring: they are shared
+//! bytes, so keeping one costs a clone of a pointer. The ring is bounded in bytes; its floor marks what has left it,
+//! which never counts as unchanged. Most of a check runs without the commit lock, up to the newest commit at its start;
+//! only the rest is checked under the lock.
 //!
-//! Keys, ranges and absence are all covered, and no conflict is false: a batch in the ring names what it wrote, and elsewhere answers are
-//! compared. (Rejected: a table of the hashes of written keys. At its bound it forgot everything, and so refused everybody, or, where a
-//! batch straddled the bound, forgot a part of the very batch it was noting.)
+//! Keys, ranges and absence are all covered, and no conflict is false: a batch in the ring names what it wrote, and
+//! elsewhere answers are compared. (Rejected: a table of the hashes of written keys. At its bound it forgot everything
+//! and so refused every write or, where a batch straddled the bound, forgot a part of the very batch it was recording.)
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,16 +34,17 @@ use crate::{
     wal::{BatchView, Op},
 };
 
-/// Batches that a check takes from the ring at a time: as long as it holds the commit lock for them.
+/// Batches that a check takes from the ring at a time, under the commit lock.
 const SLICE: usize = 256;
 
-/// How often a check runs without the lock before its last part reads again under it.
+/// Rounds of a check without the lock before its last part reads again under it.
 const ROUNDS: usize = 4;
 
-/// While it lives, the batches that are committed are kept, and the view that the reads go through stands.
+/// A read that a write depends on. While it lives, committed batches are kept, and the view that it reads through is
+/// open.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    /// Nothing written since can be missed: the ring was watched before this was opened.
+    /// View to read through. The ring was watched before this was opened, so no later write can be missed.
     pub(crate) view: Arc<ViewCore>,
     _recent: RecentGuard,
 }
@@ -68,7 +71,7 @@ impl Reading {
     }
 }
 
-/// What was read through a view, and must still hold when a batch is committed.
+/// Reads through a view that must still hold when a batch is committed.
 #[derive(Debug)]
 pub(crate) struct ReadSet {
     view: Arc<ViewCore>,
@@ -83,7 +86,7 @@ struct KeyspaceReads {
 }
 
 impl KeyspaceReads {
-    /// A key that was read and that an operation writes.
+    /// Returns a key that was read and that an operation writes.
     fn written(&self, op: &Op<'_>) -> Option<Vec<u8>> {
         if !op.kind.is_range() {
             let read = self.keys.contains(op.key) || self.spans.iter().any(|span| span.holds(op.key));
@@ -103,17 +106,17 @@ impl KeyspaceReads {
 }
 
 impl ReadSet {
-    /// Nothing read yet.
+    /// Creates an empty set for reads through a view.
     pub(crate) fn new(view: &Arc<ViewCore>) -> Self {
         Self { view: Arc::clone(view), keyspaces: BTreeMap::new() }
     }
 
-    /// Notes that a key was read, there or not.
+    /// Records that a key was read, whether or not it exists.
     pub(crate) fn key(&mut self, keyspace: &KeyspaceRef, key: &[u8]) {
         self.of(keyspace).keys.insert(key.to_vec());
     }
 
-    /// Notes that a span was walked.
+    /// Records that a span was scanned.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "a write that reads a range is a transaction, which will stand on this")
@@ -127,18 +130,18 @@ impl ReadSet {
         self.keyspaces.entry(keyspace.id).or_insert_with(reads)
     }
 
-    /// The seqno at which everything was read.
+    /// Returns the seqno at which everything was read.
     fn since(&self) -> u64 {
         self.view.seqno()
     }
 
-    /// That a batch wrote nothing of what was read.
+    /// Fails if a batch wrote something that was read.
     fn check(&self, batch: &BatchView) -> Result<()> {
         let written = |op: Op<'_>| self.keyspaces.get(&op.keyspace).and_then(|reads| reads.written(&op));
         batch.ops().find_map(written).map_or(Ok(()), |key| Err(Error::Conflict { key }))
     }
 
-    /// That everything reads as it did, by reading it again: gives the seqno at which it does.
+    /// Reads everything again and fails if an answer differs; returns the seqno of the second read.
     fn compare(&self) -> Result<u64> {
         let now = ViewCore::snapshot(self.view.engine());
         for KeyspaceReads { keyspace, keys, spans } in self.keyspaces.values() {
@@ -155,7 +158,7 @@ impl ReadSet {
     }
 }
 
-/// That two views show the same in a span.
+/// Fails if two views differ in a span.
 fn compare_spans(then: &ViewCore, now: &ViewCore, keyspace: &KeyspaceRef, span: &KeySpan) -> Result<()> {
     let begin = |view: &ViewCore| view.scan(keyspace, span.clone(), Direction::Forward);
     let (mut then, mut now) = (begin(then)?, begin(now)?);
@@ -168,7 +171,7 @@ fn compare_spans(then: &ViewCore, now: &ViewCore, keyspace: &KeyspaceRef, span: 
             (None, None) => return Ok(()),
             (then, now) if then == now => {}
             (then, now) => {
-                // The smaller of the two is there in one of them only, or has another value.
+                // The smaller key exists in one of them only, or has another value.
                 let key = then.into_iter().chain(now).map(|(key, _)| key).min().unwrap_or_default();
                 return Err(Error::Conflict { key });
             }
@@ -176,7 +179,7 @@ fn compare_spans(then: &ViewCore, now: &ViewCore, keyspace: &KeyspaceRef, span: 
     }
 }
 
-/// How far what was read is known to stand.
+/// A check of reads, and the seqno up to which they are known to hold.
 #[derive(Debug)]
 pub(super) struct ReadCheck<'r> {
     reads: &'r ReadSet,
@@ -189,7 +192,7 @@ impl<'r> ReadCheck<'r> {
         Self { reads, upto: reads.since(), rounds: 0 }
     }
 
-    /// Checks up to the newest commit of now, without the commit lock but for moments.
+    /// Checks up to the commit that is newest now, holding the commit lock only for moments.
     pub(super) fn advance(&mut self, engine: &Engine) -> Result<()> {
         self.rounds += 1;
         let target = engine.visible();
@@ -200,7 +203,7 @@ impl<'r> ReadCheck<'r> {
             };
             match slice.as_deref() {
                 None => self.upto = self.reads.compare()?,
-                // Everything up to the target is in the ring, but for what writes nothing: changes of keyspaces and pins.
+                // Seqnos without a batch up to the target wrote no key: they are changes of keyspaces and pins.
                 Some([]) => self.upto = target,
                 Some(batches) => {
                     for (seqno, batch) in batches {
@@ -213,7 +216,8 @@ impl<'r> ReadCheck<'r> {
         Ok(())
     }
 
-    /// Checks the rest under the commit lock; `false` when more has been written meanwhile than the ring holds, so that all of it is to be done again.
+    /// Checks the rest under the commit lock. Returns `false` if more has been written meanwhile than the ring holds,
+    /// so that [`ReadCheck::advance`] must run again.
     pub(super) fn finish(&mut self, recent: &Recent) -> Result<bool> {
         if let Some(mut batches) = recent.after(self.upto) {
             batches.try_for_each(|(_, batch)| self.reads.check(batch))?;

@@ -1,15 +1,15 @@
-//! What a write depends on before it is one: first values that stay, duplicates that are refused, sums that do not fit, chains of
+//! Decisions before a commit: first values that stay, duplicates that are refused, sums that do not fit, chains of
 //! operands that have grown long.
 //!
 //! ```text
-//!  FirstWins, ErrorOnDuplicate     read what is there ▸ leave out or refuse ▸ commit, if nothing of it has changed; else once more
+//!  FirstWins, ErrorOnDuplicate     read what is there ▸ leave out or refuse ▸ commit if that is unchanged, else decide again
 //!  Sum                             a base and its operands in one batch: does the sum fit?
 //!  Sum, Append, custom             every 256th operand of a key is followed, at the same seqno, by the state it leads to
 //! ```
 //!
-//! The state that ends a long chain is what a reader at that seqno sees anyway, so no answer changes, past ones included; reads stop
-//! there. (Rejected: a compaction of the key down to its base, as the first design had it. It comes after the reads have been slow, and
-//! views between the operands keep it from folding them.)
+//! The state that ends a long chain is what a reader at that seqno sees anyway, so no answer changes, past ones
+//! included; reads stop there. (Rejected: a compaction of the key down to its base, as in the first design. It comes
+//! after reads have become slow, and views between the operands keep it from folding them.)
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -31,20 +31,20 @@ use crate::{
     wal::{BATCH_LEN_MAX, BatchBuf},
 };
 
-/// States written behind one batch at most: each is a read under the lock of commits.
+/// Most states appended to one batch: each takes a read under the commit lock.
 const STATES_MAX: usize = 16;
 
-/// The numbers of one operation take fewer bytes.
+/// Upper bound for the numbers of one encoded operation, in bytes.
 const OP_HEAD_MAX: usize = 32;
 
-/// Keys of keyspaces.
+/// Keys, each with its keyspace.
 type Keys = Vec<(KeyspaceId, Vec<u8>)>;
 
-/// What a batch has said of its keys so far. Words are numbered: the later one counts.
+/// Effect of a batch on its keys so far. Operations are numbered; the later one counts.
 #[derive(Default)]
 struct Overlay {
     words: u64,
-    /// Whether each key is there.
+    /// Whether each key exists, and the operation that decided it.
     keys: HashMap<(KeyspaceId, Vec<u8>), (u64, bool)>,
     ranges: HashMap<KeyspaceId, SpanMap<u64>>,
 }
@@ -60,7 +60,7 @@ impl Overlay {
         self.keys.insert((keyspace, key.to_vec()), (self.words, is_there));
     }
 
-    /// Whether the key is there, if the batch says anything of it.
+    /// Returns whether the key exists, if the batch has touched it.
     fn says(&self, keyspace: KeyspaceId, key: &[u8]) -> Option<bool> {
         let deleted = self.ranges.get(&keyspace).and_then(|ranges| ranges.get(key)).map(|word| (*word, false));
         let said = self.keys.get(&(keyspace, key.to_vec())).copied();
@@ -68,7 +68,7 @@ impl Overlay {
     }
 }
 
-/// Commits a batch with puts that depend on what is there: those of keyspaces whose strategy decides at the write.
+/// Commits a batch whose puts depend on existing values: those of keyspaces whose strategy decides at the write.
 pub(super) fn commit_decided(
     engine: &Arc<Engine>,
     batch: &BatchBuf,
@@ -81,15 +81,15 @@ pub(super) fn commit_decided(
         let all: Vec<&ReadSet> = reads.into_iter().chain([&read]).collect();
         commit_checked(engine, decided, keyspaces, durability, &all)
     };
-    // What the caller has read is the caller's to read again.
+    // Only the caller can repeat the caller's reads.
     if reads.is_some() { attempt(&Reading::begin(engine)) } else { optimistic(engine, attempt) }
 }
 
-/// That no sum whose base is in the batch itself is too large: that can be seen here, and is refused.
+/// Fails if a sum whose base is in the batch itself is too large.
 pub(super) fn check_sums(batch: &BatchBuf, keyspaces: &[KeyspaceRef]) -> Result<()> {
     let is_sum =
         |id| keyspaces.iter().any(|keyspace| keyspace.id == id && matches!(keyspace.strategy, MergeStrategy::Sum));
-    // Only keys with a base in the batch: of the others nothing is known here.
+    // Only keys with a base in the batch; the sums of other keys are not known here.
     let mut sums: HashMap<(KeyspaceId, &[u8]), (u64, i128)> = HashMap::new();
     let mut ranges: HashMap<KeyspaceId, SpanMap<u64>> = HashMap::new();
     let mut words = 0u64;
@@ -104,7 +104,7 @@ pub(super) fn check_sums(batch: &BatchBuf, keyspaces: &[KeyspaceRef]) -> Result<
                 sums.insert((op.keyspace, op.key), (words, if op.kind == Kind::Put { value } else { 0 }));
             }
             Kind::Operand => {
-                // One that a later range deletes is known no more.
+                // Unless a later range operation of the batch deletes the base.
                 if let Some((base, sum)) = sums.get_mut(&(op.keyspace, op.key))
                     && *base > deleted(&ranges)
                 {
@@ -129,9 +129,12 @@ pub(super) fn check_sums(batch: &BatchBuf, keyspaces: &[KeyspaceRef]) -> Result<
     })
 }
 
-/// Counts the operands of a batch, and puts a state behind those that end a long chain. The batch will get the next seqno.
+/// Counts the operands of a batch, and appends a state for each key whose chain has grown long. The batch will get the
+/// next seqno.
 ///
-/// What cannot be read or folded now is left as it is, and tried again after twice as many operands: each try is a fold under the lock.
+/// A chain that cannot be folded is left as it is and tried again after twice as many operands: each try is a fold
+/// under the lock. One that cannot be read, or whose state does not fit into the batch, is tried again at the next
+/// operand.
 pub(super) fn end_long_chains(
     engine: &Engine,
     commit: &mut CommitState,
@@ -164,7 +167,7 @@ pub(super) fn end_long_chains(
         });
         let Ok(answer) = answer else { continue };
         if lookup.operands() == 0 {
-            // The batch's own last word on the key has ended the chain.
+            // The batch itself has ended the chain.
             commit.chains.ended(id, &key, 0);
             continue;
         }
@@ -179,7 +182,7 @@ pub(super) fn end_long_chains(
     }
 }
 
-/// The batch without the puts that change nothing, and what this depends on.
+/// Returns the batch without the puts that change nothing, and the reads that this depends on.
 fn decide(view: &Arc<ViewCore>, batch: &BatchBuf, keyspaces: &[KeyspaceRef]) -> Result<(BatchBuf, ReadSet)> {
     let mut decided = BatchBuf::default();
     let mut read = ReadSet::new(view);
@@ -206,7 +209,7 @@ fn decide(view: &Arc<ViewCore>, batch: &BatchBuf, keyspaces: &[KeyspaceRef]) -> 
     Ok((decided, read))
 }
 
-/// Whether a key is there, for a put of the batch.
+/// Returns whether a key exists, for a put of the batch.
 fn is_live(view: &ViewCore, keyspace: &KeyspaceRef, key: &[u8], overlay: &Overlay, read: &mut ReadSet) -> Result<bool> {
     if let Some(said) = overlay.says(keyspace.id, key) {
         return Ok(said);

@@ -1,18 +1,18 @@
-//! The one way in for writes.
+//! Write path: the one way in for writes.
 //!
 //! ```text
 //!  1 stage      strategies and limits; the batch is encoded, once (stage.rs)
 //!  2 decide     first values that stay, duplicates that are refused (decide.rs)
 //!  3 room       slow down or wait while flushes and compactions are behind (room.rs)
-//!  4 check      keyspaces alive, what was read still true (conflicts.rs)
+//!  4 check      keyspaces alive, reads still hold (conflicts.rs)
 //!  5 log        append; rotate when the memtable is full        ┐
 //!  6 memtable   insert                                          ├ engine/log, one commit at a time
 //!  7 publish    the seqno becomes visible (E1)                  ┘
-//!  8 sync       as asked: those who wait share one (sync.rs)
+//!  8 sync       as asked: waiting writers share one (sync.rs)
 //! ```
 //!
-//! Everything that can be refused is looked at before the append. After it there are two answers: the receipt, or
-//! [`Error::NotDurable`] with it.
+//! Everything that can be refused is checked before the append. After it there are two results: the receipt, or
+//! [`Error::NotDurable`] with the receipt.
 
 mod conflicts;
 mod decide;
@@ -43,7 +43,7 @@ use crate::{
 };
 use conflicts::{ReadCheck, ReadSet};
 
-/// Commits writes that were staged.
+/// Commits staged writes.
 pub(crate) fn commit(engine: &Arc<Engine>, staged: Staged, durability: Option<Durability>) -> Result<Receipt> {
     let Staged { batch, keyspaces, wrong } = staged;
     match wrong {
@@ -52,14 +52,15 @@ pub(crate) fn commit(engine: &Arc<Engine>, staged: Staged, durability: Option<Du
     }
 }
 
-/// Commits a single write, without what several would need.
+/// Commits a single write, without what a batch of several needs.
 pub(crate) fn commit_one(engine: &Arc<Engine>, keyspace: &KeyspaceRef, write: Write<'_>) -> Result<Receipt> {
     let mut batch = BatchBuf::default();
     stage::stage(&mut batch, keyspace, write)?;
     decide_and_commit(engine, batch, std::slice::from_ref(keyspace), None, None)
 }
 
-/// Commits a batch if what was read for it still holds, by way of the decision where a keyspace's strategy wants one.
+/// Commits a batch if what was read for it still holds; decides it first if the strategy of a keyspace decides at the
+/// write.
 fn decide_and_commit(
     engine: &Arc<Engine>,
     batch: BatchBuf,
@@ -79,7 +80,7 @@ fn decide_and_commit(
     }
 }
 
-/// Commits a batch that writes to `keyspaces`, in which everything has been decided, if what was read for it still holds.
+/// Commits a decided batch, which writes to `keyspaces`, if what was read for it still holds.
 fn commit_checked(
     engine: &Engine,
     mut batch: BatchBuf,
@@ -98,7 +99,7 @@ fn commit_checked(
         durability => durability,
     };
     if durability == Durability::Sync {
-        // It writes segments, for which the disk may have no room: better now than behind the append.
+        // This writes segments, for which the disk may be full: better before the append than after it.
         flush_recovered(engine)?;
     }
     engine.ctx.pass("commit: read, then applied");
@@ -111,7 +112,7 @@ fn commit_checked(
                 engine.log.rotate(&mut commit, &engine.files)?;
             }
             if batch.count() == 0 && reads.is_empty() {
-                // Nothing to write: the receipt of the newest commit says when nothing happened.
+                // Nothing to write: return the receipt of the newest commit.
                 return Ok(Receipt { seqno: Seqno(engine.visible()), time: from_us(commit.time_us()) });
             }
             if batch.operands() > 0 {
@@ -127,20 +128,20 @@ fn commit_checked(
         Durability::Interval(every) => sync::sync_within(engine, every),
         Durability::Buffered => Ok(()),
     };
-    // Only a sync that failed, which poisons, or the end of the database can come between: `health` says which.
+    // Only a failed sync, which poisons, or the end of the database can get in between; `health` returns which.
     synced.map_err(|_| Error::NotDurable { receipt })?;
     drawn_step(engine);
     Ok(receipt)
 }
 
-/// Takes the commit lock, with everything that was read known to hold.
+/// Takes the commit lock once everything that was read is known to hold.
 fn lock_checked<'e>(engine: &'e Engine, reads: &[&ReadSet]) -> Result<Guard<'e, CommitState>> {
     let mut checks: Vec<ReadCheck<'_>> = reads.iter().map(|reads| ReadCheck::new(reads)).collect();
     loop {
         checks.iter_mut().try_for_each(|check| check.advance(engine))?;
         engine.ctx.pass("commit: checked, then locked");
         let commit = engine.log.lock();
-        // Again, under the lock: closing and poisoning happen between.
+        // Checked again under the lock: the database may have been closed or poisoned in between.
         engine.health.check_writable()?;
         let mut whole = true;
         for check in &mut checks {
@@ -152,7 +153,7 @@ fn lock_checked<'e>(engine: &'e Engine, reads: &[&ReadSet]) -> Result<Guard<'e, 
     }
 }
 
-/// Reserves more seqnos, long before those that are reserved run out.
+/// Reserves more seqnos, long before the reserved ones run out.
 fn extend_reservation(engine: &Engine) -> Result<()> {
     let reserve = engine.ctx.options.limits.seqno_reserve;
     let is_low = || engine.visible().saturating_add(reserve / 2) >= engine.log.ceiling();

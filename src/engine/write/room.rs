@@ -1,4 +1,4 @@
-//! Slowing writers down while background work is behind, and stopping them while it must catch up.
+//! Back-pressure: slows writers down while background work is behind, and stops them while it must catch up.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -11,14 +11,15 @@ use crate::{
     },
 };
 
-/// A writer that waits looks again this often whether it should go on waiting.
+/// Interval at which a waiting writer checks whether to go on waiting.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// The longest that a writer is slowed down for one batch.
+/// Longest delay of a writer for one batch.
 const DELAY_MAX: Duration = Duration::from_millis(2);
 
-/// Slows writers down while compactions of the keyspaces that they write to are behind, and stops them while flushes are,
-/// without burning a core. Every wait ends: with room, or with the error that keeps background work from making any.
+/// Slows writers down while compactions of the keyspaces that they write to are behind, and stops them while those are
+/// far behind or flushes are, without burning a core. Every wait ends: with room, or with the error that keeps
+/// background work from making any.
 pub(super) fn wait_for_room(engine: &Engine, keyspaces: &[KeyspaceRef]) -> Result<()> {
     let threshold = engine.ctx.options.l0_threshold;
     loop {
@@ -34,7 +35,7 @@ pub(super) fn wait_for_room(engine: &Engine, keyspaces: &[KeyspaceRef]) -> Resul
         if engine.ctx.runs_inline() {
             let stepped = background_step(engine);
             if !must_wait {
-                // Only slowed down: what the step met is told by those whom it stops.
+                // Only slowed down: an error of the step is returned by the writes that it stops.
                 return Ok(());
             }
             if !stepped? {
@@ -59,8 +60,8 @@ pub(super) fn wait_for_room(engine: &Engine, keyspaces: &[KeyspaceRef]) -> Resul
     }
 }
 
-/// What background work has met, which on a machine without threads this gives a turn: the error for which it or the
-/// writes have stopped.
+/// Fails with the error for which writes or background work have stopped. On a machine without threads, gives
+/// background work a turn first.
 pub(crate) fn health(engine: &Engine) -> Result<()> {
     engine.check_open()?;
     idle_step(engine);

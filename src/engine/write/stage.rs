@@ -1,4 +1,4 @@
-//! From what the user asks for to an operation of a batch: the one place where strategies and limits come before the
+//! Staging: turns writes into operations of a batch. The one place where strategies and limits are applied before the
 //! encoding.
 
 use crate::{
@@ -7,10 +7,10 @@ use crate::{
     wal::{BATCH_LEN_MAX, BatchBuf},
 };
 
-/// So much of a key is shown where it is refused.
+/// Bytes of a refused key that the error shows.
 const KEY_SHOWN_MAX: usize = 100;
 
-/// One write of one keyspace, as it is asked for.
+/// One write to one keyspace, as the caller asks for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Write<'a> {
     /// Sets a key to a value.
@@ -27,17 +27,17 @@ pub(crate) enum Write<'a> {
     PurgeRange(&'a KeySpan),
 }
 
-/// Writes that happen together, as they are asked for one by one.
+/// Writes that are committed together, added one by one.
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
     pub(super) batch: BatchBuf,
     pub(super) keyspaces: Vec<KeyspaceRef>,
-    /// The first thing that was wrong: told at the commit.
+    /// First error; the commit returns it.
     pub(super) wrong: Option<Error>,
 }
 
 impl Staged {
-    /// Adds a write; one that is refused refuses them all.
+    /// Adds a write; if it is refused, so is the whole batch.
     pub(crate) fn add(&mut self, keyspace: &KeyspaceRef, write: Write<'_>) {
         if self.wrong.is_some() {
             return;
@@ -49,18 +49,18 @@ impl Staged {
         }
     }
 
-    /// Refuses all writes, also those to come.
+    /// Refuses all writes, including later ones.
     pub(crate) fn refuse(&mut self, error: Error) {
         self.wrong.get_or_insert(error);
     }
 
-    /// How many operations there are.
+    /// Returns the number of operations.
     pub(crate) fn count(&self) -> usize {
         self.batch.count()
     }
 }
 
-/// Adds a write to a batch. Nothing is added when it is refused.
+/// Adds a write to a batch; adds nothing if it is refused.
 pub(super) fn stage(batch: &mut BatchBuf, keyspace: &KeyspaceRef, write: Write<'_>) -> Result<()> {
     let (kind, key, value): (Kind, &[u8], &[u8]) = match write {
         Write::Put(key, value) => (Kind::Put, key, value),
@@ -93,7 +93,7 @@ fn stage_range(batch: &mut BatchBuf, keyspace: &KeyspaceRef, kind: Kind, span: &
     Ok(())
 }
 
-/// Fails for a key that is too long, and names it with its keyspace.
+/// Fails for a key that is too long, naming it and its keyspace.
 pub(super) fn check_key_of(keyspace: &KeyspaceRef, key: &[u8]) -> Result<()> {
     check_key(key).map_err(|error| refused(keyspace, key, error))
 }
@@ -105,7 +105,8 @@ fn check_key(key: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Checked before the bytes are copied: a batch never takes much more memory than it may.
+/// Fails if the batch would get too long. Called before the bytes are copied: a batch never takes much more memory than
+/// it may.
 fn check_len(batch: &BatchBuf, more: usize) -> Result<()> {
     let len = batch.len().saturating_add(more);
     if len > BATCH_LEN_MAX {
@@ -116,7 +117,7 @@ fn check_len(batch: &BatchBuf, more: usize) -> Result<()> {
     Ok(())
 }
 
-/// An operation that is refused, by its key and keyspace: of a batch of many nobody would find it otherwise.
+/// Adds key and keyspace to the error of a refused operation: in a batch of many it could not be found otherwise.
 #[cold]
 fn refused(keyspace: &KeyspaceRef, key: &[u8], error: Error) -> Error {
     let Error::Invalid { what } = error else { return error };

@@ -1,4 +1,4 @@
-//! When a commit is on the disk: at once, within an interval, or on request.
+//! Durability of commits: at once, within an interval, or on request.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use crate::{
     engine::{Engine, jobs::flush_recovered},
 };
 
-/// An interval sync that failed for another reason than the sync itself is tried again this much later, in microseconds.
+/// Delay before an interval sync is tried again that failed for another reason than the sync itself, in microseconds.
 const TRY_AGAIN_US: u64 = 500_000;
 
-/// Returns when every commit at or below `seqno` is durable.
+/// Syncs until every commit at or below `seqno` is durable.
 pub(super) fn sync_upto(engine: &Engine, seqno: u64) -> Result<()> {
     engine.log.sync_upto(seqno, &engine.files, || flush_recovered(engine))
 }
 
-/// Makes sure that everything visible now is synced within an interval: by the thread that waits for it, or on a machine
-/// without threads by the first commit that finds it due.
+/// Schedules a sync of everything visible now within an interval: by the thread that waits for it or, on a machine
+/// without threads, by the first commit that finds it due.
 ///
-/// An error means that a sync has failed, on a machine without threads: what only keeps it from being tried now is met
-/// again when it is due next.
+/// Fails only after a failed sync, on a machine without threads: whatever else keeps a sync from being tried is met
+/// again when it is next due.
 pub(super) fn sync_within(engine: &Engine, every: Duration) -> Result<()> {
     let was_due = engine.log.syncing.within(every, engine.ctx.env.monotonic_us());
     if was_due && engine.ctx.runs_inline() && sync_due(engine).is_err() {
@@ -28,7 +28,7 @@ pub(super) fn sync_within(engine: &Engine, every: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Syncs what is due. What could not be synced, though syncs themselves still work, is due again a little later.
+/// Syncs what is due. If that fails while syncs themselves still work, it is due again a little later.
 fn sync_due(engine: &Engine) -> Result<()> {
     engine.log.syncing.take_due();
     sync_upto(engine, engine.visible()).inspect_err(|_| {
@@ -38,18 +38,19 @@ fn sync_due(engine: &Engine) -> Result<()> {
     })
 }
 
-/// The thread that syncs when it is due.
+/// Runs the thread that syncs when it is due.
 pub(in crate::engine) fn sync_at_intervals(engine: &Engine) {
     engine.log.syncing.at_intervals(
         || engine.ctx.env.monotonic_us(),
         || {
-            // A failure poisons the database, or is told by the writes that it stops: there is nobody here to tell.
+            // A failure poisons the database, or is returned by the writes that it stops; this thread has no caller to
+            // return it to.
             let _synced = engine.health.contain("an interval sync", || sync_due(engine));
         },
     );
 }
 
-/// Makes everything that is visible now durable.
+/// Makes everything visible now durable.
 pub(crate) fn persist(engine: &Engine) -> Result<()> {
     engine.health.check_writable()?;
     engine.files.resolve_doubt()?;

@@ -1,4 +1,4 @@
-//! Writes that depend on what they read: tried again while somebody else writes that meanwhile.
+//! Writes that depend on what they read: tried again when another writer changes it meanwhile.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use crate::{
     wal::BatchBuf,
 };
 
-/// How often a write is tried again because somebody else wrote what it depends on.
+/// Most tries of a write while other writers change what it depends on.
 const TRIES: usize = 100;
 
 /// Tries a write until it meets no conflict.
 ///
 /// # Errors
-/// [`Error::Conflict`] after a hundred tries; whatever else the write says.
+/// [`Error::Conflict`] after a hundred tries, and the errors of the write.
 pub(super) fn optimistic<T>(engine: &Arc<Engine>, mut write: impl FnMut(&Reading) -> Result<T>) -> Result<T> {
     let mut lost = None;
     for _ in 0..TRIES {
@@ -33,8 +33,8 @@ pub(super) fn optimistic<T>(engine: &Arc<Engine>, mut write: impl FnMut(&Reading
     Err(Error::Conflict { key: lost.unwrap_or_default() })
 }
 
-/// Reads a key, lets `decide` choose what to write (`None`: leave it; `Some(None)`: delete it), and writes that if the key
-/// is still the same.
+/// Reads a key, has `decide` choose what to write (`None`: nothing; `Some(None)`: a delete), and writes that if the key
+/// has not changed.
 pub(crate) fn update(
     engine: &Arc<Engine>,
     keyspace: &KeyspaceRef,
