@@ -1,4 +1,4 @@
-//! Numbers about everything, collected on request.
+//! Statistics, collected on request.
 
 mod render;
 mod report;
@@ -23,10 +23,10 @@ use crate::{
     manifest::{KeyspaceVersion, PinnedAt, Version},
 };
 
-/// Moments of views that are told of.
+/// Most moments of views that are reported.
 const VIEWS_TOLD_MAX: usize = 64;
 
-/// Collects the numbers; what the directory cannot tell counts as nothing.
+/// Collects the statistics; if the directory cannot be listed, its bytes count as 0.
 pub(crate) fn collect(engine: &Engine) -> Stats {
     if engine.is_forked() {
         let trouble = engine.check_caller().err().map(|error| error.to_string());
@@ -77,7 +77,7 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
         disk_free_bytes: engine.ctx.dir.available_space().ok(),
         trouble: engine.health.poisoned_by().or_else(|| engine.work.trouble().map(|error| error.in_full())),
     };
-    // Another one may have the name of one that was dropped.
+    // A dropped keyspace may have the name of another.
     let alive = |keyspace: &&Arc<KeyspaceVersion>| !keyspace.is_hidden() && keyspace.dropped.is_none();
     for keyspace in current.version.keyspaces.values().filter(alive) {
         for (level, segments) in keyspace.levels.iter().enumerate().filter(|(_, segments)| !segments.is_empty()) {
@@ -106,12 +106,12 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
     stats
 }
 
-/// What views hold beside the files of now.
+/// Returns what views hold, besides the current files.
 fn held_by_views(engine: &Engine, current: &Arc<SuperVersion>, kept: &HashMap<u64, (u64, u64)>) -> Vec<ViewStats> {
     let holders: Vec<ViewHold> = engine.files.holders();
     let now: HashSet<u64> = current.segments().map(|handle| handle.meta.number).collect();
     let logs: HashSet<u64> = current.memtables(u64::MAX).map(|memtable| memtable.log()).collect();
-    // Many views stand on few different files.
+    // Many views share few superversions.
     let mut of_files: HashMap<u64, (u64, u64)> = HashMap::new();
     let mut by_seqno: HashMap<u64, (ViewStats, HashSet<u64>)> = HashMap::new();
     for ViewHold { seqno, iterators, files } in holders {
@@ -138,7 +138,7 @@ fn held_by_views(engine: &Engine, current: &Arc<SuperVersion>, kept: &HashMap<u6
     views
 }
 
-/// What holds the bytes of the directory, file by file.
+/// Adds up the files of the directory by what holds them.
 fn space(engine: &Engine) -> Result<SpaceUse> {
     let mut space = SpaceUse::default();
     let current = engine.files.current();
@@ -154,7 +154,7 @@ fn space(engine: &Engine) -> Result<SpaceUse> {
     });
     let live: HashMap<u64, usize> = handles.collect();
     let list = |sub: &str| engine.ctx.dir.list(sub).at("list", || engine.ctx.dir.path().join(sub));
-    // A file may go while it is looked at.
+    // A file may be removed meanwhile.
     let len = |name: &str| engine.ctx.dir.file_len(name).unwrap_or(0);
     for name in list(name::SEGMENTS)? {
         let Some(number) = name::parse(&name, ".seg") else { continue };
@@ -179,7 +179,8 @@ fn space(engine: &Engine) -> Result<SpaceUse> {
     Ok(space)
 }
 
-/// What is kept only for those who read a seqno, in bytes, as far as the jobs have told; and of the dropped keyspaces that they read.
+/// Returns for each seqno the bytes that jobs have recorded as kept only for its readers, and the bytes of dropped
+/// keyspaces that those read.
 fn kept_for(version: &Version, registered: &[u64]) -> HashMap<u64, (u64, u64)> {
     let mut kept: HashMap<u64, (u64, u64)> = HashMap::new();
     for (seqno, bytes) in version.held.values().flatten() {

@@ -1,40 +1,35 @@
-//! The numbers as text: for people, as JSON, and for Prometheus.
+//! Statistics as text: for people, as JSON, and for Prometheus.
 
 use std::fmt;
 
 use super::report::{LevelStats, PinStats, SpaceUse, Stats, ViewStats, ratio};
 
 impl Stats {
-    /// Name, kind, number and meaning of everything that is always a single number.
+    /// Returns name, kind, number and meaning of everything that is always a single number.
     fn numbers(&self) -> [(&'static str, Kind, u64, &'static str); 24] {
         use Kind::{Counter, Gauge};
         [
-            ("seqno", Gauge, self.seqno.into(), "The newest commit."),
-            ("synced_seqno", Gauge, self.synced_seqno.into(), "Every commit up to here is known to be on the disk."),
+            ("seqno", Gauge, self.seqno.into(), "Seqno of the newest commit."),
+            ("synced_seqno", Gauge, self.synced_seqno.into(), "Seqno up to which commits are known to be on disk."),
             ("commits", Counter, self.commits, "Batches committed since the database was opened."),
             ("gets", Counter, self.gets, "Point reads."),
             ("scans", Counter, self.scans, "Scans begun."),
-            (
-                "filter_rejections",
-                Counter,
-                self.filter_rejections,
-                "Segments that point reads passed because the filter said so.",
-            ),
+            ("filter_rejections", Counter, self.filter_rejections, "Segments that filters ruled out for point reads."),
             (
                 "filter_false_positives",
                 Counter,
                 self.filter_false_positives,
-                "Segments that the filter let a point read into for nothing.",
+                "Segments that filters let point reads into for nothing.",
             ),
-            ("slot_probes", Counter, self.slot_probes, "Slots of perfect-hash indexes that point reads looked at."),
-            ("fingerprint_rejections", Counter, self.fingerprint_rejections, "Slots with another fingerprint."),
+            ("slot_probes", Counter, self.slot_probes, "Slots of perfect-hash indexes that point reads probed."),
+            ("fingerprint_rejections", Counter, self.fingerprint_rejections, "Slots whose fingerprint did not match."),
             (
                 "fingerprint_false_positives",
                 Counter,
                 self.fingerprint_false_positives,
-                "Slots with the same fingerprint whose entry had another key.",
+                "Slots with a matching fingerprint whose entry had another key.",
             ),
-            ("block_probes", Counter, self.block_probes, "Data blocks that point reads read anything of."),
+            ("block_probes", Counter, self.block_probes, "Data blocks that point reads read, in whole or in part."),
             ("log_bytes", Counter, self.log_bytes, "Bytes appended to logs."),
             ("log_syncs", Counter, self.log_syncs, "Syncs of logs."),
             ("flushes", Counter, self.flushes, "Memtables flushed."),
@@ -48,10 +43,10 @@ impl Stats {
                 "Bytes that compactions wrote to the main tree.",
             ),
             ("history_out_bytes", Counter, self.history_out_bytes, "Bytes that compactions wrote to the history tier."),
-            ("stalls", Counter, self.stalls, "How often a writer was slowed down or stopped."),
+            ("stalls", Counter, self.stalls, "Times a writer was slowed down or stopped."),
             ("memtable_bytes", Gauge, self.memtable_bytes, "Bytes in memtables."),
-            ("sealed_memtables", Gauge, self.sealed_memtables, "Memtables that wait for their flush."),
-            ("index_bytes", Gauge, self.index_bytes, "Bytes of memory that open segments keep."),
+            ("sealed_memtables", Gauge, self.sealed_memtables, "Memtables waiting to be flushed."),
+            ("index_bytes", Gauge, self.index_bytes, "Bytes of memory held by open segments."),
             ("views", Gauge, self.views, "Open views, iterators included."),
         ]
     }
@@ -69,7 +64,8 @@ impl Stats {
         ]
     }
 
-    /// The same as a JSON object; `space` is an object from cause to bytes, whose sum is what the directory occupies.
+    /// Formats the statistics as a JSON object. In it, `space` is an object from cause to bytes, whose sum is the size
+    /// of the directory.
     #[must_use]
     pub fn to_json(&self) -> String {
         let mut fields: Vec<String> =
@@ -93,8 +89,8 @@ impl Stats {
         format!("{{{}}}", fields.join(","))
     }
 
-    /// The numbers in the text format of Prometheus: counters, whose names end in `_total`, count from the opening of
-    /// the database.
+    /// Formats the numbers as Prometheus text: counters, whose names end in `_total`, count from the opening of the
+    /// database.
     #[must_use]
     pub fn to_prometheus(&self) -> String {
         let mut out = Exposition::default();
@@ -102,16 +98,11 @@ impl Stats {
             out.metric(name, kind, meaning, [(String::new(), number)]);
         }
         let single = |number: Option<u64>| number.map(|number| (String::new(), number));
-        out.metric(
-            "disk_free_bytes",
-            Kind::Gauge,
-            "Bytes that the file system has room for.",
-            single(self.disk_free_bytes),
-        );
+        out.metric("disk_free_bytes", Kind::Gauge, "Free bytes of the file system.", single(self.disk_free_bytes));
         out.metric(
             "oldest_view",
             Kind::Gauge,
-            "The oldest seqno that a view reads.",
+            "Oldest seqno that a view reads.",
             single(self.oldest_view.map(u64::from)),
         );
         let trouble = u64::from(self.trouble.is_some());
@@ -120,9 +111,11 @@ impl Stats {
         out.metric("space_bytes", Kind::Gauge, "Bytes of the directory by what holds them.", causes);
         let of_levels: [OfEach<LevelStats>; 4] = [
             ("level_segments", "Segments of a level of a keyspace.", |level| level.segments),
-            ("level_entries", "Entries in them, all versions and tombstones.", |level| level.entries),
-            ("level_tombstones", "Point tombstones among them.", |level| level.tombstones),
-            ("level_bytes", "Bytes of their files.", |level| level.bytes),
+            ("level_entries", "Entries of a level of a keyspace, all versions and tombstones included.", |level| {
+                level.entries
+            }),
+            ("level_tombstones", "Point tombstones of a level of a keyspace.", |level| level.tombstones),
+            ("level_bytes", "Bytes of the files of a level of a keyspace.", |level| level.bytes),
         ];
         for (name, meaning, of) in of_levels {
             let level = |level: &LevelStats| {
@@ -131,15 +124,11 @@ impl Stats {
             out.metric(name, Kind::Gauge, meaning, self.levels.iter().map(level));
         }
         let of_views: [OfEach<ViewStats>; 4] = [
-            ("view_dropped_bytes", "Bytes of dropped keyspaces that the views of a moment read.", |view| {
+            ("view_dropped_bytes", "Bytes of dropped keyspaces that views of a moment read.", |view| {
                 view.dropped_bytes
             }),
-            ("view_bytes", "Bytes of keys and values that are there only for the views of a moment.", |view| {
-                view.bytes
-            }),
-            ("view_file_bytes", "Bytes of files that only views read, by the moment of the views.", |view| {
-                view.file_bytes
-            }),
+            ("view_bytes", "Bytes of keys and values kept only for the views of a moment.", |view| view.bytes),
+            ("view_file_bytes", "Bytes of files that only views of a moment read.", |view| view.file_bytes),
             ("view_memtable_bytes", "Bytes of flushed memtables that views of a moment read.", |view| {
                 view.memtable_bytes
             }),
@@ -150,8 +139,8 @@ impl Stats {
         }
         let of_pins: [OfEach<PinStats>; 3] = [
             ("pin_dropped_bytes", "Bytes of dropped keyspaces that a pin keeps.", |pin| pin.dropped_bytes),
-            ("pin_seqno", "The moment that a pin keeps.", |pin| pin.seqno.into()),
-            ("pin_bytes", "Bytes of keys and values that are there only for a pin.", |pin| pin.bytes),
+            ("pin_seqno", "Seqno that a pin keeps.", |pin| pin.seqno.into()),
+            ("pin_bytes", "Bytes of keys and values kept only for a pin.", |pin| pin.bytes),
         ];
         for (name, meaning, of) in of_pins {
             out.metric(
@@ -200,15 +189,15 @@ impl LevelStats {
     }
 }
 
-/// What a number does as time goes on.
+/// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// It only grows.
+    /// Only grows.
     Counter,
     Gauge,
 }
 
-/// A metric with a sample of each of several things: its name, its meaning, and its number.
+/// A metric with one sample for each of several things: name, meaning, and number.
 type OfEach<T> = (&'static str, &'static str, fn(&T) -> u64);
 
 /// Metrics in the text format of Prometheus, version 0.0.4.
@@ -218,7 +207,7 @@ struct Exposition {
 }
 
 impl Exposition {
-    /// Adds a metric with its samples, each behind its labels; without one it is left out.
+    /// Adds a metric with its samples, each behind its labels; leaves it out if there are none.
     fn metric(&mut self, name: &str, kind: Kind, meaning: &str, samples: impl IntoIterator<Item = (String, u64)>) {
         let (kind, end) = match kind {
             Kind::Counter => ("counter", "_total"),
@@ -235,8 +224,7 @@ impl Exposition {
     }
 }
 
-/// Labels as they stand behind the name of a metric. Of a value three characters are escaped and no others, unlike in
-/// JSON.
+/// Formats labels as they follow the name of a metric. Unlike in JSON, only three characters are escaped in a value.
 fn labels(pairs: &[(&str, &str)]) -> String {
     let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
@@ -257,7 +245,7 @@ impl fmt::Display for Stats {
         )?;
         writeln!(
             f,
-            "point reads: {:.2} blocks each; filters ruled out {} and let {:.2}% of the absent pass, fingerprints {:.2}%",
+            "point reads: {:.2} blocks each; filters ruled out {} and let {:.2}% of absent keys pass, fingerprints {:.2}%",
             self.blocks_per_get(),
             counted(self.filter_rejections, "segment", "segments"),
             100.0 * self.filter_false_positive_rate(),
@@ -265,7 +253,7 @@ impl fmt::Display for Stats {
         )?;
         writeln!(
             f,
-            "written: log {}, flushes {}, compactions {}; {:.2} for each byte of the log",
+            "written: log {}, flushes {}, compactions {}; {:.2} for each log byte",
             size(self.log_bytes),
             size(self.flushed_bytes),
             size(self.compacted_out_bytes),
@@ -273,7 +261,7 @@ impl fmt::Display for Stats {
         )?;
         writeln!(f, "memory: memtables {}, indexes {}", size(self.memtable_bytes), size(self.index_bytes))?;
         for level in &self.levels {
-            // What is not open has not told how large its index is.
+            // The index size of segments that are not open is unknown.
             let index = match level.indexed_keys {
                 0 => String::new(),
                 _ => format!(", index {:.2} bytes a key", level.index_bytes_per_key()),
@@ -312,13 +300,13 @@ impl fmt::Display for Stats {
         }
         let causes: Vec<String> =
             self.causes().iter().map(|(cause, bytes)| format!("{cause} {}", size(*bytes))).collect();
-        let free = self.disk_free_bytes.map_or_else(|| "nobody can tell how much is".to_owned(), size);
+        let free = self.disk_free_bytes.map_or_else(|| "an unknown amount".to_owned(), size);
         write!(f, "on disk: {}; {free} free", causes.join(", "))?;
         self.trouble.as_ref().map_or(Ok(()), |trouble| write!(f, "\ntrouble: {trouble}"))
     }
 }
 
-/// Bytes in the unit that reads best.
+/// Formats bytes in the unit that reads best.
 #[expect(clippy::cast_precision_loss, reason = "a size for people")]
 fn size(bytes: u64) -> String {
     match bytes {
@@ -329,12 +317,12 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// A number of things, one of them in the singular.
+/// Formats a count and its noun: singular for one.
 pub(in crate::engine) fn counted(number: u64, one: &str, several: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { several })
 }
 
-/// A text as a string of JSON.
+/// Quotes a text as a JSON string.
 fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! The numbers as plain data, and the ratios that they make.
+//! Statistics as plain data, with the ratios derived from them.
 
 use crate::base::Seqno;
 
@@ -6,123 +6,126 @@ use crate::base::Seqno;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LevelStats {
-    /// The keyspace.
+    /// Name of the keyspace.
     pub keyspace: String,
-    /// The level; 0 holds what flushes left.
+    /// Level; 0 holds the output of flushes.
     pub level: usize,
-    /// Its segments.
+    /// Number of segments.
     pub segments: u64,
-    /// Entries in them, all versions and tombstones.
+    /// Entries in the segments, all versions and tombstones included.
     pub entries: u64,
-    /// Point tombstones among them.
+    /// Point tombstones among the entries.
     pub tombstones: u64,
     /// Bytes of the files.
     pub bytes: u64,
-    /// Bytes of the keys and values in them.
+    /// Bytes of the keys and values.
     pub raw_bytes: u64,
-    /// Different keys in those that carry a perfect-hash index and are open.
+    /// Different keys in open segments that carry a perfect-hash index.
     pub indexed_keys: u64,
-    /// Bytes of those indexes in the files, filters aside.
+    /// Bytes of those indexes in the files, without filters.
     pub index_bytes: u64,
     /// Bytes of their filters in the files.
     pub filter_bytes: u64,
 }
 
 impl LevelStats {
-    /// Bytes of the perfect-hash index in the files for each key that it finds, filters aside.
+    /// Returns the bytes of the perfect-hash index in the files for each key that it finds, without filters.
     #[must_use]
     pub fn index_bytes_per_key(&self) -> f64 {
         ratio(self.index_bytes, self.indexed_keys)
     }
 }
 
-/// What holds the bytes of the directory.
+/// Bytes of the directory, by what holds them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SpaceUse {
-    /// Segments of the main tree: the newest versions, and what open views need beside them.
+    /// Segments of the main tree: the newest versions, and older ones that open views need.
     pub live: u64,
     /// Segments of the history tier: versions that were superseded.
     pub history: u64,
-    /// Segments of keyspaces that were dropped: views or pins of before still read them.
+    /// Segments of dropped keyspaces that earlier views or pins still read.
     pub dropped: u64,
-    /// Segments that say which commit happened when.
+    /// Segments of the timeline, which records the time of each commit.
     pub timeline: u64,
-    /// Segments that open views and iterators still read, or that wait to be removed.
+    /// Replaced segments that open views and iterators still read, or that wait to be removed.
     pub garbage: u64,
     /// Logs, reserved room included.
     pub log: u64,
-    /// The manifest and the small files.
+    /// Manifest and small files.
     pub manifest: u64,
 }
 
-/// What a pin holds.
+/// Space held by a pin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PinStats {
-    /// Its name.
+    /// Name of the pin.
     pub name: String,
-    /// The moment that it keeps.
+    /// Seqno that it keeps readable.
     pub seqno: Seqno,
-    /// Bytes of keys and values in segments that are there only for it (or for a view of the same moment), as flushes and compactions have found.
+    /// Bytes of keys and values in segments kept only for it (or for a view of the same moment), as flushes and
+    /// compactions have recorded.
     pub bytes: u64,
-    /// Bytes of files of keyspaces that were dropped since: all who read them hold them together.
+    /// Bytes of files of keyspaces dropped since, counted in full for each view or pin that reads them.
     pub dropped_bytes: u64,
 }
 
-/// What the open views of one moment hold, iterators included.
+/// Space held by the open views of one moment, iterators included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ViewStats {
-    /// The moment.
+    /// Seqno of the moment.
     pub seqno: Seqno,
-    /// How many views of it are open.
+    /// Number of open views.
     pub views: u64,
-    /// Iterators under way in them: each holds the files that it began with, which are among the `garbage` of [`SpaceUse`].
+    /// Iterators under way in them. Each holds the files it started with, which are among the `garbage` of [`SpaceUse`]
+    /// once they are replaced.
     pub iterators: u64,
-    /// Bytes of keys and values in segments that are there only for it (or for a pin of the same moment), as flushes and compactions have found.
+    /// Bytes of keys and values in segments kept only for it (or for a pin of the same moment), as flushes and
+    /// compactions have recorded.
     pub bytes: u64,
-    /// Bytes of files of keyspaces that were dropped since: all who read them hold them together.
+    /// Bytes of files of keyspaces dropped since, counted in full for each view or pin that reads them.
     pub dropped_bytes: u64,
-    /// Bytes of files that nothing but views reads any more. Several may hold one file.
+    /// Bytes of files that only views still read. Several may hold one file.
     pub file_bytes: u64,
-    /// Bytes of memtables that are in segments by now.
+    /// Bytes of memtables that have been flushed since.
     pub memtable_bytes: u64,
 }
 
 impl ViewStats {
-    /// Everything that they hold.
+    /// Returns the sum of what they hold.
     pub(super) fn all_bytes(&self) -> u64 {
         self.bytes + self.dropped_bytes + self.file_bytes + self.memtable_bytes
     }
 }
 
-/// Numbers about an open database, as of one moment. `Display` prints them for people;
-/// [`to_json`](Stats::to_json) and [`to_prometheus`](Stats::to_prometheus) for programs.
+/// Statistics of an open database, as of one moment. `Display` prints them for people; [`to_json`](Stats::to_json) and
+/// [`to_prometheus`](Stats::to_prometheus) for programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// The newest commit.
+    /// Seqno of the newest commit.
     pub seqno: Seqno,
-    /// Every commit up to here is known to be on the disk.
+    /// Seqno up to which every commit is known to be on the disk.
     pub synced_seqno: Seqno,
     /// Batches committed since the database was opened.
     pub commits: u64,
-    /// Point reads since then. This and the five counts of what they met may miss a few where many threads read at once.
+    /// Point reads since then. This and the six counts of what they met may miss a few where many threads read at once.
     pub gets: u64,
     /// Scans begun since then.
     pub scans: u64,
-    /// Segments that point reads passed because the filter said so.
+    /// Segments that filters ruled out for point reads.
     pub filter_rejections: u64,
-    /// Segments that the filter let a point read into for nothing.
+    /// Segments that filters let point reads into for nothing.
     pub filter_false_positives: u64,
-    /// Slots of perfect-hash indexes that point reads looked at.
+    /// Slots of perfect-hash indexes that point reads probed.
     pub slot_probes: u64,
-    /// Slots with another fingerprint: the key was not there, and no data was read.
+    /// Slots whose fingerprint did not match: the key was absent, and no data was read.
     pub fingerprint_rejections: u64,
-    /// Slots with the same fingerprint whose entry had another key.
+    /// Slots with a matching fingerprint whose entry had another key.
     pub fingerprint_false_positives: u64,
-    /// Data blocks that point reads read anything of.
+    /// Data blocks that point reads read, in whole or in part.
     pub block_probes: u64,
     /// Bytes appended to logs since then.
     pub log_bytes: u64,
@@ -140,53 +143,54 @@ pub struct Stats {
     pub compacted_out_bytes: u64,
     /// Bytes that compactions wrote to the history tier.
     pub history_out_bytes: u64,
-    /// How often a writer was slowed down or stopped because background work was behind.
+    /// Times a writer was slowed down or stopped because background work was behind.
     pub stalls: u64,
     /// Bytes in memtables.
     pub memtable_bytes: u64,
-    /// Memtables that wait for their flush.
+    /// Memtables waiting to be flushed.
     pub sealed_memtables: u64,
-    /// Bytes of memory that open segments keep.
+    /// Bytes of memory held by open segments.
     pub index_bytes: u64,
     /// Open views, iterators included.
     pub views: u64,
-    /// The oldest seqno that a view reads.
+    /// Oldest seqno that a view reads.
     pub oldest_view: Option<Seqno>,
-    /// What views hold, by moment: of the 64 moments that hold the most, the one that holds the most first.
+    /// Space held by views, by moment: the 64 moments that hold the most, largest first.
     pub held_by_views: Vec<ViewStats>,
-    /// The pins, by name.
+    /// Pins, by name.
     pub pins: Vec<PinStats>,
-    /// Levels that hold anything.
+    /// Levels that are not empty.
     pub levels: Vec<LevelStats>,
-    /// What holds the bytes of the directory.
+    /// Bytes of the directory, by what holds them.
     pub space: SpaceUse,
-    /// Bytes that the file system still has room for; nothing where nobody can tell, as on a simulated machine.
+    /// Free bytes of the file system; `None` if that is unknown, as on a simulated machine.
     pub disk_free_bytes: Option<u64>,
-    /// What has stopped writes or background work, in words.
+    /// Reason why writes or background work have stopped, in words.
     pub trouble: Option<String>,
 }
 
 impl Stats {
-    /// Bytes written to segments and logs for each byte handed to the log.
+    /// Returns the bytes written to segments and logs for each byte appended to the log.
     #[must_use]
     pub fn write_amplification(&self) -> f64 {
         let written = self.log_bytes + self.flushed_bytes + self.compacted_out_bytes + self.history_out_bytes;
         ratio(written, self.log_bytes)
     }
 
-    /// Data blocks, filters aside, that a point read has looked at on average.
+    /// Returns the average number of data blocks that a point read has read, without filters.
     #[must_use]
     pub fn blocks_per_get(&self) -> f64 {
         ratio(self.block_probes, self.gets)
     }
 
-    /// Of the absent keys that filters were asked for, how many they let pass: 0.01 is usual.
+    /// Returns the share of absent keys that filters let pass: 0.01 is usual.
     #[must_use]
     pub fn filter_false_positive_rate(&self) -> f64 {
         ratio(self.filter_false_positives, self.filter_false_positives + self.filter_rejections)
     }
 
-    /// Of the absent keys that came to a slot, how many had its fingerprint: 1 in 256 is usual.
+    /// Returns the share of absent keys that found their fingerprint in a slot, of those that reached one: 1 in 256 is
+    /// usual.
     #[must_use]
     pub fn fingerprint_false_positive_rate(&self) -> f64 {
         ratio(self.fingerprint_false_positives, self.fingerprint_false_positives + self.fingerprint_rejections)
