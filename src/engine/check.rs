@@ -1,4 +1,4 @@
-//! Checking everything: every page, every entry, every log, and that they agree.
+//! Verification: reads every page, every entry and every log, and checks that they agree.
 
 use std::{fmt, io::ErrorKind, path::PathBuf, sync::Arc};
 
@@ -16,19 +16,19 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyFinding {
-    /// The damaged file.
+    /// Damaged file.
     pub path: PathBuf,
-    /// The keyspace whose data it holds, where there is one.
+    /// Keyspace whose data it holds, if any.
     pub keyspace: Option<String>,
-    /// What is wrong.
+    /// Description of the damage.
     pub what: String,
 }
 
-/// What [`Db::verify`](crate::Db::verify) read and found.
+/// Result of [`Db::verify`](crate::Db::verify).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// The damage, a line each.
+    /// Damage found.
     pub findings: Vec<VerifyFinding>,
     /// Files read.
     pub files: u64,
@@ -39,7 +39,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether nothing is wrong.
+    /// Returns whether no damage was found.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
@@ -63,12 +63,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// Reads everything. Damage is a finding, not an error; what says nothing about the bytes is an error.
+/// Reads everything. Damage is a finding, not an error; a failure that says nothing about the bytes is an error.
 pub(crate) fn verify(engine: &Engine, watch: &mut Watch<'_>) -> Result<Report> {
     engine.check_open()?;
     let mut report = Report::default();
     verify_manifest(engine, &mut report)?;
-    // Held while it is read: none of these files goes away.
+    // Held while it is read, so none of these files is removed.
     let current = engine.files.current();
     watch.begin(current.segments().map(|handle| handle.meta.file_len).sum())?;
     for (id, tree) in current.trees.iter() {
@@ -80,7 +80,7 @@ pub(crate) fn verify(engine: &Engine, watch: &mut Watch<'_>) -> Result<Report> {
             report.bytes += handle.meta.file_len;
             report.entries += handle.meta.summary.entries;
             let path = engine.ctx.dir.path().join(name::segment(handle.meta.number));
-            // Opened for this alone, and closed again: the file as it is now, and no more open files than before.
+            // Opened for this alone and closed again: checks the file as it is now, and adds no open files.
             let checked = handle.open_anew().and_then(|segment| segment.check(&handle.meta));
             report.record(path, keyspace.clone(), checked)?;
             watch.end_part()?;
@@ -97,7 +97,7 @@ pub(crate) fn verify(engine: &Engine, watch: &mut Watch<'_>) -> Result<Report> {
     Ok(report)
 }
 
-/// That the manifest on the disk says what this process believes.
+/// Checks that the manifest on the disk matches the version in force.
 fn verify_manifest(engine: &Engine, report: &mut Report) -> Result<()> {
     let editing = engine.files.edit();
     let manifest = editing.manifest();
@@ -110,7 +110,7 @@ fn verify_manifest(engine: &Engine, report: &mut Report) -> Result<()> {
     report.record(manifest.path(), None, read)
 }
 
-/// That the log of a memtable reads back, up to `end` where it is still being written.
+/// Checks that the log of a memtable reads back, up to `end` if it is still being written.
 fn verify_log(engine: &Engine, report: &mut Report, memtable: &Memtable, end: Option<u64>) -> Result<()> {
     let number = memtable.log();
     let name = name::log(number);
@@ -125,17 +125,17 @@ fn verify_log(engine: &Engine, report: &mut Report, memtable: &Memtable, end: Op
         let whole = end.or(decided_end) == Some(replayed.end) || replayed.ending == Ending::Rotated;
         if whole { Ok(()) } else { Err(Error::invalid("the log has lost its end")) }
     });
-    // A flush may have finished meanwhile: then the log is gone, and rightly.
+    // If a flush has finished meanwhile, the log is rightly gone.
     let needed = engine.files.with_current(|now| now.needs_log(number));
     if needed { report.record(path, None, checked) } else { Ok(()) }
 }
 
-/// Whether an error says that the file is not what it should be, rather than that nobody could look.
+/// Returns whether an error says that the file is damaged, rather than that it could not be read.
 fn tells_of_the_file(error: &Error) -> bool {
     match error {
-        // `Invalid` is what the checks here say themselves; a newer format stands where this process wrote its own.
+        // `Invalid` comes from the checks here; a newer format is damage where this process wrote its own.
         Error::Corrupt { .. } | Error::Missing { .. } | Error::NewerFormat { .. } | Error::Invalid { .. } => true,
-        // Gone, cut short while it was read, or something else under its name: a link, a pipe.
+        // Missing, truncated while it was read, or replaced by something else: a link, a pipe.
         Error::Io { source, .. } => {
             matches!(source.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidInput)
         }
@@ -150,14 +150,14 @@ fn read_log(dir: &dyn Dir, name: &str) -> Result<Vec<u8>> {
         opened => opened.at("open", || path.clone())?,
     };
     match read_all(&*file, &path) {
-        // A rotation gave reserved room back between looking at the length and reading: it does so once.
+        // A rotation gave reserved room back between reading the length and reading the bytes: it does so once.
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::UnexpectedEof => read_all(&*file, &path),
         read => read,
     }
 }
 
 impl Report {
-    /// Takes down what checking a file has met; gives back what is no finding.
+    /// Records damage to a file as a finding; returns every other error.
     fn record(&mut self, path: PathBuf, keyspace: Option<String>, checked: Result<()>) -> Result<()> {
         match checked {
             Err(error) if tells_of_the_file(&error) => {

@@ -1,7 +1,7 @@
-//! A consistent copy in a directory of its own, by hard links where they reach.
+//! Checkpoints: consistent copies in a directory of their own, by hard links where possible.
 //!
-//! Only finished files are linked: nothing ever writes to a segment again, so the copy and the original may share it. The copy
-//! gets its own manifest, its own id, and no log.
+//! Only finished files are linked: a segment is never written again, so the copy and the original may share it. The
+//! copy gets its own manifest, its own id, and no log.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -28,16 +28,16 @@ use crate::{
     segment::{Entry, Finished, Purpose, SegmentWriter},
 };
 
-/// Bytes copied at a time where links do not reach.
+/// Bytes copied at a time where links are not possible.
 const COPY_CHUNK: usize = 1 << 20;
 
-/// After so many keys it is told how far a copy of a view has come.
+/// Keys between two reports of progress of a view's copy.
 const LOOK_EVERY: u64 = 1024;
 
 /// Copies everything committed before the call to a new database at `path`.
 pub(crate) fn checkpoint(engine: &Arc<Engine>, path: &Path, watch: &mut Watch<'_>) -> Result<()> {
     if engine.ctx.options.read_only {
-        // What was recovered is in memory only: the copy is of what is seen.
+        // Recovered writes are in memory only, so the copy is of what a view sees.
         return checkpoint_view(&ViewCore::snapshot(engine), path, watch);
     }
     engine.health.check_writable()?;
@@ -58,7 +58,7 @@ pub(crate) fn checkpoint(engine: &Arc<Engine>, path: &Path, watch: &mut Watch<'_
             }
             watch.end_part()?;
         }
-        // The files that are copied live as long as this does.
+        // Keeps the copied files alive up to here.
         drop(files);
         engine.ctx.pass("checkpoint: links, then manifest");
         name_checkpoint(engine, target, &version)?;
@@ -67,11 +67,11 @@ pub(crate) fn checkpoint(engine: &Arc<Engine>, path: &Path, watch: &mut Watch<'_
     })
 }
 
-/// Makes a directory and a copy in it. When that fails, nothing is left behind, so that it may be repeated.
+/// Creates a directory and a copy in it. On failure nothing is left behind, so that the call can be repeated.
 fn copy_to(engine: &Engine, path: &Path, write: impl FnOnce(&Arc<dyn Dir>) -> Result<()>) -> Result<()> {
     let is_new = engine.ctx.env.open_dir(path, false).is_err_and(|error| error.kind() == ErrorKind::NotFound);
     let target = checkpoint_dir(engine, path)?;
-    // The end of the database ends the copy of it: a part of it is none.
+    // Closing the database fails the copy: a part of one is none.
     let written = write(&target).and_then(|()| engine.check_open());
     written.inspect_err(|_| {
         clear(&*target);
@@ -89,17 +89,17 @@ fn check_outside(engine: &Engine, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes the directory of a copy.
+/// Creates the directory of a copy; it must be empty and not in use.
 fn checkpoint_dir(engine: &Engine, path: &Path) -> Result<Arc<dyn Dir>> {
     let made = engine.ctx.pool.sparing(|| engine.ctx.env.open_dir(path, true)).at("create", || path.to_path_buf())?;
     let target: Arc<dyn Dir> = Arc::new(engine.ctx.pool.beside(made));
     let at = || target.path().to_path_buf();
-    // Of two copies to one directory, the second neither adds to the first nor clears it away.
+    // The second of two copies to one directory neither adds to the first nor clears it away.
     if !target.try_lock(true).at("lock", at)? {
         let what = format!("{} is in use; a checkpoint goes to a new directory", path.display());
         return Err(Error::invalid(what));
     }
-    // Empty but for the empty directories that a copy begun before may have left.
+    // Empty apart from empty directories that an earlier copy may have left.
     let is_free = |name: &String| {
         let ours = name == name::LOGS || name == name::SEGMENTS;
         Ok::<_, Error>(ours && target.list(name).at("list", at)?.is_empty())
@@ -116,7 +116,7 @@ fn checkpoint_dir(engine: &Engine, path: &Path) -> Result<Arc<dyn Dir>> {
     Ok(target)
 }
 
-/// Makes a database of the segments of a copy. CURRENT comes last: a copy that was interrupted is none.
+/// Turns the segments of a copy into a database. CURRENT comes last, so an interrupted copy is none.
 fn name_checkpoint(engine: &Engine, target: &Arc<dyn Dir>, version: &Version) -> Result<()> {
     target.sync_dir(name::SEGMENTS).at("sync", || target.path().join(name::SEGMENTS))?;
     target.sync_dir("").at("sync", || target.path().to_path_buf())?;
@@ -126,7 +126,8 @@ fn name_checkpoint(engine: &Engine, target: &Arc<dyn Dir>, version: &Version) ->
     manifest.seal()
 }
 
-/// The newest moment of which everything is in segments and nothing newer is, as a version of its own, with the files.
+/// Returns the newest moment at which segments hold everything and nothing newer, as a version of its own, with the
+/// files.
 fn flushed_moment(engine: &Engine) -> Result<(Arc<SuperVersion>, Version)> {
     let files = engine.files.current();
     engine.check_open()?;
@@ -136,10 +137,11 @@ fn flushed_moment(engine: &Engine) -> Result<(Arc<SuperVersion>, Version)> {
     Ok((files, version))
 }
 
-/// What the database consisted of at a moment: what was decided by then, and the segments of now, which hold nothing newer.
+/// Returns the version of a moment: the decisions made by then, and the current segments, which hold nothing newer.
 ///
-/// Everything that users decide comes from the moment, and everything that jobs do from now. Each field is named, so that a new one has to be
-/// put on one side. (Rejected: the version of now with the changes since taken back out. It forgot the kinds of change that came later.)
+/// Everything that users decide comes from the moment, and everything that jobs do from the current version. Each field
+/// is named, so that a new one has to be put on one side. (Rejected: the current version with later changes taken back
+/// out. It missed the kinds of change that were added afterwards.)
 fn version_at(moment: &Moment, now: &Version) -> Version {
     let Version {
         keyspaces,
@@ -156,7 +158,7 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
         time_us: _,
         held: _,
     } = &*moment.version;
-    // Of one that has been taken back meanwhile, the past may have gone.
+    // The past of a pin that was removed meanwhile may have been dropped.
     let pins: BTreeMap<_, _> = pins
         .iter()
         .filter(|(name, pin)| now.pins.get(*name) == Some(pin))
@@ -170,7 +172,7 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
     let mut copied = BTreeMap::new();
     for (&id, now) in &now.keyspaces {
         if now.is_hidden() {
-            // The engine's own is flushed with what it tells of.
+            // The engine's own keyspace is flushed with the commits that it records.
             copied.insert(id, Arc::clone(now));
             continue;
         }
@@ -223,7 +225,7 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
     }
 }
 
-/// Takes away what a copy that failed has left; what cannot be removed is named by nothing.
+/// Removes what a failed copy has left; nothing refers to what cannot be removed.
 fn clear(target: &dyn Dir) {
     for sub in [name::SEGMENTS, name::LOGS, ""] {
         for file in target.list(sub).unwrap_or_default() {
@@ -265,7 +267,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         watch.begin_part(bytes_of(keyspace.id));
         let mut copied =
             KeyspaceVersion { levels: Vec::new(), past: Vec::new(), dropped: None, ..KeyspaceVersion::clone(keyspace) };
-        // Of what was before the view's moment only the newest is taken along, and that is whole.
+        // Only the newest versions at the view's moment are copied, so from that moment on every read is exact.
         copied.vanished = view.seqno();
         copied.horizon = view.seqno();
         copied.lapsed = 0;
@@ -279,7 +281,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         watch.end_part()?;
         engine.ctx.pass("view checkpoint: one keyspace, then the next");
     }
-    // Of the timeline its moment alone.
+    // The timeline of the copy has the view's moment alone.
     let mut made = Vec::new();
     let stamp = Stamp { seqno: view.seqno(), time: view.time(), writes: 0 };
     let stamps = write_stamps(&engine.ctx, &**target, (&[stamp], version.next_file), &mut made)?;
@@ -302,8 +304,9 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
     Ok(())
 }
 
-/// The times to live of a keyspace in a copy: what was set since the moment is set in it by those who want it there. Of a moment that nobody has kept,
-/// the one that was in force may be forgotten: there the options are those of now, the time to live among them.
+/// Returns the times to live for a copy of a view: those set by the view's moment. Later ones are set again in the copy
+/// if wanted there. An incomplete view's moment was not kept, so the one in force then may be forgotten: its copy gets
+/// the current options, and with them the current time to live.
 fn ttls_of_copy(view: &ViewCore, known: &[(u64, u64)]) -> Arc<[(u64, u64)]> {
     let until = known.partition_point(|(from, _)| *from <= view.seqno());
     let (then, since) = known.split_at(until);
@@ -311,7 +314,7 @@ fn ttls_of_copy(view: &ViewCore, known: &[(u64, u64)]) -> Arc<[(u64, u64)]> {
     then.iter().copied().chain(now).collect()
 }
 
-/// Writes the keys of a keyspace that this view sees.
+/// Writes the keys of a keyspace that this view sees to segments, and returns those.
 fn copy_keyspace(
     view: &Arc<ViewCore>,
     target: &dyn Dir,
@@ -336,7 +339,7 @@ fn copy_keyspace(
     let keys = main().map(|segment| segment.summary.keys).sum::<u64>();
     let mut copied = 0;
     loop {
-        // What no reader can be given, as a sum that is too large for now, is in the copy all the same.
+        // A value that cannot be returned, such as a sum that is too large now, is copied all the same.
         let (kind, wide) = match scan.step() {
             Ok(false) => break,
             Ok(true) => (Kind::Put, None),
@@ -355,7 +358,7 @@ fn copy_keyspace(
         if let Some(full) = writer.take_if(|writer| writer.is_full(engine.ctx.options.segment_bytes())) {
             finish(full)?;
         }
-        // Which version it is: the newest one that its history tells up to now.
+        // Its version: the newest in its history up to the moment.
         let told =
             history(view, reference, scan.key(), (0, u64::MAX))?.map(|mut walk| walk.next()).transpose()?.flatten();
         let (seqno, time) = told.map_or((view.seqno(), view.time()), |told| (told.seqno, told.time));

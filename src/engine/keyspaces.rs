@@ -1,4 +1,4 @@
-//! Keyspaces: opening, creating, configuring and dropping them, and what can be asked of one.
+//! Keyspaces: opening, creating, configuring and dropping them, and reading their properties.
 
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -17,19 +17,19 @@ fn point_index_number(asked: Option<bool>) -> u8 {
     asked.map_or(0, |index| if index { 2 } else { 1 })
 }
 
-/// The time to live of what is written from now on; its seqno is still to come.
+/// Stands for the seqno of a new time to live until its commit has one.
 const FROM_NOW: u64 = u64::MAX;
 
 impl StoredOptions {
-    /// With a time to live that holds from a seqno on.
+    /// Sets the seqno from which on a new time to live holds.
     fn from(mut self, seqno: u64) -> Self {
         let known = |(from, ttl): &(u64, u64)| (if *from == FROM_NOW { seqno } else { *from }, *ttl);
         self.ttls = self.ttls.iter().map(known).collect();
         self
     }
 
-    /// Without the times to live under which nothing was written that is still there, told by the seqnos of what is: however often the time is
-    /// changed, there are no more of them than stretches of data.
+    /// Drops the times to live under which no existing data was written; `data` are the seqnos of what exists. However
+    /// often the time is changed, only changes with data in between add up.
     fn without_idle_ttls(mut self, data: &[RangeInclusive<u64>]) -> Self {
         let mut kept: Vec<(u64, u64)> = Vec::new();
         for (at, &(from, ttl)) in self.ttls.iter().enumerate() {
@@ -45,7 +45,7 @@ impl StoredOptions {
     }
 }
 
-/// The options of a keyspace with those that are set and differ; nothing when none do.
+/// Applies the options that are set to those of a keyspace; `None` if that changes nothing.
 fn configured(keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Option<StoredOptions> {
     let mut stored = keyspace.options.clone();
     if let Some(policy) = &options.policy {
@@ -62,7 +62,7 @@ fn configured(keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Option<S
     (stored != keyspace.options).then_some(stored)
 }
 
-/// Operands have no age of their own.
+/// Fails for a time to live where operands are folded: they have no age of their own.
 fn check_no_ttl(name: &str, options: &KeyspaceOptions) -> Result<()> {
     match options.ttl {
         Some(ttl) if ttl > 0 => Err(Error::invalid(format!(
@@ -72,30 +72,30 @@ fn check_no_ttl(name: &str, options: &KeyspaceOptions) -> Result<()> {
     }
 }
 
-/// Bytes of a keyspace by what holds them, as [`Keyspace::space`](crate::Keyspace::space) tells them.
+/// Bytes of a keyspace by what holds them, as [`Keyspace::space`](crate::Keyspace::space) returns them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyspaceSpace {
-    /// Its segments of the main tree: the newest versions, and what open views need beside them.
+    /// Segments of the main tree: the newest versions, and older ones that open views need.
     pub live: u64,
-    /// Its segments of the history tier: versions that were superseded.
+    /// Segments of the history tier: versions that were superseded.
     pub history: u64,
-    /// About what its newest writes take in memory; they stand in the log as well, which all keyspaces share.
+    /// Approximate size of its newest writes in memory; they are also in the log, which all keyspaces share.
     pub memtable: u64,
 }
 
-/// So far apart two names may be, and one still be taken for a slip of the other.
+/// Returns whether a name at this edit distance may be a misspelling.
 fn is_alike(distance: usize, name: &str) -> bool {
     distance <= name.chars().count().div_ceil(2)
 }
 
-/// Of several names the one that differs least from one that is not among them.
+/// Returns the closest of several names, and its edit distance.
 pub(super) fn closest<'n>(name: &str, among: impl IntoIterator<Item = &'n str>) -> Option<(usize, &'n str)> {
     let wanted: Vec<char> = name.chars().collect();
     among.into_iter().map(|other| (edits(&wanted, other), other)).min()
 }
 
-/// How many characters must be put in, taken out or replaced to make one name of the other.
+/// Returns the edit distance: characters to insert, delete or replace to turn one name into the other.
 fn edits(name: &[char], other: &str) -> usize {
     let mut row: Vec<usize> = (0..=name.len()).collect();
     for (line, c) in other.chars().enumerate() {
@@ -113,7 +113,7 @@ fn edits(name: &[char], other: &str) -> usize {
     row.last().copied().unwrap_or_default()
 }
 
-/// That there is no such keyspace, and which one may have been meant.
+/// Returns the error for a missing keyspace, with the name that may have been meant.
 #[cold]
 fn no_keyspace(engine: &Engine, name: &str) -> Error {
     let names = keyspace_names(engine);
@@ -125,7 +125,7 @@ fn no_keyspace(engine: &Engine, name: &str) -> Error {
     Error::invalid(format!("there is no keyspace \"{name}\", and create(false) makes none{meant}"))
 }
 
-/// The options in force; those of a new keyspace once it is gone for good.
+/// Returns a keyspace as it is now; `None` once it is forgotten, and in a forked process.
 fn options_of(engine: &Engine, id: KeyspaceId) -> Option<Arc<KeyspaceVersion>> {
     if engine.is_forked() {
         return None;
@@ -133,18 +133,18 @@ fn options_of(engine: &Engine, id: KeyspaceId) -> Option<Arc<KeyspaceVersion>> {
     engine.files.current().version.keyspaces.get(&id).cloned()
 }
 
-/// What history a keyspace keeps.
+/// Returns the policy of a keyspace; the default once it is forgotten.
 pub(crate) fn policy(engine: &Engine, id: KeyspaceId) -> Policy {
     options_of(engine, id).map_or_else(Policy::last_writer_wins, |keyspace| engine.catalogue.policy_of(&keyspace))
 }
 
-/// How long what is written to a keyspace now lives, in microseconds; nothing where it is for ever.
+/// Returns the time to live of new values in microseconds; `None` if they live for ever.
 pub(crate) fn ttl(engine: &Engine, id: KeyspaceId) -> Option<u64> {
     let keyspace = options_of(engine, id)?;
     keyspace.options.ttls.last().map(|(_, ttl)| *ttl).filter(|ttl| *ttl > 0)
 }
 
-/// What holds the bytes of a keyspace.
+/// Returns the bytes of a keyspace by what holds them.
 pub(crate) fn space_of(engine: &Engine, id: KeyspaceId) -> KeyspaceSpace {
     if engine.is_forked() {
         return KeyspaceSpace::default();
@@ -158,8 +158,8 @@ pub(crate) fn space_of(engine: &Engine, id: KeyspaceId) -> KeyspaceSpace {
     }
 }
 
-/// At least as many keys as there are: every key that is there has in some memtable or segment an entry that is no
-/// tombstone.
+/// Returns an upper bound on the number of keys: every key that exists has an entry that is no tombstone in some
+/// memtable or segment.
 pub(crate) fn approximate_len(engine: &Engine, id: KeyspaceId) -> u64 {
     if engine.is_forked() {
         return 0;
@@ -167,13 +167,13 @@ pub(crate) fn approximate_len(engine: &Engine, id: KeyspaceId) -> u64 {
     let current = engine.files.current();
     let Some(tree) = current.trees.get(&id).filter(|tree| !tree.dropped) else { return 0 };
     let segments = tree.levels.iter().flatten().map(|handle| &handle.meta.summary);
-    // Not keys less tombstones: those of older versions of a key that is there count among them.
+    // Not keys less tombstones: those include tombstones of older versions of existing keys.
     let stored: u64 =
         segments.map(|summary| summary.keys.min(summary.entries.saturating_sub(summary.tombstones))).sum();
     stored + current.memtables(u64::MAX).map(|memtable| memtable.share(id).values).sum::<u64>()
 }
 
-/// The keyspace of this name, created if need be, and its merge strategy.
+/// Opens the keyspace of this name, with its merge strategy, and creates it if need be.
 pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Result<KeyspaceRef> {
     engine.check_open()?;
     if name.is_empty() || name.len() > NAME_LEN_MAX {
@@ -197,7 +197,7 @@ pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Re
         check_no_ttl(name, options)?;
     }
     engine.health.check_writable()?;
-    // What was recovered goes to segments before a change that is durable at once may stand behind it.
+    // Recovered writes go to segments first: a change that is durable at once may only come after them.
     flush_recovered(engine)?;
     engine.ctx.pass("keyspace: looked for, then made");
     let mut editing = engine.files.edit();
@@ -211,7 +211,7 @@ pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Re
         let Some(changed) = changed else { return Ok(given) };
         check_ttls(engine, name, &keyspace, &changed)?;
         commit_change(engine, &mut editing, |seqno, _| {
-            // Nothing is written to it meanwhile: commits wait.
+            // Commits wait, so nothing is written to it meanwhile.
             let options = changed.from(seqno).without_idle_ttls(&seqnos_of(engine, &keyspace));
             Change::Configure { id, options, seqno }
         })?;
@@ -240,18 +240,18 @@ pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Re
     keyspace.map_or(Err(Error::Closed), |keyspace| engine.catalogue.give(keyspace, options))
 }
 
-/// The seqnos between which a keyspace has anything: of each segment, and of each memtable; and the pinned ones.
+/// Returns the seqno ranges in which a keyspace has anything: of each segment, each memtable and each pin.
 fn seqnos_of(engine: &Engine, keyspace: &KeyspaceVersion) -> Vec<RangeInclusive<u64>> {
     let segments = keyspace.segments().map(|segment| segment.summary.min_seqno..=segment.summary.max_seqno);
     let current = engine.files.current();
     let memtables = current.memtables(u64::MAX).filter(|memtable| memtable.share(keyspace.id).values > 0);
     let memtables = memtables.map(|memtable| memtable.first_seqno()..=memtable.last_seqno());
-    // Who reads a pinned moment finds the options of then.
+    // Readers of a pinned moment see the options of that moment.
     let pins = current.version.pins.values().map(|pin| pin.seqno..=pin.seqno);
     segments.chain(memtables).chain(pins).collect()
 }
 
-/// That there is room for one more time to live among those that are in use.
+/// Fails if as many times to live are in use as there may be.
 fn check_ttls(engine: &Engine, name: &str, keyspace: &KeyspaceVersion, changed: &StoredOptions) -> Result<()> {
     let max = engine.ctx.options.limits.ttls;
     if changed.ttls.len() <= max || changed.clone().without_idle_ttls(&seqnos_of(engine, keyspace)).ttls.len() <= max {
@@ -262,7 +262,7 @@ fn check_ttls(engine: &Engine, name: &str, keyspace: &KeyspaceVersion, changed: 
     )))
 }
 
-/// Drops the keyspace of this name: it is hidden at once, and forgotten when nobody reads below the drop.
+/// Drops the keyspace of this name: it is hidden at once, and forgotten when no reader is left below the drop.
 pub(crate) fn drop_keyspace(engine: &Engine, name: &str) -> Result<()> {
     engine.health.check_writable()?;
     flush_recovered(engine)?;
@@ -277,7 +277,7 @@ pub(crate) fn drop_keyspace(engine: &Engine, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Names of the keyspaces there are.
+/// Returns the names of all keyspaces, sorted.
 pub(crate) fn keyspace_names(engine: &Engine) -> Vec<String> {
     if engine.is_forked() {
         return Vec::new();
@@ -289,7 +289,7 @@ pub(crate) fn keyspace_names(engine: &Engine) -> Vec<String> {
     names
 }
 
-/// Commits a decision that users can see, at a seqno of its own, behind every write before it (J2).
+/// Commits a decision that users can see, at a seqno of its own and after every write before it (J2).
 pub(super) fn commit_change(
     engine: &Engine,
     editing: &mut Editing<'_>,

@@ -1,4 +1,4 @@
-//! Pins: moments that are kept readable under a name, across restarts and dropped keyspaces.
+//! Pins: moments kept readable under a name, across restarts and dropped keyspaces.
 
 use std::time::SystemTime;
 
@@ -11,15 +11,15 @@ use crate::{
 /// The longest name, in bytes.
 const NAME_LEN_MAX: usize = 255;
 
-/// A moment that is kept readable: see [`Db::pin`](crate::Db::pin).
+/// A moment kept readable: see [`Db::pin`](crate::Db::pin).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pin {
-    /// Its name.
+    /// Name of the pin.
     pub name: String,
-    /// The moment.
+    /// Seqno of the moment.
     pub seqno: Seqno,
-    /// When that was.
+    /// Time of the moment.
     pub time: SystemTime,
 }
 
@@ -39,20 +39,20 @@ pub(crate) fn pin(engine: &Engine, name: &str) -> Result<Seqno> {
     Ok(Seqno(seqno))
 }
 
-/// Keeps a pinned moment no longer.
+/// Removes a pin.
 pub(crate) fn unpin(engine: &Engine, name: &str) -> Result<()> {
     engine.health.check_writable()?;
     flush_recovered(engine)?;
     let mut editing = engine.files.edit();
     if !editing.version().pins.contains_key(name) {
-        return Err(Error::invalid(format!("there is no pin \"{name}\"; `pins` lists those there are")));
+        return Err(Error::invalid(format!("there is no pin \"{name}\"; `pins` lists all of them")));
     }
     commit_change(engine, &mut editing, |_, _| Change::Unpin { name: name.to_owned() })?;
     engine.work.wake();
     Ok(())
 }
 
-/// The pins there are, by name.
+/// Returns the pins, by name.
 pub(crate) fn pins(engine: &Engine) -> Vec<Pin> {
     if engine.is_forked() {
         return Vec::new();

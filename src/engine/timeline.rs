@@ -1,15 +1,16 @@
-//! Which commit happened when.
+//! Timeline: which commit happened when.
 //!
 //! ```text
 //!   memtables            the newest commits, one stamp each
 //!        ▼ flush
-//!   keyspace 1           key: seqno of a commit (u64, highest byte first) · value: that commit and those behind it, packed
-//!        ▼ an hour later, or behind the longest window and the oldest pin
+//!   keyspace 1           key: seqno of a commit (u64, big-endian) · value: that commit and the next ones, packed
+//!        ▼ older than an hour, the longest window and the oldest pin
 //!                        one commit in each second
 //! ```
 //!
-//! The stamps of a memtable are flushed in the edit of its entries, so the timeline is as durable as what it tells of. It is exact from the
-//! horizon of its keyspace on; before that it is a sample. Rule C2 of `docs/versions.md`.
+//! The stamps of a memtable are flushed in the same edit as its entries, so the timeline is as durable as the commits
+//! that it records. It is exact from the horizon of its keyspace on, and a sample before that. Rule C2 of
+//! `docs/versions.md`.
 
 use std::{collections::VecDeque, ops::Range, path::PathBuf, sync::Arc};
 
@@ -29,11 +30,13 @@ use crate::{
 /// Commits in one entry.
 pub(super) const CHUNK: usize = 256;
 
-/// The timeline is exact for this long at least, in microseconds; before that it is a sample with this distance.
+/// Shortest time for which the timeline is exact, in microseconds.
 pub(super) const EXACT_MIN: u64 = 3_600_000_000;
+
+/// Distance of the samples before that, in microseconds.
 pub(super) const SAMPLE: u64 = 1_000_000;
 
-/// Packs commits: key and value of each entry, in order.
+/// Packs commits into entries, in order: each with its key and value.
 pub(super) fn pack(stamps: &[Stamp]) -> impl Iterator<Item = (Entry, [u8; 8], Vec<u8>)> + '_ {
     stamps.chunks(CHUNK).filter_map(|chunk| {
         let first = chunk.first()?;
@@ -52,12 +55,12 @@ pub(super) fn pack(stamps: &[Stamp]) -> impl Iterator<Item = (Entry, [u8; 8], Ve
     })
 }
 
-/// Whether a commit may come after another one: seqnos grow, and times never go back.
+/// Returns whether a commit may follow another: seqnos grow, and times never go back.
 pub(super) fn follows(before: &Stamp, stamp: &Stamp) -> bool {
     before.seqno < stamp.seqno && before.time <= stamp.time
 }
 
-/// The commits of one entry.
+/// Unpacks the commits of one entry.
 fn unpack(key: &[u8], value: &[u8]) -> Result<Vec<Stamp>, Corruption> {
     let mut reader = Reader::new(value);
     let bad = || Corruption { offset: 0, what: "commits of the timeline" };
@@ -77,17 +80,17 @@ fn unpack(key: &[u8], value: &[u8]) -> Result<Vec<Stamp>, Corruption> {
     if stamps.is_empty() { Err(bad()) } else { Ok(stamps) }
 }
 
-/// The newer one of a commit and a decision.
+/// Returns the newer of a commit and a decision.
 fn newer(commit: Option<Stamp>, decided: Option<(u64, u64)>) -> Option<Stamp> {
     let decided = decided.map(|(seqno, time)| Stamp { seqno, time, writes: 0 });
     commit.into_iter().chain(decided).max_by_key(|stamp| stamp.seqno)
 }
 
-/// Reads the timeline of a superversion.
+/// Reader of the timeline of a superversion.
 #[derive(Debug)]
 pub(super) struct Timeline {
     pub(super) current: Arc<SuperVersion>,
-    /// Its segments, oldest first: they follow each other.
+    /// Segments of the timeline, oldest first; they do not overlap.
     pub(super) segments: Vec<Arc<SegmentHandle>>,
 }
 
@@ -99,12 +102,12 @@ impl Timeline {
         Self { current: Arc::clone(current), segments }
     }
 
-    /// From this seqno on every commit is told.
+    /// Returns the seqno from which on every commit is recorded.
     pub(super) fn exact_from(&self) -> u64 {
         self.current.version.keyspaces.get(&TIMELINE).map_or(0, |keyspace| keyspace.horizon)
     }
 
-    /// What was newest at a seqno: a commit, or a decision on a keyspace or pin, which is told with no operation.
+    /// Returns what was newest at a seqno: a commit, or a decision on a keyspace or pin, which has no writes.
     pub(super) fn at_seqno(&self, seqno: u64) -> Result<Option<Stamp>> {
         let decided = self.current.version.decisions.at_seqno(seqno);
         Ok(newer(self.commit_at_seqno(seqno)?, decided))
@@ -124,13 +127,14 @@ impl Timeline {
         Ok(chunk.into_iter().rfind(|stamp| stamp.seqno <= seqno))
     }
 
-    /// How much later than its stamp a seqno may have been committed: less than this.
+    /// Returns the exclusive bound on how much later than its stamp a seqno may have been committed; 0 if the stamp is
+    /// exact.
     pub(super) fn slack(&self, at: Option<Stamp>, seqno: u64) -> u64 {
         let between = at.is_some_and(|stamp| stamp.seqno < seqno);
         if between && seqno < self.exact_from() {
             SAMPLE
         } else if between && !self.current.version.decisions.reach(seqno) {
-            // It may have been a decision that nobody remembers: as late as just before the next commit.
+            // It may have been a decision that is no longer recorded: as late as just before the next commit.
             let next = self.again().from(seqno).and_then(|mut commits| commits.next()).ok().flatten();
             next.map_or(u64::MAX, |next| next.time).saturating_sub(at.map_or(0, |stamp| stamp.time)).saturating_add(1)
         } else {
@@ -138,24 +142,25 @@ impl Timeline {
         }
     }
 
-    /// The same once more, to walk through it.
+    /// Clones the timeline, to walk through it.
     fn again(&self) -> Self {
         Self { current: Arc::clone(&self.current), segments: self.segments.clone() }
     }
 
-    /// When a seqno was committed; where only samples are left, no earlier, and no later than the time between two of them.
+    /// Returns when a seqno was committed. Where only samples are left, the result is never too early, and too late by
+    /// no more than the time between two samples.
     pub(super) fn time_of(&self, seqno: u64) -> Option<u64> {
         let at = self.at_seqno(seqno).ok()?;
         if let Some(stamp) = at.filter(|stamp| stamp.seqno == seqno || seqno >= self.exact_from()) {
             return Some(stamp.time);
         }
         let next = self.again().from(seqno).ok()?.next().ok()?.map(|stamp| stamp.time);
-        // Else it would have been kept itself.
+        // A later commit would have been kept as a sample itself.
         let upto = at.map(|stamp| stamp.time.saturating_add(SAMPLE));
         next.into_iter().chain(upto).min()
     }
 
-    /// What was newest at a time, as [`Timeline::at_seqno`] tells it.
+    /// Returns what was newest at a time, as [`Timeline::at_seqno`] does for a seqno.
     pub(super) fn at_time(&self, time: u64) -> Result<Option<Stamp>> {
         let decided = self.current.version.decisions.at_time(time);
         Ok(newer(self.commit_at_time(time)?, decided))
@@ -171,7 +176,7 @@ impl Timeline {
                 return Ok(found);
             }
         }
-        // The segment that begins at or before the time, then the entry in it, by halves of the seqnos between.
+        // The last segment that begins at or before the time, then the entry in it, by binary search over the seqnos.
         let begins = |handle: &Arc<SegmentHandle>| handle.meta.summary.times.map_or(0, |times| times.oldest);
         let after = self.segments.partition_point(|handle| begins(handle) <= time);
         let Some(handle) = after.checked_sub(1).and_then(|at| self.segments.get(at)) else { return Ok(None) };
@@ -189,7 +194,7 @@ impl Timeline {
         Ok(chunk.into_iter().rfind(|stamp| stamp.time <= time))
     }
 
-    /// The commits of the entry that a seqno belongs to; none before the first.
+    /// Returns the commits of the entry that a seqno belongs to; none before the first.
     fn chunk_at(&self, seqno: u64) -> Result<Vec<Stamp>> {
         let mut cursor = RunCursor::new(self.segments.clone(), Direction::Backward, ());
         match seqno.checked_add(1) {
@@ -204,18 +209,18 @@ impl Timeline {
         unpack(entry.key, entry.value).map_err(|bad| bad.of(&self.path(), 0))
     }
 
-    /// The error that its files do not hold what was expected.
+    /// Returns the error for files that do not hold what was expected.
     #[cold]
     pub(super) fn corrupt(&self, what: &'static str) -> Error {
         Corruption { offset: 0, what }.of(&self.path(), 0)
     }
 
-    /// A file of the timeline, for messages.
+    /// Returns a file of the timeline, for messages.
     fn path(&self) -> PathBuf {
         self.segments.first().map(|handle| name::segment(handle.meta.number)).unwrap_or_default().into()
     }
 
-    /// The commits from a seqno on, oldest first.
+    /// Walks the commits from a seqno on, oldest first.
     pub(super) fn from(self, seqno: u64) -> Result<CommitWalk> {
         let mut cursor = RunCursor::new(self.segments.clone(), Direction::Forward, ());
         let first = self.chunk_at(seqno)?;
@@ -230,20 +235,20 @@ impl Timeline {
     }
 }
 
-/// Walks over commits.
+/// A walk over commits, oldest first.
 #[derive(Debug)]
 pub(crate) struct CommitWalk {
     timeline: Timeline,
     cursor: RunCursor,
     ready: VecDeque<Stamp>,
-    /// Those that are in memory come last: the tables, oldest first, and which of their commits are left. More may come
-    /// behind them.
+    /// Memtables, oldest first, with the range of stamps left in each. They come after the segments; more stamps may be
+    /// appended after the range.
     memtables: VecDeque<(Arc<Memtable>, Range<usize>)>,
     from: u64,
 }
 
 impl CommitWalk {
-    /// The next commit.
+    /// Returns the next commit.
     pub(crate) fn next(&mut self) -> Result<Option<Stamp>> {
         loop {
             if let Some(stamp) = self.ready.pop_front() {
@@ -270,7 +275,7 @@ impl CommitWalk {
     }
 }
 
-/// Writes down when commits happened, for a database in some directory.
+/// Writes stamps to a segment of the timeline in `dir`; `None` if there are none.
 pub(super) fn write_stamps(
     ctx: &Context,
     dir: &dyn Dir,
