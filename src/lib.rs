@@ -14,23 +14,23 @@
 //! # Ok::<_, chronolith::Error>(())
 //! ```
 //!
-//! | to | see |
+//! | task | start with |
 //! | --- | --- |
 //! | open, create, recover | [`Db::open`], [`Options`] |
-//! | write one key, or many at once | [`Keyspace::put`], [`Keyspace::delete_range`], [`Batch`] |
-//! | write what depends on what is there | [`Keyspace::update`], [`Keyspace::compare_and_swap`], [`Keyspace::insert_if_absent`] |
-//! | read one key, or many in order | [`Keyspace::get`], [`Keyspace::range`], [`Keyspace::prefix`], [`Keyspace::cursor`] |
-//! | add, append, keep the first, refuse a second | [`MergeStrategy`], [`Keyspace::merge`], [`merge::append_items`] |
-//! | know where a read looks | [`Keyspace::explain`] |
-//! | keep a fixed table by itself, merge such tables | [`phash`] |
-//! | look back | [`Db::snapshot`], [`Db::as_of`], [`Db::as_of_time`], [`View`] |
-//! | say how much of the past is kept, and for whom | [`Policy`], [`KeyspaceOptions::ttl`], [`Db::pin`], [`Keyspace::horizon`] |
-//! | list versions, commits, differences | [`Keyspace::history`], [`Keyspace::history_range`], [`Db::commits`], [`Db::diff`] |
-//! | forget for good | [`Keyspace::purge`], [`Keyspace::purge_prefix`] |
-//! | know when a write is on the disk | [`Durability`], [`Db::persist`] |
-//! | handle what goes wrong | [`Error`]: a variant for each thing you would do next |
-//! | know a keyspace | [`Keyspace::policy`], [`Keyspace::merge_strategy`], [`Keyspace::ttl`], [`Keyspace::space`] |
-//! | run it | [`Db::stats`], [`Db::verify`], [`Db::checkpoint`], [`Db::compact`], [`Db::health`] |
+//! | write one key, a range, or a batch | [`Keyspace::put`], [`Keyspace::delete_range`], [`Batch`] |
+//! | read, modify, write | [`Keyspace::update`], [`Keyspace::compare_and_swap`], [`Keyspace::insert_if_absent`] |
+//! | read keys and ranges | [`Keyspace::get`], [`Keyspace::range`], [`Keyspace::prefix`], [`Keyspace::cursor`] |
+//! | sum, append, keep the first value, reject duplicates | [`MergeStrategy`], [`Keyspace::merge`], [`merge::append_items`] |
+//! | explain a read | [`Keyspace::explain`] |
+//! | build and merge static tables in files of their own | [`phash`] |
+//! | read the past | [`Db::snapshot`], [`Db::as_of`], [`Db::as_of_time`], [`View`] |
+//! | set how long history is kept | [`Policy`], [`KeyspaceOptions::ttl`], [`Db::pin`], [`Keyspace::horizon`] |
+//! | list versions, commits and differences | [`Keyspace::history`], [`Keyspace::history_range`], [`Db::commits`], [`Db::diff`] |
+//! | erase a key and its history | [`Keyspace::purge`], [`Keyspace::purge_prefix`] |
+//! | control durability | [`Durability`], [`Db::persist`] |
+//! | handle errors | [`Error`]: one variant for each way to react |
+//! | inspect a keyspace | [`Keyspace::policy`], [`Keyspace::merge_strategy`], [`Keyspace::ttl`], [`Keyspace::space`] |
+//! | operate a database | [`Db::stats`], [`Db::verify`], [`Db::checkpoint`], [`Db::compact`], [`Db::health`] |
 //! | test a program against power cuts | [`env::Sim`] |
 //!
 //! ```text

@@ -81,7 +81,7 @@ impl Batch {
         self.staged.count()
     }
 
-    /// Tells whether there are no operations.
+    /// Returns whether there are no operations.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -132,8 +132,8 @@ impl Db {
 
     /// Opens a view of the database just after the commit `seqno`. Seqno 0 is the empty database.
     ///
-    /// A read of the view is exact, or fails with [`HistoryTrimmed`](crate::Error::HistoryTrimmed) where the keyspace's
-    /// [`Policy`](crate::Policy) has let that part of the past go.
+    /// A read of the view is exact, or fails with [`HistoryTrimmed`](crate::Error::HistoryTrimmed) where that part of
+    /// the past has been dropped, as the keyspace's [`Policy`](crate::Policy) allows.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
@@ -321,12 +321,12 @@ impl Db {
         self.compact_with(|_| ControlFlow::Continue(()))
     }
 
-    /// As [`compact`](Db::compact), with reports of progress on the calling thread. Returning
+    /// Compacts as [`compact`](Db::compact) does, and reports progress on the calling thread. Returning
     /// [`Break`](ControlFlow::Break) cancels it: what was compacted by then stays so, and nothing else has changed. The
     /// flush at its beginning cannot be cancelled.
     ///
     /// The closure runs while the compaction is under way, so it may not call the database: such calls fail with
-    /// [`Invalid`](crate::Error::Invalid). A panic in it cancels the compaction and goes on to the caller.
+    /// [`Invalid`](crate::Error::Invalid). A panic in it cancels the compaction and is passed on to the caller.
     ///
     /// ```
     /// # use std::ops::ControlFlow;
@@ -345,7 +345,7 @@ impl Db {
         Watch::telling(&mut told).over(|watch| jobs::compact(self.engine(), Scope::All, watch))
     }
 
-    /// Collects numbers: what was done, what is held in memory, what holds every byte of the directory.
+    /// Collects statistics: work done, memory held, and what holds every byte of the directory.
     ///
     /// ```
     /// # use chronolith::{env::Memory, Options};
@@ -380,7 +380,8 @@ impl Db {
         self.verify_with(|_| ControlFlow::Continue(()))
     }
 
-    /// As [`verify`](Db::verify), with a report of progress after each segment. See [`compact_with`](Db::compact_with).
+    /// Verifies as [`verify`](Db::verify) does, and reports progress after each segment. See
+    /// [`compact_with`](Db::compact_with).
     ///
     /// # Errors
     /// [`Cancelled`](crate::Error::Cancelled), and the errors of [`verify`](Db::verify).
@@ -415,8 +416,8 @@ impl Db {
         self.checkpoint_with(path, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`checkpoint`](Db::checkpoint), with reports of progress; see [`compact_with`](Db::compact_with). A copy that
-    /// is cancelled leaves nothing in the directory.
+    /// Copies as [`checkpoint`](Db::checkpoint) does, and reports progress; see [`compact_with`](Db::compact_with). A
+    /// copy that is cancelled leaves nothing in the directory.
     ///
     /// # Errors
     /// [`Cancelled`](crate::Error::Cancelled), and the errors of [`checkpoint`](Db::checkpoint).
@@ -428,7 +429,7 @@ impl Db {
         Watch::telling(&mut told).over(|watch| checkpoint::checkpoint(self.engine(), path.as_ref(), watch))
     }
 
-    /// Fails with the reason when writes have stopped, or when background work cannot go on.
+    /// Fails with the reason if writes have stopped, or if background work cannot continue.
     ///
     /// On a simulated machine, which has no threads, a call may also run a step of that work.
     ///

@@ -11,8 +11,8 @@ use crate::{
 
 /// Iterates over the keys and values of a range, from either end. See [`Keyspace::range`](super::Keyspace::range).
 ///
-/// A key whose value cannot be read (a sum that no `i64` holds, an error of a custom [`Merge`](crate::Merge)) is an
-/// item that is an error naming the key, and iteration goes on behind it. Any other error ends it.
+/// A key whose value cannot be read (a sum that no `i64` holds, an error of a custom [`Merge`](crate::Merge)) yields an
+/// error that names the key, and iteration continues after it. Any other error ends it.
 #[must_use = "iterators are lazy"]
 pub struct Range {
     view: View,
@@ -20,7 +20,7 @@ pub struct Range {
     span: KeySpan,
     front: Option<Scan>,
     back: Option<Scan>,
-    /// Held while there are such.
+    /// Held while there is a scan.
     iterating: Option<Arc<()>>,
     /// Returned as the first item.
     wrong: Option<Error>,
@@ -46,7 +46,7 @@ impl Range {
         RangeKeys { range: self }
     }
 
-    /// Steps at one end; `true` when that end stands at a key that the other has not passed.
+    /// Steps at one end; returns `true` if that end stands at a key that the other has not passed.
     fn step(&mut self, direction: Direction) -> Result<bool> {
         if self.ended {
             return Ok(false);
@@ -97,10 +97,10 @@ impl Range {
         }
     }
 
-    /// The next key from the front, with its value or why that cannot be told.
+    /// Returns the next key from the front, with its value or the reason why that cannot be read.
     ///
     /// # Errors
-    /// What ends the walk.
+    /// Errors that end the walk.
     pub(super) fn next_keyed(&mut self) -> Result<Option<(Bytes, Result<Bytes>)>> {
         let stepped = self.step(Direction::Forward);
         let at = |scan: &Scan| Bytes::copy_from(scan.key());
@@ -202,7 +202,7 @@ impl Cursor {
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see [`View::get`]. After
-    /// an error about the value of one key the next call goes on with the next key; any other error ends the walk.
+    /// an error about the value of one key the next call continues with the next key; any other error ends the walk.
     pub fn next_ref(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         let stepped = self.range.step(Direction::Forward)?;
         Ok(self.range.front.as_ref().filter(|_| stepped).map(|scan| (scan.key(), scan.value_ref())))

@@ -201,7 +201,7 @@ impl Keyspace {
     }
 
     /// Iterates over the versions of a key that still exist, newest first, deletes included. The keyspace's [`Policy`]
-    /// decides how far they reach back; [`History::is_complete`] tells whether any is missing.
+    /// decides how far they reach back; [`History::is_complete`] is `false` if any is known to be missing.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
@@ -218,8 +218,8 @@ impl Keyspace {
         self.now().history(self, key)
     }
 
-    /// Iterates over the versions of every key in a range, newest first for each key, keys in order: also of keys that
-    /// were deleted, which no range shows any more, as long as a version is left.
+    /// Iterates over the versions of every key in a range, keys in order and newest first for each key. Keys that were
+    /// deleted, and so are in no [`range`](Keyspace::range), are listed as long as a version is left.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options, Policy};
@@ -278,14 +278,14 @@ impl Keyspace {
     /// # Errors
     /// [`Corrupt`](Error::Corrupt) or [`Io`](Error::Io) from files; [`Closed`](Error::Closed);
     /// [`Invalid`](Error::Invalid) for a dropped keyspace, for a sum that no `i64` holds, and whatever a custom
-    /// [`Merge`](crate::Merge) returns (a panic of it goes on to the caller). Errors of values name the key and the
+    /// [`Merge`](crate::Merge) returns (its panics are passed on to the caller). Errors of values name the key and the
     /// keyspace.
     #[doc(alias = "lookup", alias = "read")]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         read::get(self.engine(), &self.inner, key.as_ref())
     }
 
-    /// Tells whether a key exists.
+    /// Returns whether a key exists.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -345,7 +345,7 @@ impl Keyspace {
     }
 
     /// Iterates over the keys and values of a range in order, as of the moment of the call. A key whose value cannot be
-    /// read is an item that is an error; iteration goes on behind it.
+    /// read yields an error; iteration continues after it.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -389,7 +389,7 @@ impl Keyspace {
         Cursor::new(self.range(range))
     }
 
-    /// Tells whether there is no key.
+    /// Returns whether there is no key.
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
@@ -424,7 +424,7 @@ impl Keyspace {
         keyspaces::ttl(self.engine(), self.id()).map(Duration::from_micros)
     }
 
-    /// Returns what holds the keyspace's bytes. What all keyspaces share (logs, manifest, timeline) is in
+    /// Returns the keyspace's bytes by what holds them. What all keyspaces share (logs, manifest, timeline) is in
     /// [`Stats::space`](crate::Stats::space).
     pub fn space(&self) -> KeyspaceSpace {
         keyspaces::space_of(self.engine(), self.id())
@@ -440,8 +440,8 @@ impl Keyspace {
         Watch::silent().over(|watch| jobs::compact(self.engine(), Scope::Keyspace(&self.inner), watch))
     }
 
-    /// Compacts the keys of a range, and as few of the others as share segments with them: useful after a large delete.
-    /// What was purged is removed by [`compact`](Keyspace::compact) alone.
+    /// Compacts the keys of a range, and as few others as share segments with them: useful after a large delete. Only
+    /// [`compact`](Keyspace::compact) removes what was purged.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -459,7 +459,7 @@ impl Keyspace {
         self.compact_range_with(range, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`compact_range`](Keyspace::compact_range), with reports of progress; see
+    /// Compacts as [`compact_range`](Keyspace::compact_range) does, and reports progress; see
     /// [`Db::compact_with`](crate::Db::compact_with). With `..` it compacts the whole keyspace, purges included.
     ///
     /// # Errors

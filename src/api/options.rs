@@ -9,7 +9,7 @@ impl Options {
     /// Opens the database in the directory `path`, creating it if need be, and recovers it after a crash.
     ///
     /// # Errors
-    /// [`Locked`](crate::Error::Locked) while somebody else has it open, also in this process and through a link;
+    /// [`Locked`](crate::Error::Locked) while it is open elsewhere, also in this process or through a link;
     /// [`Invalid`](crate::Error::Invalid) for options that make no sense, for a path that leads to no directory, and
     /// for a folder of other files, which stays as it was; [`Corrupt`](crate::Error::Corrupt) when a file is damaged;
     /// [`NewerFormat`](crate::Error::NewerFormat) for a database of a later release; [`Io`](crate::Error::Io) and

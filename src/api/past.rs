@@ -14,19 +14,19 @@ use crate::{
 /// A version of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
-    /// The commit that wrote it.
+    /// Commit that wrote it.
     pub seqno: Seqno,
-    /// When it was committed.
+    /// Time of the commit.
     pub time: SystemTime,
     /// The value; `None` for a delete. A value that has expired is listed until a compaction drops it.
     pub value: Option<Bytes>,
 }
 
-/// Iterates over the versions of a key, newest first: see [`Keyspace::history`](super::Keyspace::history). After an
-/// error about one version it goes on with the next.
+/// Iterates over the versions of a key, newest first: see [`Keyspace::history`](super::Keyspace::history). An error
+/// about one version does not end it.
 ///
-/// Every version that still exists is listed. [`is_complete`](History::is_complete) tells whether one between or before
-/// them is missing.
+/// Every version that still exists is listed. [`is_complete`](History::is_complete) is `false` if one between or before
+/// them is known to be missing.
 #[must_use = "iterators are lazy"]
 pub struct History {
     walk: Option<VersionWalk>,
@@ -48,7 +48,7 @@ impl History {
         }
     }
 
-    /// Tells whether no version is known to be missing: between those listed so far and, at the end, before them.
+    /// Returns whether no version is known to be missing: between those listed so far and, at the end, before them.
     /// Deletes of keys that did not exist may be left out.
     pub fn is_complete(&self) -> bool {
         self.walk.as_ref().is_none_or(VersionWalk::is_complete)
@@ -74,11 +74,9 @@ impl Version {
 }
 
 /// Iterates over the versions of the keys of a range, by key and newest first: see
-/// [`Keyspace::history_range`](super::Keyspace::history_range). After an error about one version it goes on with the
-/// next, as [`History`] does.
+/// [`Keyspace::history_range`](super::Keyspace::history_range). An error about one version does not end it.
 ///
-/// A key is listed while it has an entry of its own; one that went in a range delete and has no other version left is
-/// not.
+/// A key is listed while it has an entry of its own: one deleted by a range delete, with no other version left, is not.
 #[must_use = "iterators are lazy"]
 pub struct HistoryRange {
     walk: Option<RangeWalk>,
@@ -100,7 +98,7 @@ impl HistoryRange {
         }
     }
 
-    /// Tells whether no version of the keys listed so far is known to be missing. See [`History::is_complete`].
+    /// Returns whether no version of the keys listed so far is known to be missing. See [`History::is_complete`].
     pub fn is_complete(&self) -> bool {
         self.walk.as_ref().is_none_or(RangeWalk::is_complete)
     }
@@ -121,9 +119,9 @@ impl Iterator for HistoryRange {
 /// A commit, as [`Db::commits`](super::Db::commits) lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Commit {
-    /// Its place in the order of all commits.
+    /// Place in the order of all commits.
     pub seqno: Seqno,
-    /// When it was committed.
+    /// Time of the commit.
     pub time: SystemTime,
     /// Number of entries it wrote. Operations that a merge strategy ignored are not counted; states that the engine
     /// wrote to end long chains of operands are.
@@ -136,7 +134,7 @@ pub struct Commits {
     engine: Arc<Engine>,
     walk: Option<CommitWalk>,
     wrong: Option<Error>,
-    /// The first seqno that is not told.
+    /// First seqno that is not listed.
     end: u64,
 }
 
@@ -186,15 +184,15 @@ impl std::iter::FusedIterator for Commits {}
 pub struct Change {
     /// The key.
     pub key: Bytes,
-    /// Its value in the first view; `None` if it did not exist.
+    /// Value in the first view; `None` if the key did not exist.
     pub before: Option<Bytes>,
-    /// Its value in the second view; `None` if it did not exist.
+    /// Value in the second view; `None` if the key did not exist.
     pub after: Option<Bytes>,
 }
 
 /// Iterates over the keys that differ between two views, in order: see [`Db::diff`](super::Db::diff). A key whose value
-/// cannot be read in one of them is an item that is an error, as in [`Range`], and iteration goes on behind it; any
-/// other error ends it.
+/// cannot be read in one of them yields an error, as in [`Range`], and iteration continues after it; any other error
+/// ends it.
 #[derive(Debug)]
 #[must_use = "iterators are lazy"]
 pub struct Diff {
@@ -225,7 +223,7 @@ impl Diff {
         Self { before: ahead(before), after: ahead(after), ended: false }
     }
 
-    /// The next change, or why that of a key cannot be told.
+    /// Returns the next change, or the reason why the next key cannot be compared.
     fn step(&mut self) -> Result<Option<Result<Change>>> {
         loop {
             self.before.fill()?;

@@ -78,7 +78,6 @@ impl View {
 
     /// Returns the names of the keyspaces that existed, sorted. Empty once the database is closed.
     pub fn keyspaces(&self) -> Vec<String> {
-        // Of a database that was closed there are none.
         let keyspaces = self.core.keyspaces().unwrap_or_default();
         let mut names: Vec<String> = keyspaces.iter().map(|keyspace| keyspace.name.clone()).collect();
         names.sort_unstable();
@@ -109,8 +108,8 @@ impl View {
     }
 
     /// Copies what this view shows to a new directory, as a database of its own: the newest version of each key at this
-    /// moment, with its seqno, and none of the past before it. Keyspaces have the options they had at the moment if the
-    /// view was opened then or shows a pin, otherwise those of now.
+    /// moment, with its seqno, and none of the past before it. Keyspaces have the options of the moment if the view was
+    /// opened then or shows a pin, otherwise the current ones.
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid), [`DiskFull`](Error::DiskFull), [`Io`](Error::Io): see
@@ -120,7 +119,7 @@ impl View {
         self.checkpoint_with(path, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`checkpoint`](View::checkpoint), with reports of progress; see
+    /// Copies as [`checkpoint`](View::checkpoint) does, and reports progress; see
     /// [`Db::compact_with`](crate::Db::compact_with). A copy that is cancelled leaves nothing in the directory.
     ///
     /// # Errors
@@ -136,15 +135,16 @@ impl View {
     /// Reads the value a key had.
     ///
     /// # Errors
-    /// [`HistoryTrimmed`](crate::Error::HistoryTrimmed) where that history is gone; [`Invalid`](crate::Error::Invalid)
-    /// for a keyspace of another database, or one that was dropped before the view was opened;
-    /// [`Corrupt`](crate::Error::Corrupt) or [`Io`](crate::Error::Io) from files; [`Closed`](crate::Error::Closed).
+    /// [`HistoryTrimmed`](crate::Error::HistoryTrimmed) where that history has been dropped;
+    /// [`Invalid`](crate::Error::Invalid) for a keyspace of another database, or one that was dropped before the view
+    /// was opened; [`Corrupt`](crate::Error::Corrupt) or [`Io`](crate::Error::Io) from files;
+    /// [`Closed`](crate::Error::Closed).
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.check(keyspace)?;
         self.core.get(keyspace.keyspace_ref(), key.as_ref())
     }
 
-    /// Tells whether a key existed.
+    /// Returns whether a key existed.
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
@@ -167,7 +167,7 @@ impl View {
         self.core.multi_get(keyspace.keyspace_ref(), keys)
     }
 
-    /// Tells whether there was no key.
+    /// Returns whether there was no key.
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
