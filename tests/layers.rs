@@ -133,6 +133,59 @@ fn untidiness_is_noticed() {
     assert!(inside("read/mod.rs", "impl Engine {\n}").contains("impl Engine"));
 }
 
+/// Comments and pages wrap at this column, as code does.
+const WIDTH: usize = 120;
+
+#[test]
+fn comments_and_pages_wrap_where_code_does() {
+    let mut wide = Vec::new();
+    let mut note = |path: &str, line: usize| wide.push(format!("{path}:{line}"));
+    for folder in ["src", "tests", "examples", "benches", "fuzz"] {
+        visit(Path::new(folder), &mut |path, text| {
+            let mut in_code = false;
+            for (number, line) in text.lines().enumerate() {
+                let comment = line.trim_start().starts_with("//");
+                in_code = comment && (in_code ^ line.contains("```"));
+                if comment && !in_code && is_wide(line) {
+                    note(path, number + 1);
+                }
+            }
+        });
+    }
+    for page in pages(Path::new(".")) {
+        let text = fs::read_to_string(&page).unwrap();
+        let mut in_code = false;
+        for (number, line) in text.lines().enumerate() {
+            in_code ^= line.trim_start().starts_with("```");
+            if !in_code && is_wide(line) {
+                note(&page, number + 1);
+            }
+        }
+    }
+    assert!(wide.is_empty(), "wider than {WIDTH} columns:\n{}", wide.join("\n"));
+}
+
+/// Whether a line of prose is too wide: not a row of a table, nor a link that cannot be broken.
+fn is_wide(line: &str) -> bool {
+    let text = line.trim_start_matches([' ', '/', '!']);
+    line.chars().count() > WIDTH && !text.starts_with('|') && !text.starts_with('[') && text.contains(' ')
+}
+
+/// The Markdown pages of the project.
+fn pages(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !name.starts_with('.') && name != "target" {
+            found.extend(pages(&path));
+        } else if path.extension().is_some_and(|ending| ending == "md") {
+            found.push(path.to_string_lossy().into_owned());
+        }
+    }
+    found
+}
+
 /// The golden listing of what is public: nothing comes or goes unseen. What is `pub` can be reached, since the lint
 /// `unreachable_pub` leaves no other; so the source tells it.
 const PUBLIC_API: &str = "tests/golden/public-api.txt";

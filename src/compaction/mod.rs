@@ -1,8 +1,8 @@
 //! Segments in, fewer better segments out.
 //!
 //! Choosing is pure and doing is dumb: [`pick()`] reads metadata and names a [`Task`]; [`survivors::Survivors`] decides
-//! version by version what stays, by the keyspace's [`Policy`], and [`placement::Kept`] where it goes; [`run`] moves the
-//! bytes. A flush is the same job with a memtable as its only input. What a policy keeps of the past goes to the
+//! version by version what stays, by the keyspace's [`Policy`], and [`placement::Kept`] where it goes; [`run`] moves
+//! the bytes. A flush is the same job with a memtable as its only input. What a policy keeps of the past goes to the
 //! history tier, which is merged by itself: [`pick_past`] and [`history::PastSurvivors`].
 
 mod history;

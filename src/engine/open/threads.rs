@@ -56,8 +56,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if self.engine.is_forked() {
-            // The threads belong to the process that this one was forked from: there is nothing to join or drop here. Their
-            // lock may be held for ever in this process, so it is not taken.
+            // The threads belong to the process that this one was forked from: there is nothing to join or drop here.
+            // Their lock may be held for ever in this process, so it is not taken.
             let _theirs = ManuallyDrop::new(std::mem::take(self.threads.get_mut()));
         } else if in_callback() {
             // The caller may be one of the threads, or hold a lock that closing waits for.
