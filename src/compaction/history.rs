@@ -75,8 +75,8 @@ impl PastSurvivors {
         let EntryRef { seqno, kind, .. } = *entry;
         // Readers look at the gap of the version just above their moment.
         let gap_start = entry.gap_start.into_iter().chain(self.gap.filter(|gap| *gap < seqno)).min();
-        let until = entry.until?;
-        let time = entry.time.unwrap_or(0);
+        assert!(entry.until.is_some() && entry.time.is_some(), "@{seqno} without an interval (K8)");
+        let (until, time) = entry.until.zip(entry.time)?;
         let (end, ended) = match until {
             Until::At { seqno, time } => (seqno, Some(time)),
             Until::Open => (u64::MAX, None),
@@ -112,20 +112,22 @@ impl PastSurvivors {
             return Some(kept);
         }
         let lowest = gap_start.map_or(seqno, |gap| gap.min(seqno));
-        let reader = match until {
-            Until::At { .. } => self.demands.any_in(lowest, end),
-            Until::Open => self.demands.holds_tombstone(seqno, gap_start).then_some(0),
-        };
-        if let Some(reader) = reader {
-            self.traces.held(Some(reader).filter(|reader| *reader > 0), judged.bytes);
-            return Some(kept);
-        }
         match until {
             Until::At { seqno: end, .. } => {
+                let reader = self.demands.any_in(lowest, end);
+                if reader.is_some() {
+                    self.traces.held(reader, judged.bytes);
+                    return Some(kept);
+                }
                 self.traces.vanished = self.traces.vanished.max(end);
                 self.traces.horizon = self.traces.horizon.max(end);
             }
-            Until::Open => self.traces.tombstone_left(seqno, gap_start),
+            Until::Open => {
+                if self.demands.holds_tombstone(seqno, gap_start) {
+                    return Some(kept);
+                }
+                self.traces.tombstone_left(seqno, gap_start);
+            }
         }
         None
     }

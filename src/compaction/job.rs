@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::{
     history::PastSurvivors,
+    inputs::Inputs,
     output::{Lane, Output, Writers},
     rules::{Below, Demands, Rules},
     survivors::Survivors,
     traces::Traces,
 };
 use crate::{
-    base::{Bytes, Error, KeySpan, Result},
+    base::{Bytes, KeySpan, Result},
     merge::{Direction, Kway, Source, Tombstones},
     segment::{Entry, Finished, SegmentWriter},
 };
@@ -23,11 +24,25 @@ const LOOK_EVERY: u64 = 1024;
 pub(crate) struct Job<S> {
     /// Inputs, positioned nowhere yet.
     pub(crate) sources: Vec<S>,
+    /// No seqno inside is below: outputs count theirs from here.
+    pub(crate) base: u64,
     /// The range tombstones of all inputs.
     pub(crate) tombstones: Vec<Arc<Tombstones>>,
     pub(crate) rules: Rules,
     pub(crate) demands: Demands,
     pub(crate) below: Below,
+    /// Outputs are cut, between two keys, when they reach this length.
+    pub(crate) output_len: u64,
+}
+
+/// What to merge in the history tier.
+#[derive(Debug)]
+pub(crate) struct PastJob<S> {
+    /// Inputs, positioned nowhere yet.
+    pub(crate) sources: Vec<S>,
+    /// No seqno inside is below: outputs count theirs from here.
+    pub(crate) base: u64,
+    pub(crate) survivors: PastSurvivors,
     /// Outputs are cut, between two keys, when they reach this length.
     pub(crate) output_len: u64,
 }
@@ -51,33 +66,34 @@ pub(crate) fn run<S: Source>(
     create: impl FnMut(Lane) -> Result<SegmentWriter>,
     mut goes_on: impl FnMut(u64) -> Result<()>,
 ) -> Result<Outcome> {
-    let Job { sources, tombstones, rules, demands, below, output_len } = job;
+    let Job { sources, base, tombstones, rules, demands, below, output_len } = job;
     let mut survivors = Survivors::new(rules, demands, below, &tombstones);
     let mut outcome = Outcome::default();
     let mut writers = Writers::new(create);
+    let mut inputs = Inputs::new(base);
 
     let mut merge = Kway::new(sources, Direction::Forward);
     merge.seek(Some(&[]))?;
     while let Some(source) = merge.top()
         && let Some(entry) = source.entry()
     {
-        outcome.entries_in += 1;
-        if outcome.entries_in.is_multiple_of(LOOK_EVERY) {
-            goes_on(outcome.entries_in)?;
+        let begins_key = inputs.admit(&entry, source)?;
+        if inputs.count().is_multiple_of(LOOK_EVERY) {
+            goes_on(inputs.count())?;
         }
         let full = [Lane::Main, Lane::Past].map(|lane| writers.is_full(lane, output_len));
-        if full != [false; 2] && survivors.is_new_key(entry.key) {
+        if full != [false; 2] && begins_key {
             survivors.end_key(&mut writers)?;
             let [main_full, past_full] = full;
             if main_full {
                 let ranges = survivors.tombstones_before(Some(entry.key));
-                finish(&mut outcome, writers.take(Lane::Main), &ranges, &mut survivors)?;
+                outcome.end_segment(writers.take(Lane::Main), &ranges, &mut survivors)?;
             }
             if past_full {
-                finish(&mut outcome, writers.take(Lane::Past), &Tombstones::default(), &mut survivors)?;
+                outcome.end_segment(writers.take(Lane::Past), &Tombstones::default(), &mut survivors)?;
             }
         }
-        survivors.take(&entry, || source.value(), &mut writers)?;
+        survivors.take(&entry, begins_key, || source.value(), &mut writers)?;
         merge.advance()?;
     }
     survivors.end_key(&mut writers)?;
@@ -85,59 +101,26 @@ pub(crate) fn run<S: Source>(
     if !ranges.is_empty() {
         writers.open(Lane::Main)?;
     }
-    finish(&mut outcome, writers.take(Lane::Past), &Tombstones::default(), &mut survivors)?;
-    finish(&mut outcome, writers.take(Lane::Main), &ranges, &mut survivors)?;
-    outcome.entries_out = writers.count();
+    outcome.end_segment(writers.take(Lane::Past), &Tombstones::default(), &mut survivors)?;
+    outcome.end_segment(writers.take(Lane::Main), &ranges, &mut survivors)?;
+    (outcome.entries_in, outcome.entries_out) = (inputs.count(), writers.count());
+    outcome.check(survivors.marks_kept());
     outcome.traces = survivors.into_traces();
-    debug_assert!(
-        outcome
-            .segments
-            .iter()
-            .filter(|segment| segment.summary.past.is_none())
-            .is_sorted_by(|a, b| apart(&a.summary.span, &b.summary.span)),
-        "outputs are apart (V2)"
-    );
     Ok(outcome)
-}
-
-fn finish(
-    outcome: &mut Outcome,
-    writer: Option<SegmentWriter>,
-    ranges: &Tombstones,
-    survivors: &mut Survivors,
-) -> Result<()> {
-    if let Some(writer) = writer {
-        let segment = writer.finish(ranges, |span| survivors.passed(span))?;
-        let held = survivors.take_held();
-        if !held.is_empty() {
-            outcome.held.push((segment.number, held));
-        }
-        outcome.segments.push(segment);
-    }
-    Ok(())
 }
 
 /// Runs a merge of segments of the history tier.
 pub(crate) fn run_past<S: Source>(
-    sources: Vec<S>,
-    mut survivors: PastSurvivors,
-    output_len: u64,
+    job: PastJob<S>,
     create: impl FnMut(Lane) -> Result<SegmentWriter>,
     mut goes_on: impl FnMut(u64) -> Result<()>,
 ) -> Result<Outcome> {
+    let PastJob { sources, base, mut survivors, output_len } = job;
     let mut outcome = Outcome::default();
     let mut writers = Writers::new(create);
+    let mut inputs = Inputs::new(base);
+
     let mut merge = Kway::new(sources, Direction::Forward);
-    let finish_one = |outcome: &mut Outcome, writer: Option<SegmentWriter>, held: Vec<(u64, u64)>| {
-        if let Some(writer) = writer {
-            let segment = writer.finish(&Tombstones::default(), |_| true)?;
-            if !held.is_empty() {
-                outcome.held.push((segment.number, held));
-            }
-            outcome.segments.push(segment);
-        }
-        Ok::<_, Error>(())
-    };
     merge.seek(Some(&[]))?;
     let mut key: Vec<u8> = Vec::new();
     // A version is written when the next one is known: then it is known whether that is of the same key.
@@ -145,17 +128,16 @@ pub(crate) fn run_past<S: Source>(
     while let Some(source) = merge.top()
         && let Some(entry) = source.entry()
     {
-        outcome.entries_in += 1;
-        if outcome.entries_in.is_multiple_of(LOOK_EVERY) {
-            goes_on(outcome.entries_in)?;
+        let begins_key = inputs.admit_version(&entry, source)?;
+        if inputs.count().is_multiple_of(LOOK_EVERY) {
+            goes_on(inputs.count())?;
         }
-        let new_key = outcome.entries_in == 1 || entry.key != key;
-        if new_key {
+        if begins_key {
             if let Some((entry, value)) = pending.take() {
                 writers.add(Lane::Past, &entry, &key, &value)?;
             }
             if writers.is_full(Lane::Past, output_len) {
-                finish_one(&mut outcome, writers.take(Lane::Past), survivors.take_held())?;
+                outcome.end_past(writers.take(Lane::Past), &mut survivors)?;
             }
             key.clear();
             key.extend_from_slice(entry.key);
@@ -172,10 +154,61 @@ pub(crate) fn run_past<S: Source>(
     if let Some((entry, value)) = pending {
         writers.add(Lane::Past, &entry, &key, &value)?;
     }
-    finish_one(&mut outcome, writers.take(Lane::Past), survivors.take_held())?;
-    outcome.entries_out = writers.count();
+    outcome.end_past(writers.take(Lane::Past), &mut survivors)?;
+    (outcome.entries_in, outcome.entries_out) = (inputs.count(), writers.count());
+    outcome.check(0);
     outcome.traces = survivors.into_traces();
     Ok(outcome)
+}
+
+impl Outcome {
+    /// Ends the segment that is being written, if one is.
+    fn end_segment(
+        &mut self,
+        writer: Option<SegmentWriter>,
+        ranges: &Tombstones,
+        survivors: &mut Survivors,
+    ) -> Result<()> {
+        let Some(writer) = writer else {
+            assert!(ranges.is_empty(), "{} range tombstones without a segment", ranges.len());
+            return Ok(());
+        };
+        let segment = writer.finish(ranges, |span| survivors.passed(span))?;
+        self.add(segment, survivors.take_held());
+        Ok(())
+    }
+
+    /// The same in the history tier.
+    fn end_past(&mut self, writer: Option<SegmentWriter>, survivors: &mut PastSurvivors) -> Result<()> {
+        let held = survivors.take_held();
+        let Some(writer) = writer else { return Ok(()) };
+        let segment = writer.finish(&Tombstones::default(), |_| true)?;
+        self.add(segment, held);
+        Ok(())
+    }
+
+    fn add(&mut self, segment: Finished, held: Vec<(u64, u64)>) {
+        if !held.is_empty() {
+            self.held.push((segment.number, held));
+        }
+        self.segments.push(segment);
+    }
+
+    /// Holds what was made to what the manifest demands of it, and to what came in. Range tombstones may be written
+    /// down as entries as well: so many at most.
+    fn check(&self, marks: u64) {
+        let (entries_in, entries_out) = (self.entries_in, self.entries_out);
+        assert!(entries_out <= entries_in + marks, "{entries_out} entries of {entries_in} and {marks} marks");
+        let written: u64 = self.segments.iter().map(|segment| segment.summary.entries).sum();
+        assert!(written == entries_out, "{written} entries in segments, {entries_out} survived");
+        for (is_past, law) in [(false, "V2"), (true, "V6")] {
+            let lane = || self.segments.iter().filter(|segment| segment.summary.past.is_some() == is_past);
+            for (left, right) in lane().zip(lane().skip(1)) {
+                let (left, right) = (&left.summary.span, &right.summary.span);
+                assert!(apart(left, right), "outputs {left:?} and {right:?} are not apart ({law})");
+            }
+        }
+    }
 }
 
 fn apart(left: &KeySpan, right: &KeySpan) -> bool {

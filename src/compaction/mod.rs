@@ -6,6 +6,7 @@
 //! history tier, which is merged by itself: [`pick_past`] and [`history::PastSurvivors`].
 
 mod history;
+mod inputs;
 mod job;
 mod output;
 mod pick;
@@ -20,7 +21,7 @@ mod tombstones;
 mod traces;
 
 pub(crate) use history::{PastSurvivors, Purges};
-pub(crate) use job::{Job, Outcome, run, run_past};
+pub(crate) use job::{Job, Outcome, PastJob, run, run_past};
 pub(crate) use output::Lane;
 pub(crate) use pick::{Aging, PastTask, Shape, Task, Waste, down_in_span, everything, pick, pick_past, score};
 pub(crate) use policy::us;

@@ -100,13 +100,16 @@ impl Aging {
     pub(crate) fn buckets(&self, keyspace: &KeyspaceVersion) -> Vec<Vec<Vec<Arc<Finished>>>> {
         let mut runs: BTreeMap<u64, Vec<Arc<Finished>>> = BTreeMap::new();
         for segment in &keyspace.past {
-            let run = segment.summary.past.map_or(0, |past| past.run);
+            let past = segment.summary.past;
+            assert!(past.is_some(), "segment {} of the main tree stands in the history tier", segment.number);
+            let run = past.map_or(0, |past| past.run);
             runs.entry(run).or_default().push(Arc::clone(segment));
         }
         let mut buckets: BTreeMap<u64, Vec<Vec<Arc<Finished>>>> = BTreeMap::new();
         let width = (self.window / BUCKETS).max(1);
         for run in runs.into_values() {
             let newest = run.iter().filter_map(|segment| segment.summary.past).map(|past| past.until_max).max();
+            // No run is without a segment.
             let bucket = if self.only_age_counts { newest.unwrap_or(0) / width } else { 0 };
             buckets.entry(bucket).or_default().push(run);
         }
@@ -220,7 +223,7 @@ fn clear_out(keyspace: &KeyspaceVersion, (level, segments): (usize, Vec<Arc<Fini
         inputs.extend(overlapping(keyspace.level(output), &span).cloned());
     }
     let below = deeper(keyspace, output, &hull(&inputs)?);
-    let output_level = u8::try_from(output).ok()?;
+    let output_level = number(output);
     Some(Task { keyspace: keyspace.id, inputs, output_level, below, just_move: false, clears_out: true })
 }
 
@@ -251,7 +254,7 @@ fn take_down(keyspace: &KeyspaceVersion, level: usize, upper: Vec<Arc<Finished>>
     let inputs: Vec<_> = upper.into_iter().chain(lower).collect();
     // What the lower inputs cover may be wider than what the upper ones do.
     let below = deeper(keyspace, level + 1, &hull(&inputs)?);
-    let output_level = u8::try_from(level + 1).ok()?;
+    let output_level = number(level + 1);
     Some(Task { keyspace: keyspace.id, inputs, output_level, below, just_move, clears_out: false })
 }
 
@@ -275,7 +278,7 @@ pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Opti
     Some(Task {
         keyspace: keyspace.id,
         inputs: keyspace.main().cloned().collect(),
-        output_level: u8::try_from(level).ok()?,
+        output_level: number(level),
         below: Vec::new(),
         just_move: false,
         clears_out: false,
@@ -307,7 +310,7 @@ pub(crate) fn down_in_span(
     // Those between are written anew as well, so that the outputs are in the place of the inputs.
     let hull = hull(&inputs)?;
     let inputs = overlapping(keyspace.level(level), &hull).cloned().collect();
-    let output_level = u8::try_from(level).ok()?;
+    let output_level = number(level);
     Some(Task { keyspace: keyspace.id, inputs, output_level, below: Vec::new(), just_move: false, clears_out: false })
 }
 
@@ -326,6 +329,13 @@ fn deeper(keyspace: &KeyspaceVersion, level: usize, span: &KeySpan) -> Vec<Arc<F
 
 fn overlapping<'a>(segments: &'a [Arc<Finished>], span: &'a KeySpan) -> impl Iterator<Item = &'a Arc<Finished>> {
     segments.iter().filter(|segment| segment.summary.overlaps(span))
+}
+
+/// The number of a level as the manifest has it.
+fn number(level: usize) -> u8 {
+    let number = u8::try_from(level);
+    assert!(number.is_ok(), "level {level}");
+    number.unwrap_or(u8::MAX)
 }
 
 /// The smallest span around all segments.

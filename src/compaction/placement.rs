@@ -63,7 +63,9 @@ impl Version {
         self
     }
 
+    /// Notes that something at a seqno is missing beneath (K3).
     fn widen_gap(&mut self, seqno: u64) {
+        assert!(seqno <= self.entry.seqno, "a gap at {seqno} above its entry @{} (K3)", self.entry.seqno);
         self.entry.gap_start = Some(self.entry.gap_start.map_or(seqno, |gap| gap.min(seqno)));
     }
 
@@ -131,13 +133,16 @@ impl Kept {
         self.waiting.last().is_some_and(Version::is_operand)
     }
 
+    /// The seqno of the last one: above everything that is dropped there is one that is kept (K1).
     pub(super) fn last_seqno(&self) -> u64 {
+        assert!(!self.waiting.is_empty(), "something is dropped beneath no version (K3)");
         self.waiting.last().map_or(0, |last| last.entry.seqno)
     }
 
     /// Notes on the last one that something beneath it was dropped, or that what `moved` tells of is in the history
     /// tier.
     pub(super) fn note(&mut self, seqno: u64, moved: bool) {
+        assert!(!self.waiting.is_empty(), "@{seqno} is dropped beneath no version (K3)");
         if let Some(last) = self.waiting.last_mut() {
             last.widen_gap(seqno);
             last.entry.moved |= moved;
@@ -193,10 +198,11 @@ impl Kept {
         if is_bottom && !self.begun {
             leave(&mut versions, key, (rules, demands), (marks, traces));
         }
-        for version in versions.drain(..).filter(|version| version.lane.is_some()) {
+        for version in versions.drain(..) {
             match version.lane {
                 Some(Lane::Past) => self.place_past(version.into_point(), key, out)?,
-                _ => self.place_main(version.into_point(), key, marks, out)?,
+                Some(Lane::Main) => self.place_main(version.into_point(), key, marks, out)?,
+                None => {}
             }
         }
         self.begun = more_follow;
@@ -219,7 +225,10 @@ impl Kept {
     /// Moves a version that was superseded to the history tier, with its interval (K8).
     fn place_past(&mut self, mut version: Version, key: &[u8], out: &mut impl Output) -> Result<()> {
         let entry = &mut version.entry;
-        let began = entry.time.unwrap_or(0);
+        let Entry { seqno: at, time, .. } = *entry;
+        // Without its time it would count as older than any window, and go at once.
+        assert!(time.is_some(), "@{at} goes to the history tier without a time (K8)");
+        let began = time.unwrap_or(0);
         if let Some((seqno, time)) = version.end {
             if seqno <= entry.seqno {
                 // Superseded in its own commit, or beneath what nobody can read: nobody ever saw it, or will.
@@ -227,7 +236,7 @@ impl Kept {
             }
             entry.until = Some(Until::At { seqno, time: time.max(began) });
         }
-        entry.time = Some(began);
+        assert!(entry.until.is_some(), "@{at} goes to the history tier without an end (K8)");
         entry.moved = false;
         let lowest = entry.gap_start.map_or(entry.seqno, |gap| gap.min(entry.seqno));
         if let Some(main) = &mut self.main {
@@ -306,6 +315,7 @@ fn leave(
         let owed = rules.owe(&Judged {
             rank: 0,
             seqno,
+            // Where a policy keeps the past every entry has a time, and no other owes anything.
             time: time.unwrap_or(0),
             superseded_at: None,
             is_delete: true,

@@ -38,10 +38,9 @@ impl Rules {
         if self.timed { (self.time_of)(seqno) } else { 0 }
     }
 
-    /// When a value expires, in microseconds.
-    fn expiry(&self, seqno: u64, time: Option<u64>) -> Option<u64> {
-        let ttl = ttl_at(&self.ttls, seqno)?;
-        Some(time?.saturating_add(ttl))
+    /// When a value that was written at a time expires, in microseconds.
+    fn expiry(&self, seqno: u64, time: u64) -> Option<u64> {
+        Some(time.saturating_add(ttl_at(&self.ttls, seqno)?))
     }
 
     /// Whether the policy keeps a version that no view needs.
@@ -56,12 +55,13 @@ impl Rules {
 
     /// When the newest value of a key expired, if it is gone for everybody, also for those who look back.
     pub(super) fn lapsed(&self, entry: &Entry, bytes: usize, demands: &Demands) -> Option<u64> {
-        let Entry { seqno, gap_start, time, kind, .. } = *entry;
+        let Entry { seqno, gap_start, kind, .. } = *entry;
+        let time = entry.time?;
         let expiry = self.expiry(seqno, time).filter(|expiry| kind == Kind::Put && *expiry <= self.now)?;
         let owed = self.owe(&Judged {
             rank: 0,
             seqno,
-            time: time.unwrap_or(0),
+            time,
             superseded_at: Some(expiry),
             is_delete: false,
             ended_by_delete: true,

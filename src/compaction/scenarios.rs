@@ -198,8 +198,8 @@ impl Case {
             };
             let below = Below(self.below.then(|| Arc::new(segment(&whole))).into_iter().collect());
             let mut survivors = Survivors::new(rules, demands, below, &tombstones);
-            for (entry, value) in entries.zip(&values) {
-                survivors.take(&entry, || Bytes::copy_from(value), &mut told).unwrap();
+            for (at, (entry, value)) in entries.zip(&values).enumerate() {
+                survivors.take(&entry, at == 0, || Bytes::copy_from(value), &mut told).unwrap();
             }
             survivors.end_key(&mut told).unwrap();
             for (.., mark) in survivors.tombstones_before(None).iter().collect::<Vec<_>>().into_iter().rev() {

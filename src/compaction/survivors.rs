@@ -96,11 +96,15 @@ pub(crate) struct Survivors {
     /// A mark was passed since the last one that was kept, and is no version of the key for anybody.
     skipped_mark: bool,
     kept: Kept,
+    /// Marks that were kept as versions of a key: each may be written down as an entry.
+    marks_kept: u64,
 }
 
 impl Survivors {
     /// Survivors of a merge of entries and range tombstones, all of one keyspace.
     pub(crate) fn new(rules: Rules, demands: Demands, below: Below, tombstones: &[Arc<Tombstones>]) -> Self {
+        let timed = rules.timed || !rules.policy.keeps_past() && rules.ttls.is_empty();
+        assert!(timed, "{rules:?} asks for times, and entries carry none");
         let mut traces = Traces::default();
         let marks = Marks::new(tombstones, (&rules, &demands), &mut traces);
         let kept = Kept::default();
@@ -115,17 +119,20 @@ impl Survivors {
             above: None,
             skipped_mark: false,
             kept,
+            marks_kept: 0,
         }
     }
 
-    /// Takes the next entry; `out` gets those that are certain to survive, with their final gaps.
+    /// Takes the next entry, of the key before or of the next one; `out` gets those that are certain to survive, with
+    /// their final gaps.
     pub(crate) fn take(
         &mut self,
         entry: &EntryRef<'_>,
+        begins_key: bool,
         value: impl Fn() -> Bytes,
         out: &mut impl Output,
     ) -> Result<()> {
-        if self.is_new_key(entry.key) {
+        if begins_key {
             self.end_key(out)?;
             self.key.clear();
             self.key.extend_from_slice(entry.key);
@@ -166,11 +173,6 @@ impl Survivors {
         self.kept.give_out(&self.key, by, (&mut self.marks, &mut self.traces), more_follow, out)
     }
 
-    /// Whether an entry with this key begins a new key.
-    pub(crate) fn is_new_key(&self, key: &[u8]) -> bool {
-        !self.in_key || self.key != key
-    }
-
     /// The range tombstones of everything before `cut` (of all that is left, without one), final.
     pub(crate) fn tombstones_before(&mut self, cut: Option<&[u8]>) -> Tombstones {
         self.marks.take_before(cut, (&self.rules, &self.demands, &self.below), &mut self.traces)
@@ -184,6 +186,11 @@ impl Survivors {
     /// What was kept only for registered seqnos since this was asked last.
     pub(crate) fn take_held(&mut self) -> Vec<(u64, u64)> {
         std::mem::take(&mut self.traces.held_by)
+    }
+
+    /// How many entries may have come of marks.
+    pub(super) fn marks_kept(&self) -> u64 {
+        self.marks_kept
     }
 
     pub(crate) fn into_traces(mut self) -> Traces {
@@ -306,6 +313,7 @@ impl Survivors {
         self.skipped_mark = false;
         let Judging { kind, seqno, gap_start, moved, time, by_mark, .. } = *judging;
         let entry = Entry { moved, time: self.rules.timed.then_some(time), ..Entry::new(kind, seqno) };
+        self.marks_kept += u64::from(by_mark);
         self.kept.push(if by_mark {
             Version::by_mark(entry, gap_start, end)
         } else {
@@ -318,6 +326,9 @@ impl Survivors {
         let Judging { kind, seqno, gap_start, moved, time, .. } = *judging;
         let deletes = matches!(kind, Kind::Delete | Kind::RangeDelete) || kind.purges();
         let before = self.above;
+        let above = before.map_or(u64::MAX, |above| above.seqno);
+        debug_assert!(seqno <= above, "a version @{seqno} of a key behind one @{above}");
+        debug_assert!(gap_start.is_none_or(|gap| gap <= seqno), "a gap at {gap_start:?} above @{seqno} (K3)");
         let again = before.is_some_and(|above| above.seqno == seqno);
         let deleted_since = before.and_then(|above| above.deleted_since);
         self.above = Some(Above {

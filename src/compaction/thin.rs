@@ -61,6 +61,9 @@ pub(super) fn thin(
         }
     }
     let out = Sweep::new(&pieces, rules, demands, traces).run(count);
+    for Piece { from, to, mark } in &out {
+        assert!(from < to && *to <= count, "the tombstone @{} from edge {from} to {to} of {count}", mark.seqno);
+    }
     (edges.to_vec(), out)
 }
 
@@ -93,6 +96,7 @@ fn one_word(commit: &[Piece], out: &mut Vec<Piece>) {
             told = newest.map(|mark| Piece { from: edge, to: edge, mark });
         }
     }
+    assert!(told.is_none() && open.is_empty() && purges == 0, "{told:?} of one commit goes on behind every edge");
 }
 
 /// A sweep over the keys.
@@ -155,6 +159,8 @@ impl<'a> Sweep<'a> {
                 self.tell(rank, edge);
             }
         }
+        let told = self.told.iter().flatten().count();
+        assert!(told == 0 && self.kept.is_empty(), "{told} tombstones go on behind edge {end}, the last");
         self.out
     }
 
@@ -183,6 +189,7 @@ impl<'a> Sweep<'a> {
 
     /// Tells one that stays from here on with the gap that it has now.
     fn tell(&mut self, rank: usize, edge: usize) {
+        debug_assert!(rank < self.pieces.len(), "tombstone {rank} of {}", self.pieces.len());
         let Some(mut mark) = self.mark(rank).copied() else { return };
         let below = self.kept.range(..rank).next_back().map_or(0, |below| below + 1);
         let dropped = self.lowest_in(below, rank);
@@ -198,6 +205,7 @@ impl<'a> Sweep<'a> {
     }
 
     fn set_lowest(&mut self, rank: usize, seqno: u64) {
+        debug_assert!(rank < self.pieces.len(), "tombstone {rank} of {}", self.pieces.len());
         let mut node = rank + self.pieces.len();
         self.lowest.get_mut(node).into_iter().for_each(|known| *known = seqno);
         while node > 1 {
@@ -210,6 +218,7 @@ impl<'a> Sweep<'a> {
 
     /// The smallest of what went in a range of ranks.
     fn lowest_in(&self, from: usize, to: usize) -> u64 {
+        debug_assert!(from <= to && to <= self.pieces.len(), "tombstones {from}..{to} of {}", self.pieces.len());
         let (mut left, mut right) = (from + self.pieces.len(), to + self.pieces.len());
         let mut least = u64::MAX;
         let node = |node: usize| self.lowest.get(node).copied().unwrap_or(u64::MAX);

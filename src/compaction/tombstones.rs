@@ -144,10 +144,13 @@ impl Marks {
 
     /// An entry of the current key at `seqno` stays: the marks above it must stay to hide it.
     pub(super) fn must_hide(&mut self, seqno: u64) {
-        if self.over.last_key_value().is_some_and(|((newest, _), _)| *newest > seqno)
-            && let Some(hides) = self.passed.checked_sub(1).and_then(|part| self.hides.get_mut(part))
-        {
-            *hides = true;
+        if self.over.last_key_value().is_some_and(|((newest, _), _)| *newest > seqno) {
+            let (part, count) = (self.passed.checked_sub(1), self.hides.len());
+            let hides = part.and_then(|part| self.hides.get_mut(part));
+            assert!(hides.is_some(), "tombstones over a key in part {part:?} of {count}");
+            if let Some(hides) = hides {
+                *hides = true;
+            }
         }
     }
 
@@ -170,6 +173,7 @@ impl Marks {
         }
         self.reaching.extend(window.iter().filter(|piece| if parted { piece.to >= end } else { piece.to > end }));
         for piece in &mut window {
+            assert!(piece.from <= end && first <= piece.to, "{piece:?} reaches into no part of {first}..{end}");
             (piece.from, piece.to) = (piece.from.max(first) - first, piece.to.min(end) - first);
         }
         let edge = |part: usize| match &self.given {
@@ -178,6 +182,7 @@ impl Marks {
             _ => self.edges.get(first + part).map(|edge| edge.to_vec()),
         };
         let hides = self.hides.get(first..end).unwrap_or_default();
+        assert!(hides.len() == end - first, "{} of parts {first}..{end}", hides.len());
         let stays = Leaving { window: &window, rules, demands, clear: below.spans() }.stays(hides, &edge);
         let timed = |mark: Mark| Mark { ordinal: 0, time: if rules.timed { mark.time } else { 0 }, ..mark };
         let mut out = Vec::new();
@@ -196,7 +201,10 @@ impl Marks {
                 traces.tombstone_left(mark.seqno, mark.gap_start);
             }
         }
-        let edges = (0..=end - first).filter_map(edge).map(Bytes::from).collect();
+        let edges: Vec<Bytes> = (0..=end - first).filter_map(edge).map(Bytes::from).collect();
+        // A piece names its edges by their numbers. The last part of all has no end.
+        let wanted = end - first + usize::from(cut.is_some());
+        assert!(edges.len() == wanted, "{} edges for parts {first}..{end} of {count}, not {wanted}", edges.len());
         self.given = cut.map(<[u8]>::to_vec);
         self.given_parts = end - usize::from(parted);
         if parted {
@@ -253,7 +261,9 @@ impl Leaving<'_> {
             // the only one.
             let together = self.rules.policy.keeps_past() || depth == 1;
             let may = depth > 0 && together && stuck == 0 && !hides;
-            leaves.push(may && self.is_clear(&edge(part).unwrap_or_default(), edge(part + 1).as_deref()));
+            let start = edge(part);
+            assert!(start.is_some(), "part {part} of {count} begins nowhere");
+            leaves.push(may && start.is_some_and(|start| self.is_clear(&start, edge(part + 1).as_deref())));
         }
         let mut runs: Vec<Range<usize>> = Vec::new();
         let mut at = 0;

@@ -19,7 +19,7 @@ use super::{
     timeline::write_stamps,
 };
 use crate::{
-    base::{Error, IoContext, KeySpan, Kind, Result, TIMELINE},
+    base::{Corruption, Error, IoContext, KeySpan, Kind, Result, TIMELINE},
     env::Dir,
     format::name,
     manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
@@ -338,6 +338,7 @@ fn copy_keyspace(
     let main = || current.version.keyspaces.get(&keyspace.id).into_iter().flat_map(|now| now.main());
     let keys = main().map(|segment| segment.summary.keys).sum::<u64>();
     let mut copied = 0;
+    let mut last: Option<Vec<u8>> = None;
     loop {
         // A value that cannot be returned, such as a sum that is too large now, is copied all the same.
         let (kind, wide) = match scan.step() {
@@ -351,6 +352,14 @@ fn copy_keyspace(
                 (kind, Some(state))
             }
         };
+        // What is written must be in order, and files may lie about theirs.
+        if last.as_deref().is_some_and(|last| last >= scan.key()) {
+            let what = "keys in order; a verification names the file";
+            return Err(Corruption { offset: 0, what }.of(&engine.ctx.dir.path().join(name::SEGMENTS), 0));
+        }
+        let key = last.get_or_insert_default();
+        key.clear();
+        key.extend_from_slice(scan.key());
         copied += 1;
         if copied % LOOK_EVERY == 0 {
             watch.step(copied, keys)?;

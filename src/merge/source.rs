@@ -1,5 +1,7 @@
 //! Sorted inputs of a merge: a memtable, a segment, a run of segments; and the versions they contain.
 
+use std::path::Path;
+
 use super::lookup::Seen;
 use crate::base::{Bytes, Kind, Result};
 
@@ -97,6 +99,12 @@ pub(crate) trait Source {
 
     /// Returns a seqno that no entry here exceeds.
     fn newest(&self) -> u64;
+
+    /// The file that the entry it stands at was read from, for whoever finds that it says something wrong; `None` for
+    /// one in memory.
+    fn file(&self) -> Option<&Path> {
+        None
+    }
 }
 
 /// Counts a step of a walk, for tests that bound the steps of a verb.

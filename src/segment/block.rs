@@ -15,10 +15,14 @@ const ENCODED: u16 = 0x8000;
 
 /// Ends a block whose entries began at `offsets` in `out`.
 pub(super) fn finish(out: &mut Writer, offsets: &[usize]) {
+    let count = offsets.len();
+    assert!(count > 0 && count < usize::from(ENCODED), "{count} entries in a block");
     for &offset in offsets {
-        out.u16(u16::try_from(offset / ALIGN).unwrap_or(u16::MAX));
+        let number = u16::try_from(offset / ALIGN);
+        assert!(number.is_ok(), "one of {count} entries begins at {offset} of its block");
+        out.u16(number.unwrap_or(u16::MAX));
     }
-    out.u16(u16::try_from(offsets.len()).unwrap_or(u16::MAX));
+    out.u16(u16::try_from(count).unwrap_or(u16::MAX));
     out.pad_to(ALIGN);
 }
 

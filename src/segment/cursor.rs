@@ -1,6 +1,6 @@
 //! Reading a segment in order, in either direction.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use super::{
     entry::Decoded,
@@ -215,6 +215,10 @@ impl Source for SegmentCursor {
 
     fn newest(&self) -> u64 {
         self.segment.max_seqno()
+    }
+
+    fn file(&self) -> Option<&Path> {
+        Some(self.segment.pages().path())
     }
 }
 

@@ -134,6 +134,9 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
     let mut run_at = None;
     let flag = |bit: u8, set: bool| if set { bit } else { 0 };
     let extended = entry.time.is_some();
+    let Entry { seqno, gap_start, .. } = *entry;
+    assert!(base.seqno <= seqno, "an entry @{seqno} below the base {}", base.seqno);
+    assert!(gap_start.is_none_or(|gap| gap <= seqno), "a gap at {gap_start:?} above its entry @{seqno} (K3)");
     out.u8(entry.kind.number()
         | flag(GAP, entry.gap_start.is_some())
         | flag(MOVED, entry.moved)
@@ -141,9 +144,9 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
         | flag(OLDER_FOLLOWS, entry.older_follows));
     out.varint(key.len() as u64);
     out.varint(value.len() as u64);
-    out.varint(entry.seqno.saturating_sub(base.seqno));
-    if let Some(gap) = entry.gap_start {
-        out.varint(entry.seqno.saturating_sub(gap));
+    out.varint(seqno - base.seqno);
+    if let Some(gap) = gap_start {
+        out.varint(seqno - gap);
     }
     if let Some(time) = entry.time {
         out.u8(EXT_TIME
@@ -159,10 +162,13 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
         if let Some(distance) = entry.follower {
             out.varint(u64::from(distance));
         }
+        // A time may have been asked of the timeline, which promises nothing here: one before the base counts as the
+        // base.
         out.varint(time.saturating_sub(base.time));
-        if let Some(Until::At { seqno, time: until }) = entry.until {
-            out.varint(seqno.saturating_sub(entry.seqno));
-            out.varint(until.saturating_sub(time));
+        if let Some(Until::At { seqno: end, time: until }) = entry.until {
+            assert!(seqno < end && time <= until, "an interval from @{seqno} {time} to @{end} {until} (K8)");
+            out.varint(end - seqno);
+            out.varint(until - time);
         }
     }
     out.raw(key);
@@ -349,17 +355,17 @@ mod tests {
     fn the_largest_numbers_fit_into_a_head() {
         let entry = Entry {
             gap_start: Some(0),
-            time: Some(u64::MAX),
+            time: Some(1 << 63),
             until: Some(Until::At { seqno: u64::MAX, time: u64::MAX }),
             run: Some(RunLen(u16::MAX)),
             follower: Some(u16::MAX),
-            ..Entry::new(Kind::Put, u64::MAX)
+            ..Entry::new(Kind::Put, u64::MAX - 1)
         };
         let mut out = Writer::default();
         encode(&mut out, &entry, Base::default(), &[], &[]);
-        // Each length takes a byte here; both differences to the largest numbers, a byte instead of ten.
-        assert!(out.len() + 2 * 4 + 2 * 9 >= HEAD_LEN_MAX, "{}", out.len());
-        assert!(decode(out.bytes(), 0, out.len(), Base::default()).unwrap().key.start + 2 * 4 + 2 * 9 <= HEAD_LEN_MAX);
+        let head = decode(out.bytes(), 0, out.len(), Base::default()).unwrap().key.start;
+        // Here each length takes one byte of five, and of ten the end seqno one and the end time nine.
+        assert_eq!(head + 2 * 4 + 9 + 1, HEAD_LEN_MAX);
     }
 
     #[test]

@@ -34,6 +34,9 @@ impl FenceWriter {
     }
 
     pub(super) fn encode(&self, data_end: u32) -> Vec<u8> {
+        let (count, len) = (self.offsets.len(), self.keys.len());
+        // Keys and offsets are a part of what stands before `data_end`.
+        assert!(len <= data_end as usize && count <= data_end as usize, "{count} fences of {len} bytes to {data_end}");
         let mut out = Writer::default();
         out.u32(u32::try_from(self.offsets.len()).unwrap_or(u32::MAX));
         out.u32(data_end);

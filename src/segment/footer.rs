@@ -65,6 +65,7 @@ pub(super) struct Section {
 
 /// Encodes table and tail.
 pub(super) fn encode(sections: &[Section], file_id: u64) -> Vec<u8> {
+    assert!(sections.len() <= SECTIONS_MAX, "{} sections", sections.len());
     let mut out = Writer::default();
     for section in sections {
         out.u32(section.tag as u32);

@@ -84,6 +84,7 @@ impl IndexWriter {
     /// Notes that the newest entry of a key begins at `offset`.
     #[inline]
     pub(super) fn push(&mut self, key: &[u8], offset: u32) {
+        debug_assert!(offset.is_multiple_of(UNIT), "an entry at {offset}");
         if self.mode != PointIndex::Never {
             self.keys.push(Hash::with_seed(key, self.hash_seed).seeded(Seed::new(self.seed)));
             self.places.push(offset / UNIT);
@@ -110,7 +111,7 @@ impl IndexWriter {
             data.u64(*word);
         }
 
-        let slot_len = if at as usize / ALIGN < 1 << 24 { 4 } else { 5 };
+        let slot_len: u8 = if at as usize / ALIGN < 1 << 24 { 4 } else { 5 };
         let partitions = partition_count(keys.len() as u64);
         let Partitioned { members, ends } = Partitioned::of(keys.iter().copied().zip(places), partitions);
         drop(keys);
@@ -123,6 +124,8 @@ impl IndexWriter {
             let built = builder.build(members).ok()?;
             Line::of(&built, first as u64, u64::from(at) + data.len() as u64, 0).encode(&mut directory);
             encode_partition(&mut data, &built);
+            let (keys, last) = (members.len(), built.slots.iter().max().map_or(0, |last| usize::from(*last)));
+            assert!(built.slots.len() == keys && last < keys.max(1), "{keys} keys, slots up to {last}");
             slots.clear();
             slots.resize(members.len(), (0, 0));
             for (member, slot) in members.iter().zip(&built.slots) {
@@ -130,7 +133,7 @@ impl IndexWriter {
             }
             for (fingerprint, place) in &slots {
                 data.u8(*fingerprint);
-                data.raw(place.to_le_bytes().get(..slot_len - 1)?);
+                data.raw(place.to_le_bytes().get(..usize::from(slot_len) - 1)?);
             }
             first = end;
         }
@@ -139,9 +142,11 @@ impl IndexWriter {
         let mut section = Writer::default();
         section.u64(hash_seed);
         section.u64(seed);
-        section.u8(u8::try_from(slot_len).unwrap_or(0));
+        section.u8(slot_len);
         section.u64(filter_at);
-        section.u32(u32::try_from(lines.len()).unwrap_or(0));
+        let count = u32::try_from(lines.len());
+        assert!(count.is_ok(), "{} lines of a filter over {first} keys", lines.len());
+        section.u32(count.unwrap_or(0));
         section.raw(directory.bytes());
         Some(Encoded { data: data.into_bytes(), section: section.into_bytes() })
     }

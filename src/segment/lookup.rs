@@ -70,6 +70,7 @@ impl Placed<'_> {
 
     #[inline]
     pub(super) fn key(&self) -> &[u8] {
+        debug_assert!(self.decoded.key.end <= self.bytes.len(), "{:?} of {} bytes", self.decoded, self.bytes.len());
         self.bytes.get(self.decoded.key.clone()).unwrap_or_default()
     }
 

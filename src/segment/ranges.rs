@@ -1,7 +1,7 @@
 //! The range tombstones of a segment, as its sections hold them: cut into fragments, or whole where cutting would make
 //! many marks of them.
 
-use super::{footer::Tag, sections::Sections};
+use super::{footer::Tag, sections::Sections, summary::Summary};
 use crate::{
     base::{Bytes, Corruption, KeySpan, Result},
     format::{Reader, Writer},
@@ -32,19 +32,30 @@ pub(super) fn encode(ranges: &Tombstones) -> Encoded {
     Encoded { marks: marks().count() as u64, sections }
 }
 
-/// Decodes the range tombstones of a segment.
-pub(super) fn decode(sections: &Sections<'_>) -> Result<Tombstones> {
-    let whole = sections.get(Tag::Whole)?;
-    let Some(ranges) = sections.get(Tag::Ranges)? else {
-        let whole = whole.map(|section| decode_whole(&section.bytes).map_err(|bad| section.wrong(bad)));
-        return whole.transpose().map(Option::unwrap_or_default);
+/// Decodes the range tombstones of a segment. They lie inside its seqnos, and their gaps beneath them: whoever merges
+/// them relies on that.
+pub(super) fn decode(sections: &Sections<'_>, summary: &Summary) -> Result<Tombstones> {
+    let (whole, ranges) = (sections.get(Tag::Whole)?, sections.get(Tag::Ranges)?);
+    let (section, decoded) = match (ranges, whole) {
+        (None, None) => return Ok(Tombstones::default()),
+        (None, Some(whole)) => {
+            let decoded = decode_whole(&whole.bytes).map_err(|bad| whole.wrong(bad))?;
+            (whole, Some(decoded))
+        }
+        (Some(ranges), whole) => {
+            let mut fragments = decode_ranges(&ranges.bytes).map_err(|bad| ranges.wrong(bad))?;
+            if let Some(section) = sections.get(Tag::Marks)? {
+                decode_marks(&section.bytes, &mut fragments).map_err(|bad| section.wrong(bad))?;
+            }
+            let decoded = Tombstones::from_fragments(fragments).filter(|_| whole.is_none());
+            (ranges, decoded)
+        }
     };
-    let mut fragments = decode_ranges(&ranges.bytes).map_err(|bad| ranges.wrong(bad))?;
-    if let Some(section) = sections.get(Tag::Marks)? {
-        decode_marks(&section.bytes, &mut fragments).map_err(|bad| section.wrong(bad))?;
-    }
-    let decoded = Tombstones::from_fragments(fragments).filter(|_| whole.is_none());
-    decoded.ok_or_else(|| ranges.wrong(Corruption { offset: 0, what: "ranges in order and apart" }))
+    let seqnos = summary.min_seqno..=summary.max_seqno;
+    let is_inside = |mark: &Mark| seqnos.contains(&mark.seqno) && mark.gap_start.is_none_or(|gap| gap <= mark.seqno);
+    let decoded = decoded.filter(|ranges| ranges.iter().all(|(.., mark)| is_inside(mark)));
+    let what = "ranges in order and apart, inside the segment's seqnos";
+    decoded.ok_or_else(|| section.wrong(Corruption { offset: 0, what }))
 }
 
 /// The section of range tombstones: per fragment its start, its end and its marks.
@@ -130,6 +141,7 @@ fn encode_whole(ranges: &Tombstones) -> Vec<u8> {
     let mut before = 0;
     for (from, to, mark) in tombstones {
         // Oldest first.
+        assert!(before <= mark.seqno, "a range tombstone @{} behind one @{before}", mark.seqno);
         out.varint(mark.seqno - before);
         before = mark.seqno;
         out.varint(u64::from(from));

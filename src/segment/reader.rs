@@ -66,7 +66,7 @@ impl Segment {
         let fences = Fences::decode(&section.bytes, DATA_START, section.offset).map_err(|bad| section.wrong(bad))?;
         let section = sections.needed(Tag::Pages)?;
         let crcs = Pages::decode_crcs(&section.bytes, end).map_err(|bad| section.wrong(bad))?;
-        let ranges = ranges::decode(&sections)?;
+        let ranges = ranges::decode(&sections, &expected.summary)?;
         let blocks_end = fences.blocks_end();
         let map = map.then(|| reading.map(len)).transpose()?.unwrap_or_default();
         // Without a map a look-up in the index would read more pages than the search by fences.
@@ -259,12 +259,14 @@ impl<'a> Entries<'a> {
 
     #[inline]
     pub(super) fn key(self, decoded: &Decoded) -> &'a [u8] {
+        debug_assert!(decoded.key.end <= self.bytes.len(), "{decoded:?} in {} bytes", self.bytes.len());
         self.bytes.get(decoded.key.clone()).unwrap_or_default()
     }
 
     /// The value as it is stored: of a difference that.
     #[inline]
     pub(super) fn value(self, decoded: &Decoded) -> &'a [u8] {
+        debug_assert!(decoded.value.end <= self.bytes.len(), "{decoded:?} in {} bytes", self.bytes.len());
         self.bytes.get(decoded.value.clone()).unwrap_or_default()
     }
 

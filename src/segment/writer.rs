@@ -1,6 +1,6 @@
 //! Writing a segment in one pass: entries come in order, sections follow, the footer comes last.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{cmp::Ordering, path::PathBuf, sync::Arc};
 
 use super::{
     block,
@@ -44,7 +44,10 @@ pub(crate) struct SegmentWriter {
     fences: FenceWriter,
     index: IndexWriter,
     pages: Vec<u32>,
+    /// The last entry: its key, its seqno, and whether it says that an older version of the key comes next.
     last_key: Option<Vec<u8>>,
+    last_seqno: u64,
+    older_follows: bool,
     /// In the history tier, the run that the entry before belongs to: what an older version of its key is told against.
     run: Option<Run>,
     /// The last key of the block before.
@@ -107,6 +110,8 @@ impl SegmentWriter {
             index: IndexWriter::new(hash_seed, file_id, index),
             pages: Vec::new(),
             last_key: None,
+            last_seqno: u64::MAX,
+            older_follows: false,
             run: None,
             fence_after: None,
             summary: Summary {
@@ -134,7 +139,7 @@ impl SegmentWriter {
 
     /// Adds the next entry in order: keys ascending, versions of a key newest first.
     pub(crate) fn add(&mut self, entry: &Entry, key: &[u8], value: &[u8]) -> Result<()> {
-        let same_key = self.last_key.as_deref() == Some(key);
+        let same_key = self.check_order(entry, key);
         let block_len = self.out.len() - self.block_at;
         let full = block_len >= BLOCK_LEN && !same_key;
         // A large entry gets a block of its own: whoever reads its neighbours does not have to verify its pages.
@@ -148,9 +153,28 @@ impl SegmentWriter {
             self.end_block()?;
         }
         if self.summary.past.is_none() {
-            return self.append(entry, key, value, value.len()).map(drop);
+            return self.append(entry, same_key, key, value, value.len()).map(drop);
         }
-        self.add_past(entry, key, value, (run, newer_run))
+        self.add_past(entry, same_key, key, value, (run, newer_run))
+    }
+
+    /// Whether the next entry is of the same key as the last one. Whoever reads entries from files looks at them first:
+    /// by now their order is ours.
+    fn check_order(&mut self, entry: &Entry, key: &[u8]) -> bool {
+        let Entry { seqno, older_follows, .. } = *entry;
+        let order = self.last_key.as_deref().map_or(Ordering::Greater, |last| key.cmp(last));
+        let same_key = order == Ordering::Equal;
+        let in_order = order == Ordering::Greater || same_key && seqno <= self.last_seqno;
+        assert!(
+            in_order && same_key == self.older_follows,
+            "\"{}\"@{seqno} behind \"{}\"@{}, of which an older version {}",
+            key.escape_ascii(),
+            self.last_key.as_deref().unwrap_or_default().escape_ascii(),
+            self.last_seqno,
+            if self.older_follows { "follows" } else { "does not follow" }
+        );
+        (self.last_seqno, self.older_follows) = (seqno, older_follows);
+        same_key
     }
 
     /// Says of a run that another one of its key follows.
@@ -164,11 +188,13 @@ impl SegmentWriter {
     fn add_past(
         &mut self,
         entry: &Entry,
+        same_key: bool,
         key: &[u8],
         value: &[u8],
         (run, newer_run): (Option<Run>, bool),
     ) -> Result<()> {
         let mut told = *entry;
+        assert!(entry.until.is_some() && entry.time.is_some(), "@{} in the history tier: {entry:?} (K8)", entry.seqno);
         let (seqno, time, open) = match entry.until {
             Some(Until::At { seqno, time }) => (seqno, time, false),
             Some(Until::Open) | None => (0, entry.time.unwrap_or(0), true),
@@ -190,7 +216,7 @@ impl SegmentWriter {
             // A whole value begins a run of its own.
             let len = RunLen(if newer_run { RunLen::NEWER } else { 0 });
             told.run = (entry.older_follows || newer_run).then_some(len);
-            let len_at = self.append(&told, key, value, value.len())?;
+            let len_at = self.append(&told, same_key, key, value, value.len())?;
             let whole = comparable.then(|| value.to_vec());
             self.run = Some(Run { len_at, len, seqno: entry.seqno, time: entry.time, whole });
             return Ok(());
@@ -206,14 +232,20 @@ impl SegmentWriter {
             self.out.set_u16(at, run.len.0);
         }
         (run.seqno, run.time) = (entry.seqno, entry.time);
-        self.append(&told, key, &difference, value.len())?;
+        self.append(&told, same_key, key, &difference, value.len())?;
         self.run = Some(run);
         Ok(())
     }
 
     /// Writes an entry as it is told. Gives the place of the length of its run.
-    fn append(&mut self, entry: &Entry, key: &[u8], stored: &[u8], value_len: usize) -> Result<Option<usize>> {
-        let same_key = self.last_key.as_deref() == Some(key);
+    fn append(
+        &mut self,
+        entry: &Entry,
+        same_key: bool,
+        key: &[u8],
+        stored: &[u8],
+        value_len: usize,
+    ) -> Result<Option<usize>> {
         if self.offsets.is_empty() {
             let offset = self.position()?;
             self.fences.push(offset, self.fence_after.as_deref(), key);
@@ -242,6 +274,8 @@ impl SegmentWriter {
             self.summary.lowest_affected = 0;
         }
         if let Some((times, time)) = self.summary.times.as_mut().zip(entry.time) {
+            // As it stands in the entry.
+            let time = time.max(times.base);
             times.oldest = if self.summary.entries == 1 { time } else { times.oldest.min(time) };
             times.newest = times.newest.max(time);
         }
@@ -263,6 +297,7 @@ impl SegmentWriter {
     pub(crate) fn finish(mut self, ranges: &Tombstones, passed: impl FnOnce(&KeySpan) -> bool) -> Result<Finished> {
         self.end_block()?;
         self.span(ranges);
+        self.check();
         let data_end = self.position()?;
         let index = std::mem::replace(&mut self.index, IndexWriter::new(0, 0, PointIndex::Never));
         let index = index.finish(data_end, passed(&self.summary.span));
@@ -308,6 +343,23 @@ impl SegmentWriter {
             footer_digest: footer::digest(&footer),
             summary: self.summary,
         })
+    }
+
+    /// Holds the numbers of a finished segment to what its readers believe.
+    fn check(&self) {
+        let Summary { span, keys, entries, min_seqno, max_seqno, lowest_affected, times, past, .. } = &self.summary;
+        let number = self.number;
+        assert!(!self.older_follows, "segment {number} ends before the older versions of its last key");
+        assert!(!span.is_empty() && keys <= entries, "segment {number} over {span:?}: {keys} keys, {entries} entries");
+        let base = self.base.seqno;
+        assert!(
+            base <= *min_seqno && min_seqno <= max_seqno,
+            "segment {number}: @{min_seqno} to @{max_seqno} on {base}"
+        );
+        assert!(lowest_affected <= min_seqno, "segment {number}: @{min_seqno}, from @{lowest_affected} on (K9)");
+        let in_order = |times: Times| times.base <= times.oldest && times.oldest <= times.newest;
+        assert!(times.is_none_or(in_order), "segment {number}: {times:?}");
+        assert!(past.is_none_or(|past| past.until_min <= past.until_max), "segment {number}: {past:?}");
     }
 
     /// Widens the span to the range tombstones.

@@ -1,6 +1,6 @@
 //! Cursors over runs of segments, which are opened one at a time as they are reached.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, path::Path, sync::Arc};
 
 use super::tree::SegmentHandle;
 use crate::{
@@ -166,5 +166,9 @@ impl<C: InSegment> Source for Run<C> {
 
     fn newest(&self) -> u64 {
         self.newest
+    }
+
+    fn file(&self) -> Option<&Path> {
+        self.cursor.as_ref()?.file()
     }
 }

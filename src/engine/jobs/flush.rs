@@ -76,8 +76,10 @@ fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &m
     for id in memtable.keyspaces() {
         // A forgotten keyspace has no readers.
         let Some(keyspace) = current.version.keyspaces.get(&id) else { continue };
+        let mut outputs = Outputs::new(engine, keyspace, (memtable.first_seqno(), memtable.first_time()));
         let job = Job {
             sources: vec![MemCursor::new(memtable, id, Direction::Forward)],
+            base: outputs.base(),
             tombstones: memtable.tombstones(id),
             rules: rules(engine, keyspace, current, 0),
             demands: demands(keyspace, registered),
@@ -85,7 +87,6 @@ fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &m
             // One segment for a memtable: two would share seqnos in level 0 (V1).
             output_len: u64::MAX,
         };
-        let mut outputs = Outputs::new(engine, keyspace, (memtable.first_seqno(), memtable.first_time()));
         // A memtable is small: its flush is finished even while the database is being closed.
         let ran = run(job, |lane| outputs.create(lane).map(SegmentWriter::sync_later), |_| Ok(()));
         made.append(&mut outputs.made);

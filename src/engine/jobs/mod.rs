@@ -205,6 +205,11 @@ impl<'j> Outputs<'j> {
         Self::new(engine, keyspace, (seqno, time))
     }
 
+    /// No seqno inside is below.
+    fn base(&self) -> u64 {
+        self.bases.0
+    }
+
     /// Creates a segment file in a tier.
     fn create(&mut self, lane: Lane) -> Result<SegmentWriter> {
         let Self { engine, keyspace, bases: (base, time_base), .. } = *self;

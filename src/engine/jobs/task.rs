@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{Outputs, demands, rules};
 use crate::{
     base::{Error, Result},
-    compaction::{Below, Job, Outcome, PastSurvivors, PastTask, Purges, Task, run, run_past},
+    compaction::{Below, Job, Outcome, PastJob, PastSurvivors, PastTask, Purges, Task, run, run_past},
     engine::{
         Engine,
         files::{
@@ -40,15 +40,16 @@ pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: u64, watch: &m
             sources.push(RunCursor::new(inputs, Direction::Forward, ()));
         }
     }
+    let mut outputs = Outputs::of(engine, keyspace, &task.inputs);
     let job = Job {
         sources,
+        base: outputs.base(),
         tombstones,
         rules: rules(engine, keyspace, current, purged_upto),
         demands: demands(keyspace, registered),
         below: Below(task.below.clone()),
         output_len: engine.ctx.options.segment_bytes(),
     };
-    let mut outputs = Outputs::of(engine, keyspace, &task.inputs);
     let goes_on = goes_on(engine, &task.inputs, watch);
     let ran = run(job, |lane| outputs.create(lane), goes_on);
     end_job(engine, &inputs, keyspace, (&task.inputs, Some(task.output_level)), (ran, outputs.made))
@@ -88,10 +89,16 @@ pub(super) fn run_past_task(
         }
     }
     let demands = demands(keyspace, &job.registered);
-    let survivors = PastSurvivors::new(engine.catalogue.policy_of(keyspace), engine.now_us(), demands, purges.clone());
+    let policy = engine.catalogue.policy_of(keyspace);
     let mut outputs = Outputs::of(engine, keyspace, &inputs);
+    let merge = PastJob {
+        sources,
+        base: outputs.base(),
+        survivors: PastSurvivors::new(policy, engine.now_us(), demands, purges.clone()),
+        output_len: engine.ctx.options.segment_bytes(),
+    };
     let goes_on = goes_on(engine, &inputs, watch);
-    let ran = run_past(sources, survivors, engine.ctx.options.segment_bytes(), |lane| outputs.create(lane), goes_on);
+    let ran = run_past(merge, |lane| outputs.create(lane), goes_on);
     end_job(engine, job, keyspace, (&inputs, None), (ran, outputs.made))
 }
 

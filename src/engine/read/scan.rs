@@ -1,6 +1,6 @@
 //! Scans of a span, in either direction.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use crate::{
     base::{Bytes, KeySpan, Result},
@@ -87,6 +87,15 @@ impl Source for AnySource {
             Self::Run(cursor) => cursor.newest(),
             Self::Past(cursor) => cursor.newest(),
             Self::Versions(cursor) => cursor.newest(),
+        }
+    }
+
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Mem(cursor) => cursor.file(),
+            Self::Run(cursor) => cursor.file(),
+            Self::Past(cursor) => cursor.file(),
+            Self::Versions(cursor) => cursor.file(),
         }
     }
 }

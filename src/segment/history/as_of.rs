@@ -1,6 +1,6 @@
 //! Reading a segment of the history tier as of a moment, in either direction.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use super::{delta, lookup::FETCH_AHEAD};
 use crate::{
@@ -75,6 +75,7 @@ impl PastCursor {
     /// The entries of the block that is read.
     #[inline]
     fn entries(&self) -> Result<Entries<'_>> {
+        debug_assert!(self.block.is_some(), "no block is read, at entry {:?} of block {}", self.index, self.number);
         let block = self.block.as_ref().ok_or_else(|| self.segment.corrupt(0, "a block that was loaded"))?;
         Ok(block.entries(&self.segment))
     }
@@ -111,7 +112,8 @@ impl PastCursor {
     fn part_of(&self, index: usize) -> Result<Part> {
         let wrong = || self.segment.corrupt(0, "versions of a key in a run");
         let entries = self.entries()?;
-        let at = index - usize::from(entries.bare(index)?.entry.follower.unwrap_or(0)).min(index);
+        let distance = usize::from(entries.bare(index)?.entry.follower.unwrap_or(0));
+        let at = index.checked_sub(distance).ok_or_else(wrong)?;
         let first = entries.bare(at)?;
         let end = at + 1 + first.entry.run.map_or(0, RunLen::followers);
         if first.entry.follower.is_some() || end > entries.count() {
@@ -357,5 +359,9 @@ impl Source for PastCursor {
 
     fn newest(&self) -> u64 {
         self.segment.max_seqno()
+    }
+
+    fn file(&self) -> Option<&Path> {
+        Some(self.segment.pages().path())
     }
 }

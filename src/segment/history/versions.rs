@@ -1,10 +1,10 @@
 //! Every version of a segment of the history tier in order, each put together.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use super::delta;
 use crate::{
-    base::{Bytes, Result},
+    base::{Bytes, Corruption, Result},
     merge::{Direction, EntryRef, Source, Until},
     segment::{cursor::SegmentCursor, reader::Segment},
 };
@@ -81,9 +81,10 @@ impl Source for VersionCursor {
         self.whole.clear();
         let mut newer = None;
         if let Some(distance) = entry.follower {
-            if let Some((_, whole)) = self.inner.entry_before(usize::from(distance))? {
-                self.whole.extend_from_slice(whole);
-            }
+            let first = self.inner.entry_before(usize::from(distance))?;
+            let bad = Corruption { offset: 0, what: "a whole value before a difference" };
+            let (_, whole) = first.ok_or_else(|| self.inner.wrong(bad))?;
+            self.whole.extend_from_slice(whole);
             newer = self.inner.entry_before(1)?.and_then(|(newer, _)| Some((newer.entry.seqno, newer.entry.time?)));
         }
         self.settle(newer)
@@ -95,5 +96,9 @@ impl Source for VersionCursor {
 
     fn newest(&self) -> u64 {
         self.inner.newest()
+    }
+
+    fn file(&self) -> Option<&Path> {
+        self.inner.file()
     }
 }

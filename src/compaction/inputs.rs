@@ -1,0 +1,173 @@
+//! The entries of a merge as they come in, held to what everything behind relies on.
+//!
+//! Rules and writers assert what they need of entries: their order, their seqnos, the ends of intervals. Entries come
+//! from files, and no assertion may depend on what a file says. So each is looked at here first: what is wrong is
+//! corruption of the file that it was read from. What comes from memory is ours, and asserted.
+
+use std::{cmp::Ordering, path::Path};
+
+use crate::{
+    base::{Corruption, Error, Result},
+    merge::{EntryRef, Source, Until},
+};
+
+/// What has come in so far.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    /// No seqno may be below: the outputs count theirs from here.
+    base: u64,
+    /// The entry before, unless there was none.
+    key: Vec<u8>,
+    seqno: u64,
+    count: u64,
+}
+
+impl Inputs {
+    pub(super) fn new(base: u64) -> Self {
+        Self { base, key: Vec::new(), seqno: u64::MAX, count: 0 }
+    }
+
+    /// Looks at the entry where a source stands: keys ascend, and the versions of a key descend. Returns whether it
+    /// begins a key.
+    #[inline]
+    pub(super) fn admit(&mut self, entry: &EntryRef<'_>, source: &impl Source) -> Result<bool> {
+        let order = if self.count == 0 { Ordering::Greater } else { entry.key.cmp(&self.key) };
+        let in_order = match order {
+            Ordering::Greater => true,
+            // Some entries of one commit stand side by side.
+            Ordering::Equal => entry.seqno <= self.seqno,
+            Ordering::Less => false,
+        };
+        let is_sound = entry.seqno >= self.base && entry.gap_start.is_none_or(|gap| gap <= entry.seqno);
+        if !in_order || !is_sound {
+            self.refuse(entry, source.file(), "entries in order, inside the segment's span")?;
+        }
+        if order == Ordering::Greater {
+            self.key.clear();
+            self.key.extend_from_slice(entry.key);
+        }
+        self.seqno = entry.seqno;
+        self.count += 1;
+        Ok(order == Ordering::Greater)
+    }
+
+    /// The same for a version of the history tier, which also has a time, and an interval that holds something or has
+    /// no end.
+    #[inline]
+    pub(super) fn admit_version(&mut self, entry: &EntryRef<'_>, source: &impl Source) -> Result<bool> {
+        let has_interval = match entry.until {
+            Some(Until::At { seqno, .. }) => entry.seqno < seqno,
+            Some(Until::Open) => true,
+            None => false,
+        };
+        if !has_interval || entry.time.is_none() {
+            self.refuse(entry, source.file(), "a version with a time and an interval")?;
+        }
+        self.admit(entry, source)
+    }
+
+    /// How many entries have come in.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    #[cold]
+    fn refuse(&self, entry: &EntryRef<'_>, file: Option<&Path>, what: &'static str) -> Result<(), Error> {
+        let EntryRef { key, seqno, gap_start, time, until, .. } = entry;
+        let (before, last, base) = (self.key.escape_ascii(), self.seqno, self.base);
+        assert!(
+            file.is_some(),
+            "memory has \"{}\"@{seqno} behind \"{before}\"@{last}, base {base}, gap {gap_start:?}, time {time:?}, {until:?}",
+            key.escape_ascii()
+        );
+        file.map_or(Ok(()), |file| Err(Corruption { offset: 0, what }.of(file, 0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::base::{Bytes, Kind};
+
+    /// A source that stands nowhere, of a file or of memory.
+    struct Of(Option<PathBuf>);
+
+    impl Source for Of {
+        fn seek(&mut self, _: Option<&[u8]>) -> Result<()> {
+            Ok(())
+        }
+
+        fn entry(&self) -> Option<EntryRef<'_>> {
+            None
+        }
+
+        fn value(&self) -> Bytes {
+            Bytes::default()
+        }
+
+        fn advance(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn skip_newer(&mut self, _: &[u8], _: u64, _: u64) -> Result<()> {
+            Ok(())
+        }
+
+        fn turned(&self) -> Self {
+            Self(self.0.clone())
+        }
+
+        fn newest(&self) -> u64 {
+            0
+        }
+
+        fn file(&self) -> Option<&Path> {
+            self.0.as_deref()
+        }
+    }
+
+    fn entry(key: &str, seqno: u64) -> EntryRef<'_> {
+        EntryRef {
+            key: key.as_bytes(),
+            seqno,
+            ordinal: 0,
+            kind: Kind::Put,
+            gap_start: None,
+            moved: false,
+            time: Some(1),
+            until: None,
+            value: &[],
+        }
+    }
+
+    #[test]
+    fn what_a_file_says_wrongly_is_corruption_of_that_file() {
+        let file = Of(Some(PathBuf::from("segments/9.seg")));
+        let mut inputs = Inputs::new(5);
+        for (key, seqno, begins) in [("", 7, true), ("a", 9, true), ("a", 9, false), ("a", 6, false), ("b", 8, true)] {
+            assert_eq!(inputs.admit(&entry(key, seqno), &file).unwrap(), begins, "{key}@{seqno}");
+        }
+        let above = EntryRef { gap_start: Some(10), ..entry("c", 9) };
+        for wrong in [entry("b", 9), entry("a", 9), entry("c", 4), above] {
+            let refused = inputs.admit(&wrong, &file).unwrap_err();
+            assert!(matches!(&refused, Error::Corrupt { path, .. } if path.ends_with("9.seg")), "{refused}");
+        }
+        let until = |until, time| EntryRef { time, until, ..entry("c", 9) };
+        let at = |seqno| Some(Until::At { seqno, time: 1 });
+        for wrong in [until(None, Some(1)), until(at(9), Some(1)), until(at(10), None)] {
+            assert!(inputs.admit_version(&wrong, &file).is_err(), "{wrong:?}");
+        }
+        assert!(inputs.admit_version(&until(at(10), Some(1)), &file).unwrap());
+        assert_eq!(inputs.count(), 6);
+    }
+
+    #[test]
+    #[should_panic(expected = "\"a\"@9 behind \"b\"@8")]
+    fn memory_out_of_order_stops_the_job() {
+        let mut inputs = Inputs::new(0);
+        assert!(inputs.admit(&entry("b", 8), &Of(None)).unwrap());
+        let _refused = inputs.admit(&entry("a", 9), &Of(None));
+    }
+}
