@@ -1,18 +1,18 @@
 //! Public API. Thin: arguments are checked here, and everything else is the engine's.
 
 mod batch;
+mod changes;
 mod db;
 mod iter;
 mod keyspace;
 mod options;
-mod past;
 mod view;
 
 pub use batch::Batch;
+pub use changes::{Change, Commit, Commits, Diff, History, HistoryRange, Version};
 pub use db::Db;
 pub use iter::{Cursor, Range, RangeKeys};
 pub use keyspace::Keyspace;
-pub use past::{Change, Commit, Commits, Diff, History, HistoryRange, Version};
 pub use view::View;
 
 use std::panic::{RefUnwindSafe, UnwindSafe};

@@ -5,13 +5,13 @@
 //! segments. `vanished` is raised to the end of what went (K5).
 
 use super::{
-    policy::{Judged, Policy},
+    dropped::Dropped,
+    policy::{Policy, PolicyCandidate},
     rules::Demands,
-    traces::Traces,
 };
 use crate::{
     base::{KeySpan, Kind},
-    merge::{EntryRef, Mark, RangeTombstone, Tombstones, Until},
+    merge::{EntryRef, RangeTombstone, Tombstone, Tombstones, Until},
     segment::Entry,
 };
 
@@ -23,15 +23,15 @@ impl Purges {
     /// Of spans, each with the seqno of its purge.
     pub(crate) fn new(purged: Vec<(KeySpan, u64)>) -> Self {
         let tombstone = |(span, seqno)| {
-            let mark = Mark { seqno, ordinal: 0, gap_start: None, time: 0, purge: true };
-            RangeTombstone { span, mark }
+            let tombstone = Tombstone { seqno, ordinal: 0, gap_start: None, time: 0, purge: true };
+            RangeTombstone { span, tombstone }
         };
         Self(Tombstones::new(purged.into_iter().map(tombstone)))
     }
 
     /// The oldest purge that hides a version: from whoever came since, one of them does.
     fn hides(&self, key: &[u8], seqno: u64) -> Option<u64> {
-        self.0.oldest_above(key, seqno).map(|mark| mark.seqno)
+        self.0.oldest_above(key, seqno).map(|tombstone| tombstone.seqno)
     }
 
     /// Whether they hide any key of a span, of versions from `oldest` on.
@@ -42,12 +42,12 @@ impl Purges {
 
 /// Takes versions in order and says which stay.
 #[derive(Debug)]
-pub(crate) struct PastSurvivors {
+pub(crate) struct HistorySurvivors {
     policy: Policy,
     now: u64,
     demands: Demands,
     purges: Purges,
-    traces: Traces,
+    dropped: Dropped,
     /// Of the current key: how many versions were seen, and the time of the oldest delete.
     count: u64,
     deleted_since: Option<u64>,
@@ -57,10 +57,10 @@ pub(crate) struct PastSurvivors {
     gap: Option<u64>,
 }
 
-impl PastSurvivors {
+impl HistorySurvivors {
     pub(crate) fn new(policy: Policy, now: u64, demands: Demands, purges: Purges) -> Self {
-        let traces = Traces::default();
-        Self { policy, now, demands, purges, traces, count: 0, deleted_since: None, ends_open: false, gap: None }
+        let dropped = Dropped::default();
+        Self { policy, now, demands, purges, dropped, count: 0, deleted_since: None, ends_open: false, gap: None }
     }
 
     pub(super) fn begin_key(&mut self) {
@@ -83,7 +83,7 @@ impl PastSurvivors {
         };
         let is_delete = matches!(kind, Kind::Delete);
         self.ends_open |= self.count == 0 && ended.is_none();
-        let judged = Judged {
+        let candidate = PolicyCandidate {
             // Something newer superseded the first one, wherever that is.
             rank: self.count + u64::from(!self.ends_open),
             seqno,
@@ -105,10 +105,10 @@ impl PastSurvivors {
         if let Some(purge) = self.purges.hides(entry.key, seqno) {
             let lowest = gap_start.map_or(seqno, |gap| gap.min(seqno));
             let reader = self.demands.before_purge(purge, lowest, end.min(purge));
-            self.traces.held(reader, judged.bytes);
+            self.dropped.held(reader, candidate.bytes);
             return reader.map(|_| kept);
         }
-        if self.policy.keeps_past() && self.policy.owes(&judged, self.now) {
+        if self.policy.keeps_history() && self.policy.owes(&candidate, self.now) {
             return Some(kept);
         }
         let lowest = gap_start.map_or(seqno, |gap| gap.min(seqno));
@@ -116,27 +116,27 @@ impl PastSurvivors {
             Until::At { seqno: end, .. } => {
                 let reader = self.demands.any_in(lowest, end);
                 if reader.is_some() {
-                    self.traces.held(reader, judged.bytes);
+                    self.dropped.held(reader, candidate.bytes);
                     return Some(kept);
                 }
-                self.traces.vanished = self.traces.vanished.max(end);
-                self.traces.horizon = self.traces.horizon.max(end);
+                self.dropped.vanished = self.dropped.vanished.max(end);
+                self.dropped.horizon = self.dropped.horizon.max(end);
             }
             Until::Open => {
                 if self.demands.holds_tombstone(seqno, gap_start) {
                     return Some(kept);
                 }
-                self.traces.tombstone_left(seqno, gap_start);
+                self.dropped.tombstone_left(seqno, gap_start);
             }
         }
         None
     }
 
     pub(super) fn take_held(&mut self) -> Vec<(u64, u64)> {
-        std::mem::take(&mut self.traces.held_by)
+        std::mem::take(&mut self.dropped.held_by)
     }
 
-    pub(super) fn into_traces(self) -> Traces {
-        self.traces
+    pub(super) fn into_dropped(self) -> Dropped {
+        self.dropped
     }
 }

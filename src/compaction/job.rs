@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use super::{
-    history::PastSurvivors,
+    dropped::Dropped,
+    history::HistorySurvivors,
     inputs::Inputs,
-    output::{Lane, Output, Writers},
-    rules::{Below, Demands, Rules},
+    output::{Output, Tier, Writers},
+    rules::{Demands, OlderSegments, Rules},
     survivors::Survivors,
-    traces::Traces,
 };
 use crate::{
     base::{Bytes, KeySpan, Result},
     merge::{Direction, Kway, Source, Tombstones},
-    segment::{Entry, Finished, SegmentWriter},
+    segment::{Entry, SegmentMeta, SegmentWriter},
 };
 
 /// How often a job looks whether it should stop, in entries.
@@ -30,19 +30,19 @@ pub(crate) struct Job<S> {
     pub(crate) tombstones: Vec<Arc<Tombstones>>,
     pub(crate) rules: Rules,
     pub(crate) demands: Demands,
-    pub(crate) below: Below,
+    pub(crate) below: OlderSegments,
     /// Outputs are cut, between two keys, when they reach this length.
     pub(crate) output_len: u64,
 }
 
 /// What to merge in the history tier.
 #[derive(Debug)]
-pub(crate) struct PastJob<S> {
+pub(crate) struct HistoryJob<S> {
     /// Inputs, positioned nowhere yet.
     pub(crate) sources: Vec<S>,
     /// No seqno inside is below: outputs count theirs from here.
     pub(crate) base: u64,
-    pub(crate) survivors: PastSurvivors,
+    pub(crate) survivors: HistorySurvivors,
     /// Outputs are cut, between two keys, when they reach this length.
     pub(crate) output_len: u64,
 }
@@ -50,11 +50,11 @@ pub(crate) struct PastJob<S> {
 /// What a job made.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// Of both lanes: the summary of each says which.
-    pub(crate) segments: Vec<Finished>,
+    /// Of both tiers: the summary of each says which.
+    pub(crate) segments: Vec<SegmentMeta>,
     /// By the number of a segment: what of it is kept only for those who read a seqno, in bytes.
     pub(crate) held: Vec<(u64, Vec<(u64, u64)>)>,
-    pub(crate) traces: Traces,
+    pub(crate) dropped: Dropped,
     pub(crate) entries_in: u64,
     pub(crate) entries_out: u64,
 }
@@ -63,7 +63,7 @@ pub(crate) struct Outcome {
 /// with the number of entries read.
 pub(crate) fn run<S: Source>(
     job: Job<S>,
-    create: impl FnMut(Lane) -> Result<SegmentWriter>,
+    create: impl FnMut(Tier) -> Result<SegmentWriter>,
     mut goes_on: impl FnMut(u64) -> Result<()>,
 ) -> Result<Outcome> {
     let Job { sources, base, tombstones, rules, demands, below, output_len } = job;
@@ -81,16 +81,16 @@ pub(crate) fn run<S: Source>(
         if inputs.count().is_multiple_of(LOOK_EVERY) {
             goes_on(inputs.count())?;
         }
-        let full = [Lane::Main, Lane::Past].map(|lane| writers.is_full(lane, output_len));
+        let full = [Tier::Main, Tier::History].map(|tier| writers.is_full(tier, output_len));
         if full != [false; 2] && begins_key {
             survivors.end_key(&mut writers)?;
-            let [main_full, past_full] = full;
+            let [main_full, history_full] = full;
             if main_full {
                 let ranges = survivors.tombstones_before(Some(entry.key));
-                outcome.end_segment(writers.take(Lane::Main), &ranges, &mut survivors)?;
+                outcome.end_segment(writers.take(Tier::Main), &ranges, &mut survivors)?;
             }
-            if past_full {
-                outcome.end_segment(writers.take(Lane::Past), &Tombstones::default(), &mut survivors)?;
+            if history_full {
+                outcome.end_segment(writers.take(Tier::History), &Tombstones::default(), &mut survivors)?;
             }
         }
         survivors.take(&entry, begins_key, || source.value(), &mut writers)?;
@@ -99,23 +99,23 @@ pub(crate) fn run<S: Source>(
     survivors.end_key(&mut writers)?;
     let ranges = survivors.tombstones_before(None);
     if !ranges.is_empty() {
-        writers.open(Lane::Main)?;
+        writers.open(Tier::Main)?;
     }
-    outcome.end_segment(writers.take(Lane::Past), &Tombstones::default(), &mut survivors)?;
-    outcome.end_segment(writers.take(Lane::Main), &ranges, &mut survivors)?;
+    outcome.end_segment(writers.take(Tier::History), &Tombstones::default(), &mut survivors)?;
+    outcome.end_segment(writers.take(Tier::Main), &ranges, &mut survivors)?;
     (outcome.entries_in, outcome.entries_out) = (inputs.count(), writers.count());
-    outcome.check(survivors.marks_kept());
-    outcome.traces = survivors.into_traces();
+    outcome.check(survivors.tombstones_kept());
+    outcome.dropped = survivors.into_dropped();
     Ok(outcome)
 }
 
 /// Runs a merge of segments of the history tier.
-pub(crate) fn run_past<S: Source>(
-    job: PastJob<S>,
-    create: impl FnMut(Lane) -> Result<SegmentWriter>,
+pub(crate) fn run_history<S: Source>(
+    job: HistoryJob<S>,
+    create: impl FnMut(Tier) -> Result<SegmentWriter>,
     mut goes_on: impl FnMut(u64) -> Result<()>,
 ) -> Result<Outcome> {
-    let PastJob { sources, base, mut survivors, output_len } = job;
+    let HistoryJob { sources, base, mut survivors, output_len } = job;
     let mut outcome = Outcome::default();
     let mut writers = Writers::new(create);
     let mut inputs = Inputs::new(base);
@@ -134,10 +134,10 @@ pub(crate) fn run_past<S: Source>(
         }
         if begins_key {
             if let Some((entry, value)) = pending.take() {
-                writers.add(Lane::Past, &entry, &key, &value)?;
+                writers.add(Tier::History, &entry, &key, &value)?;
             }
-            if writers.is_full(Lane::Past, output_len) {
-                outcome.end_past(writers.take(Lane::Past), &mut survivors)?;
+            if writers.is_full(Tier::History, output_len) {
+                outcome.end_history(writers.take(Tier::History), &mut survivors)?;
             }
             key.clear();
             key.extend_from_slice(entry.key);
@@ -145,19 +145,19 @@ pub(crate) fn run_past<S: Source>(
         }
         if let Some(kept) = survivors.take(&entry) {
             if let Some((entry, value)) = pending.take() {
-                writers.add(Lane::Past, &Entry { older_follows: true, ..entry }, &key, &value)?;
+                writers.add(Tier::History, &Entry { older_follows: true, ..entry }, &key, &value)?;
             }
             pending = Some((kept, source.value()));
         }
         merge.advance()?;
     }
     if let Some((entry, value)) = pending {
-        writers.add(Lane::Past, &entry, &key, &value)?;
+        writers.add(Tier::History, &entry, &key, &value)?;
     }
-    outcome.end_past(writers.take(Lane::Past), &mut survivors)?;
+    outcome.end_history(writers.take(Tier::History), &mut survivors)?;
     (outcome.entries_in, outcome.entries_out) = (inputs.count(), writers.count());
     outcome.check(0);
-    outcome.traces = survivors.into_traces();
+    outcome.dropped = survivors.into_dropped();
     Ok(outcome)
 }
 
@@ -179,7 +179,7 @@ impl Outcome {
     }
 
     /// The same in the history tier.
-    fn end_past(&mut self, writer: Option<SegmentWriter>, survivors: &mut PastSurvivors) -> Result<()> {
+    fn end_history(&mut self, writer: Option<SegmentWriter>, survivors: &mut HistorySurvivors) -> Result<()> {
         let held = survivors.take_held();
         let Some(writer) = writer else { return Ok(()) };
         let segment = writer.finish(&Tombstones::default(), |_| true)?;
@@ -187,7 +187,7 @@ impl Outcome {
         Ok(())
     }
 
-    fn add(&mut self, segment: Finished, held: Vec<(u64, u64)>) {
+    fn add(&mut self, segment: SegmentMeta, held: Vec<(u64, u64)>) {
         if !held.is_empty() {
             self.held.push((segment.number, held));
         }
@@ -196,14 +196,14 @@ impl Outcome {
 
     /// Holds what was made to what the manifest demands of it, and to what came in. Range tombstones may be written
     /// down as entries as well: so many at most.
-    fn check(&self, marks: u64) {
+    fn check(&self, tombstones: u64) {
         let (entries_in, entries_out) = (self.entries_in, self.entries_out);
-        assert!(entries_out <= entries_in + marks, "{entries_out} entries of {entries_in} and {marks} marks");
+        assert!(entries_out <= entries_in + tombstones, "{entries_out} entries of {entries_in} and {tombstones} marks");
         let written: u64 = self.segments.iter().map(|segment| segment.summary.entries).sum();
         assert!(written == entries_out, "{written} entries in segments, {entries_out} survived");
-        for (is_past, law) in [(false, "V2"), (true, "V6")] {
-            let lane = || self.segments.iter().filter(|segment| segment.summary.past.is_some() == is_past);
-            for (left, right) in lane().zip(lane().skip(1)) {
+        for (is_history, law) in [(false, "V2"), (true, "V6")] {
+            let tier = || self.segments.iter().filter(|segment| segment.summary.history.is_some() == is_history);
+            for (left, right) in tier().zip(tier().skip(1)) {
                 let (left, right) = (&left.summary.span, &right.summary.span);
                 assert!(apart(left, right), "outputs {left:?} and {right:?} are not apart ({law})");
             }

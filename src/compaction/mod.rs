@@ -1,10 +1,11 @@
 //! Segments in, fewer better segments out.
 //!
 //! Choosing is pure and doing is dumb: [`pick()`] reads metadata and names a [`Task`]; [`survivors::Survivors`] decides
-//! version by version what stays, by the keyspace's [`Policy`], and [`placement::Kept`] where it goes; [`run`] moves
-//! the bytes. A flush is the same job with a memtable as its only input. What a policy keeps of the past goes to the
-//! history tier, which is merged by itself: [`pick_past`] and [`history::PastSurvivors`].
+//! version by version what stays, by the keyspace's [`Policy`], and [`placement::KeyVersions`] where it goes; [`run`]
+//! moves the bytes. A flush is the same job with a memtable as its only input. What a policy keeps of the past goes to
+//! the history tier, which is merged by itself: [`pick_history`] and [`history::HistorySurvivors`].
 
+mod dropped;
 mod history;
 mod inputs;
 mod job;
@@ -18,12 +19,11 @@ mod scenarios;
 mod survivors;
 mod thin;
 mod tombstones;
-mod traces;
 
-pub(crate) use history::{PastSurvivors, Purges};
-pub(crate) use job::{Job, Outcome, PastJob, run, run_past};
-pub(crate) use output::Lane;
-pub(crate) use pick::{Aging, PastTask, Shape, Task, Waste, down_in_span, everything, pick, pick_past, score};
+pub(crate) use history::{HistorySurvivors, Purges};
+pub(crate) use job::{HistoryJob, Job, Outcome, run, run_history};
+pub(crate) use output::Tier;
+pub(crate) use pick::{Aging, HistoryTask, Shape, Task, Waste, down_in_span, everything, pick, pick_history, score};
 pub(crate) use policy::us;
 pub use policy::{CompactionPolicy, Policy, VersionInfo};
-pub(crate) use rules::{Below, Demands, Reader, Readers, Rules};
+pub(crate) use rules::{Demands, OlderSegments, Reader, Readers, Rules};

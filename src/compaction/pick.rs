@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     base::{KeySpan, KeyspaceId},
     manifest::KeyspaceVersion,
-    segment::Finished,
+    segment::SegmentMeta,
 };
 
 /// The bounds that give a keyspace its shape.
@@ -29,10 +29,10 @@ pub(crate) struct Shape {
 pub(crate) struct Task {
     pub(crate) keyspace: KeyspaceId,
     /// Inputs, newest first.
-    pub(crate) inputs: Vec<Arc<Finished>>,
+    pub(crate) inputs: Vec<Arc<SegmentMeta>>,
     pub(crate) output_level: u8,
     /// Segments outside the task that may hold older entries of its keys.
-    pub(crate) below: Vec<Arc<Finished>>,
+    pub(crate) below: Vec<Arc<SegmentMeta>>,
     /// The one input only has to change its level.
     pub(crate) just_move: bool,
     /// It is for the sake of what is dead in its inputs, and no level is over its bound: it may wait.
@@ -43,7 +43,7 @@ pub(crate) struct Task {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Waste {
     /// Values may have expired for everybody that were written at or before this time, in microseconds.
-    pub(crate) lapsed: Option<u64>,
+    pub(crate) expiry_cutoff: Option<u64>,
     /// Nothing has been written for a while: whatever is dead may be cleared out.
     pub(crate) idle: bool,
 }
@@ -53,11 +53,11 @@ const EXPIRED_BYTES_MAX: u64 = 256 << 20;
 
 /// What to do in the history tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum PastTask {
+pub(crate) enum HistoryTask {
     /// Nobody needs anything of these.
-    Drop(Vec<Arc<Finished>>),
+    Drop(Vec<Arc<SegmentMeta>>),
     /// These become one run.
-    Merge(Vec<Arc<Finished>>),
+    Merge(Vec<Arc<SegmentMeta>>),
 }
 
 /// What the choice in the history tier depends on.
@@ -86,29 +86,34 @@ const BUCKETS: u64 = 8;
 
 impl Aging {
     /// Whether a segment of the history tier is needed by nobody, as a whole.
-    fn lets_go(&self, keyspace: &KeyspaceVersion, segment: &Finished) -> bool {
-        let Some(past) = segment.summary.past else { return false };
+    fn lets_go(&self, keyspace: &KeyspaceVersion, segment: &SegmentMeta) -> bool {
+        let Some(history) = segment.summary.history else { return false };
         // A view above a tombstone without an end, but below `vanished`, would take its absence for lost history.
-        let end = if past.open { past.end.max(keyspace.vanished).max(segment.summary.max_seqno + 1) } else { past.end };
+        let end = if history.open {
+            history.end.max(keyspace.vanished).max(segment.summary.max_seqno + 1)
+        } else {
+            history.end
+        };
         let lowest = segment.summary.lowest_affected.min(segment.summary.min_seqno);
         let at = self.registered.partition_point(|seqno| *seqno < lowest);
         let read = self.registered.get(at).is_some_and(|seqno| *seqno < end);
-        self.only_age_counts && self.now.saturating_sub(past.until_max) >= self.window && !read
+        self.only_age_counts && self.now.saturating_sub(history.until_max) >= self.window && !read
     }
 
     /// The runs of the history tier by age, each with its segments.
-    pub(crate) fn buckets(&self, keyspace: &KeyspaceVersion) -> Vec<Vec<Vec<Arc<Finished>>>> {
-        let mut runs: BTreeMap<u64, Vec<Arc<Finished>>> = BTreeMap::new();
-        for segment in &keyspace.past {
-            let past = segment.summary.past;
-            assert!(past.is_some(), "segment {} of the main tree stands in the history tier", segment.number);
-            let run = past.map_or(0, |past| past.run);
+    pub(crate) fn buckets(&self, keyspace: &KeyspaceVersion) -> Vec<Vec<Vec<Arc<SegmentMeta>>>> {
+        let mut runs: BTreeMap<u64, Vec<Arc<SegmentMeta>>> = BTreeMap::new();
+        for segment in &keyspace.history {
+            let history = segment.summary.history;
+            assert!(history.is_some(), "segment {} of the main tree stands in the history tier", segment.number);
+            let run = history.map_or(0, |history| history.run);
             runs.entry(run).or_default().push(Arc::clone(segment));
         }
-        let mut buckets: BTreeMap<u64, Vec<Vec<Arc<Finished>>>> = BTreeMap::new();
+        let mut buckets: BTreeMap<u64, Vec<Vec<Arc<SegmentMeta>>>> = BTreeMap::new();
         let width = (self.window / BUCKETS).max(1);
         for run in runs.into_values() {
-            let newest = run.iter().filter_map(|segment| segment.summary.past).map(|past| past.until_max).max();
+            let newest =
+                run.iter().filter_map(|segment| segment.summary.history).map(|history| history.until_max).max();
             // No run is without a segment.
             let bucket = if self.only_age_counts { newest.unwrap_or(0) / width } else { 0 };
             buckets.entry(bucket).or_default().push(run);
@@ -118,12 +123,12 @@ impl Aging {
 }
 
 /// What to do next in the history tier of a keyspace: whole segments go before any are merged.
-pub(crate) fn pick_past(keyspace: &KeyspaceVersion, aging: &Aging) -> Option<PastTask> {
-    let gone: Vec<_> = keyspace.past.iter().filter(|segment| aging.lets_go(keyspace, segment)).cloned().collect();
+pub(crate) fn pick_history(keyspace: &KeyspaceVersion, aging: &Aging) -> Option<HistoryTask> {
+    let gone: Vec<_> = keyspace.history.iter().filter(|segment| aging.lets_go(keyspace, segment)).cloned().collect();
     if !gone.is_empty() {
-        return Some(PastTask::Drop(gone));
+        return Some(HistoryTask::Drop(gone));
     }
-    let bytes = |run: &Vec<Arc<Finished>>| run.iter().map(|segment| segment.file_len).sum::<u64>();
+    let bytes = |run: &Vec<Arc<SegmentMeta>>| run.iter().map(|segment| segment.file_len).sum::<u64>();
     for mut runs in aging.buckets(keyspace) {
         runs.sort_by_key(bytes);
         // Runs of about one size: so that each version is written once for each power of the fan-in.
@@ -134,7 +139,7 @@ pub(crate) fn pick_past(keyspace: &KeyspaceVersion, aging: &Aging) -> Option<Pas
         let from = alike.or_else(|| (runs.len() >= RUNS_MAX).then_some(0));
         if let Some(from) = from {
             let merged = runs.into_iter().skip(from).take(RUNS_MIN).flatten().collect();
-            return Some(PastTask::Merge(merged));
+            return Some(HistoryTask::Merge(merged));
         }
     }
     None
@@ -169,30 +174,31 @@ pub(crate) fn score(keyspace: &KeyspaceVersion, shape: &Shape, waste: Waste) -> 
 /// Segments of a level that hold what is dead: they go on down, although the level is within its bound, so that what
 /// they hide goes and nobody has to read past it. More than one only where the values of all have expired: nothing of
 /// those is written anew.
-fn wasteful(keyspace: &KeyspaceVersion, waste: Waste) -> Option<(usize, Vec<Arc<Finished>>)> {
+fn wasteful(keyspace: &KeyspaceVersion, waste: Waste) -> Option<(usize, Vec<Arc<SegmentMeta>>)> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
-    let times = |segment: &Finished| waste.lapsed.zip(segment.summary.times);
-    let is_expired =
-        |segment: &Finished| times(segment).is_some_and(|(lapsed, times)| lapsed >= times.newest && times.newest > 0);
-    let is_wasteful = |level: usize, segment: &Finished| {
+    let times = |segment: &SegmentMeta| waste.expiry_cutoff.zip(segment.summary.times);
+    let is_expired = |segment: &SegmentMeta| {
+        times(segment).is_some_and(|(expiry_cutoff, times)| expiry_cutoff >= times.newest && times.newest > 0)
+    };
+    let is_wasteful = |level: usize, segment: &SegmentMeta| {
         let summary = &segment.summary;
         let is_above = level < deepest || level == 0;
         // Range tombstones, and few tombstones, are worth a task of their own only when there is nothing else to do.
         let mostly = summary.tombstones >= DEAD_MIN && summary.tombstones * 2 >= summary.entries;
         let dead = mostly || waste.idle && (summary.tombstones > 0 || summary.range_tombstones > 0);
         // The times between the oldest and the newest are taken to be spread evenly.
-        let expired = times(segment).is_some_and(|(lapsed, times)| {
-            lapsed >= times.oldest && lapsed - times.oldest >= (times.newest - times.oldest).div_ceil(2)
+        let expired = times(segment).is_some_and(|(expiry_cutoff, times)| {
+            expiry_cutoff >= times.oldest && expiry_cutoff - times.oldest >= (times.newest - times.oldest).div_ceil(2)
         });
         // In the deepest level an older range tombstone may keep what has expired from going.
         is_above && dead || expired && (is_above || summary.range_tombstones == 0)
     };
     // What stands twice, in level 0 and below, may wait for the next writes: unless there are none.
-    let over_another = |segment: &Arc<Finished>| {
+    let over_another = |segment: &Arc<SegmentMeta>| {
         let others = keyspace.main().filter(|other| other.number != segment.number);
         others.into_iter().any(|other| other.summary.overlaps(&segment.summary.span))
     };
-    let overwrites = |level: usize, segment: &Arc<Finished>| waste.idle && level == 0 && over_another(segment);
+    let overwrites = |level: usize, segment: &Arc<SegmentMeta>| waste.idle && level == 0 && over_another(segment);
     keyspace.levels.iter().enumerate().find_map(|(level, segments)| {
         let found = segments.iter().find(|segment| is_wasteful(level, segment) || overwrites(level, segment))?;
         let mut bytes = 0;
@@ -207,7 +213,7 @@ fn wasteful(keyspace: &KeyspaceVersion, waste: Waste) -> Option<(usize, Vec<Arc<
 }
 
 /// The task that takes wasteful segments one level down; in the deepest level they are written anew where they are.
-fn clear_out(keyspace: &KeyspaceVersion, (level, segments): (usize, Vec<Arc<Finished>>)) -> Option<Task> {
+fn clear_out(keyspace: &KeyspaceVersion, (level, segments): (usize, Vec<Arc<SegmentMeta>>)) -> Option<Task> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     if level == 0 {
         return Some(Task {
@@ -237,7 +243,7 @@ pub(crate) fn pick(keyspace: &KeyspaceVersion, shape: &Shape, waste: Waste) -> O
         keyspace.level(0).to_vec()
     } else {
         // The segment that drags the fewest bytes of the next level along, for each of its own.
-        let cost = |segment: &&Arc<Finished>| {
+        let cost = |segment: &&Arc<SegmentMeta>| {
             let dragged: u64 = overlapping(keyspace.level(level + 1), &segment.summary.span).map(|s| s.file_len).sum();
             (dragged.saturating_mul(1000) / segment.file_len.max(1), segment.number)
         };
@@ -247,7 +253,7 @@ pub(crate) fn pick(keyspace: &KeyspaceVersion, shape: &Shape, waste: Waste) -> O
 }
 
 /// The task that takes segments of a level one level down, with what they overlap there.
-fn take_down(keyspace: &KeyspaceVersion, level: usize, upper: Vec<Arc<Finished>>) -> Option<Task> {
+fn take_down(keyspace: &KeyspaceVersion, level: usize, upper: Vec<Arc<SegmentMeta>>) -> Option<Task> {
     let span = hull(&upper)?;
     let lower: Vec<_> = overlapping(keyspace.level(level + 1), &span).cloned().collect();
     let just_move = upper.len() == 1 && lower.is_empty();
@@ -259,11 +265,11 @@ fn take_down(keyspace: &KeyspaceVersion, level: usize, upper: Vec<Arc<Finished>>
 }
 
 /// The task that brings the main tree of a keyspace to its final shape: everything in one sorted level, with nothing
-/// left to drop. Nothing when it is there already. Values may expire that were written at or before `lapsed`, in
+/// left to drop. Nothing when it is there already. Values may expire that were written at or before `expiry_cutoff`, in
 /// microseconds.
-pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, lapsed: Option<u64>) -> Option<Task> {
+pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, expiry_cutoff: Option<u64>) -> Option<Task> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
-    let settled = |segment: &Arc<Finished>| is_settled(segment, lapsed);
+    let settled = |segment: &Arc<SegmentMeta>| is_settled(segment, expiry_cutoff);
     let upper_empty = keyspace.levels.iter().take(deepest).all(Vec::is_empty);
     if deepest > 0 && upper_empty && keyspace.level(deepest).iter().all(settled) {
         return None;
@@ -291,7 +297,7 @@ pub(crate) fn down_in_span(
     keyspace: &KeyspaceVersion,
     level: usize,
     span: &KeySpan,
-    lapsed: Option<u64>,
+    expiry_cutoff: Option<u64>,
 ) -> Option<Task> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     let upper: Vec<_> = overlapping(keyspace.level(level), span).cloned().collect();
@@ -306,7 +312,7 @@ pub(crate) fn down_in_span(
     if level < deepest {
         return take_down(keyspace, level, upper);
     }
-    let inputs: Vec<_> = upper.into_iter().filter(|segment| !is_settled(segment, lapsed)).collect();
+    let inputs: Vec<_> = upper.into_iter().filter(|segment| !is_settled(segment, expiry_cutoff)).collect();
     // Those between are written anew as well, so that the outputs are in the place of the inputs.
     let hull = hull(&inputs)?;
     let inputs = overlapping(keyspace.level(level), &hull).cloned().collect();
@@ -315,19 +321,20 @@ pub(crate) fn down_in_span(
 }
 
 /// Whether nothing may go of a segment of the deepest level.
-fn is_settled(segment: &Finished, lapsed: Option<u64>) -> bool {
+fn is_settled(segment: &SegmentMeta, expiry_cutoff: Option<u64>) -> bool {
     let summary = &segment.summary;
-    let expires = lapsed.is_some_and(|lapsed| summary.times.is_some_and(|times| times.oldest <= lapsed));
+    let expires =
+        expiry_cutoff.is_some_and(|expiry_cutoff| summary.times.is_some_and(|times| times.oldest <= expiry_cutoff));
     let plain = summary.tombstones == 0 && summary.range_tombstones == 0 && !summary.has_purges();
     plain && summary.entries == summary.keys && !expires
 }
 
 /// The segments of the levels below `level` that overlap a span.
-fn deeper(keyspace: &KeyspaceVersion, level: usize, span: &KeySpan) -> Vec<Arc<Finished>> {
+fn deeper(keyspace: &KeyspaceVersion, level: usize, span: &KeySpan) -> Vec<Arc<SegmentMeta>> {
     keyspace.levels.iter().skip(level + 1).flat_map(|segments| overlapping(segments, span)).cloned().collect()
 }
 
-fn overlapping<'a>(segments: &'a [Arc<Finished>], span: &'a KeySpan) -> impl Iterator<Item = &'a Arc<Finished>> {
+fn overlapping<'a>(segments: &'a [Arc<SegmentMeta>], span: &'a KeySpan) -> impl Iterator<Item = &'a Arc<SegmentMeta>> {
     segments.iter().filter(|segment| segment.summary.overlaps(span))
 }
 
@@ -339,7 +346,7 @@ fn number(level: usize) -> u8 {
 }
 
 /// The smallest span around all segments.
-fn hull(segments: &[Arc<Finished>]) -> Option<KeySpan> {
+fn hull(segments: &[Arc<SegmentMeta>]) -> Option<KeySpan> {
     let start = segments.iter().map(|segment| &segment.summary.span.start).min()?.clone();
     let open = segments.iter().any(|segment| segment.summary.span.end.is_none());
     let end = if open { None } else { segments.iter().filter_map(|segment| segment.summary.span.end.clone()).max() };
@@ -353,8 +360,8 @@ mod tests {
 
     const SHAPE: Shape = Shape { l0_threshold: 2, level_ratio: 10, base_bytes: 100, level_max: 6 };
 
-    fn segment(number: u64, start: &str, end: &str, seqno: u64, file_len: u64) -> Arc<Finished> {
-        Arc::new(Finished {
+    fn segment(number: u64, start: &str, end: &str, seqno: u64, file_len: u64) -> Arc<SegmentMeta> {
+        Arc::new(SegmentMeta {
             number,
             file_id: 0,
             file_len,
@@ -371,12 +378,12 @@ mod tests {
                 max_seqno: seqno,
                 lowest_affected: seqno,
                 times: None,
-                past: None,
+                history: None,
             },
         })
     }
 
-    fn keyspace(levels: Vec<Vec<Arc<Finished>>>) -> KeyspaceVersion {
+    fn keyspace(levels: Vec<Vec<Arc<SegmentMeta>>>) -> KeyspaceVersion {
         KeyspaceVersion {
             id: KeyspaceId(16),
             name: "k".into(),
@@ -385,13 +392,13 @@ mod tests {
             dropped: None,
             vanished: 0,
             horizon: 0,
-            lapsed: 0,
+            expired_upto: 0,
             levels,
-            past: Vec::new(),
+            history: Vec::new(),
         }
     }
 
-    fn numbers(segments: &[Arc<Finished>]) -> Vec<u64> {
+    fn numbers(segments: &[Arc<SegmentMeta>]) -> Vec<u64> {
         segments.iter().map(|segment| segment.number).collect()
     }
 

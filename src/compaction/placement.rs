@@ -5,11 +5,11 @@
 //! (K10). What an operand stands upon stays with it.
 
 use super::{
-    output::{Lane, Output},
-    policy::Judged,
-    rules::{Below, Demands, Rules},
-    tombstones::Marks,
-    traces::Traces,
+    dropped::Dropped,
+    output::{Output, Tier},
+    policy::PolicyCandidate,
+    rules::{Demands, OlderSegments, Rules},
+    tombstones::JobTombstones,
 };
 use crate::{
     base::{Bytes, Kind, Result},
@@ -19,29 +19,30 @@ use crate::{
 
 /// A version that is kept.
 #[derive(Debug)]
-pub(super) struct Version {
+pub(super) struct KeptVersion {
     entry: Entry,
     value: Bytes,
     /// What was folded into it, when it is an operand: its value is made of that in the end.
     gathered: Option<Gathered>,
     /// Where the interval ends, in seqno and time; nothing of the newest.
     end: Option<(u64, u64)>,
-    /// A mark says it. It is written down as an entry of the key only where it has something to tell of this key alone.
-    by_mark: bool,
-    /// The gap of that mark.
-    mark_gap: Option<u64>,
+    /// A tombstone says it. It is written down as an entry of the key only where it has something to tell of this key
+    /// alone.
+    by_tombstone: bool,
+    /// The gap of that tombstone.
+    tombstone_gap: Option<u64>,
     /// Where it goes, if anywhere, once that is known.
-    lane: Option<Lane>,
+    tier: Option<Tier>,
 }
 
-impl Version {
+impl KeptVersion {
     pub(super) fn new(entry: Entry, value: Bytes, end: Option<(u64, u64)>) -> Self {
-        Self { entry, value, gathered: None, end, by_mark: false, mark_gap: None, lane: None }
+        Self { entry, value, gathered: None, end, by_tombstone: false, tombstone_gap: None, tier: None }
     }
 
-    /// One that a mark with this gap says.
-    pub(super) fn by_mark(entry: Entry, mark_gap: Option<u64>, end: Option<(u64, u64)>) -> Self {
-        Self { by_mark: true, mark_gap, ..Self::new(entry, Bytes::default(), end) }
+    /// One that a tombstone with this gap says.
+    pub(super) fn by_tombstone(entry: Entry, tombstone_gap: Option<u64>, end: Option<(u64, u64)>) -> Self {
+        Self { by_tombstone: true, tombstone_gap, ..Self::new(entry, Bytes::default(), end) }
     }
 
     fn is_tombstone(&self) -> bool {
@@ -52,11 +53,11 @@ impl Version {
         self.entry.kind == Kind::Operand
     }
 
-    /// Makes it an entry of the key, if a mark says it.
+    /// Makes it an entry of the key, if a tombstone says it.
     fn into_point(mut self) -> Self {
-        if self.by_mark {
+        if self.by_tombstone {
             self.entry.kind = if self.entry.kind.purges() { Kind::Purge } else { Kind::Delete };
-            if let Some(gap) = self.mark_gap {
+            if let Some(gap) = self.tombstone_gap {
                 self.widen_gap(gap);
             }
         }
@@ -110,27 +111,27 @@ const LONG: usize = 1 << 8;
 
 /// The versions of the current key that are kept, newest first.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
-    waiting: Vec<Version>,
+pub(super) struct KeyVersions {
+    waiting: Vec<KeptVersion>,
     /// Newer ones were given out already, and whether the last of those was an operand that could not be folded.
     begun: bool,
     beneath_operand: bool,
-    /// The last one of each lane, which waits for what is noted on it.
-    main: Option<Version>,
-    past: Option<Version>,
+    /// The last one of each tier, which waits for what is noted on it.
+    main: Option<KeptVersion>,
+    history: Option<KeptVersion>,
 }
 
 /// By what is decided where they go.
-type By<'a> = (&'a Rules, &'a Demands, &'a Below);
+type By<'a> = (&'a Rules, &'a Demands, &'a OlderSegments);
 
-impl Kept {
-    pub(super) fn push(&mut self, version: Version) {
+impl KeyVersions {
+    pub(super) fn push(&mut self, version: KeptVersion) {
         self.waiting.push(version);
     }
 
     /// Whether the next older version is a part of the last one.
     pub(super) fn ends_with_operand(&self) -> bool {
-        self.waiting.last().is_some_and(Version::is_operand)
+        self.waiting.last().is_some_and(KeptVersion::is_operand)
     }
 
     /// The seqno of the last one: above everything that is dropped there is one that is kept (K1).
@@ -177,7 +178,7 @@ impl Kept {
         &mut self,
         key: &[u8],
         by: By<'_>,
-        (marks, traces): (&mut Marks, &mut Traces),
+        (tombstones, dropped): (&mut JobTombstones, &mut Dropped),
         more_follow: bool,
         out: &mut impl Output,
     ) -> Result<()> {
@@ -191,17 +192,18 @@ impl Kept {
             // Nothing is left beneath it.
             versions.pop_if(|last| last.entry.kind == Kind::Purge && rules.may_go(last.entry.seqno, demands));
         }
-        let keeps_past = rules.policy.keeps_past();
-        let operand_is_last = versions.last().is_some_and(Version::is_operand);
-        let past_follows = keeps_past && !operand_is_last && wait.first().is_some_and(|next| !next.entry.kind.purges());
-        choose_lanes(&mut versions, (keeps_past, past_follows), (self.begun, self.beneath_operand));
+        let keeps_history = rules.policy.keeps_history();
+        let operand_is_last = versions.last().is_some_and(KeptVersion::is_operand);
+        let history_follows =
+            keeps_history && !operand_is_last && wait.first().is_some_and(|next| !next.entry.kind.purges());
+        choose_tiers(&mut versions, (keeps_history, history_follows), (self.begun, self.beneath_operand));
         if is_bottom && !self.begun {
-            leave(&mut versions, key, (rules, demands), (marks, traces));
+            leave(&mut versions, key, (rules, demands), (tombstones, dropped));
         }
         for version in versions.drain(..) {
-            match version.lane {
-                Some(Lane::Past) => self.place_past(version.into_point(), key, out)?,
-                Some(Lane::Main) => self.place_main(version.into_point(), key, marks, out)?,
+            match version.tier {
+                Some(Tier::History) => self.place_history(version.into_point(), key, out)?,
+                Some(Tier::Main) => self.place_main(version.into_point(), key, tombstones, out)?,
                 None => {}
             }
         }
@@ -210,20 +212,26 @@ impl Kept {
         self.waiting = versions;
         self.waiting.extend(wait);
         if !more_follow {
-            emit(Lane::Past, self.past.take(), false, key, out)?;
-            emit(Lane::Main, self.main.take(), false, key, out)?;
+            emit(Tier::History, self.history.take(), false, key, out)?;
+            emit(Tier::Main, self.main.take(), false, key, out)?;
         }
         Ok(())
     }
 
     /// Puts a version into the main tree, beneath those that are there.
-    fn place_main(&mut self, version: Version, key: &[u8], marks: &mut Marks, out: &mut impl Output) -> Result<()> {
-        marks.must_hide(version.entry.seqno);
-        emit(Lane::Main, self.main.replace(version), true, key, out)
+    fn place_main(
+        &mut self,
+        version: KeptVersion,
+        key: &[u8],
+        tombstones: &mut JobTombstones,
+        out: &mut impl Output,
+    ) -> Result<()> {
+        tombstones.must_hide(version.entry.seqno);
+        emit(Tier::Main, self.main.replace(version), true, key, out)
     }
 
     /// Moves a version that was superseded to the history tier, with its interval (K8).
-    fn place_past(&mut self, mut version: Version, key: &[u8], out: &mut impl Output) -> Result<()> {
+    fn place_history(&mut self, mut version: KeptVersion, key: &[u8], out: &mut impl Output) -> Result<()> {
         let entry = &mut version.entry;
         let Entry { seqno: at, time, .. } = *entry;
         // Without its time it would count as older than any window, and go at once.
@@ -243,19 +251,25 @@ impl Kept {
             main.widen_gap(lowest);
             main.entry.moved = true;
         }
-        emit(Lane::Past, self.past.replace(version), true, key, out)
+        emit(Tier::History, self.history.replace(version), true, key, out)
     }
 }
 
-fn emit(lane: Lane, version: Option<Version>, older_follows: bool, key: &[u8], out: &mut impl Output) -> Result<()> {
+fn emit(
+    tier: Tier,
+    version: Option<KeptVersion>,
+    older_follows: bool,
+    key: &[u8],
+    out: &mut impl Output,
+) -> Result<()> {
     let Some(mut version) = version else { return Ok(()) };
     version.settle(false);
-    out.add(lane, &Entry { older_follows, ..version.entry }, key, &version.value)
+    out.add(tier, &Entry { older_follows, ..version.entry }, key, &version.value)
 }
 
 /// Makes states of operands, oldest first (M3): where the past is kept of all whose base is known, else where that is
 /// nothing. At the bottom nothing is the base of what is oldest.
-fn make_states(versions: &mut [Version], key: &[u8], rules: &Rules, is_bottom: bool) {
+fn make_states(versions: &mut [KeptVersion], key: &[u8], rules: &Rules, is_bottom: bool) {
     let Some(strategy) = &rules.strategy else { return };
     if let Some(last) = versions.last_mut().filter(|last| is_bottom && last.is_operand()) {
         last.fold(strategy, key, Kind::Delete, &Bytes::default);
@@ -265,54 +279,54 @@ fn make_states(versions: &mut [Version], key: &[u8], rules: &Rules, is_bottom: b
         if let (Some(operand), Some(base)) = (newer.last_mut(), older.first())
             && operand.is_operand()
             && !base.is_operand()
-            && (rules.policy.keeps_past() || base.is_tombstone())
+            && (rules.policy.keeps_history() || base.is_tombstone())
         {
             operand.become_state(strategy, key, base);
         }
     }
 }
 
-/// Where each goes; nowhere, of what a mark says and has nothing to tell of this key alone.
-fn choose_lanes(
-    versions: &mut [Version],
-    (keeps_past, past_follows): (bool, bool),
+/// Where each goes; nowhere, of what a tombstone says and has nothing to tell of this key alone.
+fn choose_tiers(
+    versions: &mut [KeptVersion],
+    (keeps_history, history_follows): (bool, bool),
     (begun, beneath_operand): (bool, bool),
 ) {
     let mut beneath_operand = beneath_operand;
     for (at, version) in versions.iter_mut().enumerate() {
         let newest = at == 0 && !begun;
         let stays = newest || beneath_operand || version.is_operand() || version.entry.kind.purges();
-        version.lane = Some(if keeps_past && !stays { Lane::Past } else { Lane::Main });
+        version.tier = Some(if keeps_history && !stays { Tier::History } else { Tier::Main });
         beneath_operand = version.is_operand();
     }
-    // No mark reaches into the history tier: one that superseded what goes there is told as a version of the key.
-    let mut past_follows = past_follows;
+    // No tombstone reaches into the history tier: one that superseded what goes there is told as a version of the key.
+    let mut history_follows = history_follows;
     for version in versions.iter_mut().rev() {
-        let told = past_follows || version.entry.gap_start.is_some();
-        version.lane = version.lane.filter(|_| !version.by_mark || told);
-        past_follows |= version.lane == Some(Lane::Past);
+        let told = history_follows || version.entry.gap_start.is_some();
+        version.tier = version.tier.filter(|_| !version.by_tombstone || told);
+        history_follows |= version.tier == Some(Tier::History);
     }
 }
 
 /// Lets the newest version go, if it is a tombstone or has expired, is all that the main tree has of the key, and
 /// nobody needs it (K4). A tombstone goes to the history tier while it is owed.
 fn leave(
-    versions: &mut [Version],
+    versions: &mut [KeptVersion],
     key: &[u8],
     (rules, demands): (&Rules, &Demands),
-    (marks, traces): (&Marks, &mut Traces),
+    (tombstones, dropped): (&JobTombstones, &mut Dropped),
 ) {
     let Some((newest, older)) = versions.split_first_mut() else { return };
     let Entry { seqno, gap_start, time, .. } = newest.entry;
-    let alone = newest.lane.is_some() && older.iter().all(|version| version.lane != Some(Lane::Main));
-    // An older mark would be found once it is gone, and answer for times it knows nothing of; of a value also one of
-    // its own commit.
+    let alone = newest.tier.is_some() && older.iter().all(|version| version.tier != Some(Tier::Main));
+    // An older tombstone would be found once it is gone, and answer for times it knows nothing of; of a value also one
+    // of its own commit.
     let from = if newest.is_tombstone() { seqno } else { seqno.saturating_add(1) };
-    if !alone || marks.any_older(from) {
+    if !alone || tombstones.any_older(from) {
         return;
     }
     if newest.is_tombstone() && !newest.entry.kind.purges() && !demands.holds_tombstone(seqno, gap_start) {
-        let owed = rules.owe(&Judged {
+        let owed = rules.owe(&PolicyCandidate {
             rank: 0,
             seqno,
             // Where a policy keeps the past every entry has a time, and no other owes anything.
@@ -325,14 +339,14 @@ fn leave(
         });
         if owed {
             newest.entry.until = Some(Until::Open);
-            newest.lane = Some(Lane::Past);
+            newest.tier = Some(Tier::History);
         } else {
-            traces.tombstone_left(seqno, gap_start);
-            newest.lane = None;
+            dropped.tombstone_left(seqno, gap_start);
+            newest.tier = None;
         }
-    } else if let Some(expiry) = rules.lapsed(&newest.entry, key.len() + newest.value.len(), demands) {
-        traces.tombstone_left(seqno, gap_start);
-        traces.lapsed = traces.lapsed.max(expiry);
-        newest.lane = None;
+    } else if let Some(expiry) = rules.expiry_if_gone(&newest.entry, key.len() + newest.value.len(), demands) {
+        dropped.tombstone_left(seqno, gap_start);
+        dropped.expired_upto = dropped.expired_upto.max(expiry);
+        newest.tier = None;
     }
 }

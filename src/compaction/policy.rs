@@ -64,12 +64,10 @@ pub trait CompactionPolicy: Send + Sync + 'static {
     /// value of a key, nor of what a view or pin still reads: that is kept.
     ///
     /// A panic counts as yes. It runs under the locks of a compaction, so it cannot use a database: every call of one
-    /// answers
-    /// [`Invalid`](crate::Error::Invalid) in it.
+    /// answers [`Invalid`](crate::Error::Invalid) in it.
     ///
     /// A policy belongs to the open database: one that holds a [`Db`](crate::Db), a keyspace or a view of it keeps it
-    /// open for ever, unless somebody calls
-    /// [`Db::close`](crate::Db::close).
+    /// open for ever, unless somebody calls [`Db::close`](crate::Db::close).
     fn keep(&self, version: &VersionInfo, now: SystemTime) -> bool;
 }
 
@@ -95,7 +93,7 @@ pub struct VersionInfo {
 
 /// What is known of a version that may go.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Judged {
+pub(crate) struct PolicyCandidate {
     pub(crate) rank: u64,
     pub(crate) seqno: u64,
     /// In microseconds, as all times here.
@@ -175,7 +173,7 @@ impl Policy {
     }
 
     /// Whether versions that were superseded may be kept although no view needs them.
-    pub(crate) fn keeps_past(&self) -> bool {
+    pub(crate) fn keeps_history(&self) -> bool {
         !matches!(self.0, Kind::LastWriterWins)
     }
 
@@ -203,7 +201,7 @@ impl Policy {
     }
 
     /// Whether a version is kept at the time `now`, in microseconds (K2).
-    pub(crate) fn owes(&self, version: &Judged, now: u64) -> bool {
+    pub(crate) fn owes(&self, version: &PolicyCandidate, now: u64) -> bool {
         let ended = version.superseded_at.unwrap_or(version.time);
         let younger = |age: u64, since: u64| now.saturating_sub(since) < age;
         match &self.0 {

@@ -2,11 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use super::policy::{Judged, Policy};
+use super::policy::{Policy, PolicyCandidate};
 use crate::{
     base::{KeySpan, Kind},
     merge::{MergeStrategy, ttl_at},
-    segment::{Entry, Finished},
+    segment::{Entry, SegmentMeta},
 };
 
 /// By what is decided.
@@ -44,8 +44,8 @@ impl Rules {
     }
 
     /// Whether the policy keeps a version that no view needs.
-    pub(super) fn owe(&self, judged: &Judged) -> bool {
-        self.policy.keeps_past() && self.policy.owes(judged, self.now)
+    pub(super) fn owe(&self, candidate: &PolicyCandidate) -> bool {
+        self.policy.keeps_history() && self.policy.owes(candidate, self.now)
     }
 
     /// Whether a purge hides nothing from anybody any more.
@@ -54,11 +54,11 @@ impl Rules {
     }
 
     /// When the newest value of a key expired, if it is gone for everybody, also for those who look back.
-    pub(super) fn lapsed(&self, entry: &Entry, bytes: usize, demands: &Demands) -> Option<u64> {
+    pub(super) fn expiry_if_gone(&self, entry: &Entry, bytes: usize, demands: &Demands) -> Option<u64> {
         let Entry { seqno, gap_start, kind, .. } = *entry;
         let time = entry.time?;
         let expiry = self.expiry(seqno, time).filter(|expiry| kind == Kind::Put && *expiry <= self.now)?;
-        let owed = self.owe(&Judged {
+        let owed = self.owe(&PolicyCandidate {
             rank: 0,
             seqno,
             time,
@@ -79,7 +79,7 @@ impl Rules {
 pub(crate) struct Reader {
     pub(crate) seqno: u64,
     /// Purges up to this seqno hide from them what is older.
-    pub(crate) opened: u64,
+    pub(crate) purge_horizon: u64,
     /// The time of the moment, in microseconds.
     pub(crate) time: u64,
 }
@@ -94,23 +94,24 @@ pub(crate) struct Readers {
     all: Vec<Reader>,
     earliest_from: Vec<u64>,
     /// Up to which purge something is hidden from whom, ascending: the purge, and the seqno of the reader.
-    opened: Vec<(u64, u64)>,
+    purge_horizon: Vec<(u64, u64)>,
 }
 
 impl Readers {
     pub(crate) fn new(mut all: Vec<Reader>) -> Self {
-        all.sort_unstable_by_key(|reader| (reader.seqno, reader.opened, reader.time));
+        all.sort_unstable_by_key(|reader| (reader.seqno, reader.purge_horizon, reader.time));
         let mut registered: Vec<u64> = all.iter().map(|reader| reader.seqno).collect();
         registered.dedup();
-        let mut opened: Vec<(u64, u64)> = all.iter().map(|reader| (reader.opened, reader.seqno)).collect();
-        opened.sort_unstable();
+        let mut purge_horizon: Vec<(u64, u64)> =
+            all.iter().map(|reader| (reader.purge_horizon, reader.seqno)).collect();
+        purge_horizon.sort_unstable();
         let mut earliest_from: Vec<u64> = all.iter().map(|reader| reader.time).collect();
         let mut earliest = u64::MAX;
         for time in earliest_from.iter_mut().rev() {
             earliest = earliest.min(*time);
             *time = earliest;
         }
-        Self { registered, all, earliest_from, opened }
+        Self { registered, all, earliest_from, purge_horizon }
     }
 
     /// The seqnos that somebody reads, ascending, each once.
@@ -128,9 +129,9 @@ pub(crate) struct Demands {
 }
 
 impl Demands {
-    /// What readers demand of a keyspace that has these marks when the job begins.
-    pub(crate) fn new(readers: &Arc<Readers>, vanished: u64, lapsed: u64) -> Self {
-        let distrusts = |reader: &&Reader| reader.seqno < vanished || reader.time < lapsed;
+    /// What readers demand of a keyspace that has these watermarks when the job begins.
+    pub(crate) fn new(readers: &Arc<Readers>, vanished: u64, expired_upto: u64) -> Self {
+        let distrusts = |reader: &&Reader| reader.seqno < vanished || reader.time < expired_upto;
         let newest_distrusting = readers.all.iter().rfind(distrusts).map(|reader| reader.seqno);
         Self { readers: Arc::clone(readers), newest_distrusting }
     }
@@ -149,8 +150,8 @@ impl Demands {
     }
 
     /// Whether a tombstone that hides nothing any more must stay for the sake of a view. One at or above it, but below
-    /// a mark of the keyspace, would take its absence for lost history. One below it that its gap refuses would take
-    /// the absence for "never there".
+    /// a watermark of the keyspace, would take its absence for lost history. One below it that its gap refuses would
+    /// take the absence for "never there".
     pub(super) fn holds_tombstone(&self, seqno: u64, gap_start: Option<u64>) -> bool {
         let above = self.newest_distrusting.is_some_and(|newest| newest >= seqno);
         above || gap_start.is_some_and(|gap| self.any_in(gap, seqno).is_some())
@@ -167,30 +168,30 @@ impl Demands {
         let at = all.partition_point(|reader| reader.seqno < from);
         let inside = all.get(at..).unwrap_or_default().iter().take_while(|reader| reader.seqno < to);
         // Asked of what a purge is over alone.
-        inside.into_iter().find(|reader| reader.opened < purge).map(|reader| reader.seqno)
+        inside.into_iter().find(|reader| reader.purge_horizon < purge).map(|reader| reader.seqno)
     }
 
     /// Somebody from whom this purge hides what is older, and the next purge above it does not.
     pub(super) fn between_purges(&self, purge: u64, next: u64) -> Option<u64> {
-        let opened = &self.readers.opened;
-        let at = opened.partition_point(|(opened, _)| *opened < purge);
-        opened.get(at).filter(|(opened, _)| *opened < next).map(|(_, seqno)| *seqno)
+        let purge_horizon = &self.readers.purge_horizon;
+        let at = purge_horizon.partition_point(|(purge_horizon, _)| *purge_horizon < purge);
+        purge_horizon.get(at).filter(|(purge_horizon, _)| *purge_horizon < next).map(|(_, seqno)| *seqno)
     }
 
     /// Whether a purge must stay for the sake of a view: of one from before it, which it hides nothing from, or of one
     /// that it answers "absent" and that would take its absence for lost history.
     pub(super) fn holds_purge(&self, purge: u64) -> bool {
-        let opened = self.readers.opened.first().is_some_and(|(opened, _)| *opened < purge);
+        let purge_horizon = self.readers.purge_horizon.first().is_some_and(|(purge_horizon, _)| *purge_horizon < purge);
         let reads = self.readers.registered.first().is_some_and(|seqno| *seqno < purge);
-        opened || reads || self.newest_distrusting.is_some()
+        purge_horizon || reads || self.newest_distrusting.is_some()
     }
 }
 
 /// The older segments of the main tree of the keyspace outside the job.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Below(pub(crate) Vec<Arc<Finished>>);
+pub(crate) struct OlderSegments(pub(crate) Vec<Arc<SegmentMeta>>);
 
-impl Below {
+impl OlderSegments {
     /// Whether none of them can hold a key of the span.
     pub(super) fn is_clear(&self, span: &KeySpan) -> bool {
         !self.0.iter().any(|segment| segment.summary.overlaps(span))
@@ -227,13 +228,13 @@ mod tests {
         let below = |below| u64::from(sim.draw(below));
         for _ in 0..20_000 {
             let all: Vec<Reader> =
-                (0..below(6)).map(|_| Reader { seqno: below(12), opened: below(12), time: below(12) }).collect();
-            let (vanished, lapsed) = (below(12), below(12));
-            let demands = Demands::new(&Arc::new(Readers::new(all.clone())), vanished, lapsed);
-            let distrusts = |reader: &&Reader| reader.seqno < vanished || reader.time < lapsed;
+                (0..below(6)).map(|_| Reader { seqno: below(12), purge_horizon: below(12), time: below(12) }).collect();
+            let (vanished, expired_upto) = (below(12), below(12));
+            let demands = Demands::new(&Arc::new(Readers::new(all.clone())), vanished, expired_upto);
+            let distrusts = |reader: &&Reader| reader.seqno < vanished || reader.time < expired_upto;
             let seqnos = || all.iter().map(|reader| reader.seqno);
             let (from, to, purge, time) = (below(13), below(13), below(13), below(13));
-            let said = format!("{all:?} below {vanished} and {lapsed}: {from}, {to}, {purge}, {time}");
+            let said = format!("{all:?} below {vanished} and {expired_upto}: {from}, {to}, {purge}, {time}");
 
             assert_eq!(demands.any_in(from, to), seqnos().filter(|at| (from..to).contains(at)).min(), "{said}");
             let before = all.iter().any(|reader| reader.seqno >= from && reader.time < time);
@@ -244,13 +245,13 @@ mod tests {
             let gap = seqnos().any(|at| (to..from).contains(&at));
             assert_eq!(demands.holds_tombstone(from, None), above, "{said}");
             assert_eq!(demands.holds_tombstone(from, Some(to)), above || gap, "{said}");
-            let early = all.iter().filter(|reader| reader.opened < purge && (from..to).contains(&reader.seqno));
+            let early = all.iter().filter(|reader| reader.purge_horizon < purge && (from..to).contains(&reader.seqno));
             assert_eq!(demands.before_purge(purge, from, to), early.map(|reader| reader.seqno).min(), "{said}");
-            let hides = |seqno| all.iter().any(|one| one.seqno == seqno && (from..to).contains(&one.opened));
+            let hides = |seqno| all.iter().any(|one| one.seqno == seqno && (from..to).contains(&one.purge_horizon));
             let between = demands.between_purges(from, to);
-            assert_eq!(between.is_some(), all.iter().any(|one| (from..to).contains(&one.opened)), "{said}");
+            assert_eq!(between.is_some(), all.iter().any(|one| (from..to).contains(&one.purge_horizon)), "{said}");
             assert!(between.is_none_or(hides), "{said}");
-            let needs = |reader: &Reader| reader.opened < purge || reader.seqno < purge || distrusts(&reader);
+            let needs = |reader: &Reader| reader.purge_horizon < purge || reader.seqno < purge || distrusts(&reader);
             assert_eq!(demands.holds_purge(purge), all.iter().any(needs), "{said}");
         }
     }

@@ -6,23 +6,23 @@
 //! | `policy mvcc 2 1h` · `tombstones 1h` · `last_writer_wins` · `keep_even` | the policy |
 //! | `now 12h` · `ttl 1h` · `strategy Sum` · `views 12 25` · `vanished 30` · `below` | the rest of what is decided by; `below`: older entries may be outside the job |
 //! | `put@20 9h gap 10 moved` | a version of the key, newest first, written at that time; kinds are `put`, `delete`, `operand`, `purge` |
-//! | `range_delete@30 9h` · `range_purge@30 9h` | a mark over the key |
-//! | `past put@20 5h until 30 6h` · `past delete@30 6h open` | a version of the history tier: all of them make a merge there |
-//! | `= main put@50 gap 20 moved` · `= past put@20 until 42` · `= past delete@30 open` | what comes out, in order |
-//! | `= mark 30 gap 12` | a mark that stays |
-//! | `= vanished 30` · `= horizon 30` · `= lapsed 9h` | traces that are not 0 |
+//! | `range_delete@30 9h` · `range_purge@30 9h` | a tombstone over the key |
+//! | `history put@20 5h until 30 6h` · `history delete@30 6h open` | a version of the history tier: all of them make a merge there |
+//! | `= main put@50 gap 20 moved` · `= history put@20 until 42` · `= history delete@30 open` | what comes out, in order |
+//! | `= tombstone 30 gap 12` | a tombstone that stays |
+//! | `= vanished 30` · `= horizon 30` · `= expired_upto 9h` | traces that are not 0 |
 
 use super::{
-    history::{PastSurvivors, Purges},
-    output::{Lane, Output},
+    history::{HistorySurvivors, Purges},
+    output::{Output, Tier},
     policy::{CompactionPolicy, Policy, VersionInfo},
-    rules::{Below, Demands, Reader, Readers, Rules},
+    rules::{Demands, OlderSegments, Reader, Readers, Rules},
     survivors::Survivors,
 };
 use crate::{
     base::{Bytes, KeySpan, KeyspaceId, Kind, Result},
-    merge::{EntryRef, Mark, MergeStrategy, RangeTombstone, Tombstones, Until},
-    segment::{Entry, Finished, Summary},
+    merge::{EntryRef, MergeStrategy, RangeTombstone, Tombstone, Tombstones, Until},
+    segment::{Entry, SegmentMeta, Summary},
 };
 use std::{
     sync::Arc,
@@ -68,7 +68,7 @@ struct Case {
     vanished: u64,
     below: bool,
     versions: Vec<Version>,
-    marks: Vec<Mark>,
+    tombstones: Vec<Tombstone>,
     expected: Vec<String>,
 }
 
@@ -84,7 +84,7 @@ impl Case {
             vanished: 0,
             below: false,
             versions: Vec::new(),
-            marks: Vec::new(),
+            tombstones: Vec::new(),
             expected: Vec::new(),
         }
     }
@@ -103,7 +103,7 @@ impl Case {
             ["below"] => self.below = true,
             ["=", expected @ ..] => self.expected.push(expected.join(" ")),
             [first, rest @ ..] => {
-                let (past, version, rest) = match (*first, rest) {
+                let (history, version, rest) = match (*first, rest) {
                     ("past", [version, rest @ ..]) => (true, *version, rest),
                     _ => (false, *first, rest),
                 };
@@ -118,7 +118,7 @@ impl Case {
                     "purge" => Kind::Purge,
                     _ => {
                         let purge = what == "range_purge";
-                        self.marks.push(Mark { seqno, ordinal: 0, gap_start: None, time: at, purge });
+                        self.tombstones.push(Tombstone { seqno, ordinal: 0, gap_start: None, time: at, purge });
                         return;
                     }
                 };
@@ -145,7 +145,7 @@ impl Case {
                         _ => panic!("no such word: {word}"),
                     };
                 }
-                assert_eq!(past, version.until.is_some(), "{}", self.title);
+                assert_eq!(history, version.until.is_some(), "{}", self.title);
                 self.versions.push(version);
             }
             [] => {}
@@ -158,7 +158,7 @@ impl Case {
         }
         let mut told = Vec::new();
         let whole = KeySpan { start: Vec::new(), end: None };
-        let reader = |seqno: &u64| Reader { seqno: *seqno, opened: *seqno, time: 0 };
+        let reader = |seqno: &u64| Reader { seqno: *seqno, purge_horizon: *seqno, time: 0 };
         let readers = Arc::new(Readers::new(self.views.iter().map(reader).collect()));
         let demands = Demands::new(&readers, self.vanished, 0);
         let mut values: Vec<[u8; 8]> = Vec::new();
@@ -176,16 +176,16 @@ impl Case {
             until: version.until,
             value,
         });
-        let traces = if self.versions.iter().any(|version| version.until.is_some()) {
-            let mut survivors = PastSurvivors::new(self.policy, self.now, demands, Purges::default());
+        let dropped = if self.versions.iter().any(|version| version.until.is_some()) {
+            let mut survivors = HistorySurvivors::new(self.policy, self.now, demands, Purges::default());
             survivors.begin_key();
             for entry in entries {
-                told.extend(survivors.take(&entry).map(|entry| words(Lane::Past, &entry)));
+                told.extend(survivors.take(&entry).map(|entry| words(Tier::History, &entry)));
             }
-            survivors.into_traces()
+            survivors.into_dropped()
         } else {
-            let mark = |mark: &Mark| RangeTombstone { span: whole.clone(), mark: *mark };
-            let tombstones = [Arc::new(Tombstones::new(self.marks.iter().map(mark)))];
+            let tombstone = |tombstone: &Tombstone| RangeTombstone { span: whole.clone(), tombstone: *tombstone };
+            let tombstones = [Arc::new(Tombstones::new(self.tombstones.iter().map(tombstone)))];
             let ttls = if self.ttl > 0 { [(0, self.ttl)].into() } else { Arc::default() };
             let rules = Rules {
                 policy: self.policy,
@@ -196,35 +196,35 @@ impl Case {
                 time_of: Box::new(|_| 0),
                 purged_upto: u64::MAX,
             };
-            let below = Below(self.below.then(|| Arc::new(segment(&whole))).into_iter().collect());
+            let below = OlderSegments(self.below.then(|| Arc::new(segment(&whole))).into_iter().collect());
             let mut survivors = Survivors::new(rules, demands, below, &tombstones);
             for (at, (entry, value)) in entries.zip(&values).enumerate() {
                 survivors.take(&entry, at == 0, || Bytes::copy_from(value), &mut told).unwrap();
             }
             survivors.end_key(&mut told).unwrap();
-            for (.., mark) in survivors.tombstones_before(None).iter().collect::<Vec<_>>().into_iter().rev() {
-                let gap = mark.gap_start.map(|gap| format!(" gap {gap}")).unwrap_or_default();
-                told.push(format!("mark {}{gap}", mark.seqno));
+            for (.., tombstone) in survivors.tombstones_before(None).iter().collect::<Vec<_>>().into_iter().rev() {
+                let gap = tombstone.gap_start.map(|gap| format!(" gap {gap}")).unwrap_or_default();
+                told.push(format!("mark {}{gap}", tombstone.seqno));
             }
-            survivors.into_traces()
+            survivors.into_dropped()
         };
-        for (name, seqno) in [("vanished", traces.vanished), ("horizon", traces.horizon)] {
+        for (name, seqno) in [("vanished", dropped.vanished), ("horizon", dropped.horizon)] {
             told.extend((seqno > 0).then(|| format!("{name} {seqno}")));
         }
-        told.extend((traces.lapsed > 0).then(|| format!("lapsed {}h", traces.lapsed / us("1h"))));
+        told.extend((dropped.expired_upto > 0).then(|| format!("expired_upto {}h", dropped.expired_upto / us("1h"))));
         assert_eq!(told, self.expected, "{}", self.title);
     }
 }
 
 impl Output for Vec<String> {
-    fn add(&mut self, lane: Lane, entry: &Entry, _key: &[u8], _value: &[u8]) -> Result<()> {
-        self.push(words(lane, entry));
+    fn add(&mut self, tier: Tier, entry: &Entry, _key: &[u8], _value: &[u8]) -> Result<()> {
+        self.push(words(tier, entry));
         Ok(())
     }
 }
 
-fn words(lane: Lane, entry: &Entry) -> String {
-    let lane = if lane == Lane::Main { "main" } else { "past" };
+fn words(tier: Tier, entry: &Entry) -> String {
+    let tier = if tier == Tier::Main { "main" } else { "past" };
     let kind = match entry.kind {
         Kind::Put => "put",
         Kind::Delete => "delete",
@@ -233,7 +233,7 @@ fn words(lane: Lane, entry: &Entry) -> String {
         Kind::WideSum => "sum",
         _ => "other",
     };
-    let mut words = format!("{lane} {kind}@{}", entry.seqno);
+    let mut words = format!("{tier} {kind}@{}", entry.seqno);
     words += &entry.gap_start.map(|gap| format!(" gap {gap}")).unwrap_or_default();
     words += if entry.moved { " moved" } else { "" };
     words
@@ -244,7 +244,7 @@ fn words(lane: Lane, entry: &Entry) -> String {
         }
 }
 
-fn segment(span: &KeySpan) -> Finished {
+fn segment(span: &KeySpan) -> SegmentMeta {
     let summary = Summary {
         keyspace: KeyspaceId(16),
         span: span.clone(),
@@ -257,9 +257,9 @@ fn segment(span: &KeySpan) -> Finished {
         max_seqno: 1,
         lowest_affected: 1,
         times: None,
-        past: None,
+        history: None,
     };
-    Finished { number: 1, file_id: 1, file_len: 1, footer_digest: 1, summary }
+    SegmentMeta { number: 1, file_id: 1, file_len: 1, footer_digest: 1, summary }
 }
 
 #[test]

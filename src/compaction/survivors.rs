@@ -8,24 +8,24 @@
 //!     put@10                   dropped: gap_start of put@20 becomes 10     history [10, 20)
 //! ```
 //!
-//! Rules K1 to K8 of `docs/versions.md`. The versions of a key come by newest first, entries and marks of range
+//! Rules K1 to K8 of `docs/versions.md`. The versions of a key come by newest first, entries and tombstones of range
 //! tombstones alike, and each is judged by itself: kept, folded into the operand above it, or dropped and noted on the
-//! version above it. Those of a key that are kept wait together, in [`Kept`]; when the key ends it is decided where
-//! each of them goes.
+//! version above it. Those of a key that are kept wait together, in [`KeyVersions`]; when the key ends it is decided
+//! where each of them goes.
 
 use std::sync::Arc;
 
 use super::{
+    dropped::Dropped,
     output::Output,
-    placement::{Kept, Version},
-    policy::Judged,
-    rules::{Below, Demands, Rules},
-    tombstones::Marks,
-    traces::Traces,
+    placement::{KeptVersion, KeyVersions},
+    policy::PolicyCandidate,
+    rules::{Demands, OlderSegments, Rules},
+    tombstones::JobTombstones,
 };
 use crate::{
     base::{Bytes, KeySpan, Kind, Result},
-    merge::{EntryRef, Mark, Tombstones},
+    merge::{EntryRef, Tombstone, Tombstones},
     segment::Entry,
 };
 
@@ -62,7 +62,7 @@ impl Above {
 
 /// A version of the current key that is to be judged.
 #[derive(Clone, Copy, Debug)]
-struct Judging {
+struct Candidate {
     kind: Kind,
     seqno: u64,
     gap_start: Option<u64>,
@@ -71,11 +71,11 @@ struct Judging {
     time: u64,
     /// Of its key and value.
     bytes: usize,
-    /// A mark says it.
-    by_mark: bool,
+    /// A tombstone says it.
+    by_tombstone: bool,
 }
 
-impl Judging {
+impl Candidate {
     /// The smallest seqno that is missed when it goes.
     fn lowest(&self) -> u64 {
         self.gap_start.map_or(self.seqno, |gap| gap.min(self.seqno))
@@ -87,39 +87,39 @@ impl Judging {
 pub(crate) struct Survivors {
     rules: Rules,
     demands: Demands,
-    below: Below,
-    marks: Marks,
-    traces: Traces,
+    below: OlderSegments,
+    tombstones: JobTombstones,
+    dropped: Dropped,
     key: Vec<u8>,
     in_key: bool,
     above: Option<Above>,
-    /// A mark was passed since the last one that was kept, and is no version of the key for anybody.
-    skipped_mark: bool,
-    kept: Kept,
-    /// Marks that were kept as versions of a key: each may be written down as an entry.
-    marks_kept: u64,
+    /// A tombstone was passed since the last one that was kept, and is no version of the key for anybody.
+    skipped_tombstone: bool,
+    kept: KeyVersions,
+    /// Tombstones that were kept as versions of a key: each may be written down as an entry.
+    tombstones_kept: u64,
 }
 
 impl Survivors {
     /// Survivors of a merge of entries and range tombstones, all of one keyspace.
-    pub(crate) fn new(rules: Rules, demands: Demands, below: Below, tombstones: &[Arc<Tombstones>]) -> Self {
-        let timed = rules.timed || !rules.policy.keeps_past() && rules.ttls.is_empty();
+    pub(crate) fn new(rules: Rules, demands: Demands, below: OlderSegments, tombstones: &[Arc<Tombstones>]) -> Self {
+        let timed = rules.timed || !rules.policy.keeps_history() && rules.ttls.is_empty();
         assert!(timed, "{rules:?} asks for times, and entries carry none");
-        let mut traces = Traces::default();
-        let marks = Marks::new(tombstones, (&rules, &demands), &mut traces);
-        let kept = Kept::default();
+        let mut dropped = Dropped::default();
+        let tombstones = JobTombstones::new(tombstones, (&rules, &demands), &mut dropped);
+        let kept = KeyVersions::default();
         Self {
             rules,
             demands,
             below,
-            marks,
-            traces,
+            tombstones,
+            dropped,
             key: Vec::new(),
             in_key: false,
             above: None,
-            skipped_mark: false,
+            skipped_tombstone: false,
             kept,
-            marks_kept: 0,
+            tombstones_kept: 0,
         }
     }
 
@@ -138,21 +138,21 @@ impl Survivors {
             self.key.extend_from_slice(entry.key);
             self.in_key = true;
             self.above = None;
-            self.marks.begin_key(&self.key);
+            self.tombstones.begin_key(&self.key);
         }
-        while let Some(mark) = self.marks.next_above(entry.seqno, entry.ordinal) {
-            self.judge_mark(&mark);
+        while let Some(tombstone) = self.tombstones.next_above(entry.seqno, entry.ordinal) {
+            self.judge_tombstone(&tombstone);
         }
-        let judging = Judging {
+        let candidate = Candidate {
             kind: entry.kind,
             seqno: entry.seqno,
             gap_start: entry.gap_start,
             moved: entry.moved,
             time: entry.time.unwrap_or_else(|| self.rules.time_of(entry.seqno)),
             bytes: entry.key.len() + entry.value.len(),
-            by_mark: false,
+            by_tombstone: false,
         };
-        self.judge(&judging, value);
+        self.judge(&candidate, value);
         if self.kept.is_long() {
             self.give_out(true, out)?;
         }
@@ -170,12 +170,12 @@ impl Survivors {
 
     fn give_out(&mut self, more_follow: bool, out: &mut impl Output) -> Result<()> {
         let by = (&self.rules, &self.demands, &self.below);
-        self.kept.give_out(&self.key, by, (&mut self.marks, &mut self.traces), more_follow, out)
+        self.kept.give_out(&self.key, by, (&mut self.tombstones, &mut self.dropped), more_follow, out)
     }
 
     /// The range tombstones of everything before `cut` (of all that is left, without one), final.
     pub(crate) fn tombstones_before(&mut self, cut: Option<&[u8]>) -> Tombstones {
-        self.marks.take_before(cut, (&self.rules, &self.demands, &self.below), &mut self.traces)
+        self.tombstones.take_before(cut, (&self.rules, &self.demands, &self.below), &mut self.dropped)
     }
 
     /// Whether reads may go on from a segment of this span to older ones.
@@ -185,39 +185,39 @@ impl Survivors {
 
     /// What was kept only for registered seqnos since this was asked last.
     pub(crate) fn take_held(&mut self) -> Vec<(u64, u64)> {
-        std::mem::take(&mut self.traces.held_by)
+        std::mem::take(&mut self.dropped.held_by)
     }
 
-    /// How many entries may have come of marks.
-    pub(super) fn marks_kept(&self) -> u64 {
-        self.marks_kept
+    /// How many entries may have come of tombstones.
+    pub(super) fn tombstones_kept(&self) -> u64 {
+        self.tombstones_kept
     }
 
-    pub(crate) fn into_traces(mut self) -> Traces {
-        self.traces.held_by.sort_unstable();
-        self.traces
+    pub(crate) fn into_dropped(mut self) -> Dropped {
+        self.dropped.held_by.sort_unstable();
+        self.dropped
     }
 
-    fn judge_mark(&mut self, mark: &Mark) {
-        let time = if mark.time == 0 { self.rules.time_of(mark.seqno) } else { mark.time };
-        let judging = Judging {
-            kind: mark.kind(),
-            seqno: mark.seqno,
-            gap_start: mark.gap_start,
+    fn judge_tombstone(&mut self, tombstone: &Tombstone) {
+        let time = if tombstone.time == 0 { self.rules.time_of(tombstone.seqno) } else { tombstone.time };
+        let candidate = Candidate {
+            kind: tombstone.kind(),
+            seqno: tombstone.seqno,
+            gap_start: tombstone.gap_start,
             moved: false,
             time,
             bytes: 0,
-            by_mark: true,
+            by_tombstone: true,
         };
-        self.judge(&judging, Bytes::default);
+        self.judge(&candidate, Bytes::default);
     }
 
     /// Decides about the next older version of the current key.
-    fn judge(&mut self, judging: &Judging, value: impl Fn() -> Bytes) {
-        let Judging { kind, seqno, .. } = *judging;
+    fn judge(&mut self, candidate: &Candidate, value: impl Fn() -> Bytes) {
+        let Candidate { kind, seqno, .. } = *candidate;
         let Some(above) = self.above else {
-            self.keep(judging, None, value());
-            return self.pass(judging);
+            self.keep(candidate, None, value());
+            return self.pass(candidate);
         };
         let same_commit = above.seqno == seqno;
         let in_operand = self.kept.ends_with_operand();
@@ -225,105 +225,105 @@ impl Survivors {
         if let Some(purge) = above.purge {
             // What an operand stands upon is read by whoever reads the operand.
             let upto = if in_operand { u64::MAX } else { above.seqno };
-            reader = self.demands.before_purge(purge, judging.lowest(), upto);
+            reader = self.demands.before_purge(purge, candidate.lowest(), upto);
             if kind.purges() {
                 reader = reader.or_else(|| self.demands.between_purges(seqno, purge));
             }
             if reader.is_none() {
                 // Gone for good, and nothing is to tell of it.
-                return self.pass(judging);
+                return self.pass(candidate);
             }
         }
         if same_commit && !in_operand && !kind.purges() {
             // A later word of the same batch stands for this one, and for what was dropped beneath it.
-            if let Some(gap) = judging.gap_start {
+            if let Some(gap) = candidate.gap_start {
                 if let Some(above) = &mut self.above {
                     above.floor = above.floor.min(gap);
-                    above.is_delete |= judging.moved;
+                    above.is_delete |= candidate.moved;
                 }
-                if !judging.by_mark {
-                    self.kept.note(gap, judging.moved);
+                if !candidate.by_tombstone {
+                    self.kept.note(gap, candidate.moved);
                 }
             }
             return;
         }
         let readable = seqno < above.floor;
         let wanted = if kind.purges() || reader.is_some() {
-            self.traces.held(reader, judging.bytes);
+            self.dropped.held(reader, candidate.bytes);
             true
         } else {
-            !same_commit && readable && self.is_wanted(judging, &above)
+            !same_commit && readable && self.is_wanted(candidate, &above)
         };
-        if !wanted && in_operand && self.fold(judging, &value) {
-            if judging.by_mark {
+        if !wanted && in_operand && self.fold(candidate, &value) {
+            if candidate.by_tombstone {
                 // It became the base of an operand, and is still there for those who read it.
-                self.skipped_mark = true;
+                self.skipped_tombstone = true;
             } else if same_commit {
-                judging.gap_start.into_iter().for_each(|gap| self.kept.note(gap, judging.moved));
+                candidate.gap_start.into_iter().for_each(|gap| self.kept.note(gap, candidate.moved));
             } else {
-                self.kept.note(judging.lowest(), judging.moved);
+                self.kept.note(candidate.lowest(), candidate.moved);
                 self.dropped_beneath_last();
             }
         } else if wanted || in_operand {
-            if self.skipped_mark && self.rules.policy.keeps_past() {
-                // What is noted above when this one is moved refuses what the mark says.
+            if self.skipped_tombstone && self.rules.policy.keeps_history() {
+                // What is noted above when this one is moved refuses what the tombstone says.
                 self.dropped_beneath_last();
             }
-            self.keep(judging, Some(above.end_below(&self.rules)), value());
-        } else if judging.by_mark {
-            self.skipped_mark = true;
+            self.keep(candidate, Some(above.end_below(&self.rules)), value());
+        } else if candidate.by_tombstone {
+            self.skipped_tombstone = true;
         } else {
             // Else nobody could read it before either.
-            if judging.lowest() < above.floor {
-                self.kept.note(judging.lowest(), judging.moved);
+            if candidate.lowest() < above.floor {
+                self.kept.note(candidate.lowest(), candidate.moved);
                 self.dropped_beneath_last();
             }
         }
-        self.pass(judging);
+        self.pass(candidate);
     }
 
     /// Whether somebody reads it, or the policy keeps it.
-    fn is_wanted(&mut self, judging: &Judging, above: &Above) -> bool {
-        let owed = self.rules.owe(&Judged {
+    fn is_wanted(&mut self, candidate: &Candidate, above: &Above) -> bool {
+        let owed = self.rules.owe(&PolicyCandidate {
             rank: above.count,
-            seqno: judging.seqno,
-            time: judging.time,
+            seqno: candidate.seqno,
+            time: candidate.time,
             superseded_at: Some(above.end_below(&self.rules).1),
-            is_delete: matches!(judging.kind, Kind::Delete | Kind::RangeDelete),
+            is_delete: matches!(candidate.kind, Kind::Delete | Kind::RangeDelete),
             ended_by_delete: above.is_delete,
             deleted_since: above.deleted_since,
-            bytes: judging.bytes,
+            bytes: candidate.bytes,
         });
-        let reader = self.demands.any_in(judging.seqno, above.seqno);
+        let reader = self.demands.any_in(candidate.seqno, above.seqno);
         if !owed {
-            self.traces.held(reader, judging.bytes);
+            self.dropped.held(reader, candidate.bytes);
         }
         owed || reader.is_some()
     }
 
     /// Folds a version into the operand directly above it; `false` when it has to stay apart. An operand and what is
     /// beneath it may become one where nobody reads between them.
-    fn fold(&mut self, judging: &Judging, value: &impl Fn() -> Bytes) -> bool {
+    fn fold(&mut self, candidate: &Candidate, value: &impl Fn() -> Bytes) -> bool {
         let Some(strategy) = &self.rules.strategy else { return false };
-        let kind = if judging.kind == Kind::RangeDelete { Kind::Delete } else { judging.kind };
+        let kind = if candidate.kind == Kind::RangeDelete { Kind::Delete } else { candidate.kind };
         self.kept.fold(strategy, &self.key, kind, value)
     }
 
-    fn keep(&mut self, judging: &Judging, end: Option<(u64, u64)>, value: Bytes) {
-        self.skipped_mark = false;
-        let Judging { kind, seqno, gap_start, moved, time, by_mark, .. } = *judging;
+    fn keep(&mut self, candidate: &Candidate, end: Option<(u64, u64)>, value: Bytes) {
+        self.skipped_tombstone = false;
+        let Candidate { kind, seqno, gap_start, moved, time, by_tombstone, .. } = *candidate;
         let entry = Entry { moved, time: self.rules.timed.then_some(time), ..Entry::new(kind, seqno) };
-        self.marks_kept += u64::from(by_mark);
-        self.kept.push(if by_mark {
-            Version::by_mark(entry, gap_start, end)
+        self.tombstones_kept += u64::from(by_tombstone);
+        self.kept.push(if by_tombstone {
+            KeptVersion::by_tombstone(entry, gap_start, end)
         } else {
-            Version::new(Entry { gap_start, ..entry }, value, end)
+            KeptVersion::new(Entry { gap_start, ..entry }, value, end)
         });
     }
 
     /// Notes what was judged, for the next older version.
-    fn pass(&mut self, judging: &Judging) {
-        let Judging { kind, seqno, gap_start, moved, time, .. } = *judging;
+    fn pass(&mut self, candidate: &Candidate) {
+        let Candidate { kind, seqno, gap_start, moved, time, .. } = *candidate;
         let deletes = matches!(kind, Kind::Delete | Kind::RangeDelete) || kind.purges();
         let before = self.above;
         let above = before.map_or(u64::MAX, |above| above.seqno);
@@ -347,8 +347,8 @@ impl Survivors {
         });
     }
 
-    /// What was noted on the last version refuses everything down from it, also what a mark between says.
+    /// What was noted on the last version refuses everything down from it, also what a tombstone between says.
     fn dropped_beneath_last(&mut self) {
-        self.traces.dropped_beneath(self.kept.last_seqno());
+        self.dropped.dropped_beneath(self.kept.last_seqno());
     }
 }

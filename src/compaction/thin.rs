@@ -20,13 +20,13 @@ use std::{
 };
 
 use super::{
-    policy::Judged,
+    dropped::Dropped,
+    policy::PolicyCandidate,
     rules::{Demands, Rules},
-    traces::Traces,
 };
 use crate::{
     base::Bytes,
-    merge::{Mark, Tombstones},
+    merge::{Tombstone, Tombstones},
 };
 
 /// A tombstone, or a part of one, by the numbers of the edges where it begins and ends. One that has no end ends at the
@@ -35,34 +35,34 @@ use crate::{
 pub(super) struct Piece {
     pub(super) from: usize,
     pub(super) to: usize,
-    pub(super) mark: Mark,
+    pub(super) tombstone: Tombstone,
 }
 
 /// What is left of the tombstones of a job: their edges, and the pieces in no order.
 pub(super) fn thin(
     sets: &[Arc<Tombstones>],
     (rules, demands): (&Rules, &Demands),
-    traces: &mut Traces,
+    dropped: &mut Dropped,
 ) -> (Vec<Bytes>, Vec<Piece>) {
     let all = Tombstones::joined(sets);
     let (edges, parts) = all.parts();
     let count = edges.len();
-    let piece = |(from, to, mark): (u32, Option<u32>, &Mark)| Piece {
+    let piece = |(from, to, tombstone): (u32, Option<u32>, &Tombstone)| Piece {
         from: from as usize,
         to: to.map_or(count, |to| to as usize),
-        mark: *mark,
+        tombstone: *tombstone,
     };
     let parts: Vec<Piece> = parts.map(piece).collect();
     let mut pieces = Vec::with_capacity(parts.len());
-    for commit in parts.chunk_by(|a, b| a.mark.seqno == b.mark.seqno) {
+    for commit in parts.chunk_by(|a, b| a.tombstone.seqno == b.tombstone.seqno) {
         match commit {
             [only] => pieces.push(*only),
             several => one_word(several, &mut pieces),
         }
     }
-    let out = Sweep::new(&pieces, rules, demands, traces).run(count);
-    for Piece { from, to, mark } in &out {
-        assert!(from < to && *to <= count, "the tombstone @{} from edge {from} to {to} of {count}", mark.seqno);
+    let out = Sweep::new(&pieces, rules, demands, dropped).run(count);
+    for Piece { from, to, tombstone } in &out {
+        assert!(from < to && *to <= count, "the tombstone @{} from edge {from} to {to} of {count}", tombstone.seqno);
     }
     (edges.to_vec(), out)
 }
@@ -83,17 +83,18 @@ fn one_word(commit: &[Piece], out: &mut Vec<Piece>) {
     let mut purges = 0usize;
     let mut told: Option<Piece> = None;
     for (edge, (begin, end)) in events(commit) {
-        let is_purge = |at: &&usize| commit.get(**at).is_some_and(|piece| piece.mark.purge);
+        let is_purge = |at: &&usize| commit.get(**at).is_some_and(|piece| piece.tombstone.purge);
         purges += begin.iter().filter(is_purge).count();
         purges -= end.iter().filter(is_purge).count();
         for at in &end {
             open.remove(at);
         }
         open.extend(begin);
-        let newest = open.last().and_then(|at| commit.get(*at)).map(|piece| Mark { purge: purges > 0, ..piece.mark });
-        if told.map(|told| told.mark) != newest {
+        let newest =
+            open.last().and_then(|at| commit.get(*at)).map(|piece| Tombstone { purge: purges > 0, ..piece.tombstone });
+        if told.map(|told| told.tombstone) != newest {
             out.extend(told.take().map(|told| Piece { to: edge, ..told }));
-            told = newest.map(|mark| Piece { from: edge, to: edge, mark });
+            told = newest.map(|tombstone| Piece { from: edge, to: edge, tombstone });
         }
     }
     assert!(told.is_none() && open.is_empty() && purges == 0, "{told:?} of one commit goes on behind every edge");
@@ -105,7 +106,7 @@ struct Sweep<'a> {
     pieces: &'a [Piece],
     rules: &'a Rules,
     demands: &'a Demands,
-    traces: &'a mut Traces,
+    dropped: &'a mut Dropped,
     /// Those over the current keys, and which of them stay.
     open: BTreeSet<usize>,
     kept: BTreeSet<usize>,
@@ -117,11 +118,11 @@ struct Sweep<'a> {
 }
 
 impl<'a> Sweep<'a> {
-    fn new(pieces: &'a [Piece], rules: &'a Rules, demands: &'a Demands, traces: &'a mut Traces) -> Self {
+    fn new(pieces: &'a [Piece], rules: &'a Rules, demands: &'a Demands, dropped: &'a mut Dropped) -> Self {
         let count = pieces.len();
         let (lowest, told) = (vec![u64::MAX; 2 * count], vec![None; count]);
         let (open, kept) = (BTreeSet::new(), BTreeSet::new());
-        Self { pieces, rules, demands, traces, open, kept, lowest, told, out: Vec::with_capacity(count) }
+        Self { pieces, rules, demands, dropped, open, kept, lowest, told, out: Vec::with_capacity(count) }
     }
 
     fn run(mut self, end: usize) -> Vec<Piece> {
@@ -145,7 +146,7 @@ impl<'a> Sweep<'a> {
             for rank in touched.iter().filter(|rank| self.open.contains(rank)).copied().collect::<Vec<_>>() {
                 let stays = self.stays(rank);
                 self.keep(rank, stays, edge);
-                self.set_lowest(rank, if stays { u64::MAX } else { self.mark(rank).map_or(u64::MAX, lowest) });
+                self.set_lowest(rank, if stays { u64::MAX } else { self.tombstone(rank).map_or(u64::MAX, lowest) });
             }
             // The runs in which something has changed, by the kept one above each.
             let mut above: Vec<usize> = Vec::new();
@@ -164,17 +165,17 @@ impl<'a> Sweep<'a> {
         self.out
     }
 
-    fn mark(&self, rank: usize) -> Option<&'a Mark> {
-        self.pieces.get(rank).map(|piece| &piece.mark)
+    fn tombstone(&self, rank: usize) -> Option<&'a Tombstone> {
+        self.pieces.get(rank).map(|piece| &piece.tombstone)
     }
 
     /// Whether one stays over the current keys.
     fn stays(&self, rank: usize) -> bool {
-        let above = self.open.range(rank + 1..).next().and_then(|above| self.mark(*above));
-        let (Some(mark), Some(above)) = (self.mark(rank), above) else { return true };
-        // A gap speaks for every key: whoever reads between two marks needs both.
-        let from = above.gap_start.map_or(lowest(mark), |gap| gap.min(lowest(mark)));
-        mark.purge || owes(mark, above, self.rules) || self.demands.any_in(from, above.seqno).is_some()
+        let above = self.open.range(rank + 1..).next().and_then(|above| self.tombstone(*above));
+        let (Some(tombstone), Some(above)) = (self.tombstone(rank), above) else { return true };
+        // A gap speaks for every key: whoever reads between two tombstones needs both.
+        let from = above.gap_start.map_or(lowest(tombstone), |gap| gap.min(lowest(tombstone)));
+        tombstone.purge || owes(tombstone, above, self.rules) || self.demands.any_in(from, above.seqno).is_some()
     }
 
     fn keep(&mut self, rank: usize, stays: bool, edge: usize) {
@@ -190,16 +191,16 @@ impl<'a> Sweep<'a> {
     /// Tells one that stays from here on with the gap that it has now.
     fn tell(&mut self, rank: usize, edge: usize) {
         debug_assert!(rank < self.pieces.len(), "tombstone {rank} of {}", self.pieces.len());
-        let Some(mut mark) = self.mark(rank).copied() else { return };
+        let Some(mut tombstone) = self.tombstone(rank).copied() else { return };
         let below = self.kept.range(..rank).next_back().map_or(0, |below| below + 1);
         let dropped = self.lowest_in(below, rank);
-        if !mark.purge && dropped < u64::MAX {
-            mark.widen_gap(dropped);
-            self.traces.dropped_beneath(mark.seqno);
+        if !tombstone.purge && dropped < u64::MAX {
+            tombstone.widen_gap(dropped);
+            self.dropped.dropped_beneath(tombstone.seqno);
         }
         let Some(told) = self.told.get_mut(rank) else { return };
-        if told.is_none_or(|told| told.mark != mark) {
-            let before = told.replace(Piece { from: edge, to: edge, mark });
+        if told.is_none_or(|told| told.tombstone != tombstone) {
+            let before = told.replace(Piece { from: edge, to: edge, tombstone });
             self.out.extend(before.map(|before| Piece { to: edge, ..before }));
         }
     }
@@ -238,20 +239,21 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// The smallest seqno that is missed when a mark goes.
-fn lowest(mark: &Mark) -> u64 {
-    mark.gap_start.map_or(mark.seqno, |gap| gap.min(mark.seqno))
+/// The smallest seqno that is missed when a tombstone goes.
+fn lowest(tombstone: &Tombstone) -> u64 {
+    tombstone.gap_start.map_or(tombstone.seqno, |gap| gap.min(tombstone.seqno))
 }
 
-fn owes(mark: &Mark, above: &Mark, rules: &Rules) -> bool {
-    let time = |mark: &Mark| if mark.time == 0 { rules.time_of(mark.seqno) } else { mark.time };
+fn owes(tombstone: &Tombstone, above: &Tombstone, rules: &Rules) -> bool {
+    let time =
+        |tombstone: &Tombstone| if tombstone.time == 0 { rules.time_of(tombstone.seqno) } else { tombstone.time };
     // What a policy of the user's own says of one key says nothing of the others.
     rules.policy.is_custom()
-        || rules.policy.keeps_past()
-            && rules.owe(&Judged {
+        || rules.policy.keeps_history()
+            && rules.owe(&PolicyCandidate {
                 rank: 1,
-                seqno: mark.seqno,
-                time: time(mark),
+                seqno: tombstone.seqno,
+                time: time(tombstone),
                 superseded_at: Some(time(above)),
                 is_delete: true,
                 ended_by_delete: true,
@@ -297,7 +299,7 @@ pub(super) mod tests {
 
     pub(in crate::compaction) fn demands(dice: &mut Dice, last: u64) -> Demands {
         let registered = (0..dice.below(4)).map(|_| dice.below(last + 1));
-        let readers = registered.map(|seqno| Reader { seqno, opened: seqno, time: 0 }).collect();
+        let readers = registered.map(|seqno| Reader { seqno, purge_horizon: seqno, time: 0 }).collect();
         Demands::new(&Arc::new(Readers::new(readers)), dice.below(last + 1), 0)
     }
 
@@ -309,10 +311,10 @@ pub(super) mod tests {
             for ordinal in 0..u32::try_from(1 + dice.below(4) / 3 * 2).unwrap() {
                 let (start, end) = (dice.below(8), dice.below(11));
                 let gap_start = (dice.below(4) == 0).then(|| 1 + dice.below(seqno));
-                let mark = Mark { seqno, ordinal, gap_start, time: seqno, purge: dice.below(8) == 0 };
+                let tombstone = Tombstone { seqno, ordinal, gap_start, time: seqno, purge: dice.below(8) == 0 };
                 all.push(RangeTombstone {
                     span: KeySpan { start: letter(start), end: (end < 9).then(|| letter(end)) },
-                    mark,
+                    tombstone,
                 });
             }
         }
@@ -320,25 +322,25 @@ pub(super) mod tests {
         all
     }
 
-    /// The marks over one key, newest first, thinned by themselves.
-    fn column(marks: &[Mark], rules: &Rules, demands: &Demands, traces: &mut Traces) -> Vec<Mark> {
-        let mut thinned: Vec<Mark> = Vec::new();
-        let mut above: Option<Mark> = None;
-        for commit in marks.chunk_by(|newer, older| newer.seqno == older.seqno) {
-            let mark = Mark { purge: commit.iter().any(|mark| mark.purge), ..commit[0] };
-            let from = |kept: &Mark| kept.gap_start.map_or(lowest(&mark), |gap| gap.min(lowest(&mark)));
+    /// The tombstones over one key, newest first, thinned by themselves.
+    fn column(tombstones: &[Tombstone], rules: &Rules, demands: &Demands, dropped: &mut Dropped) -> Vec<Tombstone> {
+        let mut thinned: Vec<Tombstone> = Vec::new();
+        let mut above: Option<Tombstone> = None;
+        for commit in tombstones.chunk_by(|newer, older| newer.seqno == older.seqno) {
+            let tombstone = Tombstone { purge: commit.iter().any(|tombstone| tombstone.purge), ..commit[0] };
+            let from = |kept: &Tombstone| kept.gap_start.map_or(lowest(&tombstone), |gap| gap.min(lowest(&tombstone)));
             let reader = above.zip(thinned.last()).and_then(|(above, kept)| demands.any_in(from(kept), above.seqno));
-            let owed = above.is_some_and(|above| mark.purge || owes(&mark, &above, rules));
+            let owed = above.is_some_and(|above| tombstone.purge || owes(&tombstone, &above, rules));
             match thinned.last_mut() {
                 Some(kept) if reader.is_none() && !owed => {
                     if !kept.purge {
-                        kept.widen_gap(lowest(&mark));
-                        traces.dropped_beneath(above.map_or(0, |above| above.seqno));
+                        kept.widen_gap(lowest(&tombstone));
+                        dropped.dropped_beneath(above.map_or(0, |above| above.seqno));
                     }
                 }
-                _ => thinned.push(mark),
+                _ => thinned.push(tombstone),
             }
-            above = Some(mark);
+            above = Some(tombstone);
         }
         thinned
     }
@@ -357,22 +359,23 @@ pub(super) mod tests {
             };
             let rules = rules(policy, last + dice.below(10));
             let demands = demands(&mut dice, last);
-            let mut traces = Traces::default();
+            let mut dropped = Dropped::default();
             // As from several sources.
             let (left, right) = all.split_at(all.len() / 2);
             let sets = [left, right].map(|some| Arc::new(Tombstones::new(some.to_vec())));
-            let (edges, pieces) = thin(&sets, (&rules, &demands), &mut traces);
-            let mut wanted_traces = Traces::default();
+            let (edges, pieces) = thin(&sets, (&rules, &demands), &mut dropped);
+            let mut wanted_dropped = Dropped::default();
             for (part, edge) in edges.iter().enumerate() {
-                let mut over: Vec<Mark> = all.iter().filter(|one| one.span.holds(edge)).map(|one| one.mark).collect();
-                over.sort_unstable_by_key(|mark| std::cmp::Reverse((mark.seqno, mark.ordinal)));
-                let wanted = column(&over, &rules, &demands, &mut wanted_traces);
+                let mut over: Vec<Tombstone> =
+                    all.iter().filter(|one| one.span.holds(edge)).map(|one| one.tombstone).collect();
+                over.sort_unstable_by_key(|tombstone| std::cmp::Reverse((tombstone.seqno, tombstone.ordinal)));
+                let wanted = column(&over, &rules, &demands, &mut wanted_dropped);
                 let here = pieces.iter().filter(|piece| piece.from <= part && part < piece.to);
-                let mut found: Vec<Mark> = here.map(|piece| piece.mark).collect();
-                found.sort_unstable_by_key(|mark| std::cmp::Reverse(mark.seqno));
+                let mut found: Vec<Tombstone> = here.map(|piece| piece.tombstone).collect();
+                found.sort_unstable_by_key(|tombstone| std::cmp::Reverse(tombstone.seqno));
                 assert_eq!(found, wanted, "seed {seed}: {edge:?} of {over:?}, {demands:?}");
             }
-            assert_eq!(traces, wanted_traces, "seed {seed}");
+            assert_eq!(dropped, wanted_dropped, "seed {seed}");
         }
     }
 
@@ -396,17 +399,17 @@ pub(super) mod tests {
             for (name, spans) in shapes {
                 let all = spans.into_iter().zip(1..).map(|((start, end), seqno)| RangeTombstone {
                     span: KeySpan { start: key(start), end: Some(key(end)) },
-                    mark: Mark { seqno, ordinal: 0, gap_start: None, time: seqno, purge: false },
+                    tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: seqno, purge: false },
                 });
                 let set = Arc::new(Tombstones::new(all));
                 for window in [0, n / 2, n + 1] {
                     for readers in [0, 20] {
                         let registered = (0..readers).map(|reader| reader * n / 20);
-                        let all = registered.map(|seqno| Reader { seqno, opened: seqno, time: 0 }).collect();
+                        let all = registered.map(|seqno| Reader { seqno, purge_horizon: seqno, time: 0 }).collect();
                         let demands = Demands::new(&Arc::new(Readers::new(all)), 0, 0);
                         let rules = rules(Policy::mvcc(1, Duration::from_micros(window)), n);
                         let sets = [Arc::clone(&set)];
-                        let (_, pieces) = thin(&sets, (&rules, &demands), &mut Traces::default());
+                        let (_, pieces) = thin(&sets, (&rules, &demands), &mut Dropped::default());
                         let limit = 4 * usize::try_from(n).unwrap();
                         assert!(pieces.len() <= limit, "{name}: {} of {n}, {window}, {readers}", pieces.len());
                     }

@@ -1,19 +1,20 @@
 //! The range tombstones of a job, on their way through.
 //!
-//! A mark speaks of every key that it covers, so it may say only what is true of all of them. What is to be noted of
-//! one key is noted on a point tombstone of that key with the same seqno, which
-//! [`Survivors`](super::survivors::Survivors) writes beside the mark. (Rejected: to note it on the mark. Then one key's
-//! dropped version refused the reads of its neighbours, and everything that a view read beneath a mark had to be kept
-//! twice.) Only what is dropped of the marks themselves is noted on a mark: an older one, beneath a newer (see
-//! [`thin`]).
+//! A tombstone speaks of every key that it covers, so it may say only what is true of all of them. What is to be noted
+//! of one key is noted on a point tombstone of that key with the same seqno, which
+//! [`Survivors`](super::survivors::Survivors) writes beside the tombstone. (Rejected: to note it on the tombstone. Then
+//! one key's dropped version refused the reads of its neighbours, and everything that a view read beneath a tombstone
+//! had to be kept twice.) Only what is dropped of the tombstones themselves is noted on a tombstone: an older one,
+//! beneath a newer (see [`thin`]).
 //!
 //! ```text
-//!   put@50 │ delete@40 │ range marks @39 @38 … @31 │ put@20          shown of the row: @39 and @31
+//!   put@50 │ delete@40 │ range tombstones @39 @38 … @31 │ put@20          shown of the row: @39 and @31
 //! ```
 //!
-//! Of a row of marks between two entries of a key the newest and the oldest are versions of the key: the one that came
-//! last, and the one that ended what is beneath. Those between deleted what was deleted already, and are not judged:
-//! else n tombstones over m keys were n · m versions. One that has a gap, or purges, is judged wherever it stands.
+//! Of a row of tombstones between two entries of a key the newest and the oldest are versions of the key: the one that
+//! came last, and the one that ended what is beneath. Those between deleted what was deleted already, and are not
+//! judged: else n tombstones over m keys were n · m versions. One that has a gap, or purges, is judged wherever it
+//! stands.
 //!
 //! Where tombstones may leave, over the keys between two edges all of them do, or none: an older one that stayed would
 //! answer for times it knows nothing of.
@@ -25,35 +26,35 @@ use std::{
 };
 
 use super::{
-    rules::{Below, Demands, Rules},
+    dropped::Dropped,
+    rules::{Demands, OlderSegments, Rules},
     thin::{Piece, thin},
-    traces::Traces,
 };
 use crate::{
     base::{Bytes, KeySpan},
-    merge::{Mark, Tombstones},
+    merge::{Tombstone, Tombstones},
 };
 
-/// Where a mark stands among the versions of a key.
+/// Where a tombstone stands among the versions of a key.
 type Place = (u64, u32);
 
 /// Those of a job.
 #[derive(Debug)]
-pub(super) struct Marks {
+pub(super) struct JobTombstones {
     /// Part i reaches from edge i to the next one.
     edges: Vec<Bytes>,
     /// By where they begin.
     pieces: Vec<Piece>,
-    /// By part: an entry beneath one of its marks was kept, which they must stay to hide.
+    /// By part: an entry beneath one of its tombstones was kept, which they must stay to hide.
     hides: Vec<bool>,
     /// The part of the current key: that many edges are not behind it. And how many pieces begin at or before it.
     passed: usize,
     begun: usize,
-    /// The marks over the current key; those that are always judged; and at which edge each ends.
-    over: BTreeMap<Place, Mark>,
+    /// The tombstones over the current key; those that are always judged; and at which edge each ends.
+    over: BTreeMap<Place, Tombstone>,
     always: BTreeSet<Place>,
     ends: BTreeSet<(usize, Place)>,
-    /// Where the marks begin that were not passed yet, and whether the one before was shown of the same row.
+    /// Where the tombstones begin that were not passed yet, and whether the one before was shown of the same row.
     upto: Bound<Place>,
     in_row: bool,
     /// Everything before this key has been given out, and so have as many parts and pieces, but for those pieces that
@@ -64,9 +65,9 @@ pub(super) struct Marks {
     reaching: Vec<Piece>,
 }
 
-impl Marks {
-    pub(super) fn new(sets: &[Arc<Tombstones>], by: (&Rules, &Demands), traces: &mut Traces) -> Self {
-        let (edges, mut pieces) = thin(sets, by, traces);
+impl JobTombstones {
+    pub(super) fn new(sets: &[Arc<Tombstones>], by: (&Rules, &Demands), dropped: &mut Dropped) -> Self {
+        let (edges, mut pieces) = thin(sets, by, dropped);
         pieces.sort_unstable_by_key(|piece| piece.from);
         Self {
             hides: vec![false; edges.len()],
@@ -103,21 +104,23 @@ impl Marks {
             self.over.remove(&place);
             self.always.remove(&place);
         }
-        while let Some(Piece { to, mark, .. }) = self.pieces.get(self.begun).filter(|piece| piece.from < self.passed) {
+        while let Some(Piece { to, tombstone, .. }) =
+            self.pieces.get(self.begun).filter(|piece| piece.from < self.passed)
+        {
             self.begun += 1;
             if *to >= self.passed {
-                let place = (mark.seqno, mark.ordinal);
-                self.over.insert(place, *mark);
+                let place = (tombstone.seqno, tombstone.ordinal);
+                self.over.insert(place, *tombstone);
                 self.ends.insert((*to, place));
-                if mark.purge || mark.gap_start.is_some() {
+                if tombstone.purge || tombstone.gap_start.is_some() {
                     self.always.insert(place);
                 }
             }
         }
     }
 
-    /// The next mark over the current key that is newer than the next entry, of those that are to be judged.
-    pub(super) fn next_above(&mut self, seqno: u64, ordinal: u32) -> Option<Mark> {
+    /// The next tombstone over the current key that is newer than the next entry, of those that are to be judged.
+    pub(super) fn next_above(&mut self, seqno: u64, ordinal: u32) -> Option<Tombstone> {
         let entry = (seqno, ordinal);
         let below = (Bound::Excluded(entry), self.upto);
         if let Bound::Excluded(upto) | Bound::Included(upto) = self.upto
@@ -132,7 +135,8 @@ impl Marks {
             row.next_back()
         };
         self.in_row = next.is_some();
-        // Segments keep no order in a commit: a mark may stand at the very place of the entry, and comes behind it.
+        // Segments keep no order in a commit: a tombstone may stand at the very place of the entry, and comes behind
+        // it.
         self.upto = next.map_or(Bound::Included(entry), Bound::Excluded);
         self.over.get(&next?).copied()
     }
@@ -142,7 +146,7 @@ impl Marks {
         self.over.first_key_value().is_some_and(|((oldest, _), _)| *oldest < seqno)
     }
 
-    /// An entry of the current key at `seqno` stays: the marks above it must stay to hide it.
+    /// An entry of the current key at `seqno` stays: the tombstones above it must stay to hide it.
     pub(super) fn must_hide(&mut self, seqno: u64) {
         if self.over.last_key_value().is_some_and(|((newest, _), _)| *newest > seqno) {
             let (part, count) = (self.passed.checked_sub(1), self.hides.len());
@@ -158,8 +162,8 @@ impl Marks {
     pub(super) fn take_before(
         &mut self,
         cut: Option<&[u8]>,
-        (rules, demands, below): (&Rules, &Demands, &Below),
-        traces: &mut Traces,
+        (rules, demands, below): (&Rules, &Demands, &OlderSegments),
+        dropped: &mut Dropped,
     ) -> Tombstones {
         let count = self.edges.len();
         let first = self.given_parts;
@@ -184,21 +188,25 @@ impl Marks {
         let hides = self.hides.get(first..end).unwrap_or_default();
         assert!(hides.len() == end - first, "{} of parts {first}..{end}", hides.len());
         let stays = Leaving { window: &window, rules, demands, clear: below.spans() }.stays(hides, &edge);
-        let timed = |mark: Mark| Mark { ordinal: 0, time: if rules.timed { mark.time } else { 0 }, ..mark };
+        let timed = |tombstone: Tombstone| Tombstone {
+            ordinal: 0,
+            time: if rules.timed { tombstone.time } else { 0 },
+            ..tombstone
+        };
         let mut out = Vec::new();
-        for Piece { from, to, mark } in window {
+        for Piece { from, to, tombstone } in window {
             let mut left = from;
             let after = stays.partition_point(|run| run.end <= from);
             for run in stays.get(after..).unwrap_or_default().iter().take_while(|run| run.start < to) {
                 let (start, stop) = (run.start.max(from), run.end.min(to));
-                out.push((start, Some(stop).filter(|stop| first + *stop < count || cut.is_some()), timed(mark)));
+                out.push((start, Some(stop).filter(|stop| first + *stop < count || cut.is_some()), timed(tombstone)));
                 if left < start {
-                    traces.tombstone_left(mark.seqno, mark.gap_start);
+                    dropped.tombstone_left(tombstone.seqno, tombstone.gap_start);
                 }
                 left = stop;
             }
             if left < to {
-                traces.tombstone_left(mark.seqno, mark.gap_start);
+                dropped.tombstone_left(tombstone.seqno, tombstone.gap_start);
             }
         }
         let edges: Vec<Bytes> = (0..=end - first).filter_map(edge).map(Bytes::from).collect();
@@ -231,8 +239,8 @@ impl Leaving<'_> {
     fn stays(&self, hides: &[bool], edge: &impl Fn(usize) -> Option<Vec<u8>>) -> Vec<Range<usize>> {
         let count = hides.len();
         let trusting = self.demands.newest_distrusting();
-        let may_go = |mark: &Mark| {
-            let Mark { seqno, gap_start, purge, .. } = *mark;
+        let may_go = |tombstone: &Tombstone| {
+            let Tombstone { seqno, gap_start, purge, .. } = *tombstone;
             let held = trusting.is_some_and(|newest| newest >= seqno)
                 || gap_start.is_some_and(|gap| self.demands.any_in(gap, seqno).is_some());
             !held && (!purge || self.rules.may_go(seqno, self.demands))
@@ -241,7 +249,7 @@ impl Leaving<'_> {
         let mut steps = vec![(0isize, 0isize); count + 1];
         let mut ending: Vec<Vec<usize>> = vec![Vec::new(); count + 1];
         for piece in self.window {
-            let stuck = isize::from(!may_go(&piece.mark));
+            let stuck = isize::from(!may_go(&piece.tombstone));
             if let Some(step) = steps.get_mut(piece.from) {
                 *step = (step.0 + 1, step.1 + stuck);
             }
@@ -257,9 +265,9 @@ impl Leaving<'_> {
             let step = steps.get(part).copied().unwrap_or_default();
             (depth, stuck) = (depth + step.0, stuck + step.1);
             depths.push(depth);
-            // Where the past has a tier of its own nothing is left beneath the marks; else the one that goes must be
-            // the only one.
-            let together = self.rules.policy.keeps_past() || depth == 1;
+            // Where the past has a tier of its own nothing is left beneath the tombstones; else the one that goes must
+            // be the only one.
+            let together = self.rules.policy.keeps_history() || depth == 1;
             let may = depth > 0 && together && stuck == 0 && !hides;
             let start = edge(part);
             assert!(start.is_some(), "part {part} of {count} begins nowhere");
@@ -273,7 +281,7 @@ impl Leaving<'_> {
             while at < count && leaving(at) == leaving(start) {
                 at += 1;
             }
-            // A hole that parts many marks would make twice as many of them: there they stay.
+            // A hole that parts many tombstones would make twice as many of them: there they stay.
             let parts_many = || {
                 let reach = start.checked_sub(1).and_then(|before| depths.get(before)).map_or(0, |depth| *depth);
                 let ends = ending.get(start..=at).unwrap_or_default().iter().flatten();
@@ -308,10 +316,10 @@ mod tests {
         base::KeyspaceId,
         compaction::policy::Policy,
         merge::RangeTombstone,
-        segment::{Finished, Summary},
+        segment::{SegmentMeta, Summary},
     };
 
-    fn older(start: u8, end: u8) -> Arc<Finished> {
+    fn older(start: u8, end: u8) -> Arc<SegmentMeta> {
         let summary = Summary {
             keyspace: KeyspaceId(16),
             span: KeySpan { start: vec![start], end: Some(vec![end]) },
@@ -324,28 +332,28 @@ mod tests {
             max_seqno: 1,
             lowest_affected: 1,
             times: None,
-            past: None,
+            history: None,
         };
-        Arc::new(Finished { number: 1, file_id: 1, file_len: 1, footer_digest: 1, summary })
+        Arc::new(SegmentMeta { number: 1, file_id: 1, file_len: 1, footer_digest: 1, summary })
     }
 
     #[test]
     fn of_a_row_of_marks_the_newest_and_the_oldest_are_judged_and_those_that_tell_of_more() {
-        let mark = |seqno, gap_start, purge| RangeTombstone {
+        let tombstone = |seqno, gap_start, purge| RangeTombstone {
             span: KeySpan { start: b"a".to_vec(), end: None },
-            mark: Mark { seqno, ordinal: 0, gap_start, time: seqno, purge },
+            tombstone: Tombstone { seqno, ordinal: 0, gap_start, time: seqno, purge },
         };
-        let all = (20..60).map(|seqno| mark(seqno, (seqno == 33).then_some(31), seqno == 52));
+        let all = (20..60).map(|seqno| tombstone(seqno, (seqno == 33).then_some(31), seqno == 52));
         let sets = [Arc::new(Tombstones::new(all))];
         let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), 60);
-        let mut marks = Marks::new(&sets, (&rules, &Demands::default()), &mut Traces::default());
-        marks.begin_key(b"k");
+        let mut tombstones = JobTombstones::new(&sets, (&rules, &Demands::default()), &mut Dropped::default());
+        tombstones.begin_key(b"k");
         let mut rows = Vec::new();
         for entry in [45, 44, 42, 30, 3] {
-            let row = std::iter::from_fn(|| marks.next_above(entry, 0));
-            rows.push(row.map(|mark| mark.seqno).collect::<Vec<_>>());
+            let row = std::iter::from_fn(|| tombstones.next_above(entry, 0));
+            rows.push(row.map(|tombstone| tombstone.seqno).collect::<Vec<_>>());
         }
-        // A mark at the place of an entry comes behind it.
+        // A tombstone at the place of an entry comes behind it.
         assert_eq!(rows, [vec![59, 52, 46], vec![45], vec![44, 43], vec![42, 33, 31], vec![30, 20]]);
     }
 
@@ -367,20 +375,20 @@ mod tests {
                 let start = b'a' + u8::try_from(dice.below(9)).unwrap();
                 spans.push(older(start, start + 1 + u8::try_from(dice.below(2)).unwrap()));
             }
-            let below = Below(spans);
-            let mut traces = Traces::default();
-            let (_, thinned) = thin(&sets, (&rules, &demands), &mut Traces::default());
+            let below = OlderSegments(spans);
+            let mut dropped = Dropped::default();
+            let (_, thinned) = thin(&sets, (&rules, &demands), &mut Dropped::default());
             let edges: Vec<Bytes> = sets[0].parts().0.to_vec();
-            let mut marks = Marks::new(&sets, (&rules, &demands), &mut Traces::default());
+            let mut tombstones = JobTombstones::new(&sets, (&rules, &demands), &mut Dropped::default());
             // Every key and the one behind it; some hold an entry that stays, some begin another segment.
             let mut out: Vec<Tombstones> = Vec::new();
             let mut hidden: Vec<(Vec<u8>, usize)> = Vec::new();
             let keys: Vec<Vec<u8>> = (b'`'..=b'k').flat_map(|byte| [vec![byte], vec![byte, 5]]).collect();
             for key in &keys {
                 if dice.below(8) == 0 {
-                    out.push(marks.take_before(Some(key), (&rules, &demands, &below), &mut traces));
+                    out.push(tombstones.take_before(Some(key), (&rules, &demands, &below), &mut dropped));
                 }
-                marks.begin_key(key);
+                tombstones.begin_key(key);
                 let over: Vec<_> = thinned
                     .iter()
                     .filter(|piece| {
@@ -389,15 +397,15 @@ mod tests {
                     })
                     .collect();
                 let seqno = dice.below(last + 2);
-                assert_eq!(marks.any_older(seqno), over.iter().any(|piece| piece.mark.seqno < seqno));
+                assert_eq!(tombstones.any_older(seqno), over.iter().any(|piece| piece.tombstone.seqno < seqno));
                 if dice.below(4) == 0 {
-                    marks.must_hide(seqno);
-                    if over.iter().any(|piece| piece.mark.seqno > seqno) {
+                    tombstones.must_hide(seqno);
+                    if over.iter().any(|piece| piece.tombstone.seqno > seqno) {
                         hidden.push((key.clone(), out.len()));
                     }
                 }
             }
-            out.push(marks.take_before(None, (&rules, &demands, &below), &mut traces));
+            out.push(tombstones.take_before(None, (&rules, &demands, &below), &mut dropped));
             for pair in out.windows(2) {
                 let (left, right) = (pair[0].span(), pair[1].span());
                 assert!(left.zip(right).is_none_or(|(left, right)| left.end.is_some_and(|end| end <= right.start)));
@@ -407,17 +415,20 @@ mod tests {
                     let end = edges.get(piece.to).is_none_or(|end| **key < **end);
                     edges[piece.from].as_ref() <= key.as_slice() && end
                 };
-                let newest_first = |mut marks: Vec<Mark>| {
-                    marks.sort_unstable_by_key(|mark| Reverse(mark.seqno));
-                    marks
+                let newest_first = |mut tombstones: Vec<Tombstone>| {
+                    tombstones.sort_unstable_by_key(|tombstone| Reverse(tombstone.seqno));
+                    tombstones
                 };
-                let was =
-                    newest_first(thinned.iter().filter(over).map(|piece| Mark { ordinal: 0, ..piece.mark }).collect());
+                let was = newest_first(
+                    thinned.iter().filter(over).map(|piece| Tombstone { ordinal: 0, ..piece.tombstone }).collect(),
+                );
                 let is = newest_first(out.iter().flat_map(|set| set.covering(key)).copied().collect());
                 if is.is_empty() {
-                    let alone = rules.policy.keeps_past() || was.len() <= 1;
-                    let held = was.iter().any(|mark| demands.holds_tombstone(mark.seqno, mark.gap_start));
-                    let purges = was.iter().any(|mark| mark.purge && !rules.may_go(mark.seqno, &demands));
+                    let alone = rules.policy.keeps_history() || was.len() <= 1;
+                    let held =
+                        was.iter().any(|tombstone| demands.holds_tombstone(tombstone.seqno, tombstone.gap_start));
+                    let purges =
+                        was.iter().any(|tombstone| tombstone.purge && !rules.may_go(tombstone.seqno, &demands));
                     let needed = was.is_empty() || alone && !held && !purges && below.is_clear_at(key);
                     assert!(
                         needed && (was.is_empty() || !hidden.iter().any(|(hidden, _)| hidden == key)),
@@ -428,7 +439,7 @@ mod tests {
                 }
             }
             if out.iter().all(Tombstones::is_empty) {
-                assert_eq!(traces.tombstones_left, !thinned.is_empty(), "seed {seed}");
+                assert_eq!(dropped.tombstones_left, !thinned.is_empty(), "seed {seed}");
             }
         }
     }
@@ -437,7 +448,7 @@ mod tests {
     fn a_hole_is_left_in_one_mark_and_not_in_many() {
         let tombstone = |start: u8, end: u8, seqno| RangeTombstone {
             span: KeySpan { start: vec![start], end: Some(vec![end]) },
-            mark: Mark { seqno, ordinal: 0, gap_start: None, time: seqno, purge: false },
+            tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: seqno, purge: false },
         };
         // Older segments hold something to both sides of the part from c to d, and on the edges there stand two short
         // ones.
@@ -446,9 +457,9 @@ mod tests {
         for (count, kept) in [(1, false), (2, true), (9, true)] {
             let long = (0..count).map(|at| tombstone(b'a', b'f', 2 + at));
             let sets = [Arc::new(Tombstones::new(short.iter().cloned().chain(long)))];
-            let mut marks = Marks::new(&sets, (&rules, &Demands::default()), &mut Traces::default());
-            let below = Below(vec![older(b'a', b'c'), older(b'd', b'f')]);
-            let out = marks.take_before(None, (&rules, &Demands::default(), &below), &mut Traces::default());
+            let mut tombstones = JobTombstones::new(&sets, (&rules, &Demands::default()), &mut Dropped::default());
+            let below = OlderSegments(vec![older(b'a', b'c'), older(b'd', b'f')]);
+            let out = tombstones.take_before(None, (&rules, &Demands::default(), &below), &mut Dropped::default());
             assert_eq!(out.covering(b"c").count() > 0, kept, "{count}");
             assert_eq!(out.len() as u64, if kept { 1 + count } else { 2 });
         }

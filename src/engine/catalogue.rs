@@ -100,7 +100,7 @@ impl Catalogue {
 
     /// Returns whether entries of a keyspace carry their time.
     pub(super) fn keeps_time(&self, keyspace: &KeyspaceVersion) -> bool {
-        keyspace.id == TIMELINE || self.policy_of(keyspace).keeps_past() || !keyspace.options.ttls.is_empty()
+        keyspace.id == TIMELINE || self.policy_of(keyspace).keeps_history() || !keyspace.options.ttls.is_empty()
     }
 
     /// Returns a keyspace as its readers hold it.
@@ -127,22 +127,22 @@ impl Catalogue {
             drop(before);
         }
         let StoredOptions { merge, merge_name, .. } = &keyspace.options;
-        let asked = match (&options.merge, MergeStrategy::built_in(*merge)) {
+        let read_at = match (&options.merge, MergeStrategy::built_in(*merge)) {
             (None, Some(stored)) => return Ok(KeyspaceRef::new(keyspace, stored)),
             (None, None) => None,
-            (Some(asked), _) if (asked.number(), asked.custom_name()) == (*merge, merge_name) => {
-                let mut strategy = asked.clone();
-                if matches!(asked, MergeStrategy::Custom(_)) {
+            (Some(read_at), _) if (read_at.number(), read_at.custom_name()) == (*merge, merge_name) => {
+                let mut strategy = read_at.clone();
+                if matches!(read_at, MergeStrategy::Custom(_)) {
                     // All handles use the one given first.
                     strategy = self.strategies.lock().entry(keyspace.id).or_insert(strategy).clone();
                 }
                 return Ok(KeyspaceRef::new(keyspace, strategy));
             }
-            (Some(asked), _) => Some(asked.name()),
+            (Some(read_at), _) => Some(read_at.name()),
         };
-        let asked = asked.map_or_else(|| "none was given".to_owned(), |asked| format!("{asked} was given"));
+        let read_at = read_at.map_or_else(|| "none was given".to_owned(), |read_at| format!("{read_at} was given"));
         Err(Error::invalid(format!(
-            "keyspace \"{}\" has the merge strategy {}, but {asked}; open it with the one it was created with",
+            "keyspace \"{}\" has the merge strategy {}, but {read_at}; open it with the one it was created with",
             keyspace.name,
             name_of(*merge, merge_name)
         )))

@@ -24,8 +24,8 @@ use crate::{
     format::name,
     manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
     memtable::Stamp,
-    merge::{Asked, Direction, Tombstones},
-    segment::{Entry, Finished, Purpose, SegmentWriter},
+    merge::{Direction, ReadAt, Tombstones},
+    segment::{Entry, Purpose, SegmentMeta, SegmentWriter},
 };
 
 /// Bytes copied at a time where links are not possible.
@@ -185,9 +185,9 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
             dropped,
             vanished: _,
             horizon: _,
-            lapsed: _,
+            expired_upto: _,
             levels: _,
-            past: _,
+            history: _,
         } = &**then;
         if dropped.is_some_and(|dropped| readers_of(*born, dropped, &pinned).is_empty()) {
             continue;
@@ -265,12 +265,16 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
     watch.begin(keyspaces.iter().map(|keyspace| bytes_of(keyspace.id)).sum())?;
     for keyspace in keyspaces {
         watch.begin_part(bytes_of(keyspace.id));
-        let mut copied =
-            KeyspaceVersion { levels: Vec::new(), past: Vec::new(), dropped: None, ..KeyspaceVersion::clone(keyspace) };
+        let mut copied = KeyspaceVersion {
+            levels: Vec::new(),
+            history: Vec::new(),
+            dropped: None,
+            ..KeyspaceVersion::clone(keyspace)
+        };
         // Only the newest versions at the view's moment are copied, so from that moment on every read is exact.
         copied.vanished = view.seqno();
         copied.horizon = view.seqno();
-        copied.lapsed = 0;
+        copied.expired_upto = 0;
         copied.options.ttls = ttls_of_copy(view, &keyspace.options.ttls);
         let reference = engine.catalogue.keyspace_ref(keyspace)?;
         let segments = copy_keyspace(view, &**target, keyspace, &reference, (&mut version.next_file, watch))?;
@@ -294,9 +298,9 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         dropped: None,
         vanished: 0,
         horizon: view.seqno(),
-        lapsed: 0,
+        expired_upto: 0,
         levels: vec![stamps.map(Arc::new).into_iter().collect()],
-        past: Vec::new(),
+        history: Vec::new(),
     };
     version.keyspaces.insert(TIMELINE, Arc::new(timeline));
     name_checkpoint(engine, target, &version)?;
@@ -321,7 +325,7 @@ fn copy_keyspace(
     keyspace: &KeyspaceVersion,
     reference: &KeyspaceRef,
     (next_file, watch): (&mut u64, &mut Watch<'_>),
-) -> Result<Vec<Arc<Finished>>> {
+) -> Result<Vec<Arc<SegmentMeta>>> {
     let engine = view.engine();
     let keeps_time = engine.catalogue.keeps_time(keyspace);
     let Some(mut scan) = view.scan(reference, KeySpan { start: Vec::new(), end: None }, Direction::Forward)? else {
@@ -334,7 +338,7 @@ fn copy_keyspace(
         Ok::<_, Error>(())
     };
     let current = view.files();
-    let asked = view.asked(reference)?;
+    let read_at = view.read_at(reference)?;
     let main = || current.version.keyspaces.get(&keyspace.id).into_iter().flat_map(|now| now.main());
     let keys = main().map(|segment| segment.summary.keys).sum::<u64>();
     let mut copied = 0;
@@ -346,8 +350,8 @@ fn copy_keyspace(
             Ok(true) => (Kind::Put, None),
             Err(error) if scan.has_ended() => return Err(error),
             Err(error) => {
-                let state = |asked: &Asked| state_as_of(&current, reference, scan.key(), asked.clone());
-                let state = asked.as_ref().map(state).transpose()?.flatten();
+                let state = |read_at: &ReadAt| state_as_of(&current, reference, scan.key(), read_at.clone());
+                let state = read_at.as_ref().map(state).transpose()?.flatten();
                 let Some((kind, state)) = state else { return Err(reference.of_key(scan.key(), error)) };
                 (kind, Some(state))
             }

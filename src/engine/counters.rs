@@ -15,7 +15,7 @@ pub(crate) struct Counters {
     pub(super) compacted_in: AtomicU64,
     pub(super) compacted_out: AtomicU64,
     /// Bytes written to the history tier by compactions.
-    pub(super) past_out: AtomicU64,
+    pub(super) history_out: AtomicU64,
     pub(super) stalls: AtomicU64,
     pub(super) reads: ReadCounters,
 }

@@ -13,8 +13,8 @@ use crate::{
 /// The longest name, in bytes.
 const NAME_LEN_MAX: usize = 255;
 
-fn point_index_number(asked: Option<bool>) -> u8 {
-    asked.map_or(0, |index| if index { 2 } else { 1 })
+fn point_index_number(read_at: Option<bool>) -> u8 {
+    read_at.map_or(0, |index| if index { 2 } else { 1 })
 }
 
 /// Stands for the seqno of a new time to live until its commit has one.
@@ -153,7 +153,7 @@ pub(crate) fn space_of(engine: &Engine, id: KeyspaceId) -> KeyspaceSpace {
     let Some(keyspace) = current.version.keyspaces.get(&id) else { return KeyspaceSpace::default() };
     KeyspaceSpace {
         live: keyspace.main().map(|segment| segment.file_len).sum(),
-        history: keyspace.past.iter().map(|segment| segment.file_len).sum(),
+        history: keyspace.history.iter().map(|segment| segment.file_len).sum(),
         memtable: current.memtables(u64::MAX).map(|memtable| memtable.share(id).bytes).sum(),
     }
 }

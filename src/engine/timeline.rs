@@ -24,7 +24,7 @@ use crate::{
     format::{Reader, Writer, name},
     memtable::{Memtable, Stamp},
     merge::{Direction, Source, Tombstones, step},
-    segment::{Entry, Finished, PointIndex, Purpose, SegmentWriter},
+    segment::{Entry, PointIndex, Purpose, SegmentMeta, SegmentWriter},
 };
 
 /// Commits in one entry.
@@ -281,7 +281,7 @@ pub(super) fn write_stamps(
     dir: &dyn Dir,
     (stamps, number): (&[Stamp], u64),
     made: &mut Vec<u64>,
-) -> Result<Option<Finished>> {
+) -> Result<Option<SegmentMeta>> {
     let Some(first) = stamps.first() else { return Ok(None) };
     made.push(number);
     let mut writer = stamp_segment(ctx, dir, number, first)?;

@@ -20,12 +20,12 @@ const ENODEV: i32 = 19;
 ///
 /// A [`File`](crate::env::File) that keeps its bytes in memory makes one with [`Region::from`].
 #[derive(Clone, Debug)]
-pub struct Region(Kept);
+pub struct Region(Backing);
 
 /// Owner of the bytes.
 #[derive(Clone, Debug)]
 #[expect(clippy::rc_buffer, reason = "shared with files in memory, which grow while they have one owner")]
-enum Kept {
+enum Backing {
     /// Mapped from a real file.
     Map(Arc<Mmap>),
     /// Kept in memory.
@@ -35,7 +35,7 @@ enum Kept {
 impl From<Arc<Vec<u8>>> for Region {
     /// Shares bytes in memory.
     fn from(bytes: Arc<Vec<u8>>) -> Self {
-        Self(Kept::Heap(bytes))
+        Self(Backing::Heap(bytes))
     }
 }
 
@@ -59,7 +59,7 @@ impl Region {
         // other engines away. If another program truncates the file, the process dies of SIGBUS: use
         // `Options::mmap(false)` where that can happen.
         let map = unsafe { Mmap::map(file) }?;
-        Ok(Self(Kept::Map(Arc::new(map))))
+        Ok(Self(Backing::Map(Arc::new(map))))
     }
 
     /// Returns whether a map failed only because the system allows no further map, or none of such a file: then it can
@@ -92,8 +92,8 @@ impl Region {
     /// Returns the owner for shared windows into these bytes.
     pub(crate) fn owner(&self) -> Arc<dyn AsRef<[u8]> + Send + Sync> {
         match &self.0 {
-            Kept::Map(map) => Arc::<Mmap>::clone(map),
-            Kept::Heap(heap) => Arc::<Vec<u8>>::clone(heap),
+            Backing::Map(map) => Arc::<Mmap>::clone(map),
+            Backing::Heap(heap) => Arc::<Vec<u8>>::clone(heap),
         }
     }
 }
@@ -104,8 +104,8 @@ impl Deref for Region {
     #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Kept::Map(map) => map,
-            Kept::Heap(heap) => heap,
+            Backing::Map(map) => map,
+            Backing::Heap(heap) => heap,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Changes that lead from one version to the next.
 
 use super::options::StoredOptions;
-use crate::{base::KeyspaceId, segment::Finished, wal::LogEnd};
+use crate::{base::KeyspaceId, segment::SegmentMeta, wal::LogEnd};
 
 /// One change of a version. `changes` defines its encoding, [`Version`](super::Version) its effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,11 +15,11 @@ pub(crate) enum Change {
     /// Removes a dropped keyspace with all its segments.
     Forget { id: KeyspaceId },
     /// Adds a segment to a level.
-    Add { level: u8, segment: Finished },
+    Add { level: u8, segment: SegmentMeta },
     /// Removes a segment.
     Remove { keyspace: KeyspaceId, number: u64 },
     /// Raises the watermarks of dropped data (K5, K6).
-    Marks { keyspace: KeyspaceId, vanished: u64, horizon: u64, lapsed: u64 },
+    Watermarks { keyspace: KeyspaceId, vanished: u64, horizon: u64, expired_upto: u64 },
     /// Logs below this number are no longer needed.
     LogsFrom { number: u64 },
     /// End of a log, as far as it is known.

@@ -80,8 +80,8 @@ fn encode(change: &Change) -> (u8, Vec<u8>) {
         Change::Forget { id } => keyspaces::encode_forget(out, *id),
         Change::Add { level, segment } => segments::encode_add(out, *level, segment),
         Change::Remove { keyspace, number } => segments::encode_remove(out, *keyspace, *number),
-        Change::Marks { keyspace, vanished, horizon, lapsed } => {
-            keyspaces::encode_marks(out, *keyspace, *vanished, *horizon, *lapsed)
+        Change::Watermarks { keyspace, vanished, horizon, expired_upto } => {
+            keyspaces::encode_watermarks(out, *keyspace, *vanished, *horizon, *expired_upto)
         }
         Change::LogsFrom { number } => logs::encode_logs_from(out, *number),
         Change::LogEnd { number, end } => logs::encode_log_end(out, *number, *end),
@@ -106,7 +106,7 @@ fn decode(tag: u8, body: &mut Reader<'_>) -> Result<Option<Change>, Corruption> 
         keyspaces::FORGET => keyspaces::decode_forget(body),
         segments::ADD => segments::decode_add(body),
         segments::REMOVE => segments::decode_remove(body),
-        keyspaces::MARKS => keyspaces::decode_marks(body),
+        keyspaces::WATERMARKS => keyspaces::decode_watermarks(body),
         logs::LOGS_FROM => logs::decode_logs_from(body),
         logs::LOG_ENDS_EXACTLY => logs::decode_log_end(LogEnd::Exactly, body),
         logs::LOG_ENDS_AT_MOST => logs::decode_log_end(LogEnd::AtMost, body),
@@ -128,11 +128,11 @@ pub(super) mod tests {
         base::{KeySpan, KeyspaceId},
         manifest::options::{StoredOptions, StoredPolicy},
         merge::NUMBER_CUSTOM,
-        segment::{Finished, Summary},
+        segment::{SegmentMeta, Summary},
     };
 
-    pub(crate) fn segment(number: u64, span: (&str, &str), seqnos: (u64, u64)) -> Finished {
-        Finished {
+    pub(crate) fn segment(number: u64, span: (&str, &str), seqnos: (u64, u64)) -> SegmentMeta {
+        SegmentMeta {
             number,
             file_id: number * 7,
             file_len: 1000,
@@ -149,7 +149,7 @@ pub(super) mod tests {
                 max_seqno: seqnos.1,
                 lowest_affected: seqnos.0,
                 times: None,
-                past: None,
+                history: None,
             },
         }
     }
@@ -177,8 +177,8 @@ pub(super) mod tests {
             Change::Forget { id },
             Change::Add { level: 3, segment: segment(4, ("a", "b"), (1, 2)) },
             Change::Remove { keyspace: id, number: 1 << 40 },
-            Change::Marks { keyspace: id, vanished: 1, horizon: 2, lapsed: 0 },
-            Change::Marks { keyspace: id, vanished: 1, horizon: 2, lapsed: 1 << 50 },
+            Change::Watermarks { keyspace: id, vanished: 1, horizon: 2, expired_upto: 0 },
+            Change::Watermarks { keyspace: id, vanished: 1, horizon: 2, expired_upto: 1 << 50 },
             Change::LogsFrom { number: 3 },
             Change::LogEnd { number: 2, end: LogEnd::Exactly(99) },
             Change::LogEnd { number: 3, end: LogEnd::AtMost(0) },
@@ -197,7 +197,7 @@ pub(super) mod tests {
         let ttls = [(3, 5), (9, 0)].into();
         let kept = StoredOptions { policy: StoredPolicy::Mvcc(3, 128), ttls, ..StoredOptions::default() };
         let custom = StoredOptions { policy: StoredPolicy::Custom("f".into()), ..StoredOptions::default() };
-        let marks = |lapsed| Change::Marks { keyspace: id, vanished: 1, horizon: 2, lapsed };
+        let marks = |expired_upto| Change::Watermarks { keyspace: id, vanished: 1, horizon: 2, expired_upto };
         let cases: &[(Change, &[u8])] = &[
             (Change::Create { id, name: "k".into(), options: plain, seqno: 7 }, b"\x01\x06\xac\x02\x07\x00\x01k"),
             (Change::Drop { id, seqno: 9 }, b"\x02\x03\xac\x02\x09"),

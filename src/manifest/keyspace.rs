@@ -5,7 +5,7 @@ use std::{cmp::Reverse, sync::Arc};
 use super::{change::Change, edit::Edit, options::StoredOptions};
 use crate::{
     base::{Corruption, FIRST_KEYSPACE, KeyspaceId},
-    segment::Finished,
+    segment::SegmentMeta,
 };
 
 /// More levels than any database needs.
@@ -24,27 +24,27 @@ pub(crate) struct KeyspaceVersion {
     pub(crate) vanished: u64,
     pub(crate) horizon: u64,
     /// Values that expired up to this time, in microseconds, may have been dropped.
-    pub(crate) lapsed: u64,
+    pub(crate) expired_upto: u64,
     /// The main tree: level 0 newest first, deeper levels by key.
-    pub(crate) levels: Vec<Vec<Arc<Finished>>>,
+    pub(crate) levels: Vec<Vec<Arc<SegmentMeta>>>,
     /// The history tier, by run and key, newest run first.
-    pub(crate) past: Vec<Arc<Finished>>,
+    pub(crate) history: Vec<Arc<SegmentMeta>>,
 }
 
 impl KeyspaceVersion {
     /// Returns the segments of a level.
-    pub(crate) fn level(&self, level: usize) -> &[Arc<Finished>] {
+    pub(crate) fn level(&self, level: usize) -> &[Arc<SegmentMeta>] {
         self.levels.get(level).map_or(&[], Vec::as_slice)
     }
 
     /// Iterates over the segments of the main tree, newest level first.
-    pub(crate) fn main(&self) -> impl Iterator<Item = &Arc<Finished>> {
+    pub(crate) fn main(&self) -> impl Iterator<Item = &Arc<SegmentMeta>> {
         self.levels.iter().flatten()
     }
 
     /// Iterates over all segments.
-    pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<Finished>> {
-        self.main().chain(&self.past)
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<SegmentMeta>> {
+        self.main().chain(&self.history)
     }
 
     /// Returns whether it is the engine's own.
@@ -61,9 +61,9 @@ impl KeyspaceVersion {
             dropped: None,
             vanished: 0,
             horizon: 0,
-            lapsed: 0,
+            expired_upto: 0,
             levels: Vec::new(),
-            past: Vec::new(),
+            history: Vec::new(),
         }
     }
 
@@ -77,18 +77,18 @@ impl KeyspaceVersion {
     }
 
     /// Raises the watermarks of dropped data (V4).
-    pub(super) fn raise_marks(&mut self, vanished: u64, horizon: u64, lapsed: u64) {
+    pub(super) fn raise_watermarks(&mut self, vanished: u64, horizon: u64, expired_upto: u64) {
         self.vanished = self.vanished.max(vanished);
         self.horizon = self.horizon.max(horizon);
-        self.lapsed = self.lapsed.max(lapsed);
+        self.expired_upto = self.expired_upto.max(expired_upto);
     }
 
     /// Adds a segment to a level, or to the history tier.
-    pub(super) fn add(&mut self, level: usize, segment: &Finished) {
+    pub(super) fn add(&mut self, level: usize, segment: &SegmentMeta) {
         let segment = Arc::new(segment.clone());
-        if segment.summary.past.is_some() {
-            self.past.push(segment);
-            self.past.sort_by_cached_key(|segment| (Reverse(run(segment)), segment.summary.span.start.clone()));
+        if segment.summary.history.is_some() {
+            self.history.push(segment);
+            self.history.sort_by_cached_key(|segment| (Reverse(run(segment)), segment.summary.span.start.clone()));
             return;
         }
         if self.levels.len() <= level {
@@ -107,9 +107,9 @@ impl KeyspaceVersion {
     /// Removes the segment of a number, which must exist exactly once.
     pub(super) fn remove(&mut self, number: u64) -> Result<(), Corruption> {
         let before = self.segments().count();
-        let others = |segment: &Arc<Finished>| segment.number != number;
+        let others = |segment: &Arc<SegmentMeta>| segment.number != number;
         self.levels.iter_mut().for_each(|segments| segments.retain(others));
-        self.past.retain(others);
+        self.history.retain(others);
         if self.segments().count() + 1 != before {
             return Err(broken("a segment to remove that exists"));
         }
@@ -121,17 +121,17 @@ impl KeyspaceVersion {
 
     /// Appends the changes that rebuild it from nothing.
     pub(super) fn snapshot(&self, edit: &mut Edit) {
-        let Self { id, born, vanished, horizon, lapsed, .. } = *self;
+        let Self { id, born, vanished, horizon, expired_upto, .. } = *self;
         let (name, options) = (self.name.clone(), self.options.clone());
         edit.push(Change::Create { id, name, options, seqno: born });
-        edit.push(Change::Marks { keyspace: id, vanished, horizon, lapsed });
+        edit.push(Change::Watermarks { keyspace: id, vanished, horizon, expired_upto });
         for (level, segments) in (0u8..).zip(&self.levels) {
             for segment in segments {
-                edit.push(Change::Add { level, segment: Finished::clone(segment) });
+                edit.push(Change::Add { level, segment: SegmentMeta::clone(segment) });
             }
         }
-        for segment in &self.past {
-            edit.push(Change::Add { level: 0, segment: Finished::clone(segment) });
+        for segment in &self.history {
+            edit.push(Change::Add { level: 0, segment: SegmentMeta::clone(segment) });
         }
         if let Some(seqno) = self.dropped {
             edit.push(Change::Drop { id, seqno });
@@ -140,17 +140,17 @@ impl KeyspaceVersion {
 
     /// Checks the invariants within this keyspace: V1, V2, V6, and that its segments belong to it.
     pub(super) fn check(&self) -> Result<(), Corruption> {
-        let newest_first = |a: &Arc<Finished>, b: &Arc<Finished>| a.summary.min_seqno > b.summary.max_seqno;
+        let newest_first = |a: &Arc<SegmentMeta>, b: &Arc<SegmentMeta>| a.summary.min_seqno > b.summary.max_seqno;
         if !self.level(0).is_sorted_by(newest_first) {
             return Err(broken("level 0 newest first (V1)"));
         }
-        let apart = |a: &Arc<Finished>, b: &Arc<Finished>| {
+        let apart = |a: &Arc<SegmentMeta>, b: &Arc<SegmentMeta>| {
             a.summary.span.end.as_ref().is_some_and(|end| *end <= b.summary.span.start)
         };
         if !self.levels.iter().skip(1).all(|segments| segments.is_sorted_by(apart)) {
             return Err(broken("segments of a level that do not overlap (V2)"));
         }
-        if !self.past.is_sorted_by(|a, b| run(a) != run(b) || apart(a, b)) {
+        if !self.history.is_sorted_by(|a, b| run(a) != run(b) || apart(a, b)) {
             return Err(broken("segments of a run that do not overlap (V6)"));
         }
         if !self.segments().all(|segment| segment.summary.keyspace == self.id) {
@@ -161,8 +161,8 @@ impl KeyspaceVersion {
 }
 
 /// Returns the run of the history tier that a segment belongs to.
-fn run(segment: &Finished) -> u64 {
-    segment.summary.past.map_or(0, |past| past.run)
+fn run(segment: &SegmentMeta) -> u64 {
+    segment.summary.history.map_or(0, |history| history.run)
 }
 
 /// Reports the invariant that an edit breaks.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     base::{Corruption, FIRST_KEYSPACE, KeyspaceId, TIMELINE},
-    segment::Finished,
+    segment::SegmentMeta,
     wal::LogEnd,
 };
 
@@ -155,8 +155,8 @@ impl Version {
                 self.reach_seqno(*seqno);
             }
             Change::Forget { id } => self.forget(*id),
-            Change::Marks { keyspace, vanished, horizon, lapsed } => {
-                self.keyspace_mut(*keyspace)?.raise_marks(*vanished, *horizon, *lapsed);
+            Change::Watermarks { keyspace, vanished, horizon, expired_upto } => {
+                self.keyspace_mut(*keyspace)?.raise_watermarks(*vanished, *horizon, *expired_upto);
             }
             Change::Add { level, segment } => self.add(usize::from(*level), segment)?,
             Change::Remove { keyspace, number } => {
@@ -208,7 +208,7 @@ impl Version {
         }
     }
 
-    fn add(&mut self, level: usize, segment: &Finished) -> Result<(), Corruption> {
+    fn add(&mut self, level: usize, segment: &SegmentMeta) -> Result<(), Corruption> {
         if level >= LEVELS_MAX {
             return Err(broken("a level that exists"));
         }
@@ -268,7 +268,7 @@ mod tests {
                 Change::Add { level: 0, segment: segment(2, ("a", "z"), (10, 12)) },
                 Change::Add { level: 2, segment: segment(3, ("m", "p"), (1, 2)) },
                 Change::Add { level: 2, segment: segment(4, ("a", "m"), (1, 2)) },
-                Change::Marks { keyspace: KeyspaceId(16), vanished: 4, horizon: 5, lapsed: 0 },
+                Change::Watermarks { keyspace: KeyspaceId(16), vanished: 4, horizon: 5, expired_upto: 0 },
                 Change::LogsFrom { number: 3 },
                 Change::LogEnd { number: 3, end: LogEnd::AtMost(70) },
                 Change::Seqnos { last: 12, next: 20, ceiling: 1 << 32, time_us: 8 },
@@ -331,8 +331,9 @@ mod tests {
 
     #[test]
     fn marks_only_move_forward() {
-        let marks =
-            |vanished, horizon| Edit::new([Change::Marks { keyspace: KeyspaceId(16), vanished, horizon, lapsed: 0 }]);
+        let marks = |vanished, horizon| {
+            Edit::new([Change::Watermarks { keyspace: KeyspaceId(16), vanished, horizon, expired_upto: 0 }])
+        };
         let version = with_keyspace().apply(&marks(9, 9)).unwrap().apply(&marks(3, 12)).unwrap();
         let keyspace = &version.keyspaces[&KeyspaceId(16)];
         assert_eq!((keyspace.vanished, keyspace.horizon), (9, 12));

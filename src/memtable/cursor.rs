@@ -128,9 +128,9 @@ impl Source for MemCursor {
         Ok(())
     }
 
-    fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
+    fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()> {
         debug_assert_eq!(self.direction, Direction::Forward, "a walk against the order of versions");
-        let wanted = if self.table.has_purges() { seqno.max(opened) } else { seqno };
+        let wanted = if self.table.has_purges() { seqno.max(purge_horizon) } else { seqno };
         let edge = Key::newest(self.keyspace, key, wanted);
         let above = match &self.table.store {
             Store::Live(map) => map.upper_bound(Bound::Excluded(&edge)).map(|entry| entry.key().clone()),

@@ -29,7 +29,7 @@ use parking_lot::RwLock;
 
 use crate::{
     base::{Bytes, KeyspaceId, Kind, Result},
-    merge::{Answer, Found, Lookup, Mark, RangeTombstone, Seen, Tombstones},
+    merge::{Answer, EntryMeta, Lookup, Meaning, RangeTombstone, Tombstone, Tombstones},
     wal::BatchView,
 };
 
@@ -85,9 +85,9 @@ struct Value {
 }
 
 impl Value {
-    fn seen(&self, seqno: u64) -> Seen {
+    fn meta(&self, seqno: u64) -> EntryMeta {
         let Self { kind, time, .. } = *self;
-        Seen { seqno, gap_start: None, moved: false, kind, time: Some(time), interval: false }
+        EntryMeta { seqno, gap_start: None, moved: false, kind, time: Some(time), interval: false }
     }
 }
 
@@ -119,7 +119,7 @@ impl Share {
 
 /// Metadata of a table, besides its entries.
 #[derive(Debug, Default)]
-struct Told {
+struct Metadata {
     /// Commits in the table, in order.
     stamps: Vec<Stamp>,
     shares: BTreeMap<KeyspaceId, Share>,
@@ -148,7 +148,7 @@ pub(crate) struct Memtable {
     time_us: AtomicU64,
     /// Number of purges: they concern readers of earlier moments too.
     purges: AtomicU64,
-    told: RwLock<Told>,
+    metadata: RwLock<Metadata>,
 }
 
 impl Memtable {
@@ -168,7 +168,7 @@ impl Memtable {
             last: AtomicU64::new(0),
             time_us: AtomicU64::new(0),
             purges: AtomicU64::new(0),
-            told: RwLock::default(),
+            metadata: RwLock::default(),
         }
     }
 
@@ -222,8 +222,8 @@ impl Memtable {
                 self.purges.fetch_add(1, Relaxed);
             }
             if op.kind.is_range() {
-                let mark = Mark { seqno, ordinal, gap_start: None, time: time_us, purge: op.kind.purges() };
-                ranges.push((op.keyspace, RangeTombstone { span: op.span(), mark }));
+                let tombstone = Tombstone { seqno, ordinal, gap_start: None, time: time_us, purge: op.kind.purges() };
+                ranges.push((op.keyspace, RangeTombstone { span: op.span(), tombstone }));
             } else {
                 let whole = || -> Arc<dyn AsRef<[u8]> + Send + Sync> { Arc::<Vec<u8>>::clone(owner) };
                 let user = Bytes::shared(whole, op.key_at, op.key);
@@ -238,11 +238,11 @@ impl Memtable {
         let stamp = Stamp { seqno, time: time_us, writes: ordinal };
         let mut bytes = BATCH_OVERHEAD;
         {
-            let mut told = self.told.write();
-            told.stamps.push(stamp);
+            let mut metadata = self.metadata.write();
+            metadata.stamps.push(stamp);
             for (keyspace, share) in shares.into_iter().chain([newest]).filter(|(_, share)| share.bytes > 0) {
                 bytes += share.bytes;
-                told.shares.entry(keyspace).or_default().add(share);
+                metadata.shares.entry(keyspace).or_default().add(share);
             }
         }
         self.bytes.fetch_add(bytes, Relaxed);
@@ -292,12 +292,12 @@ impl Memtable {
 
     /// Calls `read` with the commits in the table, in order.
     pub(crate) fn with_stamps<T>(&self, read: impl FnOnce(&[Stamp]) -> T) -> T {
-        read(&self.told.read().stamps)
+        read(&self.metadata.read().stamps)
     }
 
     /// Returns the share of a keyspace.
     pub(crate) fn share(&self, keyspace: KeyspaceId) -> Share {
-        self.told.read().shares.get(&keyspace).copied().unwrap_or_default()
+        self.metadata.read().shares.get(&keyspace).copied().unwrap_or_default()
     }
 
     /// Returns the oldest commit time in the table, in microseconds.
@@ -333,20 +333,20 @@ impl Memtable {
     ///
     /// Entries here have no gaps, so versions above the requested seqno need not be shown to it.
     pub(crate) fn get(&self, keyspace: KeyspaceId, user: &[u8], lookup: &mut Lookup) -> Result<Option<Answer>> {
-        let asked = lookup.seqno();
-        let mark = self.ranges.newest(keyspace, user, asked, lookup.opened());
+        let read_at = lookup.seqno();
+        let tombstone = self.ranges.newest(keyspace, user, read_at, lookup.purge_horizon());
         // A purge above the moment counts too.
-        let newest = if self.has_purges() { asked.max(lookup.opened()) } else { asked };
+        let newest = if self.has_purges() { read_at.max(lookup.purge_horizon()) } else { read_at };
         let from = Key::newest(keyspace, user, newest);
         let mut each = |key: &Key, value: &Value| -> Option<Result<Answer>> {
-            if let Some(mark) = mark
-                && (mark.seqno, mark.ordinal) > (key.seqno, key.ordinal)
+            if let Some(tombstone) = tombstone
+                && (tombstone.seqno, tombstone.ordinal) > (key.seqno, key.ordinal)
             {
                 // Everything that follows is older than the range tombstone.
-                return Some(lookup.see(mark.seen()).map(|_| Answer::Deleted));
+                return Some(lookup.visit(tombstone.meta()).map(|_| Answer::Deleted));
             }
-            match lookup.see(value.seen(key.seqno)) {
-                Ok(Found::Operand) => {
+            match lookup.visit(value.meta(key.seqno)) {
+                Ok(Meaning::Operand) => {
                     lookup.push(value.bytes.clone());
                     None
                 }
@@ -371,10 +371,10 @@ impl Memtable {
                 older.iter().take_while(|(key, _)| is_same(key)).find_map(|(key, value)| each(key, value))
             }
         };
-        match (answer, mark) {
+        match (answer, tombstone) {
             (Some(answer), _) => answer.map(Some),
-            (None, Some(mark)) => {
-                lookup.see(mark.seen())?;
+            (None, Some(tombstone)) => {
+                lookup.visit(tombstone.meta())?;
                 Ok(Some(Answer::Deleted))
             }
             (None, None) => Ok(None),
@@ -386,7 +386,7 @@ impl Memtable {
 mod tests {
     use super::*;
     use crate::{
-        merge::{Asked, Direction, Source},
+        merge::{Direction, ReadAt, Source},
         wal::BatchBuf,
     };
 
@@ -401,7 +401,7 @@ mod tests {
     }
 
     fn get(table: &Memtable, key: &str, seqno: u64) -> Option<Answer> {
-        let mut lookup = Lookup::new(Asked::present(seqno, None));
+        let mut lookup = Lookup::new(ReadAt::present(seqno, None));
         table.get(KS, key.as_bytes(), &mut lookup).unwrap()
     }
 

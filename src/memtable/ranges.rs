@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 
 use crate::{
     base::KeyspaceId,
-    merge::{Mark, RangeTombstone, Tombstones, push},
+    merge::{RangeTombstone, Tombstone, Tombstones, push},
 };
 
 /// Range tombstones of all keyspaces.
@@ -58,14 +58,20 @@ impl Ranges {
         stacks.iter().find(|(id, _)| *id == keyspace).map(|(_, stack)| stack.clone()).unwrap_or_default()
     }
 
-    /// Returns the newest tombstone at or below `asked`, or purge at or below `opened`, that covers `key`.
-    pub(super) fn newest(&self, keyspace: KeyspaceId, key: &[u8], asked: u64, opened: u64) -> Option<Mark> {
+    /// Returns the newest tombstone at or below `read_at`, or purge at or below `purge_horizon`, that covers `key`.
+    pub(super) fn newest(
+        &self,
+        keyspace: KeyspaceId,
+        key: &[u8],
+        read_at: u64,
+        purge_horizon: u64,
+    ) -> Option<Tombstone> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
         }
         let stacks = self.stacks.read();
         let (_, stack) = stacks.iter().find(|(id, _)| *id == keyspace)?;
         // Anything the newer sets hold for the key is newer.
-        stack.iter().rev().find_map(|set| set.newest(key, asked, opened))
+        stack.iter().rev().find_map(|set| set.newest(key, read_at, purge_horizon))
     }
 }

@@ -42,7 +42,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{lookup::Asked, source::Direction};
+use super::{lookup::ReadAt, source::Direction};
 use crate::base::{KeyspaceId, Kind};
 
 /// Dead keys in a row after which a walk looks for a known span. Measured in a memtable, with two versions each: a dead
@@ -112,15 +112,15 @@ enum State {
 struct Finder {
     seqno: u64,
     /// Seqno up to which purges were seen.
-    opened: u64,
+    purge_horizon: u64,
     /// Time of the read, and the seqno from which on the newest TTL applies, if values expire.
     time: Option<(u64, u64)>,
 }
 
 impl Finder {
-    fn of(asked: &Asked) -> Self {
-        let time = asked.cutoffs.as_ref().map(|cutoffs| (cutoffs.time, cutoffs.since()));
-        Self { seqno: asked.seqno, opened: asked.opened, time }
+    fn of(read_at: &ReadAt) -> Self {
+        let time = read_at.cutoffs.as_ref().map(|cutoffs| (cutoffs.time, cutoffs.since()));
+        Self { seqno: read_at.seqno, purge_horizon: read_at.purge_horizon, time }
     }
 
     /// Returns whether its finding holds for another reader.
@@ -130,7 +130,7 @@ impl Finder {
             (Some((found, under)), Some((time, now_under))) => found <= time && under == now_under,
             (Some(_), None) => false,
         };
-        self.seqno <= reader.seqno && self.opened <= reader.opened && in_time
+        self.seqno <= reader.seqno && self.purge_horizon <= reader.purge_horizon && in_time
     }
 }
 
@@ -187,16 +187,16 @@ impl DeadSpans {
     pub(crate) fn jump(
         &self,
         (keyspace, key): (KeyspaceId, &[u8]),
-        asked: &Asked,
+        read_at: &ReadAt,
         direction: Direction,
         to: &mut Vec<u8>,
     ) -> bool {
         if self.count.load(Ordering::SeqCst) == 0 {
             return false;
         }
-        let reader = Finder::of(asked);
+        let reader = Finder::of(read_at);
         let mut spans = self.spans.lock();
-        for moment in [PRESENT, asked.seqno] {
+        for moment in [PRESENT, read_at.seqno] {
             let around = spans.places.get_mut(&(keyspace, moment)).and_then(|place| around(place, key));
             if let Some((start, span)) = around.filter(|(_, span)| span.state.serves(&reader)) {
                 span.used = true;
@@ -213,12 +213,12 @@ impl DeadSpans {
 
     /// Records that a reader found nothing from `start` to before `end`. Where nothing is known yet, that makes a span
     /// only if it is `worth` one.
-    pub(crate) fn found(&self, keyspace: KeyspaceId, (start, end): (&[u8], &[u8]), asked: &Asked, worth: bool) {
+    pub(crate) fn found(&self, keyspace: KeyspaceId, (start, end): (&[u8], &[u8]), read_at: &ReadAt, worth: bool) {
         debug_assert!(start < end, "a dead key lies inside its span");
         if !worth && self.count.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let reader = Finder::of(asked);
+        let reader = Finder::of(read_at);
         let mut spans = self.spans.lock();
         // Under the lock: a put that is not seen here will find the span.
         self.present.store(spans.present + 1, Ordering::SeqCst);
@@ -226,7 +226,7 @@ impl DeadSpans {
         let places = [PRESENT, reader.seqno].map(|moment| (keyspace, moment));
         let mut known = places.iter().any(|place| spans.covers(*place, (start, end), &reader));
         // Purges hide from a view of the past what older views still see: such a view records for its own moment only.
-        if !known && reader.seqno == reader.opened {
+        if !known && reader.seqno == reader.purge_horizon {
             let other = if newest_put <= reader.seqno { State::Dead(reader) } else { State::Quiet(newest_put) };
             known = spans.note((keyspace, PRESENT), (start, end), (&reader, other), worth);
         }
@@ -410,15 +410,15 @@ mod tests {
         DeadSpans::new(1 << 20)
     }
 
-    fn at(seqno: u64) -> Asked {
-        Asked::present(seqno, None)
+    fn at(seqno: u64) -> ReadAt {
+        ReadAt::present(seqno, None)
     }
 
     /// Where a reader goes on who meets `key`.
-    fn jump(dead: &DeadSpans, key: &str, asked: &Asked) -> Option<(String, String)> {
+    fn jump(dead: &DeadSpans, key: &str, read_at: &ReadAt) -> Option<(String, String)> {
         let to = |direction| {
             let mut to = Vec::new();
-            let jumps = dead.jump((KS, key.as_bytes()), asked, direction, &mut to);
+            let jumps = dead.jump((KS, key.as_bytes()), read_at, direction, &mut to);
             jumps.then(|| String::from_utf8(to).unwrap())
         };
         let forward = to(Direction::Forward)?;
@@ -429,8 +429,8 @@ mod tests {
         (start.to_owned(), end.to_owned())
     }
 
-    fn found(dead: &DeadSpans, start: &str, end: &str, asked: &Asked, worth: bool) {
-        dead.found(KS, (start.as_bytes(), end.as_bytes()), asked, worth);
+    fn found(dead: &DeadSpans, start: &str, end: &str, read_at: &ReadAt, worth: bool) {
+        dead.found(KS, (start.as_bytes(), end.as_bytes()), read_at, worth);
     }
 
     fn put(dead: &DeadSpans, seqno: u64, key: &str) {
@@ -486,11 +486,11 @@ mod tests {
     #[test]
     fn a_view_of_the_past_keeps_what_it_found_whatever_is_put() {
         let dead = spans();
-        let past = |opened| Asked { opened, ..at(50) };
-        found(&dead, "a", "n", &past(70), true);
+        let history = |purge_horizon| ReadAt { purge_horizon, ..at(50) };
+        found(&dead, "a", "n", &history(70), true);
         put(&dead, 71, "g");
-        assert_eq!(jump(&dead, "b", &past(71)), Some(span("a", "n")));
-        assert_eq!(jump(&dead, "b", &past(69)), None, "a purge between hides from later views alone");
+        assert_eq!(jump(&dead, "b", &history(71)), Some(span("a", "n")));
+        assert_eq!(jump(&dead, "b", &history(69)), None, "a purge between hides from later views alone");
         assert_eq!(jump(&dead, "b", &at(71)), None);
         // A snapshot that is the past by now.
         put(&dead, 80, "c");
@@ -505,7 +505,7 @@ mod tests {
         let dead = spans();
         let under = |from, time| {
             let cutoffs = Cutoffs { ttls: [(0, 0), (from, 10)].into(), time, slack: 0 };
-            Asked::present(70, Some(Arc::new(cutoffs)))
+            ReadAt::present(70, Some(Arc::new(cutoffs)))
         };
         found(&dead, "a", "n", &under(3, 1000), true);
         assert_eq!(jump(&dead, "b", &under(3, 1000)), Some(span("a", "n")));
@@ -569,11 +569,11 @@ mod tests {
             (self.random >> 33) % limit
         }
 
-        fn is_dead(&self, key: usize, asked: &Asked) -> bool {
-            let purged = self.purges.iter().filter(|(at, seqno)| *at == key && *seqno <= asked.opened);
+        fn is_dead(&self, key: usize, read_at: &ReadAt) -> bool {
+            let purged = self.purges.iter().filter(|(at, seqno)| *at == key && *seqno <= read_at.purge_horizon);
             let purged = purged.map(|(_, seqno)| *seqno).max().unwrap_or(0);
-            let seen = self.keys[key].iter().rfind(|(seqno, _)| *seqno <= asked.seqno);
-            let time = asked.cutoffs.as_ref().map_or(0, |cutoffs| cutoffs.time);
+            let seen = self.keys[key].iter().rfind(|(seqno, _)| *seqno <= read_at.seqno);
+            let time = read_at.cutoffs.as_ref().map_or(0, |cutoffs| cutoffs.time);
             seen.is_none_or(|(seqno, until)| {
                 *seqno < purged || until.is_none_or(|until| until != FOR_EVER && until <= time)
             })
@@ -592,12 +592,12 @@ mod tests {
             let mut model = Naive { keys: vec![Vec::new(); KEYS], purges: Vec::new(), random: seed };
             let dead = DeadSpans::new([700, 2000, 1 << 20][usize::try_from(seed % 3).unwrap()]);
             let (mut seqno, mut time) = (1, 100);
-            let mut views: Vec<Asked> = Vec::new();
-            let mut late: Vec<(usize, usize, Asked)> = Vec::new();
+            let mut views: Vec<ReadAt> = Vec::new();
+            let mut late: Vec<(usize, usize, ReadAt)> = Vec::new();
             for _ in 0..400 {
                 time += model.below(3);
                 let cutoffs = |time| Some(Arc::new(Cutoffs { ttls: [(0, time)].into(), time, slack: 0 }));
-                let present = Asked::present(seqno, if expires { cutoffs(time) } else { None });
+                let present = ReadAt::present(seqno, if expires { cutoffs(time) } else { None });
                 match model.below(8) {
                     0 | 1 => {
                         // A batch of some keys, noted one after the other; it becomes visible behind that.
@@ -616,36 +616,36 @@ mod tests {
                             }
                             dead.wrote(seqno + 1, KS, kind, &name(key));
                             if model.below(4) == 0 && !late.is_empty() {
-                                let (from, to, asked) = late.swap_remove(0);
-                                dead.found(KS, (&name(from), &[name(to), vec![0]].concat()), &asked, true);
+                                let (from, to, read_at) = late.swap_remove(0);
+                                dead.found(KS, (&name(from), &[name(to), vec![0]].concat()), &read_at, true);
                             }
                         }
                         seqno += 1;
                     }
                     2 => views.push(present.clone()),
                     3 => {
-                        let past = 1 + model.below(seqno);
-                        views.push(Asked { seqno: past, ..present.clone() });
+                        let history = 1 + model.below(seqno);
+                        views.push(ReadAt { seqno: history, ..present.clone() });
                     }
                     _ => {
                         let chosen = usize::try_from(model.below(2 + views.len() as u64)).unwrap();
-                        let asked = views.get(chosen).unwrap_or(&present).clone();
+                        let read_at = views.get(chosen).unwrap_or(&present).clone();
                         let key = usize::try_from(model.below(KEYS as u64)).unwrap();
                         let mut to = Vec::new();
-                        if dead.jump((KS, &name(key)), &asked, Direction::Forward, &mut to) {
+                        if dead.jump((KS, &name(key)), &read_at, Direction::Forward, &mut to) {
                             jumps += 1;
                             let mut from = Vec::new();
-                            assert!(dead.jump((KS, &name(key)), &asked, Direction::Backward, &mut from));
+                            assert!(dead.jump((KS, &name(key)), &read_at, Direction::Backward, &mut from));
                             for passed in (0..KEYS).filter(|key| (&from..&to).contains(&&name(*key))) {
-                                assert!(model.is_dead(passed, &asked), "seed {seed}: key {passed} for {asked:?}");
+                                assert!(model.is_dead(passed, &read_at), "seed {seed}: key {passed} for {read_at:?}");
                             }
                         }
-                        let end = (key..KEYS).find(|key| !model.is_dead(*key, &asked)).unwrap_or(KEYS);
+                        let end = (key..KEYS).find(|key| !model.is_dead(*key, &read_at)).unwrap_or(KEYS);
                         if end > key {
                             if model.below(3) == 0 {
-                                late.push((key, end - 1, asked));
+                                late.push((key, end - 1, read_at));
                             } else {
-                                dead.found(KS, (&name(key), &[name(end - 1), vec![0]].concat()), &asked, true);
+                                dead.found(KS, (&name(key), &[name(end - 1), vec![0]].concat()), &read_at, true);
                             }
                         }
                     }

@@ -75,8 +75,11 @@ impl<S: Source> Kway<S> {
     }
 
     /// Moves sources that are at `key` past versions newer than `seqno`, as [`Source::skip_newer`] does. Forward only.
-    pub(crate) fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
-        self.each(|entry| entry.key == key && entry.seqno > seqno, |source| source.skip_newer(key, seqno, opened))
+    pub(crate) fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()> {
+        self.each(
+            |entry| entry.key == key && entry.seqno > seqno,
+            |source| source.skip_newer(key, seqno, purge_horizon),
+        )
     }
 
     /// Moves the sources whose current entry matches `which`.

@@ -19,25 +19,25 @@ use crate::base::{Bytes, Error, Kind, Result, Seqno};
 
 /// Request of a reader.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct ReadAt {
     /// Seqno of the moment to read.
     pub(crate) seqno: u64,
     /// Below this seqno, absence may mean that data was dropped.
     pub(crate) vanished: u64,
     /// Newest seqno when the reader was opened: purges up to it hide everything older, whatever the moment (R1).
-    pub(crate) opened: u64,
+    pub(crate) purge_horizon: u64,
     /// Whether values visible at the moment have expired since, and may have been dropped.
-    pub(crate) lapsed: bool,
+    pub(crate) expired_by_then: bool,
     /// Seqno from which on nothing is refused, for a reader of many keys; `None` for a single key.
     pub(crate) horizon: Option<u64>,
     /// Expiry at the moment, if values expire.
     pub(crate) cutoffs: Option<Arc<Cutoffs>>,
 }
 
-impl Asked {
+impl ReadAt {
     /// Returns a request for the newest state: everything dropped was superseded at or below `seqno`.
     pub(crate) fn present(seqno: u64, cutoffs: Option<Arc<Cutoffs>>) -> Self {
-        Self { seqno, vanished: 0, opened: seqno, lapsed: false, horizon: None, cutoffs }
+        Self { seqno, vanished: 0, purge_horizon: seqno, expired_by_then: false, horizon: None, cutoffs }
     }
 
     /// Returns the refusal of this moment. It names a later one; for a single key that is a guess, which the caller
@@ -57,20 +57,20 @@ pub(crate) fn meaning(
     kind: Kind,
     (seqno, time): (u64, Option<u64>),
     cutoffs: Option<&Cutoffs>,
-) -> Result<Option<Found>> {
+) -> Result<Option<Meaning>> {
     if let Some(cutoffs) = cutoffs.filter(|_| kind == Kind::Put) {
         if cutoffs.expired(seqno, time) {
-            return Ok(Some(Found::Deleted));
+            return Ok(Some(Meaning::Deleted));
         }
         if cutoffs.unsure(seqno, time) {
             return Ok(None);
         }
     }
     match kind {
-        Kind::Put => Ok(Some(Found::Value)),
-        Kind::WideSum => Ok(Some(Found::Wide)),
-        Kind::Operand => Ok(Some(Found::Operand)),
-        Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge => Ok(Some(Found::Deleted)),
+        Kind::Put => Ok(Some(Meaning::Value)),
+        Kind::WideSum => Ok(Some(Meaning::Wide)),
+        Kind::Operand => Ok(Some(Meaning::Operand)),
+        Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge => Ok(Some(Meaning::Deleted)),
         // Written by a release that knows this kind; file headers report that before a read gets here.
         Kind::Recipe => {
             Err(Error::invalid("this release cannot read entries of a later format; open it with a newer one"))
@@ -120,7 +120,7 @@ pub(crate) fn ttl_at(ttls: &[(u64, u64)], seqno: u64) -> Option<u64> {
 
 /// Metadata of an entry or range tombstone, as shown to a look-up.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct EntryMeta {
     pub(crate) seqno: u64,
     pub(crate) gap_start: Option<u64>,
     pub(crate) moved: bool,
@@ -133,7 +133,7 @@ pub(crate) struct Seen {
 /// State of a look-up, which goes from newer sources to older ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Lookup {
-    asked: Asked,
+    read_at: ReadAt,
     /// Whether the history tier was searched, or is among the sources: moved versions are no longer looked for there.
     history_asked: bool,
     /// Operands at or below the moment, newest first; the entry beneath them is their base.
@@ -192,7 +192,7 @@ impl Answer {
 
 /// Meaning of one entry for a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum Meaning {
     /// Newer than the moment: the search continues with older entries.
     Above,
     /// The answer: a value.
@@ -207,7 +207,7 @@ pub(crate) enum Found {
     Moved,
 }
 
-impl Found {
+impl Meaning {
     /// Returns the answer of a source that found this, if the look-up ends with it.
     pub(crate) fn answer(self, value: impl FnOnce() -> Bytes) -> Option<Answer> {
         match self {
@@ -221,13 +221,13 @@ impl Found {
 }
 
 impl Lookup {
-    pub(crate) fn new(asked: Asked) -> Self {
-        Self { asked, history_asked: false, operands: Vec::new(), last: 0, above: None }
+    pub(crate) fn new(read_at: ReadAt) -> Self {
+        Self { read_at, history_asked: false, operands: Vec::new(), last: 0, above: None }
     }
 
     /// Returns a look-up whose sources include the history tier.
-    pub(crate) fn with_history(asked: Asked) -> Self {
-        Self { history_asked: true, ..Self::new(asked) }
+    pub(crate) fn with_history(read_at: ReadAt) -> Self {
+        Self { history_asked: true, ..Self::new(read_at) }
     }
 
     /// Records that the history tier was searched: from now on moved versions are looked for further down.
@@ -242,44 +242,44 @@ impl Lookup {
         (seqno, time): (u64, Option<u64>),
         value: impl FnOnce() -> Bytes,
     ) -> Result<Option<Answer>> {
-        let found = meaning(kind, (seqno, time), self.asked.cutoffs.as_deref())?;
-        Ok(found.ok_or_else(|| self.asked.refused(0))?.answer(value))
+        let found = meaning(kind, (seqno, time), self.read_at.cutoffs.as_deref())?;
+        Ok(found.ok_or_else(|| self.read_at.refused(0))?.answer(value))
     }
 
     /// Returns the refusal of the moment, for an entry above it.
     #[cold]
     pub(crate) fn refused(&self, above: u64) -> Error {
-        self.asked.refused(above)
+        self.read_at.refused(above)
     }
 
     /// Returns the seqno up to which purges hide everything older.
-    pub(crate) fn opened(&self) -> u64 {
-        self.asked.opened
+    pub(crate) fn purge_horizon(&self) -> u64 {
+        self.read_at.purge_horizon
     }
 
     pub(crate) fn seqno(&self) -> u64 {
-        self.asked.seqno
+        self.read_at.seqno
     }
 
     /// Shows the next older version of the key: a point entry or a range tombstone.
     #[inline]
-    pub(crate) fn see(&mut self, seen: Seen) -> Result<Found> {
-        let Seen { seqno, gap_start, moved, kind, time, interval } = seen;
+    pub(crate) fn visit(&mut self, meta: EntryMeta) -> Result<Meaning> {
+        let EntryMeta { seqno, gap_start, moved, kind, time, interval } = meta;
         self.last = seqno;
-        if seqno > self.asked.seqno {
-            if kind.purges() && seqno <= self.asked.opened {
-                return Ok(Found::Deleted);
+        if seqno > self.read_at.seqno {
+            if kind.purges() && seqno <= self.read_at.purge_horizon {
+                return Ok(Meaning::Deleted);
             }
             let above = Above { seqno, gap_start };
             self.see_above(above);
-            let there = moved && !self.history_asked && above.refuses(self.asked.seqno);
-            return Ok(if there { Found::Moved } else { Found::Above });
+            let there = moved && !self.history_asked && above.refuses(self.read_at.seqno);
+            return Ok(if there { Meaning::Moved } else { Meaning::Above });
         }
         // An interval that holds the moment is the truth, whatever was dropped around it.
         if self.operands.is_empty() && !interval {
             self.check_gap()?;
         }
-        meaning(kind, (seqno, time), self.asked.cutoffs.as_deref())?.ok_or_else(|| self.trimmed())
+        meaning(kind, (seqno, time), self.read_at.cutoffs.as_deref())?.ok_or_else(|| self.trimmed())
     }
 
     /// Returns the seqno of the entry seen last: the one that answered, if any did.
@@ -337,7 +337,7 @@ impl Lookup {
     /// Ends a look-up without an entry: the key is absent, unless history was dropped.
     fn nothing_left(&self) -> Result<()> {
         self.check_gap()?;
-        if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
+        if self.read_at.seqno < self.read_at.vanished || self.read_at.expired_by_then {
             return Err(self.trimmed());
         }
         Ok(())
@@ -346,7 +346,7 @@ impl Lookup {
     #[inline]
     fn check_gap(&self) -> Result<()> {
         match self.above {
-            Some(above) if above.refuses(self.asked.seqno) => Err(self.trimmed()),
+            Some(above) if above.refuses(self.read_at.seqno) => Err(self.trimmed()),
             _ => Ok(()),
         }
     }
@@ -355,7 +355,7 @@ impl Lookup {
     /// which absence proves nothing (R5).
     #[cold]
     pub(crate) fn trimmed(&self) -> Error {
-        let above = self.above.filter(|above| above.refuses(self.asked.seqno));
-        self.asked.refused(above.map_or(self.asked.vanished, |above| above.seqno))
+        let above = self.above.filter(|above| above.refuses(self.read_at.seqno));
+        self.read_at.refused(above.map_or(self.read_at.vanished, |above| above.seqno))
     }
 }

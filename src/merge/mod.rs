@@ -18,9 +18,9 @@ mod visible;
 
 pub(crate) use dead_spans::DeadSpans;
 pub(crate) use kway::Kway;
-pub(crate) use lookup::{Answer, Asked, Cutoffs, Found, Lookup, Seen, meaning, ttl_at};
+pub(crate) use lookup::{Answer, Cutoffs, EntryMeta, Lookup, Meaning, ReadAt, meaning, ttl_at};
 pub(crate) use source::{Direction, EntryRef, Source, Until, step};
 pub use strategy::{AppendItems, append_items};
 pub(crate) use strategy::{Gathered, MergeStrategy, NUMBER_CUSTOM, append_list, name_of, number, wide_sum};
-pub(crate) use tombstones::{Fragment, Mark, RangeTombstone, Shown, Tombstones, push};
+pub(crate) use tombstones::{Fragment, RangeTombstone, Shown, Tombstone, Tombstones, push};
 pub(crate) use visible::Visible;

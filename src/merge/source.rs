@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::lookup::Seen;
+use super::lookup::EntryMeta;
 use crate::base::{Bytes, Kind, Result};
 
 /// Direction of a source. It never changes.
@@ -30,9 +30,9 @@ pub(crate) enum Until {
 
 impl Until {
     /// Returns whether a version that began at or before a moment is known to have been current then.
-    pub(crate) fn holds(self, asked: u64) -> bool {
+    pub(crate) fn holds(self, read_at: u64) -> bool {
         match self {
-            Self::At { seqno, .. } => asked < seqno,
+            Self::At { seqno, .. } => read_at < seqno,
             Self::Open => false,
         }
     }
@@ -60,8 +60,8 @@ pub(crate) struct EntryRef<'a> {
 impl EntryRef<'_> {
     /// Returns the metadata that a look-up is shown.
     #[inline]
-    pub(crate) fn seen(&self) -> Seen {
-        Seen {
+    pub(crate) fn meta(&self) -> EntryMeta {
+        EntryMeta {
             seqno: self.seqno,
             gap_start: self.gap_start,
             moved: self.moved,
@@ -88,9 +88,9 @@ pub(crate) trait Source {
     fn advance(&mut self) -> Result<()>;
 
     /// Skips versions of `key`, the current key, that are newer than `seqno`, except the oldest of them, whose gap
-    /// matters at `seqno`, and the rest of its commit. Purges up to `opened` are not skipped. Forward only; a source
-    /// may stay where it is.
-    fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()>;
+    /// matters at `seqno`, and the rest of its commit. Purges up to `purge_horizon` are not skipped. Forward only; a
+    /// source may stay where it is.
+    fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()>;
 
     /// Returns a source over the same entries that runs forward, not positioned.
     fn turned(&self) -> Self

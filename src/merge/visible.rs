@@ -9,7 +9,7 @@ use std::{cmp::Ordering, sync::Arc};
 use super::{
     dead_spans::{DeadSpans, LOOK_AFTER, WORTH, WORTH_FIRST},
     kway::Kway,
-    lookup::{Answer, Asked, Found, Lookup, Seen},
+    lookup::{Answer, EntryMeta, Lookup, Meaning, ReadAt},
     source::{Direction, Source},
     strategy::MergeStrategy,
     tombstones::{Newest, Overhead, Shown, Tombstones},
@@ -29,7 +29,7 @@ enum Walk {
 
 /// Consecutive keys with nothing visible.
 #[derive(Debug, Default)]
-struct Passed {
+struct DeadStretch {
     /// Whether anything was seen before.
     begun: bool,
     count: usize,
@@ -42,7 +42,7 @@ struct Passed {
     step: usize,
 }
 
-impl Passed {
+impl DeadStretch {
     /// Counts a key, taking its buffer; returns whether it is time to look.
     #[inline]
     fn add(&mut self, key: &mut Vec<u8>) -> bool {
@@ -97,14 +97,14 @@ pub(crate) struct Visible<S> {
     tombstones: Overhead,
     /// Whether there are none, and nothing expires.
     is_plain: bool,
-    asked: Asked,
+    read_at: ReadAt,
     span: KeySpan,
     direction: Direction,
     strategy: MergeStrategy,
     /// Known spans that hold nothing, if this reader may use and extend them.
     dead: Option<(Arc<DeadSpans>, KeyspaceId)>,
     /// Consecutive keys with nothing visible.
-    passed: Passed,
+    passed: DeadStretch,
     /// Backward: the same sources running forward, for keys with many versions.
     turned: Option<Kway<S>>,
     /// Copy of the current key: its source moves on.
@@ -139,21 +139,21 @@ impl<S: Source> Visible<S> {
     pub(crate) fn new(
         merge: Kway<S>,
         tombstones: Vec<Vec<Arc<Tombstones>>>,
-        asked: Asked,
+        read_at: ReadAt,
         span: KeySpan,
         (direction, strategy): (Direction, MergeStrategy),
     ) -> Self {
         Self {
-            is_plain: asked.cutoffs.is_none() && tombstones.iter().all(Vec::is_empty),
+            is_plain: read_at.cutoffs.is_none() && tombstones.iter().all(Vec::is_empty),
             merge,
             strategy,
-            tombstones: Overhead::new(tombstones, asked.seqno, asked.opened),
-            asked,
+            tombstones: Overhead::new(tombstones, read_at.seqno, read_at.purge_horizon),
+            read_at,
             walk: if span.is_empty() { Walk::Ended } else { Walk::New },
             span,
             direction,
             dead: None,
-            passed: Passed::default(),
+            passed: DeadStretch::default(),
             turned: None,
             key: Vec::new(),
             held: None,
@@ -211,7 +211,7 @@ impl<S: Source> Visible<S> {
     }
 
     fn begin(&mut self) -> Result<()> {
-        self.refuse_below_the_marks()?;
+        self.refuse_below_the_watermarks()?;
         match self.direction {
             Direction::Forward => self.merge.seek(Some(&self.span.start)),
             Direction::Backward => self.merge.seek(self.span.end.as_deref()),
@@ -226,12 +226,12 @@ impl<S: Source> Visible<S> {
     }
 
     /// Refuses a scan if any key in its span would be refused, even one that left no entry.
-    fn refuse_below_the_marks(&self) -> Result<()> {
-        if self.asked.seqno < self.asked.vanished || self.asked.lapsed {
-            return Err(self.asked.refused(self.asked.vanished));
+    fn refuse_below_the_watermarks(&self) -> Result<()> {
+        if self.read_at.seqno < self.read_at.vanished || self.read_at.expired_by_then {
+            return Err(self.read_at.refused(self.read_at.vanished));
         }
         match self.tombstones.refusing_in(&self.span) {
-            Some(mark) => Err(self.asked.refused(mark.seqno)),
+            Some(tombstone) => Err(self.read_at.refused(tombstone.seqno)),
             None => Ok(()),
         }
     }
@@ -255,13 +255,13 @@ impl<S: Source> Visible<S> {
             self.key.clear();
             self.key.extend_from_slice(entry.key);
             // The usual case: the newest version is a value that nothing can hide.
-            if self.is_plain && entry.kind == Kind::Put && entry.seqno <= self.asked.seqno {
+            if self.is_plain && entry.kind == Kind::Put && entry.seqno <= self.read_at.seqno {
                 self.tell_dead();
                 self.stands = Stands::AtValue;
                 return Ok(true);
             }
-            let marks = self.tombstones.over(&self.key);
-            let resolved = self.resolve_forward(marks);
+            let tombstones = self.tombstones.over(&self.key);
+            let resolved = self.resolve_forward(tombstones);
             if matches!(resolved, Ok(true)) || self.key_failed {
                 self.tell_dead();
                 if self.stands == Stands::Elsewhere {
@@ -278,12 +278,12 @@ impl<S: Source> Visible<S> {
 
     /// Counts a key with nothing visible, and jumps over those that another reader found to be alike.
     fn pass_dead(&mut self) -> Result<()> {
-        let Self { dead, passed, key, asked, direction, merge, .. } = self;
+        let Self { dead, passed, key, read_at, direction, merge, .. } = self;
         let Some((dead, keyspace)) = dead else { return Ok(()) };
         if !passed.add(key) {
             return Ok(());
         }
-        let jumps = dead.jump((*keyspace, &passed.last), asked, *direction, key);
+        let jumps = dead.jump((*keyspace, &passed.last), read_at, *direction, key);
         passed.looked(jumps.then_some(key));
         if jumps { merge.skip_to(&passed.last) } else { Ok(()) }
     }
@@ -296,16 +296,16 @@ impl<S: Source> Visible<S> {
             && let Some((dead, keyspace)) = &self.dead
         {
             let worth = count >= if self.passed.begun { WORTH } else { WORTH_FIRST };
-            dead.found(*keyspace, self.passed.take(self.direction), &self.asked, worth);
+            dead.found(*keyspace, self.passed.take(self.direction), &self.read_at, worth);
         }
         self.passed.count = 0;
         self.passed.begun = true;
     }
 
     /// Finds what is seen of the current key; `false` if that is nothing.
-    fn resolve_forward(&mut self, marks: Shown) -> Result<bool> {
-        let Self { merge, key, asked, strategy, .. } = self;
-        let resolved = resolve(merge, marks, (key, asked, strategy))?;
+    fn resolve_forward(&mut self, tombstones: Shown) -> Result<bool> {
+        let Self { merge, key, read_at, strategy, .. } = self;
+        let resolved = resolve(merge, tombstones, (key, read_at, strategy))?;
         self.held = match resolved {
             Resolved::AtTop => {
                 self.stands = Stands::AtValue;
@@ -367,8 +367,8 @@ impl<S: Source> Visible<S> {
             self.key.extend_from_slice(entry.key);
             // The usual case: there is one version, a value that nothing can hide.
             let mut oldest = None;
-            if self.is_plain && entry.kind == Kind::Put && entry.seqno <= self.asked.seqno {
-                let (seen, ordinal) = (Seen { gap_start: None, ..entry.seen() }, entry.ordinal);
+            if self.is_plain && entry.kind == Kind::Put && entry.seqno <= self.read_at.seqno {
+                let (meta, ordinal) = (EntryMeta { gap_start: None, ..entry.meta() }, entry.ordinal);
                 let value = self.merge.top().map(Source::value).unwrap_or_default();
                 self.merge.advance()?;
                 match self.merge.top().and_then(Source::entry).map(|next| next.key.cmp(&self.key)) {
@@ -377,12 +377,12 @@ impl<S: Source> Visible<S> {
                         self.held = Some(value);
                         return Ok(true);
                     }
-                    Some(Ordering::Equal) => oldest = Some((seen, ordinal, value)),
+                    Some(Ordering::Equal) => oldest = Some((meta, ordinal, value)),
                     Some(Ordering::Greater) => return Err(out_of_order()),
                 }
             }
-            let marks = self.tombstones.over(&self.key);
-            let resolved = self.resolve_backward(marks, oldest);
+            let tombstones = self.tombstones.over(&self.key);
+            let resolved = self.resolve_backward(tombstones, oldest);
             if matches!(resolved, Ok(Some(_))) || self.key_failed {
                 self.tell_dead();
             }
@@ -398,11 +398,11 @@ impl<S: Source> Visible<S> {
 
     /// Reads the versions of the current key in the other direction: of many, most are not wanted.
     #[cold]
-    fn resolve_turned(&mut self, marks: Shown) -> Result<Option<Bytes>> {
-        let Self { merge, turned, key, asked, strategy, .. } = self;
+    fn resolve_turned(&mut self, tombstones: Shown) -> Result<Option<Bytes>> {
+        let Self { merge, turned, key, read_at, strategy, .. } = self;
         let turned = turned.get_or_insert_with(|| merge.turned());
         turned.seek(Some(key))?;
-        let resolved = resolve(turned, marks, (key, asked, strategy))?;
+        let resolved = resolve(turned, tombstones, (key, read_at, strategy))?;
         merge.skip_key(key)?;
         match resolved {
             Resolved::AtTop => Ok(turned.top().map(Source::value)),
@@ -417,55 +417,63 @@ impl<S: Source> Visible<S> {
 
     /// Reads all versions of the current key, oldest first, and keeps those at or below the moment down to their base.
     /// They and the versions above are then shown to a look-up newest first, as in the other direction.
-    fn resolve_backward(&mut self, marks: Shown, oldest: Option<(Seen, u32, Bytes)>) -> Result<Option<Bytes>> {
+    fn resolve_backward(
+        &mut self,
+        tombstones: Shown,
+        oldest: Option<(EntryMeta, u32, Bytes)>,
+    ) -> Result<Option<Bytes>> {
         let mut versions = usize::from(oldest.is_some());
-        let mut below: Vec<(Seen, u32, Bytes)> = oldest.into_iter().collect();
-        let mut above: Vec<Seen> = Vec::new();
+        let mut below: Vec<(EntryMeta, u32, Bytes)> = oldest.into_iter().collect();
+        let mut above: Vec<EntryMeta> = Vec::new();
         while let Some(source) = self.merge.top()
             && let Some(entry) = source.entry()
             && entry.key == self.key
         {
             versions += 1;
             if versions > VERSIONS_MAX {
-                return self.resolve_turned(marks);
+                return self.resolve_turned(tombstones);
             }
-            if entry.seqno <= self.asked.seqno {
+            if entry.seqno <= self.read_at.seqno {
                 if entry.kind != Kind::Operand {
                     below.clear();
                 }
                 let value = if entry.kind == Kind::Delete { Bytes::default() } else { source.value() };
-                below.push((Seen { gap_start: None, ..entry.seen() }, entry.ordinal, value));
+                below.push((EntryMeta { gap_start: None, ..entry.meta() }, entry.ordinal, value));
             } else {
-                above.push(entry.seen());
+                above.push(entry.meta());
             }
             self.merge.advance()?;
         }
         // Newest first, also among entries of one batch: the sort below keeps their order.
         above.reverse();
-        let interval = below.iter().any(|(seen, ..)| seen.interval);
-        for mark in marks.iter().rev() {
-            if mark.seqno > self.asked.seqno {
-                above.push(mark.seen());
-            } else if !interval || mark.purge {
-                let place = (mark.seqno, mark.ordinal);
+        let interval = below.iter().any(|(meta, ..)| meta.interval);
+        for tombstone in tombstones.iter().rev() {
+            if tombstone.seqno > self.read_at.seqno {
+                above.push(tombstone.meta());
+            } else if !interval || tombstone.purge {
+                let place = (tombstone.seqno, tombstone.ordinal);
                 // At the same place the point entry is the newer one: segments store no ordinals.
-                below.retain(|(seen, ordinal, _)| (seen.seqno, *ordinal) >= place);
+                below.retain(|(meta, ordinal, _)| (meta.seqno, *ordinal) >= place);
                 if below.is_empty() {
-                    below.push((Seen { gap_start: None, ..mark.seen() }, mark.ordinal, Bytes::default()));
+                    below.push((
+                        EntryMeta { gap_start: None, ..tombstone.meta() },
+                        tombstone.ordinal,
+                        Bytes::default(),
+                    ));
                 }
             }
         }
-        above.sort_by_key(|seen| std::cmp::Reverse(seen.seqno));
-        let mut lookup = Lookup::with_history(self.asked.clone());
-        for seen in above {
-            if lookup.see(seen)? == Found::Deleted {
+        above.sort_by_key(|meta| std::cmp::Reverse(meta.seqno));
+        let mut lookup = Lookup::with_history(self.read_at.clone());
+        for meta in above {
+            if lookup.visit(meta)? == Meaning::Deleted {
                 return Ok(None);
             }
         }
         let mut answer = None;
-        for (seen, _, value) in below.into_iter().rev() {
-            match lookup.see(seen)? {
-                Found::Operand => lookup.push(value),
+        for (meta, _, value) in below.into_iter().rev() {
+            match lookup.visit(meta)? {
+                Meaning::Operand => lookup.push(value),
                 end => answer = end.answer(|| value),
             }
         }
@@ -494,10 +502,10 @@ enum Resolved {
 /// Reads the versions of the key that a merge is at, newest first, and stops at the one that is seen.
 fn resolve<S: Source>(
     merge: &mut Kway<S>,
-    mut marks: Shown,
-    (key, asked, strategy): (&[u8], &Asked, &MergeStrategy),
+    mut tombstones: Shown,
+    (key, read_at, strategy): (&[u8], &ReadAt, &MergeStrategy),
 ) -> Result<Resolved> {
-    let mut lookup = Lookup::with_history(asked.clone());
+    let mut lookup = Lookup::with_history(read_at.clone());
     let mut found = None;
     let mut above = 0;
     'versions: while let Some(source) = merge.top()
@@ -509,21 +517,21 @@ fn resolve<S: Source>(
         let (seqno, ordinal) = (entry.seqno, entry.ordinal);
         // An interval that holds the moment is the truth (R3), even if a range tombstone inside it deleted again what
         // was deleted.
-        let interval = entry.until.is_some_and(|until| until.holds(asked.seqno));
-        while let Some(mark) = marks.next_above(Some((seqno, ordinal))) {
-            if interval && mark.seqno <= asked.seqno && !mark.purge {
+        let interval = entry.until.is_some_and(|until| until.holds(read_at.seqno));
+        while let Some(tombstone) = tombstones.next_above(Some((seqno, ordinal))) {
+            if interval && tombstone.seqno <= read_at.seqno && !tombstone.purge {
                 continue;
             }
-            if lookup.see(mark.seen())? == Found::Deleted {
+            if lookup.visit(tombstone.meta())? == Meaning::Deleted {
                 found = Some(Answer::Deleted);
                 break 'versions;
             }
         }
-        match lookup.see(entry.seen())? {
-            Found::Above => above += 1,
-            Found::Operand => lookup.push(source.value()),
+        match lookup.visit(entry.meta())? {
+            Meaning::Above => above += 1,
+            Meaning::Operand => lookup.push(source.value()),
             // The usual case: the source stays at the value.
-            Found::Value if lookup.operands() == 0 => return Ok(Resolved::AtTop),
+            Meaning::Value if lookup.operands() == 0 => return Ok(Resolved::AtTop),
             end => {
                 found = end.answer(|| source.value());
                 break;
@@ -532,11 +540,11 @@ fn resolve<S: Source>(
         merge.advance()?;
         if above == VERSIONS_MAX {
             above += 1;
-            merge.skip_newer(key, asked.seqno, asked.opened)?;
+            merge.skip_newer(key, read_at.seqno, read_at.purge_horizon)?;
         }
     }
-    for mark in marks.iter() {
-        if found.is_none() && lookup.see(mark.seen())? == Found::Deleted {
+    for tombstone in tombstones.iter() {
+        if found.is_none() && lookup.visit(tombstone.meta())? == Meaning::Deleted {
             found = Some(Answer::Deleted);
         }
     }

@@ -13,7 +13,7 @@
 
 use super::{
     hash::Seeded,
-    partition::{Built, POSITIONS_MIN, base_position, bucket, mixed},
+    partition::{POSITIONS_MIN, Partition, base_position, bucket, mixed},
 };
 
 /// Keys per bucket: with more, building takes ever longer (at 4.2 it never ended).
@@ -61,14 +61,14 @@ pub(crate) enum Failure {
 
 /// A key on its way into a partition, with the data that its user keeps for it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Member<T> {
+pub(crate) struct HashedKey<T> {
     /// Rest of its route below the number of the partition.
     rest: u64,
     hash: Seeded,
     pub(crate) of: T,
 }
 
-impl<T> Member<T> {
+impl<T> HashedKey<T> {
     pub(crate) fn new(rest: u64, hash: Seeded, of: T) -> Self {
         Self { rest, hash, of }
     }
@@ -81,7 +81,7 @@ impl<T> Member<T> {
 /// Keys by partition.
 #[derive(Debug)]
 pub(crate) struct Partitioned<T> {
-    pub(crate) members: Vec<Member<T>>,
+    pub(crate) members: Vec<HashedKey<T>>,
     /// End of each partition in `members`.
     pub(crate) ends: Vec<usize>,
 }
@@ -98,11 +98,11 @@ impl<T: Copy + Default> Partitioned<T> {
         for index in 1..ends.len() {
             ends[index] += ends[index - 1];
         }
-        let mut members = vec![Member::default(); keys.len()];
+        let mut members = vec![HashedKey::default(); keys.len()];
         for (hash, of) in keys {
             let (partition, rest) = hash.partition(partitions);
             let next = &mut ends[number(partition)];
-            members[*next] = Member { rest, hash, of };
+            members[*next] = HashedKey { rest, hash, of };
             *next += 1;
         }
         ends.pop();
@@ -142,7 +142,7 @@ pub(crate) struct Builder {
 
 impl Builder {
     /// Builds over the keys of one partition, in any order.
-    pub(crate) fn build<T>(&mut self, keys: &[Member<T>]) -> Result<Built, Failure> {
+    pub(crate) fn build<T>(&mut self, keys: &[HashedKey<T>]) -> Result<Partition, Failure> {
         if keys.len() > KEYS_MAX {
             return Err(Failure::GaveUp);
         }
@@ -169,7 +169,7 @@ impl Builder {
 
     /// Sorts the keys by bucket, and the buckets by size; returns the largest size. Within a bucket keys keep their
     /// order, on which nothing depends.
-    fn sort<T>(&mut self, keys: &[Member<T>], buckets: usize) -> usize {
+    fn sort<T>(&mut self, keys: &[HashedKey<T>], buckets: usize) -> usize {
         self.starts.clear();
         self.starts.resize(buckets + 2, 0);
         self.buckets.clear();
@@ -420,7 +420,7 @@ impl Builder {
     }
 
     /// Gives each key its slot; keys past the last slot get free ones.
-    fn finish(&mut self, keys: usize) -> Built {
+    fn finish(&mut self, keys: usize) -> Partition {
         let mut free = (0..keys).filter(|at| self.owners[*at] == self.nobody);
         let remap: Vec<u16> = (keys..self.owners.len())
             .map(|at| if self.owners[at] == self.nobody { 0 } else { free.next().map_or(0, id) })
@@ -433,7 +433,7 @@ impl Builder {
                 slots[self.numbers[index] as usize] = if at < keys { id(at) } else { remap[at - keys] };
             }
         }
-        Built { seed: self.seed, pilots: self.pilots.clone(), positions: id(self.owners.len()), remap, slots }
+        Partition { seed: self.seed, pilots: self.pilots.clone(), positions: id(self.owners.len()), remap, slots }
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn partition_count(keys: u64) -> u64 {
 
 /// A partition put together: the contents of its line and of its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Built {
+pub(crate) struct Partition {
     pub(crate) seed: u16,
     pub(crate) pilots: Vec<u8>,
     pub(crate) positions: u16,
@@ -49,7 +49,7 @@ pub(crate) struct Built {
 }
 
 /// Appends the part of a partition that all users share: what [`Directory::slot`] reads.
-pub(crate) fn encode_partition(out: &mut Writer, built: &Built) {
+pub(crate) fn encode_partition(out: &mut Writer, built: &Partition) {
     out.raw(&built.pilots);
     built.remap.iter().for_each(|slot| out.u16(*slot));
 }
@@ -70,7 +70,7 @@ pub(crate) struct Line {
 
 impl Line {
     /// Returns the line of a partition that was built.
-    pub(crate) fn of(built: &Built, first: u64, at: u64, extra: u16) -> Self {
+    pub(crate) fn of(built: &Partition, first: u64, at: u64, extra: u16) -> Self {
         let buckets = u16::try_from(built.pilots.len()).unwrap_or(u16::MAX);
         Self { first, at, seed: built.seed, extra, buckets, positions: built.positions }
     }

@@ -10,7 +10,7 @@ use super::{
     lookup::PointKey,
     reader::Segment,
     sections::Sections,
-    summary::{Finished, Summary},
+    summary::{SegmentMeta, Summary},
 };
 use crate::{
     base::{Corruption, Kind, Result},
@@ -20,7 +20,7 @@ use crate::{
 
 impl Segment {
     /// Reads and checks everything: each page, each entry, their order, and that the summary tells the truth.
-    pub(crate) fn check(self: &Arc<Self>, expected: &Finished) -> Result<()> {
+    pub(crate) fn check(self: &Arc<Self>, expected: &SegmentMeta) -> Result<()> {
         let summary = &expected.summary;
         self.check_sections(expected)?;
         self.pages().check()?;
@@ -59,7 +59,7 @@ impl Segment {
         if (keys, entries) != (summary.keys, summary.entries) || last.is_some_and(|(.., follows)| follows) {
             return Err(self.corrupt(0, "as many entries as the manifest names"));
         }
-        if summary.past.is_some() { self.check_past() } else { Ok(()) }
+        if summary.history.is_some() { self.check_history() } else { Ok(()) }
     }
 
     /// Whether the index, if there is one, leads from a key to its newest entry.
@@ -70,7 +70,7 @@ impl Segment {
     }
 
     /// Reads every section again, also those that opening has no need of, and holds the summary against the manifest's.
-    fn check_sections(&self, expected: &Finished) -> Result<()> {
+    fn check_sections(&self, expected: &SegmentMeta) -> Result<()> {
         let reading = self.pages().reading()?;
         for section in Sections::find(&reading, expected)?.all() {
             let (tag, body) = section?;
@@ -85,7 +85,7 @@ impl Segment {
     }
 
     /// Reads every version, whole.
-    fn check_past(self: &Arc<Self>) -> Result<()> {
+    fn check_history(self: &Arc<Self>) -> Result<()> {
         let mut cursor = VersionCursor::new(Arc::clone(self));
         cursor.seek(Some(&[]))?;
         while cursor.entry().is_some() {

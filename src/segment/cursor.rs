@@ -199,9 +199,9 @@ impl Source for SegmentCursor {
         Ok(())
     }
 
-    fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
+    fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()> {
         debug_assert_eq!(self.direction, Direction::Forward, "a walk against the order of versions");
-        let above = self.segment.just_above(key, seqno, opened)?;
+        let above = self.segment.just_above(key, seqno, purge_horizon)?;
         let Some((number, index)) = above.filter(|above| *above > (self.number, self.index)) else { return Ok(()) };
         if self.number != number {
             self.load(number)?;
@@ -230,8 +230,8 @@ mod tests {
     use crate::{
         base::{KeySpan, KeyspaceId, Kind},
         env::{Dir, Env, Files, Memory},
-        merge::{Answer, Asked, Lookup, Mark, RangeTombstone, Tombstones},
-        segment::{Entry, Finished, PointIndex, PointKey, Probe, Purpose, SegmentWriter},
+        merge::{Answer, Lookup, RangeTombstone, ReadAt, Tombstone, Tombstones},
+        segment::{Entry, PointIndex, PointKey, Probe, Purpose, SegmentMeta, SegmentWriter},
     };
 
     fn purpose(base: u64, index: PointIndex) -> Purpose {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     /// `count` keys, every third with two versions; opened through the map and without it.
-    fn segments(count: usize, ranges: &[RangeTombstone]) -> ([Arc<Segment>; 2], Finished) {
+    fn segments(count: usize, ranges: &[RangeTombstone]) -> ([Arc<Segment>; 2], SegmentMeta) {
         let env = Memory::new();
         let dir = Arc::new(Files::new(env.open_dir(Path::new("/db"), true).unwrap(), 2));
         dir.create_dir("segments").unwrap();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     fn get(segment: &Segment, key: &str, seqno: u64) -> Option<Answer> {
-        let mut lookup = Lookup::new(Asked::present(seqno, None));
+        let mut lookup = Lookup::new(ReadAt::present(seqno, None));
         segment.get(&mut PointKey::new(key.as_bytes()), &mut lookup, &mut Probe::default()).unwrap()
     }
 
@@ -323,7 +323,7 @@ mod tests {
     fn a_range_tombstone_hides_what_is_older_and_widens_the_span() {
         let tombstone = RangeTombstone {
             span: KeySpan { start: "a".into(), end: None },
-            mark: Mark { seqno: 30, ordinal: 0, gap_start: Some(12), time: 0, purge: false },
+            tombstone: Tombstone { seqno: 30, ordinal: 0, gap_start: Some(12), time: 0, purge: false },
         };
         let (both, finished) = segments(10, &[tombstone]);
         assert_eq!(finished.summary.span, KeySpan { start: "a".into(), end: None });
@@ -333,7 +333,7 @@ mod tests {
             assert_eq!(get(segment, "key000000", 100), Some(Answer::Value(Bytes::default())));
             assert_eq!(get(segment, "key000000", 40), Some(Answer::Deleted));
             assert_eq!(get(segment, "other", 40), Some(Answer::Deleted));
-            let mut lookup = Lookup::new(Asked::present(25, None));
+            let mut lookup = Lookup::new(ReadAt::present(25, None));
             let refused = segment.get(&mut PointKey::new(b"key000002"), &mut lookup, &mut Probe::default());
             assert!(refused.is_err(), "the gap reaches below 25");
             assert_eq!(get(segment, "key000002", 11), None);
@@ -344,7 +344,7 @@ mod tests {
     fn a_segment_of_range_tombstones_alone_has_nothing_to_walk_and_still_hides() {
         let tombstone = RangeTombstone {
             span: KeySpan { start: "b".into(), end: Some("d".into()) },
-            mark: Mark { seqno: 30, ordinal: 0, gap_start: None, time: 0, purge: false },
+            tombstone: Tombstone { seqno: 30, ordinal: 0, gap_start: None, time: 0, purge: false },
         };
         let (both, finished) = segments(0, &[tombstone]);
         assert_eq!((finished.summary.entries, finished.summary.range_tombstones), (0, 1));

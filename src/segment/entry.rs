@@ -17,7 +17,7 @@ use super::sizes::ALIGN;
 use crate::{
     base::{Corruption, Kind},
     format::{Reader, Writer},
-    merge::{Seen, Until},
+    merge::{EntryMeta, Until},
 };
 
 const KIND: u8 = 0x0f;
@@ -114,9 +114,9 @@ impl Entry {
 
     /// What a look-up is shown of it, in the main tree.
     #[inline]
-    pub(crate) fn seen(&self) -> Seen {
+    pub(crate) fn meta(&self) -> EntryMeta {
         let Self { kind, seqno, gap_start, moved, time, .. } = *self;
-        Seen { seqno, gap_start, moved, kind, time, interval: false }
+        EntryMeta { seqno, gap_start, moved, kind, time, interval: false }
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) enum Tag {
     Pages = u32::from_le_bytes(*b"PAGE"),
     Ranges = u32::from_le_bytes(*b"RANG"),
     /// What else is known of the marks of range tombstones.
-    Marks = u32::from_le_bytes(*b"RANM"),
+    RangeTimes = u32::from_le_bytes(*b"RANM"),
     /// Range tombstones that are not cut: instead of those two, where cutting would make many marks of them.
     Whole = u32::from_le_bytes(*b"RANW"),
     Summary = u32::from_le_bytes(*b"SUMM"),
@@ -45,7 +45,8 @@ pub(super) enum Tag {
 
 impl Tag {
     fn from_number(number: u32) -> Option<Self> {
-        let known = [Self::Fences, Self::Pages, Self::Ranges, Self::Marks, Self::Whole, Self::Summary, Self::Index];
+        let known =
+            [Self::Fences, Self::Pages, Self::Ranges, Self::RangeTimes, Self::Whole, Self::Summary, Self::Index];
         known.into_iter().find(|tag| *tag as u32 == number)
     }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     base::{Bytes, Kind, Result},
-    merge::{Answer, Found, Lookup, Shown, step},
+    merge::{Answer, Lookup, Meaning, Shown, step},
     phash::{Hash, Seeded},
 };
 
@@ -95,15 +95,15 @@ impl Segment {
     /// Looks a key up: the value, absence, or nothing to say. Every version from the newest down, and every operand on
     /// the way, is shown to the look-up; `probe` is told where it was looked.
     pub(crate) fn get(&self, key: &mut PointKey<'_>, lookup: &mut Lookup, probe: &mut Probe) -> Result<Option<Answer>> {
-        let mut marks = Marks(self.ranges().shown(key.key, lookup.seqno(), lookup.opened()));
+        let mut tombstones = PendingTombstones(self.ranges().shown(key.key, lookup.seqno(), lookup.purge_horizon()));
         let answer = match self.index() {
-            Some((index, data)) => self.get_indexed(index, data, key, &mut marks, lookup, probe)?,
-            None => self.get_by_fences(key.key, &mut marks, lookup, probe)?,
+            Some((index, data)) => self.get_indexed(index, data, key, &mut tombstones, lookup, probe)?,
+            None => self.get_by_fences(key.key, &mut tombstones, lookup, probe)?,
         };
         if answer.is_some() {
             return Ok(answer);
         }
-        marks.show_above(None, lookup)
+        tombstones.show_above(None, lookup)
     }
 
     /// The hash of a key as this segment sees it; nothing without an index.
@@ -152,7 +152,7 @@ impl Segment {
         index: &Index,
         data: Mapped<'_>,
         key: &mut PointKey<'_>,
-        marks: &mut Marks,
+        tombstones: &mut PendingTombstones,
         lookup: &mut Lookup,
         probe: &mut Probe,
     ) -> Result<Option<Answer>> {
@@ -167,15 +167,15 @@ impl Segment {
         probe.key_found = true;
         let entry = found.entry();
         if entry.older_follows && (entry.seqno > lookup.seqno() || entry.kind == Kind::Operand) {
-            return self.get_by_fences(key.key, marks, lookup, probe);
+            return self.get_by_fences(key.key, tombstones, lookup, probe);
         }
-        marks.show_entry(entry, || found.bytes.share(found.decoded.value.clone()), lookup)
+        tombstones.show_entry(entry, || found.bytes.share(found.decoded.value.clone()), lookup)
     }
 
     fn get_by_fences(
         &self,
         key: &[u8],
-        marks: &mut Marks,
+        tombstones: &mut PendingTombstones,
         lookup: &mut Lookup,
         probe: &mut Probe,
     ) -> Result<Option<Answer>> {
@@ -194,14 +194,14 @@ impl Segment {
                     return Ok(None);
                 }
                 probe.key_found = true;
-                let answer = marks.show_entry(&decoded.entry, || entries.share(&decoded), lookup)?;
+                let answer = tombstones.show_entry(&decoded.entry, || entries.share(&decoded), lookup)?;
                 if answer.is_some() || !decoded.entry.older_follows {
                     return Ok(answer);
                 }
                 above += usize::from(decoded.entry.seqno > lookup.seqno());
                 if above == STEPS_MAX {
                     above += 1;
-                    let wanted = self.just_above(key, lookup.seqno(), lookup.opened())?;
+                    let wanted = self.just_above(key, lookup.seqno(), lookup.purge_horizon())?;
                     if let Some((further, at)) = wanted.filter(|wanted| *wanted > (number, index)) {
                         (number, from) = (further, Some(at));
                         continue 'blocks;
@@ -238,9 +238,9 @@ impl Segment {
     }
 
     /// Block and number of the oldest version of `key` above `seqno`, and of what else its commit wrote the newest;
-    /// nothing without one. Where there are purges, above `opened`: up to there they have to be seen.
-    pub(super) fn just_above(&self, key: &[u8], seqno: u64, opened: u64) -> Result<Option<(usize, usize)>> {
-        let wanted = if self.has_purges() { seqno.max(opened) } else { seqno };
+    /// nothing without one. Where there are purges, above `purge_horizon`: up to there they have to be seen.
+    pub(super) fn just_above(&self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<Option<(usize, usize)>> {
+        let wanted = if self.has_purges() { seqno.max(purge_horizon) } else { seqno };
         let (number, at) = self.find_version(key, wanted)?;
         let Some(before) = at.checked_sub(1) else { return Ok(None) };
         let block = self.block(number)?;
@@ -264,23 +264,23 @@ impl Segment {
     }
 }
 
-/// The marks of range tombstones over a key that are still to be shown.
-struct Marks(Shown);
+/// The range tombstones over a key that are still to be shown.
+struct PendingTombstones(Shown);
 
-impl Marks {
-    /// Shows the marks above an entry; all that are left, without one.
+impl PendingTombstones {
+    /// Shows the tombstones above an entry; all that are left, without one.
     #[inline]
     fn show_above(&mut self, seqno: Option<u64>, lookup: &mut Lookup) -> Result<Option<Answer>> {
-        // Segments keep no order in a commit: the point entry comes behind the mark.
-        while let Some(mark) = self.0.next_above(seqno.map(|seqno| (seqno, u32::MAX))) {
-            if lookup.see(mark.seen())? == Found::Deleted {
+        // Segments keep no order in a commit: the point entry comes behind the tombstone.
+        while let Some(tombstone) = self.0.next_above(seqno.map(|seqno| (seqno, u32::MAX))) {
+            if lookup.visit(tombstone.meta())? == Meaning::Deleted {
                 return Ok(Some(Answer::Deleted));
             }
         }
         Ok(None)
     }
 
-    /// Shows an entry, behind the marks above it.
+    /// Shows an entry, behind the tombstones above it.
     #[inline]
     fn show_entry(
         &mut self,
@@ -291,8 +291,8 @@ impl Marks {
         if let Some(answer) = self.show_above(Some(entry.seqno), lookup)? {
             return Ok(Some(answer));
         }
-        match lookup.see(entry.seen())? {
-            Found::Operand => {
+        match lookup.visit(entry.meta())? {
+            Meaning::Operand => {
                 lookup.push(value());
                 Ok(None)
             }

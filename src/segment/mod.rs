@@ -36,9 +36,9 @@ mod writer;
 
 pub(crate) use cursor::SegmentCursor;
 pub(crate) use entry::Entry;
-pub(crate) use history::{PastCursor, PastFound, PastVersion, VersionCursor};
+pub(crate) use history::{AsOfCursor, HistoryAnswer, HistoryVersion, VersionCursor};
 pub(crate) use index::{PointIndex, Probe};
 pub(crate) use lookup::PointKey;
 pub(crate) use reader::{IndexNumbers, Segment};
-pub(crate) use summary::{Finished, Past, Summary};
+pub(crate) use summary::{Past, SegmentMeta, Summary};
 pub(crate) use writer::{Purpose, SegmentWriter};

@@ -1,35 +1,35 @@
 //! The range tombstones of a segment, as its sections hold them: cut into fragments, or whole where cutting would make
-//! many marks of them.
+//! many tombstones of them.
 
 use super::{footer::Tag, sections::Sections, summary::Summary};
 use crate::{
     base::{Bytes, Corruption, KeySpan, Result},
     format::{Reader, Writer},
-    merge::{Fragment, Mark, Tombstones},
+    merge::{Fragment, Tombstone, Tombstones},
 };
 
 /// Range tombstones as they go to disk.
 #[derive(Debug)]
 pub(super) struct Encoded {
-    /// How many marks the sections tell of.
-    pub(super) marks: u64,
+    /// How many tombstones the sections tell of.
+    pub(super) tombstones: u64,
     pub(super) sections: Vec<(Tag, Vec<u8>)>,
 }
 
 /// Encodes range tombstones; [`decode`] is the exact inverse.
 pub(super) fn encode(ranges: &Tombstones) -> Encoded {
     let Some(cut) = ranges.cut() else {
-        return Encoded { marks: ranges.len() as u64, sections: vec![(Tag::Whole, encode_whole(ranges))] };
+        return Encoded { tombstones: ranges.len() as u64, sections: vec![(Tag::Whole, encode_whole(ranges))] };
     };
-    let marks = || cut.iter().flat_map(|fragment| &fragment.marks);
+    let tombstones = || cut.iter().flat_map(|fragment| &fragment.tombstones);
     let mut sections = Vec::new();
     if !cut.is_empty() {
         sections.push((Tag::Ranges, encode_ranges(&cut)));
     }
-    if marks().any(|mark| mark.purge || mark.time > 0) {
-        sections.push((Tag::Marks, encode_marks(&cut)));
+    if tombstones().any(|tombstone| tombstone.purge || tombstone.time > 0) {
+        sections.push((Tag::RangeTimes, encode_tombstones(&cut)));
     }
-    Encoded { marks: marks().count() as u64, sections }
+    Encoded { tombstones: tombstones().count() as u64, sections }
 }
 
 /// Decodes the range tombstones of a segment. They lie inside its seqnos, and their gaps beneath them: whoever merges
@@ -44,21 +44,23 @@ pub(super) fn decode(sections: &Sections<'_>, summary: &Summary) -> Result<Tombs
         }
         (Some(ranges), whole) => {
             let mut fragments = decode_ranges(&ranges.bytes).map_err(|bad| ranges.wrong(bad))?;
-            if let Some(section) = sections.get(Tag::Marks)? {
-                decode_marks(&section.bytes, &mut fragments).map_err(|bad| section.wrong(bad))?;
+            if let Some(section) = sections.get(Tag::RangeTimes)? {
+                decode_tombstones(&section.bytes, &mut fragments).map_err(|bad| section.wrong(bad))?;
             }
             let decoded = Tombstones::from_fragments(fragments).filter(|_| whole.is_none());
             (ranges, decoded)
         }
     };
     let seqnos = summary.min_seqno..=summary.max_seqno;
-    let is_inside = |mark: &Mark| seqnos.contains(&mark.seqno) && mark.gap_start.is_none_or(|gap| gap <= mark.seqno);
-    let decoded = decoded.filter(|ranges| ranges.iter().all(|(.., mark)| is_inside(mark)));
+    let is_inside = |tombstone: &Tombstone| {
+        seqnos.contains(&tombstone.seqno) && tombstone.gap_start.is_none_or(|gap| gap <= tombstone.seqno)
+    };
+    let decoded = decoded.filter(|ranges| ranges.iter().all(|(.., tombstone)| is_inside(tombstone)));
     let what = "ranges in order and apart, inside the segment's seqnos";
     decoded.ok_or_else(|| section.wrong(Corruption { offset: 0, what }))
 }
 
-/// The section of range tombstones: per fragment its start, its end and its marks.
+/// The section of range tombstones: per fragment its start, its end and its tombstones.
 fn encode_ranges(fragments: &[Fragment]) -> Vec<u8> {
     let mut out = Writer::default();
     for fragment in fragments {
@@ -70,11 +72,11 @@ fn encode_ranges(fragments: &[Fragment]) -> Vec<u8> {
                 out.prefixed(end);
             }
         }
-        out.varint(fragment.marks.len() as u64);
-        for mark in &fragment.marks {
-            out.varint(mark.seqno);
+        out.varint(fragment.tombstones.len() as u64);
+        for tombstone in &fragment.tombstones {
+            out.varint(tombstone.seqno);
             // A gap is never at 0: the first commit is 1.
-            out.varint(mark.gap_start.unwrap_or(0));
+            out.varint(tombstone.gap_start.unwrap_or(0));
         }
     }
     out.into_bytes()
@@ -91,33 +93,39 @@ fn decode_ranges(bytes: &[u8]) -> Result<Vec<Fragment>, Corruption> {
             _ => return Err(reader.corrupt("end of a range")),
         };
         let count = reader.length("marks of a range")?;
-        let mut marks = Vec::new();
+        let mut tombstones = Vec::new();
         for _ in 0..count {
             let seqno = reader.varint("seqno of a range")?;
             let gap = reader.varint("gap of a range")?;
-            marks.push(Mark { seqno, ordinal: 0, gap_start: (gap != 0).then_some(gap), time: 0, purge: false });
+            tombstones.push(Tombstone {
+                seqno,
+                ordinal: 0,
+                gap_start: (gap != 0).then_some(gap),
+                time: 0,
+                purge: false,
+            });
         }
-        fragments.push(Fragment { span: KeySpan { start, end }, marks });
+        fragments.push(Fragment { span: KeySpan { start, end }, tombstones });
     }
     Ok(fragments)
 }
 
-/// The section of what else is known of the marks: their times, and which of them purge.
-fn encode_marks(fragments: &[Fragment]) -> Vec<u8> {
+/// The section of what else is known of the tombstones: their times, and which of them purge.
+fn encode_tombstones(fragments: &[Fragment]) -> Vec<u8> {
     let mut out = Writer::default();
-    for mark in fragments.iter().flat_map(|fragment| &fragment.marks) {
-        out.varint(mark.time);
-        out.u8(u8::from(mark.purge));
+    for tombstone in fragments.iter().flat_map(|fragment| &fragment.tombstones) {
+        out.varint(tombstone.time);
+        out.u8(u8::from(tombstone.purge));
     }
     out.into_bytes()
 }
 
-/// Fills in what else is known of the marks.
-fn decode_marks(bytes: &[u8], fragments: &mut [Fragment]) -> Result<(), Corruption> {
+/// Fills in what else is known of the tombstones.
+fn decode_tombstones(bytes: &[u8], fragments: &mut [Fragment]) -> Result<(), Corruption> {
     let mut reader = Reader::new(bytes);
-    for mark in fragments.iter_mut().flat_map(|fragment| &mut fragment.marks) {
-        mark.time = reader.varint("time of a range")?;
-        mark.purge = decode_flags(&mut reader)?;
+    for tombstone in fragments.iter_mut().flat_map(|fragment| &mut fragment.tombstones) {
+        tombstone.time = reader.varint("time of a range")?;
+        tombstone.purge = decode_flags(&mut reader)?;
     }
     reader.finish("end of the marks")
 }
@@ -139,17 +147,17 @@ fn encode_whole(ranges: &Tombstones) -> Vec<u8> {
         out.prefixed(edge);
     }
     let mut before = 0;
-    for (from, to, mark) in tombstones {
+    for (from, to, tombstone) in tombstones {
         // Oldest first.
-        assert!(before <= mark.seqno, "a range tombstone @{} behind one @{before}", mark.seqno);
-        out.varint(mark.seqno - before);
-        before = mark.seqno;
+        assert!(before <= tombstone.seqno, "a range tombstone @{} behind one @{before}", tombstone.seqno);
+        out.varint(tombstone.seqno - before);
+        before = tombstone.seqno;
         out.varint(u64::from(from));
         // How many parts it covers; 0 without an end.
         out.varint(to.map_or(0, |to| u64::from(to - from)));
-        out.varint(mark.gap_start.unwrap_or(0));
-        out.varint(mark.time);
-        out.u8(u8::from(mark.purge));
+        out.varint(tombstone.gap_start.unwrap_or(0));
+        out.varint(tombstone.time);
+        out.u8(u8::from(tombstone.purge));
     }
     out.into_bytes()
 }
@@ -171,10 +179,10 @@ fn decode_whole(bytes: &[u8]) -> Result<Tombstones, Corruption> {
         let gap = reader.varint("gap of a range")?;
         let time = reader.varint("time of a range")?;
         let purge = decode_flags(&mut reader)?;
-        let mark = Mark { seqno, ordinal: 0, gap_start: (gap != 0).then_some(gap), time, purge };
+        let tombstone = Tombstone { seqno, ordinal: 0, gap_start: (gap != 0).then_some(gap), time, purge };
         let edge = |at: u64| u32::try_from(at).map_err(|_| reader.corrupt("edge of a range"));
         let to = if covered == 0 { None } else { Some(edge(from.saturating_add(covered))?) };
-        parts.push((edge(from)?, to, mark));
+        parts.push((edge(from)?, to, tombstone));
     }
     Tombstones::from_parts(edges, &parts).ok_or(Corruption { offset: 0, what: "ranges in order" })
 }

@@ -11,7 +11,7 @@ use super::{
     pages::{BlockData, Mapped, Pages, Reading, SegmentFile},
     ranges,
     sections::Sections,
-    summary::Finished,
+    summary::SegmentMeta,
 };
 use crate::{
     base::{Bytes, Corruption, Error, Result},
@@ -51,7 +51,7 @@ impl Segment {
     /// later, page by page, when it is first touched.
     ///
     /// Where the system refuses the map, it is read by position like one that is not to be mapped.
-    pub(crate) fn open(files: &Arc<Files>, expected: &Finished, map: bool) -> Result<Self> {
+    pub(crate) fn open(files: &Arc<Files>, expected: &SegmentMeta, map: bool) -> Result<Self> {
         let file = SegmentFile::open(files, expected.number)?;
         let reading = file.reading()?;
         let len = reading.len()?;
@@ -163,7 +163,7 @@ impl Segment {
 }
 
 /// Reads the header, and what the seqnos of the entries are counted from.
-fn read_base(reading: &Reading<'_>, expected: &Finished) -> Result<u64> {
+fn read_base(reading: &Reading<'_>, expected: &SegmentMeta) -> Result<u64> {
     let head = reading.read(0, DATA_START as usize)?;
     let header = Header::decode(&head, FileKind::Segment).map_err(|bad| bad.of(reading.path()))?;
     if header.file_id != expected.file_id || header.number != expected.number {

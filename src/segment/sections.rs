@@ -3,7 +3,7 @@
 use super::{
     footer::{self, Section, TAIL_LEN, Tag},
     pages::Reading,
-    summary::Finished,
+    summary::SegmentMeta,
 };
 use crate::base::{Corruption, Error, Result};
 
@@ -27,8 +27,8 @@ pub(super) struct Body<'a> {
 
 impl<'a> Sections<'a> {
     /// Reads the footer from the end and the section table before it, and holds the digest against the manifest's.
-    pub(super) fn find(reading: &'a Reading<'a>, expected: &Finished) -> Result<Self> {
-        let Finished { file_id, file_len, footer_digest, .. } = *expected;
+    pub(super) fn find(reading: &'a Reading<'a>, expected: &SegmentMeta) -> Result<Self> {
+        let SegmentMeta { file_id, file_len, footer_digest, .. } = *expected;
         let corrupt = |offset, what| reading.corrupt(offset, what);
         let tail_at = file_len.checked_sub(TAIL_LEN as u64).ok_or_else(|| corrupt(file_len, "footer"))?;
         let tail = reading.read(tail_at, TAIL_LEN)?;

@@ -7,7 +7,7 @@ use crate::{
 
 /// A finished segment: all that the manifest records of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Finished {
+pub(crate) struct SegmentMeta {
     pub(crate) number: u64,
     pub(crate) file_id: u64,
     pub(crate) file_len: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Summary {
     pub(crate) entries: u64,
     /// Point tombstones among them.
     pub(crate) tombstones: u64,
-    /// Marks of range tombstones.
+    /// range tombstones.
     pub(crate) range_tombstones: u64,
     /// Bytes of keys and values of all entries.
     pub(crate) raw_bytes: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Summary {
     /// The commit times inside, where entries carry them.
     pub(crate) times: Option<Times>,
     /// What is said of a segment of the history tier; nothing of one in the main tree.
-    pub(crate) past: Option<Past>,
+    pub(crate) history: Option<Past>,
 }
 
 /// The commit times in a segment, in microseconds.
@@ -66,7 +66,7 @@ pub(crate) struct Past {
     pub(crate) open: bool,
 }
 
-/// Bits of the lane.
+/// Bits of the tier.
 const LANE_PAST: u8 = 0x01;
 const LANE_TIMES: u8 = 0x80;
 
@@ -75,7 +75,7 @@ impl Summary {
     pub(crate) fn encode(&self, out: &mut Writer) {
         out.varint(u64::from(self.keyspace.0));
         let bit = |bit: u8, set: bool| if set { bit } else { 0 };
-        out.u8(bit(LANE_PAST, self.past.is_some()) | bit(LANE_TIMES, self.times.is_some()));
+        out.u8(bit(LANE_PAST, self.history.is_some()) | bit(LANE_TIMES, self.times.is_some()));
         out.prefixed(&self.span.start);
         match &self.span.end {
             None => out.u8(0),
@@ -101,7 +101,7 @@ impl Summary {
             out.varint(oldest);
             out.varint(newest);
         }
-        if let Some(Past { end, until_min, until_max, run, open }) = self.past {
+        if let Some(Past { end, until_min, until_max, run, open }) = self.history {
             for number in [end, until_min, until_max, run] {
                 out.varint(number);
             }
@@ -111,8 +111,8 @@ impl Summary {
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Corruption> {
         let keyspace = u32::try_from(reader.varint("keyspace")?).map_err(|_| reader.corrupt("keyspace"))?;
-        let lane = reader.u8("lane")?;
-        if lane & !(LANE_PAST | LANE_TIMES) != 0 {
+        let tier = reader.u8("lane")?;
+        if tier & !(LANE_PAST | LANE_TIMES) != 0 {
             return Err(reader.corrupt("lane"));
         }
         let start = reader.prefixed("first key")?.to_vec();
@@ -133,15 +133,15 @@ impl Summary {
             max_seqno: reader.varint("largest seqno")?,
             lowest_affected: reader.varint("lowest affected seqno")?,
             times: None,
-            past: None,
+            history: None,
         };
-        if lane & LANE_TIMES != 0 {
+        if tier & LANE_TIMES != 0 {
             let base = reader.varint("time base")?;
             let (oldest, newest) = (reader.varint("oldest time")?, reader.varint("newest time")?);
             summary.times = Some(Times { base, oldest, newest });
         }
-        if lane & LANE_PAST != 0 {
-            summary.past = Some(Past {
+        if tier & LANE_PAST != 0 {
+            summary.history = Some(Past {
                 end: reader.varint("largest end")?,
                 until_min: reader.varint("smallest end time")?,
                 until_max: reader.varint("largest end time")?,

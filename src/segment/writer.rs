@@ -11,7 +11,7 @@ use super::{
     index::{IndexWriter, PointIndex},
     ranges,
     sizes::{BLOCK_LEN, BLOCK_LEN_MAX, PAGE},
-    summary::{Finished, Past, Summary, Times},
+    summary::{Past, SegmentMeta, Summary, Times},
 };
 use crate::{
     base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Result},
@@ -126,7 +126,7 @@ impl SegmentWriter {
                 max_seqno: 0,
                 lowest_affected: u64::MAX,
                 times: time_base.map(|base| Times { base, oldest: base, newest: base }),
-                past: run.map(|run| Past { end: 0, until_min: u64::MAX, until_max: 0, run, open: false }),
+                history: run.map(|run| Past { end: 0, until_min: u64::MAX, until_max: 0, run, open: false }),
             },
         })
     }
@@ -152,10 +152,10 @@ impl SegmentWriter {
         if begins {
             self.end_block()?;
         }
-        if self.summary.past.is_none() {
+        if self.summary.history.is_none() {
             return self.append(entry, same_key, key, value, value.len()).map(drop);
         }
-        self.add_past(entry, same_key, key, value, (run, newer_run))
+        self.add_history(entry, same_key, key, value, (run, newer_run))
     }
 
     /// Whether the next entry is of the same key as the last one. Whoever reads entries from files looks at them first:
@@ -185,7 +185,7 @@ impl SegmentWriter {
     }
 
     /// Adds a version in the history tier: what the first of its run tells of it already is left out.
-    fn add_past(
+    fn add_history(
         &mut self,
         entry: &Entry,
         same_key: bool,
@@ -199,11 +199,11 @@ impl SegmentWriter {
             Some(Until::At { seqno, time }) => (seqno, time, false),
             Some(Until::Open) | None => (0, entry.time.unwrap_or(0), true),
         };
-        if let Some(past) = &mut self.summary.past {
-            past.end = past.end.max(seqno);
-            past.until_min = past.until_min.min(time);
-            past.until_max = past.until_max.max(time);
-            past.open |= open;
+        if let Some(history) = &mut self.summary.history {
+            history.end = history.end.max(seqno);
+            history.until_min = history.until_min.min(time);
+            history.until_max = history.until_max.max(time);
+            history.open |= open;
         }
         let comparable = entry.kind == Kind::Put && value.len() <= COMPARED_MAX;
         let room = run.as_ref().filter(|run| comparable && run.len.0 & RunLen::MAX < RunLen::MAX);
@@ -294,7 +294,7 @@ impl SegmentWriter {
 
     /// Ends the segment with its range tombstones and makes it durable. The caller syncs the directory. `passed` says
     /// for a span whether reads may go on to older segments: then a filter spares them this one.
-    pub(crate) fn finish(mut self, ranges: &Tombstones, passed: impl FnOnce(&KeySpan) -> bool) -> Result<Finished> {
+    pub(crate) fn finish(mut self, ranges: &Tombstones, passed: impl FnOnce(&KeySpan) -> bool) -> Result<SegmentMeta> {
         self.end_block()?;
         self.span(ranges);
         self.check();
@@ -318,7 +318,7 @@ impl SegmentWriter {
         }
         self.section(&mut sections, Tag::Pages, pages.bytes())?;
         let ranges = ranges::encode(ranges);
-        self.summary.range_tombstones = ranges.marks;
+        self.summary.range_tombstones = ranges.tombstones;
         for (tag, bytes) in &ranges.sections {
             self.section(&mut sections, *tag, bytes)?;
         }
@@ -336,7 +336,7 @@ impl SegmentWriter {
         if !self.sync_later {
             self.file.sync().at("sync", || self.path.clone())?;
         }
-        Ok(Finished {
+        Ok(SegmentMeta {
             number: self.number,
             file_id: self.file_id,
             file_len,
@@ -347,7 +347,7 @@ impl SegmentWriter {
 
     /// Holds the numbers of a finished segment to what its readers believe.
     fn check(&self) {
-        let Summary { span, keys, entries, min_seqno, max_seqno, lowest_affected, times, past, .. } = &self.summary;
+        let Summary { span, keys, entries, min_seqno, max_seqno, lowest_affected, times, history, .. } = &self.summary;
         let number = self.number;
         assert!(!self.older_follows, "segment {number} ends before the older versions of its last key");
         assert!(!span.is_empty() && keys <= entries, "segment {number} over {span:?}: {keys} keys, {entries} entries");
@@ -359,14 +359,14 @@ impl SegmentWriter {
         assert!(lowest_affected <= min_seqno, "segment {number}: @{min_seqno}, from @{lowest_affected} on (K9)");
         let in_order = |times: Times| times.base <= times.oldest && times.oldest <= times.newest;
         assert!(times.is_none_or(in_order), "segment {number}: {times:?}");
-        assert!(past.is_none_or(|past| past.until_min <= past.until_max), "segment {number}: {past:?}");
+        assert!(history.is_none_or(|history| history.until_min <= history.until_max), "segment {number}: {history:?}");
     }
 
     /// Widens the span to the range tombstones.
     fn span(&mut self, ranges: &Tombstones) {
-        for (.., mark) in ranges.iter() {
-            self.note(mark.seqno, mark.gap_start);
-            if mark.purge {
+        for (.., tombstone) in ranges.iter() {
+            self.note(tombstone.seqno, tombstone.gap_start);
+            if tombstone.purge {
                 self.summary.lowest_affected = 0;
             }
         }

@@ -70,7 +70,7 @@ pub(crate) struct FileSet {
 /// Returns a reader for each pin. Every purge applies to it, since its views will be opened later than any purge so
 /// far.
 fn pinned_readers(version: &Version) -> Vec<Reader> {
-    let reader = |pin: &PinnedAt| Reader { seqno: pin.seqno, opened: u64::MAX, time: pin.time_us };
+    let reader = |pin: &PinnedAt| Reader { seqno: pin.seqno, purge_horizon: u64::MAX, time: pin.time_us };
     version.pins.values().map(reader).collect()
 }
 

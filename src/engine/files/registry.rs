@@ -178,7 +178,7 @@ mod tests {
     use crate::memtable::Memtable;
 
     fn at(seqno: u64) -> Reader {
-        Reader { seqno, opened: seqno, time: 0 }
+        Reader { seqno, purge_horizon: seqno, time: 0 }
     }
 
     fn inputs(registry: &Registry, newest: u64) -> JobInputs {

@@ -6,7 +6,7 @@ use super::tree::SegmentHandle;
 use crate::{
     base::{Bytes, Result},
     merge::{Direction, EntryRef, Source},
-    segment::{PastCursor, Segment, SegmentCursor, VersionCursor},
+    segment::{AsOfCursor, Segment, SegmentCursor, VersionCursor},
 };
 
 /// Cursor over one segment, as a run opens it.
@@ -34,7 +34,7 @@ impl InSegment for SegmentCursor {
 }
 
 /// Reads as of a seqno.
-impl InSegment for PastCursor {
+impl InSegment for AsOfCursor {
     type Of = u64;
 
     fn open(segment: Arc<Segment>, direction: Direction, of: u64) -> Self {
@@ -75,7 +75,7 @@ pub(crate) struct Run<C: InSegment> {
 /// Cursor over a run of the main tree.
 pub(crate) type RunCursor = Run<SegmentCursor>;
 /// Cursor over a run of the history tier as of a seqno.
-pub(crate) type PastRunCursor = Run<PastCursor>;
+pub(crate) type AsOfRunCursor = Run<AsOfCursor>;
 /// Cursor over every version in a run of the history tier; forward only.
 pub(crate) type VersionRunCursor = Run<VersionCursor>;
 
@@ -155,9 +155,9 @@ impl<C: InSegment> Source for Run<C> {
         self.open_from(next, key)
     }
 
-    fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
+    fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()> {
         // All versions of a key are in one segment of a run.
-        self.cursor.as_mut().map_or(Ok(()), |cursor| cursor.skip_newer(key, seqno, opened))
+        self.cursor.as_mut().map_or(Ok(()), |cursor| cursor.skip_newer(key, seqno, purge_horizon))
     }
 
     fn turned(&self) -> Self {

@@ -13,7 +13,7 @@ use crate::{
     base::{KeySpan, Result, head},
     engine::context::Context,
     manifest::KeyspaceVersion,
-    segment::{Finished, IndexNumbers, Past, Segment},
+    segment::{IndexNumbers, Past, Segment, SegmentMeta},
 };
 
 /// Opens segments, and has their files removed in the end.
@@ -32,7 +32,7 @@ impl Opener {
 /// A segment of a version, opened when it is first read.
 #[derive(Debug)]
 pub(crate) struct SegmentHandle {
-    pub(crate) meta: Arc<Finished>,
+    pub(crate) meta: Arc<SegmentMeta>,
     opener: Arc<Opener>,
     segment: OnceLock<Arc<Segment>>,
     /// Set when no version names it any more: its file is removed with the last reader.
@@ -40,7 +40,7 @@ pub(crate) struct SegmentHandle {
 }
 
 impl SegmentHandle {
-    fn new(meta: &Arc<Finished>, opener: &Arc<Opener>) -> Arc<Self> {
+    fn new(meta: &Arc<SegmentMeta>, opener: &Arc<Opener>) -> Arc<Self> {
         Arc::new(Self {
             meta: Arc::clone(meta),
             opener: Arc::clone(opener),
@@ -114,16 +114,16 @@ pub(crate) struct Tree {
     /// Whether the levels hold purges, which hide history.
     pub(crate) purges: bool,
     /// The history tier.
-    pub(crate) past: Vec<PastRun>,
+    pub(crate) history: Vec<HistoryRun>,
     /// Largest end of any interval there: reads at or above it skip the tier.
-    pub(crate) past_end: u64,
+    pub(crate) history_end: u64,
     /// Largest seqno in any segment.
     pub(super) newest: u64,
 }
 
 /// Segments of the history tier that share no key.
 #[derive(Debug)]
-pub(crate) struct PastRun {
+pub(crate) struct HistoryRun {
     number: u64,
     /// By key.
     pub(crate) segments: Vec<Arc<SegmentHandle>>,
@@ -132,16 +132,16 @@ pub(crate) struct PastRun {
     end: u64,
 }
 
-impl PastRun {
-    fn new(handle: Arc<SegmentHandle>, past: Past) -> Self {
-        let mut run = Self { number: past.run, segments: Vec::new(), begin: u64::MAX, end: 0 };
-        run.add(handle, past);
+impl HistoryRun {
+    fn new(handle: Arc<SegmentHandle>, history: Past) -> Self {
+        let mut run = Self { number: history.run, segments: Vec::new(), begin: u64::MAX, end: 0 };
+        run.add(handle, history);
         run
     }
 
-    fn add(&mut self, handle: Arc<SegmentHandle>, past: Past) {
+    fn add(&mut self, handle: Arc<SegmentHandle>, history: Past) {
         self.begin = self.begin.min(handle.meta.summary.lowest_affected);
-        self.end = self.end.max(past.end).max(handle.meta.summary.max_seqno);
+        self.end = self.end.max(history.end).max(handle.meta.summary.max_seqno);
         self.segments.push(handle);
     }
 
@@ -164,7 +164,7 @@ impl Tree {
     pub(super) fn of(keyspace: &KeyspaceVersion, before: &Self, opener: &Arc<Opener>) -> Self {
         let old: BTreeMap<u64, &Arc<SegmentHandle>> =
             before.segments().map(|handle| (handle.meta.number, handle)).collect();
-        let handle_of = |meta: &Arc<Finished>| {
+        let handle_of = |meta: &Arc<SegmentMeta>| {
             old.get(&meta.number).map_or_else(|| SegmentHandle::new(meta, opener), |handle| Arc::clone(handle))
         };
         let mut tree = Self { dropped: keyspace.dropped.is_some(), ..Self::default() };
@@ -174,15 +174,15 @@ impl Tree {
             tree.heads.push(handles.iter().map(|handle| head(&handle.meta.summary.span.start, 0)).collect());
             tree.levels.push(handles);
         }
-        for meta in &keyspace.past {
-            let Some(past) = meta.summary.past else { continue };
+        for meta in &keyspace.history {
+            let Some(history) = meta.summary.history else { continue };
             let handle = handle_of(meta);
-            match tree.past.last_mut() {
-                Some(run) if run.number == past.run => run.add(handle, past),
-                _ => tree.past.push(PastRun::new(handle, past)),
+            match tree.history.last_mut() {
+                Some(run) if run.number == history.run => run.add(handle, history),
+                _ => tree.history.push(HistoryRun::new(handle, history)),
             }
         }
-        tree.past_end = tree.past.iter().map(|run| run.end).max().unwrap_or(0);
+        tree.history_end = tree.history.iter().map(|run| run.end).max().unwrap_or(0);
         tree.newest = tree.segments().map(|handle| handle.meta.summary.max_seqno).max().unwrap_or(0);
         tree
     }
@@ -197,7 +197,7 @@ impl Tree {
 
     /// Returns all segments, including those of the history tier.
     pub(crate) fn segments(&self) -> impl Iterator<Item = &Arc<SegmentHandle>> {
-        self.levels.iter().flatten().chain(self.past.iter().flat_map(|run| &run.segments))
+        self.levels.iter().flatten().chain(self.history.iter().flat_map(|run| &run.segments))
     }
 
     /// Returns the segments of the levels that can hold a key, newest first.

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use super::{
-    aging,
+    aging, expiry_cutoff,
     flush::flush,
     forget::forget_dropped,
-    lapsed, seen_from,
-    task::{run_past_task, run_task},
+    seen_from,
+    task::{run_history_task, run_task},
     thin::thin_timeline,
 };
 use crate::{
     base::{KeySpan, KeyspaceId, Kind, Result, Seqno, TIMELINE},
-    compaction::{PastTask, Purges, down_in_span, everything, pick_past},
+    compaction::{HistoryTask, Purges, down_in_span, everything, pick_history},
     engine::{
         Engine,
         catalogue::{KeyspaceRef, dropped, readers_of},
@@ -20,7 +20,7 @@ use crate::{
     },
     manifest::KeyspaceVersion,
     merge::{Direction, Source},
-    segment::{Finished, SegmentCursor},
+    segment::{SegmentCursor, SegmentMeta},
 };
 
 /// Report of [`Db::compact`](crate::Db::compact).
@@ -107,17 +107,17 @@ fn compact_whole(
     let id = keyspace.id;
     let find = || engine.files.keyspace(id);
     let task = |keyspace: &KeyspaceVersion| {
-        everything(keyspace, &engine.ctx.options.shape(), lapsed(engine, keyspace, seen_from(engine)))
+        everything(keyspace, &engine.ctx.options.shape(), expiry_cutoff(engine, keyspace, seen_from(engine)))
     };
     // What purges hide is dropped from the main tree, then from the history tier; then the purges themselves may be
     // dropped.
     let hides = keyspace.main().any(|segment| segment.summary.has_purges());
     if let Some(task) = task(keyspace) {
-        held.extend(run_task(engine, &task, 0, watch)?.traces.held_by.iter().map(|(seqno, _)| seqno));
+        held.extend(run_task(engine, &task, 0, watch)?.dropped.held_by.iter().map(|(seqno, _)| seqno));
     }
     let Some(keyspace) = find() else { return Ok(()) };
     let (hidden, newest) = purges_of(engine, &keyspace)?;
-    held.extend(compact_past(engine, &keyspace, &hidden, None, watch)?);
+    held.extend(compact_history(engine, &keyspace, &hidden, None, watch)?);
     let Some(keyspace) = find() else { return Ok(()) };
     if !hides {
         return Ok(());
@@ -142,19 +142,19 @@ fn compact_span(
 ) -> Result<()> {
     for level in 0..=engine.ctx.options.shape().level_max {
         let Some(keyspace) = engine.files.keyspace(id) else { return Ok(()) };
-        let lapsed = lapsed(engine, &keyspace, seen_from(engine));
-        if let Some(task) = down_in_span(&keyspace, level, span, lapsed) {
-            held.extend(run_task(engine, &task, 0, watch)?.traces.held_by.iter().map(|(seqno, _)| seqno));
+        let expiry_cutoff = expiry_cutoff(engine, &keyspace, seen_from(engine));
+        if let Some(task) = down_in_span(&keyspace, level, span, expiry_cutoff) {
+            held.extend(run_task(engine, &task, 0, watch)?.dropped.held_by.iter().map(|(seqno, _)| seqno));
         }
     }
     let Some(keyspace) = engine.files.keyspace(id) else { return Ok(()) };
-    held.extend(compact_past(engine, &keyspace, &Purges::default(), Some(span), watch)?);
+    held.extend(compact_history(engine, &keyspace, &Purges::default(), Some(span), watch)?);
     Ok(())
 }
 
 /// Brings the history tier of a keyspace to its final shape: one run in each bucket, with nothing left to drop; with a
 /// span, only the buckets that hold keys of it. Returns the seqnos for which something was kept.
-fn compact_past(
+fn compact_history(
     engine: &Engine,
     keyspace: &KeyspaceVersion,
     purges: &Purges,
@@ -166,8 +166,8 @@ fn compact_past(
     {
         let job = engine.files.job_inputs("compact past: files, then list");
         let Some(keyspace) = job.files.version.keyspaces.get(&id) else { return Ok(held) };
-        if let Some(task @ PastTask::Drop(_)) = pick_past(keyspace, &aging(engine, keyspace, &job.registered)) {
-            run_past_task(engine, &job, keyspace, task, purges, watch)?;
+        if let Some(task @ HistoryTask::Drop(_)) = pick_history(keyspace, &aging(engine, keyspace, &job.registered)) {
+            run_history_task(engine, &job, keyspace, task, purges, watch)?;
         }
     }
     let job = engine.files.job_inputs("compact past: files, then list");
@@ -179,17 +179,17 @@ fn compact_past(
         if span.is_some_and(|span| !inputs.iter().any(|segment| segment.summary.overlaps(span))) {
             continue;
         }
-        let may_go = |segment: &Arc<Finished>| {
-            let Some(past) = segment.summary.past else { return false };
-            let aged = aging.now.saturating_sub(past.until_min) >= aging.window;
+        let may_go = |segment: &Arc<SegmentMeta>| {
+            let Some(history) = segment.summary.history else { return false };
+            let aged = aging.now.saturating_sub(history.until_min) >= aging.window;
             let held_for = job.files.version.held.get(&segment.number);
             let is_released = |(seqno, _): &(u64, u64)| aging.registered.binary_search(seqno).is_err();
             let released = held_for.is_some_and(|held| held.iter().any(is_released));
             aged || released || purges.touch(&segment.summary.span, segment.summary.min_seqno)
         };
         if several || inputs.iter().any(may_go) {
-            let outcome = run_past_task(engine, &job, keyspace, PastTask::Merge(inputs), purges, watch)?;
-            held.extend(outcome.traces.held_by.iter().map(|(seqno, _)| seqno));
+            let outcome = run_history_task(engine, &job, keyspace, HistoryTask::Merge(inputs), purges, watch)?;
+            held.extend(outcome.dropped.held_by.iter().map(|(seqno, _)| seqno));
         }
     }
     Ok(held)
@@ -204,8 +204,8 @@ fn purges_of(engine: &Engine, keyspace: &KeyspaceVersion) -> Result<(Purges, u64
     };
     for handle in tree.levels.iter().flatten().filter(|handle| handle.meta.summary.has_purges()) {
         let segment = handle.segment()?;
-        let ranges = segment.ranges().to_vec().into_iter().filter(|range| range.mark.purge);
-        purges.extend(ranges.map(|range| (range.span, range.mark.seqno)));
+        let ranges = segment.ranges().to_vec().into_iter().filter(|range| range.tombstone.purge);
+        purges.extend(ranges.map(|range| (range.span, range.tombstone.seqno)));
         let mut cursor = SegmentCursor::new(Arc::clone(segment), Direction::Forward);
         cursor.seek(Some(&[]))?;
         while let Some(entry) = cursor.entry() {

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{Outputs, demands, rules};
 use crate::{
     base::{KeyspaceId, Result, TIMELINE},
-    compaction::{Below, Job, Outcome, run},
+    compaction::{Job, OlderSegments, Outcome, run},
     engine::{Engine, files::JobInputs, timeline::write_stamps},
     manifest::{Change, Edit, StoredOptions},
     memtable::{MemCursor, Memtable},
@@ -66,7 +66,7 @@ pub(super) fn flush_oldest(engine: &Engine) -> Result<bool> {
 /// Outcome of a flush: for each keyspace, and for the timeline.
 struct Written {
     outcomes: Vec<(KeyspaceId, Outcome)>,
-    stamps: Option<crate::segment::Finished>,
+    stamps: Option<crate::segment::SegmentMeta>,
 }
 
 /// Writes the segments of a memtable, one for each keyspace, and makes them durable with their names.
@@ -83,12 +83,12 @@ fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &m
             tombstones: memtable.tombstones(id),
             rules: rules(engine, keyspace, current, 0),
             demands: demands(keyspace, registered),
-            below: Below(keyspace.main().cloned().collect()),
+            below: OlderSegments(keyspace.main().cloned().collect()),
             // One segment for a memtable: two would share seqnos in level 0 (V1).
             output_len: u64::MAX,
         };
         // A memtable is small: its flush is finished even while the database is being closed.
-        let ran = run(job, |lane| outputs.create(lane).map(SegmentWriter::sync_later), |_| Ok(()));
+        let ran = run(job, |tier| outputs.create(tier).map(SegmentWriter::sync_later), |_| Ok(()));
         made.append(&mut outputs.made);
         outcomes.push((id, ran?));
     }
@@ -116,13 +116,13 @@ fn install(
     let mut edit = Edit::default();
     let mut superseder = 0;
     for (id, outcome) in outcomes {
-        let Outcome { segments, traces, held, .. } = outcome;
+        let Outcome { segments, dropped, held, .. } = outcome;
         let Some(keyspace) = editing.version().keyspaces.get(&id) else {
             // Forgotten while its segment was written.
             editing.discard(segments.iter().map(|segment| segment.number));
             continue;
         };
-        edit.push(traces.marks(id));
+        edit.push(dropped.watermarks(id));
         for (number, bytes) in held {
             edit.push(Change::Held { number, bytes });
         }
@@ -130,7 +130,7 @@ fn install(
             engine.counters.flushed_bytes.fetch_add(segment.file_len, Ordering::Relaxed);
             edit.push(Change::Add { level: 0, segment });
         }
-        superseder = superseder.max(traces.newest_change(keyspace.vanished));
+        superseder = superseder.max(dropped.newest_change(keyspace.vanished));
     }
     if let Some(segment) = stamps {
         if !editing.version().keyspaces.contains_key(&TIMELINE) {

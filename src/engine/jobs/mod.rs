@@ -30,7 +30,7 @@ pub(super) use worker::{WorkKind, background_step, drawn_step, idle_step, work_o
 
 use crate::{
     base::{KeyspaceId, Result},
-    compaction::{Aging, Demands, Lane, Rules},
+    compaction::{Aging, Demands, Rules, Tier},
     engine::{
         Engine,
         catalogue::point_index,
@@ -39,7 +39,7 @@ use crate::{
         timeline::Timeline,
     },
     manifest::{KeyspaceVersion, StoredPolicy},
-    segment::{Finished, Purpose, SegmentWriter},
+    segment::{Purpose, SegmentMeta, SegmentWriter},
 };
 
 /// Shortest time between two clear-outs of a keyspace, and time without commits after which all of it may be cleared
@@ -133,7 +133,7 @@ fn rules(engine: &Engine, keyspace: &KeyspaceVersion, current: &Arc<SuperVersion
     let now = engine.now_us();
     let timeline = Timeline::new(current);
     // Without a history tier there is nothing that a purge would have to wait for.
-    let purged_upto = if keyspace.past.is_empty() { u64::MAX } else { purged_upto };
+    let purged_upto = if keyspace.history.is_empty() { u64::MAX } else { purged_upto };
     Rules {
         strategy: engine.catalogue.strategy_of(keyspace),
         now,
@@ -148,7 +148,7 @@ fn rules(engine: &Engine, keyspace: &KeyspaceVersion, current: &Arc<SuperVersion
 
 /// Returns the readers for which a job must keep versions.
 fn demands(keyspace: &KeyspaceVersion, registered: &ReaderList) -> Demands {
-    Demands::new(&registered.readers, keyspace.vanished, keyspace.lapsed)
+    Demands::new(&registered.readers, keyspace.vanished, keyspace.expired_upto)
 }
 
 /// Returns the earliest time that any reader reads at, in microseconds.
@@ -158,7 +158,7 @@ fn seen_from(engine: &Engine) -> u64 {
 
 /// Returns a time, in microseconds: values written at or before it may have expired for every reader at `seen_from` or
 /// later. `None` if values do not expire.
-fn lapsed(engine: &Engine, keyspace: &KeyspaceVersion, seen_from: u64) -> Option<u64> {
+fn expiry_cutoff(engine: &Engine, keyspace: &KeyspaceVersion, seen_from: u64) -> Option<u64> {
     // Once a TTL has been removed, write times do not show which values live for ever.
     let first = keyspace.options.ttls.iter().position(|(_, ttl)| *ttl > 0)?;
     let since = keyspace.options.ttls.get(first..).unwrap_or_default();
@@ -198,7 +198,7 @@ impl<'j> Outputs<'j> {
     }
 
     /// Creates the outputs of a compaction.
-    fn of(engine: &'j Engine, keyspace: &'j KeyspaceVersion, inputs: &[Arc<Finished>]) -> Self {
+    fn of(engine: &'j Engine, keyspace: &'j KeyspaceVersion, inputs: &[Arc<SegmentMeta>]) -> Self {
         let seqno = inputs.iter().map(|segment| segment.summary.min_seqno).min().unwrap_or(0);
         // Entries without a time get one from the timeline, which may be any.
         let time = inputs.iter().map(|segment| segment.summary.times.map_or(0, |times| times.base)).min().unwrap_or(0);
@@ -211,16 +211,16 @@ impl<'j> Outputs<'j> {
     }
 
     /// Creates a segment file in a tier.
-    fn create(&mut self, lane: Lane) -> Result<SegmentWriter> {
+    fn create(&mut self, tier: Tier) -> Result<SegmentWriter> {
         let Self { engine, keyspace, bases: (base, time_base), .. } = *self;
         let number = engine.files.take_number();
         self.made.push(number);
-        let timed = lane == Lane::Past || engine.catalogue.keeps_time(keyspace);
+        let timed = tier == Tier::History || engine.catalogue.keeps_time(keyspace);
         let purpose = Purpose {
             keyspace: keyspace.id,
             base,
             time_base: timed.then_some(time_base),
-            run: (lane == Lane::Past).then(|| *self.run.get_or_insert(number)),
+            run: (tier == Tier::History).then(|| *self.run.get_or_insert(number)),
             index: point_index(&keyspace.options),
             hash_seed: engine.ctx.database_id,
         };

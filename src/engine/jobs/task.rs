@@ -5,7 +5,9 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{Outputs, demands, rules};
 use crate::{
     base::{Error, Result},
-    compaction::{Below, Job, Outcome, PastJob, PastSurvivors, PastTask, Purges, Task, run, run_past},
+    compaction::{
+        HistoryJob, HistorySurvivors, HistoryTask, Job, OlderSegments, Outcome, Purges, Task, run, run_history,
+    },
     engine::{
         Engine,
         files::{
@@ -16,7 +18,7 @@ use crate::{
     },
     manifest::{Change, Edit, KeyspaceVersion},
     merge::Direction,
-    segment::Finished,
+    segment::SegmentMeta,
 };
 
 pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: u64, watch: &mut Watch<'_>) -> Result<Outcome> {
@@ -47,34 +49,34 @@ pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: u64, watch: &m
         tombstones,
         rules: rules(engine, keyspace, current, purged_upto),
         demands: demands(keyspace, registered),
-        below: Below(task.below.clone()),
+        below: OlderSegments(task.below.clone()),
         output_len: engine.ctx.options.segment_bytes(),
     };
     let goes_on = goes_on(engine, &task.inputs, watch);
-    let ran = run(job, |lane| outputs.create(lane), goes_on);
+    let ran = run(job, |tier| outputs.create(tier), goes_on);
     end_job(engine, &inputs, keyspace, (&task.inputs, Some(task.output_level)), (ran, outputs.made))
 }
 
 /// Runs a task of the history tier.
-pub(super) fn run_past_task(
+pub(super) fn run_history_task(
     engine: &Engine,
     job: &JobInputs,
     keyspace: &KeyspaceVersion,
-    task: PastTask,
+    task: HistoryTask,
     purges: &Purges,
     watch: &mut Watch<'_>,
 ) -> Result<Outcome> {
     let inputs = match task {
-        PastTask::Merge(inputs) => inputs,
-        PastTask::Drop(inputs) => {
+        HistoryTask::Merge(inputs) => inputs,
+        HistoryTask::Drop(inputs) => {
             let mut outcome = Outcome::default();
             for segment in &inputs {
-                let Some(past) = segment.summary.past else { continue };
+                let Some(history) = segment.summary.history else { continue };
                 // As if each version had been dropped by itself.
-                let end = if past.open { past.end.max(segment.summary.max_seqno) } else { past.end };
-                outcome.traces.vanished = outcome.traces.vanished.max(end);
-                outcome.traces.horizon = outcome.traces.horizon.max(past.end);
-                outcome.traces.tombstones_left |= past.open;
+                let end = if history.open { history.end.max(segment.summary.max_seqno) } else { history.end };
+                outcome.dropped.vanished = outcome.dropped.vanished.max(end);
+                outcome.dropped.horizon = outcome.dropped.horizon.max(history.end);
+                outcome.dropped.tombstones_left |= history.open;
             }
             return end_job(engine, job, keyspace, (&inputs, None), (Ok(outcome), Vec::new()));
         }
@@ -82,7 +84,7 @@ pub(super) fn run_past_task(
     let Some(tree) = job.files.trees.get(&keyspace.id) else { return Ok(Outcome::default()) };
     let is_input = |number: u64| inputs.iter().any(|segment| segment.number == number);
     let mut sources = Vec::new();
-    for run in &tree.past {
+    for run in &tree.history {
         let handles: Vec<_> = run.segments.iter().filter(|handle| is_input(handle.meta.number)).cloned().collect();
         if !handles.is_empty() {
             sources.push(VersionRunCursor::new(handles, Direction::Forward, ()));
@@ -91,14 +93,14 @@ pub(super) fn run_past_task(
     let demands = demands(keyspace, &job.registered);
     let policy = engine.catalogue.policy_of(keyspace);
     let mut outputs = Outputs::of(engine, keyspace, &inputs);
-    let merge = PastJob {
+    let merge = HistoryJob {
         sources,
         base: outputs.base(),
-        survivors: PastSurvivors::new(policy, engine.now_us(), demands, purges.clone()),
+        survivors: HistorySurvivors::new(policy, engine.now_us(), demands, purges.clone()),
         output_len: engine.ctx.options.segment_bytes(),
     };
     let goes_on = goes_on(engine, &inputs, watch);
-    let ran = run_past(merge, |lane| outputs.create(lane), goes_on);
+    let ran = run_history(merge, |tier| outputs.create(tier), goes_on);
     end_job(engine, job, keyspace, (&inputs, None), (ran, outputs.made))
 }
 
@@ -117,7 +119,7 @@ pub(super) fn move_segment(engine: &Engine, task: &Task) -> Result<()> {
 /// Returns the callback by which a job reports its progress; it fails once the job should stop.
 fn goes_on<'g>(
     engine: &'g Engine,
-    inputs: &[Arc<Finished>],
+    inputs: &[Arc<SegmentMeta>],
     watch: &'g mut Watch<'_>,
 ) -> impl FnMut(u64) -> Result<()> {
     let all = inputs.iter().map(|segment| segment.summary.entries + segment.summary.tombstones).sum::<u64>();
@@ -134,7 +136,7 @@ fn end_job(
     engine: &Engine,
     job: &JobInputs,
     keyspace: &KeyspaceVersion,
-    (inputs, output_level): (&[Arc<Finished>], Option<u8>),
+    (inputs, output_level): (&[Arc<SegmentMeta>], Option<u8>),
     (ran, made): (Result<Outcome>, Vec<u64>),
 ) -> Result<Outcome> {
     let named = ran.and_then(|outcome| {
@@ -152,8 +154,8 @@ fn end_job(
         engine.counters.compacted_in.fetch_add(segment.file_len, Ordering::Relaxed);
     }
     for segment in &outcome.segments {
-        let written = match segment.summary.past {
-            Some(_) => &engine.counters.past_out,
+        let written = match segment.summary.history {
+            Some(_) => &engine.counters.history_out,
             None => &engine.counters.compacted_out,
         };
         written.fetch_add(segment.file_len, Ordering::Relaxed);
@@ -162,13 +164,13 @@ fn end_job(
     for (number, bytes) in &outcome.held {
         edit.push(Change::Held { number: *number, bytes: bytes.clone() });
     }
-    edit.push(outcome.traces.marks(id));
+    edit.push(outcome.dropped.watermarks(id));
     edit.push(engine.files.numbers_taken());
 
     engine.ctx.pass("compact: written, then installed");
     let mut editing = engine.files.edit();
     if let Some(keyspace) = editing.version().keyspaces.get(&id) {
-        let superseder = outcome.traces.newest_change(keyspace.vanished);
+        let superseder = outcome.dropped.newest_change(keyspace.vanished);
         let version = editing.commit(&edit, &made)?;
         if inputs.iter().any(|segment| segment.summary.has_purges()) {
             engine.files.record_purged();

@@ -12,7 +12,7 @@ use crate::{
     manifest::{Change, Edit},
     memtable::Stamp,
     merge::{Direction, Source, Tombstones},
-    segment::{Finished, SegmentWriter},
+    segment::{SegmentMeta, SegmentWriter},
 };
 
 /// Segments that are thinned together; fewer, if they hold a quarter of the bytes allowed.
@@ -27,7 +27,7 @@ struct StampWriter<'a> {
     made: &'a mut Vec<u64>,
     writer: Option<SegmentWriter>,
     chunk: Vec<Stamp>,
-    segments: Vec<Finished>,
+    segments: Vec<SegmentMeta>,
 }
 
 impl StampWriter<'_> {
@@ -58,7 +58,7 @@ impl StampWriter<'_> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Vec<Finished>> {
+    fn finish(mut self) -> Result<Vec<SegmentMeta>> {
         self.cut()?;
         Ok(self.segments)
     }
@@ -113,7 +113,7 @@ pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
     for segment in segments {
         edit.push(Change::Add { level, segment });
     }
-    edit.push(Change::Marks { keyspace: TIMELINE, vanished: 0, horizon, lapsed: 0 });
+    edit.push(Change::Watermarks { keyspace: TIMELINE, vanished: 0, horizon, expired_upto: 0 });
     edit.push(engine.files.numbers_taken());
     let mut editing = engine.files.edit();
     engine.health.check_writable()?;
@@ -154,7 +154,7 @@ fn write_thinned(
     inputs: &[Arc<SegmentHandle>],
     exact_from: u64,
     made: &mut Vec<u64>,
-) -> Result<(Vec<Finished>, u64)> {
+) -> Result<(Vec<SegmentMeta>, u64)> {
     let mut cursor = RunCursor::new(inputs.to_vec(), Direction::Forward, ());
     cursor.seek(Some(&[]))?;
     let mut out = StampWriter { engine, made, writer: None, chunk: Vec::new(), segments: Vec::new() };

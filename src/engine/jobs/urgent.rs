@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::{
-    aging, lapsed, seen_from,
-    task::{move_segment, run_past_task, run_task},
+    aging, expiry_cutoff, seen_from,
+    task::{move_segment, run_history_task, run_task},
     thin::thin_timeline,
 };
 use crate::{
     base::{Error, KeyspaceId, Result, TIMELINE},
-    compaction::{Purges, Shape, Waste, pick, pick_past, score},
+    compaction::{Purges, Shape, Waste, pick, pick_history, score},
     engine::{Engine, watch::Watch},
     manifest::KeyspaceVersion,
 };
@@ -37,8 +37,8 @@ pub(super) fn compact_most_urgent(engine: &Engine) -> Result<bool> {
             return Ok(true);
         }
     }
-    for keyspace in version.keyspaces.values().filter(|keyspace| !keyspace.past.is_empty()) {
-        if try_compaction(engine, keyspace.id, &mut failed, || compact_past_once(engine, keyspace.id))? {
+    for keyspace in version.keyspaces.values().filter(|keyspace| !keyspace.history.is_empty()) {
+        if try_compaction(engine, keyspace.id, &mut failed, || compact_history_once(engine, keyspace.id))? {
             return Ok(true);
         }
     }
@@ -100,16 +100,16 @@ fn compact_levels(engine: &Engine, id: KeyspaceId, shape: &Shape, (seen_from, id
 }
 
 /// Drops a part of a keyspace's history tier, or merges runs of it.
-fn compact_past_once(engine: &Engine, id: KeyspaceId) -> Result<bool> {
+fn compact_history_once(engine: &Engine, id: KeyspaceId) -> Result<bool> {
     let inputs = engine.files.job_inputs("compact past: files, then list");
     let Some(keyspace) = inputs.files.version.keyspaces.get(&id) else { return Ok(false) };
-    let Some(task) = pick_past(keyspace, &aging(engine, keyspace, &inputs.registered)) else { return Ok(false) };
-    run_past_task(engine, &inputs, keyspace, task, &Purges::default(), &mut Watch::silent())?;
+    let Some(task) = pick_history(keyspace, &aging(engine, keyspace, &inputs.registered)) else { return Ok(false) };
+    run_history_task(engine, &inputs, keyspace, task, &Purges::default(), &mut Watch::silent())?;
     Ok(true)
 }
 
 fn waste(engine: &Engine, keyspace: &KeyspaceVersion, seen_from: u64, idle: bool) -> Waste {
-    Waste { lapsed: lapsed(engine, keyspace, seen_from), idle }
+    Waste { expiry_cutoff: expiry_cutoff(engine, keyspace, seen_from), idle }
 }
 
 /// Compacts level 0 of the timeline if other compactions have left it behind: each flush adds to it, and no writer

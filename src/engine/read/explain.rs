@@ -6,7 +6,7 @@ use super::{Place, look_up};
 use crate::{
     base::{Result, Seqno},
     engine::{Engine, KeyspaceRef, catalogue::dropped, files::tree::SegmentHandle},
-    merge::{Answer, Asked, Lookup},
+    merge::{Answer, Lookup, ReadAt},
     segment::{PointKey, Probe},
 };
 
@@ -138,7 +138,7 @@ pub(crate) fn explain(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Re
         return Err(dropped(keyspace));
     };
     let seqno = engine.visible();
-    let mut lookup = Lookup::new(Asked::present(seqno, None));
+    let mut lookup = Lookup::new(ReadAt::present(seqno, None));
     let mut steps = Vec::new();
     let level_of = |number: u64| {
         let holds = |handles: &Vec<Arc<SegmentHandle>>| handles.iter().any(|t| t.meta.number == number);

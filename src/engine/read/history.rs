@@ -20,7 +20,7 @@ use crate::{
     },
     manifest::Version,
     memtable::MemCursor,
-    merge::{Asked, Direction, EntryRef, Found, Kway, Mark, Source, Tombstones, Until, meaning},
+    merge::{Direction, EntryRef, Kway, Meaning, ReadAt, Source, Tombstone, Tombstones, Until, meaning},
 };
 
 /// A version of a key.
@@ -51,10 +51,10 @@ impl LiveVersion {
         Self { seqno, ordinal, kind, gap_start, moved, time, value }
     }
 
-    fn of_mark(mark: &Mark) -> Self {
-        let Mark { seqno, ordinal, gap_start, time, .. } = *mark;
+    fn of_tombstone(tombstone: &Tombstone) -> Self {
+        let Tombstone { seqno, ordinal, gap_start, time, .. } = *tombstone;
         let time = (time > 0).then_some(time);
-        Self { seqno, ordinal, kind: mark.kind(), gap_start, moved: false, time, value: Bytes::default() }
+        Self { seqno, ordinal, kind: tombstone.kind(), gap_start, moved: false, time, value: Bytes::default() }
     }
 }
 
@@ -63,7 +63,7 @@ impl LiveVersion {
 struct LiveWalk {
     merge: Kway<AnySource>,
     /// Range tombstones that cover the key, oldest first.
-    marks: Vec<LiveVersion>,
+    tombstones: Vec<LiveVersion>,
     next: Option<LiveVersion>,
 }
 
@@ -73,12 +73,12 @@ impl LiveWalk {
         if self.next.is_none() {
             self.next = self.pull(key)?;
             while let Some(newer) = &mut self.next
-                && let Some((seqno, kind)) = Self::peek(&self.merge, &self.marks, key)
+                && let Some((seqno, kind)) = Self::peek(&self.merge, &self.tombstones, key)
                 && seqno == newer.seqno
                 && !kind.purges()
             {
                 // The last operation of a commit counts.
-                let Some(older) = Self::take(&mut self.merge, &mut self.marks, key)? else { break };
+                let Some(older) = Self::take(&mut self.merge, &mut self.tombstones, key)? else { break };
                 if let Some(gap) = older.gap_start {
                     newer.gap_start = Some(newer.gap_start.map_or(gap, |newer| newer.min(gap)));
                     newer.moved |= older.moved;
@@ -89,28 +89,28 @@ impl LiveWalk {
     }
 
     fn pull(&mut self, key: &[u8]) -> Result<Option<LiveVersion>> {
-        Self::take(&mut self.merge, &mut self.marks, key)
+        Self::take(&mut self.merge, &mut self.tombstones, key)
     }
 
     /// Returns whether a range tombstone comes before the merge's entry. Segments do not keep the order within a
     /// commit: there the point entry comes first.
-    fn mark_first(merge: &Kway<AnySource>, marks: &[LiveVersion], key: &[u8]) -> bool {
+    fn tombstone_first(merge: &Kway<AnySource>, tombstones: &[LiveVersion], key: &[u8]) -> bool {
         let entry = merge.top().and_then(Source::entry).filter(|entry| entry.key == key);
-        let Some(mark) = marks.last() else { return false };
-        entry.is_none_or(|entry| (mark.seqno, mark.ordinal) > (entry.seqno, entry.ordinal))
+        let Some(tombstone) = tombstones.last() else { return false };
+        entry.is_none_or(|entry| (tombstone.seqno, tombstone.ordinal) > (entry.seqno, entry.ordinal))
     }
 
-    fn peek(merge: &Kway<AnySource>, marks: &[LiveVersion], key: &[u8]) -> Option<(u64, Kind)> {
-        if Self::mark_first(merge, marks, key) {
-            return marks.last().map(|mark| (mark.seqno, mark.kind));
+    fn peek(merge: &Kway<AnySource>, tombstones: &[LiveVersion], key: &[u8]) -> Option<(u64, Kind)> {
+        if Self::tombstone_first(merge, tombstones, key) {
+            return tombstones.last().map(|tombstone| (tombstone.seqno, tombstone.kind));
         }
         let entry = merge.top().and_then(Source::entry).filter(|entry| entry.key == key);
         entry.map(|entry| (entry.seqno, entry.kind))
     }
 
-    fn take(merge: &mut Kway<AnySource>, marks: &mut Vec<LiveVersion>, key: &[u8]) -> Result<Option<LiveVersion>> {
-        if Self::mark_first(merge, marks, key) {
-            return Ok(marks.pop());
+    fn take(merge: &mut Kway<AnySource>, tombstones: &mut Vec<LiveVersion>, key: &[u8]) -> Result<Option<LiveVersion>> {
+        if Self::tombstone_first(merge, tombstones, key) {
+            return Ok(tombstones.pop());
         }
         let Some(source) = merge.top() else { return Ok(None) };
         let Some(entry) = source.entry().filter(|entry| entry.key == key) else { return Ok(None) };
@@ -129,12 +129,12 @@ pub(crate) struct VersionWalk {
     _iterating: Arc<()>,
     keyspace: KeyspaceRef,
     key: Vec<u8>,
-    asked: Asked,
+    read_at: ReadAt,
     /// Seqnos returned: `from..to`.
     from: u64,
     to: u64,
     live: LiveWalk,
-    past: Kway<VersionRunCursor>,
+    history: Kway<VersionRunCursor>,
     timeline: Timeline,
     complete: bool,
     /// Seqno of the version before: the next older one must end there, unless something in between was dropped.
@@ -156,47 +156,48 @@ pub(crate) fn history(
     key: &[u8],
     (from, to): (u64, u64),
 ) -> Result<Option<VersionWalk>> {
-    let Some(asked) = view.asked(keyspace)? else { return Ok(None) };
-    history_in(view, &view.files().of_keyspace(keyspace.id), asked, keyspace, key, (from, to)).map(Some)
+    let Some(read_at) = view.read_at(keyspace)? else { return Ok(None) };
+    history_in(view, &view.files().of_keyspace(keyspace.id), read_at, keyspace, key, (from, to)).map(Some)
 }
 
 /// Walks the versions of a key in the files given.
 fn history_in(
     view: &Arc<ViewCore>,
     current: &Arc<SuperVersion>,
-    asked: Asked,
+    read_at: ReadAt,
     keyspace: &KeyspaceRef,
     key: &[u8],
     (from, to): (u64, u64),
 ) -> Result<VersionWalk> {
-    let to = to.min(asked.seqno.saturating_add(1));
+    let to = to.min(read_at.seqno.saturating_add(1));
     let mut sources = Vec::new();
     // One range tombstone may be in several segments.
-    let mut marks: BTreeMap<(u64, u32, bool), Mark> = BTreeMap::new();
-    let mut see_marks = |tombstones: &Tombstones| {
-        marks.extend(tombstones.covering(key).map(|mark| ((mark.seqno, mark.ordinal, !mark.purge), *mark)));
+    let mut covering: BTreeMap<(u64, u32, bool), Tombstone> = BTreeMap::new();
+    let mut add = |set: &Tombstones| {
+        let place = |tombstone: &Tombstone| (tombstone.seqno, tombstone.ordinal, !tombstone.purge);
+        covering.extend(set.covering(key).map(|tombstone| (place(tombstone), *tombstone)));
     };
     for memtable in current.memtables(u64::MAX) {
-        memtable.tombstones(keyspace.id).iter().for_each(|set| see_marks(set));
+        memtable.tombstones(keyspace.id).iter().for_each(|set| add(set));
         sources.push(AnySource::Mem(MemCursor::new(memtable, keyspace.id, Direction::Forward)));
     }
     let tree = current.trees.get(&keyspace.id);
     for handle in tree.into_iter().flat_map(|tree| tree.holding(key)) {
-        see_marks(handle.segment()?.ranges());
+        add(handle.segment()?.ranges());
         sources.push(AnySource::Run(RunCursor::new(vec![Arc::clone(handle)], Direction::Forward, ())));
     }
-    let runs = tree.into_iter().flat_map(|tree| &tree.past);
+    let runs = tree.into_iter().flat_map(|tree| &tree.history);
     let handles = runs
         .filter_map(|run| run.holding(key))
         .map(|handle| VersionRunCursor::new(vec![Arc::clone(handle)], Direction::Forward, ()));
-    let mut past = Kway::new(handles.collect(), Direction::Forward);
+    let mut history = Kway::new(handles.collect(), Direction::Forward);
     let mut merge = Kway::new(sources, Direction::Forward);
-    past.seek(Some(key))?;
+    history.seek(Some(key))?;
     merge.seek(Some(key))?;
     // Newer versions are not returned; the oldest of them in each source records what was dropped beneath it.
-    past.skip_newer(key, to.saturating_sub(1), asked.opened)?;
-    merge.skip_newer(key, to.saturating_sub(1), asked.opened)?;
-    let live = LiveWalk { merge, marks: marks.values().map(LiveVersion::of_mark).collect(), next: None };
+    history.skip_newer(key, to.saturating_sub(1), read_at.purge_horizon)?;
+    merge.skip_newer(key, to.saturating_sub(1), read_at.purge_horizon)?;
+    let live = LiveWalk { merge, tombstones: covering.values().map(LiveVersion::of_tombstone).collect(), next: None };
     Ok(VersionWalk {
         complete: nothing_vanished(&current.version, keyspace.id),
         view: Arc::clone(view),
@@ -206,9 +207,9 @@ fn history_in(
         key: key.to_vec(),
         to,
         from,
-        asked,
+        read_at,
         live,
-        past,
+        history,
         timeline: Timeline::new(current),
         begins: None,
         moved_from: None,
@@ -226,7 +227,7 @@ pub(crate) fn history_range(
     span: KeySpan,
     seqnos: (u64, u64),
 ) -> Result<Option<RangeWalk>> {
-    let Some(asked) = view.asked(keyspace)? else { return Ok(None) };
+    let Some(read_at) = view.read_at(keyspace)? else { return Ok(None) };
     let current = view.files().of_keyspace(keyspace.id);
     let mut sources: Vec<AnySource> = Vec::new();
     for memtable in current.memtables(u64::MAX) {
@@ -247,7 +248,7 @@ pub(crate) fn history_range(
                 sources.push(AnySource::Run(RunCursor::new(handles, Direction::Forward, ())));
             }
         }
-        for run in &tree.past {
+        for run in &tree.history {
             sources.push(AnySource::Versions(Box::new(VersionRunCursor::new(
                 inside(&run.segments),
                 Direction::Forward,
@@ -263,7 +264,7 @@ pub(crate) fn history_range(
         view: Arc::clone(view),
         _iterating: view.iterating(),
         keyspace: keyspace.clone(),
-        asked,
+        read_at,
         seqnos,
         current,
         keys,
@@ -281,10 +282,10 @@ const PASSED_MAX: usize = 16;
 /// A walk over the versions of each key of a span that has any left.
 pub(crate) struct RangeWalk {
     view: Arc<ViewCore>,
-    /// Marks the walk as under way: it stays with the files it started with.
+    /// Tombstones the walk as under way: it stays with the files it started with.
     _iterating: Arc<()>,
     keyspace: KeyspaceRef,
-    asked: Asked,
+    read_at: ReadAt,
     seqnos: (u64, u64),
     current: Arc<SuperVersion>,
     /// Every entry left of any key, for the keys alone.
@@ -339,15 +340,15 @@ impl RangeWalk {
             passed += 1;
             self.keys.advance()?;
         }
-        let asked = self.asked.clone();
-        self.walk = Some(history_in(&self.view, &self.current, asked, &self.keyspace, &self.key, self.seqnos)?);
+        let read_at = self.read_at.clone();
+        self.walk = Some(history_in(&self.view, &self.current, read_at, &self.keyspace, &self.key, self.seqnos)?);
         Ok(true)
     }
 }
 
 /// Returns whether everything dropped from a keyspace has left a gap.
 fn nothing_vanished(version: &Version, id: KeyspaceId) -> bool {
-    version.keyspaces.get(&id).is_none_or(|keyspace| keyspace.vanished == 0 && keyspace.lapsed == 0)
+    version.keyspaces.get(&id).is_none_or(|keyspace| keyspace.vanished == 0 && keyspace.expired_upto == 0)
 }
 
 impl VersionWalk {
@@ -373,18 +374,18 @@ impl VersionWalk {
 
     fn try_next(&mut self) -> Result<Option<KeyVersion>> {
         while !self.ended {
-            let past = self.past.top().and_then(Source::entry).filter(|entry| entry.key == self.key);
-            let past_seqno = past.map(|entry| entry.seqno);
+            let history = self.history.top().and_then(Source::entry).filter(|entry| entry.key == self.key);
+            let history_seqno = history.map(|entry| entry.seqno);
             let live = self.live.next(&self.key).inspect_err(|_| self.unread = true)?;
-            let told = match (live, past_seqno) {
+            let told = match (live, history_seqno) {
                 // The history tier holds this commit's version of the key; the range tombstone is for other keys.
-                (Some(live), Some(past)) if live.kind == Kind::RangeDelete && past == live.seqno => {
+                (Some(live), Some(history)) if live.kind == Kind::RangeDelete && history == live.seqno => {
                     self.live.next = None;
                     None
                 }
-                (Some(live), Some(past)) if live.kind.purges() && past == live.seqno => self.next_past()?,
-                (Some(live), past) if past.is_none_or(|seqno| seqno <= live.seqno) => self.next_live(),
-                (_, Some(_)) => self.next_past()?,
+                (Some(live), Some(history)) if live.kind.purges() && history == live.seqno => self.next_history()?,
+                (Some(live), history) if history.is_none_or(|seqno| seqno <= live.seqno) => self.next_live(),
+                (_, Some(_)) => self.next_history()?,
                 (_, None) => {
                     self.end();
                     None
@@ -416,7 +417,7 @@ impl VersionWalk {
 
     fn next_live(&mut self) -> Option<KeyVersion> {
         let live = self.live.next.take()?;
-        if live.kind.purges() && live.seqno <= self.asked.opened {
+        if live.kind.purges() && live.seqno <= self.read_at.purge_horizon {
             // Nothing older is returned any more, nor counts as missing.
             self.moved_from = self.moved_from.filter(|from| *from >= live.seqno);
             self.end();
@@ -449,17 +450,17 @@ impl VersionWalk {
 
     /// Returns the value of a version, expired or not; for an operand, what a read at its seqno folds.
     fn value_of(&self, kind: Kind, seqno: u64, value: impl FnOnce() -> Bytes) -> Result<Option<Bytes>> {
-        let found = meaning(kind, (seqno, None), None)?.unwrap_or(Found::Operand);
+        let found = meaning(kind, (seqno, None), None)?.unwrap_or(Meaning::Operand);
         if let Some(answer) = found.answer(value) {
             return answer.into_value(&self.key).map_err(|error| self.keyspace.named(error));
         }
-        let asked = Asked { seqno, ..self.asked.clone() };
-        get_as_of(&self.files, &self.keyspace, &self.key, asked, self.view.counters())
+        let read_at = ReadAt { seqno, ..self.read_at.clone() };
+        get_as_of(&self.files, &self.keyspace, &self.key, read_at, self.view.counters())
     }
 
-    fn next_past(&mut self) -> Result<Option<KeyVersion>> {
+    fn next_history(&mut self) -> Result<Option<KeyVersion>> {
         let told = {
-            let Some(source) = self.past.top() else { return Ok(None) };
+            let Some(source) = self.history.top() else { return Ok(None) };
             let Some(entry) = source.entry() else { return Ok(None) };
             let again = self.begins == Some(entry.seqno);
             if !again {
@@ -479,7 +480,7 @@ impl VersionWalk {
             let value = if told { self.value_of(entry.kind, entry.seqno, || source.value()) } else { Ok(None) };
             (!again).then(|| KeyVersion { seqno: entry.seqno, time: entry.time.unwrap_or(0), value })
         };
-        self.past.advance().inspect_err(|_| self.unread = true)?;
+        self.history.advance().inspect_err(|_| self.unread = true)?;
         Ok(told)
     }
 }

@@ -36,9 +36,9 @@ use crate::{
     },
     manifest::KeyspaceVersion,
     memtable::Memtable,
-    merge::{Answer, Asked, Cutoffs, Lookup},
+    merge::{Answer, Cutoffs, Lookup, ReadAt},
     phash::Seeded,
-    segment::{PastFound, PastVersion, PointKey, Probe, Segment},
+    segment::{HistoryAnswer, HistoryVersion, PointKey, Probe, Segment},
 };
 
 /// A place that a look-up visited: a memtable and whether it holds anything for the key, or a segment.
@@ -52,9 +52,9 @@ pub(super) enum Place<'a> {
 /// Takes the superversion before the seqno: anything dropped from it was superseded at or below that seqno, so the
 /// present is always complete (E4).
 pub(crate) fn get(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Result<Option<Bytes>> {
-    let (current, asked) = present(engine, keyspace)?;
+    let (current, read_at) = present(engine, keyspace)?;
     let mut tally = Tally::default();
-    let found = get_now(&current, keyspace, &mut PointKey::new(key), asked, &mut tally);
+    let found = get_now(&current, keyspace, &mut PointKey::new(key), read_at, &mut tally);
     tally.add_to(&engine.counters, 1);
     found
 }
@@ -65,15 +65,15 @@ pub(crate) fn multi_get<K: AsRef<[u8]>>(
     keyspace: &KeyspaceRef,
     keys: impl IntoIterator<Item = K>,
 ) -> Result<Vec<Option<Bytes>>> {
-    let (current, asked) = present(engine, keyspace)?;
+    let (current, read_at) = present(engine, keyspace)?;
     get_together(&current, keyspace, keys, &engine.counters, |key, tally| {
-        get_now(&current, keyspace, key, asked.clone(), tally)
+        get_now(&current, keyspace, key, read_at.clone(), tally)
     })
 }
 
 /// Returns the superversion to read and what to ask of it, for a read of the present.
 #[inline]
-fn present(engine: &Engine, keyspace: &KeyspaceRef) -> Result<(Arc<SuperVersion>, Asked)> {
+fn present(engine: &Engine, keyspace: &KeyspaceRef) -> Result<(Arc<SuperVersion>, ReadAt)> {
     engine.check_open()?;
     let current = engine.files.current();
     if current.trees.get(&keyspace.id).is_none_or(|tree| tree.dropped) {
@@ -84,7 +84,7 @@ fn present(engine: &Engine, keyspace: &KeyspaceRef) -> Result<(Arc<SuperVersion>
         Some(keyspace) if !keyspace.options.ttls.is_empty() => cutoffs(keyspace, engine.now_us(), 0),
         _ => None,
     };
-    Ok((current, Asked::present(seqno, cutoffs)))
+    Ok((current, ReadAt::present(seqno, cutoffs)))
 }
 
 /// Returns the oldest seqno from which on no read of a keyspace is refused. Expired values that were dropped are
@@ -101,7 +101,7 @@ pub(crate) fn horizon(engine: &Engine, id: KeyspaceId) -> u64 {
         // Commit times before that are samples: what had expired is not known to the microsecond.
         horizon = horizon.max(Timeline::new(&current).exact_from());
     }
-    let Some(before) = keyspace.lapsed.checked_sub(1) else { return horizon };
+    let Some(before) = keyspace.expired_upto.checked_sub(1) else { return horizon };
     let since = || {
         let behind = Timeline::new(&current).at_time(before)?.map_or(0, |stamp| stamp.seqno + 1);
         Timeline::new(&current).from(behind)?.next()
@@ -139,11 +139,11 @@ pub(super) fn multi_get_as_of<K: AsRef<[u8]>>(
     current: &SuperVersion,
     keyspace: &KeyspaceRef,
     keys: impl IntoIterator<Item = K>,
-    asked: &Asked,
+    read_at: &ReadAt,
     counters: &Counters,
 ) -> Result<Vec<Option<Bytes>>> {
     get_together(current, keyspace, keys, counters, |key, tally| {
-        get_counted(current, keyspace, key, asked.clone(), tally)
+        get_counted(current, keyspace, key, read_at.clone(), tally)
     })
 }
 
@@ -197,11 +197,11 @@ pub(super) fn get_as_of(
     current: &SuperVersion,
     keyspace: &KeyspaceRef,
     key: &[u8],
-    asked: Asked,
+    read_at: ReadAt,
     counters: &Counters,
 ) -> Result<Option<Bytes>> {
     let mut tally = Tally::default();
-    let found = get_counted(current, keyspace, &mut PointKey::new(key), asked, &mut tally);
+    let found = get_counted(current, keyspace, &mut PointKey::new(key), read_at, &mut tally);
     tally.add_to(counters, 1);
     found
 }
@@ -212,9 +212,9 @@ pub(super) fn state_as_of(
     current: &SuperVersion,
     keyspace: &KeyspaceRef,
     key: &[u8],
-    asked: Asked,
+    read_at: ReadAt,
 ) -> Result<Option<(Kind, Bytes)>> {
-    let mut lookup = Lookup::new(asked);
+    let mut lookup = Lookup::new(read_at);
     let found = look_up_as_of(current, keyspace.id, &mut PointKey::new(key), &mut lookup, &mut Tally::default());
     let answer = found.map_err(|error| keyspace.named(error))?;
     if lookup.operands() > 0 {
@@ -229,11 +229,11 @@ fn get_now(
     current: &SuperVersion,
     keyspace: &KeyspaceRef,
     key: &mut PointKey<'_>,
-    asked: Asked,
+    read_at: ReadAt,
     tally: &mut Tally,
 ) -> Result<Option<Bytes>> {
     let name = key.key();
-    let mut lookup = Lookup::new(asked);
+    let mut lookup = Lookup::new(read_at);
     let found = look_up(current, keyspace.id, key, &mut lookup, |_| true, |place| tally.count(&place));
     let value = found.and_then(|answer| lookup.finish(answer, &keyspace.strategy, name));
     value.map_err(|error| keyspace.named(error))
@@ -243,11 +243,11 @@ fn get_counted(
     current: &SuperVersion,
     keyspace: &KeyspaceRef,
     key: &mut PointKey<'_>,
-    asked: Asked,
+    read_at: ReadAt,
     tally: &mut Tally,
 ) -> Result<Option<Bytes>> {
     let name = key.key();
-    let mut lookup = Lookup::new(asked);
+    let mut lookup = Lookup::new(read_at);
     let found = look_up_as_of(current, keyspace.id, key, &mut lookup, tally);
     let value = found.and_then(|answer| lookup.finish(answer, &keyspace.strategy, name));
     value.map_err(|error| keyspace.named(error))
@@ -264,15 +264,15 @@ fn look_up_as_of(
     tally: &mut Tally,
 ) -> Result<Option<Answer>> {
     let seqno = lookup.seqno();
-    let mut past = PastFound::Nothing;
-    if let Some(tree) = current.trees.get(&keyspace).filter(|tree| !tree.past.is_empty()) {
-        if seqno < tree.past_end {
-            past = get_past(tree, key, seqno, tally)?;
+    let mut history = HistoryAnswer::Nothing;
+    if let Some(tree) = current.trees.get(&keyspace).filter(|tree| !tree.history.is_empty()) {
+        if seqno < tree.history_end {
+            history = get_history(tree, key, seqno, tally)?;
         }
         if tree.purges || current.memtables(u64::MAX).any(|memtable| memtable.has_purges()) {
             // Stopping at the first trace of a moved version would miss a purge further down.
             lookup.has_asked_history();
-        } else if let PastFound::Holds(version) = &past {
+        } else if let HistoryAnswer::Holds(version) = &history {
             return answer_of(version, lookup);
         }
     }
@@ -282,36 +282,38 @@ fn look_up_as_of(
         return found;
     }
     let nothing = matches!(found, Ok(None | Some(Answer::Moved)) | Err(Error::HistoryTrimmed { .. }));
-    match &past {
-        PastFound::Holds(version) if nothing => answer_of(version, lookup),
+    match &history {
+        HistoryAnswer::Holds(version) if nothing => answer_of(version, lookup),
         // A version written after a purge may have been moved while the purge stayed.
-        PastFound::Holds(version) if matches!(found, Ok(Some(Answer::Deleted))) && version.seqno >= lookup.last() => {
+        HistoryAnswer::Holds(version)
+            if matches!(found, Ok(Some(Answer::Deleted))) && version.seqno >= lookup.last() =>
+        {
             answer_of(version, lookup)
         }
-        PastFound::Gone(above) if nothing => Err(lookup.refused(*above)),
+        HistoryAnswer::Gone(above) if nothing => Err(lookup.refused(*above)),
         _ => found,
     }
 }
 
 /// Returns the answer of a history-tier version whose interval holds the moment.
-fn answer_of(version: &PastVersion, lookup: &Lookup) -> Result<Option<Answer>> {
-    let PastVersion { seqno, time, kind, value } = version;
+fn answer_of(version: &HistoryVersion, lookup: &Lookup) -> Result<Option<Answer>> {
+    let HistoryVersion { seqno, time, kind, value } = version;
     lookup.answer_of(*kind, (*seqno, *time), || value.clone())
 }
 
 /// Looks a key up in the history tier.
-fn get_past(tree: &Tree, key: &mut PointKey<'_>, seqno: u64, tally: &mut Tally) -> Result<PastFound> {
-    let mut found = PastFound::Nothing;
-    let only = tree.past.iter().filter(|run| run.concerns(seqno)).nth(1).is_none();
-    for run in tree.past.iter().filter(|run| run.concerns(seqno)) {
+fn get_history(tree: &Tree, key: &mut PointKey<'_>, seqno: u64, tally: &mut Tally) -> Result<HistoryAnswer> {
+    let mut found = HistoryAnswer::Nothing;
+    let only = tree.history.iter().filter(|run| run.concerns(seqno)).nth(1).is_none();
+    for run in tree.history.iter().filter(|run| run.concerns(seqno)) {
         let Some(handle) = run.holding(key.key()) else { continue };
         let mut probe = Probe::default();
-        let read = handle.segment()?.get_past(key, seqno, only, &mut probe);
+        let read = handle.segment()?.get_history(key, seqno, only, &mut probe);
         tally.count(&Place::Segment(handle, probe));
         match read? {
-            PastFound::Holds(version) => return Ok(PastFound::Holds(version)),
-            PastFound::Gone(above) => found = PastFound::Gone(above),
-            PastFound::Nothing => {}
+            HistoryAnswer::Holds(version) => return Ok(HistoryAnswer::Holds(version)),
+            HistoryAnswer::Gone(above) => found = HistoryAnswer::Gone(above),
+            HistoryAnswer::Nothing => {}
         }
     }
     Ok(found)

@@ -7,12 +7,12 @@ use crate::{
     engine::{
         KeyspaceRef,
         files::{
-            runs::{PastRunCursor, RunCursor, VersionRunCursor},
+            runs::{AsOfRunCursor, RunCursor, VersionRunCursor},
             superversion::SuperVersion,
         },
     },
     memtable::MemCursor,
-    merge::{Asked, DeadSpans, Direction, EntryRef, Kway, Source, Tombstones, Visible},
+    merge::{DeadSpans, Direction, EntryRef, Kway, ReadAt, Source, Tombstones, Visible},
 };
 
 /// A memtable, a run of segments, or a run of the history tier: as of a moment, or with every version.
@@ -20,7 +20,7 @@ use crate::{
 pub(crate) enum AnySource {
     Mem(MemCursor),
     Run(RunCursor),
-    Past(Box<PastRunCursor>),
+    AsOf(Box<AsOfRunCursor>),
     Versions(Box<VersionRunCursor>),
 }
 
@@ -29,7 +29,7 @@ impl Source for AnySource {
         match self {
             Self::Mem(cursor) => cursor.seek(key),
             Self::Run(cursor) => cursor.seek(key),
-            Self::Past(cursor) => cursor.seek(key),
+            Self::AsOf(cursor) => cursor.seek(key),
             Self::Versions(cursor) => cursor.seek(key),
         }
     }
@@ -39,7 +39,7 @@ impl Source for AnySource {
         match self {
             Self::Mem(cursor) => cursor.entry(),
             Self::Run(cursor) => cursor.entry(),
-            Self::Past(cursor) => cursor.entry(),
+            Self::AsOf(cursor) => cursor.entry(),
             Self::Versions(cursor) => cursor.entry(),
         }
     }
@@ -48,7 +48,7 @@ impl Source for AnySource {
         match self {
             Self::Mem(cursor) => cursor.value(),
             Self::Run(cursor) => cursor.value(),
-            Self::Past(cursor) => cursor.value(),
+            Self::AsOf(cursor) => cursor.value(),
             Self::Versions(cursor) => cursor.value(),
         }
     }
@@ -58,17 +58,17 @@ impl Source for AnySource {
         match self {
             Self::Mem(cursor) => cursor.advance(),
             Self::Run(cursor) => cursor.advance(),
-            Self::Past(cursor) => cursor.advance(),
+            Self::AsOf(cursor) => cursor.advance(),
             Self::Versions(cursor) => cursor.advance(),
         }
     }
 
-    fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
+    fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()> {
         match self {
-            Self::Mem(cursor) => cursor.skip_newer(key, seqno, opened),
-            Self::Run(cursor) => cursor.skip_newer(key, seqno, opened),
-            Self::Past(cursor) => cursor.skip_newer(key, seqno, opened),
-            Self::Versions(cursor) => cursor.skip_newer(key, seqno, opened),
+            Self::Mem(cursor) => cursor.skip_newer(key, seqno, purge_horizon),
+            Self::Run(cursor) => cursor.skip_newer(key, seqno, purge_horizon),
+            Self::AsOf(cursor) => cursor.skip_newer(key, seqno, purge_horizon),
+            Self::Versions(cursor) => cursor.skip_newer(key, seqno, purge_horizon),
         }
     }
 
@@ -76,7 +76,7 @@ impl Source for AnySource {
         match self {
             Self::Mem(cursor) => Self::Mem(cursor.turned()),
             Self::Run(cursor) => Self::Run(cursor.turned()),
-            Self::Past(cursor) => Self::Past(Box::new(cursor.turned())),
+            Self::AsOf(cursor) => Self::AsOf(Box::new(cursor.turned())),
             Self::Versions(cursor) => Self::Versions(Box::new(cursor.turned())),
         }
     }
@@ -85,7 +85,7 @@ impl Source for AnySource {
         match self {
             Self::Mem(cursor) => cursor.newest(),
             Self::Run(cursor) => cursor.newest(),
-            Self::Past(cursor) => cursor.newest(),
+            Self::AsOf(cursor) => cursor.newest(),
             Self::Versions(cursor) => cursor.newest(),
         }
     }
@@ -94,7 +94,7 @@ impl Source for AnySource {
         match self {
             Self::Mem(cursor) => cursor.file(),
             Self::Run(cursor) => cursor.file(),
-            Self::Past(cursor) => cursor.file(),
+            Self::AsOf(cursor) => cursor.file(),
             Self::Versions(cursor) => cursor.file(),
         }
     }
@@ -108,33 +108,33 @@ pub(super) fn scan_in(
     current: &SuperVersion,
     keyspace: &KeyspaceRef,
     span: KeySpan,
-    asked: Asked,
+    read_at: ReadAt,
     direction: Direction,
     dead: &Arc<DeadSpans>,
 ) -> Result<Scan> {
     let id = keyspace.id;
     let mut sources = Vec::new();
     let mut tombstones: Vec<Vec<Arc<Tombstones>>> = Vec::new();
-    for memtable in current.memtables(asked.seqno) {
+    for memtable in current.memtables(read_at.seqno) {
         sources.push(AnySource::Mem(MemCursor::new(memtable, id, direction)));
         tombstones.extend(memtable.tombstones(id).into_iter().map(|set| vec![set]));
     }
     if let Some(tree) = current.trees.get(&id) {
-        for run in tree.runs(&span, asked.seqno) {
+        for run in tree.runs(&span, read_at.seqno) {
             let ranged = run.iter().filter(|handle| handle.meta.summary.range_tombstones > 0);
             tombstones.push(ranged.map(|handle| Ok(Arc::clone(handle.segment()?.ranges()))).collect::<Result<_>>()?);
             sources.push(AnySource::Run(RunCursor::new(run, direction, ())));
         }
-        for run in tree.past.iter().filter(|run| run.concerns(asked.seqno)) {
+        for run in tree.history.iter().filter(|run| run.concerns(read_at.seqno)) {
             let handles: Vec<_> =
                 run.segments.iter().filter(|handle| handle.meta.summary.overlaps(&span)).cloned().collect();
             if !handles.is_empty() {
-                sources.push(AnySource::Past(Box::new(PastRunCursor::new(handles, direction, asked.seqno))));
+                sources.push(AnySource::AsOf(Box::new(AsOfRunCursor::new(handles, direction, read_at.seqno))));
             }
         }
     }
     let merge = Kway::new(sources, direction);
-    let visible = Visible::new(merge, tombstones, asked, span, (direction, keyspace.strategy.clone()));
+    let visible = Visible::new(merge, tombstones, read_at, span, (direction, keyspace.strategy.clone()));
     Ok(visible.with_dead(dead, id))
 }
 
@@ -198,12 +198,12 @@ mod tests {
                 // It keeps compactions from taking the dead keys away.
                 let held = db.snapshot();
                 write(&db, &keyspace, row('a').chain(row('z')), None);
-                let past = db.snapshot();
+                let history = db.snapshot();
                 write(&db, &keyspace, (0..queues).map(|at| queue(at) + "m"), Some(b"alive again"));
                 for round in 0..3 {
                     for at in 0..queues {
                         // An old view finds its own spans, new ones those that all share.
-                        let view = if at % 2 == 1 && queues <= 1000 { past.clone() } else { db.snapshot() };
+                        let view = if at % 2 == 1 && queues <= 1000 { history.clone() } else { db.snapshot() };
                         let (told, steps) = ends(&view, &keyspace, &queue(at));
                         assert_eq!(told, [Some(queue(at) + "m"), Some(queue(at) + "m")]);
                         // A view of the past is the second one to find what was dead when it came.

@@ -16,7 +16,7 @@ use crate::{
         timeline::Timeline,
     },
     manifest::{Change, Edit, KeyspaceVersion, PinnedAt, Version},
-    merge::{Asked, Direction},
+    merge::{Direction, ReadAt},
 };
 
 /// Moment that a view is opened at.
@@ -44,7 +44,7 @@ pub(crate) struct ViewCore {
     /// Exclusive bound on how much later the moment may be; 0 if `time` is exact.
     slack: u64,
     /// Newest seqno when it was opened; keyspaces dropped later can still be read.
-    opened: u64,
+    purge_horizon: u64,
     /// Whether what it sees was the present, or has been kept ever since: then no read is refused.
     complete: bool,
     /// Whether it reads keyspaces that were dropped after its moment.
@@ -109,30 +109,30 @@ impl ViewCore {
         engine.ctx.pass("view: moment, then registered");
         let mut slack = 0;
         let (mut complete, mut pinned) = (false, false);
-        let mut reader = Reader { seqno: 0, opened: 0, time: 0 };
+        let mut reader = Reader { seqno: 0, purge_horizon: 0, time: 0 };
         let (seat, files) = engine.files.register(|| {
             // Under the registry lock: a job installed before this did not know this reader, but judged by an earlier
             // time.
             let now = if anchor == Anchor::Present { engine.now_us() } else { 0 };
             // The seqno first: the files taken after it hold every commit up to it. No job can drop anything in
             // between, because its result becomes current under this lock.
-            let opened = engine.visible();
+            let purge_horizon = engine.visible();
             reader = match anchor {
                 Anchor::Present => {
                     complete = true;
-                    Reader { seqno: opened, opened, time: now }
+                    Reader { seqno: purge_horizon, purge_horizon, time: now }
                 }
                 Anchor::Past { seqno, time, slack: at_most, pinned: is_pinned } => {
                     (slack, pinned, complete) = (at_most, is_pinned, is_pinned);
                     // A damaged timeline must not show the future.
-                    Reader { seqno: seqno.min(opened), opened, time }
+                    Reader { seqno: seqno.min(purge_horizon), purge_horizon, time }
                 }
             };
             reader
         });
-        let Reader { seqno, opened, time } = reader;
+        let Reader { seqno, purge_horizon, time } = reader;
         let version = Arc::clone(&files.version);
-        Self { engine: Arc::clone(engine), seqno, time, slack, opened, complete, pinned, version, seat }
+        Self { engine: Arc::clone(engine), seqno, time, slack, purge_horizon, complete, pinned, version, seat }
     }
 
     /// Creates a view in a process forked from the one that opened the database: it shows nothing, and its reads fail.
@@ -143,7 +143,7 @@ impl ViewCore {
             seqno: 0,
             time: 0,
             slack: 0,
-            opened: 0,
+            purge_horizon: 0,
             complete: false,
             pinned: false,
             version: Arc::default(),
@@ -170,8 +170,8 @@ impl ViewCore {
     }
 
     pub(crate) fn get(&self, keyspace: &KeyspaceRef, key: &[u8]) -> Result<Option<Bytes>> {
-        let Some(asked) = self.asked(keyspace)? else { return Ok(None) };
-        let got = get_as_of(&self.files(), keyspace, key, asked, &self.engine.counters);
+        let Some(read_at) = self.read_at(keyspace)? else { return Ok(None) };
+        let got = get_as_of(&self.files(), keyspace, key, read_at, &self.engine.counters);
         got.map_err(|refused| self.readable_instead(keyspace, key, refused))
     }
 
@@ -181,17 +181,17 @@ impl ViewCore {
         keyspace: &KeyspaceRef,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
-        let asked = self.asked(keyspace)?.map(|asked| self.of_many(keyspace.id, asked));
-        let Some(asked) = asked else { return Ok(keys.into_iter().map(|_| None).collect()) };
-        multi_get_as_of(&self.files(), keyspace, keys, &asked, &self.engine.counters)
+        let read_at = self.read_at(keyspace)?.map(|read_at| self.of_many(keyspace.id, read_at));
+        let Some(read_at) = read_at else { return Ok(keys.into_iter().map(|_| None).collect()) };
+        multi_get_as_of(&self.files(), keyspace, keys, &read_at, &self.engine.counters)
     }
 
     /// Scans the visible keys and values of a span; `None` if the keyspace did not exist yet.
     pub(crate) fn scan(&self, keyspace: &KeyspaceRef, span: KeySpan, direction: Direction) -> Result<Option<Scan>> {
-        let asked = self.asked(keyspace)?.map(|asked| self.of_many(keyspace.id, asked));
-        let Some(asked) = asked else { return Ok(None) };
+        let read_at = self.read_at(keyspace)?.map(|read_at| self.of_many(keyspace.id, read_at));
+        let Some(read_at) = read_at else { return Ok(None) };
         self.engine.counters.scans.fetch_add(1, Ordering::Relaxed);
-        scan_in(&self.files(), keyspace, span, asked, direction, &self.engine.dead).map(Some)
+        scan_in(&self.files(), keyspace, span, read_at, direction, &self.engine.dead).map(Some)
     }
 
     /// Returns whether what it sees was the present, or has been kept ever since.
@@ -200,7 +200,7 @@ impl ViewCore {
     }
 
     /// Returns what to ask of a keyspace; `None` if it did not exist yet at the view's moment.
-    pub(in crate::engine) fn asked(&self, keyspace: &KeyspaceRef) -> Result<Option<Asked>> {
+    pub(in crate::engine) fn read_at(&self, keyspace: &KeyspaceRef) -> Result<Option<ReadAt>> {
         self.engine.check_open()?;
         let Some(then) = self.version.keyspaces.get(&keyspace.id) else {
             // Either not created when the view was opened, as ids are given out in order, or forgotten by then. A view
@@ -220,16 +220,23 @@ impl ViewCore {
             return Ok(None);
         }
         let vanished = if self.complete { 0 } else { then.vanished };
-        let lapsed = !self.complete && self.time < then.lapsed;
+        let expired_by_then = !self.complete && self.time < then.expired_upto;
         let cutoffs = cutoffs(then, self.time, self.slack);
-        Ok(Some(Asked { seqno: self.seqno, vanished, opened: self.opened, lapsed, horizon: None, cutoffs }))
+        Ok(Some(ReadAt {
+            seqno: self.seqno,
+            vanished,
+            purge_horizon: self.purge_horizon,
+            expired_by_then,
+            horizon: None,
+            cutoffs,
+        }))
     }
 
     /// Adapts a question to a reader of many keys. A moment that one of them refuses is of no use to it, so a refusal
     /// names the horizon, which is good for all.
-    fn of_many(&self, id: KeyspaceId, asked: Asked) -> Asked {
+    fn of_many(&self, id: KeyspaceId, read_at: ReadAt) -> ReadAt {
         let horizon = (!self.complete).then(|| horizon(&self.engine, id));
-        Asked { horizon, ..asked }
+        ReadAt { horizon, ..read_at }
     }
 
     /// Makes a refusal of a key name a moment at which the key is readable (R5): tries the moment named first, then the
@@ -243,8 +250,9 @@ impl ViewCore {
                 break;
             }
             let tried = Self::as_of(&self.engine, oldest.0).and_then(|view| {
-                let asked = view.asked(keyspace)?;
-                asked.map_or(Ok(None), |asked| get_as_of(&view.files(), keyspace, key, asked, &self.engine.counters))
+                let read_at = view.read_at(keyspace)?;
+                read_at
+                    .map_or(Ok(None), |read_at| get_as_of(&view.files(), keyspace, key, read_at, &self.engine.counters))
             });
             match tried {
                 Err(Error::HistoryTrimmed { oldest: next }) if next > oldest => oldest = next,
@@ -283,7 +291,7 @@ impl ViewCore {
 
     /// Returns whether a keyspace counts as dropped for this view.
     fn has_lost(&self, keyspace: &KeyspaceVersion) -> bool {
-        let sees_drops = if self.pinned { self.seqno } else { self.opened };
+        let sees_drops = if self.pinned { self.seqno } else { self.purge_horizon };
         keyspace.dropped.is_some_and(|dropped| dropped <= sees_drops)
     }
 

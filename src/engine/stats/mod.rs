@@ -63,7 +63,7 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
         compactions: engine.counters.compactions.load(Relaxed),
         compacted_in_bytes: engine.counters.compacted_in.load(Relaxed),
         compacted_out_bytes: engine.counters.compacted_out.load(Relaxed),
-        history_out_bytes: engine.counters.past_out.load(Relaxed),
+        history_out_bytes: engine.counters.history_out.load(Relaxed),
         stalls: engine.counters.stalls.load(Relaxed),
         memtable_bytes: current.memtables(u64::MAX).map(|memtable| memtable.bytes()).sum(),
         sealed_memtables: current.sealed.len() as u64,
@@ -81,7 +81,7 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
     let alive = |keyspace: &&Arc<KeyspaceVersion>| !keyspace.is_hidden() && keyspace.dropped.is_none();
     for keyspace in current.version.keyspaces.values().filter(alive) {
         for (level, segments) in keyspace.levels.iter().enumerate().filter(|(_, segments)| !segments.is_empty()) {
-            let sum = |of: fn(&crate::segment::Finished) -> u64| segments.iter().map(|segment| of(segment)).sum();
+            let sum = |of: fn(&crate::segment::SegmentMeta) -> u64| segments.iter().map(|segment| of(segment)).sum();
             let handles = current.trees.get(&keyspace.id).and_then(|tree| tree.levels.get(level));
             let mut index = (0, 0, 0);
             for (handle, numbers) in handles.into_iter().flatten().filter_map(|t| Some((t, t.index_numbers()?))) {
@@ -145,10 +145,10 @@ fn space(engine: &Engine) -> Result<SpaceUse> {
     let handles = current.segments().map(|handle| {
         let summary = &handle.meta.summary;
         let gone = || current.trees.get(&summary.keyspace).is_some_and(|tree| tree.dropped);
-        let cause = match summary.past {
+        let cause = match summary.history {
             _ if summary.keyspace == TIMELINE => 2,
             _ if gone() => 3,
-            past => usize::from(past.is_some()),
+            history => usize::from(history.is_some()),
         };
         (handle.meta.number, cause)
     });

@@ -26,7 +26,7 @@ use crate::{
         read::{ViewCore, look_up},
     },
     memtable::Memtable,
-    merge::{Asked, Lookup, MergeStrategy, number, wide_sum},
+    merge::{Lookup, MergeStrategy, ReadAt, number, wide_sum},
     segment::PointKey,
     wal::{BATCH_LEN_MAX, BatchBuf},
 };
@@ -160,7 +160,7 @@ pub(super) fn end_long_chains(
     let current = engine.files.current();
     for (id, key) in long {
         let Some(keyspace) = keyspaces.iter().find(|keyspace| keyspace.id == id) else { continue };
-        let mut lookup = Lookup::new(Asked::present(seqno, None));
+        let mut lookup = Lookup::new(ReadAt::present(seqno, None));
         let answer = scratch.get(id, &key, &mut lookup).and_then(|answer| match answer {
             Some(answer) => Ok(Some(answer)),
             None => look_up(&current, id, &mut PointKey::new(&key), &mut lookup, |_| true, |_| {}),

@@ -67,24 +67,30 @@ pub(crate) fn decode_forget(body: &mut Reader<'_>) -> Result<Change, Corruption>
     Ok(Change::Forget { id: keyspace(body)? })
 }
 
-pub(crate) const MARKS: u8 = 6;
+pub(crate) const WATERMARKS: u8 = 6;
 
-pub(crate) fn encode_marks(out: &mut Writer, id: KeyspaceId, vanished: u64, horizon: u64, lapsed: u64) -> u8 {
+pub(crate) fn encode_watermarks(
+    out: &mut Writer,
+    id: KeyspaceId,
+    vanished: u64,
+    horizon: u64,
+    expired_upto: u64,
+) -> u8 {
     out.varint(u64::from(id.0));
     out.varint(vanished);
     out.varint(horizon);
     // Omitted, as in the first manifests, if nothing has expired.
-    if lapsed > 0 {
-        out.varint(lapsed);
+    if expired_upto > 0 {
+        out.varint(expired_upto);
     }
-    MARKS
+    WATERMARKS
 }
 
-pub(crate) fn decode_marks(body: &mut Reader<'_>) -> Result<Change, Corruption> {
-    Ok(Change::Marks {
+pub(crate) fn decode_watermarks(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    Ok(Change::Watermarks {
         keyspace: keyspace(body)?,
         vanished: counter(body, "vanished")?,
         horizon: counter(body, "horizon")?,
-        lapsed: if body.remaining() > 0 { body.varint("lapsed")? } else { 0 },
+        expired_upto: if body.remaining() > 0 { body.varint("expired upto")? } else { 0 },
     })
 }

@@ -7,12 +7,12 @@ use crate::{
         change::Change,
         fields::{FILE_LEN_MAX, LIST_MAX, bounded, counter, keyspace},
     },
-    segment::{Finished, Summary},
+    segment::{SegmentMeta, Summary},
 };
 
 pub(crate) const ADD: u8 = 4;
 
-pub(crate) fn encode_add(out: &mut Writer, level: u8, segment: &Finished) -> u8 {
+pub(crate) fn encode_add(out: &mut Writer, level: u8, segment: &SegmentMeta) -> u8 {
     out.u8(level);
     out.varint(segment.number);
     out.u64(segment.file_id);
@@ -25,7 +25,7 @@ pub(crate) fn encode_add(out: &mut Writer, level: u8, segment: &Finished) -> u8 
 pub(crate) fn decode_add(body: &mut Reader<'_>) -> Result<Change, Corruption> {
     Ok(Change::Add {
         level: body.u8("level")?,
-        segment: Finished {
+        segment: SegmentMeta {
             number: counter(body, "segment number")?,
             file_id: body.u64("file id")?,
             file_len: bounded(body, "file length", FILE_LEN_MAX)?,

@@ -3,9 +3,9 @@
 use std::{cmp::Reverse, collections::BTreeSet};
 
 use super::{
-    mark::Mark,
     set::Tombstones,
     skyline::{OPEN, Placed, number},
+    tombstone::Tombstone,
 };
 use crate::base::{Bytes, KeySpan};
 
@@ -17,15 +17,16 @@ const CUT_MAX: usize = 8;
 pub(crate) struct Fragment {
     pub(crate) span: KeySpan,
     /// Newest first, never empty.
-    pub(crate) marks: Vec<Mark>,
+    pub(crate) tombstones: Vec<Tombstone>,
 }
 
 impl Tombstones {
     /// Builds a set from sorted, disjoint fragments; `None` if they are not.
     pub(crate) fn from_fragments(fragments: Vec<Fragment>) -> Option<Self> {
         let whole = fragments.iter().all(|fragment| {
-            let newest_first = fragment.marks.is_sorted_by_key(|mark| Reverse((mark.seqno, mark.ordinal)));
-            !fragment.span.is_empty() && !fragment.marks.is_empty() && newest_first
+            let newest_first =
+                fragment.tombstones.is_sorted_by_key(|tombstone| Reverse((tombstone.seqno, tombstone.ordinal)));
+            !fragment.span.is_empty() && !fragment.tombstones.is_empty() && newest_first
         });
         let apart =
             fragments.is_sorted_by(|left, right| left.span.end.as_ref().is_some_and(|end| *end <= right.span.start));
@@ -34,14 +35,14 @@ impl Tombstones {
         }
         let mut edges: Vec<Bytes> = Vec::with_capacity(2 * fragments.len());
         let mut all = Vec::new();
-        for Fragment { span, marks } in fragments {
+        for Fragment { span, tombstones } in fragments {
             if edges.last().is_none_or(|last| **last != *span.start) {
                 edges.push(span.start.into());
             }
             let from = number(edges.len() - 1);
             let to = if span.end.is_some() { from + 1 } else { OPEN };
             edges.extend(span.end.map(Bytes::from));
-            all.extend(marks.into_iter().map(|mark| Placed { from, to, mark }));
+            all.extend(tombstones.into_iter().map(|tombstone| Placed { from, to, tombstone }));
         }
         Some(Self::assembled(edges, all))
     }
@@ -50,8 +51,8 @@ impl Tombstones {
     /// than there are tombstones.
     pub(crate) fn cut(&self) -> Option<Vec<Fragment>> {
         let count = self.edges.len();
-        let marks: usize = self.all.iter().map(|one| one.parts(count).len()).sum();
-        (marks <= CUT_MAX * self.all.len()).then(|| self.cut_all())
+        let tombstones: usize = self.all.iter().map(|one| one.parts(count).len()).sum();
+        (tombstones <= CUT_MAX * self.all.len()).then(|| self.cut_all())
     }
 
     pub(super) fn cut_all(&self) -> Vec<Fragment> {
@@ -71,8 +72,9 @@ impl Tombstones {
             open.extend(begin.get(at).into_iter().flatten());
             if !open.is_empty() {
                 let span = KeySpan { start: edge.to_vec(), end: self.edges.get(at + 1).map(|end| end.to_vec()) };
-                let marks = open.iter().rev().filter_map(|rank| self.all.get(*rank)).map(|one| one.mark).collect();
-                fragments.push(Fragment { span, marks });
+                let tombstones =
+                    open.iter().rev().filter_map(|rank| self.all.get(*rank)).map(|one| one.tombstone).collect();
+                fragments.push(Fragment { span, tombstones });
             }
         }
         fragments

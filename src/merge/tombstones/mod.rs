@@ -21,16 +21,16 @@
 mod cover;
 mod fragments;
 mod look;
-mod mark;
 mod overhead;
 mod set;
 mod skyline;
 mod stack;
 #[cfg(test)]
 mod tests;
+mod tombstone;
 
 pub(crate) use fragments::Fragment;
-pub(crate) use mark::{Mark, RangeTombstone, Shown};
 pub(crate) use overhead::{Newest, Overhead};
 pub(crate) use set::Tombstones;
 pub(crate) use stack::push;
+pub(crate) use tombstone::{RangeTombstone, Shown, Tombstone};

@@ -3,8 +3,8 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use super::{
-    mark::{Mark, Shown},
     set::Tombstones,
+    tombstone::{Shown, Tombstone},
 };
 use crate::base::KeySpan;
 
@@ -13,8 +13,8 @@ use crate::base::KeySpan;
 pub(crate) struct Overhead {
     /// Newest first: runs that cannot hold anything newer than what was found are not searched.
     runs: Vec<Run>,
-    asked: u64,
-    opened: u64,
+    read_at: u64,
+    purge_horizon: u64,
     /// Answer found last, valid between `from` and `to`.
     shown: Shown,
     /// Newest at or below the moment: its run, its set there, and its number.
@@ -45,7 +45,7 @@ pub(crate) struct Newest<'a> {
 
 impl Overhead {
     /// Returns the tombstones of several runs of sets; the sets of a run are sorted and disjoint.
-    pub(crate) fn new(runs: Vec<Vec<Arc<Tombstones>>>, asked: u64, opened: u64) -> Self {
+    pub(crate) fn new(runs: Vec<Vec<Arc<Tombstones>>>, read_at: u64, purge_horizon: u64) -> Self {
         let run = |mut sets: Vec<Arc<Tombstones>>| {
             sets.retain(|set| !set.is_empty());
             let newest = sets.iter().map(|set| set.newest_seqno()).max()?;
@@ -53,7 +53,7 @@ impl Overhead {
         };
         let mut runs: Vec<Run> = runs.into_iter().filter_map(run).collect();
         runs.sort_by_key(|run| Reverse(run.newest));
-        Self { runs, asked, opened, shown: Shown::default(), newest: None, from: None, to: None, fresh: true }
+        Self { runs, read_at, purge_horizon, shown: Shown::default(), newest: None, from: None, to: None, fresh: true }
     }
 
     /// Returns what a look-up of a key must be shown.
@@ -79,7 +79,8 @@ impl Overhead {
     fn look(&mut self, key: &[u8]) {
         self.fresh = false;
         (self.newest, self.from, self.to) = (None, None, None);
-        let (mut purge, mut refusing, mut best): (Option<Mark>, Option<Mark>, Option<Mark>) = (None, None, None);
+        let (mut purge, mut refusing, mut best): (Option<Tombstone>, Option<Tombstone>, Option<Tombstone>) =
+            (None, None, None);
         for at in 0..self.runs.len() {
             let Some(run) = self.runs.get(at) else { break };
             if best.is_some_and(|best| run.newest < best.seqno) {
@@ -93,13 +94,13 @@ impl Overhead {
                 self.narrow(None, next_begins);
                 continue;
             };
-            let said = set.look(key, self.asked, self.opened);
-            purge = purge.into_iter().chain(said.purge).max_by_key(|mark| mark.seqno);
+            let said = set.look(key, self.read_at, self.purge_horizon);
+            purge = purge.into_iter().chain(said.purge).max_by_key(|tombstone| tombstone.seqno);
             refusing = refusing.or(said.refusing);
-            if let Some(mark) = said.newest.and_then(|rank| set.all.get(rank as usize)).map(|one| one.mark)
-                && best.is_none_or(|best| (best.seqno, best.ordinal) < (mark.seqno, mark.ordinal))
+            if let Some(tombstone) = said.newest.and_then(|rank| set.all.get(rank as usize)).map(|one| one.tombstone)
+                && best.is_none_or(|best| (best.seqno, best.ordinal) < (tombstone.seqno, tombstone.ordinal))
             {
-                best = Some(mark);
+                best = Some(tombstone);
                 self.newest = said.newest.map(|rank| (at, within, rank));
             }
             // An answer before the first edge or after the last is valid up to the neighbours.
@@ -124,7 +125,7 @@ impl Overhead {
         let (run, set, rank) = self.newest?;
         let set = self.runs.get(run)?.sets.get(set)?;
         let one = set.all.get(rank as usize)?;
-        Some(Newest { seqno: one.mark.seqno, start: set.edge(one.from)?, end: set.edge(one.to) })
+        Some(Newest { seqno: one.tombstone.seqno, start: set.edge(one.from)?, end: set.edge(one.to) })
     }
 
     fn sets(&self) -> impl Iterator<Item = &Tombstones> {
@@ -132,11 +133,13 @@ impl Overhead {
     }
 
     /// Returns one in a span whose gap refuses the moment for some key that no purge hides from the reader (R6).
-    pub(crate) fn refusing_in(&self, span: &KeySpan) -> Option<Mark> {
-        let refusing = self.sets().find_map(|set| set.refusing_in(span, self.asked))?;
-        let hides = |mark: &Mark| mark.purge && mark.seqno > self.asked && mark.seqno <= self.opened;
-        let purged = self.sets().filter(|set| set.newest_purge.is_some_and(|newest| newest > self.asked));
-        let mut purged: Vec<_> = purged.flat_map(Tombstones::iter).filter(|(.., mark)| hides(mark)).collect();
+    pub(crate) fn refusing_in(&self, span: &KeySpan) -> Option<Tombstone> {
+        let refusing = self.sets().find_map(|set| set.refusing_in(span, self.read_at))?;
+        let hides = |tombstone: &Tombstone| {
+            tombstone.purge && tombstone.seqno > self.read_at && tombstone.seqno <= self.purge_horizon
+        };
+        let purged = self.sets().filter(|set| set.newest_purge.is_some_and(|newest| newest > self.read_at));
+        let mut purged: Vec<_> = purged.flat_map(Tombstones::iter).filter(|(.., tombstone)| hides(tombstone)).collect();
         if purged.is_empty() {
             return Some(refusing);
         }
@@ -154,12 +157,12 @@ impl Overhead {
             let over = after.checked_sub(1).and_then(|at| hidden.get(at));
             over.is_some_and(|(_, to)| to.is_none_or(|to| end.is_some_and(|end| end <= to)))
         };
-        let all = self.sets().flat_map(Tombstones::iter).filter(|(.., mark)| mark.refuses(self.asked));
-        let mut within = all.filter_map(|(start, end, mark)| {
+        let all = self.sets().flat_map(Tombstones::iter).filter(|(.., tombstone)| tombstone.refuses(self.read_at));
+        let mut within = all.filter_map(|(start, end, tombstone)| {
             let start = start.max(&span.start);
             let end = end.into_iter().chain(span.end.as_deref()).min();
-            end.is_none_or(|end| start < end).then_some((start, end, mark))
+            end.is_none_or(|end| start < end).then_some((start, end, tombstone))
         });
-        within.find(|(start, end, _)| !is_hidden(start, *end)).map(|(.., mark)| *mark)
+        within.find(|(start, end, _)| !is_hidden(start, *end)).map(|(.., tombstone)| *tombstone)
     }
 }

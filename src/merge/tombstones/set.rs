@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::{
     cover::{Cover, Gaps},
-    mark::{Mark, RangeTombstone},
     skyline::{OPEN, Placed, number, paint},
+    tombstone::{RangeTombstone, Tombstone},
 };
 use crate::base::{Bytes, KeySpan};
 
@@ -58,7 +58,7 @@ impl Tombstones {
         let placed = |one: &RangeTombstone| Placed {
             from: place(&one.span.start),
             to: one.span.end.as_deref().map_or(OPEN, place),
-            mark: one.mark,
+            tombstone: one.tombstone,
         };
         let placed = all.iter().map(placed).collect();
         Self::assembled(edges.into_iter().map(Bytes::copy_from).collect(), placed)
@@ -79,11 +79,14 @@ impl Tombstones {
     }
 
     /// Builds a set from pieces between sorted edges, in any order.
-    pub(crate) fn of_pieces(edges: Vec<Bytes>, pieces: impl Iterator<Item = (usize, Option<usize>, Mark)>) -> Self {
-        let placed = |(from, to, mark): (usize, Option<usize>, Mark)| Placed {
+    pub(crate) fn of_pieces(
+        edges: Vec<Bytes>,
+        pieces: impl Iterator<Item = (usize, Option<usize>, Tombstone)>,
+    ) -> Self {
+        let placed = |(from, to, tombstone): (usize, Option<usize>, Tombstone)| Placed {
             from: number(from),
             to: to.map_or(OPEN, number),
-            mark,
+            tombstone,
         };
         Self::assembled(edges, pieces.map(placed).collect())
     }
@@ -91,9 +94,9 @@ impl Tombstones {
     /// Builds a set from sorted edges and tombstones in any order: joins adjacent pieces of one, and drops unused
     /// edges.
     pub(super) fn assembled(edges: Vec<Bytes>, mut all: Vec<Placed>) -> Self {
-        all.sort_unstable_by_key(|one| (one.mark, one.from));
+        all.sort_unstable_by_key(|one| (one.tombstone, one.from));
         all.dedup_by(|right, left| {
-            let touch = left.mark == right.mark && left.to == right.from;
+            let touch = left.tombstone == right.tombstone && left.to == right.from;
             if touch {
                 left.to = right.to;
             }
@@ -123,23 +126,25 @@ impl Tombstones {
 
     pub(super) fn with(edges: Vec<Bytes>, all: Vec<Placed>, skyline: Vec<(u32, u32)>) -> Self {
         let mut set = Self { edges, all, skyline, ..Self::default() };
-        set.newest_purge = set.all.iter().rfind(|one| one.mark.purge).map(|one| one.mark.seqno);
-        let gaps = set.all.iter().filter_map(|one| Some((one.mark.seqno, one.mark.gap_start?)));
+        set.newest_purge = set.all.iter().rfind(|one| one.tombstone.purge).map(|one| one.tombstone.seqno);
+        let gaps = set.all.iter().filter_map(|one| Some((one.tombstone.seqno, one.tombstone.gap_start?)));
         set.gapped = gaps.reduce(|(newest, lowest), (seqno, gap)| (newest.max(seqno), lowest.min(gap)));
         set
     }
 
     /// Builds a set from its encoded form: edges in order, and for each tombstone the numbers of its edges, the second
     /// `None` without an end. Returns `None` if they are inconsistent.
-    pub(crate) fn from_parts(edges: Vec<Bytes>, parts: &[(u32, Option<u32>, Mark)]) -> Option<Self> {
+    pub(crate) fn from_parts(edges: Vec<Bytes>, parts: &[(u32, Option<u32>, Tombstone)]) -> Option<Self> {
         let within = |at: u32| (at as usize) < edges.len();
-        let sound =
-            |(from, to, _): &(u32, Option<u32>, Mark)| within(*from) && to.is_none_or(|to| within(to) && *from < to);
+        let sound = |(from, to, _): &(u32, Option<u32>, Tombstone)| {
+            within(*from) && to.is_none_or(|to| within(to) && *from < to)
+        };
         let ordered = parts.is_sorted_by(|(.., a), (.., b)| (a.seqno, a.ordinal) <= (b.seqno, b.ordinal));
         if !edges.is_sorted_by(|a, b| **a < **b) || !parts.iter().all(sound) || !ordered {
             return None;
         }
-        let placed = |&(from, to, mark): &(u32, Option<u32>, Mark)| Placed { from, to: to.unwrap_or(OPEN), mark };
+        let placed =
+            |&(from, to, tombstone): &(u32, Option<u32>, Tombstone)| Placed { from, to: to.unwrap_or(OPEN), tombstone };
         let all = parts.iter().map(placed).collect();
         Some(Self::of(edges, all))
     }
@@ -164,26 +169,26 @@ impl Tombstones {
 
     #[inline]
     pub(super) fn newest_seqno(&self) -> u64 {
-        self.all.last().map_or(0, |one| one.mark.seqno)
+        self.all.last().map_or(0, |one| one.tombstone.seqno)
     }
 
     /// Returns the edges in order, and each tombstone, oldest first, by the numbers of its edges: the input of
     /// [`Tombstones::from_parts`].
-    pub(crate) fn parts(&self) -> (&[Bytes], impl Iterator<Item = (u32, Option<u32>, &Mark)>) {
+    pub(crate) fn parts(&self) -> (&[Bytes], impl Iterator<Item = (u32, Option<u32>, &Tombstone)>) {
         let end = |to: u32| Some(to).filter(|to| *to != OPEN);
-        (&self.edges, self.all.iter().map(move |one| (one.from, end(one.to), &one.mark)))
+        (&self.edges, self.all.iter().map(move |one| (one.from, end(one.to), &one.tombstone)))
     }
 
     /// Iterates over all of them, oldest first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>, &Mark)> {
-        self.all.iter().map(|one| (self.edge(one.from).unwrap_or_default(), self.edge(one.to), &one.mark))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>, &Tombstone)> {
+        self.all.iter().map(|one| (self.edge(one.from).unwrap_or_default(), self.edge(one.to), &one.tombstone))
     }
 
     /// Copies all of them.
     pub(crate) fn to_vec(&self) -> Vec<RangeTombstone> {
-        let whole = |(start, end, mark): (&[u8], Option<&[u8]>, &Mark)| RangeTombstone {
+        let whole = |(start, end, tombstone): (&[u8], Option<&[u8]>, &Tombstone)| RangeTombstone {
             span: KeySpan { start: start.to_vec(), end: end.map(<[u8]>::to_vec) },
-            mark: *mark,
+            tombstone: *tombstone,
         };
         self.iter().map(whole).collect()
     }

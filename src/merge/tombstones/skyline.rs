@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::mark::Mark;
+use super::tombstone::Tombstone;
 
 /// Edge past the last: the end of the keyspace.
 pub(super) const OPEN: u32 = u32::MAX;
@@ -16,7 +16,7 @@ pub(super) struct Placed {
     pub(super) from: u32,
     /// Exclusive; [`OPEN`] without an end.
     pub(super) to: u32,
-    pub(super) mark: Mark,
+    pub(super) tombstone: Tombstone,
 }
 
 impl Placed {

@@ -3,7 +3,7 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use super::{Fragment, Mark, Newest, Overhead, RangeTombstone, Shown, Tombstones, push};
+use super::{Fragment, Newest, Overhead, RangeTombstone, Shown, Tombstone, Tombstones, push};
 use crate::base::{Bytes, KeySpan};
 
 struct Dice(u64);
@@ -17,7 +17,7 @@ impl Dice {
 
 fn tombstone(start: &str, end: Option<&str>, seqno: u64) -> RangeTombstone {
     let span = KeySpan { start: start.into(), end: end.map(Into::into) };
-    RangeTombstone { span, mark: Mark { seqno, ordinal: 0, gap_start: None, time: 0, purge: false } }
+    RangeTombstone { span, tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: 0, purge: false } }
 }
 
 /// The kinds of overlap that programs make: `n` tombstones with the seqnos 1 to `n`.
@@ -54,15 +54,18 @@ fn draw(dice: &mut Dice, seqno: u64, ordinal: u32) -> RangeTombstone {
     let gap_start = (dice.below(3) == 0).then(|| 1 + dice.below(seqno));
     let purge = dice.below(8) == 0;
     let span = KeySpan { start: letter(start), end: (end < 9).then(|| letter(end)) };
-    RangeTombstone { span, mark: Mark { seqno, ordinal, gap_start, time: 0, purge } }
+    RangeTombstone { span, tombstone: Tombstone { seqno, ordinal, gap_start, time: 0, purge } }
 }
 
 /// What a walk over all of them finds for a key: the newest, whether a purge hides it, and whether a gap refuses it.
-fn naive(all: &[RangeTombstone], key: &[u8], asked: u64, opened: u64) -> (Option<Mark>, bool, bool) {
-    let over = || all.iter().filter(|one| one.span.holds(key)).map(|one| one.mark);
-    let newest = over().filter(|mark| mark.seqno <= asked).max_by_key(|mark| (mark.seqno, mark.ordinal));
-    let known = |mark: &Mark| mark.purge && mark.seqno > asked && mark.seqno <= opened;
-    (newest, over().any(|mark| known(&mark)), over().any(|mark| mark.refuses(asked)))
+fn naive(all: &[RangeTombstone], key: &[u8], read_at: u64, purge_horizon: u64) -> (Option<Tombstone>, bool, bool) {
+    let over = || all.iter().filter(|one| one.span.holds(key)).map(|one| one.tombstone);
+    let newest = over()
+        .filter(|tombstone| tombstone.seqno <= read_at)
+        .max_by_key(|tombstone| (tombstone.seqno, tombstone.ordinal));
+    let known =
+        |tombstone: &Tombstone| tombstone.purge && tombstone.seqno > read_at && tombstone.seqno <= purge_horizon;
+    (newest, over().any(|tombstone| known(&tombstone)), over().any(|tombstone| tombstone.refuses(read_at)))
 }
 
 /// Each set as a run of its own.
@@ -89,11 +92,12 @@ fn parted(set: &Tombstones, dice: &mut Dice) -> Vec<Arc<Tombstones>> {
     starts.zip(ends).map(part).collect()
 }
 
-fn told(shown: Shown, asked: u64, opened: u64) -> (Option<Mark>, bool, bool) {
-    assert!(shown.iter().is_sorted_by_key(|mark| Reverse((mark.seqno, mark.ordinal))));
-    let newest = shown.iter().find(|mark| mark.seqno <= asked).copied();
-    let known = |mark: &Mark| mark.purge && mark.seqno > asked && mark.seqno <= opened;
-    (newest, shown.iter().any(known), shown.iter().any(|mark| mark.refuses(asked)))
+fn told(shown: Shown, read_at: u64, purge_horizon: u64) -> (Option<Tombstone>, bool, bool) {
+    assert!(shown.iter().is_sorted_by_key(|tombstone| Reverse((tombstone.seqno, tombstone.ordinal))));
+    let newest = shown.iter().find(|tombstone| tombstone.seqno <= read_at).copied();
+    let known =
+        |tombstone: &Tombstone| tombstone.purge && tombstone.seqno > read_at && tombstone.seqno <= purge_horizon;
+    (newest, shown.iter().any(known), shown.iter().any(|tombstone| tombstone.refuses(read_at)))
 }
 
 #[test]
@@ -113,40 +117,44 @@ fn every_reader_is_told_of_each_key_what_a_walk_over_all_tombstones_finds() {
         }
         let whole = Arc::new(Tombstones::new(all.clone()));
         assert_eq!(whole.len(), all.len());
-        for asked in 0..=last + 1 {
-            let opened = asked + dice.below(last + 2 - asked.min(last));
-            let mut sweeps =
-                [stack.clone(), vec![Arc::clone(&whole)]].map(|sets| Overhead::new(alone(&sets), asked, opened));
-            let mut back = Overhead::new(vec![parted(&whole, &mut dice)], asked, opened);
+        for read_at in 0..=last + 1 {
+            let purge_horizon = read_at + dice.below(last + 2 - read_at.min(last));
+            let mut sweeps = [stack.clone(), vec![Arc::clone(&whole)]]
+                .map(|sets| Overhead::new(alone(&sets), read_at, purge_horizon));
+            let mut back = Overhead::new(vec![parted(&whole, &mut dice)], read_at, purge_horizon);
             for (at, key) in keys.iter().enumerate() {
-                let wanted = naive(&all, key, asked, opened);
-                let alone = told(whole.shown(key, asked, opened), asked, opened);
-                assert_eq!(alone, wanted, "seed {seed}: {key:?} at {asked}, {opened}");
+                let wanted = naive(&all, key, read_at, purge_horizon);
+                let alone = told(whole.shown(key, read_at, purge_horizon), read_at, purge_horizon);
+                assert_eq!(alone, wanted, "seed {seed}: {key:?} at {read_at}, {purge_horizon}");
                 for sweep in &mut sweeps {
-                    let walked = told(sweep.over(key), asked, opened);
-                    assert_eq!(walked, wanted, "seed {seed}: {key:?} at {asked}, {opened} in a walk");
+                    let walked = told(sweep.over(key), read_at, purge_horizon);
+                    assert_eq!(walked, wanted, "seed {seed}: {key:?} at {read_at}, {purge_horizon} in a walk");
                 }
                 let other = &keys[keys.len() - 1 - at];
-                let wanted = naive(&all, other, asked, opened);
+                let wanted = naive(&all, other, read_at, purge_horizon);
                 let (newest, purged, _) = wanted;
-                let walked = told(back.over(other), asked, opened);
-                assert_eq!(walked, wanted, "seed {seed}: {other:?} at {asked}, {opened} backward");
+                let walked = told(back.over(other), read_at, purge_horizon);
+                assert_eq!(walked, wanted, "seed {seed}: {other:?} at {read_at}, {purge_horizon} backward");
                 if let Some(Newest { seqno, start, end }) = back.newest() {
-                    assert_eq!(Some(seqno), newest.map(|mark| mark.seqno));
+                    assert_eq!(Some(seqno), newest.map(|tombstone| tombstone.seqno));
                     assert!(start <= other && end.is_none_or(|end| other.as_slice() < end));
                 }
-                let found = stack.iter().rev().find_map(|set| set.newest(other, asked, opened));
-                match found.filter(|mark| mark.seqno > asked) {
-                    Some(purge) => assert!(purged && purge.purge && purge.seqno <= opened),
+                let found = stack.iter().rev().find_map(|set| set.newest(other, read_at, purge_horizon));
+                match found.filter(|tombstone| tombstone.seqno > read_at) {
+                    Some(purge) => assert!(purged && purge.purge && purge.seqno <= purge_horizon),
                     None => assert!(!purged && found == newest),
                 }
 
-                let mut covering: Vec<Mark> = whole.covering(key).copied().collect();
+                let mut covering: Vec<Tombstone> = whole.covering(key).copied().collect();
                 covering.sort_unstable();
-                let over: Vec<Mark> = all.iter().filter(|one| one.span.holds(key)).map(|one| one.mark).collect();
+                let over: Vec<Tombstone> =
+                    all.iter().filter(|one| one.span.holds(key)).map(|one| one.tombstone).collect();
                 assert_eq!(covering, over);
-                let oldest = over.iter().find(|mark| mark.seqno > asked);
-                assert_eq!(whole.oldest_above(key, asked).map(|mark| mark.seqno), oldest.map(|mark| mark.seqno));
+                let oldest = over.iter().find(|tombstone| tombstone.seqno > read_at);
+                assert_eq!(
+                    whole.oldest_above(key, read_at).map(|tombstone| tombstone.seqno),
+                    oldest.map(|tombstone| tombstone.seqno)
+                );
             }
             for _ in 0..8 {
                 let (start, end) = (dice.below(11), dice.below(14));
@@ -157,13 +165,17 @@ fn every_reader_is_told_of_each_key_what_a_walk_over_all_tombstones_finds() {
                 }
                 // Keys between the edges stand for all keys.
                 let refused = keys.iter().filter(|key| span.holds(key)).any(|key| {
-                    let (_, purge, refused) = naive(&all, key, asked, opened);
+                    let (_, purge, refused) = naive(&all, key, read_at, purge_horizon);
                     refused && !purge
                 });
                 let sweep = &sweeps[usize::try_from(seed % 2).unwrap()];
-                assert_eq!(sweep.refusing_in(&span).is_some(), refused, "seed {seed}: {span:?} at {asked}, {opened}");
+                assert_eq!(
+                    sweep.refusing_in(&span).is_some(),
+                    refused,
+                    "seed {seed}: {span:?} at {read_at}, {purge_horizon}"
+                );
                 let newest = all.iter().filter(|one| keys.iter().any(|key| span.holds(key) && one.span.holds(key)));
-                assert_eq!(whole.newest_in(&span), newest.map(|one| one.mark.seqno).max(), "{span:?}");
+                assert_eq!(whole.newest_in(&span), newest.map(|one| one.tombstone.seqno).max(), "{span:?}");
             }
         }
     }
@@ -176,18 +188,20 @@ fn a_set_comes_back_from_its_parts_and_from_its_fragments() {
         let all = (1..=1 + dice.below(20)).map(|seqno| draw(&mut dice, seqno, 0));
         let set = Tombstones::new(all);
         let (edges, parts) = set.parts();
-        let parts: Vec<_> = parts.map(|(from, to, mark)| (from, to, *mark)).collect();
+        let parts: Vec<_> = parts.map(|(from, to, tombstone)| (from, to, *tombstone)).collect();
         assert_eq!(Tombstones::from_parts(edges.to_vec(), &parts).as_ref(), Some(&set));
         assert_eq!(Tombstones::from_fragments(set.cut_all()).as_ref(), Some(&set));
         assert_eq!(Tombstones::new(set.to_vec()), set);
     }
-    let mark = tombstone("a", None, 5).mark;
+    let newer = tombstone("a", None, 5).tombstone;
     let edges = || vec![Bytes::from("a"), Bytes::from("b")];
-    assert!(Tombstones::from_parts(edges(), &[(0, Some(1), mark), (1, None, mark)]).is_some());
-    for bad in [(0, Some(0), mark), (1, Some(0), mark), (0, Some(2), mark), (2, None, mark)] {
+    assert!(Tombstones::from_parts(edges(), &[(0, Some(1), newer), (1, None, newer)]).is_some());
+    for bad in [(0, Some(0), newer), (1, Some(0), newer), (0, Some(2), newer), (2, None, newer)] {
         assert!(Tombstones::from_parts(edges(), &[bad]).is_none(), "{bad:?}");
     }
-    assert!(Tombstones::from_parts(edges(), &[(0, None, mark), (0, None, tombstone("a", None, 4).mark)]).is_none());
+    assert!(
+        Tombstones::from_parts(edges(), &[(0, None, newer), (0, None, tombstone("a", None, 4).tombstone)]).is_none()
+    );
     assert!(Tombstones::from_parts(vec![Bytes::from("b"), Bytes::from("a")], &[]).is_none());
 }
 
@@ -196,7 +210,7 @@ fn overlapping_tombstones_are_cut_at_every_edge_unless_that_makes_too_many() {
     let set = Tombstones::new([tombstone("a", Some("m"), 9), tombstone("f", None, 5), tombstone("x", Some("b"), 7)]);
     let cut = set.cut().unwrap();
     let told = |fragment: &Fragment| {
-        (fragment.span.start.clone(), fragment.marks.iter().map(|mark| mark.seqno).collect::<Vec<_>>())
+        (fragment.span.start.clone(), fragment.tombstones.iter().map(|tombstone| tombstone.seqno).collect::<Vec<_>>())
     };
     let wanted = [(b"a".to_vec(), vec![9]), (b"f".to_vec(), vec![9, 5]), (b"m".to_vec(), vec![5])];
     assert_eq!(cut.iter().map(told).collect::<Vec<_>>(), wanted);

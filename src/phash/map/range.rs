@@ -8,7 +8,7 @@ use super::{
 use crate::{
     base::{Bytes, Error, Result},
     merge::{MergeStrategy, append_list},
-    phash::build::{Builder, Member},
+    phash::build::{Builder, HashedKey},
 };
 
 /// Number of entries from which the number of different keys is estimated, if there are twice as many.
@@ -102,7 +102,7 @@ pub(super) fn different_keys(inputs: &impl Inputs, total: u64) -> Result<u64> {
 }
 
 /// An entry of the result.
-struct Kept {
+struct ResultEntry {
     of: Ref,
     /// Index of its value among the combined ones.
     combined: Option<usize>,
@@ -136,9 +136,9 @@ pub(super) fn make_range(
                 values.len() - 1
             });
             let (_, rest) = first.hash.partition(count);
-            members.push(Member::new(rest, first.hash, Kept { of, combined }));
+            members.push(HashedKey::new(rest, first.hash, ResultEntry { of, combined }));
         }
-        let packed = pack(builder, combine.shape, &members, |kept: &Kept| {
+        let packed = pack(builder, combine.shape, &members, |kept: &ResultEntry| {
             let (key, value) = inputs.entry(&kept.of)?;
             Ok((key, kept.combined.and_then(|index| values.get(index)).map_or(value, |value| value)))
         })?;

@@ -12,7 +12,7 @@ use crate::{
     env::{Dir, File},
     format::{FileKind, Header, Writer, crc},
     phash::{
-        build::{Builder, Failure, Member},
+        build::{Builder, Failure, HashedKey},
         partition::{Line, encode_partition},
     },
 };
@@ -33,13 +33,13 @@ pub(super) struct Packed {
 pub(super) fn pack<'a, T>(
     builder: &mut Builder,
     shape: Shape,
-    members: &[Member<T>],
+    members: &[HashedKey<T>],
     entry: impl Fn(&T) -> Result<(&'a [u8], &'a [u8])>,
 ) -> Result<Packed> {
     let built = builder.build(members).map_err(|failure| refused(failure, members, &entry))?;
     let mut out = Writer::default();
     encode_partition(&mut out, &built);
-    let mut by_slot: Vec<Option<&Member<T>>> = vec![None; members.len()];
+    let mut by_slot: Vec<Option<&HashedKey<T>>> = vec![None; members.len()];
     for (member, slot) in members.iter().zip(&built.slots) {
         by_slot.get_mut(usize::from(*slot)).into_iter().for_each(|room| *room = Some(member));
     }
@@ -81,7 +81,7 @@ pub(super) fn pack<'a, T>(
 #[cold]
 fn refused<'a, T>(
     failure: Failure,
-    members: &[Member<T>],
+    members: &[HashedKey<T>],
     entry: &impl Fn(&T) -> Result<(&'a [u8], &'a [u8])>,
 ) -> Error {
     let key = |index: usize| members.get(index).and_then(|member| entry(&member.of).ok()).unwrap_or_default().0;

@@ -19,7 +19,7 @@ const PARTS_MAX: usize = 4;
 /// Of each key of a segment the version whose interval holds a moment; of a key of which that is gone, the version that
 /// says so.
 #[derive(Debug)]
-pub(crate) struct PastCursor {
+pub(crate) struct AsOfCursor {
     segment: Arc<Segment>,
     direction: Direction,
     seqno: u64,
@@ -27,14 +27,14 @@ pub(crate) struct PastCursor {
     number: usize,
     block: Option<Block>,
     index: Option<usize>,
-    found: Option<Found>,
+    found: Option<Current>,
     /// The value that was put together, if it is told as a difference.
     value: Vec<u8>,
 }
 
-/// The version that a [`PastCursor`] stands at.
+/// The version that a [`AsOfCursor`] stands at.
 #[derive(Debug)]
-struct Found {
+struct Current {
     block: Block,
     key: Range<usize>,
     entry: Entry,
@@ -51,7 +51,7 @@ struct Part {
     entries: Range<usize>,
 }
 
-impl PastCursor {
+impl AsOfCursor {
     /// A cursor that stands nowhere until it is sent somewhere.
     pub(crate) fn new(segment: Arc<Segment>, direction: Direction, seqno: u64) -> Self {
         Self { segment, direction, seqno, number: 0, block: None, index: None, found: None, value: Vec::new() }
@@ -186,7 +186,7 @@ impl PastCursor {
             whole = None;
         }
         let (key, entry) = (part.first.key.clone(), decoded.entry);
-        self.found = Some(Found { block: block.clone(), key, entry, whole, until });
+        self.found = Some(Current { block: block.clone(), key, entry, whole, until });
         Ok(())
     }
 
@@ -308,7 +308,7 @@ impl PastCursor {
     }
 }
 
-impl Source for PastCursor {
+impl Source for AsOfCursor {
     fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
         match (self.direction, key) {
             (Direction::Forward, None) => self.load(None)?,

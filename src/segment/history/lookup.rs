@@ -29,7 +29,7 @@ const PROBE_LEN: usize = 100;
 
 /// A version in the history tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PastVersion {
+pub(crate) struct HistoryVersion {
     pub(crate) seqno: u64,
     pub(crate) time: Option<u64>,
     pub(crate) kind: Kind,
@@ -38,15 +38,15 @@ pub(crate) struct PastVersion {
 
 /// What a segment of the history tier knows of a key at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum PastFound {
+pub(crate) enum HistoryAnswer {
     /// The version whose interval holds the moment.
-    Holds(PastVersion),
+    Holds(HistoryVersion),
     /// What was there then is gone: the version with this seqno, which is newer, says so.
     Gone(u64),
     Nothing,
 }
 
-impl PastFound {
+impl HistoryAnswer {
     fn gone(above: Option<u64>) -> Self {
         above.map_or(Self::Nothing, Self::Gone)
     }
@@ -61,21 +61,21 @@ impl Segment {
     /// Looks a key up as of `seqno`.
     ///
     /// The filter is asked only where other segments may have the key as well: most keys of the only one are in it.
-    pub(crate) fn get_past(
+    pub(crate) fn get_history(
         &self,
         key: &mut PointKey<'_>,
         seqno: u64,
         only: bool,
         probe: &mut Probe,
-    ) -> Result<PastFound> {
-        let Some((index, data)) = self.index() else { return self.search_past(key.key(), seqno, probe) };
-        let Some(at) = index.probe(data, key.seeded(index), !only, probe)? else { return Ok(PastFound::Nothing) };
+    ) -> Result<HistoryAnswer> {
+        let Some((index, data)) = self.index() else { return self.search_history(key.key(), seqno, probe) };
+        let Some(at) = index.probe(data, key.seeded(index), !only, probe)? else { return Ok(HistoryAnswer::Nothing) };
         probe.blocks += 1;
         // The lines of the versions come all at once, not one by one as they are walked over.
         data.fetch(at, FETCH_AHEAD);
         let first = self.entry_at(data, at)?;
         if first.key() != key.key() {
-            return Ok(PastFound::Nothing);
+            return Ok(HistoryAnswer::Nothing);
         }
         probe.key_found = true;
         let followers = first.entry().run.map_or(0, RunLen::followers);
@@ -97,7 +97,7 @@ impl Segment {
             gone = refusing(glance.seqno, glance.gap_start, seqno).or(gone);
             (above, older_follows, at) = (glance.seqno, glance.older_follows, next);
         }
-        if older_follows { self.search_past(key.key(), seqno, probe) } else { Ok(PastFound::gone(gone)) }
+        if older_follows { self.search_history(key.key(), seqno, probe) } else { Ok(HistoryAnswer::gone(gone)) }
     }
 
     /// Passes an entry of a run, and gives the place of the next one.
@@ -118,20 +118,27 @@ impl Segment {
         &self,
         (version, whole): (&Placed<'_>, &Placed<'_>),
         (seqno, above, gone): (u64, Option<u64>, Option<u64>),
-    ) -> Result<PastFound> {
+    ) -> Result<HistoryAnswer> {
         // The time where it ends nobody asks for.
         let until = self.until(version.entry(), above.map(|above| (above, 0)))?;
         if !until.holds(seqno) {
-            return Ok(PastFound::gone(gone));
+            return Ok(HistoryAnswer::gone(gone));
         }
         let value = put_together(version.entry(), version.value(), whole.value());
         let value = value.map_err(|bad| self.in_entry(bad, version.at()))?;
         let Entry { seqno, time, kind, .. } = *version.entry();
-        Ok(PastFound::Holds(PastVersion { seqno, time, kind, value }))
+        Ok(HistoryAnswer::Holds(HistoryVersion { seqno, time, kind, value }))
     }
 
     /// Searches the run of `followers` that begins at a place of the file, without looking for its key again.
-    fn search_run(&self, at: usize, followers: usize, key: &[u8], seqno: u64, probe: &mut Probe) -> Result<PastFound> {
+    fn search_run(
+        &self,
+        at: usize,
+        followers: usize,
+        key: &[u8],
+        seqno: u64,
+        probe: &mut Probe,
+    ) -> Result<HistoryAnswer> {
         let number = self.fences().block_at(at);
         let place = number.and_then(|number| Some((number, self.fences().block(number)?.0)));
         let (number, start) = place.ok_or_else(|| self.corrupt(at as u64, "a run of versions inside a block"))?;
@@ -142,23 +149,23 @@ impl Segment {
         match self.search_followers(entries, first + 1..end, seqno)? {
             Some(found) => Ok(found),
             // Further down, perhaps in the next block.
-            None => self.search_past(key, seqno, probe),
+            None => self.search_history(key, seqno, probe),
         }
     }
 
     /// Searches versions of one key, without looking at the key; nothing when all of them are newer than the moment.
-    fn search_followers(&self, entries: Entries<'_>, among: Range<usize>, seqno: u64) -> Result<Option<PastFound>> {
+    fn search_followers(&self, entries: Entries<'_>, among: Range<usize>, seqno: u64) -> Result<Option<HistoryAnswer>> {
         let end = among.end;
         let low = search(entries, among, |index| Ok(entries.seqno(index)? > seqno))?;
         if low == end {
             return Ok(None);
         }
         if let Some(version) = self.version(entries, low, seqno)? {
-            return Ok(Some(PastFound::Holds(version)));
+            return Ok(Some(HistoryAnswer::Holds(version)));
         }
-        let Some(above) = low.checked_sub(1) else { return Ok(Some(PastFound::Nothing)) };
+        let Some(above) = low.checked_sub(1) else { return Ok(Some(HistoryAnswer::Nothing)) };
         let Entry { seqno: above, gap_start, .. } = entries.bare(above)?.entry;
-        Ok(Some(PastFound::gone(refusing(above, gap_start, seqno))))
+        Ok(Some(HistoryAnswer::gone(refusing(above, gap_start, seqno))))
     }
 
     /// Where the interval of an entry ends; `newer` is where the entry before it in the block begins.
@@ -168,7 +175,7 @@ impl Segment {
     }
 
     /// Looks a key up by the fences: first the block, then the version in it.
-    fn search_past(&self, key: &[u8], seqno: u64, probe: &mut Probe) -> Result<PastFound> {
+    fn search_history(&self, key: &[u8], seqno: u64, probe: &mut Probe) -> Result<HistoryAnswer> {
         let blocks = self.fences().holding(key);
         // Versions that come before the one wanted: those of smaller keys, and newer ones.
         let before = |told: &[u8], decoded: &Decoded| told < key || told == key && decoded.entry.seqno > seqno;
@@ -210,17 +217,17 @@ impl Segment {
                 if entries.key(&found) == key {
                     probe.key_found = true;
                     if let Some(version) = self.version(entries, at, seqno)? {
-                        return Ok(PastFound::Holds(version));
+                        return Ok(HistoryAnswer::Holds(version));
                     }
                 }
                 break;
             }
         }
-        Ok(PastFound::gone(gone))
+        Ok(HistoryAnswer::gone(gone))
     }
 
     /// Version number `at` of a block, put together, if its interval holds a moment.
-    fn version(&self, entries: Entries<'_>, at: usize, asked: u64) -> Result<Option<PastVersion>> {
+    fn version(&self, entries: Entries<'_>, at: usize, read_at: u64) -> Result<Option<HistoryVersion>> {
         let decoded = entries.entry(at)?;
         let entry = decoded.entry;
         let mut newer = None;
@@ -229,13 +236,13 @@ impl Segment {
             let Entry { seqno, time, .. } = entries.entry(before)?.entry;
             newer = time.map(|time| (seqno, time));
         }
-        if !self.until(&entry, newer)?.holds(asked) {
+        if !self.until(&entry, newer)?.holds(read_at) {
             return Ok(None);
         }
         let whole = whole_before(entries, at, &decoded)?;
         let value = put_together(&entry, entries.value(&decoded), entries.value(&whole));
         let value = value.map_err(|bad| entries.wrong(bad))?;
-        Ok(Some(PastVersion { seqno: entry.seqno, time: entry.time, kind: entry.kind, value }))
+        Ok(Some(HistoryVersion { seqno: entry.seqno, time: entry.time, kind: entry.kind, value }))
     }
 }
 

@@ -14,6 +14,6 @@ pub(super) mod delta;
 mod lookup;
 mod versions;
 
-pub(crate) use as_of::PastCursor;
-pub(crate) use lookup::{PastFound, PastVersion};
+pub(crate) use as_of::AsOfCursor;
+pub(crate) use lookup::{HistoryAnswer, HistoryVersion};
 pub(crate) use versions::VersionCursor;

@@ -71,9 +71,9 @@ impl Source for VersionCursor {
         self.settle(newer.and_then(|newer| Some((newer.seqno, newer.time?))))
     }
 
-    fn skip_newer(&mut self, key: &[u8], seqno: u64, opened: u64) -> Result<()> {
+    fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()> {
         let before = self.inner.place();
-        self.inner.skip_newer(key, seqno, opened)?;
+        self.inner.skip_newer(key, seqno, purge_horizon)?;
         let Some(entry) = self.inner.decoded().map(|decoded| decoded.entry).filter(|_| self.inner.place() != before)
         else {
             return Ok(());

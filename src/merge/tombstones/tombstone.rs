@@ -2,19 +2,19 @@
 
 use crate::{
     base::{KeySpan, Kind},
-    merge::lookup::Seen,
+    merge::lookup::EntryMeta,
 };
 
 /// A deletion of every key from `span.start` up to `span.end`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RangeTombstone {
     pub(crate) span: KeySpan,
-    pub(crate) mark: Mark,
+    pub(crate) tombstone: Tombstone,
 }
 
 /// Properties of a range tombstone, the same for each key that it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Mark {
+pub(crate) struct Tombstone {
     pub(crate) seqno: u64,
     /// Same as in [`EntryRef`](crate::merge::EntryRef).
     pub(crate) ordinal: u32,
@@ -27,7 +27,7 @@ pub(crate) struct Mark {
     pub(crate) purge: bool,
 }
 
-impl Mark {
+impl Tombstone {
     #[inline]
     pub(crate) fn kind(&self) -> Kind {
         if self.purge { Kind::RangePurge } else { Kind::RangeDelete }
@@ -35,9 +35,9 @@ impl Mark {
 
     /// Returns the metadata that a look-up is shown.
     #[inline]
-    pub(crate) fn seen(&self) -> Seen {
+    pub(crate) fn meta(&self) -> EntryMeta {
         let Self { seqno, gap_start, .. } = *self;
-        Seen { seqno, gap_start, moved: false, kind: self.kind(), time: None, interval: false }
+        EntryMeta { seqno, gap_start, moved: false, kind: self.kind(), time: None, interval: false }
     }
 
     /// Records that a deletion at `seqno` was dropped directly beneath.
@@ -47,35 +47,35 @@ impl Mark {
 
     /// Returns whether deletions dropped beneath it are needed to answer for a moment.
     #[inline]
-    pub(super) fn refuses(&self, asked: u64) -> bool {
-        self.seqno > asked && self.gap_start.is_some_and(|gap| gap <= asked)
+    pub(super) fn refuses(&self, read_at: u64) -> bool {
+        self.seqno > read_at && self.gap_start.is_some_and(|gap| gap <= read_at)
     }
 }
 
 /// The few range tombstones that a look-up is shown for a key, newest first.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Shown([Option<Mark>; 3]);
+pub(crate) struct Shown([Option<Tombstone>; 3]);
 
 impl Shown {
     #[inline]
-    pub(super) fn of(purge: Option<Mark>, refusing: Option<Mark>, newest: Option<Mark>) -> Self {
-        let mut marks = [purge, refusing, newest];
-        if let [Some(purge), Some(refusing), _] = marks
+    pub(super) fn of(purge: Option<Tombstone>, refusing: Option<Tombstone>, newest: Option<Tombstone>) -> Self {
+        let mut tombstones = [purge, refusing, newest];
+        if let [Some(purge), Some(refusing), _] = tombstones
             && (purge.seqno, purge.ordinal) < (refusing.seqno, refusing.ordinal)
         {
-            marks.swap(0, 1);
+            tombstones.swap(0, 1);
         }
-        Self(marks)
+        Self(tombstones)
     }
 
-    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Mark> {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Tombstone> {
         self.0.iter().flatten()
     }
 
     /// Takes the first of them if it is newer than a place, or without a place.
     #[inline]
-    pub(crate) fn next_above(&mut self, place: Option<(u64, u32)>) -> Option<Mark> {
-        let newer = |mark: &Mark| place.is_none_or(|place| (mark.seqno, mark.ordinal) > place);
-        self.0.iter_mut().find(|mark| mark.is_some())?.take_if(|mark| newer(mark))
+    pub(crate) fn next_above(&mut self, place: Option<(u64, u32)>) -> Option<Tombstone> {
+        let newer = |tombstone: &Tombstone| place.is_none_or(|place| (tombstone.seqno, tombstone.ordinal) > place);
+        self.0.iter_mut().find(|tombstone| tombstone.is_some())?.take_if(|tombstone| newer(tombstone))
     }
 }

@@ -1,24 +1,24 @@
-//! What dropping leaves behind: the marks that an edit raises.
+//! What dropping leaves behind: the watermarks that an edit raises.
 
 use crate::{base::KeyspaceId, manifest::Change};
 
 /// What was dropped, for the edit that makes it true.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Traces {
+pub(crate) struct Dropped {
     /// The largest seqno of a tombstone that left with its past gone, or end of a version that left the history tier
     /// (K5).
     pub(crate) vanished: u64,
     /// The newest superseder of anything dropped (K6).
     pub(crate) horizon: u64,
     /// The latest expiry of a value that was collected, in microseconds.
-    pub(crate) lapsed: u64,
+    pub(crate) expired_upto: u64,
     /// Some tombstone or expired value left.
     pub(crate) tombstones_left: bool,
     /// What was kept only for a registered seqno, in bytes.
     pub(crate) held_by: Vec<(u64, u64)>,
 }
 
-impl Traces {
+impl Dropped {
     pub(super) fn dropped_beneath(&mut self, superseder: u64) {
         self.horizon = self.horizon.max(superseder);
     }
@@ -38,23 +38,23 @@ impl Traces {
         }
     }
 
-    /// The marks that they raise.
-    pub(crate) fn marks(&self, keyspace: KeyspaceId) -> Change {
-        let Self { vanished, horizon, lapsed, .. } = *self;
-        Change::Marks { keyspace, vanished, horizon, lapsed }
+    /// Returns the watermarks to raise.
+    pub(crate) fn watermarks(&self, keyspace: KeyspaceId) -> Change {
+        let Self { vanished, horizon, expired_upto, .. } = *self;
+        Change::Watermarks { keyspace, vanished, horizon, expired_upto }
     }
 
     /// The seqno below which a view that the job did not know of may have lost what it stands on; `vanished` is the
-    /// keyspace's mark now. A tombstone that left, with or without its past, changes what such a view says below that
-    /// mark. An expired value that left changes what any view of an earlier time says.
+    /// keyspace's watermark now. A tombstone that left, with or without its past, changes what such a view says below
+    /// that watermark. An expired value that left changes what any view of an earlier time says.
     pub(crate) fn newest_change(&self, vanished: u64) -> u64 {
-        let marks = self.horizon.max(self.vanished);
-        if self.lapsed > 0 {
+        let tombstones = self.horizon.max(self.vanished);
+        if self.expired_upto > 0 {
             u64::MAX
         } else if self.tombstones_left {
-            marks.max(vanished)
+            tombstones.max(vanished)
         } else {
-            marks
+            tombstones
         }
     }
 }
