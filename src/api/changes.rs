@@ -69,7 +69,7 @@ impl Iterator for History {
 
 impl Version {
     fn of(KeyVersion { seqno, time, value }: KeyVersion) -> Result<Self> {
-        Ok(Self { seqno: Seqno(seqno), time: from_us(time), value: value? })
+        Ok(Self { seqno, time: from_us(time), value: value? })
     }
 }
 
@@ -135,7 +135,7 @@ pub struct Commits {
     walk: Option<CommitWalk>,
     wrong: Option<Error>,
     /// First seqno that is not listed.
-    end: u64,
+    end: Seqno,
 }
 
 impl fmt::Debug for Commits {
@@ -145,7 +145,7 @@ impl fmt::Debug for Commits {
 }
 
 impl Commits {
-    pub(super) fn new(engine: &Arc<Engine>, walk: Result<CommitWalk>, end: u64) -> Self {
+    pub(super) fn new(engine: &Arc<Engine>, walk: Result<CommitWalk>, end: Seqno) -> Self {
         let (walk, wrong) = match walk {
             Ok(walk) => (Some(walk), None),
             Err(wrong) => (None, Some(wrong)),
@@ -164,7 +164,7 @@ impl Iterator for Commits {
         let walk = self.walk.as_mut()?;
         match self.engine.check_open().and_then(|()| walk.next()) {
             Ok(Some(stamp)) if stamp.seqno < self.end => {
-                let (seqno, time) = (Seqno(stamp.seqno), from_us(stamp.time));
+                let (seqno, time) = (stamp.seqno, from_us(stamp.time));
                 return Some(Ok(Commit { seqno, time, writes: stamp.writes }));
             }
             Ok(_) => self.walk = None,

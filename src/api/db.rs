@@ -151,7 +151,7 @@ impl Db {
     /// [`InTheFuture`](crate::Error::InTheFuture) for a seqno that has not been committed.
     #[doc(alias = "time_travel")]
     pub fn as_of(&self, seqno: impl Into<Seqno>) -> Result<View> {
-        Ok(View::new(&self.owner, ViewCore::as_of(self.engine(), seqno.into().0)?))
+        Ok(View::new(&self.owner, ViewCore::as_of(self.engine(), seqno.into())?))
     }
 
     /// Opens a view of everything that had been committed at `time`, that microsecond included. Before the first commit
@@ -204,7 +204,7 @@ impl Db {
     #[expect(clippy::needless_pass_by_value, reason = "ranges are written for the call")]
     pub fn commits(&self, range: impl SeqnoRange) -> Commits {
         let (from, end) = range.ends();
-        let end = end.min(self.engine().visible().saturating_add(1));
+        let end = end.min(self.engine().visible().next());
         Commits::new(self.engine(), read::commits(self.engine(), from), end)
     }
 
@@ -273,7 +273,7 @@ impl Db {
 
     /// Returns the seqno of the newest commit.
     pub fn seqno(&self) -> Seqno {
-        Seqno(self.engine().visible())
+        self.engine().visible()
     }
 
     /// Waits until every write so far is on the disk.

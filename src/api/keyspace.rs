@@ -260,7 +260,7 @@ impl Keyspace {
     /// # Ok::<_, chronolith::Error>(())
     /// ```
     pub fn horizon(&self) -> Seqno {
-        Seqno(read::horizon(self.engine(), self.id()))
+        read::horizon(self.engine(), self.id())
     }
 
     /// Reads the value of a key.

@@ -51,7 +51,7 @@ impl View {
 
     /// Returns the newest commit that this view shows.
     pub fn seqno(&self) -> Seqno {
-        Seqno(self.core.seqno())
+        self.core.seqno()
     }
 
     /// Returns the moment this view shows: when the snapshot was taken, when the seqno was committed, or the time that
@@ -91,9 +91,9 @@ impl View {
 
     /// Iterates over the versions, up to this moment, of every key in a range. See [`Keyspace::history_range`].
     pub fn history_range(&self, keyspace: &Keyspace, range: impl KeyRange) -> HistoryRange {
-        let walk = self
-            .check(keyspace)
-            .and_then(|()| read::history_range(&self.core, keyspace.keyspace_ref(), range.span(), (0, u64::MAX)));
+        let walk = self.check(keyspace).and_then(|()| {
+            read::history_range(&self.core, keyspace.keyspace_ref(), range.span(), (Seqno(0), Seqno::MAX))
+        });
         HistoryRange::new(walk)
     }
 
@@ -101,9 +101,9 @@ impl View {
     #[expect(clippy::needless_pass_by_value, reason = "ranges are written for the call")]
     pub fn history_between(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>, range: impl SeqnoRange) -> History {
         let (from, to) = range.ends();
-        let walk = self
-            .check(keyspace)
-            .and_then(|()| read::history(&self.core, keyspace.keyspace_ref(), key.as_ref(), (from.unwrap_or(0), to)));
+        let walk = self.check(keyspace).and_then(|()| {
+            read::history(&self.core, keyspace.keyspace_ref(), key.as_ref(), (from.unwrap_or(Seqno(0)), to))
+        });
         History::new(walk)
     }
 

@@ -21,6 +21,35 @@ use std::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seqno(pub(crate) u64);
 
+impl Seqno {
+    /// Seqno that no commit reaches: stands for no end.
+    pub(crate) const MAX: Self = Self(u64::MAX);
+
+    /// Returns the one after; [`MAX`](Self::MAX) stays.
+    #[inline]
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// Returns the one `count` further on.
+    #[inline]
+    pub(crate) fn checked_add(self, count: u64) -> Option<Self> {
+        self.0.checked_add(count).map(Self)
+    }
+
+    /// Returns the one `count` before.
+    #[inline]
+    pub(crate) fn checked_sub(self, count: u64) -> Option<Self> {
+        self.0.checked_sub(count).map(Self)
+    }
+
+    /// Returns the one before; 0 stays.
+    #[inline]
+    pub(crate) const fn prev(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
+
 impl From<u64> for Seqno {
     fn from(number: u64) -> Self {
         Self(number)
@@ -51,7 +80,7 @@ impl fmt::Display for Seqno {
 pub trait SeqnoRange: sealed::Sealed {
     /// Returns the first seqno inside, if the range is bounded below, and the first one past the end.
     #[doc(hidden)]
-    fn ends(&self) -> (Option<u64>, u64);
+    fn ends(&self) -> (Option<Seqno>, Seqno);
 }
 
 mod sealed {
@@ -63,7 +92,7 @@ macro_rules! ranges {
     ($($range:ty, |$r:ident| $start:expr, $end:expr;)*) => {$(
         impl<S: Into<Seqno> + Copy> sealed::Sealed for $range {}
         impl<S: Into<Seqno> + Copy> SeqnoRange for $range {
-            fn ends(&self) -> (Option<u64>, u64) {
+            fn ends(&self) -> (Option<Seqno>, Seqno) {
                 let $r = self;
                 ($start, $end)
             }
@@ -71,22 +100,22 @@ macro_rules! ranges {
     )*};
 }
 
-fn number(seqno: impl Into<Seqno>) -> u64 {
-    seqno.into().0
+fn seqno(seqno: impl Into<Seqno>) -> Seqno {
+    seqno.into()
 }
 
 ranges! {
-    Range<S>, |r| Some(number(r.start)), number(r.end);
-    RangeInclusive<S>, |r| Some(number(*r.start())), number(*r.end()).saturating_add(1);
-    RangeFrom<S>, |r| Some(number(r.start)), u64::MAX;
-    RangeTo<S>, |r| None, number(r.end);
-    RangeToInclusive<S>, |r| None, number(r.end).saturating_add(1);
+    Range<S>, |r| Some(seqno(r.start)), seqno(r.end);
+    RangeInclusive<S>, |r| Some(seqno(*r.start())), seqno(*r.end()).next();
+    RangeFrom<S>, |r| Some(seqno(r.start)), Seqno::MAX;
+    RangeTo<S>, |r| None, seqno(r.end);
+    RangeToInclusive<S>, |r| None, seqno(r.end).next();
 }
 
 impl sealed::Sealed for RangeFull {}
 impl SeqnoRange for RangeFull {
-    fn ends(&self) -> (Option<u64>, u64) {
-        (None, u64::MAX)
+    fn ends(&self) -> (Option<Seqno>, Seqno) {
+        (None, Seqno::MAX)
     }
 }
 

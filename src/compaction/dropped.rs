@@ -1,36 +1,39 @@
 //! What dropping leaves behind: the watermarks that an edit raises.
 
-use crate::{base::KeyspaceId, manifest::Change};
+use crate::{
+    base::{KeyspaceId, Seqno},
+    manifest::Change,
+};
 
 /// What was dropped, for the edit that makes it true.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Dropped {
     /// The largest seqno of a tombstone that left with its past gone, or end of a version that left the history tier
     /// (K5).
-    pub(crate) vanished: u64,
+    pub(crate) vanished: Seqno,
     /// The newest superseder of anything dropped (K6).
-    pub(crate) horizon: u64,
+    pub(crate) horizon: Seqno,
     /// The latest expiry of a value that was collected, in microseconds.
     pub(crate) expired_upto: u64,
     /// Some tombstone or expired value left.
     pub(crate) tombstones_left: bool,
     /// What was kept only for a registered seqno, in bytes.
-    pub(crate) held_by: Vec<(u64, u64)>,
+    pub(crate) held_by: Vec<(Seqno, u64)>,
 }
 
 impl Dropped {
-    pub(super) fn dropped_beneath(&mut self, superseder: u64) {
+    pub(super) fn dropped_beneath(&mut self, superseder: Seqno) {
         self.horizon = self.horizon.max(superseder);
     }
 
-    pub(super) fn tombstone_left(&mut self, seqno: u64, gap_start: Option<u64>) {
+    pub(super) fn tombstone_left(&mut self, seqno: Seqno, gap_start: Option<Seqno>) {
         self.tombstones_left = true;
         if gap_start.is_some() {
             self.vanished = self.vanished.max(seqno);
         }
     }
 
-    pub(super) fn held(&mut self, by: Option<u64>, bytes: usize) {
+    pub(super) fn held(&mut self, by: Option<Seqno>, bytes: usize) {
         let Some(seqno) = by else { return };
         match self.held_by.iter_mut().find(|(known, _)| *known == seqno) {
             Some((_, sum)) => *sum += bytes as u64,
@@ -47,10 +50,10 @@ impl Dropped {
     /// The seqno below which a view that the job did not know of may have lost what it stands on; `vanished` is the
     /// keyspace's watermark now. A tombstone that left, with or without its past, changes what such a view says below
     /// that watermark. An expired value that left changes what any view of an earlier time says.
-    pub(crate) fn newest_change(&self, vanished: u64) -> u64 {
+    pub(crate) fn newest_change(&self, vanished: Seqno) -> Seqno {
         let tombstones = self.horizon.max(self.vanished);
         if self.expired_upto > 0 {
-            u64::MAX
+            Seqno::MAX
         } else if self.tombstones_left {
             tombstones.max(vanished)
         } else {

@@ -10,7 +10,7 @@ use super::{
     rules::Demands,
 };
 use crate::{
-    base::{KeySpan, Kind},
+    base::{KeySpan, Kind, Seqno},
     merge::{EntryRef, RangeTombstone, Tombstone, Tombstones, Until},
     segment::Entry,
 };
@@ -21,7 +21,7 @@ pub(crate) struct Purges(Tombstones);
 
 impl Purges {
     /// Of spans, each with the seqno of its purge.
-    pub(crate) fn new(purged: Vec<(KeySpan, u64)>) -> Self {
+    pub(crate) fn new(purged: Vec<(KeySpan, Seqno)>) -> Self {
         let tombstone = |(span, seqno)| {
             let tombstone = Tombstone { seqno, ordinal: 0, gap_start: None, time: 0, purge: true };
             RangeTombstone { span, tombstone }
@@ -30,12 +30,12 @@ impl Purges {
     }
 
     /// The oldest purge that hides a version: from whoever came since, one of them does.
-    fn hides(&self, key: &[u8], seqno: u64) -> Option<u64> {
+    fn hides(&self, key: &[u8], seqno: Seqno) -> Option<Seqno> {
         self.0.oldest_above(key, seqno).map(|tombstone| tombstone.seqno)
     }
 
     /// Whether they hide any key of a span, of versions from `oldest` on.
-    pub(crate) fn touch(&self, span: &KeySpan, oldest: u64) -> bool {
+    pub(crate) fn touch(&self, span: &KeySpan, oldest: Seqno) -> bool {
         self.0.newest_in(span).is_some_and(|newest| newest > oldest)
     }
 }
@@ -54,7 +54,7 @@ pub(crate) struct HistorySurvivors {
     /// The newest of them is one that nothing is known to have superseded.
     ends_open: bool,
     /// The lowest gap that one of them has noted: it may reach beneath versions that stood in other segments.
-    gap: Option<u64>,
+    gap: Option<Seqno>,
 }
 
 impl HistorySurvivors {
@@ -79,7 +79,7 @@ impl HistorySurvivors {
         let (until, time) = entry.until.zip(entry.time)?;
         let (end, ended) = match until {
             Until::At { seqno, time } => (seqno, Some(time)),
-            Until::Open => (u64::MAX, None),
+            Until::Open => (Seqno::MAX, None),
         };
         let is_delete = matches!(kind, Kind::Delete);
         self.ends_open |= self.count == 0 && ended.is_none();
@@ -132,7 +132,7 @@ impl HistorySurvivors {
         None
     }
 
-    pub(super) fn take_held(&mut self) -> Vec<(u64, u64)> {
+    pub(super) fn take_held(&mut self) -> Vec<(Seqno, u64)> {
         std::mem::take(&mut self.dropped.held_by)
     }
 

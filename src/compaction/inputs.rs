@@ -7,7 +7,7 @@
 use std::{cmp::Ordering, path::Path};
 
 use crate::{
-    base::{Corruption, Error, Result},
+    base::{Corruption, Error, Result, Seqno},
     merge::{EntryRef, Source, Until},
 };
 
@@ -15,16 +15,16 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Inputs {
     /// No seqno may be below: the outputs count theirs from here.
-    base: u64,
+    base: Seqno,
     /// The entry before, unless there was none.
     key: Vec<u8>,
-    seqno: u64,
+    seqno: Seqno,
     count: u64,
 }
 
 impl Inputs {
-    pub(super) fn new(base: u64) -> Self {
-        Self { base, key: Vec::new(), seqno: u64::MAX, count: 0 }
+    pub(super) fn new(base: Seqno) -> Self {
+        Self { base, key: Vec::new(), seqno: Seqno::MAX, count: 0 }
     }
 
     /// Looks at the entry where a source stands: keys ascend, and the versions of a key descend. Returns whether it
@@ -111,7 +111,7 @@ mod tests {
             Ok(())
         }
 
-        fn skip_newer(&mut self, _: &[u8], _: u64, _: u64) -> Result<()> {
+        fn skip_newer(&mut self, _: &[u8], _: Seqno, _: Seqno) -> Result<()> {
             Ok(())
         }
 
@@ -119,8 +119,8 @@ mod tests {
             Self(self.0.clone())
         }
 
-        fn newest(&self) -> u64 {
-            0
+        fn newest(&self) -> Seqno {
+            Seqno(0)
         }
 
         fn file(&self) -> Option<&Path> {
@@ -128,7 +128,7 @@ mod tests {
         }
     }
 
-    fn entry(key: &str, seqno: u64) -> EntryRef<'_> {
+    fn entry(key: &str, seqno: Seqno) -> EntryRef<'_> {
         EntryRef {
             key: key.as_bytes(),
             seqno,
@@ -145,29 +145,29 @@ mod tests {
     #[test]
     fn what_a_file_says_wrongly_is_corruption_of_that_file() {
         let file = Of(Some(PathBuf::from("segments/9.seg")));
-        let mut inputs = Inputs::new(5);
+        let mut inputs = Inputs::new(Seqno(5));
         for (key, seqno, begins) in [("", 7, true), ("a", 9, true), ("a", 9, false), ("a", 6, false), ("b", 8, true)] {
-            assert_eq!(inputs.admit(&entry(key, seqno), &file).unwrap(), begins, "{key}@{seqno}");
+            assert_eq!(inputs.admit(&entry(key, Seqno(seqno)), &file).unwrap(), begins, "{key}@{seqno}");
         }
-        let above = EntryRef { gap_start: Some(10), ..entry("c", 9) };
-        for wrong in [entry("b", 9), entry("a", 9), entry("c", 4), above] {
+        let above = EntryRef { gap_start: Some(Seqno(10)), ..entry("c", Seqno(9)) };
+        for wrong in [entry("b", Seqno(9)), entry("a", Seqno(9)), entry("c", Seqno(4)), above] {
             let refused = inputs.admit(&wrong, &file).unwrap_err();
             assert!(matches!(&refused, Error::Corrupt { path, .. } if path.ends_with("9.seg")), "{refused}");
         }
-        let until = |until, time| EntryRef { time, until, ..entry("c", 9) };
+        let until = |until, time| EntryRef { time, until, ..entry("c", Seqno(9)) };
         let at = |seqno| Some(Until::At { seqno, time: 1 });
-        for wrong in [until(None, Some(1)), until(at(9), Some(1)), until(at(10), None)] {
+        for wrong in [until(None, Some(1)), until(at(Seqno(9)), Some(1)), until(at(Seqno(10)), None)] {
             assert!(inputs.admit_version(&wrong, &file).is_err(), "{wrong:?}");
         }
-        assert!(inputs.admit_version(&until(at(10), Some(1)), &file).unwrap());
+        assert!(inputs.admit_version(&until(at(Seqno(10)), Some(1)), &file).unwrap());
         assert_eq!(inputs.count(), 6);
     }
 
     #[test]
     #[should_panic(expected = "\"a\"@9 behind \"b\"@8")]
     fn memory_out_of_order_stops_the_job() {
-        let mut inputs = Inputs::new(0);
-        assert!(inputs.admit(&entry("b", 8), &Of(None)).unwrap());
-        let _refused = inputs.admit(&entry("a", 9), &Of(None));
+        let mut inputs = Inputs::new(Seqno(0));
+        assert!(inputs.admit(&entry("b", Seqno(8)), &Of(None)).unwrap());
+        let _refused = inputs.admit(&entry("a", Seqno(9)), &Of(None));
     }
 }

@@ -11,7 +11,7 @@ use super::{
     survivors::Survivors,
 };
 use crate::{
-    base::{Bytes, KeySpan, Result},
+    base::{Bytes, KeySpan, Result, Seqno},
     merge::{Direction, Kway, Source, Tombstones},
     segment::{Entry, SegmentMeta, SegmentWriter},
 };
@@ -25,7 +25,7 @@ pub(crate) struct Job<S> {
     /// Inputs, positioned nowhere yet.
     pub(crate) sources: Vec<S>,
     /// No seqno inside is below: outputs count theirs from here.
-    pub(crate) base: u64,
+    pub(crate) base: Seqno,
     /// The range tombstones of all inputs.
     pub(crate) tombstones: Vec<Arc<Tombstones>>,
     pub(crate) rules: Rules,
@@ -41,7 +41,7 @@ pub(crate) struct HistoryJob<S> {
     /// Inputs, positioned nowhere yet.
     pub(crate) sources: Vec<S>,
     /// No seqno inside is below: outputs count theirs from here.
-    pub(crate) base: u64,
+    pub(crate) base: Seqno,
     pub(crate) survivors: HistorySurvivors,
     /// Outputs are cut, between two keys, when they reach this length.
     pub(crate) output_len: u64,
@@ -53,7 +53,7 @@ pub(crate) struct Outcome {
     /// Of both tiers: the summary of each says which.
     pub(crate) segments: Vec<SegmentMeta>,
     /// By the number of a segment: what of it is kept only for those who read a seqno, in bytes.
-    pub(crate) held: Vec<(u64, Vec<(u64, u64)>)>,
+    pub(crate) held: Vec<(u64, Vec<(Seqno, u64)>)>,
     pub(crate) dropped: Dropped,
     pub(crate) entries_in: u64,
     pub(crate) entries_out: u64,
@@ -187,7 +187,7 @@ impl Outcome {
         Ok(())
     }
 
-    fn add(&mut self, segment: SegmentMeta, held: Vec<(u64, u64)>) {
+    fn add(&mut self, segment: SegmentMeta, held: Vec<(Seqno, u64)>) {
         if !held.is_empty() {
             self.held.push((segment.number, held));
         }

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    base::{KeySpan, KeyspaceId},
+    base::{KeySpan, KeyspaceId, Seqno},
     manifest::KeyspaceVersion,
     segment::SegmentMeta,
 };
@@ -69,7 +69,7 @@ pub(crate) struct Aging {
     /// The time of the database, in microseconds.
     pub(crate) now: u64,
     /// Registered seqnos, ascending.
-    pub(crate) registered: Vec<u64>,
+    pub(crate) registered: Vec<Seqno>,
 }
 
 /// A bucket with this many runs has some of them merged.
@@ -90,7 +90,7 @@ impl Aging {
         let Some(history) = segment.summary.history else { return false };
         // A view above a tombstone without an end, but below `vanished`, would take its absence for lost history.
         let end = if history.open {
-            history.end.max(keyspace.vanished).max(segment.summary.max_seqno + 1)
+            history.end.max(keyspace.vanished).max(segment.summary.max_seqno.next())
         } else {
             history.end
         };
@@ -361,6 +361,7 @@ mod tests {
     const SHAPE: Shape = Shape { l0_threshold: 2, level_ratio: 10, base_bytes: 100, level_max: 6 };
 
     fn segment(number: u64, start: &str, end: &str, seqno: u64, file_len: u64) -> Arc<SegmentMeta> {
+        let seqno = Seqno(seqno);
         Arc::new(SegmentMeta {
             number,
             file_id: 0,
@@ -388,10 +389,10 @@ mod tests {
             id: KeyspaceId(16),
             name: "k".into(),
             options: StoredOptions::default(),
-            born: 1,
+            born: Seqno(1),
             dropped: None,
-            vanished: 0,
-            horizon: 0,
+            vanished: Seqno(0),
+            horizon: Seqno(0),
             expired_upto: 0,
             levels,
             history: Vec::new(),

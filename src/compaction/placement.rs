@@ -12,7 +12,7 @@ use super::{
     tombstones::JobTombstones,
 };
 use crate::{
-    base::{Bytes, Kind, Result},
+    base::{Bytes, Kind, Result, Seqno},
     merge::{Gathered, MergeStrategy, Until},
     segment::Entry,
 };
@@ -25,23 +25,23 @@ pub(super) struct KeptVersion {
     /// What was folded into it, when it is an operand: its value is made of that in the end.
     gathered: Option<Gathered>,
     /// Where the interval ends, in seqno and time; nothing of the newest.
-    end: Option<(u64, u64)>,
+    end: Option<(Seqno, u64)>,
     /// A tombstone says it. It is written down as an entry of the key only where it has something to tell of this key
     /// alone.
     by_tombstone: bool,
     /// The gap of that tombstone.
-    tombstone_gap: Option<u64>,
+    tombstone_gap: Option<Seqno>,
     /// Where it goes, if anywhere, once that is known.
     tier: Option<Tier>,
 }
 
 impl KeptVersion {
-    pub(super) fn new(entry: Entry, value: Bytes, end: Option<(u64, u64)>) -> Self {
+    pub(super) fn new(entry: Entry, value: Bytes, end: Option<(Seqno, u64)>) -> Self {
         Self { entry, value, gathered: None, end, by_tombstone: false, tombstone_gap: None, tier: None }
     }
 
     /// One that a tombstone with this gap says.
-    pub(super) fn by_tombstone(entry: Entry, tombstone_gap: Option<u64>, end: Option<(u64, u64)>) -> Self {
+    pub(super) fn by_tombstone(entry: Entry, tombstone_gap: Option<Seqno>, end: Option<(Seqno, u64)>) -> Self {
         Self { by_tombstone: true, tombstone_gap, ..Self::new(entry, Bytes::default(), end) }
     }
 
@@ -65,7 +65,7 @@ impl KeptVersion {
     }
 
     /// Notes that something at a seqno is missing beneath (K3).
-    fn widen_gap(&mut self, seqno: u64) {
+    fn widen_gap(&mut self, seqno: Seqno) {
         assert!(seqno <= self.entry.seqno, "a gap at {seqno} above its entry @{} (K3)", self.entry.seqno);
         self.entry.gap_start = Some(self.entry.gap_start.map_or(seqno, |gap| gap.min(seqno)));
     }
@@ -135,14 +135,14 @@ impl KeyVersions {
     }
 
     /// The seqno of the last one: above everything that is dropped there is one that is kept (K1).
-    pub(super) fn last_seqno(&self) -> u64 {
+    pub(super) fn last_seqno(&self) -> Seqno {
         assert!(!self.waiting.is_empty(), "something is dropped beneath no version (K3)");
-        self.waiting.last().map_or(0, |last| last.entry.seqno)
+        self.waiting.last().map_or(Seqno(0), |last| last.entry.seqno)
     }
 
     /// Notes on the last one that something beneath it was dropped, or that what `moved` tells of is in the history
     /// tier.
-    pub(super) fn note(&mut self, seqno: u64, moved: bool) {
+    pub(super) fn note(&mut self, seqno: Seqno, moved: bool) {
         assert!(!self.waiting.is_empty(), "@{seqno} is dropped beneath no version (K3)");
         if let Some(last) = self.waiting.last_mut() {
             last.widen_gap(seqno);
@@ -321,7 +321,7 @@ fn leave(
     let alone = newest.tier.is_some() && older.iter().all(|version| version.tier != Some(Tier::Main));
     // An older tombstone would be found once it is gone, and answer for times it knows nothing of; of a value also one
     // of its own commit.
-    let from = if newest.is_tombstone() { seqno } else { seqno.saturating_add(1) };
+    let from = if newest.is_tombstone() { seqno } else { seqno.next() };
     if !alone || tombstones.any_older(from) {
         return;
     }

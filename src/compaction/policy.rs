@@ -95,7 +95,7 @@ pub struct VersionInfo {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PolicyCandidate {
     pub(crate) rank: u64,
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     /// In microseconds, as all times here.
     pub(crate) time: u64,
     /// Nothing of a tombstone that is the newest version.
@@ -218,7 +218,7 @@ impl Policy {
             Kind::Custom { by, .. } => {
                 let info = VersionInfo {
                     rank: version.rank,
-                    seqno: Seqno(version.seqno),
+                    seqno: version.seqno,
                     time: from_us(version.time),
                     superseded_at: version.superseded_at.map(from_us),
                     is_delete: version.is_delete,

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::policy::{Policy, PolicyCandidate};
 use crate::{
-    base::{KeySpan, Kind},
+    base::{KeySpan, Kind, Seqno},
     merge::{MergeStrategy, ttl_at},
     segment::{Entry, SegmentMeta},
 };
@@ -17,13 +17,13 @@ pub(crate) struct Rules {
     /// The time of the database, in microseconds.
     pub(crate) now: u64,
     /// From which seqno on what is written lives how long: see [`StoredOptions`](crate::manifest::StoredOptions).
-    pub(crate) ttls: Arc<[(u64, u64)]>,
+    pub(crate) ttls: Arc<[(Seqno, u64)]>,
     /// Entries carry their commit time.
     pub(crate) timed: bool,
     /// When a seqno was committed, for entries that do not say; never too early.
-    pub(crate) time_of: Box<dyn Fn(u64) -> u64>,
+    pub(crate) time_of: Box<dyn Fn(Seqno) -> u64>,
     /// The history tier holds nothing that a purge at or below this seqno hides.
-    pub(crate) purged_upto: u64,
+    pub(crate) purged_upto: Seqno,
 }
 
 impl fmt::Debug for Rules {
@@ -34,12 +34,12 @@ impl fmt::Debug for Rules {
 
 impl Rules {
     /// The time of a seqno, where anybody asks for it.
-    pub(super) fn time_of(&self, seqno: u64) -> u64 {
+    pub(super) fn time_of(&self, seqno: Seqno) -> u64 {
         if self.timed { (self.time_of)(seqno) } else { 0 }
     }
 
     /// When a value that was written at a time expires, in microseconds.
-    fn expiry(&self, seqno: u64, time: u64) -> Option<u64> {
+    fn expiry(&self, seqno: Seqno, time: u64) -> Option<u64> {
         Some(time.saturating_add(ttl_at(&self.ttls, seqno)?))
     }
 
@@ -49,7 +49,7 @@ impl Rules {
     }
 
     /// Whether a purge hides nothing from anybody any more.
-    pub(super) fn may_go(&self, purge: u64, demands: &Demands) -> bool {
+    pub(super) fn may_go(&self, purge: Seqno, demands: &Demands) -> bool {
         self.purged_upto >= purge && !demands.holds_purge(purge)
     }
 
@@ -77,9 +77,9 @@ impl Rules {
 /// Somebody who reads a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reader {
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     /// Purges up to this seqno hide from them what is older.
-    pub(crate) purge_horizon: u64,
+    pub(crate) purge_horizon: Seqno,
     /// The time of the moment, in microseconds.
     pub(crate) time: u64,
 }
@@ -89,20 +89,20 @@ pub(crate) struct Reader {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readers {
     /// The seqnos that views and pins may read, ascending, each once.
-    registered: Vec<u64>,
+    registered: Vec<Seqno>,
     /// The readers one by one, by seqno; and the earliest time from each on.
     all: Vec<Reader>,
     earliest_from: Vec<u64>,
     /// Up to which purge something is hidden from whom, ascending: the purge, and the seqno of the reader.
-    purge_horizon: Vec<(u64, u64)>,
+    purge_horizon: Vec<(Seqno, Seqno)>,
 }
 
 impl Readers {
     pub(crate) fn new(mut all: Vec<Reader>) -> Self {
         all.sort_unstable_by_key(|reader| (reader.seqno, reader.purge_horizon, reader.time));
-        let mut registered: Vec<u64> = all.iter().map(|reader| reader.seqno).collect();
+        let mut registered: Vec<Seqno> = all.iter().map(|reader| reader.seqno).collect();
         registered.dedup();
-        let mut purge_horizon: Vec<(u64, u64)> =
+        let mut purge_horizon: Vec<(Seqno, Seqno)> =
             all.iter().map(|reader| (reader.purge_horizon, reader.seqno)).collect();
         purge_horizon.sort_unstable();
         let mut earliest_from: Vec<u64> = all.iter().map(|reader| reader.time).collect();
@@ -115,7 +115,7 @@ impl Readers {
     }
 
     /// The seqnos that somebody reads, ascending, each once.
-    pub(crate) fn seqnos(&self) -> &[u64] {
+    pub(crate) fn seqnos(&self) -> &[Seqno] {
         &self.registered
     }
 }
@@ -125,26 +125,26 @@ impl Readers {
 pub(crate) struct Demands {
     readers: Arc<Readers>,
     /// The newest seqno of anybody who takes it for lost history when nothing is found.
-    newest_distrusting: Option<u64>,
+    newest_distrusting: Option<Seqno>,
 }
 
 impl Demands {
     /// What readers demand of a keyspace that has these watermarks when the job begins.
-    pub(crate) fn new(readers: &Arc<Readers>, vanished: u64, expired_upto: u64) -> Self {
+    pub(crate) fn new(readers: &Arc<Readers>, vanished: Seqno, expired_upto: u64) -> Self {
         let distrusts = |reader: &&Reader| reader.seqno < vanished || reader.time < expired_upto;
         let newest_distrusting = readers.all.iter().rfind(distrusts).map(|reader| reader.seqno);
         Self { readers: Arc::clone(readers), newest_distrusting }
     }
 
     /// The oldest registered seqno in `from..to`.
-    pub(super) fn any_in(&self, from: u64, to: u64) -> Option<u64> {
+    pub(super) fn any_in(&self, from: Seqno, to: Seqno) -> Option<Seqno> {
         let registered = &self.readers.registered;
         let at = registered.partition_point(|seqno| *seqno < from);
         registered.get(at).copied().filter(|seqno| *seqno < to)
     }
 
     /// Whether somebody looks at a moment from `seqno` on that is before a time.
-    fn any_before(&self, seqno: u64, time: u64) -> bool {
+    fn any_before(&self, seqno: Seqno, time: u64) -> bool {
         let at = self.readers.all.partition_point(|reader| reader.seqno < seqno);
         self.readers.earliest_from.get(at).is_some_and(|earliest| *earliest < time)
     }
@@ -152,18 +152,18 @@ impl Demands {
     /// Whether a tombstone that hides nothing any more must stay for the sake of a view. One at or above it, but below
     /// a watermark of the keyspace, would take its absence for lost history. One below it that its gap refuses would
     /// take the absence for "never there".
-    pub(super) fn holds_tombstone(&self, seqno: u64, gap_start: Option<u64>) -> bool {
+    pub(super) fn holds_tombstone(&self, seqno: Seqno, gap_start: Option<Seqno>) -> bool {
         let above = self.newest_distrusting.is_some_and(|newest| newest >= seqno);
         above || gap_start.is_some_and(|gap| self.any_in(gap, seqno).is_some())
     }
 
     /// The newest seqno of anybody who takes it for lost history when nothing is found.
-    pub(super) fn newest_distrusting(&self) -> Option<u64> {
+    pub(super) fn newest_distrusting(&self) -> Option<Seqno> {
         self.newest_distrusting
     }
 
     /// The oldest seqno in `from..to` that somebody reads who came before a purge.
-    pub(super) fn before_purge(&self, purge: u64, from: u64, to: u64) -> Option<u64> {
+    pub(super) fn before_purge(&self, purge: Seqno, from: Seqno, to: Seqno) -> Option<Seqno> {
         let all = &self.readers.all;
         let at = all.partition_point(|reader| reader.seqno < from);
         let inside = all.get(at..).unwrap_or_default().iter().take_while(|reader| reader.seqno < to);
@@ -172,7 +172,7 @@ impl Demands {
     }
 
     /// Somebody from whom this purge hides what is older, and the next purge above it does not.
-    pub(super) fn between_purges(&self, purge: u64, next: u64) -> Option<u64> {
+    pub(super) fn between_purges(&self, purge: Seqno, next: Seqno) -> Option<Seqno> {
         let purge_horizon = &self.readers.purge_horizon;
         let at = purge_horizon.partition_point(|(purge_horizon, _)| *purge_horizon < purge);
         purge_horizon.get(at).filter(|(purge_horizon, _)| *purge_horizon < next).map(|(_, seqno)| *seqno)
@@ -180,7 +180,7 @@ impl Demands {
 
     /// Whether a purge must stay for the sake of a view: of one from before it, which it hides nothing from, or of one
     /// that it answers "absent" and that would take its absence for lost history.
-    pub(super) fn holds_purge(&self, purge: u64) -> bool {
+    pub(super) fn holds_purge(&self, purge: Seqno) -> bool {
         let purge_horizon = self.readers.purge_horizon.first().is_some_and(|(purge_horizon, _)| *purge_horizon < purge);
         let reads = self.readers.registered.first().is_some_and(|seqno| *seqno < purge);
         purge_horizon || reads || self.newest_distrusting.is_some()
@@ -226,14 +226,15 @@ mod tests {
     fn what_is_found_by_a_search_is_what_a_look_at_every_reader_finds() {
         let sim = Sim::new(9);
         let below = |below| u64::from(sim.draw(below));
+        let drawn = |limit| Seqno(below(limit));
         for _ in 0..20_000 {
             let all: Vec<Reader> =
-                (0..below(6)).map(|_| Reader { seqno: below(12), purge_horizon: below(12), time: below(12) }).collect();
-            let (vanished, expired_upto) = (below(12), below(12));
+                (0..below(6)).map(|_| Reader { seqno: drawn(12), purge_horizon: drawn(12), time: below(12) }).collect();
+            let (vanished, expired_upto) = (drawn(12), below(12));
             let demands = Demands::new(&Arc::new(Readers::new(all.clone())), vanished, expired_upto);
             let distrusts = |reader: &&Reader| reader.seqno < vanished || reader.time < expired_upto;
             let seqnos = || all.iter().map(|reader| reader.seqno);
-            let (from, to, purge, time) = (below(13), below(13), below(13), below(13));
+            let (from, to, purge, time) = (drawn(13), drawn(13), drawn(13), below(13));
             let said = format!("{all:?} below {vanished} and {expired_upto}: {from}, {to}, {purge}, {time}");
 
             assert_eq!(demands.any_in(from, to), seqnos().filter(|at| (from..to).contains(at)).min(), "{said}");

@@ -20,7 +20,7 @@ use super::{
     survivors::Survivors,
 };
 use crate::{
-    base::{Bytes, KeySpan, KeyspaceId, Kind, Result},
+    base::{Bytes, KeySpan, KeyspaceId, Kind, Result, Seqno},
     merge::{EntryRef, MergeStrategy, RangeTombstone, Tombstone, Tombstones, Until},
     segment::{Entry, SegmentMeta, Summary},
 };
@@ -51,9 +51,9 @@ fn us(word: &str) -> u64 {
 #[derive(Clone)]
 struct Version {
     kind: Kind,
-    seqno: u64,
+    seqno: Seqno,
     time: u64,
-    gap_start: Option<u64>,
+    gap_start: Option<Seqno>,
     moved: bool,
     until: Option<Until>,
 }
@@ -64,8 +64,8 @@ struct Case {
     strategy: MergeStrategy,
     now: u64,
     ttl: u64,
-    views: Vec<u64>,
-    vanished: u64,
+    views: Vec<Seqno>,
+    vanished: Seqno,
     below: bool,
     versions: Vec<Version>,
     tombstones: Vec<Tombstone>,
@@ -81,7 +81,7 @@ impl Case {
             now: us("10h"),
             ttl: 0,
             views: Vec::new(),
-            vanished: 0,
+            vanished: Seqno(0),
             below: false,
             versions: Vec::new(),
             tombstones: Vec::new(),
@@ -158,12 +158,12 @@ impl Case {
         }
         let mut told = Vec::new();
         let whole = KeySpan { start: Vec::new(), end: None };
-        let reader = |seqno: &u64| Reader { seqno: *seqno, purge_horizon: *seqno, time: 0 };
+        let reader = |seqno: &Seqno| Reader { seqno: *seqno, purge_horizon: *seqno, time: 0 };
         let readers = Arc::new(Readers::new(self.views.iter().map(reader).collect()));
         let demands = Demands::new(&readers, self.vanished, 0);
         let mut values: Vec<[u8; 8]> = Vec::new();
         for version in &self.versions {
-            values.push(version.seqno.to_le_bytes());
+            values.push(version.seqno.0.to_le_bytes());
         }
         let entries = self.versions.iter().zip(&values).map(|(version, value)| EntryRef {
             key: b"k",
@@ -186,7 +186,7 @@ impl Case {
         } else {
             let tombstone = |tombstone: &Tombstone| RangeTombstone { span: whole.clone(), tombstone: *tombstone };
             let tombstones = [Arc::new(Tombstones::new(self.tombstones.iter().map(tombstone)))];
-            let ttls = if self.ttl > 0 { [(0, self.ttl)].into() } else { Arc::default() };
+            let ttls = if self.ttl > 0 { [(Seqno(0), self.ttl)].into() } else { Arc::default() };
             let rules = Rules {
                 policy: self.policy,
                 strategy: Some(self.strategy),
@@ -194,7 +194,7 @@ impl Case {
                 timed: true,
                 ttls,
                 time_of: Box::new(|_| 0),
-                purged_upto: u64::MAX,
+                purged_upto: Seqno::MAX,
             };
             let below = OlderSegments(self.below.then(|| Arc::new(segment(&whole))).into_iter().collect());
             let mut survivors = Survivors::new(rules, demands, below, &tombstones);
@@ -209,7 +209,7 @@ impl Case {
             survivors.into_dropped()
         };
         for (name, seqno) in [("vanished", dropped.vanished), ("horizon", dropped.horizon)] {
-            told.extend((seqno > 0).then(|| format!("{name} {seqno}")));
+            told.extend((seqno > Seqno(0)).then(|| format!("{name} {seqno}")));
         }
         told.extend((dropped.expired_upto > 0).then(|| format!("expired_upto {}h", dropped.expired_upto / us("1h"))));
         assert_eq!(told, self.expected, "{}", self.title);
@@ -253,9 +253,9 @@ fn segment(span: &KeySpan) -> SegmentMeta {
         tombstones: 0,
         range_tombstones: 0,
         raw_bytes: 1,
-        min_seqno: 1,
-        max_seqno: 1,
-        lowest_affected: 1,
+        min_seqno: Seqno(1),
+        max_seqno: Seqno(1),
+        lowest_affected: Seqno(1),
         times: None,
         history: None,
     };

@@ -24,7 +24,7 @@ use super::{
     tombstones::JobTombstones,
 };
 use crate::{
-    base::{Bytes, KeySpan, Kind, Result},
+    base::{Bytes, KeySpan, Kind, Result, Seqno},
     merge::{EntryRef, Tombstone, Tombstones},
     segment::Entry,
 };
@@ -33,7 +33,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 struct Above {
     /// Of the version just above, whatever has become of it.
-    seqno: u64,
+    seqno: Seqno,
     /// When that was, in microseconds.
     time: u64,
     /// A delete ended the next one, or may have.
@@ -43,15 +43,15 @@ struct Above {
     /// How many versions there were.
     count: u64,
     /// The oldest purge.
-    purge: Option<u64>,
+    purge: Option<Seqno>,
     /// The lowest gap of all versions above: from there on nothing further down can be read.
-    floor: u64,
+    floor: Seqno,
 }
 
 impl Above {
     /// Where the next older version ends, in seqno and time: at the version above, or at the lowest of what was dropped
     /// from between.
-    fn end_below(&self, rules: &Rules) -> (u64, u64) {
+    fn end_below(&self, rules: &Rules) -> (Seqno, u64) {
         if self.floor < self.seqno {
             (self.floor, self.time.min(rules.time_of(self.floor)))
         } else {
@@ -64,8 +64,8 @@ impl Above {
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     kind: Kind,
-    seqno: u64,
-    gap_start: Option<u64>,
+    seqno: Seqno,
+    gap_start: Option<Seqno>,
     moved: bool,
     /// In microseconds; 0 where nobody asks for it.
     time: u64,
@@ -77,7 +77,7 @@ struct Candidate {
 
 impl Candidate {
     /// The smallest seqno that is missed when it goes.
-    fn lowest(&self) -> u64 {
+    fn lowest(&self) -> Seqno {
         self.gap_start.map_or(self.seqno, |gap| gap.min(self.seqno))
     }
 }
@@ -184,7 +184,7 @@ impl Survivors {
     }
 
     /// What was kept only for registered seqnos since this was asked last.
-    pub(crate) fn take_held(&mut self) -> Vec<(u64, u64)> {
+    pub(crate) fn take_held(&mut self) -> Vec<(Seqno, u64)> {
         std::mem::take(&mut self.dropped.held_by)
     }
 
@@ -224,7 +224,7 @@ impl Survivors {
         let mut reader = None;
         if let Some(purge) = above.purge {
             // What an operand stands upon is read by whoever reads the operand.
-            let upto = if in_operand { u64::MAX } else { above.seqno };
+            let upto = if in_operand { Seqno::MAX } else { above.seqno };
             reader = self.demands.before_purge(purge, candidate.lowest(), upto);
             if kind.purges() {
                 reader = reader.or_else(|| self.demands.between_purges(seqno, purge));
@@ -309,7 +309,7 @@ impl Survivors {
         self.kept.fold(strategy, &self.key, kind, value)
     }
 
-    fn keep(&mut self, candidate: &Candidate, end: Option<(u64, u64)>, value: Bytes) {
+    fn keep(&mut self, candidate: &Candidate, end: Option<(Seqno, u64)>, value: Bytes) {
         self.skipped_tombstone = false;
         let Candidate { kind, seqno, gap_start, moved, time, by_tombstone, .. } = *candidate;
         let entry = Entry { moved, time: self.rules.timed.then_some(time), ..Entry::new(kind, seqno) };
@@ -326,7 +326,7 @@ impl Survivors {
         let Candidate { kind, seqno, gap_start, moved, time, .. } = *candidate;
         let deletes = matches!(kind, Kind::Delete | Kind::RangeDelete) || kind.purges();
         let before = self.above;
-        let above = before.map_or(u64::MAX, |above| above.seqno);
+        let above = before.map_or(Seqno::MAX, |above| above.seqno);
         debug_assert!(seqno <= above, "a version @{seqno} of a key behind one @{above}");
         debug_assert!(gap_start.is_none_or(|gap| gap <= seqno), "a gap at {gap_start:?} above @{seqno} (K3)");
         let again = before.is_some_and(|above| above.seqno == seqno);
@@ -343,7 +343,7 @@ impl Survivors {
             },
             count: before.map_or(0, |above| above.count) + u64::from(!again),
             purge: if kind.purges() { Some(seqno) } else { before.and_then(|above| above.purge) },
-            floor: before.map_or(u64::MAX, |above| above.floor).min(gap_start.unwrap_or(u64::MAX)),
+            floor: before.map_or(Seqno::MAX, |above| above.floor).min(gap_start.unwrap_or(Seqno::MAX)),
         });
     }
 

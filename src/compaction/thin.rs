@@ -25,7 +25,7 @@ use super::{
     rules::{Demands, Rules},
 };
 use crate::{
-    base::Bytes,
+    base::{Bytes, Seqno},
     merge::{Tombstone, Tombstones},
 };
 
@@ -111,7 +111,7 @@ struct Sweep<'a> {
     open: BTreeSet<usize>,
     kept: BTreeSet<usize>,
     /// What is missed when one goes, of those that do; a tree of minima.
-    lowest: Vec<u64>,
+    lowest: Vec<Seqno>,
     /// Of each that stays, from which edge on it is told with which gap.
     told: Vec<Option<Piece>>,
     out: Vec<Piece>,
@@ -120,7 +120,7 @@ struct Sweep<'a> {
 impl<'a> Sweep<'a> {
     fn new(pieces: &'a [Piece], rules: &'a Rules, demands: &'a Demands, dropped: &'a mut Dropped) -> Self {
         let count = pieces.len();
-        let (lowest, told) = (vec![u64::MAX; 2 * count], vec![None; count]);
+        let (lowest, told) = (vec![Seqno::MAX; 2 * count], vec![None; count]);
         let (open, kept) = (BTreeSet::new(), BTreeSet::new());
         Self { pieces, rules, demands, dropped, open, kept, lowest, told, out: Vec::with_capacity(count) }
     }
@@ -131,7 +131,7 @@ impl<'a> Sweep<'a> {
             for rank in &ended {
                 self.open.remove(rank);
                 self.keep(*rank, false, edge);
-                self.set_lowest(*rank, u64::MAX);
+                self.set_lowest(*rank, Seqno::MAX);
             }
             self.open.extend(&begin);
             if edge == end {
@@ -146,7 +146,7 @@ impl<'a> Sweep<'a> {
             for rank in touched.iter().filter(|rank| self.open.contains(rank)).copied().collect::<Vec<_>>() {
                 let stays = self.stays(rank);
                 self.keep(rank, stays, edge);
-                self.set_lowest(rank, if stays { u64::MAX } else { self.tombstone(rank).map_or(u64::MAX, lowest) });
+                self.set_lowest(rank, if stays { Seqno::MAX } else { self.tombstone(rank).map_or(Seqno::MAX, lowest) });
             }
             // The runs in which something has changed, by the kept one above each.
             let mut above: Vec<usize> = Vec::new();
@@ -194,7 +194,7 @@ impl<'a> Sweep<'a> {
         let Some(mut tombstone) = self.tombstone(rank).copied() else { return };
         let below = self.kept.range(..rank).next_back().map_or(0, |below| below + 1);
         let dropped = self.lowest_in(below, rank);
-        if !tombstone.purge && dropped < u64::MAX {
+        if !tombstone.purge && dropped < Seqno::MAX {
             tombstone.widen_gap(dropped);
             self.dropped.dropped_beneath(tombstone.seqno);
         }
@@ -205,42 +205,42 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    fn set_lowest(&mut self, rank: usize, seqno: u64) {
+    fn set_lowest(&mut self, rank: usize, seqno: Seqno) {
         debug_assert!(rank < self.pieces.len(), "tombstone {rank} of {}", self.pieces.len());
         let mut node = rank + self.pieces.len();
         self.lowest.get_mut(node).into_iter().for_each(|known| *known = seqno);
         while node > 1 {
             node /= 2;
-            let child = |node: usize| self.lowest.get(node).copied().unwrap_or(u64::MAX);
+            let child = |node: usize| self.lowest.get(node).copied().unwrap_or(Seqno::MAX);
             let lower = child(2 * node).min(child(2 * node + 1));
             self.lowest.get_mut(node).into_iter().for_each(|known| *known = lower);
         }
     }
 
     /// The smallest of what went in a range of ranks.
-    fn lowest_in(&self, from: usize, to: usize) -> u64 {
+    fn lowest_in(&self, from: usize, to: usize) -> Seqno {
         debug_assert!(from <= to && to <= self.pieces.len(), "tombstones {from}..{to} of {}", self.pieces.len());
         let (mut left, mut right) = (from + self.pieces.len(), to + self.pieces.len());
         let mut least = u64::MAX;
-        let node = |node: usize| self.lowest.get(node).copied().unwrap_or(u64::MAX);
+        let node = |node: usize| self.lowest.get(node).copied().unwrap_or(Seqno::MAX);
         while left < right {
             if left % 2 == 1 {
-                least = least.min(node(left));
+                least = least.min(node(left).0);
                 left += 1;
             }
             if right % 2 == 1 {
                 right -= 1;
-                least = least.min(node(right));
+                least = least.min(node(right).0);
             }
             left /= 2;
             right /= 2;
         }
-        least
+        Seqno(least)
     }
 }
 
 /// The smallest seqno that is missed when a tombstone goes.
-fn lowest(tombstone: &Tombstone) -> u64 {
+fn lowest(tombstone: &Tombstone) -> Seqno {
     tombstone.gap_start.map_or(tombstone.seqno, |gap| gap.min(tombstone.seqno))
 }
 
@@ -293,14 +293,15 @@ pub(super) mod tests {
             ttls: Arc::default(),
             timed: true,
             time_of: Box::new(|_| 0),
-            purged_upto: u64::MAX,
+            purged_upto: Seqno::MAX,
         }
     }
 
     pub(in crate::compaction) fn demands(dice: &mut Dice, last: u64) -> Demands {
         let registered = (0..dice.below(4)).map(|_| dice.below(last + 1));
-        let readers = registered.map(|seqno| Reader { seqno, purge_horizon: seqno, time: 0 }).collect();
-        Demands::new(&Arc::new(Readers::new(readers)), dice.below(last + 1), 0)
+        let readers =
+            registered.map(|seqno| Reader { seqno: Seqno(seqno), purge_horizon: Seqno(seqno), time: 0 }).collect();
+        Demands::new(&Arc::new(Readers::new(readers)), Seqno(dice.below(last + 1)), 0)
     }
 
     /// Tombstones of 1 to `last`, a second for each commit.
@@ -311,7 +312,13 @@ pub(super) mod tests {
             for ordinal in 0..u32::try_from(1 + dice.below(4) / 3 * 2).unwrap() {
                 let (start, end) = (dice.below(8), dice.below(11));
                 let gap_start = (dice.below(4) == 0).then(|| 1 + dice.below(seqno));
-                let tombstone = Tombstone { seqno, ordinal, gap_start, time: seqno, purge: dice.below(8) == 0 };
+                let tombstone = Tombstone {
+                    seqno: Seqno(seqno),
+                    ordinal,
+                    gap_start: gap_start.map(Seqno),
+                    time: seqno,
+                    purge: dice.below(8) == 0,
+                };
                 all.push(RangeTombstone {
                     span: KeySpan { start: letter(start), end: (end < 9).then(|| letter(end)) },
                     tombstone,
@@ -335,7 +342,7 @@ pub(super) mod tests {
                 Some(kept) if reader.is_none() && !owed => {
                     if !kept.purge {
                         kept.widen_gap(lowest(&tombstone));
-                        dropped.dropped_beneath(above.map_or(0, |above| above.seqno));
+                        dropped.dropped_beneath(above.map_or(Seqno(0), |above| above.seqno));
                     }
                 }
                 _ => thinned.push(tombstone),
@@ -399,14 +406,22 @@ pub(super) mod tests {
             for (name, spans) in shapes {
                 let all = spans.into_iter().zip(1..).map(|((start, end), seqno)| RangeTombstone {
                     span: KeySpan { start: key(start), end: Some(key(end)) },
-                    tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: seqno, purge: false },
+                    tombstone: Tombstone {
+                        seqno: Seqno(seqno),
+                        ordinal: 0,
+                        gap_start: None,
+                        time: seqno,
+                        purge: false,
+                    },
                 });
                 let set = Arc::new(Tombstones::new(all));
                 for window in [0, n / 2, n + 1] {
                     for readers in [0, 20] {
                         let registered = (0..readers).map(|reader| reader * n / 20);
-                        let all = registered.map(|seqno| Reader { seqno, purge_horizon: seqno, time: 0 }).collect();
-                        let demands = Demands::new(&Arc::new(Readers::new(all)), 0, 0);
+                        let all = registered
+                            .map(|seqno| Reader { seqno: Seqno(seqno), purge_horizon: Seqno(seqno), time: 0 })
+                            .collect();
+                        let demands = Demands::new(&Arc::new(Readers::new(all)), Seqno(0), 0);
                         let rules = rules(Policy::mvcc(1, Duration::from_micros(window)), n);
                         let sets = [Arc::clone(&set)];
                         let (_, pieces) = thin(&sets, (&rules, &demands), &mut Dropped::default());

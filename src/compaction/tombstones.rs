@@ -31,12 +31,12 @@ use super::{
     thin::{Piece, thin},
 };
 use crate::{
-    base::{Bytes, KeySpan},
+    base::{Bytes, KeySpan, Seqno},
     merge::{Tombstone, Tombstones},
 };
 
 /// Where a tombstone stands among the versions of a key.
-type Place = (u64, u32);
+type Place = (Seqno, u32);
 
 /// Those of a job.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ impl JobTombstones {
     }
 
     /// The next tombstone over the current key that is newer than the next entry, of those that are to be judged.
-    pub(super) fn next_above(&mut self, seqno: u64, ordinal: u32) -> Option<Tombstone> {
+    pub(super) fn next_above(&mut self, seqno: Seqno, ordinal: u32) -> Option<Tombstone> {
         let entry = (seqno, ordinal);
         let below = (Bound::Excluded(entry), self.upto);
         if let Bound::Excluded(upto) | Bound::Included(upto) = self.upto
@@ -142,12 +142,12 @@ impl JobTombstones {
     }
 
     /// Whether one that is older than `seqno` covers the current key.
-    pub(super) fn any_older(&self, seqno: u64) -> bool {
+    pub(super) fn any_older(&self, seqno: Seqno) -> bool {
         self.over.first_key_value().is_some_and(|((oldest, _), _)| *oldest < seqno)
     }
 
     /// An entry of the current key at `seqno` stays: the tombstones above it must stay to hide it.
-    pub(super) fn must_hide(&mut self, seqno: u64) {
+    pub(super) fn must_hide(&mut self, seqno: Seqno) {
         if self.over.last_key_value().is_some_and(|((newest, _), _)| *newest > seqno) {
             let (part, count) = (self.passed.checked_sub(1), self.hides.len());
             let hides = part.and_then(|part| self.hides.get_mut(part));
@@ -328,9 +328,9 @@ mod tests {
             tombstones: 0,
             range_tombstones: 0,
             raw_bytes: 1,
-            min_seqno: 1,
-            max_seqno: 1,
-            lowest_affected: 1,
+            min_seqno: Seqno(1),
+            max_seqno: Seqno(1),
+            lowest_affected: Seqno(1),
             times: None,
             history: None,
         };
@@ -341,17 +341,17 @@ mod tests {
     fn of_a_row_of_marks_the_newest_and_the_oldest_are_judged_and_those_that_tell_of_more() {
         let tombstone = |seqno, gap_start, purge| RangeTombstone {
             span: KeySpan { start: b"a".to_vec(), end: None },
-            tombstone: Tombstone { seqno, ordinal: 0, gap_start, time: seqno, purge },
+            tombstone: Tombstone { seqno, ordinal: 0, gap_start, time: seqno.0, purge },
         };
-        let all = (20..60).map(|seqno| tombstone(seqno, (seqno == 33).then_some(31), seqno == 52));
+        let all = (20..60).map(|seqno| tombstone(Seqno(seqno), (seqno == 33).then_some(Seqno(31)), seqno == 52));
         let sets = [Arc::new(Tombstones::new(all))];
         let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), 60);
         let mut tombstones = JobTombstones::new(&sets, (&rules, &Demands::default()), &mut Dropped::default());
         tombstones.begin_key(b"k");
         let mut rows = Vec::new();
         for entry in [45, 44, 42, 30, 3] {
-            let row = std::iter::from_fn(|| tombstones.next_above(entry, 0));
-            rows.push(row.map(|tombstone| tombstone.seqno).collect::<Vec<_>>());
+            let row = std::iter::from_fn(|| tombstones.next_above(Seqno(entry), 0));
+            rows.push(row.map(|tombstone| tombstone.seqno.0).collect::<Vec<_>>());
         }
         // A tombstone at the place of an entry comes behind it.
         assert_eq!(rows, [vec![59, 52, 46], vec![45], vec![44, 43], vec![42, 33, 31], vec![30, 20]]);
@@ -397,10 +397,13 @@ mod tests {
                     })
                     .collect();
                 let seqno = dice.below(last + 2);
-                assert_eq!(tombstones.any_older(seqno), over.iter().any(|piece| piece.tombstone.seqno < seqno));
+                assert_eq!(
+                    tombstones.any_older(Seqno(seqno)),
+                    over.iter().any(|piece| piece.tombstone.seqno < Seqno(seqno))
+                );
                 if dice.below(4) == 0 {
-                    tombstones.must_hide(seqno);
-                    if over.iter().any(|piece| piece.tombstone.seqno > seqno) {
+                    tombstones.must_hide(Seqno(seqno));
+                    if over.iter().any(|piece| piece.tombstone.seqno > Seqno(seqno)) {
                         hidden.push((key.clone(), out.len()));
                     }
                 }
@@ -448,14 +451,14 @@ mod tests {
     fn a_hole_is_left_in_one_mark_and_not_in_many() {
         let tombstone = |start: u8, end: u8, seqno| RangeTombstone {
             span: KeySpan { start: vec![start], end: Some(vec![end]) },
-            tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: seqno, purge: false },
+            tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: seqno.0, purge: false },
         };
         // Older segments hold something to both sides of the part from c to d, and on the edges there stand two short
         // ones.
-        let short = [tombstone(b'c', b'd', 1)];
+        let short = [tombstone(b'c', b'd', Seqno(1))];
         let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), 9);
         for (count, kept) in [(1, false), (2, true), (9, true)] {
-            let long = (0..count).map(|at| tombstone(b'a', b'f', 2 + at));
+            let long = (0..count).map(|at| tombstone(b'a', b'f', Seqno(2 + at)));
             let sets = [Arc::new(Tombstones::new(short.iter().cloned().chain(long)))];
             let mut tombstones = JobTombstones::new(&sets, (&rules, &Demands::default()), &mut Dropped::default());
             let below = OlderSegments(vec![older(b'a', b'c'), older(b'd', b'f')]);

@@ -8,7 +8,7 @@ use super::{
     options::KeyspaceOptions,
 };
 use crate::{
-    base::{Error, KeyspaceId, Result, TIMELINE},
+    base::{Error, KeyspaceId, Result, Seqno, TIMELINE},
     compaction::Policy,
     manifest::{KeyspaceVersion, StoredOptions, StoredPolicy},
     merge::{MergeStrategy, name_of},
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct KeyspaceRef {
     pub(crate) id: KeyspaceId,
-    pub(crate) born: u64,
+    pub(crate) born: Seqno,
     pub(crate) strategy: MergeStrategy,
     /// Name it was opened with, even if it has been dropped.
     pub(crate) name: Arc<str>,
@@ -57,8 +57,8 @@ pub(super) fn dropped(keyspace: &KeyspaceRef) -> Error {
 }
 
 /// Returns those of the registered seqnos, ascending, at which a keyspace with this birth and drop can be read.
-pub(super) fn readers_of(born: u64, dropped: u64, registered: &[u64]) -> &[u64] {
-    let place = |seqno: u64| registered.partition_point(|registered| *registered < seqno);
+pub(super) fn readers_of(born: Seqno, dropped: Seqno, registered: &[Seqno]) -> &[Seqno] {
+    let place = |seqno: Seqno| registered.partition_point(|registered| *registered < seqno);
     registered.get(place(born)..place(dropped)).unwrap_or_default()
 }
 

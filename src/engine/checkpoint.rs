@@ -19,7 +19,7 @@ use super::{
     timeline::write_stamps,
 };
 use crate::{
-    base::{Corruption, Error, IoContext, KeySpan, Kind, Result, TIMELINE},
+    base::{Corruption, Error, IoContext, KeySpan, Kind, Result, Seqno, TIMELINE},
     env::Dir,
     format::name,
     manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
@@ -164,7 +164,7 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
         .filter(|(name, pin)| now.pins.get(*name) == Some(pin))
         .map(|(name, pin)| (name.clone(), *pin))
         .collect();
-    let pinned: Vec<u64> = {
+    let pinned: Vec<Seqno> = {
         let mut seqnos: Vec<_> = pins.values().map(|pin| pin.seqno).collect();
         seqnos.sort_unstable();
         seqnos
@@ -214,8 +214,8 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
         log_ends: BTreeMap::new(),
         next_file: now.next_file,
         last_seqno: moment.seqno,
-        next_seqno: moment.seqno + 1,
-        seqno_ceiling: moment.seqno + 1,
+        next_seqno: moment.seqno.next(),
+        seqno_ceiling: moment.seqno.next(),
         time_us: moment.time_us,
         pins,
         decisions: Arc::clone(decisions),
@@ -251,8 +251,8 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
     let mut version = Version {
         next_keyspace: files.version.next_keyspace,
         last_seqno: view.seqno(),
-        next_seqno: view.seqno() + 1,
-        seqno_ceiling: view.seqno() + 1,
+        next_seqno: view.seqno().next(),
+        seqno_ceiling: view.seqno().next(),
         time_us: view.time(),
         ..Version::default()
     };
@@ -294,9 +294,9 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         id: TIMELINE,
         name: String::new(),
         options: StoredOptions::default(),
-        born: 0,
+        born: Seqno(0),
         dropped: None,
-        vanished: 0,
+        vanished: Seqno(0),
         horizon: view.seqno(),
         expired_upto: 0,
         levels: vec![stamps.map(Arc::new).into_iter().collect()],
@@ -311,10 +311,10 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
 /// Returns the times to live for a copy of a view: those set by the view's moment. Later ones are set again in the copy
 /// if wanted there. An incomplete view's moment was not kept, so the one in force then may be forgotten: its copy gets
 /// the current options, and with them the current time to live.
-fn ttls_of_copy(view: &ViewCore, known: &[(u64, u64)]) -> Arc<[(u64, u64)]> {
+fn ttls_of_copy(view: &ViewCore, known: &[(Seqno, u64)]) -> Arc<[(Seqno, u64)]> {
     let until = known.partition_point(|(from, _)| *from <= view.seqno());
     let (then, since) = known.split_at(until);
-    let now = since.last().filter(|_| !view.is_complete()).map(|(_, ttl)| (view.seqno() + 1, *ttl));
+    let now = since.last().filter(|_| !view.is_complete()).map(|(_, ttl)| (view.seqno().next(), *ttl));
     then.iter().copied().chain(now).collect()
 }
 
@@ -372,15 +372,17 @@ fn copy_keyspace(
             finish(full)?;
         }
         // Its version: the newest in its history up to the moment.
-        let told =
-            history(view, reference, scan.key(), (0, u64::MAX))?.map(|mut walk| walk.next()).transpose()?.flatten();
+        let told = history(view, reference, scan.key(), (Seqno(0), Seqno::MAX))?
+            .map(|mut walk| walk.next())
+            .transpose()?
+            .flatten();
         let (seqno, time) = told.map_or((view.seqno(), view.time()), |told| (told.seqno, told.time));
         let entry = Entry { time: keeps_time.then_some(time), ..Entry::new(kind, seqno) };
         if writer.is_none() {
             *next_file += 1;
             let purpose = Purpose {
                 keyspace: keyspace.id,
-                base: 0,
+                base: Seqno(0),
                 time_base: keeps_time.then_some(0),
                 run: None,
                 index: point_index(&keyspace.options),

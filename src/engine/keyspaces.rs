@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, sync::Arc};
 
 use super::{Engine, KeyspaceOptions, KeyspaceRef, files::Editing, jobs::flush_recovered};
 use crate::{
-    base::{Error, FIRST_KEYSPACE, KeyspaceId, Result},
+    base::{Error, FIRST_KEYSPACE, KeyspaceId, Result, Seqno},
     compaction::Policy,
     manifest::{Change, Edit, KeyspaceVersion, StoredOptions},
     merge::MergeStrategy,
@@ -18,20 +18,20 @@ fn point_index_number(read_at: Option<bool>) -> u8 {
 }
 
 /// Stands for the seqno of a new time to live until its commit has one.
-const FROM_NOW: u64 = u64::MAX;
+const FROM_NOW: Seqno = Seqno::MAX;
 
 impl StoredOptions {
     /// Sets the seqno from which on a new time to live holds.
-    fn from(mut self, seqno: u64) -> Self {
-        let known = |(from, ttl): &(u64, u64)| (if *from == FROM_NOW { seqno } else { *from }, *ttl);
+    fn from(mut self, seqno: Seqno) -> Self {
+        let known = |(from, ttl): &(Seqno, u64)| (if *from == FROM_NOW { seqno } else { *from }, *ttl);
         self.ttls = self.ttls.iter().map(known).collect();
         self
     }
 
     /// Drops the times to live under which no existing data was written; `data` are the seqnos of what exists. However
     /// often the time is changed, only changes with data in between add up.
-    fn without_idle_ttls(mut self, data: &[RangeInclusive<u64>]) -> Self {
-        let mut kept: Vec<(u64, u64)> = Vec::new();
+    fn without_idle_ttls(mut self, data: &[RangeInclusive<Seqno>]) -> Self {
+        let mut kept: Vec<(Seqno, u64)> = Vec::new();
         for (at, &(from, ttl)) in self.ttls.iter().enumerate() {
             let next = self.ttls.get(at + 1).map(|(next, _)| *next);
             let used =
@@ -154,7 +154,7 @@ pub(crate) fn space_of(engine: &Engine, id: KeyspaceId) -> KeyspaceSpace {
     KeyspaceSpace {
         live: keyspace.main().map(|segment| segment.file_len).sum(),
         history: keyspace.history.iter().map(|segment| segment.file_len).sum(),
-        memtable: current.memtables(u64::MAX).map(|memtable| memtable.share(id).bytes).sum(),
+        memtable: current.memtables(Seqno::MAX).map(|memtable| memtable.share(id).bytes).sum(),
     }
 }
 
@@ -170,7 +170,7 @@ pub(crate) fn approximate_len(engine: &Engine, id: KeyspaceId) -> u64 {
     // Not keys less tombstones: those include tombstones of older versions of existing keys.
     let stored: u64 =
         segments.map(|summary| summary.keys.min(summary.entries.saturating_sub(summary.tombstones))).sum();
-    stored + current.memtables(u64::MAX).map(|memtable| memtable.share(id).values).sum::<u64>()
+    stored + current.memtables(Seqno::MAX).map(|memtable| memtable.share(id).values).sum::<u64>()
 }
 
 /// Opens the keyspace of this name, with its merge strategy, and creates it if need be.
@@ -241,10 +241,10 @@ pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Re
 }
 
 /// Returns the seqno ranges in which a keyspace has anything: of each segment, each memtable and each pin.
-fn seqnos_of(engine: &Engine, keyspace: &KeyspaceVersion) -> Vec<RangeInclusive<u64>> {
+fn seqnos_of(engine: &Engine, keyspace: &KeyspaceVersion) -> Vec<RangeInclusive<Seqno>> {
     let segments = keyspace.segments().map(|segment| segment.summary.min_seqno..=segment.summary.max_seqno);
     let current = engine.files.current();
-    let memtables = current.memtables(u64::MAX).filter(|memtable| memtable.share(keyspace.id).values > 0);
+    let memtables = current.memtables(Seqno::MAX).filter(|memtable| memtable.share(keyspace.id).values > 0);
     let memtables = memtables.map(|memtable| memtable.first_seqno()..=memtable.last_seqno());
     // Readers of a pinned moment see the options of that moment.
     let pins = current.version.pins.values().map(|pin| pin.seqno..=pin.seqno);
@@ -293,8 +293,8 @@ pub(crate) fn keyspace_names(engine: &Engine) -> Vec<String> {
 pub(super) fn commit_change(
     engine: &Engine,
     editing: &mut Editing<'_>,
-    change: impl FnOnce(u64, u64) -> Change,
-) -> Result<u64> {
+    change: impl FnOnce(Seqno, u64) -> Change,
+) -> Result<Seqno> {
     let Engine { log, files, health, .. } = engine;
     let mut commit = log.lock();
     health.check_writable()?;
@@ -302,7 +302,7 @@ pub(super) fn commit_change(
         log.sync_locked(&mut commit, files)?;
         let seqno = log.take_seqno(&mut commit)?;
         let time_us = commit.time_for(engine.now_us());
-        let stamp = Change::Seqnos { last: seqno, next: 0, ceiling: 0, time_us };
+        let stamp = Change::Seqnos { last: seqno, next: Seqno(0), ceiling: Seqno(0), time_us };
         let version = editing.commit_decision(&Edit::new([change(seqno, time_us), stamp]))?;
         editing.install(&version, None, None);
         log.publish(&mut commit, seqno, time_us);
@@ -333,26 +333,27 @@ mod tests {
             let mut from = 0;
             let ttls = (0..=below(6)).map(|_| {
                 from += 1 + below(4);
-                (from, below(3))
+                (Seqno(from), below(3))
             });
             let all = StoredOptions { ttls: ttls.collect(), ..StoredOptions::default() };
             let data: Vec<_> = (0..below(4))
                 .map(|_| {
                     let first = below(26);
-                    first..=first + below(4)
+                    Seqno(first)..=Seqno(first + below(4))
                 })
                 .collect();
             let kept = all.clone().without_idle_ttls(&data).ttls;
             assert!(kept.len() <= all.ttls.len() && kept.is_sorted_by_key(|(from, _)| *from));
             // What is written from now on lives as before.
-            for seqno in data.iter().cloned().flatten().chain([100]) {
+            let inside = |seqnos: &RangeInclusive<Seqno>| seqnos.start().0..=seqnos.end().0;
+            for seqno in data.iter().flat_map(inside).chain([100]).map(Seqno) {
                 assert_eq!(
                     ttl_at(&kept, seqno),
                     ttl_at(&all.ttls, seqno),
                     "{seqno} of {all:?} with {data:?}: {kept:?}"
                 );
             }
-            let stretches = data.iter().map(|seqnos| seqnos.end() - seqnos.start() + 1).sum::<u64>();
+            let stretches = data.iter().flat_map(inside).count() as u64;
             assert!(kept.len() as u64 <= stretches + 1, "{kept:?} for {data:?}");
         }
     }

@@ -78,7 +78,10 @@ use jobs::Jobs;
 use log::Log;
 use work::Work;
 
-use crate::{base::Result, merge::DeadSpans};
+use crate::{
+    base::{Result, Seqno},
+    merge::DeadSpans,
+};
 
 /// An open database.
 #[derive(Debug)]
@@ -117,7 +120,7 @@ impl Engine {
 
     /// Returns the newest seqno that readers may see.
     #[inline]
-    pub(crate) fn visible(&self) -> u64 {
+    pub(crate) fn visible(&self) -> Seqno {
         self.log.visible()
     }
 

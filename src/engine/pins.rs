@@ -36,7 +36,7 @@ pub(crate) fn pin(engine: &Engine, name: &str) -> Result<Seqno> {
     }
     let pin = |seqno, time_us| Change::Pin { name: name.to_owned(), seqno, time_us };
     let seqno = commit_change(engine, &mut editing, pin)?;
-    Ok(Seqno(seqno))
+    Ok(seqno)
 }
 
 /// Removes a pin.
@@ -58,10 +58,7 @@ pub(crate) fn pins(engine: &Engine) -> Vec<Pin> {
         return Vec::new();
     }
     let version = &engine.files.current().version;
-    let pin = |(name, pin): (&String, &PinnedAt)| Pin {
-        name: name.clone(),
-        seqno: Seqno(pin.seqno),
-        time: from_us(pin.time_us),
-    };
+    let pin =
+        |(name, pin): (&String, &PinnedAt)| Pin { name: name.clone(), seqno: pin.seqno, time: from_us(pin.time_us) };
     version.pins.iter().map(pin).collect()
 }

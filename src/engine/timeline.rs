@@ -19,7 +19,7 @@ use super::{
     files::{runs::RunCursor, superversion::SuperVersion, tree::SegmentHandle},
 };
 use crate::{
-    base::{Corruption, Error, Kind, Result, TIMELINE},
+    base::{Corruption, Error, Kind, Result, Seqno, TIMELINE},
     env::Dir,
     format::{Reader, Writer, name},
     memtable::{Memtable, Stamp},
@@ -46,12 +46,12 @@ pub(super) fn pack(stamps: &[Stamp]) -> impl Iterator<Item = (Entry, [u8; 8], Ve
         out.varint(u64::from(first.writes));
         for (before, stamp) in chunk.iter().zip(chunk.iter().skip(1)) {
             assert!(follows(before, stamp), "{stamp:?} behind {before:?} (C2)");
-            out.varint(stamp.seqno - before.seqno);
+            out.varint(stamp.seqno.0 - before.seqno.0);
             out.varint(stamp.time - before.time);
             out.varint(u64::from(stamp.writes));
         }
         let entry = Entry { time: Some(first.time), ..Entry::new(Kind::Put, first.seqno) };
-        Some((entry, first.seqno.to_be_bytes(), out.into_bytes()))
+        Some((entry, first.seqno.0.to_be_bytes(), out.into_bytes()))
     })
 }
 
@@ -64,7 +64,7 @@ pub(super) fn follows(before: &Stamp, stamp: &Stamp) -> bool {
 fn unpack(key: &[u8], value: &[u8]) -> Result<Vec<Stamp>, Corruption> {
     let mut reader = Reader::new(value);
     let bad = || Corruption { offset: 0, what: "commits of the timeline" };
-    let first = key.try_into().map(u64::from_be_bytes).map_err(|_| bad())?;
+    let first = key.try_into().map(u64::from_be_bytes).map(Seqno).map_err(|_| bad())?;
     let count = reader.length("commits")?;
     let mut stamps: Vec<Stamp> = Vec::new();
     for _ in 0..count {
@@ -81,7 +81,7 @@ fn unpack(key: &[u8], value: &[u8]) -> Result<Vec<Stamp>, Corruption> {
 }
 
 /// Returns the newer of a commit and a decision.
-fn newer(commit: Option<Stamp>, decided: Option<(u64, u64)>) -> Option<Stamp> {
+fn newer(commit: Option<Stamp>, decided: Option<(Seqno, u64)>) -> Option<Stamp> {
     let decided = decided.map(|(seqno, time)| Stamp { seqno, time, writes: 0 });
     commit.into_iter().chain(decided).max_by_key(|stamp| stamp.seqno)
 }
@@ -103,17 +103,17 @@ impl Timeline {
     }
 
     /// Returns the seqno from which on every commit is recorded.
-    pub(super) fn exact_from(&self) -> u64 {
-        self.current.version.keyspaces.get(&TIMELINE).map_or(0, |keyspace| keyspace.horizon)
+    pub(super) fn exact_from(&self) -> Seqno {
+        self.current.version.keyspaces.get(&TIMELINE).map_or(Seqno(0), |keyspace| keyspace.horizon)
     }
 
     /// Returns what was newest at a seqno: a commit, or a decision on a keyspace or pin, which has no writes.
-    pub(super) fn at_seqno(&self, seqno: u64) -> Result<Option<Stamp>> {
+    pub(super) fn at_seqno(&self, seqno: Seqno) -> Result<Option<Stamp>> {
         let decided = self.current.version.decisions.at_seqno(seqno);
         Ok(newer(self.commit_at_seqno(seqno)?, decided))
     }
 
-    fn commit_at_seqno(&self, seqno: u64) -> Result<Option<Stamp>> {
+    fn commit_at_seqno(&self, seqno: Seqno) -> Result<Option<Stamp>> {
         for memtable in self.current.memtables(seqno) {
             let found = memtable.with_stamps(|stamps| {
                 let after = stamps.partition_point(|stamp| stamp.seqno <= seqno);
@@ -129,7 +129,7 @@ impl Timeline {
 
     /// Returns the exclusive bound on how much later than its stamp a seqno may have been committed; 0 if the stamp is
     /// exact.
-    pub(super) fn slack(&self, at: Option<Stamp>, seqno: u64) -> u64 {
+    pub(super) fn slack(&self, at: Option<Stamp>, seqno: Seqno) -> u64 {
         let between = at.is_some_and(|stamp| stamp.seqno < seqno);
         if between && seqno < self.exact_from() {
             SAMPLE
@@ -149,7 +149,7 @@ impl Timeline {
 
     /// Returns when a seqno was committed. Where only samples are left, the result is never too early, and too late by
     /// no more than the time between two samples.
-    pub(super) fn time_of(&self, seqno: u64) -> Option<u64> {
+    pub(super) fn time_of(&self, seqno: Seqno) -> Option<u64> {
         let at = self.at_seqno(seqno).ok()?;
         if let Some(stamp) = at.filter(|stamp| stamp.seqno == seqno || seqno >= self.exact_from()) {
             return Some(stamp.time);
@@ -167,7 +167,7 @@ impl Timeline {
     }
 
     fn commit_at_time(&self, time: u64) -> Result<Option<Stamp>> {
-        for memtable in self.current.memtables(u64::MAX) {
+        for memtable in self.current.memtables(Seqno::MAX) {
             let found = memtable.with_stamps(|stamps| {
                 let after = stamps.partition_point(|stamp| stamp.time <= time);
                 stamps.get(after.checked_sub(1)?).copied()
@@ -183,11 +183,11 @@ impl Timeline {
         // The first entry of the segment begins at or before the time.
         let (mut low, mut high) = (handle.meta.summary.min_seqno, handle.meta.summary.max_seqno);
         while low < high {
-            let middle = low + (high - low).div_ceil(2);
+            let middle = Seqno(low.0 + (high.0 - low.0).div_ceil(2));
             match self.chunk_at(middle)?.first() {
                 Some(first) if first.time <= time => low = middle,
-                Some(first) => high = first.seqno.saturating_sub(1).clamp(low, middle - 1),
-                None => high = middle - 1,
+                Some(first) => high = first.seqno.prev().clamp(low, middle.prev()),
+                None => high = middle.prev(),
             }
         }
         let chunk = self.chunk_at(low)?;
@@ -195,10 +195,10 @@ impl Timeline {
     }
 
     /// Returns the commits of the entry that a seqno belongs to; none before the first.
-    fn chunk_at(&self, seqno: u64) -> Result<Vec<Stamp>> {
+    fn chunk_at(&self, seqno: Seqno) -> Result<Vec<Stamp>> {
         let mut cursor = RunCursor::new(self.segments.clone(), Direction::Backward, ());
         match seqno.checked_add(1) {
-            Some(next) => cursor.seek(Some(&next.to_be_bytes()))?,
+            Some(next) => cursor.seek(Some(&next.0.to_be_bytes()))?,
             None => cursor.seek(None)?,
         }
         self.read(&cursor)
@@ -221,13 +221,13 @@ impl Timeline {
     }
 
     /// Walks the commits from a seqno on, oldest first.
-    pub(super) fn from(self, seqno: u64) -> Result<CommitWalk> {
+    pub(super) fn from(self, seqno: Seqno) -> Result<CommitWalk> {
         let mut cursor = RunCursor::new(self.segments.clone(), Direction::Forward, ());
         let first = self.chunk_at(seqno)?;
         let key = first.first().map_or(seqno, |stamp| stamp.seqno);
-        cursor.seek(Some(&key.to_be_bytes()))?;
+        cursor.seek(Some(&key.0.to_be_bytes()))?;
         let mut memtables = VecDeque::new();
-        for memtable in self.current.memtables(u64::MAX) {
+        for memtable in self.current.memtables(Seqno::MAX) {
             let left = memtable.with_stamps(|stamps| stamps.partition_point(|stamp| stamp.seqno < seqno)..stamps.len());
             memtables.push_front((Arc::clone(memtable), left));
         }
@@ -244,7 +244,7 @@ pub(crate) struct CommitWalk {
     /// Memtables, oldest first, with the range of stamps left in each. They come after the segments; more stamps may be
     /// appended after the range.
     memtables: VecDeque<(Arc<Memtable>, Range<usize>)>,
-    from: u64,
+    from: Seqno,
 }
 
 impl CommitWalk {
@@ -310,8 +310,9 @@ mod tests {
 
     #[test]
     fn commits_come_back_as_they_were_packed() {
-        let stamps: Vec<Stamp> =
-            (1..1000u64).map(|i| Stamp { seqno: i * 3, time: i * i, writes: u32::try_from(i % 7).unwrap() }).collect();
+        let stamps: Vec<Stamp> = (1..1000u64)
+            .map(|i| Stamp { seqno: Seqno(i * 3), time: i * i, writes: u32::try_from(i % 7).unwrap() })
+            .collect();
         let mut back = Vec::new();
         for (_, key, value) in pack(&stamps) {
             back.extend(unpack(&key, &value).unwrap());

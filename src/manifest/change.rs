@@ -1,17 +1,21 @@
 //! Changes that lead from one version to the next.
 
 use super::options::StoredOptions;
-use crate::{base::KeyspaceId, segment::SegmentMeta, wal::LogEnd};
+use crate::{
+    base::{KeyspaceId, Seqno},
+    segment::SegmentMeta,
+    wal::LogEnd,
+};
 
 /// One change of a version. `changes` defines its encoding, [`Version`](super::Version) its effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// Creates a keyspace, at its own seqno.
-    Create { id: KeyspaceId, name: String, options: StoredOptions, seqno: u64 },
+    Create { id: KeyspaceId, name: String, options: StoredOptions, seqno: Seqno },
     /// Changes the options of a keyspace, at its own seqno. The merge strategy stays.
-    Configure { id: KeyspaceId, options: StoredOptions, seqno: u64 },
+    Configure { id: KeyspaceId, options: StoredOptions, seqno: Seqno },
     /// Drops a keyspace, at its own seqno. It stays, hidden, while it may still be read.
-    Drop { id: KeyspaceId, seqno: u64 },
+    Drop { id: KeyspaceId, seqno: Seqno },
     /// Removes a dropped keyspace with all its segments.
     Forget { id: KeyspaceId },
     /// Adds a segment to a level.
@@ -19,7 +23,7 @@ pub(crate) enum Change {
     /// Removes a segment.
     Remove { keyspace: KeyspaceId, number: u64 },
     /// Raises the watermarks of dropped data (K5, K6).
-    Watermarks { keyspace: KeyspaceId, vanished: u64, horizon: u64, expired_upto: u64 },
+    Watermarks { keyspace: KeyspaceId, vanished: Seqno, horizon: Seqno, expired_upto: u64 },
     /// Logs below this number are no longer needed.
     LogsFrom { number: u64 },
     /// End of a log, as far as it is known.
@@ -30,13 +34,13 @@ pub(crate) enum Change {
     NextKeyspace { number: u32 },
     /// The newest commit is `last`. After a clean close numbering continues at `next` at the earliest, otherwise at
     /// `ceiling`: seqnos below it may have been assigned. Commits up to `time_us` have happened.
-    Seqnos { last: u64, next: u64, ceiling: u64, time_us: u64 },
+    Seqnos { last: Seqno, next: Seqno, ceiling: Seqno, time_us: u64 },
     /// Keeps a moment readable under a name.
-    Pin { name: String, seqno: u64, time_us: u64 },
+    Pin { name: String, seqno: Seqno, time_us: u64 },
     /// Removes a pin.
     Unpin { name: String },
     /// Bytes of a segment that are kept only for readers of a seqno. A hint: readers may skip it.
-    Held { number: u64, bytes: Vec<(u64, u64)> },
+    Held { number: u64, bytes: Vec<(Seqno, u64)> },
 }
 
 impl Change {

@@ -1,20 +1,22 @@
 //! Times of decisions that are not commits, and so not in the timeline.
 
+use crate::base::Seqno;
+
 /// Moments of decisions that are not commits, and so not in the timeline: a keyspace created, configured or dropped, a
 /// pin set or removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Decisions {
     /// Seqnos and times in microseconds, ascending: all from `from` on.
-    pub(super) stamps: Vec<(u64, u64)>,
+    pub(super) stamps: Vec<(Seqno, u64)>,
     /// Seqno below which decisions were discarded: there were too many.
-    from: u64,
+    from: Seqno,
 }
 
 /// Maximum number of decisions remembered.
 pub(super) const DECISIONS_MAX: usize = 1 << 14;
 
 impl Decisions {
-    pub(super) fn note(&mut self, seqno: u64, time_us: u64) {
+    pub(super) fn note(&mut self, seqno: Seqno, time_us: u64) {
         if self.stamps.last().is_none_or(|(last, _)| *last < seqno) && seqno >= self.from {
             self.stamps.push((seqno, time_us));
         }
@@ -22,24 +24,24 @@ impl Decisions {
         if over > 0
             && let Some((gone, _)) = self.stamps.drain(..over).next_back()
         {
-            self.from = gone + 1;
+            self.from = gone.next();
         }
     }
 
     /// Returns the newest at or below a seqno.
-    pub(crate) fn at_seqno(&self, seqno: u64) -> Option<(u64, u64)> {
+    pub(crate) fn at_seqno(&self, seqno: Seqno) -> Option<(Seqno, u64)> {
         let after = self.stamps.partition_point(|(at, _)| *at <= seqno);
         self.stamps.get(after.checked_sub(1)?).copied()
     }
 
     /// Returns the newest at or before a time in microseconds; times never decrease.
-    pub(crate) fn at_time(&self, time_us: u64) -> Option<(u64, u64)> {
+    pub(crate) fn at_time(&self, time_us: u64) -> Option<(Seqno, u64)> {
         let after = self.stamps.partition_point(|(_, at)| *at <= time_us);
         self.stamps.get(after.checked_sub(1)?).copied()
     }
 
     /// Returns whether a decision at a seqno would be known.
-    pub(crate) fn reach(&self, seqno: u64) -> bool {
+    pub(crate) fn reach(&self, seqno: Seqno) -> bool {
         seqno >= self.from
     }
 }

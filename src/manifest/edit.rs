@@ -125,13 +125,13 @@ fn decode(tag: u8, body: &mut Reader<'_>) -> Result<Option<Change>, Corruption> 
 pub(super) mod tests {
     use super::*;
     use crate::{
-        base::{KeySpan, KeyspaceId},
+        base::{KeySpan, KeyspaceId, Seqno},
         manifest::options::{StoredOptions, StoredPolicy},
         merge::NUMBER_CUSTOM,
         segment::{SegmentMeta, Summary},
     };
 
-    pub(crate) fn segment(number: u64, span: (&str, &str), seqnos: (u64, u64)) -> SegmentMeta {
+    pub(crate) fn segment(number: u64, span: (&str, &str), seqnos: (Seqno, Seqno)) -> SegmentMeta {
         SegmentMeta {
             number,
             file_id: number * 7,
@@ -160,31 +160,32 @@ pub(super) mod tests {
         let options = StoredOptions::default();
         let merge_name = "longest".to_owned();
         let custom = StoredOptions { merge: NUMBER_CUSTOM, merge_name, point_index: 2, ..StoredOptions::default() };
-        let kept = |policy| StoredOptions { policy, ttls: [(3, 5), (9, 0)].into(), ..StoredOptions::default() };
+        let kept =
+            |policy| StoredOptions { policy, ttls: [(Seqno(3), 5), (Seqno(9), 0)].into(), ..StoredOptions::default() };
         let sum = StoredOptions { merge: 2, ..StoredOptions::default() };
         let edit = Edit::new([
-            Change::Create { id, name: "users".into(), options, seqno: 7 },
-            Change::Create { id, name: "words".into(), options: custom, seqno: 7 },
-            Change::Configure { id, options: sum, seqno: 8 },
-            Change::Configure { id, options: kept(StoredPolicy::LastWriterWins), seqno: 8 },
-            Change::Configure { id, options: kept(StoredPolicy::Tombstones(7)), seqno: 8 },
-            Change::Configure { id, options: kept(StoredPolicy::Mvcc(3, 1 << 40)), seqno: 8 },
-            Change::Configure { id, options: kept(StoredPolicy::Custom("fewest".into())), seqno: 8 },
-            Change::Pin { name: "before".into(), seqno: 8, time_us: 1 << 50 },
+            Change::Create { id, name: "users".into(), options, seqno: Seqno(7) },
+            Change::Create { id, name: "words".into(), options: custom, seqno: Seqno(7) },
+            Change::Configure { id, options: sum, seqno: Seqno(8) },
+            Change::Configure { id, options: kept(StoredPolicy::LastWriterWins), seqno: Seqno(8) },
+            Change::Configure { id, options: kept(StoredPolicy::Tombstones(7)), seqno: Seqno(8) },
+            Change::Configure { id, options: kept(StoredPolicy::Mvcc(3, 1 << 40)), seqno: Seqno(8) },
+            Change::Configure { id, options: kept(StoredPolicy::Custom("fewest".into())), seqno: Seqno(8) },
+            Change::Pin { name: "before".into(), seqno: Seqno(8), time_us: 1 << 50 },
             Change::Unpin { name: "before".into() },
-            Change::Held { number: 4, bytes: vec![(7, 100)] },
-            Change::Drop { id, seqno: 9 },
+            Change::Held { number: 4, bytes: vec![(Seqno(7), 100)] },
+            Change::Drop { id, seqno: Seqno(9) },
             Change::Forget { id },
-            Change::Add { level: 3, segment: segment(4, ("a", "b"), (1, 2)) },
+            Change::Add { level: 3, segment: segment(4, ("a", "b"), (Seqno(1), Seqno(2))) },
             Change::Remove { keyspace: id, number: 1 << 40 },
-            Change::Watermarks { keyspace: id, vanished: 1, horizon: 2, expired_upto: 0 },
-            Change::Watermarks { keyspace: id, vanished: 1, horizon: 2, expired_upto: 1 << 50 },
+            Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto: 0 },
+            Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto: 1 << 50 },
             Change::LogsFrom { number: 3 },
             Change::LogEnd { number: 2, end: LogEnd::Exactly(99) },
             Change::LogEnd { number: 3, end: LogEnd::AtMost(0) },
             Change::NextKeyspace { number: 300 },
             Change::NextFile { number: 12 },
-            Change::Seqnos { last: 5, next: 9, ceiling: 1 << 33, time_us: 1 << 50 },
+            Change::Seqnos { last: Seqno(5), next: Seqno(9), ceiling: Seqno(1 << 33), time_us: 1 << 50 },
         ]);
         assert_eq!(Edit::decode(&edit.encode()), Ok(edit));
     }
@@ -194,13 +195,17 @@ pub(super) mod tests {
         let id = KeyspaceId(300);
         let plain = StoredOptions::default();
         let sum = StoredOptions { merge: 2, ..StoredOptions::default() };
-        let ttls = [(3, 5), (9, 0)].into();
+        let ttls = [(Seqno(3), 5), (Seqno(9), 0)].into();
         let kept = StoredOptions { policy: StoredPolicy::Mvcc(3, 128), ttls, ..StoredOptions::default() };
         let custom = StoredOptions { policy: StoredPolicy::Custom("f".into()), ..StoredOptions::default() };
-        let marks = |expired_upto| Change::Watermarks { keyspace: id, vanished: 1, horizon: 2, expired_upto };
+        let marks =
+            |expired_upto| Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto };
         let cases: &[(Change, &[u8])] = &[
-            (Change::Create { id, name: "k".into(), options: plain, seqno: 7 }, b"\x01\x06\xac\x02\x07\x00\x01k"),
-            (Change::Drop { id, seqno: 9 }, b"\x02\x03\xac\x02\x09"),
+            (
+                Change::Create { id, name: "k".into(), options: plain, seqno: Seqno(7) },
+                b"\x01\x06\xac\x02\x07\x00\x01k",
+            ),
+            (Change::Drop { id, seqno: Seqno(9) }, b"\x02\x03\xac\x02\x09"),
             (Change::Forget { id }, b"\x03\x02\xac\x02"),
             (Change::Remove { keyspace: id, number: 128 }, b"\x05\x04\xac\x02\x80\x01"),
             (marks(0), b"\x06\x04\xac\x02\x01\x02"),
@@ -209,25 +214,28 @@ pub(super) mod tests {
             (Change::LogEnd { number: 2, end: LogEnd::Exactly(99) }, b"\x08\x02\x02\x63"),
             (Change::LogEnd { number: 3, end: LogEnd::AtMost(0) }, b"\x0b\x02\x03\x00"),
             (Change::NextFile { number: 12 }, b"\x09\x01\x0c"),
-            (Change::Seqnos { last: 5, next: 9, ceiling: 128, time_us: 6 }, b"\x0a\x05\x05\x09\x80\x01\x06"),
-            (Change::NextKeyspace { number: 300 }, b"\x0c\x02\xac\x02"),
-            (Change::Configure { id, options: sum, seqno: 8 }, b"\x0d\x07\xac\x02\x08\x00\x02\x00\x00"),
             (
-                Change::Configure { id, options: kept, seqno: 8 },
+                Change::Seqnos { last: Seqno(5), next: Seqno(9), ceiling: Seqno(128), time_us: 6 },
+                b"\x0a\x05\x05\x09\x80\x01\x06",
+            ),
+            (Change::NextKeyspace { number: 300 }, b"\x0c\x02\xac\x02"),
+            (Change::Configure { id, options: sum, seqno: Seqno(8) }, b"\x0d\x07\xac\x02\x08\x00\x02\x00\x00"),
+            (
+                Change::Configure { id, options: kept, seqno: Seqno(8) },
                 b"\x0d\x10\xac\x02\x08\x02\x00\x00\x00\x03\x80\x01\x00\x02\x03\x05\x09\x00",
             ),
             (
-                Change::Configure { id, options: custom, seqno: 8 },
+                Change::Configure { id, options: custom, seqno: Seqno(8) },
                 b"\x0d\x0c\xac\x02\x08\x03\x00\x00\x00\x00\x00\x01f\x00",
             ),
-            (Change::Pin { name: "p".into(), seqno: 8, time_us: 6 }, b"\x0e\x04\x01p\x08\x06"),
+            (Change::Pin { name: "p".into(), seqno: Seqno(8), time_us: 6 }, b"\x0e\x04\x01p\x08\x06"),
             (Change::Unpin { name: "p".into() }, b"\x0f\x02\x01p"),
-            (Change::Held { number: 4, bytes: vec![(7, 100)] }, b"\x80\x04\x04\x01\x07\x64"),
+            (Change::Held { number: 4, bytes: vec![(Seqno(7), 100)] }, b"\x80\x04\x04\x01\x07\x64"),
         ];
         for (change, bytes) in cases {
             assert_eq!(Edit::new([change.clone()]).encode(), *bytes, "{change:?}");
         }
-        let add = Edit::new([Change::Add { level: 3, segment: segment(4, ("a", "b"), (1, 2)) }]).encode();
+        let add = Edit::new([Change::Add { level: 3, segment: segment(4, ("a", "b"), (Seqno(1), Seqno(2))) }]).encode();
         assert!(add.starts_with(b"\x04") && add.get(2..5) == Some(&[3, 4, 28]), "{add:?}");
     }
 
@@ -239,7 +247,8 @@ pub(super) mod tests {
 
     #[test]
     fn an_edit_cut_inside_a_change_is_corruption() {
-        let bytes = Edit::new([Change::Add { level: 0, segment: segment(4, ("a", "b"), (1, 2)) }]).encode();
+        let bytes =
+            Edit::new([Change::Add { level: 0, segment: segment(4, ("a", "b"), (Seqno(1), Seqno(2))) }]).encode();
         for len in 1..bytes.len() {
             assert!(Edit::decode(&bytes[..len]).is_err(), "{len} bytes");
         }

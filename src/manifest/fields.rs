@@ -1,7 +1,7 @@
 //! Fields of changes, decoded defensively: names, ids, and numbers small enough to count and add with.
 
 use crate::{
-    base::{Corruption, KeyspaceId},
+    base::{Corruption, KeyspaceId, Seqno},
     format::Reader,
 };
 
@@ -29,6 +29,11 @@ pub(super) fn text(body: &mut Reader<'_>, what: &'static str) -> Result<String, 
 /// Reads a number that something counts up from.
 pub(super) fn counter(body: &mut Reader<'_>, what: &'static str) -> Result<u64, Corruption> {
     bounded(body, what, COUNTER_MAX)
+}
+
+/// Reads a seqno.
+pub(super) fn seqno_field(body: &mut Reader<'_>, what: &'static str) -> Result<Seqno, Corruption> {
+    counter(body, what).map(Seqno)
 }
 
 /// Reads a number small enough to count and add with: larger ones were never written.

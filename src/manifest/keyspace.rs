@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use super::{change::Change, edit::Edit, options::StoredOptions};
 use crate::{
-    base::{Corruption, FIRST_KEYSPACE, KeyspaceId},
+    base::{Corruption, FIRST_KEYSPACE, KeyspaceId, Seqno},
     segment::SegmentMeta,
 };
 
@@ -18,11 +18,11 @@ pub(crate) struct KeyspaceVersion {
     pub(crate) name: String,
     pub(crate) options: StoredOptions,
     /// Seqno at which it was created.
-    pub(crate) born: u64,
+    pub(crate) born: Seqno,
     /// Seqno at which it was dropped; hidden from then on.
-    pub(crate) dropped: Option<u64>,
-    pub(crate) vanished: u64,
-    pub(crate) horizon: u64,
+    pub(crate) dropped: Option<Seqno>,
+    pub(crate) vanished: Seqno,
+    pub(crate) horizon: Seqno,
     /// Values that expired up to this time, in microseconds, may have been dropped.
     pub(crate) expired_upto: u64,
     /// The main tree: level 0 newest first, deeper levels by key.
@@ -52,15 +52,15 @@ impl KeyspaceVersion {
         self.id.0 < FIRST_KEYSPACE
     }
     /// Returns a new keyspace, without segments.
-    pub(super) fn new(id: KeyspaceId, name: &str, options: &StoredOptions, born: u64) -> Self {
+    pub(super) fn new(id: KeyspaceId, name: &str, options: &StoredOptions, born: Seqno) -> Self {
         Self {
             id,
             name: name.to_owned(),
             options: options.clone(),
             born,
             dropped: None,
-            vanished: 0,
-            horizon: 0,
+            vanished: Seqno(0),
+            horizon: Seqno(0),
             expired_upto: 0,
             levels: Vec::new(),
             history: Vec::new(),
@@ -77,7 +77,7 @@ impl KeyspaceVersion {
     }
 
     /// Raises the watermarks of dropped data (V4).
-    pub(super) fn raise_watermarks(&mut self, vanished: u64, horizon: u64, expired_upto: u64) {
+    pub(super) fn raise_watermarks(&mut self, vanished: Seqno, horizon: Seqno, expired_upto: u64) {
         self.vanished = self.vanished.max(vanished);
         self.horizon = self.horizon.max(horizon);
         self.expired_upto = self.expired_upto.max(expired_upto);

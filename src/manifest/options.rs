@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::fields::{LIST_MAX, bounded, counter, text};
+use super::fields::{LIST_MAX, bounded, seqno_field, text};
 use crate::{
-    base::Corruption,
+    base::{Corruption, Seqno},
     format::{Reader, Writer},
     merge::NUMBER_CUSTOM,
 };
@@ -44,7 +44,7 @@ pub(crate) struct StoredOptions {
     /// Index of segments: 0 where it pays, 1 never, 2 always.
     pub(crate) point_index: u8,
     /// TTLs in microseconds (0: none), each with the seqno from which on it applies to writes, oldest first.
-    pub(crate) ttls: Arc<[(u64, u64)]>,
+    pub(crate) ttls: Arc<[(Seqno, u64)]>,
 }
 
 impl StoredOptions {
@@ -69,7 +69,7 @@ impl StoredOptions {
             out.prefixed(name.as_bytes());
             out.varint(self.ttls.len() as u64);
             for (from, ttl) in self.ttls.iter() {
-                out.varint(*from);
+                out.varint(from.0);
                 out.varint(*ttl);
             }
         }
@@ -102,7 +102,7 @@ impl StoredOptions {
                 _ => StoredPolicy::Custom(name),
             };
             let count = bounded(body, "times to live", LIST_MAX)?;
-            let ttls = (0..count).map(|_| Ok((counter(body, "seqno")?, body.varint("time to live")?)));
+            let ttls = (0..count).map(|_| Ok((seqno_field(body, "seqno")?, body.varint("time to live")?)));
             options.ttls = ttls.collect::<Result<_, Corruption>>()?;
             if !options.ttls.is_sorted_by_key(|(from, _)| *from) {
                 return Err(body.corrupt("times to live in order"));

@@ -23,7 +23,7 @@ use super::{
     options::StoredOptions,
 };
 use crate::{
-    base::{Corruption, FIRST_KEYSPACE, KeyspaceId, TIMELINE},
+    base::{Corruption, FIRST_KEYSPACE, KeyspaceId, Seqno, TIMELINE},
     segment::SegmentMeta,
     wal::LogEnd,
 };
@@ -31,7 +31,7 @@ use crate::{
 /// A pinned moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PinnedAt {
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     /// In microseconds.
     pub(crate) time_us: u64,
 }
@@ -47,13 +47,13 @@ pub(crate) struct Version {
     /// Ends of logs, as far as they are known.
     pub(crate) log_ends: BTreeMap<u64, LogEnd>,
     pub(crate) next_file: u64,
-    pub(crate) last_seqno: u64,
-    pub(crate) next_seqno: u64,
-    pub(crate) seqno_ceiling: u64,
+    pub(crate) last_seqno: Seqno,
+    pub(crate) next_seqno: Seqno,
+    pub(crate) seqno_ceiling: Seqno,
     pub(crate) time_us: u64,
     pub(crate) pins: BTreeMap<String, PinnedAt>,
     /// Bytes of each segment that are kept only for readers of a seqno.
-    pub(crate) held: Arc<BTreeMap<u64, Vec<(u64, u64)>>>,
+    pub(crate) held: Arc<BTreeMap<u64, Vec<(Seqno, u64)>>>,
     pub(crate) decisions: Arc<Decisions>,
 }
 
@@ -118,7 +118,7 @@ impl Version {
             edit.push(Change::Held { number, bytes: bytes.clone() });
         }
         for &(last, time_us) in &self.decisions.stamps {
-            edit.push(Change::Seqnos { last, next: 0, ceiling: 0, time_us });
+            edit.push(Change::Seqnos { last, next: Seqno(0), ceiling: Seqno(0), time_us });
         }
         edit
     }
@@ -133,7 +133,7 @@ impl Version {
         }
         for change in &edit.changes {
             // A change that reserves nothing.
-            if let Change::Seqnos { last: seqno @ 1.., next: 0, ceiling: 0, time_us } = *change {
+            if let Change::Seqnos { last: seqno @ Seqno(1..), next: Seqno(0), ceiling: Seqno(0), time_us } = *change {
                 Arc::make_mut(&mut self.decisions).note(seqno, time_us);
             }
         }
@@ -186,11 +186,11 @@ impl Version {
     }
 
     /// Records that a commit or decision has a seqno (V4).
-    fn reach_seqno(&mut self, seqno: u64) {
+    fn reach_seqno(&mut self, seqno: Seqno) {
         self.last_seqno = self.last_seqno.max(seqno);
     }
 
-    fn create(&mut self, id: KeyspaceId, name: &str, options: &StoredOptions, seqno: u64) -> Result<(), Corruption> {
+    fn create(&mut self, id: KeyspaceId, name: &str, options: &StoredOptions, seqno: Seqno) -> Result<(), Corruption> {
         let hidden = id == TIMELINE && name.is_empty();
         let own = hidden || id.0 >= FIRST_KEYSPACE && !name.is_empty();
         if self.keyspaces.contains_key(&id) || !own || self.by_name(name).is_some() {
@@ -217,7 +217,7 @@ impl Version {
         Ok(())
     }
 
-    fn hold(&mut self, number: u64, bytes: &[(u64, u64)]) {
+    fn hold(&mut self, number: u64, bytes: &[(Seqno, u64)]) {
         if bytes.is_empty() {
             self.let_go(number);
         } else {
@@ -256,7 +256,7 @@ mod tests {
 
     fn with_keyspace() -> Version {
         let create =
-            Change::Create { id: KeyspaceId(16), name: "k".into(), options: StoredOptions::default(), seqno: 1 };
+            Change::Create { id: KeyspaceId(16), name: "k".into(), options: StoredOptions::default(), seqno: Seqno(1) };
         Version::default().apply(&Edit::new([create])).unwrap()
     }
 
@@ -264,14 +264,14 @@ mod tests {
     fn a_snapshot_makes_the_version_out_of_nothing() {
         let version = with_keyspace()
             .apply(&Edit::new([
-                Change::Add { level: 0, segment: segment(1, ("a", "z"), (5, 9)) },
-                Change::Add { level: 0, segment: segment(2, ("a", "z"), (10, 12)) },
-                Change::Add { level: 2, segment: segment(3, ("m", "p"), (1, 2)) },
-                Change::Add { level: 2, segment: segment(4, ("a", "m"), (1, 2)) },
-                Change::Watermarks { keyspace: KeyspaceId(16), vanished: 4, horizon: 5, expired_upto: 0 },
+                Change::Add { level: 0, segment: segment(1, ("a", "z"), (Seqno(5), Seqno(9))) },
+                Change::Add { level: 0, segment: segment(2, ("a", "z"), (Seqno(10), Seqno(12))) },
+                Change::Add { level: 2, segment: segment(3, ("m", "p"), (Seqno(1), Seqno(2))) },
+                Change::Add { level: 2, segment: segment(4, ("a", "m"), (Seqno(1), Seqno(2))) },
+                Change::Watermarks { keyspace: KeyspaceId(16), vanished: Seqno(4), horizon: Seqno(5), expired_upto: 0 },
                 Change::LogsFrom { number: 3 },
                 Change::LogEnd { number: 3, end: LogEnd::AtMost(70) },
-                Change::Seqnos { last: 12, next: 20, ceiling: 1 << 32, time_us: 8 },
+                Change::Seqnos { last: Seqno(12), next: Seqno(20), ceiling: Seqno(1 << 32), time_us: 8 },
             ]))
             .unwrap();
         assert_eq!(Version::default().apply(&version.snapshot()), Ok(version.clone()));
@@ -285,11 +285,29 @@ mod tests {
         let version = with_keyspace();
         let add = |level, segment| Change::Add { level, segment };
         for (changes, invariant) in [
-            (vec![add(0, segment(1, ("a", "b"), (5, 9))), add(0, segment(2, ("a", "b"), (9, 12)))], "V1"),
-            (vec![add(1, segment(1, ("a", "m"), (1, 1))), add(1, segment(2, ("c", "d"), (1, 1)))], "V2"),
-            (vec![add(0, segment(1, ("a", "m"), (1, 1))), add(1, segment(1, ("c", "d"), (1, 1)))], "V3"),
+            (
+                vec![
+                    add(0, segment(1, ("a", "b"), (Seqno(5), Seqno(9)))),
+                    add(0, segment(2, ("a", "b"), (Seqno(9), Seqno(12)))),
+                ],
+                "V1",
+            ),
+            (
+                vec![
+                    add(1, segment(1, ("a", "m"), (Seqno(1), Seqno(1)))),
+                    add(1, segment(2, ("c", "d"), (Seqno(1), Seqno(1)))),
+                ],
+                "V2",
+            ),
+            (
+                vec![
+                    add(0, segment(1, ("a", "m"), (Seqno(1), Seqno(1)))),
+                    add(1, segment(1, ("c", "d"), (Seqno(1), Seqno(1)))),
+                ],
+                "V3",
+            ),
             (vec![Change::Remove { keyspace: KeyspaceId(16), number: 8 }], "to remove"),
-            (vec![Change::Drop { id: KeyspaceId(99), seqno: 1 }], "V3"),
+            (vec![Change::Drop { id: KeyspaceId(99), seqno: Seqno(1) }], "V3"),
         ] {
             let refused = version.apply(&Edit::new(changes)).unwrap_err();
             assert!(refused.what.contains(invariant), "{refused}");
@@ -299,9 +317,9 @@ mod tests {
     #[test]
     fn two_keyspaces_with_segments_of_one_number_are_found_once_all_has_been_read() {
         let create =
-            Change::Create { id: KeyspaceId(17), name: "l".into(), options: StoredOptions::default(), seqno: 2 };
+            Change::Create { id: KeyspaceId(17), name: "l".into(), options: StoredOptions::default(), seqno: Seqno(2) };
         let add = |id, number| {
-            let mut segment = segment(number, ("a", "b"), (5, 9));
+            let mut segment = segment(number, ("a", "b"), (Seqno(5), Seqno(9)));
             segment.summary.keyspace = KeyspaceId(id);
             Change::Add { level: 0, segment }
         };
@@ -316,15 +334,19 @@ mod tests {
         let mut version = Version::default();
         let count = DECISIONS_MAX as u64 + 3;
         for seqno in 1..=count {
-            let stamp = Change::Seqnos { last: seqno, next: 0, ceiling: 0, time_us: seqno * 10 };
+            let stamp = Change::Seqnos { last: Seqno(seqno), next: Seqno(0), ceiling: Seqno(0), time_us: seqno * 10 };
             version.note_decisions(&Edit::new([stamp]));
         }
-        assert_eq!((version.decisions.at_seqno(3), version.decisions.reach(3)), (None, false));
-        assert_eq!((version.decisions.at_seqno(9), version.decisions.reach(4)), (Some((9, 90)), true));
-        assert_eq!(version.decisions.at_time(95), Some((9, 90)));
+        assert_eq!((version.decisions.at_seqno(Seqno(3)), version.decisions.reach(Seqno(3))), (None, false));
+        assert_eq!(
+            (version.decisions.at_seqno(Seqno(9)), version.decisions.reach(Seqno(4))),
+            (Some((Seqno(9), 90)), true)
+        );
+        assert_eq!(version.decisions.at_time(95), Some((Seqno(9), 90)));
         let again = Version::default().apply(&version.snapshot()).unwrap();
-        assert_eq!(again.decisions.at_seqno(count), Some((count, count * 10)));
-        let of_a_flush = Change::Seqnos { last: count + 5, next: 0, ceiling: 0, time_us: count * 20 };
+        assert_eq!(again.decisions.at_seqno(Seqno(count)), Some((Seqno(count), count * 10)));
+        let of_a_flush =
+            Change::Seqnos { last: Seqno(count + 5), next: Seqno(0), ceiling: Seqno(0), time_us: count * 20 };
         let flushed = version.apply(&Edit::new([of_a_flush, Change::LogsFrom { number: 2 }])).unwrap();
         assert_eq!(flushed.decisions, version.decisions, "of commits the timeline tells");
     }
@@ -334,8 +356,9 @@ mod tests {
         let marks = |vanished, horizon| {
             Edit::new([Change::Watermarks { keyspace: KeyspaceId(16), vanished, horizon, expired_upto: 0 }])
         };
-        let version = with_keyspace().apply(&marks(9, 9)).unwrap().apply(&marks(3, 12)).unwrap();
+        let version =
+            with_keyspace().apply(&marks(Seqno(9), Seqno(9))).unwrap().apply(&marks(Seqno(3), Seqno(12))).unwrap();
         let keyspace = &version.keyspaces[&KeyspaceId(16)];
-        assert_eq!((keyspace.vanished, keyspace.horizon), (9, 12));
+        assert_eq!((keyspace.vanished, keyspace.horizon), (Seqno(9), Seqno(12)));
     }
 }

@@ -7,7 +7,7 @@ use std::{ops::Bound, sync::Arc};
 
 use super::{Key, Memtable, Store, Value};
 use crate::{
-    base::{Bytes, KeyspaceId, Result},
+    base::{Bytes, KeyspaceId, Result, Seqno},
     merge::{Direction, EntryRef, Source},
 };
 
@@ -72,9 +72,9 @@ impl Source for MemCursor {
         self.run_at = None;
         // Before every version of `key`; without a key, before everything of the next keyspace.
         let edge = match key {
-            Some(key) => Key::newest(self.keyspace, key, u64::MAX),
+            Some(key) => Key::newest(self.keyspace, key, Seqno::MAX),
             None => match self.keyspace.0.checked_add(1) {
-                Some(next) => Key::newest(KeyspaceId(next), &[], u64::MAX),
+                Some(next) => Key::newest(KeyspaceId(next), &[], Seqno::MAX),
                 None => return Ok(()),
             },
         };
@@ -128,7 +128,7 @@ impl Source for MemCursor {
         Ok(())
     }
 
-    fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()> {
+    fn skip_newer(&mut self, key: &[u8], seqno: Seqno, purge_horizon: Seqno) -> Result<()> {
         debug_assert_eq!(self.direction, Direction::Forward, "a walk against the order of versions");
         let wanted = if self.table.has_purges() { seqno.max(purge_horizon) } else { seqno };
         let edge = Key::newest(self.keyspace, key, wanted);
@@ -158,10 +158,10 @@ impl Source for MemCursor {
         Self::new(&self.table, self.keyspace, Direction::Forward)
     }
 
-    fn newest(&self) -> u64 {
+    fn newest(&self) -> Seqno {
         // A live table grows while it is read.
         match &self.table.store {
-            Store::Live(_) => u64::MAX,
+            Store::Live(_) => Seqno::MAX,
             Store::Run(_) => self.table.last_seqno(),
         }
     }

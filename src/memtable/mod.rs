@@ -28,7 +28,7 @@ use crossbeam_skiplist::SkipMap;
 use parking_lot::RwLock;
 
 use crate::{
-    base::{Bytes, KeyspaceId, Kind, Result},
+    base::{Bytes, KeyspaceId, Kind, Result, Seqno},
     merge::{Answer, EntryMeta, Lookup, Meaning, RangeTombstone, Tombstone, Tombstones},
     wal::BatchView,
 };
@@ -50,14 +50,14 @@ const RANGE_OVERHEAD: u64 = 280;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Key {
     user: Bytes,
-    seqno: u64,
+    seqno: Seqno,
     keyspace: KeyspaceId,
     ordinal: u32,
 }
 
 impl Key {
     /// Returns the key at which the newest version of `user` at or below `seqno` would be found.
-    fn newest(keyspace: KeyspaceId, user: &[u8], seqno: u64) -> Self {
+    fn newest(keyspace: KeyspaceId, user: &[u8], seqno: Seqno) -> Self {
         Self { user: Bytes::copy_from(user), seqno, keyspace, ordinal: u32::MAX }
     }
 }
@@ -85,7 +85,7 @@ struct Value {
 }
 
 impl Value {
-    fn meta(&self, seqno: u64) -> EntryMeta {
+    fn meta(&self, seqno: Seqno) -> EntryMeta {
         let Self { kind, time, .. } = *self;
         EntryMeta { seqno, gap_start: None, moved: false, kind, time: Some(time), interval: false }
     }
@@ -94,7 +94,7 @@ impl Value {
 /// A commit, as recorded in the timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     /// In microseconds.
     pub(crate) time: u64,
     /// Number of operations in its batch.
@@ -247,8 +247,8 @@ impl Memtable {
         }
         self.bytes.fetch_add(bytes, Relaxed);
         self.entries.fetch_add(u64::from(ordinal), Relaxed);
-        self.first.fetch_min(seqno, Relaxed);
-        self.last.fetch_max(seqno, Relaxed);
+        self.first.fetch_min(seqno.0, Relaxed);
+        self.last.fetch_max(seqno.0, Relaxed);
         self.time_us.fetch_max(time_us, Relaxed);
     }
 
@@ -263,15 +263,15 @@ impl Memtable {
 
     /// Returns whether the table holds no batch.
     pub(crate) fn is_empty(&self) -> bool {
-        self.first_seqno() == u64::MAX
+        self.first_seqno() == Seqno::MAX
     }
 
-    pub(crate) fn first_seqno(&self) -> u64 {
-        self.first.load(Relaxed)
+    pub(crate) fn first_seqno(&self) -> Seqno {
+        Seqno(self.first.load(Relaxed))
     }
 
-    pub(crate) fn last_seqno(&self) -> u64 {
-        self.last.load(Relaxed)
+    pub(crate) fn last_seqno(&self) -> Seqno {
+        Seqno(self.last.load(Relaxed))
     }
 
     /// Returns the newest commit time in the table, in microseconds.
@@ -281,7 +281,7 @@ impl Memtable {
 
     /// Returns whether anything here can affect a read at `seqno`.
     #[inline]
-    pub(crate) fn matters_at(&self, seqno: u64) -> bool {
+    pub(crate) fn matters_at(&self, seqno: Seqno) -> bool {
         self.first_seqno() <= seqno || self.purges.load(Relaxed) > 0
     }
 
@@ -315,7 +315,7 @@ impl Memtable {
         let mut found = self.ranges.keyspaces();
         let mut next = Some(KeyspaceId(0));
         while let Some(keyspace) = next {
-            let from = Key::newest(keyspace, &[], u64::MAX);
+            let from = Key::newest(keyspace, &[], Seqno::MAX);
             let first = match &self.store {
                 Store::Live(map) => map.lower_bound(Bound::Included(&from)).map(|entry| entry.key().keyspace),
                 Store::Run(run) => run.get(run.partition_point(|(key, _)| *key < from)).map(|(key, _)| key.keyspace),
@@ -393,6 +393,7 @@ mod tests {
     const KS: KeyspaceId = KeyspaceId(16);
 
     fn batch(seqno: u64, fill: impl FnOnce(&mut BatchBuf)) -> BatchView {
+        let seqno = Seqno(seqno);
         let mut buf = BatchBuf::default();
         fill(&mut buf);
         buf.stamp(seqno, 0);
@@ -401,6 +402,7 @@ mod tests {
     }
 
     fn get(table: &Memtable, key: &str, seqno: u64) -> Option<Answer> {
+        let seqno = Seqno(seqno);
         let mut lookup = Lookup::new(ReadAt::present(seqno, None));
         table.get(KS, key.as_bytes(), &mut lookup).unwrap()
     }
@@ -469,7 +471,7 @@ mod tests {
             assert_eq!(get(&table, "k", 1), Some(Answer::Value(Bytes::from("one"))));
             assert_eq!(get(&table, "k", 2), Some(Answer::Deleted));
             assert_eq!(get(&table, "k", 9), Some(Answer::Value(Bytes::from(vec![7; 2000]))));
-            assert_eq!((table.first_seqno(), table.last_seqno()), (1, 3));
+            assert_eq!((table.first_seqno(), table.last_seqno()), (Seqno(1), Seqno(3)));
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::{
 use parking_lot::RwLock;
 
 use crate::{
-    base::KeyspaceId,
+    base::{KeyspaceId, Seqno},
     merge::{RangeTombstone, Tombstone, Tombstones, push},
 };
 
@@ -63,8 +63,8 @@ impl Ranges {
         &self,
         keyspace: KeyspaceId,
         key: &[u8],
-        read_at: u64,
-        purge_horizon: u64,
+        read_at: Seqno,
+        purge_horizon: Seqno,
     ) -> Option<Tombstone> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;

@@ -43,7 +43,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{lookup::ReadAt, source::Direction};
-use crate::base::{KeyspaceId, Kind};
+use crate::base::{KeyspaceId, Kind, Seqno};
 
 /// Dead keys in a row after which a walk looks for a known span. Measured in a memtable, with two versions each: a dead
 /// key costs 0.3 µs forward and 0.8 backward, a jump about 1, finding the head of a queue without dead keys 1.
@@ -61,7 +61,7 @@ const SPAN_OVERHEAD: usize = 256;
 const SPARED_MAX: usize = 4;
 
 /// Value for the present, where a span of the past has its seqno.
-const PRESENT: u64 = u64::MAX;
+const PRESENT: Seqno = Seqno::MAX;
 
 /// Spans that are known to hold nothing.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ pub(crate) struct DeadSpans {
 }
 
 /// Group of spans: those of a keyspace at the present, or at one seqno.
-type Place = (KeyspaceId, u64);
+type Place = (KeyspaceId, Seqno);
 
 #[derive(Debug)]
 struct Spans {
@@ -104,17 +104,17 @@ enum State {
     /// Dead for this reader and later ones.
     Dead(Finder),
     /// No put inside after this seqno.
-    Quiet(u64),
+    Quiet(Seqno),
 }
 
 /// Reader that found a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Finder {
-    seqno: u64,
+    seqno: Seqno,
     /// Seqno up to which purges were seen.
-    purge_horizon: u64,
+    purge_horizon: Seqno,
     /// Time of the read, and the seqno from which on the newest TTL applies, if values expire.
-    time: Option<(u64, u64)>,
+    time: Option<(u64, Seqno)>,
 }
 
 impl Finder {
@@ -140,7 +140,7 @@ impl State {
     }
 
     /// Returns the seqno after which nothing was put inside.
-    fn quiet_since(self) -> u64 {
+    fn quiet_since(self) -> Seqno {
         match self {
             Self::Dead(finder) => finder.seqno,
             Self::Quiet(since) => since,
@@ -169,11 +169,11 @@ impl DeadSpans {
 
     /// Records a write of a commit before it becomes visible.
     #[inline]
-    pub(crate) fn wrote(&self, seqno: u64, keyspace: KeyspaceId, kind: Kind, key: &[u8]) {
+    pub(crate) fn wrote(&self, seqno: Seqno, keyspace: KeyspaceId, kind: Kind, key: &[u8]) {
         if matches!(kind, Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge) {
             return;
         }
-        self.newest_put.store(seqno, Ordering::SeqCst);
+        self.newest_put.store(seqno.0, Ordering::SeqCst);
         if self.present.load(Ordering::SeqCst) > 0 {
             let mut spans = self.spans.lock();
             if spans.put(keyspace, key) {
@@ -222,7 +222,7 @@ impl DeadSpans {
         let mut spans = self.spans.lock();
         // Under the lock: a put that is not seen here will find the span.
         self.present.store(spans.present + 1, Ordering::SeqCst);
-        let newest_put = self.newest_put.load(Ordering::SeqCst);
+        let newest_put = Seqno(self.newest_put.load(Ordering::SeqCst));
         let places = [PRESENT, reader.seqno].map(|moment| (keyspace, moment));
         let mut known = places.iter().any(|place| spans.covers(*place, (start, end), &reader));
         // Purges hide from a view of the past what older views still see: such a view records for its own moment only.
@@ -411,6 +411,7 @@ mod tests {
     }
 
     fn at(seqno: u64) -> ReadAt {
+        let seqno = Seqno(seqno);
         ReadAt::present(seqno, None)
     }
 
@@ -434,6 +435,7 @@ mod tests {
     }
 
     fn put(dead: &DeadSpans, seqno: u64, key: &str) {
+        let seqno = Seqno(seqno);
         dead.wrote(seqno, KS, Kind::Put, key.as_bytes());
     }
 
@@ -444,8 +446,8 @@ mod tests {
         assert_eq!(jump(&dead, "b", &at(70)), Some(span("a", "n")));
         assert_eq!(jump(&dead, "b", &at(69)), None);
         assert_eq!(jump(&dead, "n", &at(80)), None);
-        dead.wrote(71, KS, Kind::Delete, b"g");
-        dead.wrote(72, KeyspaceId(17), Kind::Put, b"g");
+        dead.wrote(Seqno(71), KS, Kind::Delete, b"g");
+        dead.wrote(Seqno(72), KeyspaceId(17), Kind::Put, b"g");
         assert_eq!(jump(&dead, "b", &at(80)), Some(span("a", "n")));
         put(&dead, 73, "g");
         assert_eq!(jump(&dead, "b", &at(80)), Some(span("a", "g")));
@@ -487,10 +489,10 @@ mod tests {
     fn a_view_of_the_past_keeps_what_it_found_whatever_is_put() {
         let dead = spans();
         let history = |purge_horizon| ReadAt { purge_horizon, ..at(50) };
-        found(&dead, "a", "n", &history(70), true);
+        found(&dead, "a", "n", &history(Seqno(70)), true);
         put(&dead, 71, "g");
-        assert_eq!(jump(&dead, "b", &history(71)), Some(span("a", "n")));
-        assert_eq!(jump(&dead, "b", &history(69)), None, "a purge between hides from later views alone");
+        assert_eq!(jump(&dead, "b", &history(Seqno(71))), Some(span("a", "n")));
+        assert_eq!(jump(&dead, "b", &history(Seqno(69))), None, "a purge between hides from later views alone");
         assert_eq!(jump(&dead, "b", &at(71)), None);
         // A snapshot that is the past by now.
         put(&dead, 80, "c");
@@ -504,18 +506,18 @@ mod tests {
     fn what_has_expired_is_dead_from_then_on_under_the_same_times_to_live() {
         let dead = spans();
         let under = |from, time| {
-            let cutoffs = Cutoffs { ttls: [(0, 0), (from, 10)].into(), time, slack: 0 };
-            ReadAt::present(70, Some(Arc::new(cutoffs)))
+            let cutoffs = Cutoffs { ttls: [(Seqno(0), 0), (from, 10)].into(), time, slack: 0 };
+            ReadAt::present(Seqno(70), Some(Arc::new(cutoffs)))
         };
-        found(&dead, "a", "n", &under(3, 1000), true);
-        assert_eq!(jump(&dead, "b", &under(3, 1000)), Some(span("a", "n")));
-        assert_eq!(jump(&dead, "b", &under(3, 2000)), Some(span("a", "n")));
-        assert_eq!(jump(&dead, "b", &under(3, 999)), None);
-        assert_eq!(jump(&dead, "b", &under(69, 2000)), None);
+        found(&dead, "a", "n", &under(Seqno(3), 1000), true);
+        assert_eq!(jump(&dead, "b", &under(Seqno(3), 1000)), Some(span("a", "n")));
+        assert_eq!(jump(&dead, "b", &under(Seqno(3), 2000)), Some(span("a", "n")));
+        assert_eq!(jump(&dead, "b", &under(Seqno(3), 999)), None);
+        assert_eq!(jump(&dead, "b", &under(Seqno(69), 2000)), None);
         assert_eq!(jump(&dead, "b", &at(70)), None);
         let dead = spans();
         found(&dead, "a", "n", &at(70), true);
-        assert_eq!(jump(&dead, "b", &under(3, 20)), Some(span("a", "n")), "what was deleted does not come back");
+        assert_eq!(jump(&dead, "b", &under(Seqno(3), 20)), Some(span("a", "n")), "what was deleted does not come back");
     }
 
     /// How many of `count` queues that are asked in turn, again and again, are jumped over, with room for four.
@@ -570,9 +572,9 @@ mod tests {
         }
 
         fn is_dead(&self, key: usize, read_at: &ReadAt) -> bool {
-            let purged = self.purges.iter().filter(|(at, seqno)| *at == key && *seqno <= read_at.purge_horizon);
+            let purged = self.purges.iter().filter(|(at, seqno)| *at == key && *seqno <= read_at.purge_horizon.0);
             let purged = purged.map(|(_, seqno)| *seqno).max().unwrap_or(0);
-            let seen = self.keys[key].iter().rfind(|(seqno, _)| *seqno <= read_at.seqno);
+            let seen = self.keys[key].iter().rfind(|(seqno, _)| *seqno <= read_at.seqno.0);
             let time = read_at.cutoffs.as_ref().map_or(0, |cutoffs| cutoffs.time);
             seen.is_none_or(|(seqno, until)| {
                 *seqno < purged || until.is_none_or(|until| until != FOR_EVER && until <= time)
@@ -596,8 +598,8 @@ mod tests {
             let mut late: Vec<(usize, usize, ReadAt)> = Vec::new();
             for _ in 0..400 {
                 time += model.below(3);
-                let cutoffs = |time| Some(Arc::new(Cutoffs { ttls: [(0, time)].into(), time, slack: 0 }));
-                let present = ReadAt::present(seqno, if expires { cutoffs(time) } else { None });
+                let cutoffs = |time| Some(Arc::new(Cutoffs { ttls: [(Seqno(0), time)].into(), time, slack: 0 }));
+                let present = ReadAt::present(Seqno(seqno), if expires { cutoffs(time) } else { None });
                 match model.below(8) {
                     0 | 1 => {
                         // A batch of some keys, noted one after the other; it becomes visible behind that.
@@ -614,7 +616,7 @@ mod tests {
                                 }
                                 _ => model.keys[key].push((seqno + 1, None)),
                             }
-                            dead.wrote(seqno + 1, KS, kind, &name(key));
+                            dead.wrote(Seqno(seqno + 1), KS, kind, &name(key));
                             if model.below(4) == 0 && !late.is_empty() {
                                 let (from, to, read_at) = late.swap_remove(0);
                                 dead.found(KS, (&name(from), &[name(to), vec![0]].concat()), &read_at, true);
@@ -625,7 +627,7 @@ mod tests {
                     2 => views.push(present.clone()),
                     3 => {
                         let history = 1 + model.below(seqno);
-                        views.push(ReadAt { seqno: history, ..present.clone() });
+                        views.push(ReadAt { seqno: Seqno(history), ..present.clone() });
                     }
                     _ => {
                         let chosen = usize::try_from(model.below(2 + views.len() as u64)).unwrap();

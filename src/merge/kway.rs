@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::source::{Direction, EntryRef, Source, step};
-use crate::base::Result;
+use crate::base::{Result, Seqno};
 
 /// A merge of sources that all run in one direction.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl<S: Source> Kway<S> {
     }
 
     /// Moves sources without anything as new as `seqno` on to `key`: everything they hold before it is deleted.
-    pub(crate) fn skip_older(&mut self, seqno: u64, key: Option<&[u8]>) -> Result<()> {
+    pub(crate) fn skip_older(&mut self, seqno: Seqno, key: Option<&[u8]>) -> Result<()> {
         let direction = self.direction;
         let mut moved = false;
         for source in &mut self.sources {
@@ -75,7 +75,7 @@ impl<S: Source> Kway<S> {
     }
 
     /// Moves sources that are at `key` past versions newer than `seqno`, as [`Source::skip_newer`] does. Forward only.
-    pub(crate) fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()> {
+    pub(crate) fn skip_newer(&mut self, key: &[u8], seqno: Seqno, purge_horizon: Seqno) -> Result<()> {
         self.each(
             |entry| entry.key == key && entry.seqno > seqno,
             |source| source.skip_newer(key, seqno, purge_horizon),

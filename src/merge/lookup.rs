@@ -21,30 +21,30 @@ use crate::base::{Bytes, Error, Kind, Result, Seqno};
 #[derive(Clone, Debug)]
 pub(crate) struct ReadAt {
     /// Seqno of the moment to read.
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     /// Below this seqno, absence may mean that data was dropped.
-    pub(crate) vanished: u64,
+    pub(crate) vanished: Seqno,
     /// Newest seqno when the reader was opened: purges up to it hide everything older, whatever the moment (R1).
-    pub(crate) purge_horizon: u64,
+    pub(crate) purge_horizon: Seqno,
     /// Whether values visible at the moment have expired since, and may have been dropped.
     pub(crate) expired_by_then: bool,
     /// Seqno from which on nothing is refused, for a reader of many keys; `None` for a single key.
-    pub(crate) horizon: Option<u64>,
+    pub(crate) horizon: Option<Seqno>,
     /// Expiry at the moment, if values expire.
     pub(crate) cutoffs: Option<Arc<Cutoffs>>,
 }
 
 impl ReadAt {
     /// Returns a request for the newest state: everything dropped was superseded at or below `seqno`.
-    pub(crate) fn present(seqno: u64, cutoffs: Option<Arc<Cutoffs>>) -> Self {
-        Self { seqno, vanished: 0, purge_horizon: seqno, expired_by_then: false, horizon: None, cutoffs }
+    pub(crate) fn present(seqno: Seqno, cutoffs: Option<Arc<Cutoffs>>) -> Self {
+        Self { seqno, vanished: Seqno(0), purge_horizon: seqno, expired_by_then: false, horizon: None, cutoffs }
     }
 
     /// Returns the refusal of this moment. It names a later one; for a single key that is a guess, which the caller
     /// verifies.
     #[cold]
-    pub(crate) fn refused(&self, guess: u64) -> Error {
-        Error::HistoryTrimmed { oldest: Seqno(self.horizon.unwrap_or(guess).max(self.seqno.saturating_add(1))) }
+    pub(crate) fn refused(&self, guess: Seqno) -> Error {
+        Error::HistoryTrimmed { oldest: self.horizon.unwrap_or(guess).max(self.seqno.next()) }
     }
 }
 
@@ -55,7 +55,7 @@ impl ReadAt {
 #[inline]
 pub(crate) fn meaning(
     kind: Kind,
-    (seqno, time): (u64, Option<u64>),
+    (seqno, time): (Seqno, Option<u64>),
     cutoffs: Option<&Cutoffs>,
 ) -> Result<Option<Meaning>> {
     if let Some(cutoffs) = cutoffs.filter(|_| kind == Kind::Put) {
@@ -82,7 +82,7 @@ pub(crate) fn meaning(
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cutoffs {
     /// TTLs in microseconds (0: none), each with the seqno from which on it applies to writes, oldest first.
-    pub(crate) ttls: Arc<[(u64, u64)]>,
+    pub(crate) ttls: Arc<[(Seqno, u64)]>,
     /// The moment, in microseconds.
     pub(crate) time: u64,
     /// Uncertainty: the moment may be later, by less than this, in microseconds.
@@ -91,29 +91,29 @@ pub(crate) struct Cutoffs {
 
 impl Cutoffs {
     /// Returns whether a value written at `seqno` and `time` has expired.
-    pub(crate) fn expired(&self, seqno: u64, time: Option<u64>) -> bool {
+    pub(crate) fn expired(&self, seqno: Seqno, time: Option<u64>) -> bool {
         self.cutoff(seqno).zip(time).is_some_and(|(cutoff, time)| time <= cutoff)
     }
 
     /// Returns whether that is uncertain.
-    pub(crate) fn unsure(&self, seqno: u64, time: Option<u64>) -> bool {
+    pub(crate) fn unsure(&self, seqno: Seqno, time: Option<u64>) -> bool {
         let within = |(cutoff, time): (u64, u64)| time > cutoff && time - cutoff < self.slack;
         self.cutoff(seqno).zip(time).is_some_and(within)
     }
 
     /// Returns the seqno from which on the newest TTL applies.
-    pub(crate) fn since(&self) -> u64 {
-        self.ttls.last().map_or(0, |(from, _)| *from)
+    pub(crate) fn since(&self) -> Seqno {
+        self.ttls.last().map_or(Seqno(0), |(from, _)| *from)
     }
 
     /// Returns the commit time at or below which a value written at `seqno` has expired.
-    fn cutoff(&self, seqno: u64) -> Option<u64> {
+    fn cutoff(&self, seqno: Seqno) -> Option<u64> {
         self.time.checked_sub(ttl_at(&self.ttls, seqno)?)
     }
 }
 
 /// Returns the TTL of values written at a seqno, in microseconds; `None` if they never expire.
-pub(crate) fn ttl_at(ttls: &[(u64, u64)], seqno: u64) -> Option<u64> {
+pub(crate) fn ttl_at(ttls: &[(Seqno, u64)], seqno: Seqno) -> Option<u64> {
     let since = ttls.partition_point(|(from, _)| *from <= seqno).checked_sub(1)?;
     ttls.get(since).map(|(_, ttl)| *ttl).filter(|ttl| *ttl > 0)
 }
@@ -121,8 +121,8 @@ pub(crate) fn ttl_at(ttls: &[(u64, u64)], seqno: u64) -> Option<u64> {
 /// Metadata of an entry or range tombstone, as shown to a look-up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EntryMeta {
-    pub(crate) seqno: u64,
-    pub(crate) gap_start: Option<u64>,
+    pub(crate) seqno: Seqno,
+    pub(crate) gap_start: Option<Seqno>,
     pub(crate) moved: bool,
     pub(crate) kind: Kind,
     pub(crate) time: Option<u64>,
@@ -139,7 +139,7 @@ pub(crate) struct Lookup {
     /// Operands at or below the moment, newest first; the entry beneath them is their base.
     operands: Vec<Bytes>,
     /// Seqno of the entry seen last.
-    last: u64,
+    last: Seqno,
     /// Entry just above the moment.
     above: Option<Above>,
 }
@@ -147,13 +147,13 @@ pub(crate) struct Lookup {
 /// An entry above the moment.
 #[derive(Clone, Copy, Debug)]
 struct Above {
-    seqno: u64,
-    gap_start: Option<u64>,
+    seqno: Seqno,
+    gap_start: Option<Seqno>,
 }
 
 impl Above {
     /// Returns whether versions dropped beneath this entry are needed to answer for `seqno`.
-    fn refuses(self, seqno: u64) -> bool {
+    fn refuses(self, seqno: Seqno) -> bool {
         self.gap_start.is_some_and(|gap| gap <= seqno)
     }
 }
@@ -222,7 +222,7 @@ impl Meaning {
 
 impl Lookup {
     pub(crate) fn new(read_at: ReadAt) -> Self {
-        Self { read_at, history_asked: false, operands: Vec::new(), last: 0, above: None }
+        Self { read_at, history_asked: false, operands: Vec::new(), last: Seqno(0), above: None }
     }
 
     /// Returns a look-up whose sources include the history tier.
@@ -239,25 +239,25 @@ impl Lookup {
     pub(crate) fn answer_of(
         &self,
         kind: Kind,
-        (seqno, time): (u64, Option<u64>),
+        (seqno, time): (Seqno, Option<u64>),
         value: impl FnOnce() -> Bytes,
     ) -> Result<Option<Answer>> {
         let found = meaning(kind, (seqno, time), self.read_at.cutoffs.as_deref())?;
-        Ok(found.ok_or_else(|| self.read_at.refused(0))?.answer(value))
+        Ok(found.ok_or_else(|| self.read_at.refused(Seqno(0)))?.answer(value))
     }
 
     /// Returns the refusal of the moment, for an entry above it.
     #[cold]
-    pub(crate) fn refused(&self, above: u64) -> Error {
+    pub(crate) fn refused(&self, above: Seqno) -> Error {
         self.read_at.refused(above)
     }
 
     /// Returns the seqno up to which purges hide everything older.
-    pub(crate) fn purge_horizon(&self) -> u64 {
+    pub(crate) fn purge_horizon(&self) -> Seqno {
         self.read_at.purge_horizon
     }
 
-    pub(crate) fn seqno(&self) -> u64 {
+    pub(crate) fn seqno(&self) -> Seqno {
         self.read_at.seqno
     }
 
@@ -283,7 +283,7 @@ impl Lookup {
     }
 
     /// Returns the seqno of the entry seen last: the one that answered, if any did.
-    pub(crate) fn last(&self) -> u64 {
+    pub(crate) fn last(&self) -> Seqno {
         self.last
     }
 

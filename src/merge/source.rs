@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::lookup::EntryMeta;
-use crate::base::{Bytes, Kind, Result};
+use crate::base::{Bytes, Kind, Result, Seqno};
 
 /// Direction of a source. It never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(crate) enum Direction {
 pub(crate) enum Until {
     /// The commit that superseded it.
     At {
-        seqno: u64,
+        seqno: Seqno,
         /// In microseconds.
         time: u64,
     },
@@ -30,7 +30,7 @@ pub(crate) enum Until {
 
 impl Until {
     /// Returns whether a version that began at or before a moment is known to have been current then.
-    pub(crate) fn holds(self, read_at: u64) -> bool {
+    pub(crate) fn holds(self, read_at: Seqno) -> bool {
         match self {
             Self::At { seqno, .. } => read_at < seqno,
             Self::Open => false,
@@ -42,12 +42,12 @@ impl Until {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EntryRef<'a> {
     pub(crate) key: &'a [u8],
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     /// Position in its batch: only memtables have it, and only equal seqnos need it.
     pub(crate) ordinal: u32,
     pub(crate) kind: Kind,
     /// Smallest seqno that was dropped, folded or moved to the history tier directly beneath this entry.
-    pub(crate) gap_start: Option<u64>,
+    pub(crate) gap_start: Option<Seqno>,
     /// Whether a version from beneath this entry is in the history tier.
     pub(crate) moved: bool,
     /// Commit time in microseconds, if known.
@@ -90,7 +90,7 @@ pub(crate) trait Source {
     /// Skips versions of `key`, the current key, that are newer than `seqno`, except the oldest of them, whose gap
     /// matters at `seqno`, and the rest of its commit. Purges up to `purge_horizon` are not skipped. Forward only; a
     /// source may stay where it is.
-    fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()>;
+    fn skip_newer(&mut self, key: &[u8], seqno: Seqno, purge_horizon: Seqno) -> Result<()>;
 
     /// Returns a source over the same entries that runs forward, not positioned.
     fn turned(&self) -> Self
@@ -98,7 +98,7 @@ pub(crate) trait Source {
         Self: Sized;
 
     /// Returns a seqno that no entry here exceeds.
-    fn newest(&self) -> u64;
+    fn newest(&self) -> Seqno;
 
     /// The file that the entry it stands at was read from, for whoever finds that it says something wrong; `None` for
     /// one in memory.

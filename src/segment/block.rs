@@ -5,7 +5,7 @@ use super::{
     sizes::ALIGN,
 };
 use crate::{
-    base::Corruption,
+    base::{Corruption, Seqno},
     format::{Reader, Writer},
 };
 
@@ -111,7 +111,7 @@ impl Layout {
 
     /// The seqno alone of entry number `index`.
     #[inline]
-    pub(super) fn seqno(self, block: &[u8], index: usize, base: Base) -> Result<u64, Corruption> {
+    pub(super) fn seqno(self, block: &[u8], index: usize, base: Base) -> Result<Seqno, Corruption> {
         let offset = self.offset(block, index)?;
         decode_seqno(block.get(..self.offsets_at).unwrap_or_default(), offset, base)
     }

@@ -41,7 +41,7 @@ impl Segment {
                     // Operands of one batch that could not be combined share its seqno, and so do a purge and what
                     // followed it.
                     let shares = *kind == Kind::Operand || decoded.entry.kind == Kind::Purge;
-                    let below = *newer > seqno || *newer == seqno && shares;
+                    let below = *newer > seqno.0 || *newer == seqno.0 && shares;
                     *follows == same && if same { below } else { last.as_slice() < key }
                 });
                 let in_span = summary.holds(key) && (summary.min_seqno..=summary.max_seqno).contains(&seqno);
@@ -53,7 +53,7 @@ impl Segment {
                 }
                 keys += u64::from(!same);
                 entries += 1;
-                last = Some((key.to_vec(), seqno, decoded.entry.kind, older_follows));
+                last = Some((key.to_vec(), seqno.0, decoded.entry.kind, older_follows));
             }
         }
         if (keys, entries) != (summary.keys, summary.entries) || last.is_some_and(|(.., follows)| follows) {

@@ -7,7 +7,7 @@ use super::{
     reader::{Block, Segment},
 };
 use crate::{
-    base::{Bytes, Corruption, Error, Result},
+    base::{Bytes, Corruption, Error, Result, Seqno},
     merge::{Direction, EntryRef, Source},
 };
 
@@ -199,7 +199,7 @@ impl Source for SegmentCursor {
         Ok(())
     }
 
-    fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()> {
+    fn skip_newer(&mut self, key: &[u8], seqno: Seqno, purge_horizon: Seqno) -> Result<()> {
         debug_assert_eq!(self.direction, Direction::Forward, "a walk against the order of versions");
         let above = self.segment.just_above(key, seqno, purge_horizon)?;
         let Some((number, index)) = above.filter(|above| *above > (self.number, self.index)) else { return Ok(()) };
@@ -213,7 +213,7 @@ impl Source for SegmentCursor {
         Self::new(Arc::clone(&self.segment), Direction::Forward)
     }
 
-    fn newest(&self) -> u64 {
+    fn newest(&self) -> Seqno {
         self.segment.max_seqno()
     }
 
@@ -234,11 +234,11 @@ mod tests {
         segment::{Entry, PointIndex, PointKey, Probe, Purpose, SegmentMeta, SegmentWriter},
     };
 
-    fn purpose(base: u64, index: PointIndex) -> Purpose {
+    fn purpose(base: Seqno, index: PointIndex) -> Purpose {
         Purpose { keyspace: KeyspaceId(16), base, time_base: None, run: None, index, hash_seed: 7 }
     }
 
-    fn put(seqno: u64, older_follows: bool) -> Entry {
+    fn put(seqno: Seqno, older_follows: bool) -> Entry {
         Entry { older_follows, ..Entry::new(Kind::Put, seqno) }
     }
 
@@ -247,13 +247,13 @@ mod tests {
         let env = Memory::new();
         let dir = Arc::new(Files::new(env.open_dir(Path::new("/db"), true).unwrap(), 2));
         dir.create_dir("segments").unwrap();
-        let mut writer = SegmentWriter::create(&*dir, (7, 99), purpose(10, PointIndex::Always)).unwrap();
+        let mut writer = SegmentWriter::create(&*dir, (7, 99), purpose(Seqno(10), PointIndex::Always)).unwrap();
         for i in 0..count {
             let key = format!("key{:06}", i * 2);
             if i % 3 == 0 {
-                writer.add(&put(50, true), key.as_bytes(), &vec![1; i % 900]).unwrap();
+                writer.add(&put(Seqno(50), true), key.as_bytes(), &vec![1; i % 900]).unwrap();
             }
-            writer.add(&put(20, false), key.as_bytes(), key.as_bytes()).unwrap();
+            writer.add(&put(Seqno(20), false), key.as_bytes(), key.as_bytes()).unwrap();
         }
         let finished = writer.finish(&Tombstones::new(ranges.to_vec()), |_| true).unwrap();
         let open = |map| Arc::new(Segment::open(&dir, &finished, map).unwrap());
@@ -264,7 +264,7 @@ mod tests {
         (both, finished)
     }
 
-    fn get(segment: &Segment, key: &str, seqno: u64) -> Option<Answer> {
+    fn get(segment: &Segment, key: &str, seqno: Seqno) -> Option<Answer> {
         let mut lookup = Lookup::new(ReadAt::present(seqno, None));
         segment.get(&mut PointKey::new(key.as_bytes()), &mut lookup, &mut Probe::default()).unwrap()
     }
@@ -277,13 +277,13 @@ mod tests {
             for i in 0..3000 {
                 let key = format!("key{:06}", i * 2);
                 let newest = if i % 3 == 0 { vec![1; i % 900] } else { key.clone().into_bytes() };
-                assert_eq!(get(segment, &key, 100), Some(Answer::Value(Bytes::from(newest))));
-                assert_eq!(get(segment, &key, 49), Some(Answer::Value(Bytes::from(key.as_str()))));
-                assert_eq!(get(segment, &key, 19), None);
-                assert_eq!(get(segment, &format!("key{:06}", i * 2 + 1), 100), None);
+                assert_eq!(get(segment, &key, Seqno(100)), Some(Answer::Value(Bytes::from(newest))));
+                assert_eq!(get(segment, &key, Seqno(49)), Some(Answer::Value(Bytes::from(key.as_str()))));
+                assert_eq!(get(segment, &key, Seqno(19)), None);
+                assert_eq!(get(segment, &format!("key{:06}", i * 2 + 1), Seqno(100)), None);
             }
-            assert_eq!(get(segment, "", 100), None);
-            assert_eq!(get(segment, "zzz", 100), None);
+            assert_eq!(get(segment, "", Seqno(100)), None);
+            assert_eq!(get(segment, "zzz", Seqno(100)), None);
         }
     }
 
@@ -323,20 +323,20 @@ mod tests {
     fn a_range_tombstone_hides_what_is_older_and_widens_the_span() {
         let tombstone = RangeTombstone {
             span: KeySpan { start: "a".into(), end: None },
-            tombstone: Tombstone { seqno: 30, ordinal: 0, gap_start: Some(12), time: 0, purge: false },
+            tombstone: Tombstone { seqno: Seqno(30), ordinal: 0, gap_start: Some(Seqno(12)), time: 0, purge: false },
         };
         let (both, finished) = segments(10, &[tombstone]);
         assert_eq!(finished.summary.span, KeySpan { start: "a".into(), end: None });
-        assert_eq!(finished.summary.lowest_affected, 12);
+        assert_eq!(finished.summary.lowest_affected, Seqno(12));
         for segment in &both {
-            assert_eq!(get(segment, "key000002", 100), Some(Answer::Deleted));
-            assert_eq!(get(segment, "key000000", 100), Some(Answer::Value(Bytes::default())));
-            assert_eq!(get(segment, "key000000", 40), Some(Answer::Deleted));
-            assert_eq!(get(segment, "other", 40), Some(Answer::Deleted));
-            let mut lookup = Lookup::new(ReadAt::present(25, None));
+            assert_eq!(get(segment, "key000002", Seqno(100)), Some(Answer::Deleted));
+            assert_eq!(get(segment, "key000000", Seqno(100)), Some(Answer::Value(Bytes::default())));
+            assert_eq!(get(segment, "key000000", Seqno(40)), Some(Answer::Deleted));
+            assert_eq!(get(segment, "other", Seqno(40)), Some(Answer::Deleted));
+            let mut lookup = Lookup::new(ReadAt::present(Seqno(25), None));
             let refused = segment.get(&mut PointKey::new(b"key000002"), &mut lookup, &mut Probe::default());
             assert!(refused.is_err(), "the gap reaches below 25");
-            assert_eq!(get(segment, "key000002", 11), None);
+            assert_eq!(get(segment, "key000002", Seqno(11)), None);
         }
     }
 
@@ -344,7 +344,7 @@ mod tests {
     fn a_segment_of_range_tombstones_alone_has_nothing_to_walk_and_still_hides() {
         let tombstone = RangeTombstone {
             span: KeySpan { start: "b".into(), end: Some("d".into()) },
-            tombstone: Tombstone { seqno: 30, ordinal: 0, gap_start: None, time: 0, purge: false },
+            tombstone: Tombstone { seqno: Seqno(30), ordinal: 0, gap_start: None, time: 0, purge: false },
         };
         let (both, finished) = segments(0, &[tombstone]);
         assert_eq!((finished.summary.entries, finished.summary.range_tombstones), (0, 1));
@@ -356,9 +356,9 @@ mod tests {
                     assert_eq!(cursor.entry(), None);
                 }
             }
-            assert_eq!(get(segment, "c", 30), Some(Answer::Deleted));
-            assert_eq!(get(segment, "c", 29), None);
-            assert_eq!(get(segment, "d", 30), None);
+            assert_eq!(get(segment, "c", Seqno(30)), Some(Answer::Deleted));
+            assert_eq!(get(segment, "c", Seqno(29)), None);
+            assert_eq!(get(segment, "d", Seqno(30)), None);
         }
     }
 
@@ -367,20 +367,20 @@ mod tests {
         let env = Memory::new();
         let dir = Arc::new(Files::new(env.open_dir(Path::new("/db"), true).unwrap(), 2));
         dir.create_dir("segments").unwrap();
-        let mut writer = SegmentWriter::create(&*dir, (1, 1), purpose(1, PointIndex::Auto)).unwrap();
-        writer.add(&put(3, false), b"a", b"first").unwrap();
+        let mut writer = SegmentWriter::create(&*dir, (1, 1), purpose(Seqno(1), PointIndex::Auto)).unwrap();
+        writer.add(&put(Seqno(3), false), b"a", b"first").unwrap();
         for seqno in (1..=2000u64).rev() {
-            writer.add(&put(seqno, seqno > 1), b"k", &[7; 100]).unwrap();
+            writer.add(&put(Seqno(seqno), seqno > 1), b"k", &[7; 100]).unwrap();
         }
-        writer.add(&put(5, false), b"l", b"last").unwrap();
+        writer.add(&put(Seqno(5), false), b"l", b"last").unwrap();
         let finished = writer.finish(&Tombstones::default(), |_| true).unwrap();
         let segment = Arc::new(Segment::open(&dir, &finished, true).unwrap());
         segment.check(&finished).unwrap();
         assert!(segment.fences().count() > 3);
         for seqno in [1, 2, 500, 1999, 2000] {
-            assert_eq!(get(&segment, "k", seqno), Some(Answer::Value(Bytes::copy_from(&[7; 100]))));
+            assert_eq!(get(&segment, "k", Seqno(seqno)), Some(Answer::Value(Bytes::copy_from(&[7; 100]))));
         }
-        assert_eq!(get(&segment, "k", 0), None);
-        assert_eq!(get(&segment, "l", 9), Some(Answer::Value(Bytes::from("last"))));
+        assert_eq!(get(&segment, "k", Seqno(0)), None);
+        assert_eq!(get(&segment, "l", Seqno(9)), Some(Answer::Value(Bytes::from("last"))));
     }
 }

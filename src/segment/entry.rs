@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::sizes::ALIGN;
 use crate::{
-    base::{Corruption, Kind},
+    base::{Corruption, Kind, Seqno},
     format::{Reader, Writer},
     merge::{EntryMeta, Until},
 };
@@ -40,7 +40,7 @@ pub(super) const HEAD_LEN_MAX: usize = 1 + 2 * 5 + 2 * 10 + (1 + 2 + 3 + 3 * 10)
 /// What the numbers of a segment's entries are counted from: nothing inside is below.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Base {
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     /// In microseconds.
     pub(crate) time: u64,
 }
@@ -77,8 +77,8 @@ impl RunLen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
-    pub(crate) seqno: u64,
-    pub(crate) gap_start: Option<u64>,
+    pub(crate) seqno: Seqno,
+    pub(crate) gap_start: Option<Seqno>,
     pub(crate) moved: bool,
     /// Commit time in microseconds, in keyspaces that keep it.
     pub(crate) time: Option<u64>,
@@ -97,7 +97,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// An entry of the main tree with nothing but what every entry has.
-    pub(crate) fn new(kind: Kind, seqno: u64) -> Self {
+    pub(crate) fn new(kind: Kind, seqno: Seqno) -> Self {
         Self {
             kind,
             seqno,
@@ -144,9 +144,9 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
         | flag(OLDER_FOLLOWS, entry.older_follows));
     out.varint(key.len() as u64);
     out.varint(value.len() as u64);
-    out.varint(seqno - base.seqno);
+    out.varint(seqno.0 - base.seqno.0);
     if let Some(gap) = gap_start {
-        out.varint(seqno - gap);
+        out.varint(seqno.0 - gap.0);
     }
     if let Some(time) = entry.time {
         out.u8(EXT_TIME
@@ -167,7 +167,7 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
         out.varint(time.saturating_sub(base.time));
         if let Some(Until::At { seqno: end, time: until }) = entry.until {
             assert!(seqno < end && time <= until, "an interval from @{seqno} {time} to @{end} {until} (K8)");
-            out.varint(end - seqno);
+            out.varint(end.0 - seqno.0);
             out.varint(until - time);
         }
     }
@@ -179,7 +179,7 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
 
 /// The seqno alone of the entry that begins at `at`.
 #[inline]
-pub(super) fn decode_seqno(bytes: &[u8], at: usize, base: Base) -> Result<u64, Corruption> {
+pub(super) fn decode_seqno(bytes: &[u8], at: usize, base: Base) -> Result<Seqno, Corruption> {
     let mut reader = Reader::starting_at(bytes, at + 1);
     reader.varint("key length")?;
     reader.varint("value length")?;
@@ -190,8 +190,8 @@ pub(super) fn decode_seqno(bytes: &[u8], at: usize, base: Base) -> Result<u64, C
 /// What a walk down the versions of a key looks at.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Glance {
-    pub(super) seqno: u64,
-    pub(super) gap_start: Option<u64>,
+    pub(super) seqno: Seqno,
+    pub(super) gap_start: Option<Seqno>,
     pub(super) older_follows: bool,
     /// Bytes to the end of its value.
     pub(super) len: usize,
@@ -270,7 +270,7 @@ struct Extension {
     follower: Option<u16>,
 }
 
-fn extension(reader: &mut Reader<'_>, seqno: u64, base: u64) -> Result<Extension, Corruption> {
+fn extension(reader: &mut Reader<'_>, seqno: Seqno, time_base: u64) -> Result<Extension, Corruption> {
     let bits = reader.u8("entry extension")?;
     let known = EXT_TIME | EXT_INTERVAL | EXT_DIFFERENCE | EXT_OPEN | EXT_RUN | EXT_FOLLOWER;
     let ends_twice = bits & EXT_INTERVAL != 0 && bits & EXT_OPEN != 0;
@@ -289,7 +289,7 @@ fn extension(reader: &mut Reader<'_>, seqno: u64, base: u64) -> Result<Extension
                 .ok_or_else(|| reader.corrupt("place in a run"))?,
         )
     };
-    let time = base.checked_add(reader.varint("entry time")?).ok_or_else(|| reader.corrupt("entry time"))?;
+    let time = time_base.checked_add(reader.varint("entry time")?).ok_or_else(|| reader.corrupt("entry time"))?;
     let until = if bits & EXT_INTERVAL != 0 {
         let end = seqno.checked_add(reader.varint("end seqno")?);
         let until = time.checked_add(reader.varint("end time")?);
@@ -310,15 +310,15 @@ mod tests {
         let flags = [false, true];
         for (kind, older_follows, moved) in [(Kind::Put, false, true), (Kind::Delete, true, false)] {
             for gap in flags {
-                let ends = Some(Until::At { seqno: 1 << 40, time: 9 });
+                let ends = Some(Until::At { seqno: Seqno(1 << 40), time: 9 });
                 for (time, until) in [(None, None), (Some(5), None), (Some(5), ends), (Some(5), Some(Until::Open))] {
                     for len in [0, 1, 127, 128, 5000] {
                         let difference = time.is_some() && older_follows;
-                        let gap_start = gap.then_some(7);
+                        let gap_start = gap.then_some(Seqno(7));
                         let (run, follower) = (difference.then_some(RunLen(5)), (difference && !moved).then_some(300));
                         let entry = Entry {
                             kind,
-                            seqno: 1000,
+                            seqno: Seqno(1000),
                             gap_start,
                             moved,
                             time,
@@ -331,7 +331,7 @@ mod tests {
                         let (key, value) = (vec![1; len], vec![2; len + 3]);
                         let mut out = Writer::default();
                         out.raw(&[0; 8]);
-                        let base = Base { seqno: 900, time: 3 };
+                        let base = Base { seqno: Seqno(900), time: 3 };
                         encode(&mut out, &entry, base, &key, &value);
                         let decoded = decode(out.bytes(), 8, out.len(), base).unwrap();
                         assert_eq!(decoded.entry, entry);
@@ -354,12 +354,12 @@ mod tests {
     #[test]
     fn the_largest_numbers_fit_into_a_head() {
         let entry = Entry {
-            gap_start: Some(0),
+            gap_start: Some(Seqno(0)),
             time: Some(1 << 63),
-            until: Some(Until::At { seqno: u64::MAX, time: u64::MAX }),
+            until: Some(Until::At { seqno: Seqno::MAX, time: u64::MAX }),
             run: Some(RunLen(u16::MAX)),
             follower: Some(u16::MAX),
-            ..Entry::new(Kind::Put, u64::MAX - 1)
+            ..Entry::new(Kind::Put, Seqno(u64::MAX - 1))
         };
         let mut out = Writer::default();
         encode(&mut out, &entry, Base::default(), &[], &[]);
@@ -372,8 +372,8 @@ mod tests {
     fn an_entry_cut_anywhere_is_corruption() {
         let entry = Entry {
             kind: Kind::Put,
-            seqno: 300,
-            gap_start: Some(1),
+            seqno: Seqno(300),
+            gap_start: Some(Seqno(1)),
             moved: false,
             time: Some(1),
             until: None,

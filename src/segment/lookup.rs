@@ -13,7 +13,7 @@ use super::{
     reader::Segment,
 };
 use crate::{
-    base::{Bytes, Kind, Result},
+    base::{Bytes, Kind, Result, Seqno},
     merge::{Answer, Lookup, Meaning, Shown, step},
     phash::{Hash, Seeded},
 };
@@ -217,7 +217,7 @@ impl Segment {
 
     /// Block and number of the first entry that comes behind every version of `key` above `seqno`; the number may be
     /// the count of the block.
-    pub(super) fn find_version(&self, key: &[u8], seqno: u64) -> Result<(usize, usize)> {
+    pub(super) fn find_version(&self, key: &[u8], seqno: Seqno) -> Result<(usize, usize)> {
         let before = |told: &[u8], decoded: &Decoded| told < key || told == key && decoded.entry.seqno > seqno;
         let blocks = self.fences().holding(key);
         let (mut low, mut high) = (blocks.start, blocks.end);
@@ -239,7 +239,7 @@ impl Segment {
 
     /// Block and number of the oldest version of `key` above `seqno`, and of what else its commit wrote the newest;
     /// nothing without one. Where there are purges, above `purge_horizon`: up to there they have to be seen.
-    pub(super) fn just_above(&self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<Option<(usize, usize)>> {
+    pub(super) fn just_above(&self, key: &[u8], seqno: Seqno, purge_horizon: Seqno) -> Result<Option<(usize, usize)>> {
         let wanted = if self.has_purges() { seqno.max(purge_horizon) } else { seqno };
         let (number, at) = self.find_version(key, wanted)?;
         let Some(before) = at.checked_sub(1) else { return Ok(None) };
@@ -270,7 +270,7 @@ struct PendingTombstones(Shown);
 impl PendingTombstones {
     /// Shows the tombstones above an entry; all that are left, without one.
     #[inline]
-    fn show_above(&mut self, seqno: Option<u64>, lookup: &mut Lookup) -> Result<Option<Answer>> {
+    fn show_above(&mut self, seqno: Option<Seqno>, lookup: &mut Lookup) -> Result<Option<Answer>> {
         // Segments keep no order in a commit: the point entry comes behind the tombstone.
         while let Some(tombstone) = self.0.next_above(seqno.map(|seqno| (seqno, u32::MAX))) {
             if lookup.visit(tombstone.meta())? == Meaning::Deleted {

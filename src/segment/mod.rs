@@ -40,5 +40,5 @@ pub(crate) use history::{AsOfCursor, HistoryAnswer, HistoryVersion, VersionCurso
 pub(crate) use index::{PointIndex, Probe};
 pub(crate) use lookup::PointKey;
 pub(crate) use reader::{IndexNumbers, Segment};
-pub(crate) use summary::{Past, SegmentMeta, Summary};
+pub(crate) use summary::{HistorySummary, SegmentMeta, Summary};
 pub(crate) use writer::{Purpose, SegmentWriter};

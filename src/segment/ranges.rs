@@ -3,7 +3,7 @@
 
 use super::{footer::Tag, sections::Sections, summary::Summary};
 use crate::{
-    base::{Bytes, Corruption, KeySpan, Result},
+    base::{Bytes, Corruption, KeySpan, Result, Seqno},
     format::{Reader, Writer},
     merge::{Fragment, Tombstone, Tombstones},
 };
@@ -74,9 +74,9 @@ fn encode_ranges(fragments: &[Fragment]) -> Vec<u8> {
         }
         out.varint(fragment.tombstones.len() as u64);
         for tombstone in &fragment.tombstones {
-            out.varint(tombstone.seqno);
+            out.varint(tombstone.seqno.0);
             // A gap is never at 0: the first commit is 1.
-            out.varint(tombstone.gap_start.unwrap_or(0));
+            out.varint(tombstone.gap_start.unwrap_or(Seqno(0)).0);
         }
     }
     out.into_bytes()
@@ -98,9 +98,9 @@ fn decode_ranges(bytes: &[u8]) -> Result<Vec<Fragment>, Corruption> {
             let seqno = reader.varint("seqno of a range")?;
             let gap = reader.varint("gap of a range")?;
             tombstones.push(Tombstone {
-                seqno,
+                seqno: Seqno(seqno),
                 ordinal: 0,
-                gap_start: (gap != 0).then_some(gap),
+                gap_start: (gap != 0).then_some(Seqno(gap)),
                 time: 0,
                 purge: false,
             });
@@ -146,16 +146,16 @@ fn encode_whole(ranges: &Tombstones) -> Vec<u8> {
     for edge in edges {
         out.prefixed(edge);
     }
-    let mut before = 0;
+    let mut before = Seqno(0);
     for (from, to, tombstone) in tombstones {
         // Oldest first.
         assert!(before <= tombstone.seqno, "a range tombstone @{} behind one @{before}", tombstone.seqno);
-        out.varint(tombstone.seqno - before);
+        out.varint(tombstone.seqno.0 - before.0);
         before = tombstone.seqno;
         out.varint(u64::from(from));
         // How many parts it covers; 0 without an end.
         out.varint(to.map_or(0, |to| u64::from(to - from)));
-        out.varint(tombstone.gap_start.unwrap_or(0));
+        out.varint(tombstone.gap_start.unwrap_or(Seqno(0)).0);
         out.varint(tombstone.time);
         out.u8(u8::from(tombstone.purge));
     }
@@ -179,7 +179,8 @@ fn decode_whole(bytes: &[u8]) -> Result<Tombstones, Corruption> {
         let gap = reader.varint("gap of a range")?;
         let time = reader.varint("time of a range")?;
         let purge = decode_flags(&mut reader)?;
-        let tombstone = Tombstone { seqno, ordinal: 0, gap_start: (gap != 0).then_some(gap), time, purge };
+        let tombstone =
+            Tombstone { seqno: Seqno(seqno), ordinal: 0, gap_start: (gap != 0).then_some(Seqno(gap)), time, purge };
         let edge = |at: u64| u32::try_from(at).map_err(|_| reader.corrupt("edge of a range"));
         let to = if covered == 0 { None } else { Some(edge(from.saturating_add(covered))?) };
         parts.push((edge(from)?, to, tombstone));

@@ -14,7 +14,7 @@ use super::{
     summary::SegmentMeta,
 };
 use crate::{
-    base::{Bytes, Corruption, Error, Result},
+    base::{Bytes, Corruption, Error, Result, Seqno},
     env::Files,
     format::{FileKind, Header, Reader},
     merge::Tombstones,
@@ -34,7 +34,7 @@ pub(crate) struct Segment {
     fences: Fences,
     index: Option<Index>,
     ranges: Arc<Tombstones>,
-    max_seqno: u64,
+    max_seqno: Seqno,
     /// Something inside hides the past.
     purges: bool,
 }
@@ -94,7 +94,7 @@ impl Segment {
         &self.ranges
     }
 
-    pub(crate) fn max_seqno(&self) -> u64 {
+    pub(crate) fn max_seqno(&self) -> Seqno {
         self.max_seqno
     }
 
@@ -163,13 +163,13 @@ impl Segment {
 }
 
 /// Reads the header, and what the seqnos of the entries are counted from.
-fn read_base(reading: &Reading<'_>, expected: &SegmentMeta) -> Result<u64> {
+fn read_base(reading: &Reading<'_>, expected: &SegmentMeta) -> Result<Seqno> {
     let head = reading.read(0, DATA_START as usize)?;
     let header = Header::decode(&head, FileKind::Segment).map_err(|bad| bad.of(reading.path()))?;
     if header.file_id != expected.file_id || header.number != expected.number {
-        return Err(reading.corrupt(8, "the id that the manifest names; another file stands in its place"));
+        return Err(reading.corrupt(8, "the id that the manifest names; another file has its name"));
     }
-    Reader::starting_at(&head, Header::LEN).u64("base").map_err(|bad| bad.of(reading.path(), 0))
+    Reader::starting_at(&head, Header::LEN).u64("base").map(Seqno).map_err(|bad| bad.of(reading.path(), 0))
 }
 
 /// A block that was read. It borrows nothing from its segment, which shows its entries.
@@ -227,7 +227,7 @@ impl<'a> Entries<'a> {
 
     /// The seqno alone of entry number `index`.
     #[inline]
-    pub(super) fn seqno(self, index: usize) -> Result<u64> {
+    pub(super) fn seqno(self, index: usize) -> Result<Seqno> {
         self.block.layout.seqno(self.bytes, index, self.segment.base).map_err(|bad| self.wrong(bad))
     }
 

@@ -1,7 +1,7 @@
 //! What the manifest must know of a segment without opening it.
 
 use crate::{
-    base::{Corruption, KeySpan, KeyspaceId},
+    base::{Corruption, KeySpan, KeyspaceId, Seqno},
     format::{Reader, Writer},
 };
 
@@ -27,19 +27,19 @@ pub(crate) struct Summary {
     pub(crate) entries: u64,
     /// Point tombstones among them.
     pub(crate) tombstones: u64,
-    /// range tombstones.
+    /// Range tombstones.
     pub(crate) range_tombstones: u64,
     /// Bytes of keys and values of all entries.
     pub(crate) raw_bytes: u64,
-    pub(crate) min_seqno: u64,
-    pub(crate) max_seqno: u64,
+    pub(crate) min_seqno: Seqno,
+    pub(crate) max_seqno: Seqno,
     /// The smallest seqno at which a read can be affected by what is, or was, here. A read below it may skip the
     /// segment.
-    pub(crate) lowest_affected: u64,
+    pub(crate) lowest_affected: Seqno,
     /// The commit times inside, where entries carry them.
     pub(crate) times: Option<Times>,
     /// What is said of a segment of the history tier; nothing of one in the main tree.
-    pub(crate) history: Option<Past>,
+    pub(crate) history: Option<HistorySummary>,
 }
 
 /// The commit times in a segment, in microseconds.
@@ -54,9 +54,9 @@ pub(crate) struct Times {
 
 /// The intervals in a segment of the history tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Past {
+pub(crate) struct HistorySummary {
     /// The largest end seqno, of those that have an end; else 0.
-    pub(crate) end: u64,
+    pub(crate) end: Seqno,
     /// The smallest and the largest end time, in microseconds; of a tombstone without an end its own time.
     pub(crate) until_min: u64,
     pub(crate) until_max: u64,
@@ -67,15 +67,15 @@ pub(crate) struct Past {
 }
 
 /// Bits of the tier.
-const LANE_PAST: u8 = 0x01;
-const LANE_TIMES: u8 = 0x80;
+const TIER_HISTORY: u8 = 0x01;
+const TIER_TIMES: u8 = 0x80;
 
 impl Summary {
     /// Appends the summary; [`Summary::decode`] is the exact inverse.
     pub(crate) fn encode(&self, out: &mut Writer) {
         out.varint(u64::from(self.keyspace.0));
         let bit = |bit: u8, set: bool| if set { bit } else { 0 };
-        out.u8(bit(LANE_PAST, self.history.is_some()) | bit(LANE_TIMES, self.times.is_some()));
+        out.u8(bit(TIER_HISTORY, self.history.is_some()) | bit(TIER_TIMES, self.times.is_some()));
         out.prefixed(&self.span.start);
         match &self.span.end {
             None => out.u8(0),
@@ -90,9 +90,9 @@ impl Summary {
             self.tombstones,
             self.range_tombstones,
             self.raw_bytes,
-            self.min_seqno,
-            self.max_seqno,
-            self.lowest_affected,
+            self.min_seqno.0,
+            self.max_seqno.0,
+            self.lowest_affected.0,
         ] {
             out.varint(number);
         }
@@ -101,8 +101,8 @@ impl Summary {
             out.varint(oldest);
             out.varint(newest);
         }
-        if let Some(Past { end, until_min, until_max, run, open }) = self.history {
-            for number in [end, until_min, until_max, run] {
+        if let Some(HistorySummary { end, until_min, until_max, run, open }) = self.history {
+            for number in [end.0, until_min, until_max, run] {
                 out.varint(number);
             }
             out.u8(u8::from(open));
@@ -112,7 +112,7 @@ impl Summary {
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Corruption> {
         let keyspace = u32::try_from(reader.varint("keyspace")?).map_err(|_| reader.corrupt("keyspace"))?;
         let tier = reader.u8("lane")?;
-        if tier & !(LANE_PAST | LANE_TIMES) != 0 {
+        if tier & !(TIER_HISTORY | TIER_TIMES) != 0 {
             return Err(reader.corrupt("lane"));
         }
         let start = reader.prefixed("first key")?.to_vec();
@@ -129,20 +129,20 @@ impl Summary {
             tombstones: count(reader, "tombstone count")?,
             range_tombstones: count(reader, "range tombstone count")?,
             raw_bytes: count(reader, "raw bytes")?,
-            min_seqno: reader.varint("smallest seqno")?,
-            max_seqno: reader.varint("largest seqno")?,
-            lowest_affected: reader.varint("lowest affected seqno")?,
+            min_seqno: Seqno(reader.varint("smallest seqno")?),
+            max_seqno: Seqno(reader.varint("largest seqno")?),
+            lowest_affected: Seqno(reader.varint("lowest affected seqno")?),
             times: None,
             history: None,
         };
-        if tier & LANE_TIMES != 0 {
+        if tier & TIER_TIMES != 0 {
             let base = reader.varint("time base")?;
             let (oldest, newest) = (reader.varint("oldest time")?, reader.varint("newest time")?);
             summary.times = Some(Times { base, oldest, newest });
         }
-        if tier & LANE_PAST != 0 {
-            summary.history = Some(Past {
-                end: reader.varint("largest end")?,
+        if tier & TIER_HISTORY != 0 {
+            summary.history = Some(HistorySummary {
+                end: Seqno(reader.varint("largest end")?),
                 until_min: reader.varint("smallest end time")?,
                 until_max: reader.varint("largest end time")?,
                 run: reader.varint("run")?,
@@ -167,7 +167,7 @@ impl Summary {
 
     /// Whether something inside hides the past.
     pub(crate) fn has_purges(&self) -> bool {
-        self.lowest_affected == 0
+        self.lowest_affected == Seqno(0)
     }
 
     pub(crate) fn holds(&self, key: &[u8]) -> bool {

@@ -11,10 +11,10 @@ use super::{
     index::{IndexWriter, PointIndex},
     ranges,
     sizes::{BLOCK_LEN, BLOCK_LEN_MAX, PAGE},
-    summary::{Past, SegmentMeta, Summary, Times},
+    summary::{HistorySummary, SegmentMeta, Summary, Times},
 };
 use crate::{
-    base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Result},
+    base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Result, Seqno},
     env::{Dir, File},
     format::{FileKind, Header, Writer, crc, name},
     merge::{Tombstones, Until},
@@ -46,7 +46,7 @@ pub(crate) struct SegmentWriter {
     pages: Vec<u32>,
     /// The last entry: its key, its seqno, and whether it says that an older version of the key comes next.
     last_key: Option<Vec<u8>>,
-    last_seqno: u64,
+    last_seqno: Seqno,
     older_follows: bool,
     /// In the history tier, the run that the entry before belongs to: what an older version of its key is told against.
     run: Option<Run>,
@@ -62,7 +62,7 @@ struct Run {
     len_at: Option<usize>,
     len: RunLen,
     /// The version written last.
-    seqno: u64,
+    seqno: Seqno,
     time: Option<u64>,
     /// The value of the first of them, which is whole.
     whole: Option<Vec<u8>>,
@@ -73,7 +73,7 @@ struct Run {
 pub(crate) struct Purpose {
     pub(crate) keyspace: KeyspaceId,
     /// No seqno and no commit time inside is below. Entries carry times where there is a base for them.
-    pub(crate) base: u64,
+    pub(crate) base: Seqno,
     pub(crate) time_base: Option<u64>,
     /// In the history tier: the run it belongs to.
     pub(crate) run: Option<u64>,
@@ -93,7 +93,7 @@ impl SegmentWriter {
         out.raw(&Header { kind: FileKind::Segment, file_id, number }.encode());
         // What every entry's seqno is counted from. Behind the header, so that an entry can be read without the
         // summary.
-        out.u64(base);
+        out.u64(base.0);
         Ok(Self {
             file,
             path,
@@ -110,7 +110,7 @@ impl SegmentWriter {
             index: IndexWriter::new(hash_seed, file_id, index),
             pages: Vec::new(),
             last_key: None,
-            last_seqno: u64::MAX,
+            last_seqno: Seqno::MAX,
             older_follows: false,
             run: None,
             fence_after: None,
@@ -122,11 +122,17 @@ impl SegmentWriter {
                 tombstones: 0,
                 range_tombstones: 0,
                 raw_bytes: 0,
-                min_seqno: u64::MAX,
-                max_seqno: 0,
-                lowest_affected: u64::MAX,
+                min_seqno: Seqno::MAX,
+                max_seqno: Seqno(0),
+                lowest_affected: Seqno::MAX,
                 times: time_base.map(|base| Times { base, oldest: base, newest: base }),
-                history: run.map(|run| Past { end: 0, until_min: u64::MAX, until_max: 0, run, open: false }),
+                history: run.map(|run| HistorySummary {
+                    end: Seqno(0),
+                    until_min: u64::MAX,
+                    until_max: 0,
+                    run,
+                    open: false,
+                }),
             },
         })
     }
@@ -197,7 +203,7 @@ impl SegmentWriter {
         assert!(entry.until.is_some() && entry.time.is_some(), "@{} in the history tier: {entry:?} (K8)", entry.seqno);
         let (seqno, time, open) = match entry.until {
             Some(Until::At { seqno, time }) => (seqno, time, false),
-            Some(Until::Open) | None => (0, entry.time.unwrap_or(0), true),
+            Some(Until::Open) | None => (Seqno(0), entry.time.unwrap_or(0), true),
         };
         if let Some(history) = &mut self.summary.history {
             history.end = history.end.max(seqno);
@@ -271,7 +277,7 @@ impl SegmentWriter {
         self.summary.raw_bytes += (key.len() + value_len) as u64;
         self.note(entry.seqno, entry.gap_start);
         if entry.kind == Kind::Purge {
-            self.summary.lowest_affected = 0;
+            self.summary.lowest_affected = Seqno(0);
         }
         if let Some((times, time)) = self.summary.times.as_mut().zip(entry.time) {
             // As it stands in the entry.
@@ -367,7 +373,7 @@ impl SegmentWriter {
         for (.., tombstone) in ranges.iter() {
             self.note(tombstone.seqno, tombstone.gap_start);
             if tombstone.purge {
-                self.summary.lowest_affected = 0;
+                self.summary.lowest_affected = Seqno(0);
             }
         }
         let points = self.last_key.as_ref().map(|last| KeySpan {
@@ -383,7 +389,7 @@ impl SegmentWriter {
         };
     }
 
-    fn note(&mut self, seqno: u64, gap_start: Option<u64>) {
+    fn note(&mut self, seqno: Seqno, gap_start: Option<Seqno>) {
         let summary = &mut self.summary;
         summary.min_seqno = summary.min_seqno.min(seqno);
         summary.max_seqno = summary.max_seqno.max(seqno);

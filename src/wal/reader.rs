@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        base::{KeyspaceId, Kind},
+        base::{KeyspaceId, Kind, Seqno},
         env::{Env, Memory},
         format::FileKind,
         wal::{BatchBuf, BatchView, LogWriter},
@@ -202,7 +202,7 @@ mod tests {
         for seqno in 1..=count {
             let mut batch = BatchBuf::default();
             batch.push(Kind::Put, KeyspaceId(16), format!("key{seqno}").as_bytes(), b"value");
-            batch.stamp(seqno, 0);
+            batch.stamp(Seqno(seqno), 0);
             writer.append(&mut batch).unwrap();
             if seqno == synced {
                 writer.file().sync(writer.offset()).unwrap();
@@ -224,7 +224,7 @@ mod tests {
         let path = PathBuf::from("wal/1.wal");
         let replay = replay(&path, bytes, HEADER, known, |place| {
             let view = BatchView::read(&owner, place.start, place.end).unwrap();
-            seqnos.push(view.stamp().0);
+            seqnos.push(view.stamp().0.0);
             Ok(Verdict::Accept)
         })?;
         Ok((seqnos, replay))

@@ -29,7 +29,7 @@ use superversion::{Moment, SuperVersion};
 use tree::Opener;
 
 use crate::{
-    base::{KeyspaceId, Result},
+    base::{KeyspaceId, Result, Seqno},
     compaction::Reader,
     engine::{
         context::Context,
@@ -70,7 +70,7 @@ pub(crate) struct FileSet {
 /// Returns a reader for each pin. Every purge applies to it, since its views will be opened later than any purge so
 /// far.
 fn pinned_readers(version: &Version) -> Vec<Reader> {
-    let reader = |pin: &PinnedAt| Reader { seqno: pin.seqno, purge_horizon: u64::MAX, time: pin.time_us };
+    let reader = |pin: &PinnedAt| Reader { seqno: pin.seqno, purge_horizon: Seqno::MAX, time: pin.time_us };
     version.pins.values().map(reader).collect()
 }
 
@@ -248,7 +248,7 @@ impl FileSet {
     }
 
     /// Returns the seqnos of registered readers and pins, ascending, without duplicates.
-    pub(super) fn registered_seqnos(&self) -> Vec<u64> {
+    pub(super) fn registered_seqnos(&self) -> Vec<Seqno> {
         self.registry.lock().seqnos()
     }
 
@@ -258,7 +258,7 @@ impl FileSet {
     }
 
     /// Returns the number of registered readers, and the oldest seqno among them.
-    pub(super) fn readers(&self) -> (usize, Option<u64>) {
+    pub(super) fn readers(&self) -> (usize, Option<Seqno>) {
         let registry = self.registry.lock();
         (registry.count(), registry.oldest())
     }
@@ -269,7 +269,7 @@ impl FileSet {
     }
 
     /// Gives idle views the current files; returns the seqnos of the views that hold older ones nevertheless.
-    pub(super) fn rebase(&self) -> Vec<u64> {
+    pub(super) fn rebase(&self) -> Vec<Seqno> {
         let registry = self.registry.lock();
         // Taken under the lock: files that were current a moment ago may lack commits that a view registered since then
         // sees.
@@ -375,7 +375,7 @@ impl Editing<'_> {
         &self,
         version: &Arc<Version>,
         flushed: Option<&Arc<Memtable>>,
-        job: Option<(&JobInputs, u64)>,
+        job: Option<(&JobInputs, Seqno)>,
     ) {
         let files = self.files;
         assert!(Arc::ptr_eq(version, self.version()), "the installed version is not the newest committed one");

@@ -21,6 +21,7 @@ use std::{
 
 use super::superversion::SuperVersion;
 use crate::{
+    base::Seqno,
     compaction::{Reader, Readers},
     engine::locks::RwLock,
 };
@@ -52,7 +53,7 @@ impl Held {
 
 /// A view, as the statistics report it.
 pub(crate) struct ViewHold {
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     /// Running iterators.
     pub(crate) iterators: u64,
     /// Files that it reads next; running iterators may be on older ones.
@@ -83,7 +84,7 @@ pub(crate) struct JobInputs {
     pub(crate) files: Arc<SuperVersion>,
     pub(crate) registered: ReaderList,
     /// Newest seqno in the sealed memtables and segments.
-    pub(super) newest: u64,
+    pub(super) newest: Seqno,
 }
 
 impl Registry {
@@ -106,7 +107,7 @@ impl Registry {
     }
 
     /// Returns the seqnos of registered readers and pins, ascending, without duplicates.
-    pub(crate) fn seqnos(&self) -> Vec<u64> {
+    pub(crate) fn seqnos(&self) -> Vec<Seqno> {
         self.list().readers.seqnos().to_vec()
     }
 
@@ -129,7 +130,7 @@ impl Registry {
 
     /// Gives `current` to the readers that are not frozen, so that idle views hold no old files. Returns the files that
     /// they had, to be dropped outside the lock, and the seqnos of the readers that hold old files nevertheless.
-    pub(crate) fn rebase(&self, current: &Arc<SuperVersion>) -> (Vec<Arc<SuperVersion>>, Vec<u64>) {
+    pub(crate) fn rebase(&self, current: &Arc<SuperVersion>) -> (Vec<Arc<SuperVersion>>, Vec<Seqno>) {
         let (mut old, mut holding) = (Vec::with_capacity(self.readers.len()), Vec::new());
         for Registration { reader, frozen, held } in self.readers.values() {
             let frozen = frozen.load(Ordering::SeqCst);
@@ -153,13 +154,13 @@ impl Registry {
     }
 
     /// Returns the oldest seqno of a registered reader.
-    pub(crate) fn oldest(&self) -> Option<u64> {
+    pub(crate) fn oldest(&self) -> Option<Seqno> {
         self.readers.values().map(|registration| registration.reader.seqno).min()
     }
 
     /// Freezes the readers that a job did not know of and whose history it may have dropped. Called under the lock,
     /// before the job's files become current.
-    pub(crate) fn freeze(&self, inputs: &JobInputs, newest_superseder: u64) {
+    pub(crate) fn freeze(&self, inputs: &JobInputs, newest_superseder: Seqno) {
         let JobInputs { registered, newest, .. } = inputs;
         for pin in self.pins.iter().filter(|pin| registered.readers.seqnos().binary_search(&pin.seqno).is_err()) {
             assert!(pin.seqno > *newest, "a pin at {} below {newest} that a job did not know of", pin.seqno);
@@ -178,10 +179,11 @@ mod tests {
     use crate::memtable::Memtable;
 
     fn at(seqno: u64) -> Reader {
+        let seqno = Seqno(seqno);
         Reader { seqno, purge_horizon: seqno, time: 0 }
     }
 
-    fn inputs(registry: &Registry, newest: u64) -> JobInputs {
+    fn inputs(registry: &Registry, newest: Seqno) -> JobInputs {
         let files = Arc::new(SuperVersion::new(Arc::new(Memtable::new(1)), Vec::new()));
         JobInputs { files, registered: registry.list(), newest }
     }
@@ -190,19 +192,19 @@ mod tests {
     #[should_panic(expected = "a pin at 12 below 12 that a job did not know of")]
     fn a_pin_that_a_job_did_not_know_of_and_may_have_taken_from_is_never_installed_over() {
         let mut registry = Registry::default();
-        let inputs = inputs(&registry, 12);
+        let inputs = inputs(&registry, Seqno(12));
         registry.set_pins(vec![at(12)]);
-        registry.freeze(&inputs, 30);
+        registry.freeze(&inputs, Seqno(30));
     }
 
     #[test]
     fn a_reader_that_came_after_the_list_and_reads_below_a_drop_is_frozen() {
         let mut registry = Registry::default();
         let (_, early) = registry.register(at(12), Held::default());
-        let inputs = inputs(&registry, 12);
+        let inputs = inputs(&registry, Seqno(12));
         let (_, late) = registry.register(at(15), Held::default());
         let (_, present) = registry.register(at(30), Held::default());
-        registry.freeze(&inputs, 30);
+        registry.freeze(&inputs, Seqno(30));
         let frozen = |flag: Arc<AtomicBool>| flag.load(Ordering::SeqCst);
         assert_eq!((frozen(early), frozen(late), frozen(present)), (false, true, false));
     }
@@ -213,8 +215,8 @@ mod tests {
         let (first, _) = registry.register(at(7), Held::default());
         let (second, _) = registry.register(at(7), Held::default());
         registry.release(first);
-        assert_eq!(registry.seqnos(), [7]);
+        assert_eq!(registry.seqnos(), [Seqno(7)]);
         registry.release(second);
-        assert_eq!(registry.seqnos(), [0; 0]);
+        assert_eq!(registry.seqnos(), [Seqno(0); 0]);
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt::Debug, path::Path, sync::Arc};
 
 use super::tree::SegmentHandle;
 use crate::{
-    base::{Bytes, Result},
+    base::{Bytes, Result, Seqno},
     merge::{Direction, EntryRef, Source},
     segment::{AsOfCursor, Segment, SegmentCursor, VersionCursor},
 };
@@ -18,7 +18,7 @@ pub(crate) trait InSegment: Source + Sized {
     fn open(segment: Arc<Segment>, direction: Direction, of: Self::Of) -> Self;
 
     /// Returns a bound on the seqnos in these segments that range tombstones may hide.
-    fn newest_of(handles: &[Arc<SegmentHandle>]) -> u64;
+    fn newest_of(handles: &[Arc<SegmentHandle>]) -> Seqno;
 }
 
 impl InSegment for SegmentCursor {
@@ -28,23 +28,23 @@ impl InSegment for SegmentCursor {
         Self::new(segment, direction)
     }
 
-    fn newest_of(handles: &[Arc<SegmentHandle>]) -> u64 {
-        handles.iter().map(|handle| handle.meta.summary.max_seqno).max().unwrap_or(0)
+    fn newest_of(handles: &[Arc<SegmentHandle>]) -> Seqno {
+        handles.iter().map(|handle| handle.meta.summary.max_seqno).max().unwrap_or(Seqno(0))
     }
 }
 
 /// Reads as of a seqno.
 impl InSegment for AsOfCursor {
-    type Of = u64;
+    type Of = Seqno;
 
-    fn open(segment: Arc<Segment>, direction: Direction, of: u64) -> Self {
+    fn open(segment: Arc<Segment>, direction: Direction, of: Seqno) -> Self {
         Self::new(segment, direction, of)
     }
 
     /// Returns the maximum: range tombstones hide nothing here. An interval that holds the seqno is authoritative (R3);
     /// if it were skipped, the key would be refused because its version was moved here.
-    fn newest_of(_: &[Arc<SegmentHandle>]) -> u64 {
-        u64::MAX
+    fn newest_of(_: &[Arc<SegmentHandle>]) -> Seqno {
+        Seqno::MAX
     }
 }
 
@@ -56,8 +56,8 @@ impl InSegment for VersionCursor {
         Self::new(segment)
     }
 
-    fn newest_of(_: &[Arc<SegmentHandle>]) -> u64 {
-        u64::MAX
+    fn newest_of(_: &[Arc<SegmentHandle>]) -> Seqno {
+        Seqno::MAX
     }
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct Run<C: InSegment> {
     of: C::Of,
     at: usize,
     cursor: Option<C>,
-    newest: u64,
+    newest: Seqno,
 }
 
 /// Cursor over a run of the main tree.
@@ -155,7 +155,7 @@ impl<C: InSegment> Source for Run<C> {
         self.open_from(next, key)
     }
 
-    fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()> {
+    fn skip_newer(&mut self, key: &[u8], seqno: Seqno, purge_horizon: Seqno) -> Result<()> {
         // All versions of a key are in one segment of a run.
         self.cursor.as_mut().map_or(Ok(()), |cursor| cursor.skip_newer(key, seqno, purge_horizon))
     }
@@ -164,7 +164,7 @@ impl<C: InSegment> Source for Run<C> {
         Self::new(self.segments.clone(), Direction::Forward, self.of)
     }
 
-    fn newest(&self) -> u64 {
+    fn newest(&self) -> Seqno {
         self.newest
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::tree::{Opener, SegmentHandle, Tree};
 use crate::{
-    base::{KeyspaceId, TIMELINE},
+    base::{KeyspaceId, Seqno, TIMELINE},
     manifest::Version,
     memtable::Memtable,
 };
@@ -12,7 +12,7 @@ use crate::{
 /// The moment just after a commit: its seqno and time, and the version with the keyspaces, options and pins of then.
 #[derive(Clone, Debug)]
 pub(crate) struct Moment {
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     pub(crate) time_us: u64,
     pub(crate) version: Arc<Version>,
 }
@@ -51,7 +51,7 @@ impl SuperVersion {
 
     /// Returns the memtables that can hold something at or below a seqno, newest first.
     #[inline]
-    pub(crate) fn memtables(&self, seqno: u64) -> impl Iterator<Item = &Arc<Memtable>> {
+    pub(crate) fn memtables(&self, seqno: Seqno) -> impl Iterator<Item = &Arc<Memtable>> {
         std::iter::once(&self.active).chain(&self.sealed).filter(move |memtable| memtable.matters_at(seqno))
     }
 
@@ -137,14 +137,14 @@ impl SuperVersion {
     }
 
     /// Returns the newest seqno in sealed memtables and segments.
-    pub(crate) fn newest_below_active(&self) -> u64 {
-        let sealed = self.sealed.first().map_or(0, |memtable| memtable.last_seqno());
-        self.trees.values().map(|tree| tree.newest).max().unwrap_or(0).max(sealed)
+    pub(crate) fn newest_below_active(&self) -> Seqno {
+        let sealed = self.sealed.first().map_or(Seqno(0), |memtable| memtable.last_seqno());
+        self.trees.values().map(|tree| tree.newest).max().unwrap_or(Seqno(0)).max(sealed)
     }
 
     /// Returns whether a log holds entries that no segment does.
     pub(in crate::engine) fn needs_log(&self, number: u64) -> bool {
-        self.memtables(u64::MAX).any(|memtable| memtable.log() == number)
+        self.memtables(Seqno::MAX).any(|memtable| memtable.log() == number)
     }
 
     /// Returns all segments.

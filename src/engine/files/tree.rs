@@ -10,10 +10,10 @@ use std::{
 
 use super::reclaim::Reclaim;
 use crate::{
-    base::{KeySpan, Result, head},
+    base::{KeySpan, Result, Seqno, head},
     engine::context::Context,
     manifest::KeyspaceVersion,
-    segment::{IndexNumbers, Past, Segment, SegmentMeta},
+    segment::{HistorySummary, IndexNumbers, Segment, SegmentMeta},
 };
 
 /// Opens segments, and has their files removed in the end.
@@ -89,7 +89,7 @@ impl SegmentHandle {
 
     /// Returns whether a read at `seqno` can be affected by this segment (K9).
     #[inline]
-    pub(crate) fn matters_at(&self, seqno: u64) -> bool {
+    pub(crate) fn matters_at(&self, seqno: Seqno) -> bool {
         seqno >= self.meta.summary.lowest_affected
     }
 }
@@ -116,9 +116,9 @@ pub(crate) struct Tree {
     /// The history tier.
     pub(crate) history: Vec<HistoryRun>,
     /// Largest end of any interval there: reads at or above it skip the tier.
-    pub(crate) history_end: u64,
+    pub(crate) history_end: Seqno,
     /// Largest seqno in any segment.
-    pub(super) newest: u64,
+    pub(super) newest: Seqno,
 }
 
 /// Segments of the history tier that share no key.
@@ -128,18 +128,18 @@ pub(crate) struct HistoryRun {
     /// By key.
     pub(crate) segments: Vec<Arc<SegmentHandle>>,
     /// Reads below `begin`, or at or above `end`, find nothing here.
-    begin: u64,
-    end: u64,
+    begin: Seqno,
+    end: Seqno,
 }
 
 impl HistoryRun {
-    fn new(handle: Arc<SegmentHandle>, history: Past) -> Self {
-        let mut run = Self { number: history.run, segments: Vec::new(), begin: u64::MAX, end: 0 };
+    fn new(handle: Arc<SegmentHandle>, history: HistorySummary) -> Self {
+        let mut run = Self { number: history.run, segments: Vec::new(), begin: Seqno::MAX, end: Seqno(0) };
         run.add(handle, history);
         run
     }
 
-    fn add(&mut self, handle: Arc<SegmentHandle>, history: Past) {
+    fn add(&mut self, handle: Arc<SegmentHandle>, history: HistorySummary) {
         self.begin = self.begin.min(handle.meta.summary.lowest_affected);
         self.end = self.end.max(history.end).max(handle.meta.summary.max_seqno);
         self.segments.push(handle);
@@ -147,7 +147,7 @@ impl HistoryRun {
 
     /// Returns whether a read at `seqno` can find anything here.
     #[inline]
-    pub(crate) fn concerns(&self, seqno: u64) -> bool {
+    pub(crate) fn concerns(&self, seqno: Seqno) -> bool {
         self.begin <= seqno && seqno < self.end
     }
 
@@ -182,8 +182,8 @@ impl Tree {
                 _ => tree.history.push(HistoryRun::new(handle, history)),
             }
         }
-        tree.history_end = tree.history.iter().map(|run| run.end).max().unwrap_or(0);
-        tree.newest = tree.segments().map(|handle| handle.meta.summary.max_seqno).max().unwrap_or(0);
+        tree.history_end = tree.history.iter().map(|run| run.end).max().unwrap_or(Seqno(0));
+        tree.newest = tree.segments().map(|handle| handle.meta.summary.max_seqno).max().unwrap_or(Seqno(0));
         tree
     }
 
@@ -218,7 +218,7 @@ impl Tree {
 
     /// Returns the sorted runs that overlap a span and can affect a read at `seqno`: each segment of level 0, and each
     /// deeper level.
-    pub(crate) fn runs(&self, span: &KeySpan, seqno: u64) -> Vec<Vec<Arc<SegmentHandle>>> {
+    pub(crate) fn runs(&self, span: &KeySpan, seqno: Seqno) -> Vec<Vec<Arc<SegmentHandle>>> {
         let wanted = |handle: &&Arc<SegmentHandle>| handle.meta.summary.overlaps(span) && handle.matters_at(seqno);
         let mut runs = Vec::new();
         for (number, level) in self.levels.iter().enumerate() {

@@ -72,7 +72,7 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
     forget_dropped(engine)?;
     report.bytes_before = segment_bytes_in(engine, scope);
     watch.begin(report.bytes_before)?;
-    let mut held: Vec<u64> = Vec::new();
+    let mut held: Vec<Seqno> = Vec::new();
     let ids: Vec<_> = engine.files.current().version.keyspaces.keys().copied().filter(|id| scope.holds(*id)).collect();
     for id in ids {
         let _one = engine.jobs.slots.take(id)?;
@@ -101,7 +101,7 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
 fn compact_whole(
     engine: &Engine,
     keyspace: &KeyspaceVersion,
-    held: &mut Vec<u64>,
+    held: &mut Vec<Seqno>,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
     let id = keyspace.id;
@@ -113,7 +113,7 @@ fn compact_whole(
     // dropped.
     let hides = keyspace.main().any(|segment| segment.summary.has_purges());
     if let Some(task) = task(keyspace) {
-        held.extend(run_task(engine, &task, 0, watch)?.dropped.held_by.iter().map(|(seqno, _)| seqno));
+        held.extend(run_task(engine, &task, Seqno(0), watch)?.dropped.held_by.iter().map(|(seqno, _)| seqno));
     }
     let Some(keyspace) = find() else { return Ok(()) };
     let (hidden, newest) = purges_of(engine, &keyspace)?;
@@ -126,7 +126,7 @@ fn compact_whole(
         run_task(engine, &task, newest, watch)?;
     }
     // A remaining purge keeps the name of what it hid, for readers below it.
-    let kept = find().map(|keyspace| purges_of(engine, &keyspace)).transpose()?.map_or(0, |(_, newest)| newest);
+    let kept = find().map(|keyspace| purges_of(engine, &keyspace)).transpose()?.map_or(Seqno(0), |(_, newest)| newest);
     held.extend(engine.files.registered_seqnos().into_iter().filter(|seqno| *seqno < kept));
     Ok(())
 }
@@ -137,14 +137,14 @@ fn compact_span(
     engine: &Engine,
     id: KeyspaceId,
     span: &KeySpan,
-    held: &mut Vec<u64>,
+    held: &mut Vec<Seqno>,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
     for level in 0..=engine.ctx.options.shape().level_max {
         let Some(keyspace) = engine.files.keyspace(id) else { return Ok(()) };
         let expiry_cutoff = expiry_cutoff(engine, &keyspace, seen_from(engine));
         if let Some(task) = down_in_span(&keyspace, level, span, expiry_cutoff) {
-            held.extend(run_task(engine, &task, 0, watch)?.dropped.held_by.iter().map(|(seqno, _)| seqno));
+            held.extend(run_task(engine, &task, Seqno(0), watch)?.dropped.held_by.iter().map(|(seqno, _)| seqno));
         }
     }
     let Some(keyspace) = engine.files.keyspace(id) else { return Ok(()) };
@@ -160,7 +160,7 @@ fn compact_history(
     purges: &Purges,
     span: Option<&KeySpan>,
     watch: &mut Watch<'_>,
-) -> Result<Vec<u64>> {
+) -> Result<Vec<Seqno>> {
     let mut held = Vec::new();
     let id = keyspace.id;
     {
@@ -183,7 +183,7 @@ fn compact_history(
             let Some(history) = segment.summary.history else { return false };
             let aged = aging.now.saturating_sub(history.until_min) >= aging.window;
             let held_for = job.files.version.held.get(&segment.number);
-            let is_released = |(seqno, _): &(u64, u64)| aging.registered.binary_search(seqno).is_err();
+            let is_released = |(seqno, _): &(Seqno, u64)| aging.registered.binary_search(seqno).is_err();
             let released = held_for.is_some_and(|held| held.iter().any(is_released));
             aged || released || purges.touch(&segment.summary.span, segment.summary.min_seqno)
         };
@@ -196,11 +196,11 @@ fn compact_history(
 }
 
 /// Returns what purges in the main tree hide, and the newest of them.
-fn purges_of(engine: &Engine, keyspace: &KeyspaceVersion) -> Result<(Purges, u64)> {
+fn purges_of(engine: &Engine, keyspace: &KeyspaceVersion) -> Result<(Purges, Seqno)> {
     let current = engine.files.current();
     let mut purges = Vec::new();
     let Some(tree) = current.trees.get(&keyspace.id).filter(|tree| tree.purges) else {
-        return Ok((Purges::default(), 0));
+        return Ok((Purges::default(), Seqno(0)));
     };
     for handle in tree.levels.iter().flatten().filter(|handle| handle.meta.summary.has_purges()) {
         let segment = handle.segment()?;
@@ -216,13 +216,13 @@ fn purges_of(engine: &Engine, keyspace: &KeyspaceVersion) -> Result<(Purges, u64
             cursor.advance()?;
         }
     }
-    let newest = purges.iter().map(|(_, seqno)| *seqno).max().unwrap_or(0);
+    let newest = purges.iter().map(|(_, seqno)| *seqno).max().unwrap_or(Seqno(0));
     Ok((Purges::new(purges), newest))
 }
 
 /// Returns the seqnos of current readers for which something is kept; `held` are those for which the compaction kept
 /// it.
-fn still_held_by(engine: &Engine, scope: Scope<'_>, mut held: Vec<u64>) -> Vec<Seqno> {
+fn still_held_by(engine: &Engine, scope: Scope<'_>, mut held: Vec<Seqno>) -> Vec<Seqno> {
     let current = engine.files.current();
     let keyspaces = || current.version.keyspaces.values().filter(|keyspace| scope.holds(keyspace.id));
     let segments = keyspaces().flat_map(|keyspace| keyspace.segments());
@@ -236,7 +236,7 @@ fn still_held_by(engine: &Engine, scope: Scope<'_>, mut held: Vec<u64>) -> Vec<S
     held.sort_unstable();
     held.dedup();
     held.retain(|seqno| registered.binary_search(seqno).is_ok());
-    held.into_iter().map(Seqno).collect()
+    held
 }
 
 fn segment_bytes_in(engine: &Engine, scope: Scope<'_>) -> u64 {

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{Outputs, demands, rules};
 use crate::{
-    base::{KeyspaceId, Result, TIMELINE},
+    base::{KeyspaceId, Result, Seqno, TIMELINE},
     compaction::{Job, OlderSegments, Outcome, run},
     engine::{Engine, files::JobInputs, timeline::write_stamps},
     manifest::{Change, Edit, StoredOptions},
@@ -81,7 +81,7 @@ fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &m
             sources: vec![MemCursor::new(memtable, id, Direction::Forward)],
             base: outputs.base(),
             tombstones: memtable.tombstones(id),
-            rules: rules(engine, keyspace, current, 0),
+            rules: rules(engine, keyspace, current, Seqno(0)),
             demands: demands(keyspace, registered),
             below: OlderSegments(keyspace.main().cloned().collect()),
             // One segment for a memtable: two would share seqnos in level 0 (V1).
@@ -114,7 +114,7 @@ fn install(
     let current = &inputs.files;
     let mut editing = engine.files.edit();
     let mut edit = Edit::default();
-    let mut superseder = 0;
+    let mut superseder = Seqno(0);
     for (id, outcome) in outcomes {
         let Outcome { segments, dropped, held, .. } = outcome;
         let Some(keyspace) = editing.version().keyspaces.get(&id) else {
@@ -135,7 +135,7 @@ fn install(
     if let Some(segment) = stamps {
         if !editing.version().keyspaces.contains_key(&TIMELINE) {
             let options = StoredOptions::default();
-            edit.push(Change::Create { id: TIMELINE, name: String::new(), options, seqno: 0 });
+            edit.push(Change::Create { id: TIMELINE, name: String::new(), options, seqno: Seqno(0) });
         }
         edit.push(Change::Add { level: 0, segment });
     }
@@ -144,7 +144,12 @@ fn install(
     assert!(memtable.log() < next_log, "the memtable of log {} is flushed before {next_log} (E2)", memtable.log());
     edit.push(Change::LogsFrom { number: next_log });
     edit.push(engine.files.numbers_taken());
-    edit.push(Change::Seqnos { last: memtable.last_seqno(), next: 0, ceiling: 0, time_us: memtable.time_us() });
+    edit.push(Change::Seqnos {
+        last: memtable.last_seqno(),
+        next: Seqno(0),
+        ceiling: Seqno(0),
+        time_us: memtable.time_us(),
+    });
     let version = editing.commit(&edit, made)?;
     editing.install(&version, Some(memtable), Some((inputs, superseder)));
     engine.log.flushed_before(next_log);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
-    base::Result,
+    base::{Result, Seqno},
     engine::{Engine, catalogue::readers_of},
     manifest::{Change, Edit, KeyspaceVersion},
 };
@@ -35,7 +35,7 @@ pub(super) fn forget_dropped(engine: &Engine) -> Result<bool> {
     let forget = Edit::new(gone.iter().filter(there).map(|gone| Change::Forget { id: gone.id }));
     let version = editing.commit(&forget, &[])?;
     // A view that was opened meanwhile, below a drop, keeps its files.
-    let newest = gone.iter().filter_map(|gone| gone.dropped).max().unwrap_or(0);
+    let newest = gone.iter().filter_map(|gone| gone.dropped).max().unwrap_or(Seqno(0));
     editing.install(&version, None, Some((&inputs, newest)));
     drop(editing);
     engine.work.keep_troubles(|id, _| version.keyspaces.contains_key(&id));

@@ -29,7 +29,7 @@ use slots::CompactionSlots;
 pub(super) use worker::{WorkKind, background_step, drawn_step, idle_step, work_on};
 
 use crate::{
-    base::{KeyspaceId, Result},
+    base::{KeyspaceId, Result, Seqno},
     compaction::{Aging, Demands, Rules, Tier},
     engine::{
         Engine,
@@ -61,7 +61,7 @@ pub(crate) struct Jobs {
 /// Start of the time without commits.
 #[derive(Debug, Default)]
 struct Idle {
-    visible: u64,
+    visible: Seqno,
     /// In monotonic microseconds.
     since: u64,
 }
@@ -101,7 +101,7 @@ impl Jobs {
     }
 
     /// Returns whether nothing has been committed for a while.
-    fn is_idle(&self, now: u64, visible: u64) -> bool {
+    fn is_idle(&self, now: u64, visible: Seqno) -> bool {
         let mut idle = self.idle.lock();
         if idle.visible != visible {
             *idle = Idle { visible, since: now };
@@ -128,12 +128,12 @@ impl Drop for Copying<'_> {
 }
 
 /// Returns the rules by which versions of a keyspace are kept now.
-fn rules(engine: &Engine, keyspace: &KeyspaceVersion, current: &Arc<SuperVersion>, purged_upto: u64) -> Rules {
+fn rules(engine: &Engine, keyspace: &KeyspaceVersion, current: &Arc<SuperVersion>, purged_upto: Seqno) -> Rules {
     let policy = engine.catalogue.policy_of(keyspace);
     let now = engine.now_us();
     let timeline = Timeline::new(current);
     // Without a history tier there is nothing that a purge would have to wait for.
-    let purged_upto = if keyspace.history.is_empty() { u64::MAX } else { purged_upto };
+    let purged_upto = if keyspace.history.is_empty() { Seqno::MAX } else { purged_upto };
     Rules {
         strategy: engine.catalogue.strategy_of(keyspace),
         now,
@@ -185,7 +185,7 @@ struct Outputs<'j> {
     engine: &'j Engine,
     keyspace: &'j KeyspaceVersion,
     /// Lower bounds of the seqnos and times inside.
-    bases: (u64, u64),
+    bases: (Seqno, u64),
     /// Number of the history tier's run, once there is one.
     run: Option<u64>,
     /// Numbers of all files created.
@@ -193,20 +193,20 @@ struct Outputs<'j> {
 }
 
 impl<'j> Outputs<'j> {
-    fn new(engine: &'j Engine, keyspace: &'j KeyspaceVersion, bases: (u64, u64)) -> Self {
+    fn new(engine: &'j Engine, keyspace: &'j KeyspaceVersion, bases: (Seqno, u64)) -> Self {
         Self { engine, keyspace, bases, run: None, made: Vec::new() }
     }
 
     /// Creates the outputs of a compaction.
     fn of(engine: &'j Engine, keyspace: &'j KeyspaceVersion, inputs: &[Arc<SegmentMeta>]) -> Self {
-        let seqno = inputs.iter().map(|segment| segment.summary.min_seqno).min().unwrap_or(0);
+        let seqno = inputs.iter().map(|segment| segment.summary.min_seqno).min().unwrap_or(Seqno(0));
         // Entries without a time get one from the timeline, which may be any.
         let time = inputs.iter().map(|segment| segment.summary.times.map_or(0, |times| times.base)).min().unwrap_or(0);
         Self::new(engine, keyspace, (seqno, time))
     }
 
     /// No seqno inside is below.
-    fn base(&self) -> u64 {
+    fn base(&self) -> Seqno {
         self.bases.0
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{Outputs, demands, rules};
 use crate::{
-    base::{Error, Result},
+    base::{Error, Result, Seqno},
     compaction::{
         HistoryJob, HistorySurvivors, HistoryTask, Job, OlderSegments, Outcome, Purges, Task, run, run_history,
     },
@@ -21,7 +21,7 @@ use crate::{
     segment::SegmentMeta,
 };
 
-pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: u64, watch: &mut Watch<'_>) -> Result<Outcome> {
+pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: Seqno, watch: &mut Watch<'_>) -> Result<Outcome> {
     let inputs = engine.files.job_inputs("compact: files, then list");
     let JobInputs { files: current, registered, .. } = &inputs;
     let Some(keyspace) = current.version.keyspaces.get(&task.keyspace) else { return Ok(Outcome::default()) };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    base::{Error, Result, TIMELINE},
+    base::{Error, Result, Seqno, TIMELINE},
     engine::{
         Engine,
         files::{runs::RunCursor, tree::SegmentHandle},
@@ -113,7 +113,7 @@ pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
     for segment in segments {
         edit.push(Change::Add { level, segment });
     }
-    edit.push(Change::Watermarks { keyspace: TIMELINE, vanished: 0, horizon, expired_upto: 0 });
+    edit.push(Change::Watermarks { keyspace: TIMELINE, vanished: Seqno(0), horizon, expired_upto: 0 });
     edit.push(engine.files.numbers_taken());
     let mut editing = engine.files.edit();
     engine.health.check_writable()?;
@@ -123,13 +123,13 @@ pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
 }
 
 /// Returns the seqno from which on every commit must be recorded.
-fn exact_upto(engine: &Engine, timeline: &Timeline) -> Result<u64> {
+fn exact_upto(engine: &Engine, timeline: &Timeline) -> Result<Seqno> {
     let version = &timeline.current.version;
     let windows = version.keyspaces.values().map(|keyspace| engine.catalogue.policy_of(keyspace).window());
     let longest = windows.max().unwrap_or(0);
     let pinned = version.pins.values().map(|pin| pin.time_us).min();
     let from = engine.now_us().saturating_sub(longest.max(EXACT_MIN)).min(pinned.unwrap_or(u64::MAX));
-    let by_time = timeline.at_time(from)?.map_or(0, |stamp| stamp.seqno);
+    let by_time = timeline.at_time(from)?.map_or(Seqno(0), |stamp| stamp.seqno);
     if longest > 0 || pinned.is_some() {
         return Ok(by_time);
     }
@@ -143,7 +143,7 @@ fn exact_upto(engine: &Engine, timeline: &Timeline) -> Result<u64> {
         before > 0
     };
     let kept = timeline.segments.iter().rev().take_while(fits).last();
-    Ok(kept.map_or(0, |oldest| oldest.meta.summary.min_seqno).max(by_time))
+    Ok(kept.map_or(Seqno(0), |oldest| oldest.meta.summary.min_seqno).max(by_time))
 }
 
 /// Rewrites segments of the timeline: before `exact_from` one commit in each second, from then on all of them. Returns
@@ -152,13 +152,13 @@ fn write_thinned(
     engine: &Engine,
     timeline: &Timeline,
     inputs: &[Arc<SegmentHandle>],
-    exact_from: u64,
+    exact_from: Seqno,
     made: &mut Vec<u64>,
-) -> Result<(Vec<SegmentMeta>, u64)> {
+) -> Result<(Vec<SegmentMeta>, Seqno)> {
     let mut cursor = RunCursor::new(inputs.to_vec(), Direction::Forward, ());
     cursor.seek(Some(&[]))?;
     let mut out = StampWriter { engine, made, writer: None, chunk: Vec::new(), segments: Vec::new() };
-    let (mut sampled, mut horizon) = (None, 0);
+    let (mut sampled, mut horizon) = (None, Seqno(0));
     let (mut is_exact, mut last) = (false, None::<Stamp>);
     while cursor.entry().is_some() {
         for stamp in timeline.read(&cursor)? {
@@ -167,7 +167,7 @@ fn write_thinned(
                 return Err(timeline.corrupt("commits of the timeline in order"));
             }
             if stamp.seqno < exact_from {
-                horizon = stamp.seqno + 1;
+                horizon = stamp.seqno.next();
                 if sampled.is_some_and(|last: u64| stamp.time < last.saturating_add(SAMPLE)) {
                     continue;
                 }

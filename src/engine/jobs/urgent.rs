@@ -8,7 +8,7 @@ use super::{
     thin::thin_timeline,
 };
 use crate::{
-    base::{Error, KeyspaceId, Result, TIMELINE},
+    base::{Error, KeyspaceId, Result, Seqno, TIMELINE},
     compaction::{Purges, Shape, Waste, pick, pick_history, score},
     engine::{Engine, watch::Watch},
     manifest::KeyspaceVersion,
@@ -94,7 +94,7 @@ fn compact_levels(engine: &Engine, id: KeyspaceId, shape: &Shape, (seen_from, id
     if task.just_move {
         move_segment(engine, &task)?;
     } else {
-        run_task(engine, &task, 0, &mut Watch::silent())?;
+        run_task(engine, &task, Seqno(0), &mut Watch::silent())?;
     }
     Ok(true)
 }

@@ -63,7 +63,7 @@ pub(super) struct CommitState {
     /// `None` in a read-only database.
     writer: Option<LogWriter>,
     memtable: Arc<Memtable>,
-    next_seqno: u64,
+    next_seqno: Seqno,
     /// Commit time of the newest batch, and a lower bound for the next one.
     time_us: u64,
     time_floor: u64,
@@ -77,7 +77,7 @@ pub(super) struct CommitState {
 
 impl CommitState {
     /// Returns the seqno of the next commit.
-    pub(super) fn next_seqno(&self) -> u64 {
+    pub(super) fn next_seqno(&self) -> Seqno {
         self.next_seqno
     }
 
@@ -121,12 +121,12 @@ pub(super) struct LogStart {
     pub(super) writer: Option<LogWriter>,
     pub(super) memtable: Arc<Memtable>,
     /// Newest recovered commit, and the seqno of the next one.
-    pub(super) visible: u64,
-    pub(super) next_seqno: u64,
-    pub(super) ceiling: u64,
+    pub(super) visible: Seqno,
+    pub(super) next_seqno: Seqno,
+    pub(super) ceiling: Seqno,
     pub(super) time_us: u64,
     /// Newest seqno known to be durable, and the newest log that holds more.
-    pub(super) synced: u64,
+    pub(super) synced: Seqno,
     pub(super) recovered: Option<u64>,
 }
 
@@ -153,26 +153,26 @@ impl Log {
             work: Arc::clone(work),
             counters: Arc::clone(counters),
             commit: Lock::new(Rank::Commit, commit),
-            visible: AtomicU64::new(visible),
-            ceiling: AtomicU64::new(ceiling),
+            visible: AtomicU64::new(visible.0),
+            ceiling: AtomicU64::new(ceiling.0),
             syncing: Syncing::new(synced, recovered),
         }
     }
 
     /// Returns the newest seqno that readers may see.
     #[inline]
-    pub(crate) fn visible(&self) -> u64 {
-        self.visible.load(Ordering::Acquire)
+    pub(crate) fn visible(&self) -> Seqno {
+        Seqno(self.visible.load(Ordering::Acquire))
     }
 
     /// Returns the seqno below which all are reserved.
-    pub(super) fn ceiling(&self) -> u64 {
-        self.ceiling.load(Ordering::Acquire)
+    pub(super) fn ceiling(&self) -> Seqno {
+        Seqno(self.ceiling.load(Ordering::Acquire))
     }
 
     /// Records that the seqnos below `ceiling` have been reserved.
-    pub(super) fn raise_ceiling(&self, ceiling: u64) {
-        self.ceiling.fetch_max(ceiling, Ordering::AcqRel);
+    pub(super) fn raise_ceiling(&self, ceiling: Seqno) {
+        self.ceiling.fetch_max(ceiling.0, Ordering::AcqRel);
     }
 
     /// Takes the lock under which commits are made.
@@ -193,13 +193,13 @@ impl Log {
     }
 
     /// Takes the next seqno. A failed append leaves a hole: a seqno is never used twice.
-    pub(super) fn take_seqno(&self, commit: &mut CommitState) -> Result<u64> {
+    pub(super) fn take_seqno(&self, commit: &mut CommitState) -> Result<Seqno> {
         let seqno = commit.next_seqno;
         // Half of the reservation was left when this commit began.
         if seqno >= self.ceiling() {
             return Err(Error::invalid("all reserved seqnos have been used; run the operation again"));
         }
-        commit.next_seqno += 1;
+        commit.next_seqno = commit.next_seqno.next();
         Ok(seqno)
     }
 
@@ -228,16 +228,16 @@ impl Log {
         batch.ops().for_each(|op| dead.wrote(seqno, op.keyspace, op.kind, op.key));
         commit.recent.keep(seqno, batch);
         self.publish(commit, seqno, time_us);
-        Ok(Receipt { seqno: Seqno(seqno), time: from_us(time_us) })
+        Ok(Receipt { seqno, time: from_us(time_us) })
     }
 
     /// Makes a seqno visible: everything at or below it is in the log and a memtable, or in the manifest (E1).
-    pub(super) fn publish(&self, commit: &mut CommitState, seqno: u64, time_us: u64) {
+    pub(super) fn publish(&self, commit: &mut CommitState, seqno: Seqno, time_us: u64) {
         let before = self.visible();
         assert!(before < seqno && seqno < commit.next_seqno, "{seqno} is published after {before} (E1)");
         assert!(commit.time_us <= time_us, "commit {seqno} at {time_us}, after one at {} (C2)", commit.time_us);
         commit.time_us = time_us;
-        self.visible.store(seqno, Ordering::Release);
+        self.visible.store(seqno.0, Ordering::Release);
     }
 
     fn writer(commit: &mut CommitState) -> Result<&mut LogWriter> {
@@ -293,7 +293,7 @@ impl Log {
 
     /// Returns once every commit at or below `seqno` is durable. `before` runs before any sync of the log: what the log
     /// is going to point to must be durable first (E3).
-    pub(super) fn sync_upto(&self, seqno: u64, files: &FileSet, before: impl Fn() -> Result<()>) -> Result<()> {
+    pub(super) fn sync_upto(&self, seqno: Seqno, files: &FileSet, before: impl Fn() -> Result<()>) -> Result<()> {
         let sync = || {
             before()?;
             self.sync_all(files)
@@ -302,7 +302,7 @@ impl Log {
     }
 
     /// Syncs all logs, oldest first; returns the seqno up to which everything is durable.
-    fn sync_all(&self, files: &FileSet) -> Result<u64> {
+    fn sync_all(&self, files: &FileSet) -> Result<Seqno> {
         let (upto, logs) = {
             let commit = self.commit.lock();
             (self.visible(), commit.files_to_sync())

@@ -3,6 +3,7 @@
 //! Batches are shared bytes, so keeping one costs a clone of a pointer. The ring is bounded in bytes; its floor marks
 //! the batches that have left it, which never count as unchanged. Used by `engine/write/conflicts.rs`.
 
+use crate::base::Seqno;
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::wal::BatchView;
@@ -15,9 +16,9 @@ const BATCH_OVERHEAD: usize = 64;
 pub(in crate::engine) struct Recent {
     readers: usize,
     /// Every batch above this seqno is in the ring; nothing is known of those at or below it.
-    floor: u64,
+    floor: Seqno,
     /// Batches in order of seqno.
-    batches: VecDeque<(u64, Arc<BatchView>)>,
+    batches: VecDeque<(Seqno, Arc<BatchView>)>,
     bytes: usize,
     bytes_max: usize,
 }
@@ -25,11 +26,11 @@ pub(in crate::engine) struct Recent {
 impl Recent {
     /// Creates a ring of at most `bytes_max`; the newest batch may exceed it.
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { readers: 0, floor: 0, batches: VecDeque::new(), bytes: 0, bytes_max }
+        Self { readers: 0, floor: Seqno(0), batches: VecDeque::new(), bytes: 0, bytes_max }
     }
 
     /// Begins a read; `newest` is the newest commit.
-    pub(super) fn watch(&mut self, newest: u64) {
+    pub(super) fn watch(&mut self, newest: Seqno) {
         if self.readers == 0 {
             self.floor = newest;
         }
@@ -47,7 +48,7 @@ impl Recent {
     }
 
     /// Keeps a batch that is being committed, while there is a reader.
-    pub(super) fn keep(&mut self, seqno: u64, batch: BatchView) {
+    pub(super) fn keep(&mut self, seqno: Seqno, batch: BatchView) {
         if self.readers == 0 {
             return;
         }
@@ -65,7 +66,7 @@ impl Recent {
     }
 
     /// Returns the batches after a seqno, oldest first; `None` if the ring does not reach back to it.
-    pub(in crate::engine) fn after(&self, seqno: u64) -> Option<impl Iterator<Item = &(u64, Arc<BatchView>)>> {
+    pub(in crate::engine) fn after(&self, seqno: Seqno) -> Option<impl Iterator<Item = &(Seqno, Arc<BatchView>)>> {
         let from = self.batches.partition_point(|(at, _)| *at <= seqno);
         (seqno >= self.floor).then(|| self.batches.range(from..))
     }
@@ -86,21 +87,21 @@ mod tests {
         for bound in 0..12 {
             let mut recent = Recent::new(bound * 40);
             let (mut all, mut seqno) = (Vec::new(), 0u64);
-            recent.watch(0);
+            recent.watch(Seqno(0));
             for _ in 0..200 {
                 seqno += 1 + u64::from(env.draw(3));
                 let mut buf = BatchBuf::default();
                 (0..env.draw(6)).for_each(|i| buf.push(Kind::Put, KeyspaceId(16), &[u8::try_from(i).unwrap()], b""));
-                buf.stamp(seqno, 0);
+                buf.stamp(Seqno(seqno), 0);
                 let len = buf.len();
-                recent.keep(seqno, buf.into_shared(len));
+                recent.keep(Seqno(seqno), buf.into_shared(len));
                 all.push(seqno);
                 let since = u64::from(env.draw(u32::try_from(seqno).unwrap() + 1));
                 let newer: Vec<u64> = all.iter().copied().filter(|at| *at > since).collect();
-                if let Some(found) = recent.after(since) {
-                    assert_eq!(found.map(|(at, _)| *at).collect::<Vec<_>>(), newer, "since {since}");
+                if let Some(found) = recent.after(Seqno(since)) {
+                    assert_eq!(found.map(|(at, _)| at.0).collect::<Vec<_>>(), newer, "since {since}");
                 }
-                assert!(recent.after(seqno - 1).is_some(), "the newest batch is always there");
+                assert!(recent.after(Seqno(seqno - 1)).is_some(), "the newest batch is always there");
                 assert!(recent.batches.len() == 1 || recent.bytes <= recent.bytes_max);
             }
             recent.unwatch();

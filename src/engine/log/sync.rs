@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    base::Result,
+    base::{Result, Seqno},
     engine::locks::{Condvar, Held, Lock, Rank},
 };
 
@@ -31,7 +31,7 @@ pub(in crate::engine) struct Syncing {
 #[derive(Debug, Default)]
 struct State {
     /// Every commit at or below this seqno is durable.
-    synced: u64,
+    synced: Seqno,
     /// Whether a thread is syncing.
     leader: bool,
     /// Newest log from which commits were recovered that are not known to be on the disk: they are flushed to segments
@@ -42,19 +42,19 @@ struct State {
 impl Syncing {
     /// Creates the state at open: the seqno that the manifest and the logs prove durable, and the newest log that holds
     /// more.
-    pub(super) fn new(synced: u64, recovered: Option<u64>) -> Self {
+    pub(super) fn new(synced: Seqno, recovered: Option<u64>) -> Self {
         let state = State { synced, leader: false, recovered };
         Self { state: Lock::new(Rank::Synced, state), done: Condvar::new(), due: SyncDeadline::default() }
     }
 
     /// Records that commits at or below `synced` are durable.
-    pub(in crate::engine) fn raise(&self, synced: u64) {
+    pub(in crate::engine) fn raise(&self, synced: Seqno) {
         let mut state = self.state.lock();
         state.synced = state.synced.max(synced);
     }
 
     /// Returns the newest commit known to be durable.
-    pub(in crate::engine) fn synced(&self) -> u64 {
+    pub(in crate::engine) fn synced(&self) -> Seqno {
         self.state.lock().synced
     }
 
@@ -72,9 +72,9 @@ impl Syncing {
     /// seqno that it has synced up to; `go_on` fails once waiting is pointless.
     pub(super) fn upto(
         &self,
-        seqno: u64,
+        seqno: Seqno,
         go_on: impl Fn() -> Result<()>,
-        sync: impl FnOnce() -> Result<u64>,
+        sync: impl FnOnce() -> Result<Seqno>,
     ) -> Result<()> {
         // Declared before the guard and so dropped after it, since its drop takes the lock: after a panic another
         // waiter may lead.
@@ -185,22 +185,22 @@ mod tests {
 
     #[test]
     fn one_syncs_for_all_who_wait_and_after_a_failure_another_one_tries() {
-        let syncing = Syncing::new(3, None);
-        let failed = syncing.upto(5, || Ok(()), || Err(Error::DiskFull));
-        assert!(matches!(failed, Err(Error::DiskFull)) && syncing.synced() == 3);
-        syncing.upto(5, || Ok(()), || Ok(9)).unwrap();
-        syncing.upto(9, || Err(Error::Closed), || Err(Error::DiskFull)).unwrap();
-        assert!(matches!(syncing.upto(10, || Err(Error::Closed), || Ok(10)), Err(Error::Closed)));
-        assert_eq!(syncing.synced(), 9);
+        let syncing = Syncing::new(Seqno(3), None);
+        let failed = syncing.upto(Seqno(5), || Ok(()), || Err(Error::DiskFull));
+        assert!(matches!(failed, Err(Error::DiskFull)) && syncing.synced() == Seqno(3));
+        syncing.upto(Seqno(5), || Ok(()), || Ok(Seqno(9))).unwrap();
+        syncing.upto(Seqno(9), || Err(Error::Closed), || Err(Error::DiskFull)).unwrap();
+        assert!(matches!(syncing.upto(Seqno(10), || Err(Error::Closed), || Ok(Seqno(10))), Err(Error::Closed)));
+        assert_eq!(syncing.synced(), Seqno(9));
     }
 
     #[test]
     fn the_right_to_sync_goes_on_behind_a_panic() {
-        let syncing = Syncing::new(0, None);
+        let syncing = Syncing::new(Seqno(0), None);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            syncing.upto(1, || Ok(()), || panic!("a broken invariant"))
+            syncing.upto(Seqno(1), || Ok(()), || panic!("a broken invariant"))
         }));
         assert!(panicked.is_err());
-        syncing.upto(1, || Ok(()), || Ok(1)).unwrap();
+        syncing.upto(Seqno(1), || Ok(()), || Ok(Seqno(1))).unwrap();
     }
 }

@@ -20,7 +20,7 @@ use std::{collections::HashSet, io::ErrorKind, path::Path, sync::Arc};
 pub(crate) use threads::Running;
 
 use crate::{
-    base::{Error, IoContext, Result},
+    base::{Error, IoContext, Result, Seqno},
     engine::{
         Catalogue, Clock, Context, Counters, Engine, FileSet, Health, Jobs, Log, Options, Work,
         files::superversion::Moment, jobs::flush_recovered, keyspaces::closest, log::LogStart,
@@ -63,8 +63,8 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
     let before = Arc::clone(manifest.version());
     let last = recovered.last_seqno.max(before.last_seqno);
     // After a crash, seqnos up to the old ceiling may have been returned to callers and lost.
-    let first = if clean { before.next_seqno } else { before.seqno_ceiling }.max(last + 1);
-    let ceiling = first.saturating_add(ctx.options.limits.seqno_reserve);
+    let first = if clean { before.next_seqno } else { before.seqno_ceiling }.max(last.next());
+    let ceiling = Seqno(first.0.saturating_add(ctx.options.limits.seqno_reserve));
     let time_us = recovered.time_us.max(before.time_us);
     let log_number = recovered.next_log;
 
@@ -161,7 +161,7 @@ fn seal(engine: &Engine, recovered: Result<()>) -> Result<()> {
     recovered?;
     let ends = log.seal(&mut commit, files)?;
     let (last, next, time_us) = (log.visible(), commit.next_seqno(), commit.time_us());
-    let mut edit = Edit::new([Change::Seqnos { last, next, ceiling: 0, time_us }]);
+    let mut edit = Edit::new([Change::Seqnos { last, next, ceiling: Seqno(0), time_us }]);
     for (number, end) in ends {
         edit.push(Change::LogEnd { number, end });
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
 use crate::{
-    base::{Corruption, Error, IoContext, Result},
+    base::{Corruption, Error, IoContext, Result, Seqno},
     env::Dir,
     format::{FileKind, Header, name},
     manifest::{ManifestStore, Version, read_all},
@@ -18,7 +18,7 @@ pub(super) struct Recovered {
     pub(super) memtables: Vec<Arc<Memtable>>,
     /// Known end of each log.
     pub(super) ends: BTreeMap<u64, LogEnd>,
-    pub(super) last_seqno: u64,
+    pub(super) last_seqno: Seqno,
     pub(super) time_us: u64,
     pub(super) next_log: u64,
 }

@@ -175,5 +175,5 @@ pub(crate) fn explain(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Re
         (0, None) => ReadOutcome::Absent,
         (operands, _) => ReadOutcome::Folded(operands),
     };
-    Ok(Explain { seqno: Seqno(seqno), steps, outcome })
+    Ok(Explain { seqno, steps, outcome })
 }

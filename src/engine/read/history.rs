@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{ViewCore, get_as_of, scan::AnySource};
 use crate::{
-    base::{Bytes, KeySpan, KeyspaceId, Kind, Result},
+    base::{Bytes, KeySpan, KeyspaceId, Kind, Result, Seqno},
     engine::{
         KeyspaceRef,
         files::{
@@ -26,7 +26,7 @@ use crate::{
 /// A version of a key.
 #[derive(Debug)]
 pub(crate) struct KeyVersion {
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     /// Commit time, in microseconds.
     pub(crate) time: u64,
     /// `None` for a delete; an error for a value that cannot be returned, such as a sum that no `i64` holds.
@@ -36,10 +36,10 @@ pub(crate) struct KeyVersion {
 /// A version in a memtable or in the main tree.
 #[derive(Clone, Debug)]
 struct LiveVersion {
-    seqno: u64,
+    seqno: Seqno,
     ordinal: u32,
     kind: Kind,
-    gap_start: Option<u64>,
+    gap_start: Option<Seqno>,
     moved: bool,
     time: Option<u64>,
     value: Bytes,
@@ -100,7 +100,7 @@ impl LiveWalk {
         entry.is_none_or(|entry| (tombstone.seqno, tombstone.ordinal) > (entry.seqno, entry.ordinal))
     }
 
-    fn peek(merge: &Kway<AnySource>, tombstones: &[LiveVersion], key: &[u8]) -> Option<(u64, Kind)> {
+    fn peek(merge: &Kway<AnySource>, tombstones: &[LiveVersion], key: &[u8]) -> Option<(Seqno, Kind)> {
         if Self::tombstone_first(merge, tombstones, key) {
             return tombstones.last().map(|tombstone| (tombstone.seqno, tombstone.kind));
         }
@@ -131,18 +131,18 @@ pub(crate) struct VersionWalk {
     key: Vec<u8>,
     read_at: ReadAt,
     /// Seqnos returned: `from..to`.
-    from: u64,
-    to: u64,
+    from: Seqno,
+    to: Seqno,
     live: LiveWalk,
     history: Kway<VersionRunCursor>,
     timeline: Timeline,
     complete: bool,
     /// Seqno of the version before: the next older one must end there, unless something in between was dropped.
-    begins: Option<u64>,
+    begins: Option<Seqno>,
     /// Seqno that moved versions must reach down to, as the entry above them records.
-    moved_from: Option<u64>,
+    moved_from: Option<Seqno>,
     /// Lowest gap of the main-tree entries so far.
-    floor: u64,
+    floor: Seqno,
     /// Whether a source failed to read on.
     unread: bool,
     ended: bool,
@@ -154,7 +154,7 @@ pub(crate) fn history(
     view: &Arc<ViewCore>,
     keyspace: &KeyspaceRef,
     key: &[u8],
-    (from, to): (u64, u64),
+    (from, to): (Seqno, Seqno),
 ) -> Result<Option<VersionWalk>> {
     let Some(read_at) = view.read_at(keyspace)? else { return Ok(None) };
     history_in(view, &view.files().of_keyspace(keyspace.id), read_at, keyspace, key, (from, to)).map(Some)
@@ -167,17 +167,17 @@ fn history_in(
     read_at: ReadAt,
     keyspace: &KeyspaceRef,
     key: &[u8],
-    (from, to): (u64, u64),
+    (from, to): (Seqno, Seqno),
 ) -> Result<VersionWalk> {
-    let to = to.min(read_at.seqno.saturating_add(1));
+    let to = to.min(read_at.seqno.next());
     let mut sources = Vec::new();
     // One range tombstone may be in several segments.
-    let mut covering: BTreeMap<(u64, u32, bool), Tombstone> = BTreeMap::new();
+    let mut covering: BTreeMap<(Seqno, u32, bool), Tombstone> = BTreeMap::new();
     let mut add = |set: &Tombstones| {
         let place = |tombstone: &Tombstone| (tombstone.seqno, tombstone.ordinal, !tombstone.purge);
         covering.extend(set.covering(key).map(|tombstone| (place(tombstone), *tombstone)));
     };
-    for memtable in current.memtables(u64::MAX) {
+    for memtable in current.memtables(Seqno::MAX) {
         memtable.tombstones(keyspace.id).iter().for_each(|set| add(set));
         sources.push(AnySource::Mem(MemCursor::new(memtable, keyspace.id, Direction::Forward)));
     }
@@ -195,8 +195,8 @@ fn history_in(
     history.seek(Some(key))?;
     merge.seek(Some(key))?;
     // Newer versions are not returned; the oldest of them in each source records what was dropped beneath it.
-    history.skip_newer(key, to.saturating_sub(1), read_at.purge_horizon)?;
-    merge.skip_newer(key, to.saturating_sub(1), read_at.purge_horizon)?;
+    history.skip_newer(key, to.prev(), read_at.purge_horizon)?;
+    merge.skip_newer(key, to.prev(), read_at.purge_horizon)?;
     let live = LiveWalk { merge, tombstones: covering.values().map(LiveVersion::of_tombstone).collect(), next: None };
     Ok(VersionWalk {
         complete: nothing_vanished(&current.version, keyspace.id),
@@ -213,7 +213,7 @@ fn history_in(
         timeline: Timeline::new(current),
         begins: None,
         moved_from: None,
-        floor: u64::MAX,
+        floor: Seqno::MAX,
         unread: false,
         ended: false,
     })
@@ -225,12 +225,12 @@ pub(crate) fn history_range(
     view: &Arc<ViewCore>,
     keyspace: &KeyspaceRef,
     span: KeySpan,
-    seqnos: (u64, u64),
+    seqnos: (Seqno, Seqno),
 ) -> Result<Option<RangeWalk>> {
     let Some(read_at) = view.read_at(keyspace)? else { return Ok(None) };
     let current = view.files().of_keyspace(keyspace.id);
     let mut sources: Vec<AnySource> = Vec::new();
-    for memtable in current.memtables(u64::MAX) {
+    for memtable in current.memtables(Seqno::MAX) {
         sources.push(AnySource::Mem(MemCursor::new(memtable, keyspace.id, Direction::Forward)));
     }
     if let Some(tree) = current.trees.get(&keyspace.id) {
@@ -286,7 +286,7 @@ pub(crate) struct RangeWalk {
     _iterating: Arc<()>,
     keyspace: KeyspaceRef,
     read_at: ReadAt,
-    seqnos: (u64, u64),
+    seqnos: (Seqno, Seqno),
     current: Arc<SuperVersion>,
     /// Every entry left of any key, for the keys alone.
     keys: Kway<AnySource>,
@@ -348,7 +348,7 @@ impl RangeWalk {
 
 /// Returns whether everything dropped from a keyspace has left a gap.
 fn nothing_vanished(version: &Version, id: KeyspaceId) -> bool {
-    version.keyspaces.get(&id).is_none_or(|keyspace| keyspace.vanished == 0 && keyspace.expired_upto == 0)
+    version.keyspaces.get(&id).is_none_or(|keyspace| keyspace.vanished == Seqno(0) && keyspace.expired_upto == 0)
 }
 
 impl VersionWalk {
@@ -404,7 +404,7 @@ impl VersionWalk {
     }
 
     /// Returns whether a seqno is in the range of this walk, or older: drops above it do not concern this walk.
-    fn tells(&self, seqno: u64) -> bool {
+    fn tells(&self, seqno: Seqno) -> bool {
         seqno < self.to
     }
 
@@ -449,7 +449,7 @@ impl VersionWalk {
     }
 
     /// Returns the value of a version, expired or not; for an operand, what a read at its seqno folds.
-    fn value_of(&self, kind: Kind, seqno: u64, value: impl FnOnce() -> Bytes) -> Result<Option<Bytes>> {
+    fn value_of(&self, kind: Kind, seqno: Seqno, value: impl FnOnce() -> Bytes) -> Result<Option<Bytes>> {
         let found = meaning(kind, (seqno, None), None)?.unwrap_or(Meaning::Operand);
         if let Some(answer) = found.answer(value) {
             return answer.into_value(&self.key).map_err(|error| self.keyspace.named(error));

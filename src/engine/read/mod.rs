@@ -90,12 +90,12 @@ fn present(engine: &Engine, keyspace: &KeyspaceRef) -> Result<(Arc<SuperVersion>
 /// Returns the oldest seqno from which on no read of a keyspace is refused. Expired values that were dropped are
 /// missing at moments before their expiry: then this is the first commit since the latest expiry, or the next one to
 /// come.
-pub(crate) fn horizon(engine: &Engine, id: KeyspaceId) -> u64 {
+pub(crate) fn horizon(engine: &Engine, id: KeyspaceId) -> Seqno {
     if engine.is_forked() {
-        return 0;
+        return Seqno(0);
     }
     let current = engine.files.current();
-    let Some(keyspace) = current.version.keyspaces.get(&id) else { return 0 };
+    let Some(keyspace) = current.version.keyspaces.get(&id) else { return Seqno(0) };
     let mut horizon = keyspace.horizon.max(keyspace.vanished);
     if !keyspace.options.ttls.is_empty() {
         // Commit times before that are samples: what had expired is not known to the microsecond.
@@ -103,21 +103,21 @@ pub(crate) fn horizon(engine: &Engine, id: KeyspaceId) -> u64 {
     }
     let Some(before) = keyspace.expired_upto.checked_sub(1) else { return horizon };
     let since = || {
-        let behind = Timeline::new(&current).at_time(before)?.map_or(0, |stamp| stamp.seqno + 1);
+        let behind = Timeline::new(&current).at_time(before)?.map_or(Seqno(0), |stamp| stamp.seqno.next());
         Timeline::new(&current).from(behind)?.next()
     };
     // If the timeline cannot be read, the next commit is late enough.
-    let next = since().ok().flatten().map_or_else(|| engine.visible().saturating_add(1), |stamp| stamp.seqno);
+    let next = since().ok().flatten().map_or_else(|| engine.visible().next(), |stamp| stamp.seqno);
     horizon.max(next)
 }
 
 /// Walks the commits from a seqno on; `None` starts where the timeline becomes exact.
-pub(crate) fn commits(engine: &Engine, from: Option<u64>) -> Result<CommitWalk> {
+pub(crate) fn commits(engine: &Engine, from: Option<Seqno>) -> Result<CommitWalk> {
     engine.check_open()?;
     let timeline = Timeline::new(&engine.files.current());
     let exact = timeline.exact_from();
     match from {
-        Some(from) if from < exact => Err(Error::HistoryTrimmed { oldest: Seqno(exact) }),
+        Some(from) if from < exact => Err(Error::HistoryTrimmed { oldest: exact }),
         from => timeline.from(from.unwrap_or(exact)),
     }
 }
@@ -269,7 +269,7 @@ fn look_up_as_of(
         if seqno < tree.history_end {
             history = get_history(tree, key, seqno, tally)?;
         }
-        if tree.purges || current.memtables(u64::MAX).any(|memtable| memtable.has_purges()) {
+        if tree.purges || current.memtables(Seqno::MAX).any(|memtable| memtable.has_purges()) {
             // Stopping at the first trace of a moved version would miss a purge further down.
             lookup.has_asked_history();
         } else if let HistoryAnswer::Holds(version) = &history {
@@ -302,7 +302,7 @@ fn answer_of(version: &HistoryVersion, lookup: &Lookup) -> Result<Option<Answer>
 }
 
 /// Looks a key up in the history tier.
-fn get_history(tree: &Tree, key: &mut PointKey<'_>, seqno: u64, tally: &mut Tally) -> Result<HistoryAnswer> {
+fn get_history(tree: &Tree, key: &mut PointKey<'_>, seqno: Seqno, tally: &mut Tally) -> Result<HistoryAnswer> {
     let mut found = HistoryAnswer::Nothing;
     let only = tree.history.iter().filter(|run| run.concerns(seqno)).nth(1).is_none();
     for run in tree.history.iter().filter(|run| run.concerns(seqno)) {

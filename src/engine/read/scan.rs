@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    base::{Bytes, KeySpan, Result},
+    base::{Bytes, KeySpan, Result, Seqno},
     engine::{
         KeyspaceRef,
         files::{
@@ -63,7 +63,7 @@ impl Source for AnySource {
         }
     }
 
-    fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()> {
+    fn skip_newer(&mut self, key: &[u8], seqno: Seqno, purge_horizon: Seqno) -> Result<()> {
         match self {
             Self::Mem(cursor) => cursor.skip_newer(key, seqno, purge_horizon),
             Self::Run(cursor) => cursor.skip_newer(key, seqno, purge_horizon),
@@ -81,7 +81,7 @@ impl Source for AnySource {
         }
     }
 
-    fn newest(&self) -> u64 {
+    fn newest(&self) -> Seqno {
         match self {
             Self::Mem(cursor) => cursor.newest(),
             Self::Run(cursor) => cursor.newest(),

@@ -24,7 +24,7 @@ use crate::{
 enum Anchor {
     Present,
     Past {
-        seqno: u64,
+        seqno: Seqno,
         /// Time of the moment, in microseconds.
         time: u64,
         /// Exclusive bound on how much later the moment may be; 0 if `time` is exact.
@@ -38,13 +38,13 @@ enum Anchor {
 #[derive(Debug)]
 pub(crate) struct ViewCore {
     engine: Arc<Engine>,
-    seqno: u64,
+    seqno: Seqno,
     /// Moment in microseconds: values that had expired by then are absent.
     time: u64,
     /// Exclusive bound on how much later the moment may be; 0 if `time` is exact.
     slack: u64,
     /// Newest seqno when it was opened; keyspaces dropped later can still be read.
-    purge_horizon: u64,
+    purge_horizon: Seqno,
     /// Whether what it sees was the present, or has been kept ever since: then no read is refused.
     complete: bool,
     /// Whether it reads keyspaces that were dropped after its moment.
@@ -65,7 +65,7 @@ impl ViewCore {
     }
 
     /// Opens a view of a past moment.
-    pub(crate) fn as_of(engine: &Arc<Engine>, seqno: u64) -> Result<Arc<Self>> {
+    pub(crate) fn as_of(engine: &Arc<Engine>, seqno: Seqno) -> Result<Arc<Self>> {
         engine.check_open()?;
         if seqno > engine.visible() {
             return Err(Error::InTheFuture);
@@ -83,10 +83,10 @@ impl ViewCore {
         engine.check_open()?;
         fix_time(engine, time)?;
         let timeline = Timeline::new(&engine.files.current());
-        let seqno = timeline.at_time(time)?.map_or(0, |stamp| stamp.seqno);
+        let seqno = timeline.at_time(time)?.map_or(Seqno(0), |stamp| stamp.seqno);
         let exact = timeline.exact_from();
         if seqno < exact {
-            return Err(Error::HistoryTrimmed { oldest: Seqno(exact) });
+            return Err(Error::HistoryTrimmed { oldest: exact });
         }
         Ok(Arc::new(Self::register(engine, Anchor::Past { seqno, time, slack: 0, pinned: false })))
     }
@@ -109,7 +109,7 @@ impl ViewCore {
         engine.ctx.pass("view: moment, then registered");
         let mut slack = 0;
         let (mut complete, mut pinned) = (false, false);
-        let mut reader = Reader { seqno: 0, purge_horizon: 0, time: 0 };
+        let mut reader = Reader { seqno: Seqno(0), purge_horizon: Seqno(0), time: 0 };
         let (seat, files) = engine.files.register(|| {
             // Under the registry lock: a job installed before this did not know this reader, but judged by an earlier
             // time.
@@ -140,10 +140,10 @@ impl ViewCore {
     fn of_nothing(engine: &Arc<Engine>) -> Self {
         Self {
             engine: Arc::clone(engine),
-            seqno: 0,
+            seqno: Seqno(0),
             time: 0,
             slack: 0,
-            purge_horizon: 0,
+            purge_horizon: Seqno(0),
             complete: false,
             pinned: false,
             version: Arc::default(),
@@ -151,7 +151,7 @@ impl ViewCore {
         }
     }
 
-    pub(crate) fn seqno(&self) -> u64 {
+    pub(crate) fn seqno(&self) -> Seqno {
         self.seqno
     }
 
@@ -219,7 +219,7 @@ impl ViewCore {
         if self.seqno < then.born {
             return Ok(None);
         }
-        let vanished = if self.complete { 0 } else { then.vanished };
+        let vanished = if self.complete { Seqno(0) } else { then.vanished };
         let expired_by_then = !self.complete && self.time < then.expired_upto;
         let cutoffs = cutoffs(then, self.time, self.slack);
         Ok(Some(ReadAt {
@@ -244,12 +244,12 @@ impl ViewCore {
     #[cold]
     fn readable_instead(&self, keyspace: &KeyspaceRef, key: &[u8], refused: Error) -> Error {
         let Error::HistoryTrimmed { mut oldest } = refused else { return refused };
-        let horizon = Seqno(horizon(&self.engine, keyspace.id));
+        let horizon = horizon(&self.engine, keyspace.id);
         for _ in 0..NAMED_MAX {
-            if oldest >= horizon || oldest.0 <= self.seqno {
+            if oldest >= horizon || oldest <= self.seqno {
                 break;
             }
-            let tried = Self::as_of(&self.engine, oldest.0).and_then(|view| {
+            let tried = Self::as_of(&self.engine, oldest).and_then(|view| {
                 let read_at = view.read_at(keyspace)?;
                 read_at
                     .map_or(Ok(None), |read_at| get_as_of(&view.files(), keyspace, key, read_at, &self.engine.counters))
@@ -316,7 +316,7 @@ const AHEAD: u64 = 200_000;
 fn fix_time(engine: &Engine, time: u64) -> Result<()> {
     if time > engine.now_us() {
         // A commit may be a little ahead of the clock if an earlier call asked for the same time.
-        let newest = Timeline::new(&engine.files.current()).at_seqno(u64::MAX)?;
+        let newest = Timeline::new(&engine.files.current()).at_seqno(Seqno::MAX)?;
         if newest.is_none_or(|newest| time > newest.time) {
             return Err(Error::InTheFuture);
         }
@@ -331,7 +331,7 @@ fn fix_time(engine: &Engine, time: u64) -> Result<()> {
     if editing.version().time_us < floor {
         // A little ahead, so that not every call waits for the disk.
         let time_us = floor.saturating_add(AHEAD);
-        editing.apply(&Edit::new([Change::Seqnos { last: 0, next: 0, ceiling: 0, time_us }]))?;
+        editing.apply(&Edit::new([Change::Seqnos { last: Seqno(0), next: Seqno(0), ceiling: Seqno(0), time_us }]))?;
     }
     engine.log.lock().raise_floor(floor);
     Ok(())

@@ -45,8 +45,8 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
     ] = engine.counters.reads.sums();
     let kept = kept_for(&current.version, &engine.files.registered_seqnos());
     let mut stats = Stats {
-        seqno: Seqno(engine.visible()),
-        synced_seqno: Seqno(engine.log.syncing.synced()),
+        seqno: engine.visible(),
+        synced_seqno: engine.log.syncing.synced(),
         commits: engine.counters.commits.load(Relaxed),
         gets,
         scans: engine.counters.scans.load(Relaxed),
@@ -65,11 +65,11 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
         compacted_out_bytes: engine.counters.compacted_out.load(Relaxed),
         history_out_bytes: engine.counters.history_out.load(Relaxed),
         stalls: engine.counters.stalls.load(Relaxed),
-        memtable_bytes: current.memtables(u64::MAX).map(|memtable| memtable.bytes()).sum(),
+        memtable_bytes: current.memtables(Seqno::MAX).map(|memtable| memtable.bytes()).sum(),
         sealed_memtables: current.sealed.len() as u64,
         index_bytes: current.segments().map(|handle| handle.memory() as u64).sum(),
         views: views as u64,
-        oldest_view: oldest_view.map(Seqno),
+        oldest_view,
         held_by_views: held_by_views(engine, &current, &kept),
         pins: pins(&current.version, &kept),
         levels: Vec::new(),
@@ -107,16 +107,16 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
 }
 
 /// Returns what views hold, besides the current files.
-fn held_by_views(engine: &Engine, current: &Arc<SuperVersion>, kept: &HashMap<u64, (u64, u64)>) -> Vec<ViewStats> {
+fn held_by_views(engine: &Engine, current: &Arc<SuperVersion>, kept: &HashMap<Seqno, (u64, u64)>) -> Vec<ViewStats> {
     let holders: Vec<ViewHold> = engine.files.holders();
     let now: HashSet<u64> = current.segments().map(|handle| handle.meta.number).collect();
-    let logs: HashSet<u64> = current.memtables(u64::MAX).map(|memtable| memtable.log()).collect();
+    let logs: HashSet<u64> = current.memtables(Seqno::MAX).map(|memtable| memtable.log()).collect();
     // Many views share few superversions.
     let mut of_files: HashMap<u64, (u64, u64)> = HashMap::new();
     let mut by_seqno: HashMap<u64, (ViewStats, HashSet<u64>)> = HashMap::new();
     for ViewHold { seqno, iterators, files } in holders {
-        let (view, seen) = by_seqno.entry(seqno).or_default();
-        view.seqno = Seqno(seqno);
+        let (view, seen) = by_seqno.entry(seqno.0).or_default();
+        view.seqno = seqno;
         view.views += 1;
         view.iterators += iterators;
         (view.bytes, view.dropped_bytes) = kept.get(&seqno).copied().unwrap_or((0, 0));
@@ -126,7 +126,7 @@ fn held_by_views(engine: &Engine, current: &Arc<SuperVersion>, kept: &HashMap<u6
         }
         let (file_bytes, memtable_bytes) = *of_files.entry(files.generation).or_insert_with(|| {
             let old = files.segments().filter(|handle| !now.contains(&handle.meta.number));
-            let flushed = files.memtables(u64::MAX).filter(|memtable| !logs.contains(&memtable.log()));
+            let flushed = files.memtables(Seqno::MAX).filter(|memtable| !logs.contains(&memtable.log()));
             (old.map(|memtable| memtable.meta.file_len).sum(), flushed.map(|memtable| memtable.bytes()).sum())
         });
         view.file_bytes += file_bytes;
@@ -181,8 +181,8 @@ fn space(engine: &Engine) -> Result<SpaceUse> {
 
 /// Returns for each seqno the bytes that jobs have recorded as kept only for its readers, and the bytes of dropped
 /// keyspaces that those read.
-fn kept_for(version: &Version, registered: &[u64]) -> HashMap<u64, (u64, u64)> {
-    let mut kept: HashMap<u64, (u64, u64)> = HashMap::new();
+fn kept_for(version: &Version, registered: &[Seqno]) -> HashMap<Seqno, (u64, u64)> {
+    let mut kept: HashMap<Seqno, (u64, u64)> = HashMap::new();
     for (seqno, bytes) in version.held.values().flatten() {
         kept.entry(*seqno).or_default().0 += bytes;
     }
@@ -196,10 +196,10 @@ fn kept_for(version: &Version, registered: &[u64]) -> HashMap<u64, (u64, u64)> {
     kept
 }
 
-fn pins(version: &Version, kept: &HashMap<u64, (u64, u64)>) -> Vec<PinStats> {
+fn pins(version: &Version, kept: &HashMap<Seqno, (u64, u64)>) -> Vec<PinStats> {
     let pin = |(name, PinnedAt { seqno, .. }): (&String, &PinnedAt)| {
         let (bytes, dropped_bytes) = kept.get(seqno).copied().unwrap_or((0, 0));
-        PinStats { name: name.clone(), seqno: Seqno(*seqno), bytes, dropped_bytes }
+        PinStats { name: name.clone(), seqno: *seqno, bytes, dropped_bytes }
     };
     version.pins.iter().map(pin).collect()
 }

@@ -24,7 +24,7 @@ use std::{
 };
 
 use crate::{
-    base::{Bytes, Error, KeySpan, KeyspaceId, Result},
+    base::{Bytes, Error, KeySpan, KeyspaceId, Result, Seqno},
     engine::{
         Engine, KeyspaceRef,
         log::Recent,
@@ -131,7 +131,7 @@ impl ReadSet {
     }
 
     /// Returns the seqno at which everything was read.
-    fn since(&self) -> u64 {
+    fn since(&self) -> Seqno {
         self.view.seqno()
     }
 
@@ -142,7 +142,7 @@ impl ReadSet {
     }
 
     /// Reads everything again and fails if an answer differs; returns the seqno of the second read.
-    fn compare(&self) -> Result<u64> {
+    fn compare(&self) -> Result<Seqno> {
         let now = ViewCore::snapshot(self.view.engine());
         for KeyspaceReads { keyspace, keys, spans } in self.keyspaces.values() {
             for key in keys {
@@ -183,7 +183,7 @@ fn compare_spans(then: &ViewCore, now: &ViewCore, keyspace: &KeyspaceRef, span: 
 #[derive(Debug)]
 pub(super) struct ReadCheck<'r> {
     reads: &'r ReadSet,
-    upto: u64,
+    upto: Seqno,
     rounds: usize,
 }
 

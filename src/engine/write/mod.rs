@@ -113,7 +113,7 @@ fn commit_checked(
             }
             if batch.count() == 0 && reads.is_empty() {
                 // Nothing to write: return the receipt of the newest commit.
-                return Ok(Receipt { seqno: Seqno(engine.visible()), time: from_us(commit.time_us()) });
+                return Ok(Receipt { seqno: engine.visible(), time: from_us(commit.time_us()) });
             }
             if batch.operands() > 0 {
                 decide::end_long_chains(engine, &mut commit, &mut batch, keyspaces);
@@ -124,7 +124,7 @@ fn commit_checked(
     engine.counters.commits.fetch_add(1, Ordering::Relaxed);
     engine.ctx.pass("commit: applied, then synced");
     let synced = match durability {
-        Durability::Sync => sync::sync_upto(engine, receipt.seqno.0),
+        Durability::Sync => sync::sync_upto(engine, receipt.seqno),
         Durability::Interval(every) => sync::sync_within(engine, every),
         Durability::Buffered => Ok(()),
     };
@@ -156,14 +156,14 @@ fn lock_checked<'e>(engine: &'e Engine, reads: &[&ReadSet]) -> Result<Guard<'e, 
 /// Reserves more seqnos, long before the reserved ones run out.
 fn extend_reservation(engine: &Engine) -> Result<()> {
     let reserve = engine.ctx.options.limits.seqno_reserve;
-    let is_low = || engine.visible().saturating_add(reserve / 2) >= engine.log.ceiling();
+    let is_low = || engine.visible().0.saturating_add(reserve / 2) >= engine.log.ceiling().0;
     if !is_low() {
         return Ok(());
     }
     let mut editing = engine.files.edit();
     if is_low() {
-        let ceiling = engine.visible().saturating_add(reserve);
-        editing.apply(&Edit::new([Change::Seqnos { last: 0, next: 0, ceiling, time_us: 0 }]))?;
+        let ceiling = Seqno(engine.visible().0.saturating_add(reserve));
+        editing.apply(&Edit::new([Change::Seqnos { last: Seqno(0), next: Seqno(0), ceiling, time_us: 0 }]))?;
         engine.log.raise_ceiling(ceiling);
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    base::Result,
+    base::{Result, Seqno},
     engine::{Engine, jobs::flush_recovered},
 };
 
@@ -11,7 +11,7 @@ use crate::{
 const TRY_AGAIN_US: u64 = 500_000;
 
 /// Syncs until every commit at or below `seqno` is durable.
-pub(super) fn sync_upto(engine: &Engine, seqno: u64) -> Result<()> {
+pub(super) fn sync_upto(engine: &Engine, seqno: Seqno) -> Result<()> {
     engine.log.sync_upto(seqno, &engine.files, || flush_recovered(engine))
 }
 

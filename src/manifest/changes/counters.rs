@@ -1,11 +1,11 @@
 //! Numbers that have been assigned, and the newest commit.
 
 use crate::{
-    base::Corruption,
+    base::{Corruption, Seqno},
     format::{Reader, Writer},
     manifest::{
         change::Change,
-        fields::{counter, keyspace},
+        fields::{counter, keyspace, seqno_field},
     },
 };
 
@@ -33,19 +33,19 @@ pub(crate) fn decode_next_keyspace(body: &mut Reader<'_>) -> Result<Change, Corr
 
 pub(crate) const SEQNOS: u8 = 10;
 
-pub(crate) fn encode_seqnos(out: &mut Writer, last: u64, next: u64, ceiling: u64, time_us: u64) -> u8 {
-    out.varint(last);
-    out.varint(next);
-    out.varint(ceiling);
+pub(crate) fn encode_seqnos(out: &mut Writer, last: Seqno, next: Seqno, ceiling: Seqno, time_us: u64) -> u8 {
+    out.varint(last.0);
+    out.varint(next.0);
+    out.varint(ceiling.0);
     out.varint(time_us);
     SEQNOS
 }
 
 pub(crate) fn decode_seqnos(body: &mut Reader<'_>) -> Result<Change, Corruption> {
     Ok(Change::Seqnos {
-        last: counter(body, "last seqno")?,
-        next: counter(body, "next seqno")?,
-        ceiling: counter(body, "seqno ceiling")?,
+        last: seqno_field(body, "last seqno")?,
+        next: seqno_field(body, "next seqno")?,
+        ceiling: seqno_field(body, "seqno ceiling")?,
         time_us: body.varint("commit time")?,
     })
 }

@@ -1,20 +1,20 @@
 //! Keyspaces that are created, configured, dropped and removed.
 
 use crate::{
-    base::{Corruption, KeyspaceId},
+    base::{Corruption, KeyspaceId, Seqno},
     format::{Reader, Writer},
     manifest::{
         change::Change,
-        fields::{counter, keyspace, text},
+        fields::{keyspace, seqno_field, text},
         options::StoredOptions,
     },
 };
 
 pub(crate) const CREATE: u8 = 1;
 
-pub(crate) fn encode_create(out: &mut Writer, id: KeyspaceId, name: &str, options: &StoredOptions, seqno: u64) -> u8 {
+pub(crate) fn encode_create(out: &mut Writer, id: KeyspaceId, name: &str, options: &StoredOptions, seqno: Seqno) -> u8 {
     out.varint(u64::from(id.0));
-    out.varint(seqno);
+    out.varint(seqno.0);
     out.u8(options.policy.number());
     out.prefixed(name.as_bytes());
     options.encode_tail(out);
@@ -22,7 +22,7 @@ pub(crate) fn encode_create(out: &mut Writer, id: KeyspaceId, name: &str, option
 }
 
 pub(crate) fn decode_create(body: &mut Reader<'_>) -> Result<Change, Corruption> {
-    let (id, seqno) = (keyspace(body)?, counter(body, "seqno")?);
+    let (id, seqno) = (keyspace(body)?, seqno_field(body, "seqno")?);
     let policy = body.u8("policy")?;
     let name = text(body, "name")?;
     Ok(Change::Create { id, name, options: StoredOptions::decode_tail(policy, body)?, seqno })
@@ -30,30 +30,30 @@ pub(crate) fn decode_create(body: &mut Reader<'_>) -> Result<Change, Corruption>
 
 pub(crate) const CONFIGURE: u8 = 13;
 
-pub(crate) fn encode_configure(out: &mut Writer, id: KeyspaceId, options: &StoredOptions, seqno: u64) -> u8 {
+pub(crate) fn encode_configure(out: &mut Writer, id: KeyspaceId, options: &StoredOptions, seqno: Seqno) -> u8 {
     out.varint(u64::from(id.0));
-    out.varint(seqno);
+    out.varint(seqno.0);
     out.u8(options.policy.number());
     options.encode_tail(out);
     CONFIGURE
 }
 
 pub(crate) fn decode_configure(body: &mut Reader<'_>) -> Result<Change, Corruption> {
-    let (id, seqno) = (keyspace(body)?, counter(body, "seqno")?);
+    let (id, seqno) = (keyspace(body)?, seqno_field(body, "seqno")?);
     let policy = body.u8("policy")?;
     Ok(Change::Configure { id, options: StoredOptions::decode_tail(policy, body)?, seqno })
 }
 
 pub(crate) const DROP: u8 = 2;
 
-pub(crate) fn encode_drop(out: &mut Writer, id: KeyspaceId, seqno: u64) -> u8 {
+pub(crate) fn encode_drop(out: &mut Writer, id: KeyspaceId, seqno: Seqno) -> u8 {
     out.varint(u64::from(id.0));
-    out.varint(seqno);
+    out.varint(seqno.0);
     DROP
 }
 
 pub(crate) fn decode_drop(body: &mut Reader<'_>) -> Result<Change, Corruption> {
-    Ok(Change::Drop { id: keyspace(body)?, seqno: counter(body, "seqno")? })
+    Ok(Change::Drop { id: keyspace(body)?, seqno: seqno_field(body, "seqno")? })
 }
 
 pub(crate) const FORGET: u8 = 3;
@@ -72,13 +72,13 @@ pub(crate) const WATERMARKS: u8 = 6;
 pub(crate) fn encode_watermarks(
     out: &mut Writer,
     id: KeyspaceId,
-    vanished: u64,
-    horizon: u64,
+    vanished: Seqno,
+    horizon: Seqno,
     expired_upto: u64,
 ) -> u8 {
     out.varint(u64::from(id.0));
-    out.varint(vanished);
-    out.varint(horizon);
+    out.varint(vanished.0);
+    out.varint(horizon.0);
     // Omitted, as in the first manifests, if nothing has expired.
     if expired_upto > 0 {
         out.varint(expired_upto);
@@ -89,8 +89,8 @@ pub(crate) fn encode_watermarks(
 pub(crate) fn decode_watermarks(body: &mut Reader<'_>) -> Result<Change, Corruption> {
     Ok(Change::Watermarks {
         keyspace: keyspace(body)?,
-        vanished: counter(body, "vanished")?,
-        horizon: counter(body, "horizon")?,
+        vanished: seqno_field(body, "vanished")?,
+        horizon: seqno_field(body, "horizon")?,
         expired_upto: if body.remaining() > 0 { body.varint("expired upto")? } else { 0 },
     })
 }

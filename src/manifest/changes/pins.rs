@@ -1,19 +1,19 @@
 //! Pins that are set and removed.
 
 use crate::{
-    base::Corruption,
+    base::{Corruption, Seqno},
     format::{Reader, Writer},
     manifest::{
         change::Change,
-        fields::{counter, text},
+        fields::{seqno_field, text},
     },
 };
 
 pub(crate) const PIN: u8 = 14;
 
-pub(crate) fn encode_pin(out: &mut Writer, name: &str, seqno: u64, time_us: u64) -> u8 {
+pub(crate) fn encode_pin(out: &mut Writer, name: &str, seqno: Seqno, time_us: u64) -> u8 {
     out.prefixed(name.as_bytes());
-    out.varint(seqno);
+    out.varint(seqno.0);
     out.varint(time_us);
     PIN
 }
@@ -21,7 +21,7 @@ pub(crate) fn encode_pin(out: &mut Writer, name: &str, seqno: u64, time_us: u64)
 pub(crate) fn decode_pin(body: &mut Reader<'_>) -> Result<Change, Corruption> {
     Ok(Change::Pin {
         name: text(body, "name of a pin")?,
-        seqno: counter(body, "seqno")?,
+        seqno: seqno_field(body, "seqno")?,
         time_us: body.varint("time of a pin")?,
     })
 }

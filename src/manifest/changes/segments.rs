@@ -1,11 +1,11 @@
 //! Segments that are added and removed, and the bytes that each holds for older readers.
 
 use crate::{
-    base::{Corruption, KeyspaceId},
+    base::{Corruption, KeyspaceId, Seqno},
     format::{Reader, Writer},
     manifest::{
         change::Change,
-        fields::{FILE_LEN_MAX, LIST_MAX, bounded, counter, keyspace},
+        fields::{FILE_LEN_MAX, LIST_MAX, bounded, counter, keyspace, seqno_field},
     },
     segment::{SegmentMeta, Summary},
 };
@@ -50,11 +50,11 @@ pub(crate) fn decode_remove(body: &mut Reader<'_>) -> Result<Change, Corruption>
 /// A hint: readers may skip it.
 pub(crate) const HELD: u8 = 128;
 
-pub(crate) fn encode_held(out: &mut Writer, number: u64, held: &[(u64, u64)]) -> u8 {
+pub(crate) fn encode_held(out: &mut Writer, number: u64, held: &[(Seqno, u64)]) -> u8 {
     out.varint(number);
     out.varint(held.len() as u64);
     for (seqno, bytes) in held {
-        out.varint(*seqno);
+        out.varint(seqno.0);
         out.varint(*bytes);
     }
     HELD
@@ -64,7 +64,7 @@ pub(crate) fn decode_held(body: &mut Reader<'_>) -> Result<Change, Corruption> {
     let number = counter(body, "segment number")?;
     let mut bytes = Vec::new();
     for _ in 0..bounded(body, "seqnos that hold", LIST_MAX)? {
-        bytes.push((counter(body, "seqno")?, bounded(body, "bytes held", FILE_LEN_MAX)?));
+        bytes.push((seqno_field(body, "seqno")?, bounded(body, "bytes held", FILE_LEN_MAX)?));
     }
     Ok(Change::Held { number, bytes })
 }

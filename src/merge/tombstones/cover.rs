@@ -1,5 +1,6 @@
 //! A segment tree over the parts between edges: finds all tombstones over a part in O(log n) lists.
 
+use crate::base::Seqno;
 use std::ops::Range;
 
 /// A segment tree: each tombstone is listed, by its number, at the few nodes whose parts it covers completely.
@@ -54,7 +55,7 @@ impl Cover {
         Self { leaves, begins, ranks, lowest: Vec::new() }
     }
 
-    pub(super) fn find_lowest(&mut self, gap: impl Fn(u32) -> u64) {
+    pub(super) fn find_lowest(&mut self, gap: impl Fn(u32) -> Seqno) {
         self.lowest = self.ranks.clone();
         for node in self.begins.windows(2) {
             let &[from, to] = node else { continue };

@@ -9,7 +9,7 @@ use super::{
     skyline::{NONE, number},
     tombstone::{Shown, Tombstone},
 };
-use crate::base::KeySpan;
+use crate::base::{KeySpan, Seqno};
 
 /// Sets up to this size are scanned where the skyline does not suffice.
 const FEW: usize = 8;
@@ -35,12 +35,12 @@ impl Tombstones {
     }
 
     /// Returns the number of tombstones written at or before a moment.
-    fn upto(&self, read_at: u64) -> usize {
+    fn upto(&self, read_at: Seqno) -> usize {
         self.all.partition_point(|one| one.tombstone.seqno <= read_at)
     }
 
     /// Looks a key up for readers of a moment that see the purges up to `opened`.
-    pub(super) fn look(&self, key: &[u8], read_at: u64, purge_horizon: u64) -> Said {
+    pub(super) fn look(&self, key: &[u8], read_at: Seqno, purge_horizon: Seqno) -> Said {
         if read_at >= self.newest_seqno() {
             let after = self.skyline.partition_point(|(at, _)| self.edge(*at).is_some_and(|edge| edge <= key));
             let to = self.skyline.get(after).map(|(at, _)| *at);
@@ -79,7 +79,7 @@ impl Tombstones {
         self.covers().path(part).filter_map(below).max()
     }
 
-    fn newest_purge(&self, key: &[u8], read_at: u64, purge_horizon: u64) -> Option<Tombstone> {
+    fn newest_purge(&self, key: &[u8], read_at: Seqno, purge_horizon: Seqno) -> Option<Tombstone> {
         let purges = self.purging();
         let newest = purges.look(key, purge_horizon, purge_horizon).newest?;
         purges.all.get(newest as usize).map(|one| one.tombstone).filter(|tombstone| tombstone.seqno > read_at)
@@ -87,14 +87,14 @@ impl Tombstones {
 
     /// Returns, from a list of tombstones with a gap, the one above a moment with the lowest gap, if it refuses the
     /// moment.
-    fn refusing(&self, list: List<'_>, upto: usize, read_at: u64) -> Option<Tombstone> {
+    fn refusing(&self, list: List<'_>, upto: usize, read_at: Seqno) -> Option<Tombstone> {
         let above = list.first.partition_point(|rank| (*rank as usize) < upto);
         let tombstone = self.all.get(*list.lowest.get(above)? as usize)?.tombstone;
         tombstone.refuses(read_at).then_some(tombstone)
     }
 
     /// Returns a tombstone that overlaps a span and whose gap refuses a moment.
-    pub(super) fn refusing_in(&self, span: &KeySpan, read_at: u64) -> Option<Tombstone> {
+    pub(super) fn refusing_in(&self, span: &KeySpan, read_at: Seqno) -> Option<Tombstone> {
         self.gapped.filter(|(newest, lowest)| *newest > read_at && *lowest <= read_at)?;
         let gaps = self.gaps();
         let upto = self.upto(read_at);
@@ -107,7 +107,7 @@ impl Tombstones {
     }
 
     /// Returns the newest at or below a moment over a key; a purge above the moment precedes it, if its reader sees it.
-    pub(crate) fn newest(&self, key: &[u8], read_at: u64, purge_horizon: u64) -> Option<Tombstone> {
+    pub(crate) fn newest(&self, key: &[u8], read_at: Seqno, purge_horizon: Seqno) -> Option<Tombstone> {
         let said = self.look(key, read_at, purge_horizon);
         said.purge.or_else(|| self.all.get(said.newest? as usize).map(|one| one.tombstone))
     }
@@ -115,7 +115,7 @@ impl Tombstones {
     /// Returns what a look-up of a key as of a moment must be shown, newest first: the purge above it, one above it
     /// whose gap refuses it, and the newest at or below it. Other tombstones over the key change no answer.
     #[inline]
-    pub(crate) fn shown(&self, key: &[u8], read_at: u64, purge_horizon: u64) -> Shown {
+    pub(crate) fn shown(&self, key: &[u8], read_at: Seqno, purge_horizon: Seqno) -> Shown {
         if self.all.is_empty() {
             return Shown::default();
         }
@@ -139,7 +139,7 @@ impl Tombstones {
     }
 
     /// Returns the oldest one above a seqno that covers a key.
-    pub(crate) fn oldest_above(&self, key: &[u8], seqno: u64) -> Option<&Tombstone> {
+    pub(crate) fn oldest_above(&self, key: &[u8], seqno: Seqno) -> Option<&Tombstone> {
         let part = self.part(key)?;
         let upto = self.upto(seqno);
         let above =
@@ -149,7 +149,7 @@ impl Tombstones {
     }
 
     /// Returns the seqno of the newest that overlaps a span.
-    pub(crate) fn newest_in(&self, span: &KeySpan) -> Option<u64> {
+    pub(crate) fn newest_in(&self, span: &KeySpan) -> Option<Seqno> {
         let before =
             |key: &[u8]| self.skyline.partition_point(|(at, _)| self.edge(*at).is_some_and(|edge| edge <= key));
         let from = before(&span.start).saturating_sub(1);
@@ -172,7 +172,7 @@ impl Tombstones {
             let parts = self.edges.len();
             let gapped = || self.all.iter().enumerate().filter(|(_, one)| one.tombstone.gap_start.is_some());
             let gap =
-                |rank: u32| self.all.get(rank as usize).and_then(|one| one.tombstone.gap_start).unwrap_or(u64::MAX);
+                |rank: u32| self.all.get(rank as usize).and_then(|one| one.tombstone.gap_start).unwrap_or(Seqno::MAX);
             let mut over = Cover::new(parts, gapped().map(|(rank, one)| (number(rank), one.parts(parts))));
             let mut starts = Cover::of_points(parts, gapped().map(|(rank, one)| (number(rank), one.from as usize)));
             over.find_lowest(gap);

@@ -6,15 +6,15 @@ use super::{
     set::Tombstones,
     tombstone::{Shown, Tombstone},
 };
-use crate::base::KeySpan;
+use crate::base::{KeySpan, Seqno};
 
 /// The range tombstones of several sources over a key that moves, in either direction.
 #[derive(Debug)]
 pub(crate) struct Overhead {
     /// Newest first: runs that cannot hold anything newer than what was found are not searched.
     runs: Vec<Run>,
-    read_at: u64,
-    purge_horizon: u64,
+    read_at: Seqno,
+    purge_horizon: Seqno,
     /// Answer found last, valid between `from` and `to`.
     shown: Shown,
     /// Newest at or below the moment: its run, its set there, and its number.
@@ -29,7 +29,7 @@ pub(crate) struct Overhead {
 #[derive(Debug)]
 struct Run {
     sets: Vec<Arc<Tombstones>>,
-    newest: u64,
+    newest: Seqno,
 }
 
 /// An edge: its run, its set in the run, and its number.
@@ -38,14 +38,14 @@ type Edge = (usize, usize, u32);
 /// The newest tombstone at or below a moment, over some key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Newest<'a> {
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     pub(crate) start: &'a [u8],
     pub(crate) end: Option<&'a [u8]>,
 }
 
 impl Overhead {
     /// Returns the tombstones of several runs of sets; the sets of a run are sorted and disjoint.
-    pub(crate) fn new(runs: Vec<Vec<Arc<Tombstones>>>, read_at: u64, purge_horizon: u64) -> Self {
+    pub(crate) fn new(runs: Vec<Vec<Arc<Tombstones>>>, read_at: Seqno, purge_horizon: Seqno) -> Self {
         let run = |mut sets: Vec<Arc<Tombstones>>| {
             sets.retain(|set| !set.is_empty());
             let newest = sets.iter().map(|set| set.newest_seqno()).max()?;

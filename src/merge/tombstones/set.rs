@@ -7,7 +7,7 @@ use super::{
     skyline::{OPEN, Placed, number, paint},
     tombstone::{RangeTombstone, Tombstone},
 };
-use crate::base::{Bytes, KeySpan};
+use crate::base::{Bytes, KeySpan, Seqno};
 
 /// Range tombstones of one source.
 #[derive(Debug, Default)]
@@ -19,8 +19,8 @@ pub(crate) struct Tombstones {
     /// Pairs of an edge and the tombstone that is newest from there to the edge of the next pair.
     pub(super) skyline: Vec<(u32, u32)>,
     /// Seqno of the newest purge; and, of the tombstones with a gap, the newest seqno and the lowest gap.
-    pub(super) newest_purge: Option<u64>,
-    pub(super) gapped: Option<(u64, u64)>,
+    pub(super) newest_purge: Option<Seqno>,
+    pub(super) gapped: Option<(Seqno, Seqno)>,
     pub(super) covers: OnceLock<Cover>,
     pub(super) gaps: OnceLock<Gaps>,
     pub(super) purges: OnceLock<Box<Self>>,
@@ -168,8 +168,8 @@ impl Tombstones {
     }
 
     #[inline]
-    pub(super) fn newest_seqno(&self) -> u64 {
-        self.all.last().map_or(0, |one| one.tombstone.seqno)
+    pub(super) fn newest_seqno(&self) -> Seqno {
+        self.all.last().map_or(Seqno(0), |one| one.tombstone.seqno)
     }
 
     /// Returns the edges in order, and each tombstone, oldest first, by the numbers of its edges: the input of

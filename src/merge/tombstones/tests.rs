@@ -4,7 +4,7 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use super::{Fragment, Newest, Overhead, RangeTombstone, Shown, Tombstone, Tombstones, push};
-use crate::base::{Bytes, KeySpan};
+use crate::base::{Bytes, KeySpan, Seqno};
 
 struct Dice(u64);
 
@@ -16,6 +16,7 @@ impl Dice {
 }
 
 fn tombstone(start: &str, end: Option<&str>, seqno: u64) -> RangeTombstone {
+    let seqno = Seqno(seqno);
     let span = KeySpan { start: start.into(), end: end.map(Into::into) };
     RangeTombstone { span, tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: 0, purge: false } }
 }
@@ -49,16 +50,17 @@ fn shapes(n: u64) -> Vec<(&'static str, Vec<RangeTombstone>)> {
 }
 
 fn draw(dice: &mut Dice, seqno: u64, ordinal: u32) -> RangeTombstone {
+    let seqno = Seqno(seqno);
     let letter = |at: u64| vec![b'a' + u8::try_from(at).unwrap()];
     let (start, end) = (dice.below(8), dice.below(10));
-    let gap_start = (dice.below(3) == 0).then(|| 1 + dice.below(seqno));
+    let gap_start = (dice.below(3) == 0).then(|| 1 + dice.below(seqno.0));
     let purge = dice.below(8) == 0;
     let span = KeySpan { start: letter(start), end: (end < 9).then(|| letter(end)) };
-    RangeTombstone { span, tombstone: Tombstone { seqno, ordinal, gap_start, time: 0, purge } }
+    RangeTombstone { span, tombstone: Tombstone { seqno, ordinal, gap_start: gap_start.map(Seqno), time: 0, purge } }
 }
 
 /// What a walk over all of them finds for a key: the newest, whether a purge hides it, and whether a gap refuses it.
-fn naive(all: &[RangeTombstone], key: &[u8], read_at: u64, purge_horizon: u64) -> (Option<Tombstone>, bool, bool) {
+fn naive(all: &[RangeTombstone], key: &[u8], read_at: Seqno, purge_horizon: Seqno) -> (Option<Tombstone>, bool, bool) {
     let over = || all.iter().filter(|one| one.span.holds(key)).map(|one| one.tombstone);
     let newest = over()
         .filter(|tombstone| tombstone.seqno <= read_at)
@@ -92,7 +94,7 @@ fn parted(set: &Tombstones, dice: &mut Dice) -> Vec<Arc<Tombstones>> {
     starts.zip(ends).map(part).collect()
 }
 
-fn told(shown: Shown, read_at: u64, purge_horizon: u64) -> (Option<Tombstone>, bool, bool) {
+fn told(shown: Shown, read_at: Seqno, purge_horizon: Seqno) -> (Option<Tombstone>, bool, bool) {
     assert!(shown.iter().is_sorted_by_key(|tombstone| Reverse((tombstone.seqno, tombstone.ordinal))));
     let newest = shown.iter().find(|tombstone| tombstone.seqno <= read_at).copied();
     let known =
@@ -120,28 +122,29 @@ fn every_reader_is_told_of_each_key_what_a_walk_over_all_tombstones_finds() {
         for read_at in 0..=last + 1 {
             let purge_horizon = read_at + dice.below(last + 2 - read_at.min(last));
             let mut sweeps = [stack.clone(), vec![Arc::clone(&whole)]]
-                .map(|sets| Overhead::new(alone(&sets), read_at, purge_horizon));
-            let mut back = Overhead::new(vec![parted(&whole, &mut dice)], read_at, purge_horizon);
+                .map(|sets| Overhead::new(alone(&sets), Seqno(read_at), Seqno(purge_horizon)));
+            let mut back = Overhead::new(vec![parted(&whole, &mut dice)], Seqno(read_at), Seqno(purge_horizon));
             for (at, key) in keys.iter().enumerate() {
-                let wanted = naive(&all, key, read_at, purge_horizon);
-                let alone = told(whole.shown(key, read_at, purge_horizon), read_at, purge_horizon);
+                let wanted = naive(&all, key, Seqno(read_at), Seqno(purge_horizon));
+                let alone =
+                    told(whole.shown(key, Seqno(read_at), Seqno(purge_horizon)), Seqno(read_at), Seqno(purge_horizon));
                 assert_eq!(alone, wanted, "seed {seed}: {key:?} at {read_at}, {purge_horizon}");
                 for sweep in &mut sweeps {
-                    let walked = told(sweep.over(key), read_at, purge_horizon);
+                    let walked = told(sweep.over(key), Seqno(read_at), Seqno(purge_horizon));
                     assert_eq!(walked, wanted, "seed {seed}: {key:?} at {read_at}, {purge_horizon} in a walk");
                 }
                 let other = &keys[keys.len() - 1 - at];
-                let wanted = naive(&all, other, read_at, purge_horizon);
+                let wanted = naive(&all, other, Seqno(read_at), Seqno(purge_horizon));
                 let (newest, purged, _) = wanted;
-                let walked = told(back.over(other), read_at, purge_horizon);
+                let walked = told(back.over(other), Seqno(read_at), Seqno(purge_horizon));
                 assert_eq!(walked, wanted, "seed {seed}: {other:?} at {read_at}, {purge_horizon} backward");
                 if let Some(Newest { seqno, start, end }) = back.newest() {
                     assert_eq!(Some(seqno), newest.map(|tombstone| tombstone.seqno));
                     assert!(start <= other && end.is_none_or(|end| other.as_slice() < end));
                 }
-                let found = stack.iter().rev().find_map(|set| set.newest(other, read_at, purge_horizon));
-                match found.filter(|tombstone| tombstone.seqno > read_at) {
-                    Some(purge) => assert!(purged && purge.purge && purge.seqno <= purge_horizon),
+                let found = stack.iter().rev().find_map(|set| set.newest(other, Seqno(read_at), Seqno(purge_horizon)));
+                match found.filter(|tombstone| tombstone.seqno > Seqno(read_at)) {
+                    Some(purge) => assert!(purged && purge.purge && purge.seqno <= Seqno(purge_horizon)),
                     None => assert!(!purged && found == newest),
                 }
 
@@ -150,9 +153,9 @@ fn every_reader_is_told_of_each_key_what_a_walk_over_all_tombstones_finds() {
                 let over: Vec<Tombstone> =
                     all.iter().filter(|one| one.span.holds(key)).map(|one| one.tombstone).collect();
                 assert_eq!(covering, over);
-                let oldest = over.iter().find(|tombstone| tombstone.seqno > read_at);
+                let oldest = over.iter().find(|tombstone| tombstone.seqno > Seqno(read_at));
                 assert_eq!(
-                    whole.oldest_above(key, read_at).map(|tombstone| tombstone.seqno),
+                    whole.oldest_above(key, Seqno(read_at)).map(|tombstone| tombstone.seqno),
                     oldest.map(|tombstone| tombstone.seqno)
                 );
             }
@@ -165,7 +168,7 @@ fn every_reader_is_told_of_each_key_what_a_walk_over_all_tombstones_finds() {
                 }
                 // Keys between the edges stand for all keys.
                 let refused = keys.iter().filter(|key| span.holds(key)).any(|key| {
-                    let (_, purge, refused) = naive(&all, key, read_at, purge_horizon);
+                    let (_, purge, refused) = naive(&all, key, Seqno(read_at), Seqno(purge_horizon));
                     refused && !purge
                 });
                 let sweep = &sweeps[usize::try_from(seed % 2).unwrap()];
@@ -210,7 +213,7 @@ fn overlapping_tombstones_are_cut_at_every_edge_unless_that_makes_too_many() {
     let set = Tombstones::new([tombstone("a", Some("m"), 9), tombstone("f", None, 5), tombstone("x", Some("b"), 7)]);
     let cut = set.cut().unwrap();
     let told = |fragment: &Fragment| {
-        (fragment.span.start.clone(), fragment.tombstones.iter().map(|tombstone| tombstone.seqno).collect::<Vec<_>>())
+        (fragment.span.start.clone(), fragment.tombstones.iter().map(|tombstone| tombstone.seqno.0).collect::<Vec<_>>())
     };
     let wanted = [(b"a".to_vec(), vec![9]), (b"f".to_vec(), vec![9, 5]), (b"m".to_vec(), vec![5])];
     assert_eq!(cut.iter().map(told).collect::<Vec<_>>(), wanted);
@@ -230,7 +233,7 @@ fn what_a_set_holds_is_linear_in_its_number_however_they_overlap() {
             assert!(set.skyline.len() <= 2 * n, "{name}: {} parts of {n}", set.skyline.len());
             assert!(set.memory() <= 160 * n, "{name}: {} bytes for {n}", set.memory());
             // Once somebody has looked back.
-            assert!(set.newest(b"00000005", set.newest_seqno() / 2, 0).is_some() || name != "trimmed");
+            assert!(set.newest(b"00000005", Seqno(set.newest_seqno().0 / 2), Seqno(0)).is_some() || name != "trimmed");
             let log = usize::BITS - set.edges.len().leading_zeros();
             assert!(set.covers().ranks.len() <= 2 * n * log as usize, "{name}: {}", set.covers().ranks.len());
         }
@@ -258,7 +261,7 @@ fn a_walk_looks_anew_only_where_another_tombstone_is_the_newest() {
         for one in all {
             push(&mut stack, Tombstones::new([one]));
         }
-        let mut sweep = Overhead::new(alone(&stack), u64::MAX, u64::MAX);
+        let mut sweep = Overhead::new(alone(&stack), Seqno::MAX, Seqno::MAX);
         let mut looks = 0;
         for at in 0..3 * n {
             let key = format!("{at:08}");

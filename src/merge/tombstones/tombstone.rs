@@ -1,7 +1,7 @@
 //! A range tombstone, its properties for each key that it covers, and the few that a look-up is shown.
 
 use crate::{
-    base::{KeySpan, Kind},
+    base::{KeySpan, Kind, Seqno},
     merge::lookup::EntryMeta,
 };
 
@@ -15,12 +15,12 @@ pub(crate) struct RangeTombstone {
 /// Properties of a range tombstone, the same for each key that it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tombstone {
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     /// Same as in [`EntryRef`](crate::merge::EntryRef).
     pub(crate) ordinal: u32,
     /// Smallest seqno of the older deletions that were dropped directly beneath this one. A drop for a single key is
     /// recorded on that key.
-    pub(crate) gap_start: Option<u64>,
+    pub(crate) gap_start: Option<Seqno>,
     /// Commit time in microseconds; 0 if unknown.
     pub(crate) time: u64,
     /// Whether it hides older versions from views of the past too.
@@ -41,13 +41,13 @@ impl Tombstone {
     }
 
     /// Records that a deletion at `seqno` was dropped directly beneath.
-    pub(crate) fn widen_gap(&mut self, seqno: u64) {
+    pub(crate) fn widen_gap(&mut self, seqno: Seqno) {
         self.gap_start = Some(self.gap_start.map_or(seqno, |gap| gap.min(seqno)));
     }
 
     /// Returns whether deletions dropped beneath it are needed to answer for a moment.
     #[inline]
-    pub(super) fn refuses(&self, read_at: u64) -> bool {
+    pub(super) fn refuses(&self, read_at: Seqno) -> bool {
         self.seqno > read_at && self.gap_start.is_some_and(|gap| gap <= read_at)
     }
 }
@@ -74,7 +74,7 @@ impl Shown {
 
     /// Takes the first of them if it is newer than a place, or without a place.
     #[inline]
-    pub(crate) fn next_above(&mut self, place: Option<(u64, u32)>) -> Option<Tombstone> {
+    pub(crate) fn next_above(&mut self, place: Option<(Seqno, u32)>) -> Option<Tombstone> {
         let newer = |tombstone: &Tombstone| place.is_none_or(|place| (tombstone.seqno, tombstone.ordinal) > place);
         self.0.iter_mut().find(|tombstone| tombstone.is_some())?.take_if(|tombstone| newer(tombstone))
     }

@@ -4,7 +4,7 @@ use std::{ops::Range, path::Path, sync::Arc};
 
 use super::{delta, lookup::FETCH_AHEAD};
 use crate::{
-    base::{Bytes, Result},
+    base::{Bytes, Result, Seqno},
     merge::{Direction, EntryRef, Source, Until, step},
     segment::{
         cursor::check_side,
@@ -22,7 +22,7 @@ const PARTS_MAX: usize = 4;
 pub(crate) struct AsOfCursor {
     segment: Arc<Segment>,
     direction: Direction,
-    seqno: u64,
+    seqno: Seqno,
     /// The block that is read, its number, and the entry to go on from: the first of a run, or backward the last one.
     number: usize,
     block: Option<Block>,
@@ -53,7 +53,7 @@ struct Part {
 
 impl AsOfCursor {
     /// A cursor that stands nowhere until it is sent somewhere.
-    pub(crate) fn new(segment: Arc<Segment>, direction: Direction, seqno: u64) -> Self {
+    pub(crate) fn new(segment: Arc<Segment>, direction: Direction, seqno: Seqno) -> Self {
         Self { segment, direction, seqno, number: 0, block: None, index: None, found: None, value: Vec::new() }
     }
 
@@ -348,7 +348,7 @@ impl Source for AsOfCursor {
         self.settle()
     }
 
-    fn skip_newer(&mut self, _: &[u8], _: u64, _: u64) -> Result<()> {
+    fn skip_newer(&mut self, _: &[u8], _: Seqno, _: Seqno) -> Result<()> {
         // It shows one version of a key.
         Ok(())
     }
@@ -357,7 +357,7 @@ impl Source for AsOfCursor {
         Self::new(Arc::clone(&self.segment), Direction::Forward, self.seqno)
     }
 
-    fn newest(&self) -> u64 {
+    fn newest(&self) -> Seqno {
         self.segment.max_seqno()
     }
 

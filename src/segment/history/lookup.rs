@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::delta;
 use crate::{
-    base::{Bytes, Corruption, Kind, Result},
+    base::{Bytes, Corruption, Kind, Result, Seqno},
     merge::Until,
     segment::{
         entry::{Decoded, Entry, Glance, HEAD_LEN_MAX, RunLen, glance},
@@ -30,7 +30,7 @@ const PROBE_LEN: usize = 100;
 /// A version in the history tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HistoryVersion {
-    pub(crate) seqno: u64,
+    pub(crate) seqno: Seqno,
     pub(crate) time: Option<u64>,
     pub(crate) kind: Kind,
     pub(crate) value: Bytes,
@@ -42,18 +42,18 @@ pub(crate) enum HistoryAnswer {
     /// The version whose interval holds the moment.
     Holds(HistoryVersion),
     /// What was there then is gone: the version with this seqno, which is newer, says so.
-    Gone(u64),
+    Gone(Seqno),
     Nothing,
 }
 
 impl HistoryAnswer {
-    fn gone(above: Option<u64>) -> Self {
+    fn gone(above: Option<Seqno>) -> Self {
         above.map_or(Self::Nothing, Self::Gone)
     }
 }
 
 /// The seqno of a version above a moment, if what was there then is gone from beneath it.
-fn refusing(above: u64, gap_start: Option<u64>, seqno: u64) -> Option<u64> {
+fn refusing(above: Seqno, gap_start: Option<Seqno>, seqno: Seqno) -> Option<Seqno> {
     gap_start.filter(|gap| *gap <= seqno).map(|_| above)
 }
 
@@ -64,7 +64,7 @@ impl Segment {
     pub(crate) fn get_history(
         &self,
         key: &mut PointKey<'_>,
-        seqno: u64,
+        seqno: Seqno,
         only: bool,
         probe: &mut Probe,
     ) -> Result<HistoryAnswer> {
@@ -117,7 +117,7 @@ impl Segment {
     fn found(
         &self,
         (version, whole): (&Placed<'_>, &Placed<'_>),
-        (seqno, above, gone): (u64, Option<u64>, Option<u64>),
+        (seqno, above, gone): (Seqno, Option<Seqno>, Option<Seqno>),
     ) -> Result<HistoryAnswer> {
         // The time where it ends nobody asks for.
         let until = self.until(version.entry(), above.map(|above| (above, 0)))?;
@@ -136,7 +136,7 @@ impl Segment {
         at: usize,
         followers: usize,
         key: &[u8],
-        seqno: u64,
+        seqno: Seqno,
         probe: &mut Probe,
     ) -> Result<HistoryAnswer> {
         let number = self.fences().block_at(at);
@@ -154,7 +154,12 @@ impl Segment {
     }
 
     /// Searches versions of one key, without looking at the key; nothing when all of them are newer than the moment.
-    fn search_followers(&self, entries: Entries<'_>, among: Range<usize>, seqno: u64) -> Result<Option<HistoryAnswer>> {
+    fn search_followers(
+        &self,
+        entries: Entries<'_>,
+        among: Range<usize>,
+        seqno: Seqno,
+    ) -> Result<Option<HistoryAnswer>> {
         let end = among.end;
         let low = search(entries, among, |index| Ok(entries.seqno(index)? > seqno))?;
         if low == end {
@@ -169,13 +174,13 @@ impl Segment {
     }
 
     /// Where the interval of an entry ends; `newer` is where the entry before it in the block begins.
-    pub(super) fn until(&self, entry: &Entry, newer: Option<(u64, u64)>) -> Result<Until> {
+    pub(super) fn until(&self, entry: &Entry, newer: Option<(Seqno, u64)>) -> Result<Until> {
         let follows = || newer.map(|(seqno, time)| Until::At { seqno, time });
         entry.until.or_else(follows).ok_or_else(|| self.corrupt(0, "a version whose interval ends"))
     }
 
     /// Looks a key up by the fences: first the block, then the version in it.
-    fn search_history(&self, key: &[u8], seqno: u64, probe: &mut Probe) -> Result<HistoryAnswer> {
+    fn search_history(&self, key: &[u8], seqno: Seqno, probe: &mut Probe) -> Result<HistoryAnswer> {
         let blocks = self.fences().holding(key);
         // Versions that come before the one wanted: those of smaller keys, and newer ones.
         let before = |told: &[u8], decoded: &Decoded| told < key || told == key && decoded.entry.seqno > seqno;
@@ -227,7 +232,7 @@ impl Segment {
     }
 
     /// Version number `at` of a block, put together, if its interval holds a moment.
-    fn version(&self, entries: Entries<'_>, at: usize, read_at: u64) -> Result<Option<HistoryVersion>> {
+    fn version(&self, entries: Entries<'_>, at: usize, read_at: Seqno) -> Result<Option<HistoryVersion>> {
         let decoded = entries.entry(at)?;
         let entry = decoded.entry;
         let mut newer = None;

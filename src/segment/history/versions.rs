@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use super::delta;
 use crate::{
-    base::{Bytes, Corruption, Result},
+    base::{Bytes, Corruption, Result, Seqno},
     merge::{Direction, EntryRef, Source, Until},
     segment::{cursor::SegmentCursor, reader::Segment},
 };
@@ -31,7 +31,7 @@ impl VersionCursor {
     }
 
     /// Puts the value together that the inner cursor stands at.
-    fn settle(&mut self, newer: Option<(u64, u64)>) -> Result<()> {
+    fn settle(&mut self, newer: Option<(Seqno, u64)>) -> Result<()> {
         let Self { inner, whole, value, until } = self;
         let Some(entry) = inner.decoded().map(|decoded| decoded.entry) else { return Ok(()) };
         let stored = inner.entry().map_or(&[][..], |entry| entry.value);
@@ -71,7 +71,7 @@ impl Source for VersionCursor {
         self.settle(newer.and_then(|newer| Some((newer.seqno, newer.time?))))
     }
 
-    fn skip_newer(&mut self, key: &[u8], seqno: u64, purge_horizon: u64) -> Result<()> {
+    fn skip_newer(&mut self, key: &[u8], seqno: Seqno, purge_horizon: Seqno) -> Result<()> {
         let before = self.inner.place();
         self.inner.skip_newer(key, seqno, purge_horizon)?;
         let Some(entry) = self.inner.decoded().map(|decoded| decoded.entry).filter(|_| self.inner.place() != before)
@@ -94,7 +94,7 @@ impl Source for VersionCursor {
         Self::new(Arc::clone(self.inner.segment()))
     }
 
-    fn newest(&self) -> u64 {
+    fn newest(&self) -> Seqno {
         self.inner.newest()
     }
 
