@@ -4,7 +4,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use chronolith::{Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Policy, Range, env};
+use chronolith::{
+    Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Policy, Range,
+    env::{self, Fault, Sim},
+};
 
 fn db() -> (Db, Keyspace) {
     let db = Options::new().env(env::Memory::new()).open("my.db").unwrap();
@@ -347,7 +350,7 @@ fn a_close_beside_busy_threads_is_clean() {
 
 #[test]
 fn a_keyspace_that_a_full_disk_refuses_stops_nothing_for_good() {
-    let machine = env::Sim::new(3);
+    let machine = Sim::new(3);
     let db = Options::new().env(machine.clone()).durability(Durability::Sync).open("my.db").unwrap();
     let users = db.keyspace("users", KeyspaceOptions::new()).unwrap();
     users.put("k", "1").unwrap();
@@ -421,7 +424,7 @@ fn a_copy_of_a_past_moment_is_whole_and_takes_settings_of_its_own() {
 #[test]
 fn what_expired_about_a_moment_of_which_only_a_sample_is_left_is_refused() {
     let at = |ms: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + ms);
-    let sim = env::Sim::new(1);
+    let sim = Sim::new(1);
     sim.set_time(at(0));
     let db = Options::new().env(sim.clone()).l0_threshold(1000).open("my.db").unwrap();
     let newest = KeyspaceOptions::new().policy(Policy::mvcc(5, Duration::from_secs(1)));
@@ -464,4 +467,40 @@ fn a_compaction_names_the_iterators_that_still_read_older_files() {
     let view = db.snapshot();
     assert!(db.compact().unwrap().still_held_by.is_empty(), "a view that nobody iterates over goes on to newer files");
     drop(view);
+}
+
+#[test]
+fn a_write_of_nothing_syncs_nothing_and_counts_as_nothing() {
+    let sim = Sim::new(1);
+    let db = Options::new().env(sim.clone()).durability(Durability::Buffered).open("my.db").unwrap();
+    let users = db.keyspace("users", KeyspaceOptions::new()).unwrap();
+    let newest = users.put("ann", "25").unwrap();
+    let (calls, commits) = (sim.calls(), db.stats().commits);
+    // A sync would fail, and poison the database.
+    sim.fail_at(calls, Fault::Eio);
+    assert_eq!(db.batch().commit_with(Durability::Sync).unwrap(), newest);
+    assert_eq!(users.delete_range("b".."a").unwrap(), newest);
+    assert_eq!((sim.calls(), db.stats().commits), (calls, commits));
+}
+
+#[test]
+fn a_purge_of_one_key_makes_reads_of_the_past_of_another_no_dearer() {
+    let db = Options::new().env(env::Memory::new()).open("my.db").unwrap();
+    let week = Policy::mvcc(1, Duration::from_secs(7 * 86_400));
+    let users = db.keyspace("users", KeyspaceOptions::new().policy(week)).unwrap();
+    users.put("bob", "30").unwrap();
+    for key in ["ann", "cid", "ann", "cid"] {
+        users.put(key, "1").unwrap();
+    }
+    let at = db.seqno();
+    users.put("ann", "2").unwrap();
+    users.put("cid", "2").unwrap();
+    db.compact().unwrap();
+    users.purge("zoe").unwrap();
+    db.flush().unwrap();
+    // The one version of bob is in the main tree, where a purge of him would be: the history tier is not asked.
+    let probes = db.stats().block_probes;
+    assert_eq!(db.as_of(at).unwrap().get(&users, "bob").unwrap().unwrap(), b"30");
+    assert_eq!(db.stats().block_probes - probes, 1);
+    assert_eq!(db.as_of(at).unwrap().get(&users, "ann").unwrap().unwrap(), b"1");
 }

@@ -254,8 +254,10 @@ fn get_counted(
 }
 
 /// Looks a key up as of a moment: in the history tier first, since an interval that holds the moment is the truth, then
-/// in memtables and the main tree. Where purges may hide a version of the history tier, both are asked and the newer
-/// entry wins.
+/// in memtables and the main tree.
+///
+/// A purge there may hide a version of the history tier. Then the main tree comes first, and the history tier is asked
+/// if that has no value: the newer entry wins.
 fn look_up_as_of(
     current: &SuperVersion,
     keyspace: KeyspaceId,
@@ -264,15 +266,17 @@ fn look_up_as_of(
     tally: &mut Tally,
 ) -> Result<Option<Answer>> {
     let seqno = lookup.seqno();
+    let tree = current.trees.get(&keyspace).filter(|tree| !tree.history.is_empty());
+    let purges = |tree: &Tree| tree.purges || current.memtables(Seqno::MAX).any(|memtable| memtable.has_purges());
+    let main_first = tree.is_some_and(|tree| purges(tree));
+    let tree = tree.filter(|tree| seqno < tree.history_end);
     let mut history = HistoryAnswer::Nothing;
-    if let Some(tree) = current.trees.get(&keyspace).filter(|tree| !tree.history.is_empty()) {
-        if seqno < tree.history_end {
-            history = get_history(tree, key, seqno, tally)?;
-        }
-        if tree.purges || current.memtables(Seqno::MAX).any(|memtable| memtable.has_purges()) {
-            // Stopping at the first trace of a moved version would miss a purge further down.
-            lookup.has_asked_history();
-        } else if let HistoryAnswer::Holds(version) = &history {
+    if main_first {
+        // Stopping at the first trace of a moved version would miss a purge further down.
+        lookup.has_asked_history();
+    } else if let Some(tree) = tree {
+        history = get_history(tree, key, seqno, tally)?;
+        if let HistoryAnswer::Holds(version) = &history {
             return answer_of(version, lookup);
         }
     }
@@ -282,14 +286,14 @@ fn look_up_as_of(
         return found;
     }
     let nothing = matches!(found, Ok(None | Some(Answer::Moved)) | Err(Error::HistoryTrimmed { .. }));
+    let deleted = matches!(found, Ok(Some(Answer::Deleted)));
+    if let Some(tree) = tree.filter(|_| main_first && (nothing || deleted)) {
+        history = get_history(tree, key, seqno, tally)?;
+    }
     match &history {
         HistoryAnswer::Holds(version) if nothing => answer_of(version, lookup),
         // A version written after a purge may have been moved while the purge stayed.
-        HistoryAnswer::Holds(version)
-            if matches!(found, Ok(Some(Answer::Deleted))) && version.seqno >= lookup.last() =>
-        {
-            answer_of(version, lookup)
-        }
+        HistoryAnswer::Holds(version) if deleted && version.seqno >= lookup.last() => answer_of(version, lookup),
         HistoryAnswer::Gone(above) if nothing => Err(lookup.refused(*above)),
         _ => found,
     }

@@ -107,13 +107,13 @@ fn commit_checked(
     let receipt = {
         let mut commit = lock_checked(engine, reads)?;
         check_keyspaces(engine, keyspaces)?;
+        if batch.count() == 0 && reads.is_empty() {
+            // A write of nothing is no commit: it has the receipt of the newest one, and nothing to sync.
+            return Ok(Receipt { seqno: engine.visible(), time: from_us(commit.time_us()) });
+        }
         engine.health.contain("a commit", || {
             if commit.is_full(engine.ctx.options.memtable_bytes()) {
                 engine.log.rotate(&mut commit, &engine.files)?;
-            }
-            if batch.count() == 0 && reads.is_empty() {
-                // Nothing to write: return the receipt of the newest commit.
-                return Ok(Receipt { seqno: engine.visible(), time: from_us(commit.time_us()) });
             }
             if batch.operands() > 0 {
                 decide::end_long_chains(engine, &mut commit, &mut batch, keyspaces);
