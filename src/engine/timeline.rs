@@ -12,7 +12,7 @@
 //! that it records. It is exact from the horizon of its keyspace on, and a sample before that. Rule C2 of
 //! `docs/versions.md`.
 
-use std::{collections::VecDeque, ops::Range, path::PathBuf, sync::Arc};
+use std::{collections::VecDeque, ops::Range, path::Path, sync::Arc};
 
 use super::{
     context::Context,
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     base::{Corruption, Error, Kind, Result, Seqno, TIMELINE},
     env::Dir,
-    format::{Reader, Writer, name},
+    format::{Reader, Writer},
     memtable::{Memtable, Stamp},
     merge::{Direction, Source, Tombstones, step},
     segment::{Entry, PointIndex, Purpose, SegmentMeta, SegmentWriter},
@@ -58,6 +58,18 @@ pub(super) fn pack(stamps: &[Stamp]) -> impl Iterator<Item = (Entry, [u8; 8], Ve
 /// Returns whether a commit may follow another: seqnos grow, and times never go back.
 pub(super) fn follows(before: &Stamp, stamp: &Stamp) -> bool {
     before.seqno < stamp.seqno && before.time <= stamp.time
+}
+
+/// Reads the commits of the entry that a cursor is at; none at the end.
+pub(super) fn read_stamps(cursor: &RunCursor) -> Result<Vec<Stamp>> {
+    let Some(entry) = cursor.entry() else { return Ok(Vec::new()) };
+    unpack(entry.key, entry.value).map_err(|bad| corrupt(cursor, bad.what))
+}
+
+/// Returns the error for a file of the timeline that does not hold what was expected.
+#[cold]
+pub(super) fn corrupt(cursor: &RunCursor, what: &'static str) -> Error {
+    Corruption { offset: 0, what }.of(cursor.file().unwrap_or(Path::new("")), 0)
 }
 
 /// Unpacks the commits of one entry.
@@ -201,23 +213,7 @@ impl Timeline {
             Some(next) => cursor.seek(Some(&next.0.to_be_bytes()))?,
             None => cursor.seek(None)?,
         }
-        self.read(&cursor)
-    }
-
-    pub(super) fn read(&self, cursor: &RunCursor) -> Result<Vec<Stamp>> {
-        let Some(entry) = cursor.entry() else { return Ok(Vec::new()) };
-        unpack(entry.key, entry.value).map_err(|bad| bad.of(&self.path(), 0))
-    }
-
-    /// Returns the error for files that do not hold what was expected.
-    #[cold]
-    pub(super) fn corrupt(&self, what: &'static str) -> Error {
-        Corruption { offset: 0, what }.of(&self.path(), 0)
-    }
-
-    /// Returns a file of the timeline, for messages.
-    fn path(&self) -> PathBuf {
-        self.segments.first().map(|handle| name::segment(handle.meta.number)).unwrap_or_default().into()
+        read_stamps(&cursor)
     }
 
     /// Walks the commits from a seqno on, oldest first.
@@ -231,14 +227,13 @@ impl Timeline {
             let left = memtable.with_stamps(|stamps| stamps.partition_point(|stamp| stamp.seqno < seqno)..stamps.len());
             memtables.push_front((Arc::clone(memtable), left));
         }
-        Ok(CommitWalk { timeline: self, cursor, ready: VecDeque::new(), memtables, from: seqno })
+        Ok(CommitWalk { cursor, ready: VecDeque::new(), memtables, from: seqno })
     }
 }
 
 /// A walk over commits, oldest first.
 #[derive(Debug)]
 pub(crate) struct CommitWalk {
-    timeline: Timeline,
     cursor: RunCursor,
     ready: VecDeque<Stamp>,
     /// Memtables, oldest first, with the range of stamps left in each. They come after the segments; more stamps may be
@@ -256,7 +251,7 @@ impl CommitWalk {
             }
             step();
             let stamps = if self.cursor.entry().is_some() {
-                let stamps = self.timeline.read(&self.cursor)?;
+                let stamps = read_stamps(&self.cursor)?;
                 self.cursor.advance()?;
                 stamps
             } else if let Some((memtable, left)) = self.memtables.front_mut() {

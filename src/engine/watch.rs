@@ -18,11 +18,11 @@ pub struct Progress {
     pub total: u64,
 }
 
-type KeyVersion<'t> = &'t mut dyn FnMut(Progress) -> ControlFlow<()>;
+type Callback<'t> = &'t mut dyn FnMut(Progress) -> ControlFlow<()>;
 
 /// Progress of a call, and the callback that it is reported to, if there is one.
 pub(crate) struct Watch<'t> {
-    told: Option<KeyVersion<'t>>,
+    told: Option<Callback<'t>>,
     progress: Progress,
     /// Current part: its bytes, and how many of them have been reported.
     part: (u64, u64),
@@ -34,7 +34,7 @@ impl<'t> Watch<'t> {
         Self { told: None, progress: Progress::default(), part: (0, 0), panicked: None }
     }
 
-    pub(crate) fn telling(told: KeyVersion<'t>) -> Self {
+    pub(crate) fn telling(told: Callback<'t>) -> Self {
         Self { told: Some(told), ..Self::silent() }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     engine::{
         Engine,
         files::{runs::RunCursor, tree::SegmentHandle},
-        timeline::{CHUNK, EXACT_MIN, SAMPLE, Timeline, follows, pack, stamp_segment},
+        timeline::{CHUNK, EXACT_MIN, SAMPLE, Timeline, corrupt, follows, pack, read_stamps, stamp_segment},
     },
     manifest::{Change, Edit},
     memtable::Stamp,
@@ -102,7 +102,7 @@ pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
         return Ok(false);
     }
     let mut made = Vec::new();
-    let thinned = write_thinned(engine, &timeline, &inputs, exact_from, &mut made).and_then(|thinned| {
+    let thinned = write_thinned(engine, &inputs, exact_from, &mut made).and_then(|thinned| {
         engine.files.sync_names()?;
         Ok(thinned)
     });
@@ -150,7 +150,6 @@ fn exact_upto(engine: &Engine, timeline: &Timeline) -> Result<Seqno> {
 /// the segments, and the seqno from which on all commits are recorded.
 fn write_thinned(
     engine: &Engine,
-    timeline: &Timeline,
     inputs: &[Arc<SegmentHandle>],
     exact_from: Seqno,
     made: &mut Vec<u64>,
@@ -161,10 +160,10 @@ fn write_thinned(
     let (mut sampled, mut horizon) = (None, Seqno(0));
     let (mut is_exact, mut last) = (false, None::<Stamp>);
     while cursor.entry().is_some() {
-        for stamp in timeline.read(&cursor)? {
+        for stamp in read_stamps(&cursor)? {
             // Each entry has been checked by itself; if they are out of order, the files are damaged.
             if last.replace(stamp).is_some_and(|last| !follows(&last, &stamp)) {
-                return Err(timeline.corrupt("commits of the timeline in order"));
+                return Err(corrupt(&cursor, "commits of the timeline in order"));
             }
             if stamp.seqno < exact_from {
                 horizon = stamp.seqno.next();
