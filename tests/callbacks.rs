@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
+    cell::RefCell,
     panic::catch_unwind,
     sync::{Arc, Condvar, Mutex, OnceLock, mpsc},
     thread,
@@ -183,6 +184,63 @@ fn a_policy_that_drops_the_last_handle_closes_the_database() {
             drop(last);
             thread::yield_now();
         }
+    });
+}
+
+thread_local!(static KEPT: RefCell<Option<Db>> = const { RefCell::new(None) });
+
+#[test]
+fn a_database_may_close_with_the_thread_that_holds_its_last_handle() {
+    in_time(|| {
+        let ended = thread::spawn(|| {
+            // Touched before the database: destroyed after what the engine keeps of this thread.
+            KEPT.with_borrow_mut(|kept| *kept = None);
+            let db = Options::new().env(env::Memory::new()).open("db").unwrap();
+            db.keyspace("data", KeyspaceOptions::new()).unwrap().put("k", "v").unwrap();
+            KEPT.with_borrow_mut(|kept| *kept = Some(db));
+        });
+        ended.join().unwrap();
+    });
+}
+
+/// Owns a database, and asks for a successor while a compaction asks it.
+struct OwnsAnother {
+    _other: Db,
+    successor: Mutex<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
+}
+
+impl CompactionPolicy for OwnsAnother {
+    fn keep(&self, _version: &VersionInfo, _now: SystemTime) -> bool {
+        let asks = self.successor.lock().unwrap();
+        asks.0.send(()).unwrap();
+        asks.1.recv_timeout(Duration::from_secs(5)).is_ok()
+    }
+}
+
+#[test]
+fn a_policy_may_own_another_database_and_be_replaced_while_it_is_asked() {
+    in_time(|| {
+        let open = |path| Options::new().env(env::Memory::new()).open(path).unwrap();
+        let (db, other) = (open("db"), open("other"));
+        let ((ask, asked), (done, wait)) = (mpsc::channel(), mpsc::channel());
+        let owner = OwnsAnother { _other: other, successor: Mutex::new((ask, wait)) };
+        let data = db.keyspace("data", KeyspaceOptions::new().policy(Policy::custom("owner", owner))).unwrap();
+        let beside = db.clone();
+        let replaces = thread::spawn(move || {
+            while asked.recv().is_ok() {
+                let successor = KeyspaceOptions::new().policy(Policy::custom("owner", LetsGo::default()));
+                beside.keyspace("data", successor).unwrap();
+                done.send(()).unwrap();
+            }
+        });
+        for value in 0..3 {
+            data.put("k", [value]).unwrap();
+            db.flush().unwrap();
+        }
+        // The compaction drops the last of the old policy, and so closes the other database.
+        data.compact().unwrap();
+        db.health().unwrap();
+        replaces.join().unwrap();
     });
 }
 

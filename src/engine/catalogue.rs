@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    locks::{Lock, Rank},
+    locks::{Lock, LockOrder, Rank},
     options::KeyspaceOptions,
 };
 use crate::{
@@ -78,16 +78,14 @@ pub(crate) struct Catalogue {
     strategies: Lock<BTreeMap<KeyspaceId, MergeStrategy>>,
 }
 
-impl Default for Catalogue {
-    fn default() -> Self {
+impl Catalogue {
+    pub(super) fn new(order: LockOrder) -> Self {
         Self {
-            policies: Lock::new(Rank::Policies, BTreeMap::new()),
-            strategies: Lock::new(Rank::Strategies, BTreeMap::new()),
+            policies: order.lock(Rank::Policies, BTreeMap::new()),
+            strategies: order.lock(Rank::Strategies, BTreeMap::new()),
         }
     }
-}
 
-impl Catalogue {
     /// Returns the policy of a keyspace.
     pub(super) fn policy_of(&self, keyspace: &KeyspaceVersion) -> Policy {
         Policy::of(&keyspace.options.policy, self.policies.lock().get(&keyspace.id))

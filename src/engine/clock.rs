@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::locks::{Lock, Rank};
+use super::locks::{Lock, LockOrder, Rank};
 use crate::env::Env;
 
 /// The clock of an open database.
@@ -19,9 +19,9 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// Creates a clock that starts at the wall's time, or at `newest` if that is later.
-    pub(super) fn new(env: Arc<dyn Env>, newest: u64) -> Self {
+    pub(super) fn new(env: Arc<dyn Env>, newest: u64, order: LockOrder) -> Self {
         let follows = WallFollower::new(env.wall_us(), env.monotonic_us(), newest);
-        Self { env, follows: Lock::new(Rank::Clock, follows) }
+        Self { env, follows: order.lock(Rank::Clock, follows) }
     }
 
     /// Returns the time of the database, in microseconds; never less than before.

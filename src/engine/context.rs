@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{locks::as_another_thread, options::Options};
+use super::{
+    locks::{LockOrder, as_another_thread},
+    options::Options,
+};
 use crate::{
     base::{Error, IoContext, Result},
     env::{Background, Dir, Env, Files},
@@ -19,6 +22,7 @@ pub(crate) struct Context {
     pub(super) pool: Arc<Files>,
     pub(super) options: Options,
     pub(super) database_id: u64,
+    pub(super) order: LockOrder,
 }
 
 impl Context {

@@ -15,7 +15,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use super::locks::{Lock, Rank};
+use super::locks::{Lock, LockOrder, Rank};
 use crate::{
     base::{Error, Result, in_callback},
     env::Origin,
@@ -37,7 +37,7 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    pub(super) fn new(path: PathBuf, read_only: bool) -> Self {
+    pub(super) fn new(path: PathBuf, read_only: bool, order: LockOrder) -> Self {
         Self {
             path,
             read_only,
@@ -45,7 +45,7 @@ impl Health {
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
-            why: Lock::new(Rank::Poison, None),
+            why: order.lock(Rank::Poison, None),
         }
     }
 
@@ -164,9 +164,10 @@ mod tests {
 
     #[test]
     fn a_step_that_panics_stops_writes_with_its_text_and_nothing_else() {
-        let health = Health::new("db".into(), false);
+        let order = LockOrder::new();
+        let health = Health::new("db".into(), false, order);
         assert_eq!(health.contain("a flush", || Ok(7)).unwrap(), 7);
-        let guarded = Lock::new(Rank::Manifest, 3);
+        let guarded = order.lock(Rank::Manifest, 3);
         let met = health.contain::<()>("a flush", || {
             let mut held = guarded.lock();
             *held += 1;

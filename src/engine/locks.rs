@@ -68,47 +68,66 @@ pub(super) enum Rank {
     Room,
 }
 
+/// The order of the locks of one database: those of another database have nothing to do with it, even on one thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LockOrder {
+    /// Number of the database in this process.
+    #[cfg(debug_assertions)]
+    database: u64,
+}
+
 /// Token that records, while it lives, that this thread holds a lock or a right of a rank. Costs nothing in a release
 /// build.
 #[derive(Debug)]
 pub(super) struct Held {
     #[cfg(debug_assertions)]
-    rank: Rank,
+    place: (u64, Rank),
 }
 
 #[cfg(debug_assertions)]
 mod order {
-    use std::cell::RefCell;
+    use std::{
+        cell::RefCell,
+        sync::atomic::{AtomicU64, Ordering},
+    };
 
-    use crate::engine::locks::{Held, Rank};
+    use crate::engine::locks::{Held, LockOrder, Rank};
 
-    thread_local!(static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) });
+    // Databases and ranks that this thread holds. An ending thread no longer has a list: what its last handles lock is
+    // not checked.
+    thread_local!(static HELD: RefCell<Vec<(u64, Rank)>> = const { RefCell::new(Vec::new()) });
 
-    impl Held {
-        pub(in crate::engine) fn take(rank: Rank) -> Self {
-            // An ending thread no longer has a list: what its last handles lock is not checked.
+    impl LockOrder {
+        pub(in crate::engine) fn new() -> Self {
+            static DATABASES: AtomicU64 = AtomicU64::new(0);
+            Self { database: DATABASES.fetch_add(1, Ordering::Relaxed) }
+        }
+
+        /// Records that this thread is about to hold a lock or a right.
+        pub(in crate::engine) fn hold(self, rank: Rank) -> Held {
+            let place = (self.database, rank);
             let _checked = HELD.try_with(|held| {
                 let mut held = held.borrow_mut();
-                let last = held.iter().max();
+                let last = held.iter().filter(|(database, _)| *database == self.database).map(|(_, rank)| rank).max();
                 assert!(last.is_none_or(|last| *last < rank), "{rank:?} is locked under {last:?}");
-                held.push(rank);
+                held.push(place);
             });
-            Self { rank }
+            Held { place }
         }
     }
 
-    /// Ranks that this thread holds, set aside until this is dropped.
-    pub(super) struct Aside(Vec<Rank>);
+    /// What this thread holds, set aside until this is dropped.
+    pub(super) struct Aside(Vec<(u64, Rank)>);
 
     impl Aside {
         pub(super) fn take() -> Self {
-            Self(HELD.with(RefCell::take))
+            Self(HELD.try_with(RefCell::take).unwrap_or_default())
         }
     }
 
     impl Drop for Aside {
         fn drop(&mut self) {
-            HELD.with(|held| held.replace(std::mem::take(&mut self.0)));
+            let _given_back = HELD.try_with(|held| held.replace(std::mem::take(&mut self.0)));
         }
     }
 
@@ -116,11 +135,33 @@ mod order {
         fn drop(&mut self) {
             let _checked = HELD.try_with(|held| {
                 let mut held = held.borrow_mut();
-                if let Some(place) = held.iter().rposition(|rank| *rank == self.rank) {
-                    held.remove(place);
+                if let Some(at) = held.iter().rposition(|place| *place == self.place) {
+                    held.remove(at);
                 }
             });
         }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+impl LockOrder {
+    pub(super) fn new() -> Self {
+        Self {}
+    }
+
+    #[inline]
+    pub(super) fn hold(self, _rank: Rank) -> Held {
+        Held {}
+    }
+}
+
+impl LockOrder {
+    pub(super) const fn lock<T>(self, rank: Rank, value: T) -> Lock<T> {
+        Lock { order: self, rank, inner: parking_lot::Mutex::new(value) }
+    }
+
+    pub(super) const fn rw_lock<T>(self, rank: Rank, value: T) -> RwLock<T> {
+        RwLock { order: self, rank, inner: parking_lot::RwLock::new(value) }
     }
 }
 
@@ -131,26 +172,15 @@ pub(super) fn as_another_thread<T>(run: impl FnOnce() -> T) -> T {
     run()
 }
 
-#[cfg(not(debug_assertions))]
-impl Held {
-    #[inline]
-    pub(super) fn take(_rank: Rank) -> Self {
-        Self {}
-    }
-}
-
 /// A mutex that owns what it guards, and has a place in the order.
 #[derive(Debug)]
 pub(super) struct Lock<T> {
+    order: LockOrder,
     rank: Rank,
     inner: parking_lot::Mutex<T>,
 }
 
 impl<T> Lock<T> {
-    pub(super) const fn new(rank: Rank, value: T) -> Self {
-        Self { rank, inner: parking_lot::Mutex::new(value) }
-    }
-
     /// The value, for its only owner: no lock is taken.
     pub(super) fn get_mut(&mut self) -> &mut T {
         self.inner.get_mut()
@@ -158,8 +188,8 @@ impl<T> Lock<T> {
 
     #[inline]
     pub(super) fn lock(&self) -> Guard<'_, T> {
-        let held = Held::take(self.rank);
-        Guard { inner: self.inner.lock(), rank: self.rank, held: Some(held) }
+        let held = self.order.hold(self.rank);
+        Guard { inner: self.inner.lock(), order: self.order, rank: self.rank, held: Some(held) }
     }
 }
 
@@ -167,6 +197,7 @@ impl<T> Lock<T> {
 #[derive(Debug)]
 pub(super) struct Guard<'l, T> {
     inner: parking_lot::MutexGuard<'l, T>,
+    order: LockOrder,
     rank: Rank,
     held: Option<Held>,
 }
@@ -192,7 +223,7 @@ impl<T> Guard<'_, T> {
     pub(super) fn unlocked<R>(&mut self, run: impl FnOnce() -> R) -> R {
         self.held = None;
         let ran = parking_lot::MutexGuard::unlocked(&mut self.inner, run);
-        self.held = Some(Held::take(self.rank));
+        self.held = Some(self.order.hold(self.rank));
         ran
     }
 
@@ -210,6 +241,7 @@ impl<T> Guard<'_, T> {
 /// A lock for one writer or several readers, with a place in the order.
 #[derive(Debug)]
 pub(super) struct RwLock<T> {
+    order: LockOrder,
     rank: Rank,
     inner: parking_lot::RwLock<T>,
 }
@@ -229,18 +261,14 @@ pub(super) struct WriteGuard<'l, T> {
 }
 
 impl<T> RwLock<T> {
-    pub(super) const fn new(rank: Rank, value: T) -> Self {
-        Self { rank, inner: parking_lot::RwLock::new(value) }
-    }
-
     #[inline]
     pub(super) fn read(&self) -> ReadGuard<'_, T> {
-        let held = Held::take(self.rank);
+        let held = self.order.hold(self.rank);
         ReadGuard { inner: self.inner.read(), _held: held }
     }
 
     pub(super) fn write(&self) -> WriteGuard<'_, T> {
-        let held = Held::take(self.rank);
+        let held = self.order.hold(self.rank);
         WriteGuard { inner: self.inner.write(), _held: held }
     }
 }
@@ -274,8 +302,9 @@ mod tests {
 
     #[test]
     fn locks_are_taken_downwards() {
-        let (manifest, commit) = (Lock::new(Rank::Manifest, 1), Lock::new(Rank::Commit, 2));
-        let current = RwLock::new(Rank::Current, 3);
+        let order = LockOrder::new();
+        let (manifest, commit) = (order.lock(Rank::Manifest, 1), order.lock(Rank::Commit, 2));
+        let current = order.rw_lock(Rank::Current, 3);
         let first = manifest.lock();
         let second = commit.lock();
         assert_eq!(*first + *second + *current.read(), 6);
@@ -288,14 +317,16 @@ mod tests {
     #[test]
     #[should_panic(expected = "Manifest is locked under Some(Commit)")]
     fn a_lock_that_is_taken_upwards_ends_a_debug_build() {
-        let (manifest, commit) = (Lock::new(Rank::Manifest, ()), Lock::new(Rank::Commit, ()));
+        let order = LockOrder::new();
+        let (manifest, commit) = (order.lock(Rank::Manifest, ()), order.lock(Rank::Commit, ()));
         let _first = commit.lock();
         drop(manifest.lock());
     }
 
     #[test]
     fn what_another_thread_could_run_has_an_order_of_its_own() {
-        let (manifest, commit) = (Lock::new(Rank::Manifest, 1), Lock::new(Rank::Commit, ()));
+        let order = LockOrder::new();
+        let (manifest, commit) = (order.lock(Rank::Manifest, 1), order.lock(Rank::Commit, ()));
         let held = commit.lock();
         assert_eq!(as_another_thread(|| *manifest.lock()), 1);
         drop(held);
@@ -303,11 +334,20 @@ mod tests {
 
     #[test]
     fn without_the_lock_anything_may_be_locked() {
-        let (flushing, synced) = (Lock::new(Rank::Flushing, 1), Lock::new(Rank::Synced, 2));
+        let order = LockOrder::new();
+        let (flushing, synced) = (order.lock(Rank::Flushing, 1), order.lock(Rank::Synced, 2));
         let mut state = synced.lock();
         assert_eq!(state.unlocked(|| *flushing.lock()), 1);
         *state += 1;
         drop(state);
         assert_eq!(*synced.lock(), 3);
+    }
+
+    #[test]
+    fn two_databases_on_one_thread_have_nothing_to_do_with_each_other() {
+        let (one, other) = (LockOrder::new(), LockOrder::new());
+        let (commit, manifest) = (one.lock(Rank::Commit, 1), other.lock(Rank::Manifest, 2));
+        let held = commit.lock();
+        assert_eq!(*held + *manifest.lock(), 3);
     }
 }

@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::locks::{Condvar, Lock, Rank};
+use super::locks::{Condvar, Lock, LockOrder, Rank};
 use crate::base::{Error, KeyspaceId};
 
 /// Time after an error until a worker tries again.
@@ -46,18 +46,16 @@ struct Trouble {
     number: u64,
 }
 
-impl Default for Work {
-    fn default() -> Self {
+impl Work {
+    pub(super) fn new(order: LockOrder) -> Self {
         Self {
-            state: Lock::new(Rank::Work, State::default()),
+            state: order.lock(Rank::Work, State::default()),
             changed: Condvar::new(),
             room: Condvar::new(),
-            waiting: Lock::new(Rank::Room, ()),
+            waiting: order.lock(Rank::Room, ()),
         }
     }
-}
 
-impl Work {
     /// Announces that there may be work.
     pub(super) fn wake(&self) {
         self.state.lock().round += 1;

@@ -34,7 +34,7 @@ use crate::{
     engine::{
         context::Context,
         health::Health,
-        locks::{Guard, Lock, Rank, RwLock},
+        locks::{Guard, Lock, LockOrder, Rank, RwLock},
         work::Work,
     },
     format::name,
@@ -100,15 +100,15 @@ impl FileSet {
             ctx: Arc::clone(ctx),
             health: Arc::clone(health),
             work: Arc::clone(work),
-            manifest: Lock::new(Rank::Manifest, manifest),
-            registry: Lock::new(Rank::Registry, registry),
+            manifest: ctx.order.lock(Rank::Manifest, manifest),
+            registry: ctx.order.lock(Rank::Registry, registry),
             generation: AtomicU64::new(current.generation),
-            current: RwLock::new(Rank::Current, Arc::new(current)),
+            current: ctx.order.rw_lock(Rank::Current, Arc::new(current)),
             rebased: AtomicU64::new(0),
             next_file: AtomicU64::new(version.next_file),
             in_doubt: AtomicBool::new(false),
             names_purged: AtomicBool::new(false),
-            doubtful: Lock::new(Rank::Doubtful, Vec::new()),
+            doubtful: ctx.order.lock(Rank::Doubtful, Vec::new()),
             opener,
             reclaim,
         }
@@ -218,7 +218,7 @@ impl FileSet {
         let mut registry = self.registry.lock();
         let reader = moment();
         let files = self.current();
-        let mut seat = Seat::on(&files);
+        let mut seat = Seat::on(&files, self.ctx.order);
         let held = Held { files: Arc::downgrade(&seat.files), iterators: Arc::clone(&seat.iterators) };
         (seat.ticket, seat.frozen) = registry.register(reader, held);
         (seat, files)
@@ -430,18 +430,18 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    fn on(files: &Arc<SuperVersion>) -> Self {
+    fn on(files: &Arc<SuperVersion>, order: LockOrder) -> Self {
         Self {
             ticket: u64::MAX,
             frozen: Arc::default(),
-            files: Arc::new(RwLock::new(Rank::ViewFiles, Arc::clone(files))),
+            files: Arc::new(order.rw_lock(Rank::ViewFiles, Arc::clone(files))),
             iterators: Arc::default(),
         }
     }
 
     /// Returns an unregistered seat on no files, for a view in a forked process, where no lock is taken.
     pub(super) fn outside() -> Self {
-        Self::on(&Arc::new(SuperVersion::new(Arc::new(Memtable::new(0)), Vec::new())))
+        Self::on(&Arc::new(SuperVersion::new(Arc::new(Memtable::new(0)), Vec::new())), LockOrder::new())
     }
 
     /// Returns a token that marks an iterator as running while it is held.

@@ -37,8 +37,8 @@ impl Reclaim {
             ctx: Arc::clone(ctx),
             health: Arc::clone(health),
             work: Arc::clone(work),
-            unread: Lock::new(Rank::Unread, Unread::default()),
-            removing: Lock::new(Rank::Removing, ()),
+            unread: ctx.order.lock(Rank::Unread, Unread::default()),
+            removing: ctx.order.lock(Rank::Removing, ()),
         }
     }
 

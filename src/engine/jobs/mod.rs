@@ -35,7 +35,7 @@ use crate::{
         Engine,
         catalogue::point_index,
         files::{ReaderList, superversion::SuperVersion},
-        locks::{Guard, Lock, Rank},
+        locks::{Guard, Lock, LockOrder, Rank},
         timeline::Timeline,
     },
     manifest::{KeyspaceVersion, StoredPolicy},
@@ -66,19 +66,17 @@ struct Idle {
     since: u64,
 }
 
-impl Default for Jobs {
-    fn default() -> Self {
+impl Jobs {
+    pub(super) fn new(order: LockOrder) -> Self {
         Self {
-            flushing: Lock::new(Rank::Flushing, ()),
-            slots: CompactionSlots::default(),
+            flushing: order.lock(Rank::Flushing, ()),
+            slots: CompactionSlots::new(order),
             copying: AtomicUsize::new(0),
-            cleared: Lock::new(Rank::Cleared, BTreeMap::new()),
-            idle: Lock::new(Rank::Idle, Idle::default()),
+            cleared: order.lock(Rank::Cleared, BTreeMap::new()),
+            idle: order.lock(Rank::Idle, Idle::default()),
         }
     }
-}
 
-impl Jobs {
     /// Prevents further jobs and waits for the running ones, which check whether to stop.
     pub(super) fn end(&self) -> Guard<'_, ()> {
         let no_flush = self.flushing.lock();

@@ -8,19 +8,20 @@ use std::collections::BTreeSet;
 
 use crate::{
     base::{Error, KeyspaceId, Result},
-    engine::locks::{Condvar, Held, Lock, Rank},
+    engine::locks::{Condvar, Held, Lock, LockOrder, Rank},
 };
 
 /// The keyspaces under compaction.
 #[derive(Debug)]
 pub(super) struct CompactionSlots {
+    order: LockOrder,
     state: Lock<State>,
     freed: Condvar,
 }
 
-impl Default for CompactionSlots {
-    fn default() -> Self {
-        Self { state: Lock::new(Rank::Slots, State::default()), freed: Condvar::new() }
+impl CompactionSlots {
+    pub(super) fn new(order: LockOrder) -> Self {
+        Self { order, state: order.lock(Rank::Slots, State::default()), freed: Condvar::new() }
     }
 }
 
@@ -49,7 +50,7 @@ impl Drop for CompactionSlot<'_> {
 impl CompactionSlots {
     /// Takes the right to compact a keyspace, unless a job has it.
     pub(super) fn try_take(&self, keyspace: KeyspaceId) -> Option<CompactionSlot<'_>> {
-        let right = Held::take(Rank::Compacting);
+        let right = self.order.hold(Rank::Compacting);
         let mut state = self.state.lock();
         let taken = !state.ended && state.keyspaces.insert(keyspace);
         // Created only once it is known: dropping one gives the right back.
@@ -58,7 +59,7 @@ impl CompactionSlots {
 
     /// Takes the right to compact a keyspace; waits for the job that has it.
     pub(super) fn take(&self, keyspace: KeyspaceId) -> Result<CompactionSlot<'_>> {
-        let right = Held::take(Rank::Compacting);
+        let right = self.order.hold(Rank::Compacting);
         let mut state = self.state.lock();
         loop {
             if state.ended {
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_keyspace_is_compacted_by_one_and_others_beside_it_until_the_end() {
-        let slots = &CompactionSlots::default();
+        let slots = &CompactionSlots::new(LockOrder::new());
         let first = slots.try_take(KeyspaceId(16)).unwrap();
         // The rights of different keyspaces are those of different threads.
         std::thread::scope(|scope| {

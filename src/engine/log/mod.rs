@@ -152,10 +152,10 @@ impl Log {
             health: Arc::clone(health),
             work: Arc::clone(work),
             counters: Arc::clone(counters),
-            commit: Lock::new(Rank::Commit, commit),
+            commit: ctx.order.lock(Rank::Commit, commit),
             visible: AtomicU64::new(visible.0),
             ceiling: AtomicU64::new(ceiling.0),
-            syncing: Syncing::new(synced, recovered),
+            syncing: Syncing::new(ctx.order, synced, recovered),
         }
     }
 

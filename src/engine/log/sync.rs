@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     base::{Result, Seqno},
-    engine::locks::{Condvar, Held, Lock, Rank},
+    engine::locks::{Condvar, Lock, LockOrder, Rank},
 };
 
 /// Interval at which a waiter checks again: its leader may have failed.
@@ -23,6 +23,7 @@ const NOT_DUE: u64 = u64::MAX;
 /// Progress and leader of syncing, and the next deadline.
 #[derive(Debug)]
 pub(in crate::engine) struct Syncing {
+    order: LockOrder,
     state: Lock<State>,
     done: Condvar,
     due: SyncDeadline,
@@ -42,9 +43,9 @@ struct State {
 impl Syncing {
     /// Creates the state at open: the seqno that the manifest and the logs prove durable, and the newest log that holds
     /// more.
-    pub(super) fn new(synced: Seqno, recovered: Option<u64>) -> Self {
+    pub(super) fn new(order: LockOrder, synced: Seqno, recovered: Option<u64>) -> Self {
         let state = State { synced, leader: false, recovered };
-        Self { state: Lock::new(Rank::Synced, state), done: Condvar::new(), due: SyncDeadline::default() }
+        Self { order, state: order.lock(Rank::Synced, state), done: Condvar::new(), due: SyncDeadline::new(order) }
     }
 
     /// Records that commits at or below `synced` are durable.
@@ -93,7 +94,7 @@ impl Syncing {
         leading = SyncLeader(self);
         state.leader = true;
         let synced = state.unlocked(|| {
-            let _right = Held::take(Rank::Leading);
+            let _right = self.order.hold(Rank::Leading);
             sync()
         });
         if let Ok(synced) = &synced {
@@ -124,9 +125,9 @@ struct SyncDeadline {
     changed: Condvar,
 }
 
-impl Default for SyncDeadline {
-    fn default() -> Self {
-        Self { at_us: AtomicU64::new(NOT_DUE), ended: Lock::new(Rank::Due, false), changed: Condvar::new() }
+impl SyncDeadline {
+    fn new(order: LockOrder) -> Self {
+        Self { at_us: AtomicU64::new(NOT_DUE), ended: order.lock(Rank::Due, false), changed: Condvar::new() }
     }
 }
 
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn one_syncs_for_all_who_wait_and_after_a_failure_another_one_tries() {
-        let syncing = Syncing::new(Seqno(3), None);
+        let syncing = Syncing::new(LockOrder::new(), Seqno(3), None);
         let failed = syncing.upto(Seqno(5), || Ok(()), || Err(Error::DiskFull));
         assert!(matches!(failed, Err(Error::DiskFull)) && syncing.synced() == Seqno(3));
         syncing.upto(Seqno(5), || Ok(()), || Ok(Seqno(9))).unwrap();
@@ -196,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_right_to_sync_goes_on_behind_a_panic() {
-        let syncing = Syncing::new(Seqno(0), None);
+        let syncing = Syncing::new(LockOrder::new(), Seqno(0), None);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             syncing.upto(Seqno(1), || Ok(()), || panic!("a broken invariant"))
         }));

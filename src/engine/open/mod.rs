@@ -23,7 +23,7 @@ use crate::{
     base::{Error, IoContext, Result, Seqno},
     engine::{
         Catalogue, Clock, Context, Counters, Engine, FileSet, Health, Jobs, Log, Options, Work,
-        files::superversion::Moment, jobs::flush_recovered, keyspaces::closest, log::LogStart,
+        files::superversion::Moment, jobs::flush_recovered, keyspaces::closest, locks::LockOrder, log::LogStart,
     },
     env::{Dir, Env, Files},
     format::{FileKind, Header, name},
@@ -53,7 +53,7 @@ fn open(options: &Options, path: &Path) -> Result<Engine> {
         sign(&*dir)?;
     }
     let database_id = manifest.database_id();
-    let ctx = Context { env, dir, pool, options: options.clone(), database_id };
+    let ctx = Context { env, dir, pool, options: options.clone(), database_id, order: LockOrder::new() };
     begin(Arc::new(ctx), manifest, recovered)
 }
 
@@ -85,8 +85,8 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
     }
 
     let active = Arc::new(Memtable::new(log_number));
-    let health = Arc::new(Health::new(ctx.path(), ctx.options.read_only));
-    let (work, counters) = (Arc::<Work>::default(), Arc::<Counters>::default());
+    let health = Arc::new(Health::new(ctx.path(), ctx.options.read_only, ctx.order));
+    let (work, counters) = (Arc::new(Work::new(ctx.order)), Arc::<Counters>::default());
     let opened = Moment { seqno: last, time_us, version: Arc::clone(manifest.version()) };
     let replayed = recovered.memtables.first().map(|newest| newest.log()).filter(|_| !clean);
     let memtables = (Arc::clone(&active), recovered.memtables);
@@ -101,11 +101,11 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
         recovered: replayed,
     };
     Ok(Engine {
-        clock: Clock::new(Arc::clone(&ctx.env), time_us),
-        catalogue: Catalogue::default(),
+        clock: Clock::new(Arc::clone(&ctx.env), time_us, ctx.order),
+        catalogue: Catalogue::new(ctx.order),
         files: FileSet::new((&ctx, &health, &work), manifest, memtables, opened),
         log: Log::new((&ctx, &health, &work, &counters), start),
-        jobs: Jobs::default(),
+        jobs: Jobs::new(ctx.order),
         dead: Arc::new(DeadSpans::new(ctx.options.dead_bytes())),
         ctx,
         health,

@@ -36,7 +36,8 @@ impl Running {
     pub(crate) fn open(options: &Options, path: &Path) -> Result<Self> {
         let engine = Arc::new(open(options, path)?);
         let threads = start(&engine).inspect_err(|_| stop(&engine))?;
-        Ok(Self { engine, threads: Lock::new(Rank::Threads, threads) })
+        let threads = engine.ctx.order.lock(Rank::Threads, threads);
+        Ok(Self { engine, threads })
     }
 
     #[inline]
