@@ -8,6 +8,8 @@ mod kind;
 mod seqno;
 mod spans;
 
+use std::fmt;
+
 pub use bytes::Bytes;
 pub(crate) use callback::{callback, in_callback};
 pub use error::{Corruption, Error, Result};
@@ -23,6 +25,28 @@ pub(crate) use spans::SpanMap;
 /// Number of a keyspace within its database, never reused. Numbers below [`FIRST_KEYSPACE`] are the engine's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct KeyspaceId(pub(crate) u32);
+
+/// Number of a file, by which it is named: of a log, a segment or a manifest. Counted up, never reused. 0 is no file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FileNumber(pub(crate) u64);
+
+impl FileNumber {
+    /// Returns the one after.
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// Iterates from this one up to `end`, which is left out.
+    pub(crate) fn upto(self, end: Self) -> impl Iterator<Item = Self> {
+        (self.0..end.0).map(Self)
+    }
+}
+
+impl fmt::Display for FileNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Lowest number of a user's keyspace.
 pub(crate) const FIRST_KEYSPACE: u32 = 16;

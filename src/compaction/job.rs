@@ -11,7 +11,7 @@ use super::{
     survivors::Survivors,
 };
 use crate::{
-    base::{Bytes, KeySpan, Result, Seqno},
+    base::{Bytes, FileNumber, KeySpan, Result, Seqno},
     merge::{Direction, Kway, Source, Tombstones},
     segment::{Entry, SegmentMeta, SegmentWriter},
 };
@@ -53,7 +53,7 @@ pub(crate) struct Outcome {
     /// Of both tiers: the summary of each says which.
     pub(crate) segments: Vec<SegmentMeta>,
     /// By the number of a segment: what of it is kept only for those who read a seqno, in bytes.
-    pub(crate) held: Vec<(u64, Vec<(Seqno, u64)>)>,
+    pub(crate) held: Vec<(FileNumber, Vec<(Seqno, u64)>)>,
     pub(crate) dropped: Dropped,
     pub(crate) entries_in: u64,
     pub(crate) entries_out: u64,

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    base::{KeySpan, KeyspaceId, Seqno},
+    base::{FileNumber, KeySpan, KeyspaceId, Seqno},
     manifest::KeyspaceVersion,
     segment::SegmentMeta,
 };
@@ -102,11 +102,11 @@ impl Aging {
 
     /// The runs of the history tier by age, each with its segments.
     pub(crate) fn buckets(&self, keyspace: &KeyspaceVersion) -> Vec<Vec<Vec<Arc<SegmentMeta>>>> {
-        let mut runs: BTreeMap<u64, Vec<Arc<SegmentMeta>>> = BTreeMap::new();
+        let mut runs: BTreeMap<FileNumber, Vec<Arc<SegmentMeta>>> = BTreeMap::new();
         for segment in &keyspace.history {
             let history = segment.summary.history;
             assert!(history.is_some(), "segment {} of the main tree stands in the history tier", segment.number);
-            let run = history.map_or(0, |history| history.run);
+            let run = history.map_or(FileNumber(0), |history| history.run);
             runs.entry(run).or_default().push(Arc::clone(segment));
         }
         let mut buckets: BTreeMap<u64, Vec<Vec<Arc<SegmentMeta>>>> = BTreeMap::new();
@@ -360,7 +360,7 @@ mod tests {
 
     const SHAPE: Shape = Shape { l0_threshold: 2, level_ratio: 10, base_bytes: 100, level_max: 6 };
 
-    fn segment(number: u64, start: &str, end: &str, seqno: u64, file_len: u64) -> Arc<SegmentMeta> {
+    fn segment(number: FileNumber, start: &str, end: &str, seqno: u64, file_len: u64) -> Arc<SegmentMeta> {
         let seqno = Seqno(seqno);
         Arc::new(SegmentMeta {
             number,
@@ -400,15 +400,15 @@ mod tests {
     }
 
     fn numbers(segments: &[Arc<SegmentMeta>]) -> Vec<u64> {
-        segments.iter().map(|segment| segment.number).collect()
+        segments.iter().map(|segment| segment.number.0).collect()
     }
 
     #[test]
     fn a_full_level_0_goes_down_with_all_that_it_overlaps() {
         let keyspace = keyspace(vec![
-            vec![segment(4, "c", "f", 9, 10), segment(3, "a", "d", 8, 10)],
-            vec![segment(1, "a", "b", 1, 10), segment(2, "x", "z", 2, 10)],
-            vec![segment(5, "b", "c", 0, 10), segment(6, "y", "z", 0, 10)],
+            vec![segment(FileNumber(4), "c", "f", 9, 10), segment(FileNumber(3), "a", "d", 8, 10)],
+            vec![segment(FileNumber(1), "a", "b", 1, 10), segment(FileNumber(2), "x", "z", 2, 10)],
+            vec![segment(FileNumber(5), "b", "c", 0, 10), segment(FileNumber(6), "y", "z", 0, 10)],
         ]);
         let task = pick(&keyspace, &SHAPE, Waste::default()).unwrap();
         assert_eq!((numbers(&task.inputs), task.output_level), (vec![4, 3, 1], 1));
@@ -418,9 +418,12 @@ mod tests {
 
     #[test]
     fn a_level_within_its_bounds_rests() {
-        assert_eq!(pick(&keyspace(vec![vec![segment(1, "a", "b", 1, 1000)]]), &SHAPE, Waste::default()), None);
         assert_eq!(
-            pick(&keyspace(vec![Vec::new(), vec![segment(1, "a", "b", 1, 99)]]), &SHAPE, Waste::default()),
+            pick(&keyspace(vec![vec![segment(FileNumber(1), "a", "b", 1, 1000)]]), &SHAPE, Waste::default()),
+            None
+        );
+        assert_eq!(
+            pick(&keyspace(vec![Vec::new(), vec![segment(FileNumber(1), "a", "b", 1, 99)]]), &SHAPE, Waste::default()),
             None
         );
     }
@@ -429,8 +432,8 @@ mod tests {
     fn the_cheapest_segment_of_a_large_level_goes_and_a_lone_one_just_moves() {
         let keyspace = keyspace(vec![
             Vec::new(),
-            vec![segment(1, "a", "f", 5, 60), segment(2, "g", "k", 6, 60)],
-            vec![segment(3, "a", "c", 1, 50)],
+            vec![segment(FileNumber(1), "a", "f", 5, 60), segment(FileNumber(2), "g", "k", 6, 60)],
+            vec![segment(FileNumber(3), "a", "c", 1, 50)],
         ]);
         let task = pick(&keyspace, &SHAPE, Waste::default()).unwrap();
         assert_eq!((numbers(&task.inputs), task.output_level, task.just_move), (vec![2], 2, true));
@@ -438,9 +441,15 @@ mod tests {
 
     #[test]
     fn everything_ends_in_one_level_and_is_then_left_alone() {
-        let one = keyspace(vec![vec![segment(2, "a", "c", 5, 60)], vec![segment(1, "a", "c", 1, 60)]]);
+        let one = keyspace(vec![
+            vec![segment(FileNumber(2), "a", "c", 5, 60)],
+            vec![segment(FileNumber(1), "a", "c", 1, 60)],
+        ]);
         let task = everything(&one, &SHAPE, None).unwrap();
         assert_eq!((numbers(&task.inputs), task.output_level), (vec![2, 1], 2));
-        assert_eq!(everything(&keyspace(vec![Vec::new(), vec![segment(1, "a", "c", 1, 60)]]), &SHAPE, None), None);
+        assert_eq!(
+            everything(&keyspace(vec![Vec::new(), vec![segment(FileNumber(1), "a", "c", 1, 60)]]), &SHAPE, None),
+            None
+        );
     }
 }

@@ -20,7 +20,7 @@ use super::{
     survivors::Survivors,
 };
 use crate::{
-    base::{Bytes, KeySpan, KeyspaceId, Kind, Result, Seqno},
+    base::{Bytes, FileNumber, KeySpan, KeyspaceId, Kind, Result, Seqno},
     merge::{EntryRef, MergeStrategy, RangeTombstone, Tombstone, Tombstones, Until},
     segment::{Entry, SegmentMeta, Summary},
 };
@@ -259,7 +259,7 @@ fn segment(span: &KeySpan) -> SegmentMeta {
         times: None,
         history: None,
     };
-    SegmentMeta { number: 1, file_id: 1, file_len: 1, footer_digest: 1, summary }
+    SegmentMeta { number: FileNumber(1), file_id: 1, file_len: 1, footer_digest: 1, summary }
 }
 
 #[test]

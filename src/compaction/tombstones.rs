@@ -308,6 +308,8 @@ impl Leaving<'_> {
 mod tests {
     use std::{cmp::Reverse, time::Duration};
 
+    use crate::base::FileNumber;
+
     use super::{
         super::thin::tests::{Dice, demands, draw, rules},
         *,
@@ -334,7 +336,7 @@ mod tests {
             times: None,
             history: None,
         };
-        Arc::new(SegmentMeta { number: 1, file_id: 1, file_len: 1, footer_digest: 1, summary })
+        Arc::new(SegmentMeta { number: FileNumber(1), file_id: 1, file_len: 1, footer_digest: 1, summary })
     }
 
     #[test]

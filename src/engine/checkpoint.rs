@@ -19,7 +19,7 @@ use super::{
     timeline::write_stamps,
 };
 use crate::{
-    base::{Corruption, Error, IoContext, KeySpan, Kind, Result, Seqno, TIMELINE},
+    base::{Corruption, Error, FileNumber, IoContext, KeySpan, Kind, Result, Seqno, TIMELINE},
     env::Dir,
     format::name,
     manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
@@ -205,7 +205,7 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
     for missing in alive.filter(|keyspace| !copied.contains_key(&keyspace.id)) {
         assert!(missing.is_hidden(), "keyspace {:?} was forgotten under a copy of {}", missing.id, moment.seqno);
     }
-    let copied_files: HashSet<u64> =
+    let copied_files: HashSet<FileNumber> =
         copied.values().flat_map(|keyspace| keyspace.segments()).map(|segment| segment.number).collect();
     Version {
         keyspaces: copied,
@@ -289,7 +289,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
     let mut made = Vec::new();
     let stamp = Stamp { seqno: view.seqno(), time: view.time(), writes: 0 };
     let stamps = write_stamps(&engine.ctx, &**target, (&[stamp], version.next_file), &mut made)?;
-    version.next_file += 1;
+    version.next_file = version.next_file.next();
     let timeline = KeyspaceVersion {
         id: TIMELINE,
         name: String::new(),
@@ -324,7 +324,7 @@ fn copy_keyspace(
     target: &dyn Dir,
     keyspace: &KeyspaceVersion,
     reference: &KeyspaceRef,
-    (next_file, watch): (&mut u64, &mut Watch<'_>),
+    (next_file, watch): (&mut FileNumber, &mut Watch<'_>),
 ) -> Result<Vec<Arc<SegmentMeta>>> {
     let engine = view.engine();
     let keeps_time = engine.catalogue.keeps_time(keyspace);
@@ -379,7 +379,7 @@ fn copy_keyspace(
         let (seqno, time) = told.map_or((view.seqno(), view.time()), |told| (told.seqno, told.time));
         let entry = Entry { time: keeps_time.then_some(time), ..Entry::new(kind, seqno) };
         if writer.is_none() {
-            *next_file += 1;
+            *next_file = next_file.next();
             let purpose = Purpose {
                 keyspace: keyspace.id,
                 base: Seqno(0),
@@ -397,7 +397,7 @@ fn copy_keyspace(
     if let Some(last) = writer {
         finish(last)?;
     }
-    *next_file += 1;
+    *next_file = next_file.next();
     Ok(segments)
 }
 

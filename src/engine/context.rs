@@ -7,7 +7,7 @@ use super::{
     options::Options,
 };
 use crate::{
-    base::{Error, IoContext, Result},
+    base::{Error, FileNumber, IoContext, Result},
     env::{Background, Dir, Env, Files},
     format::name,
 };
@@ -58,7 +58,7 @@ impl Context {
     }
 
     /// Makes segments durable that were written without a sync, several at a time.
-    pub(super) fn sync_segments(&self, numbers: &[u64]) -> Result<()> {
+    pub(super) fn sync_segments(&self, numbers: &[FileNumber]) -> Result<()> {
         let names: Vec<String> = numbers.iter().copied().map(name::segment).collect();
         self.dir.sync_files(&names).map_err(|(name, error)| Error::io("sync", &self.dir.path().join(name), error))
     }

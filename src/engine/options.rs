@@ -46,7 +46,8 @@ impl Default for Durability {
 const BUDGET_MIN: u64 = 4 << 20;
 const BUDGET_DEFAULT: u64 = 256 << 20;
 
-/// Largest memtable: a smaller skip list is a faster one, and four of them bound the live log to 64 MiB.
+/// Largest memtable: a smaller skip list is a faster one, and four of them bound the live log to 64 MiB, plus one batch
+/// each.
 const MEMTABLE_MAX: u64 = 16 << 20;
 
 /// Most bytes for spans known to hold nothing.

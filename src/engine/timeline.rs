@@ -19,7 +19,7 @@ use super::{
     files::{runs::RunCursor, superversion::SuperVersion, tree::SegmentHandle},
 };
 use crate::{
-    base::{Corruption, Error, Kind, Result, Seqno, TIMELINE},
+    base::{Corruption, Error, FileNumber, Kind, Result, Seqno, TIMELINE},
     env::Dir,
     format::{Reader, Writer},
     memtable::{Memtable, Stamp},
@@ -274,8 +274,8 @@ impl CommitWalk {
 pub(super) fn write_stamps(
     ctx: &Context,
     dir: &dyn Dir,
-    (stamps, number): (&[Stamp], u64),
-    made: &mut Vec<u64>,
+    (stamps, number): (&[Stamp], FileNumber),
+    made: &mut Vec<FileNumber>,
 ) -> Result<Option<SegmentMeta>> {
     let Some(first) = stamps.first() else { return Ok(None) };
     made.push(number);
@@ -287,7 +287,7 @@ pub(super) fn write_stamps(
 }
 
 /// Creates a segment of the timeline, for commits from `first` on.
-pub(super) fn stamp_segment(ctx: &Context, dir: &dyn Dir, number: u64, first: &Stamp) -> Result<SegmentWriter> {
+pub(super) fn stamp_segment(ctx: &Context, dir: &dyn Dir, number: FileNumber, first: &Stamp) -> Result<SegmentWriter> {
     let purpose = Purpose {
         keyspace: TIMELINE,
         base: first.seqno,

@@ -7,7 +7,7 @@
 //! ```
 
 use super::{Reader, Writer, crc};
-use crate::base::Corruption;
+use crate::base::{Corruption, FileNumber};
 
 /// Format that this release writes and reads.
 const FORMAT: u32 = 1;
@@ -33,7 +33,7 @@ pub(crate) struct Header {
     /// Drawn at random when the file was created.
     pub(crate) file_id: u64,
     /// The number in the file's name.
-    pub(crate) number: u64,
+    pub(crate) number: FileNumber,
 }
 
 /// Reason why a header was rejected.
@@ -57,7 +57,7 @@ impl Header {
         out.u32(MAGIC);
         out.u32(self.kind as u32);
         out.u64(self.file_id);
-        out.u64(self.number);
+        out.u64(self.number.0);
         out.u32(format);
         out.u32(crc(&[out.bytes()]));
         out.into_bytes()
@@ -76,7 +76,7 @@ impl Header {
     fn fields(reader: &mut Reader<'_>, kind: FileKind) -> Result<Self, Corruption> {
         reader.expect_u32(MAGIC, "magic")?;
         reader.expect_u32(kind as u32, "kind of file")?;
-        Ok(Self { kind, file_id: reader.u64("file id")?, number: reader.u64("file number")? })
+        Ok(Self { kind, file_id: reader.u64("file id")?, number: FileNumber(reader.u64("file number")?) })
     }
 }
 
@@ -94,7 +94,7 @@ impl BadHeader {
 mod tests {
     use super::*;
 
-    const HEADER: Header = Header { kind: FileKind::Segment, file_id: 77, number: 5 };
+    const HEADER: Header = Header { kind: FileKind::Segment, file_id: 77, number: FileNumber(5) };
 
     #[test]
     fn decodes_what_it_encoded() {

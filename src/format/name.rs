@@ -1,5 +1,7 @@
 //! File names, made from numbers and parsed back into them. No stored text ever becomes part of a path.
 
+use crate::base::FileNumber;
+
 pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const CURRENT: &str = "CURRENT";
 pub(crate) const CURRENT_NEW: &str = "CURRENT.new";
@@ -12,25 +14,25 @@ const NUMBER_MAX: u64 = 1 << 62;
 /// Names that later parts of the format use, listed so that they are not taken for foreign files.
 const RESERVED: [&str; 2] = ["TIMELINE", "packs"];
 
-pub(crate) fn manifest(number: u64) -> String {
+pub(crate) fn manifest(number: FileNumber) -> String {
     format!("MANIFEST-{number}")
 }
 
-pub(crate) fn log(number: u64) -> String {
+pub(crate) fn log(number: FileNumber) -> String {
     format!("{LOGS}/{number}.wal")
 }
 
-pub(crate) fn segment(number: u64) -> String {
+pub(crate) fn segment(number: FileNumber) -> String {
     format!("{SEGMENTS}/{number}.seg")
 }
 
 /// Returns the number of a file in its sub-directory, from its bare name.
-pub(crate) fn parse(name: &str, ending: &str) -> Option<u64> {
+pub(crate) fn parse(name: &str, ending: &str) -> Option<FileNumber> {
     number(name.strip_suffix(ending)?)
 }
 
 /// Returns the number of a manifest, from its name.
-pub(crate) fn parse_manifest(name: &str) -> Option<u64> {
+pub(crate) fn parse_manifest(name: &str) -> Option<FileNumber> {
     number(name.strip_prefix("MANIFEST-")?)
 }
 
@@ -42,8 +44,8 @@ pub(crate) fn is_ours(name: &str) -> bool {
 }
 
 /// Parses digits exactly as a number prints: `007` and `+7` are not ours, nor are numbers that counting never reaches.
-fn number(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|number: &u64| *number < NUMBER_MAX && number.to_string() == text)
+fn number(text: &str) -> Option<FileNumber> {
+    text.parse().ok().filter(|number: &u64| *number < NUMBER_MAX && number.to_string() == text).map(FileNumber)
 }
 
 #[cfg(test)]
@@ -52,9 +54,9 @@ mod tests {
 
     #[test]
     fn names_read_back_and_strangers_do_not() {
-        assert_eq!(log(7), "wal/7.wal");
-        assert_eq!(parse("7.wal", ".wal"), Some(7));
-        assert_eq!(parse_manifest(&manifest(3)), Some(3));
+        assert_eq!(log(FileNumber(7)), "wal/7.wal");
+        assert_eq!(parse("7.wal", ".wal"), Some(FileNumber(7)));
+        assert_eq!(parse_manifest(&manifest(FileNumber(3))), Some(FileNumber(3)));
         for stranger in ["07.wal", "18446744073709551615.wal", "+7.wal", "7.wal.bak", ".wal", "7.seg"] {
             assert_eq!(parse(stranger, ".wal"), None, "{stranger}");
         }

@@ -2,7 +2,7 @@
 
 use super::options::StoredOptions;
 use crate::{
-    base::{KeyspaceId, Seqno},
+    base::{FileNumber, KeyspaceId, Seqno},
     segment::SegmentMeta,
     wal::LogEnd,
 };
@@ -21,15 +21,15 @@ pub(crate) enum Change {
     /// Adds a segment to a level.
     Add { level: u8, segment: SegmentMeta },
     /// Removes a segment.
-    Remove { keyspace: KeyspaceId, number: u64 },
+    Remove { keyspace: KeyspaceId, number: FileNumber },
     /// Raises the watermarks of dropped data (K5, K6).
     Watermarks { keyspace: KeyspaceId, vanished: Seqno, horizon: Seqno, expired_upto: u64 },
     /// Logs below this number are no longer needed.
-    LogsFrom { number: u64 },
+    LogsFrom { number: FileNumber },
     /// End of a log, as far as it is known.
-    LogEnd { number: u64, end: LogEnd },
+    LogEnd { number: FileNumber, end: LogEnd },
     /// File numbers below this may have been used.
-    NextFile { number: u64 },
+    NextFile { number: FileNumber },
     /// Keyspace numbers below this have been used.
     NextKeyspace { number: u32 },
     /// The newest commit is `last`. After a clean close numbering continues at `next` at the earliest, otherwise at
@@ -40,7 +40,7 @@ pub(crate) enum Change {
     /// Removes a pin.
     Unpin { name: String },
     /// Bytes of a segment that are kept only for readers of a seqno. A hint: readers may skip it.
-    Held { number: u64, bytes: Vec<(Seqno, u64)> },
+    Held { number: FileNumber, bytes: Vec<(Seqno, u64)> },
 }
 
 impl Change {

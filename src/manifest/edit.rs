@@ -125,7 +125,7 @@ fn decode(tag: u8, body: &mut Reader<'_>) -> Result<Option<Change>, Corruption> 
 pub(super) mod tests {
     use super::*;
     use crate::{
-        base::{KeySpan, KeyspaceId, Seqno},
+        base::{FileNumber, KeySpan, KeyspaceId, Seqno},
         manifest::options::{StoredOptions, StoredPolicy},
         merge::NUMBER_CUSTOM,
         segment::{SegmentMeta, Summary},
@@ -133,7 +133,7 @@ pub(super) mod tests {
 
     pub(crate) fn segment(number: u64, span: (&str, &str), seqnos: (Seqno, Seqno)) -> SegmentMeta {
         SegmentMeta {
-            number,
+            number: FileNumber(number),
             file_id: number * 7,
             file_len: 1000,
             footer_digest: 5,
@@ -173,18 +173,18 @@ pub(super) mod tests {
             Change::Configure { id, options: kept(StoredPolicy::Custom("fewest".into())), seqno: Seqno(8) },
             Change::Pin { name: "before".into(), seqno: Seqno(8), time_us: 1 << 50 },
             Change::Unpin { name: "before".into() },
-            Change::Held { number: 4, bytes: vec![(Seqno(7), 100)] },
+            Change::Held { number: FileNumber(4), bytes: vec![(Seqno(7), 100)] },
             Change::Drop { id, seqno: Seqno(9) },
             Change::Forget { id },
             Change::Add { level: 3, segment: segment(4, ("a", "b"), (Seqno(1), Seqno(2))) },
-            Change::Remove { keyspace: id, number: 1 << 40 },
+            Change::Remove { keyspace: id, number: FileNumber(1 << 40) },
             Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto: 0 },
             Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto: 1 << 50 },
-            Change::LogsFrom { number: 3 },
-            Change::LogEnd { number: 2, end: LogEnd::Exactly(99) },
-            Change::LogEnd { number: 3, end: LogEnd::AtMost(0) },
+            Change::LogsFrom { number: FileNumber(3) },
+            Change::LogEnd { number: FileNumber(2), end: LogEnd::Exactly(99) },
+            Change::LogEnd { number: FileNumber(3), end: LogEnd::AtMost(0) },
             Change::NextKeyspace { number: 300 },
-            Change::NextFile { number: 12 },
+            Change::NextFile { number: FileNumber(12) },
             Change::Seqnos { last: Seqno(5), next: Seqno(9), ceiling: Seqno(1 << 33), time_us: 1 << 50 },
         ]);
         assert_eq!(Edit::decode(&edit.encode()), Ok(edit));
@@ -207,13 +207,13 @@ pub(super) mod tests {
             ),
             (Change::Drop { id, seqno: Seqno(9) }, b"\x02\x03\xac\x02\x09"),
             (Change::Forget { id }, b"\x03\x02\xac\x02"),
-            (Change::Remove { keyspace: id, number: 128 }, b"\x05\x04\xac\x02\x80\x01"),
+            (Change::Remove { keyspace: id, number: FileNumber(128) }, b"\x05\x04\xac\x02\x80\x01"),
             (marks(0), b"\x06\x04\xac\x02\x01\x02"),
             (marks(8), b"\x06\x05\xac\x02\x01\x02\x08"),
-            (Change::LogsFrom { number: 3 }, b"\x07\x01\x03"),
-            (Change::LogEnd { number: 2, end: LogEnd::Exactly(99) }, b"\x08\x02\x02\x63"),
-            (Change::LogEnd { number: 3, end: LogEnd::AtMost(0) }, b"\x0b\x02\x03\x00"),
-            (Change::NextFile { number: 12 }, b"\x09\x01\x0c"),
+            (Change::LogsFrom { number: FileNumber(3) }, b"\x07\x01\x03"),
+            (Change::LogEnd { number: FileNumber(2), end: LogEnd::Exactly(99) }, b"\x08\x02\x02\x63"),
+            (Change::LogEnd { number: FileNumber(3), end: LogEnd::AtMost(0) }, b"\x0b\x02\x03\x00"),
+            (Change::NextFile { number: FileNumber(12) }, b"\x09\x01\x0c"),
             (
                 Change::Seqnos { last: Seqno(5), next: Seqno(9), ceiling: Seqno(128), time_us: 6 },
                 b"\x0a\x05\x05\x09\x80\x01\x06",
@@ -230,7 +230,7 @@ pub(super) mod tests {
             ),
             (Change::Pin { name: "p".into(), seqno: Seqno(8), time_us: 6 }, b"\x0e\x04\x01p\x08\x06"),
             (Change::Unpin { name: "p".into() }, b"\x0f\x02\x01p"),
-            (Change::Held { number: 4, bytes: vec![(Seqno(7), 100)] }, b"\x80\x04\x04\x01\x07\x64"),
+            (Change::Held { number: FileNumber(4), bytes: vec![(Seqno(7), 100)] }, b"\x80\x04\x04\x01\x07\x64"),
         ];
         for (change, bytes) in cases {
             assert_eq!(Edit::new([change.clone()]).encode(), *bytes, "{change:?}");

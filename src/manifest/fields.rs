@@ -1,7 +1,7 @@
 //! Fields of changes, decoded defensively: names, ids, and numbers small enough to count and add with.
 
 use crate::{
-    base::{Corruption, KeyspaceId, Seqno},
+    base::{Corruption, FileNumber, KeyspaceId, Seqno},
     format::Reader,
 };
 
@@ -34,6 +34,11 @@ pub(super) fn counter(body: &mut Reader<'_>, what: &'static str) -> Result<u64, 
 /// Reads a seqno.
 pub(super) fn seqno_field(body: &mut Reader<'_>, what: &'static str) -> Result<Seqno, Corruption> {
     counter(body, what).map(Seqno)
+}
+
+/// Reads the number of a file.
+pub(super) fn file_number(body: &mut Reader<'_>, what: &'static str) -> Result<FileNumber, Corruption> {
+    counter(body, what).map(FileNumber)
 }
 
 /// Reads a number small enough to count and add with: larger ones were never written.

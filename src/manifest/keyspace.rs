@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use super::{change::Change, edit::Edit, options::StoredOptions};
 use crate::{
-    base::{Corruption, FIRST_KEYSPACE, KeyspaceId, Seqno},
+    base::{Corruption, FIRST_KEYSPACE, FileNumber, KeyspaceId, Seqno},
     segment::SegmentMeta,
 };
 
@@ -105,7 +105,7 @@ impl KeyspaceVersion {
     }
 
     /// Removes the segment of a number, which must exist exactly once.
-    pub(super) fn remove(&mut self, number: u64) -> Result<(), Corruption> {
+    pub(super) fn remove(&mut self, number: FileNumber) -> Result<(), Corruption> {
         let before = self.segments().count();
         let others = |segment: &Arc<SegmentMeta>| segment.number != number;
         self.levels.iter_mut().for_each(|segments| segments.retain(others));
@@ -161,8 +161,8 @@ impl KeyspaceVersion {
 }
 
 /// Returns the run of the history tier that a segment belongs to.
-fn run(segment: &SegmentMeta) -> u64 {
-    segment.summary.history.map_or(0, |history| history.run)
+fn run(segment: &SegmentMeta) -> FileNumber {
+    segment.summary.history.map_or(FileNumber(0), |history| history.run)
 }
 
 /// Reports the invariant that an edit breaks.

@@ -8,7 +8,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{edit::Edit, version::Version};
 use crate::{
-    base::{Corruption, Error, IoContext, Result},
+    base::{Corruption, Error, FileNumber, IoContext, Result},
     env::Dir,
     format::{FileKind, Header, Reader, Writer, crc, name},
     wal::{LogEnd, LogWriter, RecordKind, Verdict, replay},
@@ -35,7 +35,7 @@ pub(crate) struct ManifestStore {
     version: Arc<Version>,
     /// Writer of the current file, once this process has written one.
     writer: Option<LogWriter>,
-    number: u64,
+    number: FileNumber,
     snapshot_len: u64,
     /// Whether the next edit must go to a new file: at first, and after a failed append.
     must_roll: bool,
@@ -51,7 +51,7 @@ impl ManifestStore {
             database_id,
             version: Arc::default(),
             writer: None,
-            number: 0,
+            number: FileNumber(0),
             snapshot_len: 0,
             must_roll: true,
             roll_wanted: false,
@@ -188,7 +188,7 @@ impl ManifestStore {
     }
 
     /// Writes a new manifest, durable with its name.
-    fn write_snapshot(&self, number: u64, version: &Version) -> Result<LogWriter> {
+    fn write_snapshot(&self, number: FileNumber, version: &Version) -> Result<LogWriter> {
         let header = Header { kind: FileKind::Manifest, file_id: self.database_id, number };
         let mut writer = LogWriter::create(&*self.dir, header)?;
         writer.append_bytes(&version.snapshot().encode())?;
@@ -209,7 +209,7 @@ impl ManifestStore {
     }
 
     /// Replaces `CURRENT`.
-    fn switch(&self, number: u64, sealed: u64) -> Result<(), CommitFailure> {
+    fn switch(&self, number: FileNumber, sealed: u64) -> Result<(), CommitFailure> {
         let path = || self.dir.path().join(name::CURRENT_NEW);
         let write = || {
             match self.dir.remove(name::CURRENT_NEW) {
@@ -237,10 +237,10 @@ impl ManifestStore {
     }
 
     /// Returns a number above every existing manifest: a crash may have left one that no `CURRENT` names.
-    fn unused_number(&self) -> Result<u64> {
+    fn unused_number(&self) -> Result<FileNumber> {
         let names = self.dir.list("").at("list", || self.dir.path().to_path_buf())?;
-        let used = names.iter().filter_map(|name| name::parse_manifest(name)).max().unwrap_or(0);
-        Ok(used.max(self.number).saturating_add(1))
+        let used = names.iter().filter_map(|name| name::parse_manifest(name)).max().unwrap_or(FileNumber(0));
+        Ok(used.max(self.number).next())
     }
 
     /// Returns the path of the current manifest.
@@ -249,12 +249,12 @@ impl ManifestStore {
     }
 
     /// Returns the number of the current manifest.
-    pub(crate) fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> FileNumber {
         self.number
     }
 }
 
-fn encode_current(database_id: u64, number: u64, sealed: u64) -> Vec<u8> {
+fn encode_current(database_id: u64, number: FileNumber, sealed: u64) -> Vec<u8> {
     let mut out = Writer::default();
     out.raw(&Header { kind: FileKind::Current, file_id: database_id, number }.encode());
     out.u64(sealed);
@@ -300,7 +300,7 @@ mod tests {
         Memory::new().open_dir(Path::new("/db"), true).unwrap()
     }
 
-    fn next_file(number: u64) -> Edit {
+    fn next_file(number: FileNumber) -> Edit {
         Edit::new([Change::NextFile { number }])
     }
 
@@ -310,21 +310,21 @@ mod tests {
         assert!(ManifestStore::open(Arc::clone(&dir)).unwrap().is_none());
         let mut store = ManifestStore::new(Arc::clone(&dir), 42);
         for number in 1..100 {
-            store.commit(&next_file(number)).unwrap();
+            store.commit(&next_file(FileNumber(number))).unwrap();
         }
         let found = ManifestStore::open(Arc::clone(&dir)).unwrap().unwrap();
-        assert_eq!((found.version().next_file, found.database_id(), found.was_clean()), (99, 42, false));
+        assert_eq!((found.version().next_file, found.database_id(), found.was_clean()), (FileNumber(99), 42, false));
         store.seal().unwrap();
         let found = ManifestStore::open(dir).unwrap().unwrap();
-        assert_eq!((found.version().next_file, found.was_clean()), (99, true));
+        assert_eq!((found.version().next_file, found.was_clean()), (FileNumber(99), true));
     }
 
     #[test]
     fn a_sealed_manifest_cut_anywhere_is_corruption() {
         let dir = dir();
         let mut store = ManifestStore::new(Arc::clone(&dir), 42);
-        store.commit(&next_file(5)).unwrap();
-        store.commit(&next_file(9)).unwrap();
+        store.commit(&next_file(FileNumber(5))).unwrap();
+        store.commit(&next_file(FileNumber(9))).unwrap();
         store.seal().unwrap();
         let path = name::manifest(store.number());
         let bytes = read_all(&*dir.open(&path).unwrap(), &store.path()).unwrap();
@@ -340,21 +340,21 @@ mod tests {
         let sim = Sim::new(1);
         let dir = sim.open_dir(Path::new("db"), true).unwrap();
         let mut store = ManifestStore::new(Arc::clone(&dir), 42);
-        store.commit(&next_file(1)).unwrap();
+        store.commit(&next_file(FileNumber(1))).unwrap();
         let (before, number) = (dir.list("").unwrap(), store.number());
         // Creating the file and writing its header, its snapshot, syncing it and its name; then the same of
         // CURRENT.new.
         for call in 0..8 {
             store.roll_at_next();
             sim.fail_at(sim.calls() + call, Fault::Eio);
-            let failed = store.commit(&next_file(2));
+            let failed = store.commit(&next_file(FileNumber(2)));
             assert!(matches!(failed, Err(CommitFailure::NotCommitted(_))), "call {call}: {failed:?}");
             assert_eq!(dir.list("").unwrap(), before, "call {call}");
             sim.clear_faults();
         }
-        store.commit(&next_file(3)).unwrap();
-        assert_eq!(store.number(), number + 1, "its number was free again");
-        assert_eq!(ManifestStore::open(dir).unwrap().unwrap().version().next_file, 3);
+        store.commit(&next_file(FileNumber(3))).unwrap();
+        assert_eq!(store.number(), number.next(), "its number was free again");
+        assert_eq!(ManifestStore::open(dir).unwrap().unwrap().version().next_file, FileNumber(3));
     }
 
     #[test]
@@ -362,7 +362,7 @@ mod tests {
         let dir = dir();
         let mut store = ManifestStore::new(Arc::clone(&dir), 42);
         for number in 1..20_000 {
-            store.commit(&next_file(number)).unwrap();
+            store.commit(&next_file(FileNumber(number))).unwrap();
         }
         assert!(store.len() < 2 * ROLL_MIN, "{} bytes", store.len());
         assert_eq!(dir.list("").unwrap().len(), 2, "CURRENT and one manifest");

@@ -23,7 +23,7 @@ use super::{
     options::StoredOptions,
 };
 use crate::{
-    base::{Corruption, FIRST_KEYSPACE, KeyspaceId, Seqno, TIMELINE},
+    base::{Corruption, FIRST_KEYSPACE, FileNumber, KeyspaceId, Seqno, TIMELINE},
     segment::SegmentMeta,
     wal::LogEnd,
 };
@@ -43,17 +43,17 @@ pub(crate) struct Version {
     /// Number of the next keyspace.
     pub(crate) next_keyspace: u32,
     /// Logs below this number are no longer needed.
-    pub(crate) logs_from: u64,
+    pub(crate) logs_from: FileNumber,
     /// Ends of logs, as far as they are known.
-    pub(crate) log_ends: BTreeMap<u64, LogEnd>,
-    pub(crate) next_file: u64,
+    pub(crate) log_ends: BTreeMap<FileNumber, LogEnd>,
+    pub(crate) next_file: FileNumber,
     pub(crate) last_seqno: Seqno,
     pub(crate) next_seqno: Seqno,
     pub(crate) seqno_ceiling: Seqno,
     pub(crate) time_us: u64,
     pub(crate) pins: BTreeMap<String, PinnedAt>,
     /// Bytes of each segment that are kept only for readers of a seqno.
-    pub(crate) held: Arc<BTreeMap<u64, Vec<(Seqno, u64)>>>,
+    pub(crate) held: Arc<BTreeMap<FileNumber, Vec<(Seqno, u64)>>>,
     pub(crate) decisions: Arc<Decisions>,
 }
 
@@ -86,7 +86,7 @@ impl Version {
     }
 
     /// Forgets the bytes that a removed segment held.
-    fn let_go(&mut self, number: u64) {
+    fn let_go(&mut self, number: FileNumber) {
         if self.held.contains_key(&number) {
             Arc::make_mut(&mut self.held).remove(&number);
         }
@@ -212,12 +212,12 @@ impl Version {
         if level >= LEVELS_MAX {
             return Err(broken("a level that exists"));
         }
-        self.next_file = self.next_file.max(segment.number.saturating_add(1));
+        self.next_file = self.next_file.max(segment.number.next());
         self.keyspace_mut(segment.summary.keyspace)?.add(level, segment);
         Ok(())
     }
 
-    fn hold(&mut self, number: u64, bytes: &[(Seqno, u64)]) {
+    fn hold(&mut self, number: FileNumber, bytes: &[(Seqno, u64)]) {
         if bytes.is_empty() {
             self.let_go(number);
         } else {
@@ -269,14 +269,14 @@ mod tests {
                 Change::Add { level: 2, segment: segment(3, ("m", "p"), (Seqno(1), Seqno(2))) },
                 Change::Add { level: 2, segment: segment(4, ("a", "m"), (Seqno(1), Seqno(2))) },
                 Change::Watermarks { keyspace: KeyspaceId(16), vanished: Seqno(4), horizon: Seqno(5), expired_upto: 0 },
-                Change::LogsFrom { number: 3 },
-                Change::LogEnd { number: 3, end: LogEnd::AtMost(70) },
+                Change::LogsFrom { number: FileNumber(3) },
+                Change::LogEnd { number: FileNumber(3), end: LogEnd::AtMost(70) },
                 Change::Seqnos { last: Seqno(12), next: Seqno(20), ceiling: Seqno(1 << 32), time_us: 8 },
             ]))
             .unwrap();
         assert_eq!(Version::default().apply(&version.snapshot()), Ok(version.clone()));
         let keyspace = &version.keyspaces[&KeyspaceId(16)];
-        let numbers = |level| keyspace.level(level).iter().map(|s| s.number).collect::<Vec<_>>();
+        let numbers = |level| keyspace.level(level).iter().map(|s| s.number.0).collect::<Vec<_>>();
         assert_eq!((numbers(0), numbers(2)), (vec![2, 1], vec![4, 3]));
     }
 
@@ -306,7 +306,7 @@ mod tests {
                 ],
                 "V3",
             ),
-            (vec![Change::Remove { keyspace: KeyspaceId(16), number: 8 }], "to remove"),
+            (vec![Change::Remove { keyspace: KeyspaceId(16), number: FileNumber(8) }], "to remove"),
             (vec![Change::Drop { id: KeyspaceId(99), seqno: Seqno(1) }], "V3"),
         ] {
             let refused = version.apply(&Edit::new(changes)).unwrap_err();
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(again.decisions.at_seqno(Seqno(count)), Some((Seqno(count), count * 10)));
         let of_a_flush =
             Change::Seqnos { last: Seqno(count + 5), next: Seqno(0), ceiling: Seqno(0), time_us: count * 20 };
-        let flushed = version.apply(&Edit::new([of_a_flush, Change::LogsFrom { number: 2 }])).unwrap();
+        let flushed = version.apply(&Edit::new([of_a_flush, Change::LogsFrom { number: FileNumber(2) }])).unwrap();
         assert_eq!(flushed.decisions, version.decisions, "of commits the timeline tells");
     }
 

@@ -28,7 +28,7 @@ use crossbeam_skiplist::SkipMap;
 use parking_lot::RwLock;
 
 use crate::{
-    base::{Bytes, KeyspaceId, Kind, Result, Seqno},
+    base::{Bytes, FileNumber, KeyspaceId, Kind, Result, Seqno},
     merge::{Answer, EntryMeta, Lookup, Meaning, RangeTombstone, Tombstone, Tombstones},
     wal::BatchView,
 };
@@ -138,7 +138,7 @@ pub(crate) struct Memtable {
     store: Store,
     ranges: Ranges,
     /// The log file that holds exactly these writes.
-    log: u64,
+    log: FileNumber,
     bytes: AtomicU64,
     entries: AtomicU64,
     /// Range of seqnos; `first` is `u64::MAX` while the table is empty.
@@ -153,11 +153,11 @@ pub(crate) struct Memtable {
 
 impl Memtable {
     /// Returns an empty table for the writes of log file `log`.
-    pub(crate) fn new(log: u64) -> Self {
+    pub(crate) fn new(log: FileNumber) -> Self {
         Self::with(Store::Live(SkipMap::new()), log)
     }
 
-    fn with(store: Store, log: u64) -> Self {
+    fn with(store: Store, log: FileNumber) -> Self {
         Self {
             store,
             ranges: Ranges::default(),
@@ -173,7 +173,7 @@ impl Memtable {
     }
 
     /// Builds a sorted run from the batches of a log, in order.
-    pub(crate) fn from_batches(log: u64, batches: &[BatchView]) -> Self {
+    pub(crate) fn from_batches(log: FileNumber, batches: &[BatchView]) -> Self {
         let mut run = Vec::new();
         let table = Self::with(Store::Run(Vec::new()), log);
         let mut ranges = Vec::new();
@@ -252,7 +252,7 @@ impl Memtable {
         self.time_us.fetch_max(time_us, Relaxed);
     }
 
-    pub(crate) fn log(&self) -> u64 {
+    pub(crate) fn log(&self) -> FileNumber {
         self.log
     }
 
@@ -409,11 +409,11 @@ mod tests {
 
     /// Both kinds of table with the same batches.
     fn both(batches: &[BatchView]) -> [Arc<Memtable>; 2] {
-        let live = Memtable::new(1);
+        let live = Memtable::new(FileNumber(1));
         for batch in batches {
             live.insert(batch);
         }
-        [Arc::new(live), Arc::new(Memtable::from_batches(1, batches))]
+        [Arc::new(live), Arc::new(Memtable::from_batches(FileNumber(1), batches))]
     }
 
     #[test]

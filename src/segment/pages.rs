@@ -23,7 +23,7 @@ use std::{
 
 use super::{footer::Section, sizes::PAGE};
 use crate::{
-    base::{Bytes, Corruption, Error, IoContext, Result},
+    base::{Bytes, Corruption, Error, FileNumber, IoContext, Result},
     env::{Dir, File, Files, ReadFile, Region},
     format::{Reader, crc, name},
 };
@@ -37,7 +37,7 @@ pub(super) struct SegmentFile {
 
 impl SegmentFile {
     /// Opens segment file `number`.
-    pub(super) fn open(files: &Arc<Files>, number: u64) -> Result<Self> {
+    pub(super) fn open(files: &Arc<Files>, number: FileNumber) -> Result<Self> {
         let name = name::segment(number);
         let path = files.path().join(&name);
         match ReadFile::open(files, name) {

@@ -1,14 +1,14 @@
 //! What the manifest must know of a segment without opening it.
 
 use crate::{
-    base::{Corruption, KeySpan, KeyspaceId, Seqno},
+    base::{Corruption, FileNumber, KeySpan, KeyspaceId, Seqno},
     format::{Reader, Writer},
 };
 
 /// A finished segment: all that the manifest records of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentMeta {
-    pub(crate) number: u64,
+    pub(crate) number: FileNumber,
     pub(crate) file_id: u64,
     pub(crate) file_len: u64,
     pub(crate) footer_digest: u32,
@@ -61,7 +61,7 @@ pub(crate) struct HistorySummary {
     pub(crate) until_min: u64,
     pub(crate) until_max: u64,
     /// Segments of one run share no key.
-    pub(crate) run: u64,
+    pub(crate) run: FileNumber,
     /// Whether tombstones without an end are inside.
     pub(crate) open: bool,
 }
@@ -102,7 +102,7 @@ impl Summary {
             out.varint(newest);
         }
         if let Some(HistorySummary { end, until_min, until_max, run, open }) = self.history {
-            for number in [end.0, until_min, until_max, run] {
+            for number in [end.0, until_min, until_max, run.0] {
                 out.varint(number);
             }
             out.u8(u8::from(open));
@@ -145,7 +145,7 @@ impl Summary {
                 end: Seqno(reader.varint("largest end")?),
                 until_min: reader.varint("smallest end time")?,
                 until_max: reader.varint("largest end time")?,
-                run: reader.varint("run")?,
+                run: FileNumber(reader.varint("run")?),
                 open: match reader.u8("flags of the past")? {
                     0 => false,
                     1 => true,

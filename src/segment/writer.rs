@@ -14,7 +14,7 @@ use super::{
     summary::{HistorySummary, SegmentMeta, Summary, Times},
 };
 use crate::{
-    base::{Error, IoContext, KeySpan, KeyspaceId, Kind, Result, Seqno},
+    base::{Error, FileNumber, IoContext, KeySpan, KeyspaceId, Kind, Result, Seqno},
     env::{Dir, File},
     format::{FileKind, Header, Writer, crc, name},
     merge::{Tombstones, Until},
@@ -31,7 +31,7 @@ const COMPARED_MAX: usize = 1 << 20;
 pub(crate) struct SegmentWriter {
     file: Arc<dyn File>,
     path: PathBuf,
-    number: u64,
+    number: FileNumber,
     sync_later: bool,
     file_id: u64,
     base: Base,
@@ -76,7 +76,7 @@ pub(crate) struct Purpose {
     pub(crate) base: Seqno,
     pub(crate) time_base: Option<u64>,
     /// In the history tier: the run it belongs to.
-    pub(crate) run: Option<u64>,
+    pub(crate) run: Option<FileNumber>,
     pub(crate) index: PointIndex,
     /// What its index hashes keys with.
     pub(crate) hash_seed: u64,
@@ -84,7 +84,7 @@ pub(crate) struct Purpose {
 
 impl SegmentWriter {
     /// Creates segment file `number`.
-    pub(crate) fn create(dir: &dyn Dir, (number, file_id): (u64, u64), purpose: Purpose) -> Result<Self> {
+    pub(crate) fn create(dir: &dyn Dir, (number, file_id): (FileNumber, u64), purpose: Purpose) -> Result<Self> {
         let Purpose { keyspace, base, time_base, run, index, hash_seed } = purpose;
         let name = name::segment(number);
         let path = dir.path().join(&name);

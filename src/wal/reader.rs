@@ -183,6 +183,8 @@ impl Log<'_> {
 mod tests {
     use std::{path::PathBuf, sync::Arc};
 
+    use crate::base::FileNumber;
+
     use super::*;
     use crate::{
         base::{KeyspaceId, Kind, Seqno},
@@ -191,7 +193,7 @@ mod tests {
         wal::{BatchBuf, BatchView, LogWriter},
     };
 
-    const HEADER: Header = Header { kind: FileKind::Log, file_id: 0xdb, number: 1 };
+    const HEADER: Header = Header { kind: FileKind::Log, file_id: 0xdb, number: FileNumber(1) };
 
     /// A log of `count` batches; the log is synced after the first `synced` of them.
     fn log(count: u64, synced: u64, seal: Option<RecordKind>) -> Vec<u8> {
@@ -284,7 +286,7 @@ mod tests {
     fn a_log_of_another_number_or_database_is_refused() {
         let bytes = log(1, 0, None);
         let path = PathBuf::from("wal/2.wal");
-        for other in [Header { number: 2, ..HEADER }, Header { file_id: 0xdc, ..HEADER }] {
+        for other in [Header { number: FileNumber(2), ..HEADER }, Header { file_id: 0xdc, ..HEADER }] {
             assert!(replay(&path, &bytes, other, None, |_| Ok(Verdict::Accept)).is_err());
         }
     }

@@ -50,7 +50,7 @@ pub(crate) struct RecordHeader {
 /// Returns the seed of the checksums in one file, so that records of other files and databases never match. It is
 /// derived from what the reader knows without the file: a lost header hides no record.
 pub(super) fn seed(header: &Header) -> u32 {
-    crc(&[&(header.kind as u32).to_le_bytes(), &header.file_id.to_le_bytes(), &header.number.to_le_bytes()])
+    crc(&[&(header.kind as u32).to_le_bytes(), &header.file_id.to_le_bytes(), &header.number.0.to_le_bytes()])
 }
 
 /// Fills in the header of a record that already holds its payload, and pads the record.

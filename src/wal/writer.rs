@@ -13,7 +13,7 @@ use super::{
     record::{FIRST_RECORD, RECORD_HEADER_LEN, RecordKind, seal_record, seed},
 };
 use crate::{
-    base::{IoContext, Result},
+    base::{FileNumber, IoContext, Result},
     env::{Dir, File},
     format::{FileKind, Header, name},
 };
@@ -24,7 +24,7 @@ const RESERVE_STEP: u64 = 1 << 20;
 /// A log file that can still be synced, by any waiting thread, while others append.
 #[derive(Debug)]
 pub(crate) struct LogFile {
-    pub(crate) number: u64,
+    pub(crate) number: FileNumber,
     path: PathBuf,
     file: Arc<dyn File>,
     /// Every byte below is known to be on disk.

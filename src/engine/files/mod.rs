@@ -29,7 +29,7 @@ use superversion::{Moment, SuperVersion};
 use tree::Opener;
 
 use crate::{
-    base::{KeyspaceId, Result, Seqno},
+    base::{FileNumber, KeyspaceId, Result, Seqno},
     compaction::Reader,
     engine::{
         context::Context,
@@ -62,7 +62,7 @@ pub(crate) struct FileSet {
     /// Set when segments with purges have been compacted away: the manifest names keys of them until it is rewritten.
     names_purged: AtomicBool,
     /// Segments of failed edits, kept until the next edit has been committed.
-    doubtful: Lock<Vec<u64>>,
+    doubtful: Lock<Vec<FileNumber>>,
     opener: Arc<Opener>,
     reclaim: Arc<Reclaim>,
 }
@@ -105,7 +105,7 @@ impl FileSet {
             generation: AtomicU64::new(current.generation),
             current: ctx.order.rw_lock(Rank::Current, Arc::new(current)),
             rebased: AtomicU64::new(0),
-            next_file: AtomicU64::new(version.next_file),
+            next_file: AtomicU64::new(version.next_file.0),
             in_doubt: AtomicBool::new(false),
             names_purged: AtomicBool::new(false),
             doubtful: ctx.order.lock(Rank::Doubtful, Vec::new()),
@@ -152,13 +152,13 @@ impl FileSet {
     }
 
     /// Takes a number for a new segment file.
-    pub(super) fn take_number(&self) -> u64 {
-        self.next_file.fetch_add(1, Ordering::Relaxed)
+    pub(super) fn take_number(&self) -> FileNumber {
+        FileNumber(self.next_file.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Returns the change that records which file numbers have been taken.
     pub(super) fn numbers_taken(&self) -> Change {
-        Change::NextFile { number: self.next_file.load(Ordering::Relaxed) }
+        Change::NextFile { number: FileNumber(self.next_file.load(Ordering::Relaxed)) }
     }
 
     /// Begins an edit; other edits wait until it is dropped.
@@ -295,13 +295,13 @@ impl FileSet {
     }
 
     /// Removes segment files that no edit has named.
-    pub(super) fn discard(&self, made: &[u64]) {
+    pub(super) fn discard(&self, made: &[FileNumber]) {
         self.reclaim.add_segments(made.iter().copied());
         self.reclaim.run();
     }
 
     /// Queues logs for removal.
-    pub(super) fn discard_logs(&self, numbers: impl Iterator<Item = u64>) {
+    pub(super) fn discard_logs(&self, numbers: impl Iterator<Item = FileNumber>) {
         self.reclaim.add(numbers.map(name::log));
     }
 
@@ -338,7 +338,7 @@ impl Editing<'_> {
     /// safe.
     ///
     /// Fails after the database was closed: another process may hold the directory lock by then.
-    pub(super) fn commit(&mut self, edit: &Edit, added: &[u64]) -> Result<Arc<Version>> {
+    pub(super) fn commit(&mut self, edit: &Edit, added: &[FileNumber]) -> Result<Arc<Version>> {
         let FileSet { health, doubtful, reclaim, .. } = self.files;
         health.check_open()?;
         match self.manifest.commit(edit) {
@@ -406,7 +406,7 @@ impl Editing<'_> {
     }
 
     /// Queues segments for removal that no edit will name.
-    pub(super) fn discard(&self, numbers: impl IntoIterator<Item = u64>) {
+    pub(super) fn discard(&self, numbers: impl IntoIterator<Item = FileNumber>) {
         self.files.reclaim.add_segments(numbers);
     }
 
@@ -441,7 +441,7 @@ impl Seat {
 
     /// Returns an unregistered seat on no files, for a view in a forked process, where no lock is taken.
     pub(super) fn outside() -> Self {
-        Self::on(&Arc::new(SuperVersion::new(Arc::new(Memtable::new(0)), Vec::new())), LockOrder::new())
+        Self::on(&Arc::new(SuperVersion::new(Arc::new(Memtable::new(FileNumber(0))), Vec::new())), LockOrder::new())
     }
 
     /// Returns a token that marks an iterator as running while it is held.

@@ -3,6 +3,7 @@
 use std::{io::ErrorKind, sync::Arc};
 
 use crate::{
+    base::FileNumber,
     engine::{
         context::Context,
         health::Health,
@@ -43,7 +44,7 @@ impl Reclaim {
     }
 
     /// Adds the file of a segment that lost its last reader, and wakes background work.
-    pub(super) fn add_unread(&self, number: u64) {
+    pub(super) fn add_unread(&self, number: FileNumber) {
         if !self.health.is_forked() {
             self.add([name::segment(number)]);
             self.work.wake();
@@ -58,7 +59,7 @@ impl Reclaim {
     }
 
     /// Adds files of segments.
-    pub(super) fn add_segments(&self, numbers: impl IntoIterator<Item = u64>) {
+    pub(super) fn add_segments(&self, numbers: impl IntoIterator<Item = FileNumber>) {
         self.add(numbers.into_iter().map(name::segment));
     }
 

@@ -178,13 +178,15 @@ mod tests {
     use super::*;
     use crate::memtable::Memtable;
 
+    use crate::base::FileNumber;
+
     fn at(seqno: u64) -> Reader {
         let seqno = Seqno(seqno);
         Reader { seqno, purge_horizon: seqno, time: 0 }
     }
 
     fn inputs(registry: &Registry, newest: Seqno) -> JobInputs {
-        let files = Arc::new(SuperVersion::new(Arc::new(Memtable::new(1)), Vec::new()));
+        let files = Arc::new(SuperVersion::new(Arc::new(Memtable::new(FileNumber(1))), Vec::new()));
         JobInputs { files, registered: registry.list(), newest }
     }
 

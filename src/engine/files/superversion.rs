@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::tree::{Opener, SegmentHandle, Tree};
 use crate::{
-    base::{KeyspaceId, Seqno, TIMELINE},
+    base::{FileNumber, KeyspaceId, Seqno, TIMELINE},
     manifest::Version,
     memtable::Memtable,
 };
@@ -30,7 +30,7 @@ pub(crate) struct SuperVersion {
     pub(crate) trees: Arc<BTreeMap<KeyspaceId, Arc<Tree>>>,
     /// Moments at which memtables were sealed, by log number: everything up to the moment is in that memtable and older
     /// ones.
-    pub(crate) sealed_at: BTreeMap<u64, Moment>,
+    pub(crate) sealed_at: BTreeMap<FileNumber, Moment>,
     /// Newest moment that the segments hold in full, with nothing newer; `None` while recovered entries are in
     /// memtables.
     pub(crate) flushed: Option<Moment>,
@@ -110,13 +110,13 @@ impl SuperVersion {
         }
     }
 
-    fn with_moment(&self, log: u64, moment: Moment) -> Self {
+    fn with_moment(&self, log: FileNumber, moment: Moment) -> Self {
         let mut sealed_at = self.sealed_at.clone();
         sealed_at.insert(log, moment);
         self.with_moments(sealed_at)
     }
 
-    fn with_moments(&self, sealed_at: BTreeMap<u64, Moment>) -> Self {
+    fn with_moments(&self, sealed_at: BTreeMap<FileNumber, Moment>) -> Self {
         Self {
             generation: self.generation + 1,
             active: Arc::clone(&self.active),
@@ -143,7 +143,7 @@ impl SuperVersion {
     }
 
     /// Returns whether a log holds entries that no segment does.
-    pub(in crate::engine) fn needs_log(&self, number: u64) -> bool {
+    pub(in crate::engine) fn needs_log(&self, number: FileNumber) -> bool {
         self.memtables(Seqno::MAX).any(|memtable| memtable.log() == number)
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use super::reclaim::Reclaim;
 use crate::{
-    base::{KeySpan, Result, Seqno, head},
+    base::{FileNumber, KeySpan, Result, Seqno, head},
     engine::context::Context,
     manifest::KeyspaceVersion,
     segment::{HistorySummary, IndexNumbers, Segment, SegmentMeta},
@@ -124,7 +124,7 @@ pub(crate) struct Tree {
 /// Segments of the history tier that share no key.
 #[derive(Debug)]
 pub(crate) struct HistoryRun {
-    number: u64,
+    number: FileNumber,
     /// By key.
     pub(crate) segments: Vec<Arc<SegmentHandle>>,
     /// Reads below `begin`, or at or above `end`, find nothing here.
@@ -162,7 +162,7 @@ impl HistoryRun {
 impl Tree {
     /// Builds the tree of a keyspace, with the segment handles of the tree before it where they are still named.
     pub(super) fn of(keyspace: &KeyspaceVersion, before: &Self, opener: &Arc<Opener>) -> Self {
-        let old: BTreeMap<u64, &Arc<SegmentHandle>> =
+        let old: BTreeMap<FileNumber, &Arc<SegmentHandle>> =
             before.segments().map(|handle| (handle.meta.number, handle)).collect();
         let handle_of = |meta: &Arc<SegmentMeta>| {
             old.get(&meta.number).map_or_else(|| SegmentHandle::new(meta, opener), |handle| Arc::clone(handle))
@@ -189,7 +189,7 @@ impl Tree {
 
     /// Marks the segments that the next tree no longer has: their files are removed with the last reader.
     pub(super) fn mark_obsolete(&self, next: &Self) {
-        let kept: HashSet<u64> = next.segments().map(|handle| handle.meta.number).collect();
+        let kept: HashSet<FileNumber> = next.segments().map(|handle| handle.meta.number).collect();
         for gone in self.segments().filter(|handle| !kept.contains(&handle.meta.number)) {
             gone.obsolete.store(true, Ordering::Release);
         }

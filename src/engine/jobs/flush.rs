@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{Outputs, demands, rules};
 use crate::{
-    base::{KeyspaceId, Result, Seqno, TIMELINE},
+    base::{FileNumber, KeyspaceId, Result, Seqno, TIMELINE},
     compaction::{Job, OlderSegments, Outcome, run},
     engine::{Engine, files::JobInputs, timeline::write_stamps},
     manifest::{Change, Edit, StoredOptions},
@@ -39,7 +39,7 @@ pub(in crate::engine) fn flush_recovered(engine: &Engine) -> Result<()> {
 }
 
 /// Flushes the sealed memtables up to that of log `newest`.
-fn flush_upto(engine: &Engine, newest: u64) -> Result<()> {
+fn flush_upto(engine: &Engine, newest: FileNumber) -> Result<()> {
     let is_due = || engine.files.with_current(|now| now.sealed.last().is_some_and(|oldest| oldest.log() <= newest));
     while is_due() && flush_oldest(engine)? {}
     Ok(())
@@ -70,7 +70,7 @@ struct Written {
 }
 
 /// Writes the segments of a memtable, one for each keyspace, and makes them durable with their names.
-fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &mut Vec<u64>) -> Result<Written> {
+fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &mut Vec<FileNumber>) -> Result<Written> {
     let JobInputs { files: current, registered, .. } = inputs;
     let mut outcomes = Vec::new();
     for id in memtable.keyspaces() {
@@ -108,7 +108,7 @@ fn install(
     engine: &Engine,
     inputs: &JobInputs,
     memtable: &Arc<Memtable>,
-    (written, made): (Written, &[u64]),
+    (written, made): (Written, &[FileNumber]),
 ) -> Result<()> {
     let Written { outcomes, stamps } = written;
     let current = &inputs.files;
@@ -157,7 +157,7 @@ fn install(
     engine.ctx.pass("flush: installed, then reclaimed");
 
     engine.log.syncing.raise(memtable.last_seqno());
-    engine.files.discard_logs(memtable.log()..next_log);
+    engine.files.discard_logs(memtable.log().upto(next_log));
     engine.files.reclaim();
     engine.counters.flushes.fetch_add(1, Ordering::Relaxed);
     engine.work.wake();

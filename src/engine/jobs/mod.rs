@@ -29,7 +29,7 @@ use slots::CompactionSlots;
 pub(super) use worker::{WorkKind, background_step, drawn_step, idle_step, work_on};
 
 use crate::{
-    base::{KeyspaceId, Result, Seqno},
+    base::{FileNumber, KeyspaceId, Result, Seqno},
     compaction::{Aging, Demands, Rules, Tier},
     engine::{
         Engine,
@@ -185,9 +185,9 @@ struct Outputs<'j> {
     /// Lower bounds of the seqnos and times inside.
     bases: (Seqno, u64),
     /// Number of the history tier's run, once there is one.
-    run: Option<u64>,
+    run: Option<FileNumber>,
     /// Numbers of all files created.
-    made: Vec<u64>,
+    made: Vec<FileNumber>,
 }
 
 impl<'j> Outputs<'j> {

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{Outputs, demands, rules};
 use crate::{
-    base::{Error, Result, Seqno},
+    base::{Error, FileNumber, Result, Seqno},
     compaction::{
         HistoryJob, HistorySurvivors, HistoryTask, Job, OlderSegments, Outcome, Purges, Task, run, run_history,
     },
@@ -28,7 +28,7 @@ pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: Seqno, watch: 
     let Some(tree) = current.trees.get(&task.keyspace) else { return Ok(Outcome::default()) };
 
     // Inputs as runs: each segment of level 0 alone, those of a deeper level as one.
-    let is_input = |number: u64| task.inputs.iter().any(|segment| segment.number == number);
+    let is_input = |number: FileNumber| task.inputs.iter().any(|segment| segment.number == number);
     let mut sources = Vec::new();
     let mut tombstones = Vec::new();
     for (level, handles) in tree.levels.iter().enumerate() {
@@ -82,7 +82,7 @@ pub(super) fn run_history_task(
         }
     };
     let Some(tree) = job.files.trees.get(&keyspace.id) else { return Ok(Outcome::default()) };
-    let is_input = |number: u64| inputs.iter().any(|segment| segment.number == number);
+    let is_input = |number: FileNumber| inputs.iter().any(|segment| segment.number == number);
     let mut sources = Vec::new();
     for run in &tree.history {
         let handles: Vec<_> = run.segments.iter().filter(|handle| is_input(handle.meta.number)).cloned().collect();
@@ -137,7 +137,7 @@ fn end_job(
     job: &JobInputs,
     keyspace: &KeyspaceVersion,
     (inputs, output_level): (&[Arc<SegmentMeta>], Option<u8>),
-    (ran, made): (Result<Outcome>, Vec<u64>),
+    (ran, made): (Result<Outcome>, Vec<FileNumber>),
 ) -> Result<Outcome> {
     let named = ran.and_then(|outcome| {
         if !made.is_empty() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    base::{Error, Result, Seqno, TIMELINE},
+    base::{Error, FileNumber, Result, Seqno, TIMELINE},
     engine::{
         Engine,
         files::{runs::RunCursor, tree::SegmentHandle},
@@ -24,7 +24,7 @@ const TIMELINE_SHARE: u64 = 16;
 /// Writes segments of the timeline, with a few commits in memory at a time.
 struct StampWriter<'a> {
     engine: &'a Engine,
-    made: &'a mut Vec<u64>,
+    made: &'a mut Vec<FileNumber>,
     writer: Option<SegmentWriter>,
     chunk: Vec<Stamp>,
     segments: Vec<SegmentMeta>,
@@ -64,7 +64,7 @@ impl StampWriter<'_> {
     }
 }
 
-fn new_segment(engine: &Engine, first: &Stamp, made: &mut Vec<u64>) -> Result<SegmentWriter> {
+fn new_segment(engine: &Engine, first: &Stamp, made: &mut Vec<FileNumber>) -> Result<SegmentWriter> {
     let number = engine.files.take_number();
     made.push(number);
     stamp_segment(&engine.ctx, &*engine.ctx.dir, number, first)
@@ -152,7 +152,7 @@ fn write_thinned(
     engine: &Engine,
     inputs: &[Arc<SegmentHandle>],
     exact_from: Seqno,
-    made: &mut Vec<u64>,
+    made: &mut Vec<FileNumber>,
 ) -> Result<(Vec<SegmentMeta>, Seqno)> {
     let mut cursor = RunCursor::new(inputs.to_vec(), Direction::Forward, ());
     cursor.seek(Some(&[]))?;

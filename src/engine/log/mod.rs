@@ -26,7 +26,7 @@ pub(super) use recent::Recent;
 use sync::Syncing;
 
 use crate::{
-    base::{Error, IoContext, Receipt, Result, Seqno, from_us},
+    base::{Error, FileNumber, IoContext, Receipt, Result, Seqno, from_us},
     engine::{
         context::Context,
         counters::Counters,
@@ -127,7 +127,7 @@ pub(super) struct LogStart {
     pub(super) time_us: u64,
     /// Newest seqno known to be durable, and the newest log that holds more.
     pub(super) synced: Seqno,
-    pub(super) recovered: Option<u64>,
+    pub(super) recovered: Option<FileNumber>,
 }
 
 impl Log {
@@ -254,7 +254,7 @@ impl Log {
             return Ok(());
         }
         let log = Self::writer(commit)?;
-        let number = log.file().number + 1;
+        let number = log.file().number.next();
         let header = Header { kind: FileKind::Log, file_id: self.ctx.database_id, number };
         let dir = &*self.ctx.dir;
         let created = LogWriter::create(dir, header).or_else(|error| match error {
@@ -309,7 +309,7 @@ impl Log {
         };
         self.ctx.pass("sync: positions, then files");
         self.sync_files(&logs, files)?;
-        let newest = logs.last().map_or(0, |(file, _)| file.number);
+        let newest = logs.last().map_or(FileNumber(0), |(file, _)| file.number);
         self.commit.lock().unsynced.retain(|(file, _)| file.number >= newest);
         Ok(upto)
     }
@@ -341,19 +341,19 @@ impl Log {
     }
 
     /// Records that the logs before a number have been flushed.
-    pub(super) fn flushed_before(&self, number: u64) {
+    pub(super) fn flushed_before(&self, number: FileNumber) {
         self.commit.lock().unsynced.retain(|(file, _)| file.number >= number);
     }
 
     /// Returns the end of the active memtable's log, if that is log `number`.
-    pub(super) fn end_of(&self, number: u64) -> Option<u64> {
+    pub(super) fn end_of(&self, number: FileNumber) -> Option<u64> {
         let commit = self.commit.lock();
         let same = commit.memtable.log() == number;
         commit.writer.as_ref().filter(|_| same).map(LogWriter::offset)
     }
 
     /// Seals the newest log at a clean close and syncs all logs; returns their numbers and exact ends.
-    pub(super) fn seal(&self, commit: &mut CommitState, files: &FileSet) -> Result<Vec<(u64, LogEnd)>> {
+    pub(super) fn seal(&self, commit: &mut CommitState, files: &FileSet) -> Result<Vec<(FileNumber, LogEnd)>> {
         if let Some(log) = &mut commit.writer {
             log.seal(RecordKind::Closed)?;
             // Best effort: this only gives back preallocated space.

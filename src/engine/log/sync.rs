@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    base::{Result, Seqno},
+    base::{FileNumber, Result, Seqno},
     engine::locks::{Condvar, Lock, LockOrder, Rank},
 };
 
@@ -37,13 +37,13 @@ struct State {
     leader: bool,
     /// Newest log from which commits were recovered that are not known to be on the disk: they are flushed to segments
     /// before anything is acknowledged as durable.
-    recovered: Option<u64>,
+    recovered: Option<FileNumber>,
 }
 
 impl Syncing {
     /// Creates the state at open: the seqno that the manifest and the logs prove durable, and the newest log that holds
     /// more.
-    pub(super) fn new(order: LockOrder, synced: Seqno, recovered: Option<u64>) -> Self {
+    pub(super) fn new(order: LockOrder, synced: Seqno, recovered: Option<FileNumber>) -> Self {
         let state = State { synced, leader: false, recovered };
         Self { order, state: order.lock(Rank::Synced, state), done: Condvar::new(), due: SyncDeadline::new(order) }
     }
@@ -60,7 +60,7 @@ impl Syncing {
     }
 
     /// Returns the newest log with recovered commits that no segment holds yet.
-    pub(in crate::engine) fn recovered(&self) -> Option<u64> {
+    pub(in crate::engine) fn recovered(&self) -> Option<FileNumber> {
         self.state.lock().recovered
     }
 

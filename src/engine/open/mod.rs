@@ -20,7 +20,7 @@ use std::{collections::HashSet, io::ErrorKind, path::Path, sync::Arc};
 pub(crate) use threads::Running;
 
 use crate::{
-    base::{Error, IoContext, Result, Seqno},
+    base::{Error, FileNumber, IoContext, Result, Seqno},
     engine::{
         Catalogue, Clock, Context, Counters, Engine, FileSet, Health, Jobs, Log, Options, Work,
         files::superversion::Moment, jobs::flush_recovered, keyspaces::closest, locks::LockOrder, log::LogStart,
@@ -115,7 +115,7 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
 }
 
 /// Creates the new log, and makes its name durable.
-fn begin_log(ctx: &Context, number: u64) -> Result<LogWriter> {
+fn begin_log(ctx: &Context, number: FileNumber) -> Result<LogWriter> {
     let header = Header { kind: FileKind::Log, file_id: ctx.database_id, number };
     let created = LogWriter::create(&*ctx.dir, header).and_then(|log| ctx.sync_log_names().map(|()| log));
     created.inspect_err(|_| {
@@ -272,7 +272,7 @@ fn create(env: &dyn Env, dir: &Arc<dyn Dir>, options: &Options) -> Result<Manife
 /// Checks that every segment that the manifest names exists. Contents are checked when a segment is opened.
 fn check_files(dir: &dyn Dir, version: &Version) -> Result<()> {
     let names = dir.list(name::SEGMENTS).at("list", || dir.path().join(name::SEGMENTS))?;
-    let there: HashSet<u64> = names.iter().filter_map(|name| name::parse(name, ".seg")).collect();
+    let there: HashSet<FileNumber> = names.iter().filter_map(|name| name::parse(name, ".seg")).collect();
     let mut segments = version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
     match segments.find(|segment| !there.contains(&segment.number)) {
         None => Ok(()),
@@ -281,16 +281,16 @@ fn check_files(dir: &dyn Dir, version: &Version) -> Result<()> {
 }
 
 /// Returns a file number above that of every existing segment, named or not.
-fn unused_file(dir: &dyn Dir) -> Result<u64> {
+fn unused_file(dir: &dyn Dir) -> Result<FileNumber> {
     let names = dir.list(name::SEGMENTS).at("list", || dir.path().join(name::SEGMENTS))?;
-    Ok(names.iter().filter_map(|name| name::parse(name, ".seg")).max().map_or(1, |newest| newest + 1))
+    Ok(names.iter().filter_map(|name| name::parse(name, ".seg")).max().map_or(FileNumber(1), FileNumber::next))
 }
 
 /// Removes files that the manifest does not name: leftovers of a crash. Those that cannot be removed are harmless and
 /// wait for the next open.
-fn remove_strangers(dir: &dyn Dir, manifest: &ManifestStore, newest_log: u64) {
+fn remove_strangers(dir: &dyn Dir, manifest: &ManifestStore, newest_log: FileNumber) {
     let version = manifest.version();
-    let live: HashSet<u64> =
+    let live: HashSet<FileNumber> =
         version.keyspaces.values().flat_map(|keyspace| keyspace.segments()).map(|segment| segment.number).collect();
     let list = |sub: &str| dir.list(sub).unwrap_or_default();
     let segments = list(name::SEGMENTS);

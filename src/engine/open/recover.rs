@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
 use crate::{
-    base::{Corruption, Error, IoContext, Result, Seqno},
+    base::{Corruption, Error, FileNumber, IoContext, Result, Seqno},
     env::Dir,
     format::{FileKind, Header, name},
     manifest::{ManifestStore, Version, read_all},
@@ -17,26 +17,28 @@ pub(super) struct Recovered {
     /// Newest first, none empty.
     pub(super) memtables: Vec<Arc<Memtable>>,
     /// Known end of each log.
-    pub(super) ends: BTreeMap<u64, LogEnd>,
+    pub(super) ends: BTreeMap<FileNumber, LogEnd>,
     pub(super) last_seqno: Seqno,
     pub(super) time_us: u64,
-    pub(super) next_log: u64,
+    pub(super) next_log: FileNumber,
 }
 
 /// Replays the logs from the oldest needed one to the first torn one.
 pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Recovered> {
     let version = manifest.version();
     let names = dir.list(name::LOGS).at("list", || dir.path().join(name::LOGS))?;
-    let mut numbers: Vec<u64> = names.iter().filter_map(|name| name::parse(name, ".wal")).collect();
+    let mut numbers: Vec<FileNumber> = names.iter().filter_map(|name| name::parse(name, ".wal")).collect();
     numbers.retain(|number| *number >= version.logs_from);
     numbers.sort_unstable();
 
     let newest = numbers.last().copied().max(version.log_ends.keys().next_back().copied());
-    let mut recovered =
-        Recovered { next_log: newest.map_or(version.logs_from.max(1), |newest| newest + 1), ..Recovered::default() };
+    let mut recovered = Recovered {
+        next_log: newest.map_or(version.logs_from.max(FileNumber(1)), FileNumber::next),
+        ..Recovered::default()
+    };
     // First log that lost its end; the logs after it are void.
-    let mut torn: Option<u64> = None;
-    for number in version.logs_from.max(1)..recovered.next_log {
+    let mut torn: Option<FileNumber> = None;
+    for number in version.logs_from.max(FileNumber(1)).upto(recovered.next_log) {
         let path = dir.path().join(name::log(number));
         let known = version.log_ends.get(&number).copied();
         if !numbers.contains(&number) {
@@ -89,7 +91,7 @@ impl Recovered {
     #[expect(clippy::rc_buffer, reason = "the memtable points into the bytes as they were read")]
     fn take(
         &mut self,
-        (number, bytes): (u64, &Arc<Vec<u8>>),
+        (number, bytes): (FileNumber, &Arc<Vec<u8>>),
         places: &[Range<usize>],
         version: &Version,
         path: &Path,

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::{Place, look_up};
 use crate::{
-    base::{Result, Seqno},
+    base::{FileNumber, Result, Seqno},
     engine::{Engine, KeyspaceRef, catalogue::dropped, files::tree::SegmentHandle},
     merge::{Answer, Lookup, ReadAt},
     segment::{PointKey, Probe},
@@ -140,7 +140,7 @@ pub(crate) fn explain(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Re
     let seqno = engine.visible();
     let mut lookup = Lookup::new(ReadAt::present(seqno, None));
     let mut steps = Vec::new();
-    let level_of = |number: u64| {
+    let level_of = |number: FileNumber| {
         let holds = |handles: &Vec<Arc<SegmentHandle>>| handles.iter().any(|t| t.meta.number == number);
         tree.levels.iter().position(holds).unwrap_or(0)
     };
@@ -152,12 +152,12 @@ pub(crate) fn explain(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Re
         |handle| handle.matters_at(seqno),
         |place| {
             steps.push(match place {
-                Place::Memtable(memtable, found) => ReadStep::Memtable { log: memtable.log(), found },
+                Place::Memtable(memtable, found) => ReadStep::Memtable { log: memtable.log().0, found },
                 Place::Segment(handle, probe) => {
                     let Probe { filter, slot, entry_at, blocks, key_found } = probe;
                     let number = handle.meta.number;
                     ReadStep::Segment {
-                        number,
+                        number: number.0,
                         level: level_of(number),
                         filter,
                         slot,

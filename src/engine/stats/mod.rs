@@ -13,7 +13,7 @@ pub(super) use render::counted;
 pub use report::{LevelStats, PinStats, SpaceUse, Stats, ViewStats};
 
 use crate::{
-    base::{IoContext, Result, Seqno, TIMELINE},
+    base::{FileNumber, IoContext, Result, Seqno, TIMELINE},
     engine::{
         Engine,
         catalogue::readers_of,
@@ -109,11 +109,11 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
 /// Returns what views hold, besides the current files.
 fn held_by_views(engine: &Engine, current: &Arc<SuperVersion>, kept: &HashMap<Seqno, (u64, u64)>) -> Vec<ViewStats> {
     let holders: Vec<ViewHold> = engine.files.holders();
-    let now: HashSet<u64> = current.segments().map(|handle| handle.meta.number).collect();
-    let logs: HashSet<u64> = current.memtables(Seqno::MAX).map(|memtable| memtable.log()).collect();
+    let now: HashSet<FileNumber> = current.segments().map(|handle| handle.meta.number).collect();
+    let logs: HashSet<FileNumber> = current.memtables(Seqno::MAX).map(|memtable| memtable.log()).collect();
     // Many views share few superversions.
     let mut of_files: HashMap<u64, (u64, u64)> = HashMap::new();
-    let mut by_seqno: HashMap<u64, (ViewStats, HashSet<u64>)> = HashMap::new();
+    let mut by_seqno: HashMap<u64, (ViewStats, HashSet<FileNumber>)> = HashMap::new();
     for ViewHold { seqno, iterators, files } in holders {
         let (view, seen) = by_seqno.entry(seqno.0).or_default();
         view.seqno = seqno;
@@ -121,7 +121,7 @@ fn held_by_views(engine: &Engine, current: &Arc<SuperVersion>, kept: &HashMap<Se
         view.iterators += iterators;
         (view.bytes, view.dropped_bytes) = kept.get(&seqno).copied().unwrap_or((0, 0));
         let Some(files) = files.filter(|files| files.generation != current.generation) else { continue };
-        if !seen.insert(files.generation) {
+        if !seen.insert(FileNumber(files.generation)) {
             continue;
         }
         let (file_bytes, memtable_bytes) = *of_files.entry(files.generation).or_insert_with(|| {
@@ -152,7 +152,7 @@ fn space(engine: &Engine) -> Result<SpaceUse> {
         };
         (handle.meta.number, cause)
     });
-    let live: HashMap<u64, usize> = handles.collect();
+    let live: HashMap<FileNumber, usize> = handles.collect();
     let list = |sub: &str| engine.ctx.dir.list(sub).at("list", || engine.ctx.dir.path().join(sub));
     // A file may be removed meanwhile.
     let len = |name: &str| engine.ctx.dir.file_len(name).unwrap_or(0);

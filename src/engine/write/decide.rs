@@ -19,7 +19,7 @@ use super::{
     update::optimistic,
 };
 use crate::{
-    base::{Error, KeySpan, KeyspaceId, Kind, Receipt, Result, SpanMap},
+    base::{Error, FileNumber, KeySpan, KeyspaceId, Kind, Receipt, Result, SpanMap},
     engine::{
         Durability, Engine, KeyspaceRef,
         log::CommitState,
@@ -156,7 +156,7 @@ pub(super) fn end_long_chains(
     let mut stamped = batch.clone();
     stamped.stamp(seqno, 0);
     let len = stamped.len();
-    let scratch = Memtable::from_batches(0, &[stamped.into_shared(len)]);
+    let scratch = Memtable::from_batches(FileNumber(0), &[stamped.into_shared(len)]);
     let current = engine.files.current();
     for (id, key) in long {
         let Some(keyspace) = keyspaces.iter().find(|keyspace| keyspace.id == id) else { continue };

@@ -1,23 +1,23 @@
 //! Numbers that have been assigned, and the newest commit.
 
 use crate::{
-    base::{Corruption, Seqno},
+    base::{Corruption, FileNumber, Seqno},
     format::{Reader, Writer},
     manifest::{
         change::Change,
-        fields::{counter, keyspace, seqno_field},
+        fields::{file_number, keyspace, seqno_field},
     },
 };
 
 pub(crate) const NEXT_FILE: u8 = 9;
 
-pub(crate) fn encode_next_file(out: &mut Writer, number: u64) -> u8 {
-    out.varint(number);
+pub(crate) fn encode_next_file(out: &mut Writer, number: FileNumber) -> u8 {
+    out.varint(number.0);
     NEXT_FILE
 }
 
 pub(crate) fn decode_next_file(body: &mut Reader<'_>) -> Result<Change, Corruption> {
-    Ok(Change::NextFile { number: counter(body, "file number")? })
+    Ok(Change::NextFile { number: file_number(body, "file number")? })
 }
 
 pub(crate) const NEXT_KEYSPACE: u8 = 12;

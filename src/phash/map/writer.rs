@@ -8,7 +8,7 @@ use super::{
     tail::{Shape, Tail},
 };
 use crate::{
-    base::{Error, IoContext, KEY_LEN_MAX, Result},
+    base::{Error, FileNumber, IoContext, KEY_LEN_MAX, Result},
     env::{Dir, File},
     format::{FileKind, Header, Writer, crc},
     phash::{
@@ -117,7 +117,7 @@ impl MapWriter {
         let (dir, name) = open_parent(path)?;
         let (file, temporary) = temporary(&*dir)?;
         let mut out = Writer::default();
-        out.raw(&Header { kind: FileKind::Map, file_id: seed, number: 0 }.encode());
+        out.raw(&Header { kind: FileKind::Map, file_id: seed, number: FileNumber(0) }.encode());
         Ok(Self {
             dir,
             file,
