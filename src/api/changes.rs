@@ -4,7 +4,7 @@ use std::{cmp::Ordering, fmt, sync::Arc, time::SystemTime};
 
 use super::Range;
 use crate::{
-    base::{Bytes, Error, Result, Seqno, from_us},
+    base::{Bytes, Error, Result, Seqno},
     engine::{
         Engine,
         read::{CommitWalk, KeyVersion, RangeWalk, VersionWalk},
@@ -69,7 +69,7 @@ impl Iterator for History {
 
 impl Version {
     fn of(KeyVersion { seqno, time, value }: KeyVersion) -> Result<Self> {
-        Ok(Self { seqno, time: from_us(time), value: value? })
+        Ok(Self { seqno, time: time.to_time(), value: value? })
     }
 }
 
@@ -164,7 +164,7 @@ impl Iterator for Commits {
         let walk = self.walk.as_mut()?;
         match self.engine.check_open().and_then(|()| walk.next()) {
             Ok(Some(stamp)) if stamp.seqno < self.end => {
-                let (seqno, time) = (stamp.seqno, from_us(stamp.time));
+                let (seqno, time) = (stamp.seqno, stamp.time.to_time());
                 return Some(Ok(Commit { seqno, time, writes: stamp.writes }));
             }
             Ok(_) => self.walk = None,

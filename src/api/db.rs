@@ -4,7 +4,7 @@ use std::{fmt, ops::ControlFlow, path::Path, sync::Arc, time::SystemTime};
 
 use super::{Batch, Commits, Diff, Keyspace, View};
 use crate::{
-    base::{Result, Seqno, SeqnoRange, to_us},
+    base::{Micros, Result, Seqno, SeqnoRange},
     engine::{
         Compacted, Engine, KeyspaceOptions, Options, Pin, Progress, Report, Running, Stats, Watch, checkpoint,
         jobs::{self, Scope},
@@ -180,7 +180,7 @@ impl Db {
     /// [`commits`](Db::commits)). A time close to now is made durable first, which can fail as a write does:
     /// [`Batch::commit`].
     pub fn as_of_time(&self, time: SystemTime) -> Result<View> {
-        Ok(View::new(&self.owner, ViewCore::as_of_time(self.engine(), to_us(time))?))
+        Ok(View::new(&self.owner, ViewCore::as_of_time(self.engine(), Micros::of_time(time))?))
     }
 
     /// Iterates over the commits in a range of seqnos, oldest first, each with its exact time.

@@ -4,7 +4,7 @@ use std::{fmt, ops::ControlFlow, sync::Arc, time::Duration};
 
 use super::{Cursor, History, HistoryRange, Range, View};
 use crate::{
-    base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Receipt, Result, Seqno, SeqnoRange},
+    base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Micros, Receipt, Result, Seqno, SeqnoRange},
     compaction::Policy,
     engine::{
         Compacted, Engine, Explain, KeyspaceRef, KeyspaceSpace, Progress, Running, Watch,
@@ -421,7 +421,7 @@ impl Keyspace {
 
     /// Returns the time to live of values written from now on; `None` if they live for ever.
     pub fn ttl(&self) -> Option<Duration> {
-        keyspaces::ttl(self.engine(), self.id()).map(Duration::from_micros)
+        keyspaces::ttl(self.engine(), self.id()).map(Micros::to_duration)
     }
 
     /// Returns the keyspace's bytes by what holds them. What all keyspaces share (logs, manifest, timeline) is in

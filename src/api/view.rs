@@ -4,7 +4,7 @@ use std::{fmt, ops::ControlFlow, path::Path, sync::Arc, time::SystemTime};
 
 use super::{Cursor, History, HistoryRange, Keyspace, Range, foreign};
 use crate::{
-    base::{Bytes, Error, KeyRange, KeySpan, Result, Seqno, SeqnoRange, from_us},
+    base::{Bytes, Error, KeyRange, KeySpan, Result, Seqno, SeqnoRange},
     engine::{
         Progress, Running, Watch, checkpoint,
         read::{self, ViewCore},
@@ -57,7 +57,7 @@ impl View {
     /// Returns the moment this view shows: when the snapshot was taken, when the seqno was committed, or the time that
     /// was asked for.
     pub fn time(&self) -> SystemTime {
-        from_us(self.core.time())
+        self.core.time().to_time()
     }
 
     /// Opens the keyspace that had this name at the view's moment. One that has been dropped since can be read through

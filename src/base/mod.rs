@@ -7,6 +7,7 @@ mod key;
 mod kind;
 mod seqno;
 mod spans;
+mod time;
 
 use std::fmt;
 
@@ -17,10 +18,9 @@ pub(crate) use error::{IoContext, is_out_of_files};
 pub use key::KeyRange;
 pub(crate) use key::{KEY_LEN_MAX, KeySpan, head};
 pub(crate) use kind::Kind;
-pub(crate) use seqno::from_us;
-pub(crate) use seqno::to_us;
 pub use seqno::{Receipt, Seqno, SeqnoRange};
 pub(crate) use spans::SpanMap;
+pub(crate) use time::Micros;
 
 /// Number of a keyspace within its database, never reused. Numbers below [`FIRST_KEYSPACE`] are the engine's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

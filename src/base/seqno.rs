@@ -5,7 +5,7 @@ use std::{
     num::ParseIntError,
     ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive},
     str::FromStr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 /// The position of a batch in the one order of all commits. The first is 1; 0 is the empty database. Creating or
@@ -127,15 +127,4 @@ pub struct Receipt {
     pub seqno: Seqno,
     /// The commit's time by the database's clock, in whole microseconds; never before an earlier commit's.
     pub time: SystemTime,
-}
-
-/// Converts a time to microseconds since 1970, rounded down; earlier times become 0.
-pub(crate) fn to_us(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Converts microseconds since 1970 to a time; one that the system cannot represent becomes 1970.
-pub(crate) fn from_us(us: u64) -> SystemTime {
-    UNIX_EPOCH.checked_add(Duration::from_micros(us)).unwrap_or(UNIX_EPOCH)
 }

@@ -1,7 +1,7 @@
 //! What dropping leaves behind: the watermarks that an edit raises.
 
 use crate::{
-    base::{KeyspaceId, Seqno},
+    base::{KeyspaceId, Micros, Seqno},
     manifest::Change,
 };
 
@@ -14,7 +14,7 @@ pub(crate) struct Dropped {
     /// The newest superseder of anything dropped (K6).
     pub(crate) horizon: Seqno,
     /// The latest expiry of a value that was collected, in microseconds.
-    pub(crate) expired_upto: u64,
+    pub(crate) expired_upto: Micros,
     /// Some tombstone or expired value left.
     pub(crate) tombstones_left: bool,
     /// What was kept only for a registered seqno, in bytes.
@@ -52,7 +52,7 @@ impl Dropped {
     /// that watermark. An expired value that left changes what any view of an earlier time says.
     pub(crate) fn newest_change(&self, vanished: Seqno) -> Seqno {
         let tombstones = self.horizon.max(self.vanished);
-        if self.expired_upto > 0 {
+        if self.expired_upto > Micros::ZERO {
             Seqno::MAX
         } else if self.tombstones_left {
             tombstones.max(vanished)

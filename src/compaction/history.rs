@@ -10,7 +10,7 @@ use super::{
     rules::Demands,
 };
 use crate::{
-    base::{KeySpan, Kind, Seqno},
+    base::{KeySpan, Kind, Micros, Seqno},
     merge::{EntryRef, RangeTombstone, Tombstone, Tombstones, Until},
     segment::Entry,
 };
@@ -23,7 +23,7 @@ impl Purges {
     /// Of spans, each with the seqno of its purge.
     pub(crate) fn new(purged: Vec<(KeySpan, Seqno)>) -> Self {
         let tombstone = |(span, seqno)| {
-            let tombstone = Tombstone { seqno, ordinal: 0, gap_start: None, time: 0, purge: true };
+            let tombstone = Tombstone { seqno, ordinal: 0, gap_start: None, time: Micros::ZERO, purge: true };
             RangeTombstone { span, tombstone }
         };
         Self(Tombstones::new(purged.into_iter().map(tombstone)))
@@ -44,13 +44,13 @@ impl Purges {
 #[derive(Debug)]
 pub(crate) struct HistorySurvivors {
     policy: Policy,
-    now: u64,
+    now: Micros,
     demands: Demands,
     purges: Purges,
     dropped: Dropped,
     /// Of the current key: how many versions were seen, and the time of the oldest delete.
     count: u64,
-    deleted_since: Option<u64>,
+    deleted_since: Option<Micros>,
     /// The newest of them is one that nothing is known to have superseded.
     ends_open: bool,
     /// The lowest gap that one of them has noted: it may reach beneath versions that stood in other segments.
@@ -58,7 +58,7 @@ pub(crate) struct HistorySurvivors {
 }
 
 impl HistorySurvivors {
-    pub(crate) fn new(policy: Policy, now: u64, demands: Demands, purges: Purges) -> Self {
+    pub(crate) fn new(policy: Policy, now: Micros, demands: Demands, purges: Purges) -> Self {
         let dropped = Dropped::default();
         Self { policy, now, demands, purges, dropped, count: 0, deleted_since: None, ends_open: false, gap: None }
     }

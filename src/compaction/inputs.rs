@@ -89,7 +89,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::base::{Bytes, Kind};
+    use crate::base::{Bytes, Kind, Micros};
 
     /// A source that stands nowhere, of a file or of memory.
     struct Of(Option<PathBuf>);
@@ -136,7 +136,7 @@ mod tests {
             kind: Kind::Put,
             gap_start: None,
             moved: false,
-            time: Some(1),
+            time: Some(Micros(1)),
             until: None,
             value: &[],
         }
@@ -155,11 +155,11 @@ mod tests {
             assert!(matches!(&refused, Error::Corrupt { path, .. } if path.ends_with("9.seg")), "{refused}");
         }
         let until = |until, time| EntryRef { time, until, ..entry("c", Seqno(9)) };
-        let at = |seqno| Some(Until::At { seqno, time: 1 });
-        for wrong in [until(None, Some(1)), until(at(Seqno(9)), Some(1)), until(at(Seqno(10)), None)] {
+        let at = |seqno| Some(Until::At { seqno, time: Micros(1) });
+        for wrong in [until(None, Some(Micros(1))), until(at(Seqno(9)), Some(Micros(1))), until(at(Seqno(10)), None)] {
             assert!(inputs.admit_version(&wrong, &file).is_err(), "{wrong:?}");
         }
-        assert!(inputs.admit_version(&until(at(Seqno(10)), Some(1)), &file).unwrap());
+        assert!(inputs.admit_version(&until(at(Seqno(10)), Some(Micros(1))), &file).unwrap());
         assert_eq!(inputs.count(), 6);
     }
 

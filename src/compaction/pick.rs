@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    base::{FileNumber, KeySpan, KeyspaceId, Seqno},
+    base::{FileNumber, KeySpan, KeyspaceId, Micros, Seqno},
     manifest::KeyspaceVersion,
     segment::SegmentMeta,
 };
@@ -43,7 +43,7 @@ pub(crate) struct Task {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Waste {
     /// Values may have expired for everybody that were written at or before this time, in microseconds.
-    pub(crate) expiry_cutoff: Option<u64>,
+    pub(crate) expiry_cutoff: Option<Micros>,
     /// Nothing has been written for a while: whatever is dead may be cleared out.
     pub(crate) idle: bool,
 }
@@ -64,10 +64,10 @@ pub(crate) enum HistoryTask {
 #[derive(Clone, Debug)]
 pub(crate) struct Aging {
     /// Microseconds for which versions are owed, and whether nothing else counts (K7).
-    pub(crate) window: u64,
+    pub(crate) window: Micros,
     pub(crate) only_age_counts: bool,
     /// The time of the database, in microseconds.
-    pub(crate) now: u64,
+    pub(crate) now: Micros,
     /// Registered seqnos, ascending.
     pub(crate) registered: Vec<Seqno>,
 }
@@ -110,12 +110,12 @@ impl Aging {
             runs.entry(run).or_default().push(Arc::clone(segment));
         }
         let mut buckets: BTreeMap<u64, Vec<Vec<Arc<SegmentMeta>>>> = BTreeMap::new();
-        let width = (self.window / BUCKETS).max(1);
+        let width = (self.window.0 / BUCKETS).max(1);
         for run in runs.into_values() {
             let newest =
                 run.iter().filter_map(|segment| segment.summary.history).map(|history| history.until_max).max();
             // No run is without a segment.
-            let bucket = if self.only_age_counts { newest.unwrap_or(0) / width } else { 0 };
+            let bucket = if self.only_age_counts { newest.unwrap_or(Micros::ZERO).0 / width } else { 0 };
             buckets.entry(bucket).or_default().push(run);
         }
         buckets.into_values().collect()
@@ -178,7 +178,8 @@ fn wasteful(keyspace: &KeyspaceVersion, waste: Waste) -> Option<(usize, Vec<Arc<
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     let times = |segment: &SegmentMeta| waste.expiry_cutoff.zip(segment.summary.times);
     let is_expired = |segment: &SegmentMeta| {
-        times(segment).is_some_and(|(expiry_cutoff, times)| expiry_cutoff >= times.newest && times.newest > 0)
+        times(segment)
+            .is_some_and(|(expiry_cutoff, times)| expiry_cutoff >= times.newest && times.newest > Micros::ZERO)
     };
     let is_wasteful = |level: usize, segment: &SegmentMeta| {
         let summary = &segment.summary;
@@ -188,7 +189,8 @@ fn wasteful(keyspace: &KeyspaceVersion, waste: Waste) -> Option<(usize, Vec<Arc<
         let dead = mostly || waste.idle && (summary.tombstones > 0 || summary.range_tombstones > 0);
         // The times between the oldest and the newest are taken to be spread evenly.
         let expired = times(segment).is_some_and(|(expiry_cutoff, times)| {
-            expiry_cutoff >= times.oldest && expiry_cutoff - times.oldest >= (times.newest - times.oldest).div_ceil(2)
+            let spread = times.newest.saturating_sub(times.oldest);
+            expiry_cutoff >= times.oldest && expiry_cutoff.saturating_sub(times.oldest).0 >= spread.0.div_ceil(2)
         });
         // In the deepest level an older range tombstone may keep what has expired from going.
         is_above && dead || expired && (is_above || summary.range_tombstones == 0)
@@ -267,7 +269,7 @@ fn take_down(keyspace: &KeyspaceVersion, level: usize, upper: Vec<Arc<SegmentMet
 /// The task that brings the main tree of a keyspace to its final shape: everything in one sorted level, with nothing
 /// left to drop. Nothing when it is there already. Values may expire that were written at or before `expiry_cutoff`, in
 /// microseconds.
-pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, expiry_cutoff: Option<u64>) -> Option<Task> {
+pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, expiry_cutoff: Option<Micros>) -> Option<Task> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     let settled = |segment: &Arc<SegmentMeta>| is_settled(segment, expiry_cutoff);
     let upper_empty = keyspace.levels.iter().take(deepest).all(Vec::is_empty);
@@ -297,7 +299,7 @@ pub(crate) fn down_in_span(
     keyspace: &KeyspaceVersion,
     level: usize,
     span: &KeySpan,
-    expiry_cutoff: Option<u64>,
+    expiry_cutoff: Option<Micros>,
 ) -> Option<Task> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     let upper: Vec<_> = overlapping(keyspace.level(level), span).cloned().collect();
@@ -321,7 +323,7 @@ pub(crate) fn down_in_span(
 }
 
 /// Whether nothing may go of a segment of the deepest level.
-fn is_settled(segment: &SegmentMeta, expiry_cutoff: Option<u64>) -> bool {
+fn is_settled(segment: &SegmentMeta, expiry_cutoff: Option<Micros>) -> bool {
     let summary = &segment.summary;
     let expires =
         expiry_cutoff.is_some_and(|expiry_cutoff| summary.times.is_some_and(|times| times.oldest <= expiry_cutoff));
@@ -393,7 +395,7 @@ mod tests {
             dropped: None,
             vanished: Seqno(0),
             horizon: Seqno(0),
-            expired_upto: 0,
+            expired_upto: Micros::ZERO,
             levels,
             history: Vec::new(),
         }

@@ -12,7 +12,7 @@ use super::{
     tombstones::JobTombstones,
 };
 use crate::{
-    base::{Bytes, Kind, Result, Seqno},
+    base::{Bytes, Kind, Micros, Result, Seqno},
     merge::{Gathered, MergeStrategy, Until},
     segment::Entry,
 };
@@ -25,7 +25,7 @@ pub(super) struct KeptVersion {
     /// What was folded into it, when it is an operand: its value is made of that in the end.
     gathered: Option<Gathered>,
     /// Where the interval ends, in seqno and time; nothing of the newest.
-    end: Option<(Seqno, u64)>,
+    end: Option<(Seqno, Micros)>,
     /// A tombstone says it. It is written down as an entry of the key only where it has something to tell of this key
     /// alone.
     by_tombstone: bool,
@@ -36,12 +36,12 @@ pub(super) struct KeptVersion {
 }
 
 impl KeptVersion {
-    pub(super) fn new(entry: Entry, value: Bytes, end: Option<(Seqno, u64)>) -> Self {
+    pub(super) fn new(entry: Entry, value: Bytes, end: Option<(Seqno, Micros)>) -> Self {
         Self { entry, value, gathered: None, end, by_tombstone: false, tombstone_gap: None, tier: None }
     }
 
     /// One that a tombstone with this gap says.
-    pub(super) fn by_tombstone(entry: Entry, tombstone_gap: Option<Seqno>, end: Option<(Seqno, u64)>) -> Self {
+    pub(super) fn by_tombstone(entry: Entry, tombstone_gap: Option<Seqno>, end: Option<(Seqno, Micros)>) -> Self {
         Self { by_tombstone: true, tombstone_gap, ..Self::new(entry, Bytes::default(), end) }
     }
 
@@ -236,7 +236,7 @@ impl KeyVersions {
         let Entry { seqno: at, time, .. } = *entry;
         // Without its time it would count as older than any window, and go at once.
         assert!(time.is_some(), "@{at} goes to the history tier without a time (K8)");
-        let began = time.unwrap_or(0);
+        let began = time.unwrap_or(Micros::ZERO);
         if let Some((seqno, time)) = version.end {
             if seqno <= entry.seqno {
                 // Superseded in its own commit, or beneath what nobody can read: nobody ever saw it, or will.
@@ -330,7 +330,7 @@ fn leave(
             rank: 0,
             seqno,
             // Where a policy keeps the past every entry has a time, and no other owes anything.
-            time: time.unwrap_or(0),
+            time: time.unwrap_or(Micros::ZERO),
             superseded_at: None,
             is_delete: true,
             ended_by_delete: false,

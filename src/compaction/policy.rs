@@ -20,7 +20,7 @@ use std::{
 };
 
 use crate::{
-    base::{Error, Result, Seqno, callback, from_us},
+    base::{Error, Micros, Result, Seqno, callback},
     manifest::StoredPolicy,
 };
 
@@ -48,8 +48,8 @@ pub struct Policy(Kind);
 #[derive(Clone)]
 enum Kind {
     LastWriterWins,
-    Tombstones(u64),
-    Mvcc { versions: u64, age: u64 },
+    Tombstones(Micros),
+    Mvcc { versions: u64, age: Micros },
     Custom { name: Arc<str>, by: Arc<dyn CompactionPolicy> },
 }
 
@@ -97,14 +97,14 @@ pub(crate) struct PolicyCandidate {
     pub(crate) rank: u64,
     pub(crate) seqno: Seqno,
     /// In microseconds, as all times here.
-    pub(crate) time: u64,
+    pub(crate) time: Micros,
     /// Nothing of a tombstone that is the newest version.
-    pub(crate) superseded_at: Option<u64>,
+    pub(crate) superseded_at: Option<Micros>,
     pub(crate) is_delete: bool,
     /// A delete superseded it.
     pub(crate) ended_by_delete: bool,
     /// A delete above it was written at this time at the latest: the oldest such.
-    pub(crate) deleted_since: Option<u64>,
+    pub(crate) deleted_since: Option<Micros>,
     pub(crate) bytes: usize,
 }
 
@@ -120,7 +120,7 @@ impl Policy {
     /// long after the delete.
     #[must_use]
     pub fn tombstones(retention: Duration) -> Self {
-        Self(Kind::Tombstones(us(retention)))
+        Self(Kind::Tombstones(Micros::of_duration(retention)))
     }
 
     /// Keeps of each key the newest `max_versions` versions, and besides every version that was the truth at some
@@ -128,7 +128,7 @@ impl Policy {
     /// what lies beneath a delete older than `min_age` is not kept by number.
     #[must_use]
     pub fn mvcc(max_versions: u64, min_age: Duration) -> Self {
-        Self(Kind::Mvcc { versions: max_versions, age: us(min_age) })
+        Self(Kind::Mvcc { versions: max_versions, age: Micros::of_duration(min_age) })
     }
 
     /// A policy of your own. Its name, of 1 to 255 bytes, is kept in the database. A process that opens the keyspace
@@ -178,9 +178,9 @@ impl Policy {
     }
 
     /// The window: every version that was the truth in it is kept, in microseconds.
-    pub(crate) fn window(&self) -> u64 {
+    pub(crate) fn window(&self) -> Micros {
         match self.0 {
-            Kind::LastWriterWins | Kind::Custom { .. } => 0,
+            Kind::LastWriterWins | Kind::Custom { .. } => Micros::ZERO,
             Kind::Tombstones(retention) => retention,
             Kind::Mvcc { age, .. } => age,
         }
@@ -201,9 +201,9 @@ impl Policy {
     }
 
     /// Whether a version is kept at the time `now`, in microseconds (K2).
-    pub(crate) fn owes(&self, version: &PolicyCandidate, now: u64) -> bool {
+    pub(crate) fn owes(&self, version: &PolicyCandidate, now: Micros) -> bool {
         let ended = version.superseded_at.unwrap_or(version.time);
-        let younger = |age: u64, since: u64| now.saturating_sub(since) < age;
+        let younger = |age: Micros, since: Micros| now.saturating_sub(since) < age;
         match &self.0 {
             Kind::LastWriterWins => false,
             Kind::Tombstones(retention) => {
@@ -219,12 +219,12 @@ impl Policy {
                 let info = VersionInfo {
                     rank: version.rank,
                     seqno: version.seqno,
-                    time: from_us(version.time),
-                    superseded_at: version.superseded_at.map(from_us),
+                    time: version.time.to_time(),
+                    superseded_at: version.superseded_at.map(Micros::to_time),
                     is_delete: version.is_delete,
                     bytes: version.bytes,
                 };
-                callback(|| catch_unwind(AssertUnwindSafe(|| by.keep(&info, from_us(now))))).unwrap_or(true)
+                callback(|| catch_unwind(AssertUnwindSafe(|| by.keep(&info, now.to_time())))).unwrap_or(true)
             }
         }
     }
@@ -242,9 +242,9 @@ impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::LastWriterWins => write!(f, "Policy(last_writer_wins)"),
-            Kind::Tombstones(retention) => write!(f, "Policy(tombstones, {:?})", Duration::from_micros(*retention)),
+            Kind::Tombstones(retention) => write!(f, "Policy(tombstones, {:?})", retention.to_duration()),
             Kind::Mvcc { versions, age } => {
-                write!(f, "Policy(mvcc, {versions} versions, {:?})", Duration::from_micros(*age))
+                write!(f, "Policy(mvcc, {versions} versions, {:?})", age.to_duration())
             }
             Kind::Custom { name, .. } => write!(f, "Policy(custom, {name:?})"),
         }
@@ -258,9 +258,4 @@ impl CompactionPolicy for Everything {
     fn keep(&self, _version: &VersionInfo, _now: SystemTime) -> bool {
         true
     }
-}
-
-/// Microseconds, begun ones too; what no number of them can say is for ever.
-pub(crate) fn us(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX)
 }

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::policy::{Policy, PolicyCandidate};
 use crate::{
-    base::{KeySpan, Kind, Seqno},
+    base::{KeySpan, Kind, Micros, Seqno},
     merge::{MergeStrategy, ttl_at},
     segment::{Entry, SegmentMeta},
 };
@@ -15,13 +15,13 @@ pub(crate) struct Rules {
     /// Without one operands stay as they are: a custom strategy that this process has not been given yet.
     pub(crate) strategy: Option<MergeStrategy>,
     /// The time of the database, in microseconds.
-    pub(crate) now: u64,
+    pub(crate) now: Micros,
     /// From which seqno on what is written lives how long: see [`StoredOptions`](crate::manifest::StoredOptions).
-    pub(crate) ttls: Arc<[(Seqno, u64)]>,
+    pub(crate) ttls: Arc<[(Seqno, Micros)]>,
     /// Entries carry their commit time.
     pub(crate) timed: bool,
     /// When a seqno was committed, for entries that do not say; never too early.
-    pub(crate) time_of: Box<dyn Fn(Seqno) -> u64>,
+    pub(crate) time_of: Box<dyn Fn(Seqno) -> Micros>,
     /// The history tier holds nothing that a purge at or below this seqno hides.
     pub(crate) purged_upto: Seqno,
 }
@@ -34,12 +34,12 @@ impl fmt::Debug for Rules {
 
 impl Rules {
     /// The time of a seqno, where anybody asks for it.
-    pub(super) fn time_of(&self, seqno: Seqno) -> u64 {
-        if self.timed { (self.time_of)(seqno) } else { 0 }
+    pub(super) fn time_of(&self, seqno: Seqno) -> Micros {
+        if self.timed { (self.time_of)(seqno) } else { Micros::ZERO }
     }
 
     /// When a value that was written at a time expires, in microseconds.
-    fn expiry(&self, seqno: Seqno, time: u64) -> Option<u64> {
+    fn expiry(&self, seqno: Seqno, time: Micros) -> Option<Micros> {
         Some(time.saturating_add(ttl_at(&self.ttls, seqno)?))
     }
 
@@ -54,7 +54,7 @@ impl Rules {
     }
 
     /// When the newest value of a key expired, if it is gone for everybody, also for those who look back.
-    pub(super) fn expiry_if_gone(&self, entry: &Entry, bytes: usize, demands: &Demands) -> Option<u64> {
+    pub(super) fn expiry_if_gone(&self, entry: &Entry, bytes: usize, demands: &Demands) -> Option<Micros> {
         let Entry { seqno, gap_start, kind, .. } = *entry;
         let time = entry.time?;
         let expiry = self.expiry(seqno, time).filter(|expiry| kind == Kind::Put && *expiry <= self.now)?;
@@ -81,7 +81,7 @@ pub(crate) struct Reader {
     /// Purges up to this seqno hide from them what is older.
     pub(crate) purge_horizon: Seqno,
     /// The time of the moment, in microseconds.
-    pub(crate) time: u64,
+    pub(crate) time: Micros,
 }
 
 /// Who may still read old versions, in the orders in which it is asked for: for every key, so each answer is found by a
@@ -92,7 +92,7 @@ pub(crate) struct Readers {
     registered: Vec<Seqno>,
     /// The readers one by one, by seqno; and the earliest time from each on.
     all: Vec<Reader>,
-    earliest_from: Vec<u64>,
+    earliest_from: Vec<Micros>,
     /// Up to which purge something is hidden from whom, ascending: the purge, and the seqno of the reader.
     purge_horizon: Vec<(Seqno, Seqno)>,
 }
@@ -105,8 +105,8 @@ impl Readers {
         let mut purge_horizon: Vec<(Seqno, Seqno)> =
             all.iter().map(|reader| (reader.purge_horizon, reader.seqno)).collect();
         purge_horizon.sort_unstable();
-        let mut earliest_from: Vec<u64> = all.iter().map(|reader| reader.time).collect();
-        let mut earliest = u64::MAX;
+        let mut earliest_from: Vec<Micros> = all.iter().map(|reader| reader.time).collect();
+        let mut earliest = Micros::MAX;
         for time in earliest_from.iter_mut().rev() {
             earliest = earliest.min(*time);
             *time = earliest;
@@ -130,7 +130,7 @@ pub(crate) struct Demands {
 
 impl Demands {
     /// What readers demand of a keyspace that has these watermarks when the job begins.
-    pub(crate) fn new(readers: &Arc<Readers>, vanished: Seqno, expired_upto: u64) -> Self {
+    pub(crate) fn new(readers: &Arc<Readers>, vanished: Seqno, expired_upto: Micros) -> Self {
         let distrusts = |reader: &&Reader| reader.seqno < vanished || reader.time < expired_upto;
         let newest_distrusting = readers.all.iter().rfind(distrusts).map(|reader| reader.seqno);
         Self { readers: Arc::clone(readers), newest_distrusting }
@@ -144,7 +144,7 @@ impl Demands {
     }
 
     /// Whether somebody looks at a moment from `seqno` on that is before a time.
-    fn any_before(&self, seqno: Seqno, time: u64) -> bool {
+    fn any_before(&self, seqno: Seqno, time: Micros) -> bool {
         let at = self.readers.all.partition_point(|reader| reader.seqno < seqno);
         self.readers.earliest_from.get(at).is_some_and(|earliest| *earliest < time)
     }
@@ -228,18 +228,19 @@ mod tests {
         let below = |below| u64::from(sim.draw(below));
         let drawn = |limit| Seqno(below(limit));
         for _ in 0..20_000 {
-            let all: Vec<Reader> =
-                (0..below(6)).map(|_| Reader { seqno: drawn(12), purge_horizon: drawn(12), time: below(12) }).collect();
+            let all: Vec<Reader> = (0..below(6))
+                .map(|_| Reader { seqno: drawn(12), purge_horizon: drawn(12), time: Micros(below(12)) })
+                .collect();
             let (vanished, expired_upto) = (drawn(12), below(12));
-            let demands = Demands::new(&Arc::new(Readers::new(all.clone())), vanished, expired_upto);
-            let distrusts = |reader: &&Reader| reader.seqno < vanished || reader.time < expired_upto;
+            let demands = Demands::new(&Arc::new(Readers::new(all.clone())), vanished, Micros(expired_upto));
+            let distrusts = |reader: &&Reader| reader.seqno < vanished || reader.time < Micros(expired_upto);
             let seqnos = || all.iter().map(|reader| reader.seqno);
             let (from, to, purge, time) = (drawn(13), drawn(13), drawn(13), below(13));
             let said = format!("{all:?} below {vanished} and {expired_upto}: {from}, {to}, {purge}, {time}");
 
             assert_eq!(demands.any_in(from, to), seqnos().filter(|at| (from..to).contains(at)).min(), "{said}");
-            let before = all.iter().any(|reader| reader.seqno >= from && reader.time < time);
-            assert_eq!(demands.any_before(from, time), before, "{said}");
+            let before = all.iter().any(|reader| reader.seqno >= from && reader.time < Micros(time));
+            assert_eq!(demands.any_before(from, Micros(time)), before, "{said}");
             let newest = all.iter().filter(distrusts).map(|reader| reader.seqno).max();
             assert_eq!(demands.newest_distrusting(), newest, "{said}");
             let above = all.iter().filter(distrusts).any(|reader| reader.seqno >= from);

@@ -20,7 +20,7 @@ use super::{
     survivors::Survivors,
 };
 use crate::{
-    base::{Bytes, FileNumber, KeySpan, KeyspaceId, Kind, Result, Seqno},
+    base::{Bytes, FileNumber, KeySpan, KeyspaceId, Kind, Micros, Result, Seqno},
     merge::{EntryRef, MergeStrategy, RangeTombstone, Tombstone, Tombstones, Until},
     segment::{Entry, SegmentMeta, Summary},
 };
@@ -44,15 +44,15 @@ fn time(word: &str) -> Duration {
     Duration::from_secs(60 * minutes * number.parse::<u64>().unwrap())
 }
 
-fn us(word: &str) -> u64 {
-    u64::try_from(time(word).as_micros()).unwrap()
+fn us(word: &str) -> Micros {
+    Micros(u64::try_from(time(word).as_micros()).unwrap())
 }
 
 #[derive(Clone)]
 struct Version {
     kind: Kind,
     seqno: Seqno,
-    time: u64,
+    time: Micros,
     gap_start: Option<Seqno>,
     moved: bool,
     until: Option<Until>,
@@ -62,8 +62,8 @@ struct Case {
     title: String,
     policy: Policy,
     strategy: MergeStrategy,
-    now: u64,
-    ttl: u64,
+    now: Micros,
+    ttl: Micros,
     views: Vec<Seqno>,
     vanished: Seqno,
     below: bool,
@@ -79,7 +79,7 @@ impl Case {
             policy: Policy::last_writer_wins(),
             strategy: MergeStrategy::LastWins,
             now: us("10h"),
-            ttl: 0,
+            ttl: Micros::ZERO,
             views: Vec::new(),
             vanished: Seqno(0),
             below: false,
@@ -158,9 +158,9 @@ impl Case {
         }
         let mut told = Vec::new();
         let whole = KeySpan { start: Vec::new(), end: None };
-        let reader = |seqno: &Seqno| Reader { seqno: *seqno, purge_horizon: *seqno, time: 0 };
+        let reader = |seqno: &Seqno| Reader { seqno: *seqno, purge_horizon: *seqno, time: Micros::ZERO };
         let readers = Arc::new(Readers::new(self.views.iter().map(reader).collect()));
-        let demands = Demands::new(&readers, self.vanished, 0);
+        let demands = Demands::new(&readers, self.vanished, Micros::ZERO);
         let mut values: Vec<[u8; 8]> = Vec::new();
         for version in &self.versions {
             values.push(version.seqno.0.to_le_bytes());
@@ -186,14 +186,14 @@ impl Case {
         } else {
             let tombstone = |tombstone: &Tombstone| RangeTombstone { span: whole.clone(), tombstone: *tombstone };
             let tombstones = [Arc::new(Tombstones::new(self.tombstones.iter().map(tombstone)))];
-            let ttls = if self.ttl > 0 { [(Seqno(0), self.ttl)].into() } else { Arc::default() };
+            let ttls = if self.ttl > Micros::ZERO { [(Seqno(0), self.ttl)].into() } else { Arc::default() };
             let rules = Rules {
                 policy: self.policy,
                 strategy: Some(self.strategy),
                 now: self.now,
                 timed: true,
                 ttls,
-                time_of: Box::new(|_| 0),
+                time_of: Box::new(|_| Micros::ZERO),
                 purged_upto: Seqno::MAX,
             };
             let below = OlderSegments(self.below.then(|| Arc::new(segment(&whole))).into_iter().collect());
@@ -211,7 +211,10 @@ impl Case {
         for (name, seqno) in [("vanished", dropped.vanished), ("horizon", dropped.horizon)] {
             told.extend((seqno > Seqno(0)).then(|| format!("{name} {seqno}")));
         }
-        told.extend((dropped.expired_upto > 0).then(|| format!("expired_upto {}h", dropped.expired_upto / us("1h"))));
+        told.extend(
+            (dropped.expired_upto > Micros::ZERO)
+                .then(|| format!("expired_upto {}h", dropped.expired_upto.0 / us("1h").0)),
+        );
         assert_eq!(told, self.expected, "{}", self.title);
     }
 }

@@ -24,7 +24,7 @@ use super::{
     tombstones::JobTombstones,
 };
 use crate::{
-    base::{Bytes, KeySpan, Kind, Result, Seqno},
+    base::{Bytes, KeySpan, Kind, Micros, Result, Seqno},
     merge::{EntryRef, Tombstone, Tombstones},
     segment::Entry,
 };
@@ -35,11 +35,11 @@ struct Above {
     /// Of the version just above, whatever has become of it.
     seqno: Seqno,
     /// When that was, in microseconds.
-    time: u64,
+    time: Micros,
     /// A delete ended the next one, or may have.
     is_delete: bool,
     /// The time of the oldest delete.
-    deleted_since: Option<u64>,
+    deleted_since: Option<Micros>,
     /// How many versions there were.
     count: u64,
     /// The oldest purge.
@@ -51,7 +51,7 @@ struct Above {
 impl Above {
     /// Where the next older version ends, in seqno and time: at the version above, or at the lowest of what was dropped
     /// from between.
-    fn end_below(&self, rules: &Rules) -> (Seqno, u64) {
+    fn end_below(&self, rules: &Rules) -> (Seqno, Micros) {
         if self.floor < self.seqno {
             (self.floor, self.time.min(rules.time_of(self.floor)))
         } else {
@@ -68,7 +68,7 @@ struct Candidate {
     gap_start: Option<Seqno>,
     moved: bool,
     /// In microseconds; 0 where nobody asks for it.
-    time: u64,
+    time: Micros,
     /// Of its key and value.
     bytes: usize,
     /// A tombstone says it.
@@ -199,7 +199,7 @@ impl Survivors {
     }
 
     fn judge_tombstone(&mut self, tombstone: &Tombstone) {
-        let time = if tombstone.time == 0 { self.rules.time_of(tombstone.seqno) } else { tombstone.time };
+        let time = if tombstone.time == Micros::ZERO { self.rules.time_of(tombstone.seqno) } else { tombstone.time };
         let candidate = Candidate {
             kind: tombstone.kind(),
             seqno: tombstone.seqno,
@@ -309,7 +309,7 @@ impl Survivors {
         self.kept.fold(strategy, &self.key, kind, value)
     }
 
-    fn keep(&mut self, candidate: &Candidate, end: Option<(Seqno, u64)>, value: Bytes) {
+    fn keep(&mut self, candidate: &Candidate, end: Option<(Seqno, Micros)>, value: Bytes) {
         self.skipped_tombstone = false;
         let Candidate { kind, seqno, gap_start, moved, time, by_tombstone, .. } = *candidate;
         let entry = Entry { moved, time: self.rules.timed.then_some(time), ..Entry::new(kind, seqno) };

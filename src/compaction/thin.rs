@@ -25,7 +25,7 @@ use super::{
     rules::{Demands, Rules},
 };
 use crate::{
-    base::{Bytes, Seqno},
+    base::{Bytes, Micros, Seqno},
     merge::{Tombstone, Tombstones},
 };
 
@@ -245,8 +245,9 @@ fn lowest(tombstone: &Tombstone) -> Seqno {
 }
 
 fn owes(tombstone: &Tombstone, above: &Tombstone, rules: &Rules) -> bool {
-    let time =
-        |tombstone: &Tombstone| if tombstone.time == 0 { rules.time_of(tombstone.seqno) } else { tombstone.time };
+    let time = |tombstone: &Tombstone| {
+        if tombstone.time == Micros::ZERO { rules.time_of(tombstone.seqno) } else { tombstone.time }
+    };
     // What a policy of the user's own says of one key says nothing of the others.
     rules.policy.is_custom()
         || rules.policy.keeps_history()
@@ -285,23 +286,24 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::compaction) fn rules(policy: Policy, now: u64) -> Rules {
+    pub(in crate::compaction) fn rules(policy: Policy, now: Micros) -> Rules {
         Rules {
             policy,
             strategy: None,
             now,
             ttls: Arc::default(),
             timed: true,
-            time_of: Box::new(|_| 0),
+            time_of: Box::new(|_| Micros::ZERO),
             purged_upto: Seqno::MAX,
         }
     }
 
     pub(in crate::compaction) fn demands(dice: &mut Dice, last: u64) -> Demands {
         let registered = (0..dice.below(4)).map(|_| dice.below(last + 1));
-        let readers =
-            registered.map(|seqno| Reader { seqno: Seqno(seqno), purge_horizon: Seqno(seqno), time: 0 }).collect();
-        Demands::new(&Arc::new(Readers::new(readers)), Seqno(dice.below(last + 1)), 0)
+        let readers = registered
+            .map(|seqno| Reader { seqno: Seqno(seqno), purge_horizon: Seqno(seqno), time: Micros::ZERO })
+            .collect();
+        Demands::new(&Arc::new(Readers::new(readers)), Seqno(dice.below(last + 1)), Micros::ZERO)
     }
 
     /// Tombstones of 1 to `last`, a second for each commit.
@@ -316,7 +318,7 @@ pub(super) mod tests {
                     seqno: Seqno(seqno),
                     ordinal,
                     gap_start: gap_start.map(Seqno),
-                    time: seqno,
+                    time: Micros(seqno),
                     purge: dice.below(8) == 0,
                 };
                 all.push(RangeTombstone {
@@ -364,7 +366,7 @@ pub(super) mod tests {
                 1 => Policy::tombstones(micros(dice.below(20))),
                 _ => Policy::last_writer_wins(),
             };
-            let rules = rules(policy, last + dice.below(10));
+            let rules = rules(policy, Micros(last + dice.below(10)));
             let demands = demands(&mut dice, last);
             let mut dropped = Dropped::default();
             // As from several sources.
@@ -410,7 +412,7 @@ pub(super) mod tests {
                         seqno: Seqno(seqno),
                         ordinal: 0,
                         gap_start: None,
-                        time: seqno,
+                        time: Micros(seqno),
                         purge: false,
                     },
                 });
@@ -419,10 +421,14 @@ pub(super) mod tests {
                     for readers in [0, 20] {
                         let registered = (0..readers).map(|reader| reader * n / 20);
                         let all = registered
-                            .map(|seqno| Reader { seqno: Seqno(seqno), purge_horizon: Seqno(seqno), time: 0 })
+                            .map(|seqno| Reader {
+                                seqno: Seqno(seqno),
+                                purge_horizon: Seqno(seqno),
+                                time: Micros::ZERO,
+                            })
                             .collect();
-                        let demands = Demands::new(&Arc::new(Readers::new(all)), Seqno(0), 0);
-                        let rules = rules(Policy::mvcc(1, Duration::from_micros(window)), n);
+                        let demands = Demands::new(&Arc::new(Readers::new(all)), Seqno(0), Micros::ZERO);
+                        let rules = rules(Policy::mvcc(1, Duration::from_micros(window)), Micros(n));
                         let sets = [Arc::clone(&set)];
                         let (_, pieces) = thin(&sets, (&rules, &demands), &mut Dropped::default());
                         let limit = 4 * usize::try_from(n).unwrap();

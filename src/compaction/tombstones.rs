@@ -31,7 +31,7 @@ use super::{
     thin::{Piece, thin},
 };
 use crate::{
-    base::{Bytes, KeySpan, Seqno},
+    base::{Bytes, KeySpan, Micros, Seqno},
     merge::{Tombstone, Tombstones},
 };
 
@@ -190,7 +190,7 @@ impl JobTombstones {
         let stays = Leaving { window: &window, rules, demands, clear: below.spans() }.stays(hides, &edge);
         let timed = |tombstone: Tombstone| Tombstone {
             ordinal: 0,
-            time: if rules.timed { tombstone.time } else { 0 },
+            time: if rules.timed { tombstone.time } else { Micros::ZERO },
             ..tombstone
         };
         let mut out = Vec::new();
@@ -343,11 +343,11 @@ mod tests {
     fn of_a_row_of_marks_the_newest_and_the_oldest_are_judged_and_those_that_tell_of_more() {
         let tombstone = |seqno, gap_start, purge| RangeTombstone {
             span: KeySpan { start: b"a".to_vec(), end: None },
-            tombstone: Tombstone { seqno, ordinal: 0, gap_start, time: seqno.0, purge },
+            tombstone: Tombstone { seqno, ordinal: 0, gap_start, time: Micros(seqno.0), purge },
         };
         let all = (20..60).map(|seqno| tombstone(Seqno(seqno), (seqno == 33).then_some(Seqno(31)), seqno == 52));
         let sets = [Arc::new(Tombstones::new(all))];
-        let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), 60);
+        let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), Micros(60));
         let mut tombstones = JobTombstones::new(&sets, (&rules, &Demands::default()), &mut Dropped::default());
         tombstones.begin_key(b"k");
         let mut rows = Vec::new();
@@ -370,7 +370,7 @@ mod tests {
             } else {
                 Policy::last_writer_wins()
             };
-            let rules = rules(policy, last + dice.below(10));
+            let rules = rules(policy, Micros(last + dice.below(10)));
             let demands = demands(&mut dice, last);
             let mut spans = Vec::new();
             for _ in 0..dice.below(4) {
@@ -453,12 +453,12 @@ mod tests {
     fn a_hole_is_left_in_one_mark_and_not_in_many() {
         let tombstone = |start: u8, end: u8, seqno| RangeTombstone {
             span: KeySpan { start: vec![start], end: Some(vec![end]) },
-            tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: seqno.0, purge: false },
+            tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: Micros(seqno.0), purge: false },
         };
         // Older segments hold something to both sides of the part from c to d, and on the edges there stand two short
         // ones.
         let short = [tombstone(b'c', b'd', Seqno(1))];
-        let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), 9);
+        let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), Micros(9));
         for (count, kept) in [(1, false), (2, true), (9, true)] {
             let long = (0..count).map(|at| tombstone(b'a', b'f', Seqno(2 + at)));
             let sets = [Arc::new(Tombstones::new(short.iter().cloned().chain(long)))];

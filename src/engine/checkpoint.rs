@@ -19,7 +19,7 @@ use super::{
     timeline::write_stamps,
 };
 use crate::{
-    base::{Corruption, Error, FileNumber, IoContext, KeySpan, Kind, Result, Seqno, TIMELINE},
+    base::{Corruption, Error, FileNumber, IoContext, KeySpan, Kind, Micros, Result, Seqno, TIMELINE},
     env::Dir,
     format::name,
     manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
@@ -155,7 +155,7 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
         last_seqno: _,
         next_seqno: _,
         seqno_ceiling: _,
-        time_us: _,
+        time: _,
         held: _,
     } = &*moment.version;
     // The past of a pin that was removed meanwhile may have been dropped.
@@ -216,7 +216,7 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
         last_seqno: moment.seqno,
         next_seqno: moment.seqno.next(),
         seqno_ceiling: moment.seqno.next(),
-        time_us: moment.time_us,
+        time: moment.time,
         pins,
         decisions: Arc::clone(decisions),
         held: Arc::new(
@@ -253,7 +253,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         last_seqno: view.seqno(),
         next_seqno: view.seqno().next(),
         seqno_ceiling: view.seqno().next(),
-        time_us: view.time(),
+        time: view.time(),
         ..Version::default()
     };
     engine.ctx.pass("view checkpoint: files, then keyspaces");
@@ -274,7 +274,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         // Only the newest versions at the view's moment are copied, so from that moment on every read is exact.
         copied.vanished = view.seqno();
         copied.horizon = view.seqno();
-        copied.expired_upto = 0;
+        copied.expired_upto = Micros::ZERO;
         copied.options.ttls = ttls_of_copy(view, &keyspace.options.ttls);
         let reference = engine.catalogue.keyspace_ref(keyspace)?;
         let segments = copy_keyspace(view, &**target, keyspace, &reference, (&mut version.next_file, watch))?;
@@ -298,7 +298,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         dropped: None,
         vanished: Seqno(0),
         horizon: view.seqno(),
-        expired_upto: 0,
+        expired_upto: Micros::ZERO,
         levels: vec![stamps.map(Arc::new).into_iter().collect()],
         history: Vec::new(),
     };
@@ -311,7 +311,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
 /// Returns the times to live for a copy of a view: those set by the view's moment. Later ones are set again in the copy
 /// if wanted there. An incomplete view's moment was not kept, so the one in force then may be forgotten: its copy gets
 /// the current options, and with them the current time to live.
-fn ttls_of_copy(view: &ViewCore, known: &[(Seqno, u64)]) -> Arc<[(Seqno, u64)]> {
+fn ttls_of_copy(view: &ViewCore, known: &[(Seqno, Micros)]) -> Arc<[(Seqno, Micros)]> {
     let until = known.partition_point(|(from, _)| *from <= view.seqno());
     let (then, since) = known.split_at(until);
     let now = since.last().filter(|_| !view.is_complete()).map(|(_, ttl)| (view.seqno().next(), *ttl));
@@ -383,7 +383,7 @@ fn copy_keyspace(
             let purpose = Purpose {
                 keyspace: keyspace.id,
                 base: Seqno(0),
-                time_base: keeps_time.then_some(0),
+                time_base: keeps_time.then_some(Micros::ZERO),
                 run: None,
                 index: point_index(&keyspace.options),
                 hash_seed: engine.ctx.database_id,

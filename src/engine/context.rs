@@ -7,7 +7,7 @@ use super::{
     options::Options,
 };
 use crate::{
-    base::{Error, FileNumber, IoContext, Result},
+    base::{Error, FileNumber, IoContext, Micros, Result},
     env::{Background, Dir, Env, Files},
     format::name,
 };
@@ -34,6 +34,11 @@ impl Context {
     /// Returns whether background steps run on the caller's thread.
     pub(super) fn runs_inline(&self) -> bool {
         self.env.background() == Background::Caller
+    }
+
+    /// Returns the monotonic time of the machine.
+    pub(super) fn monotonic(&self) -> Micros {
+        Micros(self.env.monotonic_us())
     }
 
     /// Reports to the machine that the engine is at a named point where other threads may interleave. A simulated

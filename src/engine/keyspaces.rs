@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, sync::Arc};
 
 use super::{Engine, KeyspaceOptions, KeyspaceRef, files::Editing, jobs::flush_recovered};
 use crate::{
-    base::{Error, FIRST_KEYSPACE, KeyspaceId, Result, Seqno},
+    base::{Error, FIRST_KEYSPACE, KeyspaceId, Micros, Result, Seqno},
     compaction::Policy,
     manifest::{Change, Edit, KeyspaceVersion, StoredOptions},
     merge::MergeStrategy,
@@ -23,7 +23,7 @@ const FROM_NOW: Seqno = Seqno::MAX;
 impl StoredOptions {
     /// Sets the seqno from which on a new time to live holds.
     fn from(mut self, seqno: Seqno) -> Self {
-        let known = |(from, ttl): &(Seqno, u64)| (if *from == FROM_NOW { seqno } else { *from }, *ttl);
+        let known = |(from, ttl): &(Seqno, Micros)| (if *from == FROM_NOW { seqno } else { *from }, *ttl);
         self.ttls = self.ttls.iter().map(known).collect();
         self
     }
@@ -31,7 +31,7 @@ impl StoredOptions {
     /// Drops the times to live under which no existing data was written; `data` are the seqnos of what exists. However
     /// often the time is changed, only changes with data in between add up.
     fn without_idle_ttls(mut self, data: &[RangeInclusive<Seqno>]) -> Self {
-        let mut kept: Vec<(Seqno, u64)> = Vec::new();
+        let mut kept: Vec<(Seqno, Micros)> = Vec::new();
         for (at, &(from, ttl)) in self.ttls.iter().enumerate() {
             let next = self.ttls.get(at + 1).map(|(next, _)| *next);
             let used =
@@ -55,7 +55,7 @@ fn configured(keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Option<S
         stored.point_index = point_index_number(options.point_index);
     }
     if let Some(ttl) = options.ttl
-        && stored.ttls.last().map_or(0, |(_, ttl)| *ttl) != ttl
+        && stored.ttls.last().map_or(Micros::ZERO, |(_, ttl)| *ttl) != ttl
     {
         stored.ttls = stored.ttls.iter().copied().chain([(FROM_NOW, ttl)]).collect();
     }
@@ -65,7 +65,7 @@ fn configured(keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Option<S
 /// Fails for a time to live where operands are folded: they have no age of their own.
 fn check_no_ttl(name: &str, options: &KeyspaceOptions) -> Result<()> {
     match options.ttl {
-        Some(ttl) if ttl > 0 => Err(Error::invalid(format!(
+        Some(ttl) if ttl > Micros::ZERO => Err(Error::invalid(format!(
             "keyspace \"{name}\" combines values (Sum, Append or custom), so they cannot expire one by one; use another strategy or no ttl"
         ))),
         _ => Ok(()),
@@ -139,9 +139,9 @@ pub(crate) fn policy(engine: &Engine, id: KeyspaceId) -> Policy {
 }
 
 /// Returns the time to live of new values in microseconds; `None` if they live for ever.
-pub(crate) fn ttl(engine: &Engine, id: KeyspaceId) -> Option<u64> {
+pub(crate) fn ttl(engine: &Engine, id: KeyspaceId) -> Option<Micros> {
     let keyspace = options_of(engine, id)?;
-    keyspace.options.ttls.last().map(|(_, ttl)| *ttl).filter(|ttl| *ttl > 0)
+    keyspace.options.ttls.last().map(|(_, ttl)| *ttl).filter(|ttl| *ttl > Micros::ZERO)
 }
 
 /// Returns the bytes of a keyspace by what holds them.
@@ -226,7 +226,7 @@ pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Re
             merge: strategy.number(),
             merge_name: strategy.custom_name().to_owned(),
             point_index: point_index_number(options.point_index),
-            ttls: options.ttl.filter(|ttl| *ttl > 0).map(|ttl| (FROM_NOW, ttl)).into_iter().collect(),
+            ttls: options.ttl.filter(|ttl| *ttl > Micros::ZERO).map(|ttl| (FROM_NOW, ttl)).into_iter().collect(),
         };
         commit_change(engine, &mut editing, |seqno, _| Change::Create {
             id,
@@ -293,7 +293,7 @@ pub(crate) fn keyspace_names(engine: &Engine) -> Vec<String> {
 pub(super) fn commit_change(
     engine: &Engine,
     editing: &mut Editing<'_>,
-    change: impl FnOnce(Seqno, u64) -> Change,
+    change: impl FnOnce(Seqno, Micros) -> Change,
 ) -> Result<Seqno> {
     let Engine { log, files, health, .. } = engine;
     let mut commit = log.lock();
@@ -301,11 +301,11 @@ pub(super) fn commit_change(
     health.contain("a decision", || {
         log.sync_locked(&mut commit, files)?;
         let seqno = log.take_seqno(&mut commit)?;
-        let time_us = commit.time_for(engine.now_us());
-        let stamp = Change::Seqnos { last: seqno, next: Seqno(0), ceiling: Seqno(0), time_us };
-        let version = editing.commit_decision(&Edit::new([change(seqno, time_us), stamp]))?;
+        let time = commit.time_for(engine.now());
+        let stamp = Change::Seqnos { last: seqno, next: Seqno(0), ceiling: Seqno(0), time };
+        let version = editing.commit_decision(&Edit::new([change(seqno, time), stamp]))?;
         editing.install(&version, None, None);
-        log.publish(&mut commit, seqno, time_us);
+        log.publish(&mut commit, seqno, time);
         log.syncing.raise(seqno);
         Ok(seqno)
     })
@@ -333,7 +333,7 @@ mod tests {
             let mut from = 0;
             let ttls = (0..=below(6)).map(|_| {
                 from += 1 + below(4);
-                (Seqno(from), below(3))
+                (Seqno(from), Micros(below(3)))
             });
             let all = StoredOptions { ttls: ttls.collect(), ..StoredOptions::default() };
             let data: Vec<_> = (0..below(4))
@@ -363,29 +363,29 @@ mod tests {
         let limits = Limits { ttls: 4, ..Limits::default() };
         let sim = Sim::new(3);
         let db = Options { limits, ..Options::new().env(sim.clone()) }.open("db").unwrap();
-        let open = |ttl: u64| db.keyspace("k", KeyspaceOptions::new().ttl(Duration::from_secs(ttl)));
+        let open = |ttl: Micros| db.keyspace("k", KeyspaceOptions::new().ttl(Duration::from_secs(ttl.0)));
         let count = || db.engine().files.current().version.by_name("k").unwrap().options.ttls.len();
-        open(5).unwrap().put("first", "1").unwrap();
+        open(Micros(5)).unwrap().put("first", "1").unwrap();
         db.flush().unwrap();
         // Two programs that never agree, and do not write.
         for _ in 0..50 {
-            open(10).unwrap();
-            open(20).unwrap();
+            open(Micros(10)).unwrap();
+            open(Micros(20)).unwrap();
         }
         assert_eq!(count(), 2);
         for ttl in [30, 40] {
-            open(ttl - 10).unwrap().put(format!("at {ttl}"), "1").unwrap();
+            open(Micros(ttl - 10)).unwrap().put(format!("at {ttl}"), "1").unwrap();
             db.flush().unwrap();
-            open(ttl).unwrap();
+            open(Micros(ttl)).unwrap();
         }
-        open(50).unwrap().put("at 50", "1").unwrap();
-        let refused = open(60).unwrap_err().to_string();
+        open(Micros(50)).unwrap().put("at 50", "1").unwrap();
+        let refused = open(Micros(60)).unwrap_err().to_string();
         assert!(refused.contains("\"k\" holds what was written under 4 times to live"), "{refused}");
-        assert_eq!((count(), open(50).unwrap().ttl()), (4, Some(Duration::from_secs(50))));
+        assert_eq!((count(), open(Micros(50)).unwrap().ttl()), (4, Some(Duration::from_secs(50))));
         // Once what is old has gone, there is room again.
         sim.set_time(sim.now() + Duration::from_secs(35));
         db.compact().unwrap();
-        open(60).unwrap();
+        open(Micros(60)).unwrap();
     }
 
     #[test]

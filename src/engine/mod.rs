@@ -79,7 +79,7 @@ use log::Log;
 use work::Work;
 
 use crate::{
-    base::{Result, Seqno},
+    base::{Micros, Result, Seqno},
     merge::DeadSpans,
 };
 
@@ -130,7 +130,7 @@ impl Engine {
     }
 
     /// Returns the time of the database, in microseconds.
-    fn now_us(&self) -> u64 {
-        self.clock.now_us()
+    fn now(&self) -> Micros {
+        self.clock.now()
     }
 }

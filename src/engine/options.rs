@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    base::{Error, Result},
-    compaction::{Policy, Shape, us},
+    base::{Error, Micros, Result},
+    compaction::{Policy, Shape},
     env::{Env, Os},
     merge::MergeStrategy,
 };
@@ -272,7 +272,7 @@ pub struct KeyspaceOptions {
     pub(crate) merge: Option<MergeStrategy>,
     pub(crate) point_index: Option<bool>,
     /// In microseconds; 0 is for ever.
-    pub(crate) ttl: Option<u64>,
+    pub(crate) ttl: Option<Micros>,
     pub(crate) create: bool,
 }
 
@@ -328,7 +328,7 @@ impl KeyspaceOptions {
     /// ```
     #[doc(alias = "expire_after")]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(if ttl == Duration::MAX { 0 } else { us(ttl) });
+        self.ttl = Some(if ttl == Duration::MAX { Micros::ZERO } else { Micros::of_duration(ttl) });
         self
     }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::{Engine, jobs::flush_recovered, keyspaces::commit_change};
 use crate::{
-    base::{Error, Result, Seqno, from_us},
+    base::{Error, Result, Seqno},
     manifest::{Change, PinnedAt},
 };
 
@@ -34,7 +34,7 @@ pub(crate) fn pin(engine: &Engine, name: &str) -> Result<Seqno> {
     if editing.version().pins.contains_key(name) {
         return Err(Error::invalid(format!("there is a pin \"{name}\" already; `unpin` it first")));
     }
-    let pin = |seqno, time_us| Change::Pin { name: name.to_owned(), seqno, time_us };
+    let pin = |seqno, time| Change::Pin { name: name.to_owned(), seqno, time };
     let seqno = commit_change(engine, &mut editing, pin)?;
     Ok(seqno)
 }
@@ -59,6 +59,6 @@ pub(crate) fn pins(engine: &Engine) -> Vec<Pin> {
     }
     let version = &engine.files.current().version;
     let pin =
-        |(name, pin): (&String, &PinnedAt)| Pin { name: name.clone(), seqno: pin.seqno, time: from_us(pin.time_us) };
+        |(name, pin): (&String, &PinnedAt)| Pin { name: name.clone(), seqno: pin.seqno, time: pin.time.to_time() };
     version.pins.iter().map(pin).collect()
 }

@@ -19,7 +19,7 @@ use super::{
     files::{runs::RunCursor, superversion::SuperVersion, tree::SegmentHandle},
 };
 use crate::{
-    base::{Corruption, Error, FileNumber, Kind, Result, Seqno, TIMELINE},
+    base::{Corruption, Error, FileNumber, Kind, Micros, Result, Seqno, TIMELINE},
     env::Dir,
     format::{Reader, Writer},
     memtable::{Memtable, Stamp},
@@ -31,10 +31,10 @@ use crate::{
 pub(super) const CHUNK: usize = 256;
 
 /// Shortest time for which the timeline is exact, in microseconds.
-pub(super) const EXACT_MIN: u64 = 3_600_000_000;
+pub(super) const EXACT_MIN: Micros = Micros(3_600_000_000);
 
 /// Distance of the samples before that, in microseconds.
-pub(super) const SAMPLE: u64 = 1_000_000;
+pub(super) const SAMPLE: Micros = Micros(1_000_000);
 
 /// Packs commits into entries, in order: each with its key and value.
 pub(super) fn pack(stamps: &[Stamp]) -> impl Iterator<Item = (Entry, [u8; 8], Vec<u8>)> + '_ {
@@ -42,12 +42,12 @@ pub(super) fn pack(stamps: &[Stamp]) -> impl Iterator<Item = (Entry, [u8; 8], Ve
         let first = chunk.first()?;
         let mut out = Writer::default();
         out.varint(chunk.len() as u64);
-        out.varint(first.time);
+        out.varint(first.time.0);
         out.varint(u64::from(first.writes));
         for (before, stamp) in chunk.iter().zip(chunk.iter().skip(1)) {
             assert!(follows(before, stamp), "{stamp:?} behind {before:?} (C2)");
             out.varint(stamp.seqno.0 - before.seqno.0);
-            out.varint(stamp.time - before.time);
+            out.varint(stamp.time.0 - before.time.0);
             out.varint(u64::from(stamp.writes));
         }
         let entry = Entry { time: Some(first.time), ..Entry::new(Kind::Put, first.seqno) };
@@ -80,11 +80,15 @@ fn unpack(key: &[u8], value: &[u8]) -> Result<Vec<Stamp>, Corruption> {
     let count = reader.length("commits")?;
     let mut stamps: Vec<Stamp> = Vec::new();
     for _ in 0..count {
-        let (mut seqno, mut time) = (first, reader.varint("time of a commit")?);
-        if let Some(before) = stamps.last() {
-            seqno = before.seqno.checked_add(time).ok_or_else(bad)?;
-            time = before.time.checked_add(reader.varint("time of a commit")?).ok_or_else(bad)?;
-        }
+        // The first commit stands as it is, every other one as its distance from the one before.
+        let (seqno, time) = match stamps.last() {
+            None => (Some(first), Some(Micros(reader.varint("time of a commit")?))),
+            Some(before) => (
+                before.seqno.checked_add(reader.varint("seqno of a commit")?),
+                before.time.checked_add(Micros(reader.varint("time of a commit")?)),
+            ),
+        };
+        let (seqno, time) = seqno.zip(time).ok_or_else(bad)?;
         let writes = u32::try_from(reader.varint("operations of a commit")?).map_err(|_| bad())?;
         stamps.push(Stamp { seqno, time, writes });
     }
@@ -93,7 +97,7 @@ fn unpack(key: &[u8], value: &[u8]) -> Result<Vec<Stamp>, Corruption> {
 }
 
 /// Returns the newer of a commit and a decision.
-fn newer(commit: Option<Stamp>, decided: Option<(Seqno, u64)>) -> Option<Stamp> {
+fn newer(commit: Option<Stamp>, decided: Option<(Seqno, Micros)>) -> Option<Stamp> {
     let decided = decided.map(|(seqno, time)| Stamp { seqno, time, writes: 0 });
     commit.into_iter().chain(decided).max_by_key(|stamp| stamp.seqno)
 }
@@ -141,16 +145,18 @@ impl Timeline {
 
     /// Returns the exclusive bound on how much later than its stamp a seqno may have been committed; 0 if the stamp is
     /// exact.
-    pub(super) fn slack(&self, at: Option<Stamp>, seqno: Seqno) -> u64 {
+    pub(super) fn slack(&self, at: Option<Stamp>, seqno: Seqno) -> Micros {
         let between = at.is_some_and(|stamp| stamp.seqno < seqno);
         if between && seqno < self.exact_from() {
             SAMPLE
         } else if between && !self.current.version.decisions.reach(seqno) {
             // It may have been a decision that is no longer recorded: as late as just before the next commit.
             let next = self.again().from(seqno).and_then(|mut commits| commits.next()).ok().flatten();
-            next.map_or(u64::MAX, |next| next.time).saturating_sub(at.map_or(0, |stamp| stamp.time)).saturating_add(1)
+            next.map_or(Micros::MAX, |next| next.time)
+                .saturating_sub(at.map_or(Micros::ZERO, |stamp| stamp.time))
+                .saturating_add(Micros(1))
         } else {
-            0
+            Micros::ZERO
         }
     }
 
@@ -161,7 +167,7 @@ impl Timeline {
 
     /// Returns when a seqno was committed. Where only samples are left, the result is never too early, and too late by
     /// no more than the time between two samples.
-    pub(super) fn time_of(&self, seqno: Seqno) -> Option<u64> {
+    pub(super) fn time_of(&self, seqno: Seqno) -> Option<Micros> {
         let at = self.at_seqno(seqno).ok()?;
         if let Some(stamp) = at.filter(|stamp| stamp.seqno == seqno || seqno >= self.exact_from()) {
             return Some(stamp.time);
@@ -173,12 +179,12 @@ impl Timeline {
     }
 
     /// Returns what was newest at a time, as [`Timeline::at_seqno`] does for a seqno.
-    pub(super) fn at_time(&self, time: u64) -> Result<Option<Stamp>> {
+    pub(super) fn at_time(&self, time: Micros) -> Result<Option<Stamp>> {
         let decided = self.current.version.decisions.at_time(time);
         Ok(newer(self.commit_at_time(time)?, decided))
     }
 
-    fn commit_at_time(&self, time: u64) -> Result<Option<Stamp>> {
+    fn commit_at_time(&self, time: Micros) -> Result<Option<Stamp>> {
         for memtable in self.current.memtables(Seqno::MAX) {
             let found = memtable.with_stamps(|stamps| {
                 let after = stamps.partition_point(|stamp| stamp.time <= time);
@@ -189,7 +195,7 @@ impl Timeline {
             }
         }
         // The last segment that begins at or before the time, then the entry in it, by binary search over the seqnos.
-        let begins = |handle: &Arc<SegmentHandle>| handle.meta.summary.times.map_or(0, |times| times.oldest);
+        let begins = |handle: &Arc<SegmentHandle>| handle.meta.summary.times.map_or(Micros::ZERO, |times| times.oldest);
         let after = self.segments.partition_point(|handle| begins(handle) <= time);
         let Some(handle) = after.checked_sub(1).and_then(|at| self.segments.get(at)) else { return Ok(None) };
         // The first entry of the segment begins at or before the time.
@@ -306,7 +312,7 @@ mod tests {
     #[test]
     fn commits_come_back_as_they_were_packed() {
         let stamps: Vec<Stamp> = (1..1000u64)
-            .map(|i| Stamp { seqno: Seqno(i * 3), time: i * i, writes: u32::try_from(i % 7).unwrap() })
+            .map(|i| Stamp { seqno: Seqno(i * 3), time: Micros(i * i), writes: u32::try_from(i % 7).unwrap() })
             .collect();
         let mut back = Vec::new();
         for (_, key, value) in pack(&stamps) {

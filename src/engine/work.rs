@@ -11,7 +11,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::locks::{Condvar, Lock, LockOrder, Rank};
-use crate::base::{Error, KeyspaceId};
+use crate::base::{Error, KeyspaceId, Micros};
 
 /// Time after an error until a worker tries again.
 pub(super) const TRY_AGAIN: Duration = Duration::from_millis(500);
@@ -41,7 +41,7 @@ struct State {
 struct Trouble {
     error: Error,
     /// In monotonic microseconds.
-    since: u64,
+    since: Micros,
     /// Increases from one trouble to the next.
     number: u64,
 }
@@ -124,7 +124,7 @@ impl Work {
     }
 
     /// Records how a compaction of a keyspace has ended, at a time in monotonic microseconds.
-    pub(super) fn record_compaction(&self, keyspace: KeyspaceId, met: Option<&Error>, now: u64) {
+    pub(super) fn record_compaction(&self, keyspace: KeyspaceId, met: Option<&Error>, now: Micros) {
         let mut state = self.state.lock();
         match met {
             Some(error) => {
@@ -138,10 +138,10 @@ impl Work {
     }
 
     /// Returns the error of a compaction that is not to be retried yet.
-    pub(super) fn failed_just_now(&self, keyspace: KeyspaceId, now: u64) -> Option<Error> {
+    pub(super) fn failed_just_now(&self, keyspace: KeyspaceId, now: Micros) -> Option<Error> {
         let state = self.state.lock();
         let trouble = state.compact_trouble.get(&keyspace)?;
-        let rests = Duration::from_micros(now.saturating_sub(trouble.since)) < TRY_AGAIN;
+        let rests = now.saturating_sub(trouble.since).to_duration() < TRY_AGAIN;
         rests.then(|| trouble.error.duplicate())
     }
 

@@ -2,7 +2,7 @@
 
 use super::options::StoredOptions;
 use crate::{
-    base::{FileNumber, KeyspaceId, Seqno},
+    base::{FileNumber, KeyspaceId, Micros, Seqno},
     segment::SegmentMeta,
     wal::LogEnd,
 };
@@ -23,7 +23,7 @@ pub(crate) enum Change {
     /// Removes a segment.
     Remove { keyspace: KeyspaceId, number: FileNumber },
     /// Raises the watermarks of dropped data (K5, K6).
-    Watermarks { keyspace: KeyspaceId, vanished: Seqno, horizon: Seqno, expired_upto: u64 },
+    Watermarks { keyspace: KeyspaceId, vanished: Seqno, horizon: Seqno, expired_upto: Micros },
     /// Logs below this number are no longer needed.
     LogsFrom { number: FileNumber },
     /// End of a log, as far as it is known.
@@ -34,9 +34,9 @@ pub(crate) enum Change {
     NextKeyspace { number: u32 },
     /// The newest commit is `last`. After a clean close numbering continues at `next` at the earliest, otherwise at
     /// `ceiling`: seqnos below it may have been assigned. Commits up to `time_us` have happened.
-    Seqnos { last: Seqno, next: Seqno, ceiling: Seqno, time_us: u64 },
+    Seqnos { last: Seqno, next: Seqno, ceiling: Seqno, time: Micros },
     /// Keeps a moment readable under a name.
-    Pin { name: String, seqno: Seqno, time_us: u64 },
+    Pin { name: String, seqno: Seqno, time: Micros },
     /// Removes a pin.
     Unpin { name: String },
     /// Bytes of a segment that are kept only for readers of a seqno. A hint: readers may skip it.

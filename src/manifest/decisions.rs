@@ -1,13 +1,13 @@
 //! Times of decisions that are not commits, and so not in the timeline.
 
-use crate::base::Seqno;
+use crate::base::{Micros, Seqno};
 
 /// Moments of decisions that are not commits, and so not in the timeline: a keyspace created, configured or dropped, a
 /// pin set or removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Decisions {
     /// Seqnos and times in microseconds, ascending: all from `from` on.
-    pub(super) stamps: Vec<(Seqno, u64)>,
+    pub(super) stamps: Vec<(Seqno, Micros)>,
     /// Seqno below which decisions were discarded: there were too many.
     from: Seqno,
 }
@@ -16,9 +16,9 @@ pub(crate) struct Decisions {
 pub(super) const DECISIONS_MAX: usize = 1 << 14;
 
 impl Decisions {
-    pub(super) fn note(&mut self, seqno: Seqno, time_us: u64) {
+    pub(super) fn note(&mut self, seqno: Seqno, time: Micros) {
         if self.stamps.last().is_none_or(|(last, _)| *last < seqno) && seqno >= self.from {
-            self.stamps.push((seqno, time_us));
+            self.stamps.push((seqno, time));
         }
         let over = self.stamps.len().saturating_sub(DECISIONS_MAX);
         if over > 0
@@ -29,14 +29,14 @@ impl Decisions {
     }
 
     /// Returns the newest at or below a seqno.
-    pub(crate) fn at_seqno(&self, seqno: Seqno) -> Option<(Seqno, u64)> {
+    pub(crate) fn at_seqno(&self, seqno: Seqno) -> Option<(Seqno, Micros)> {
         let after = self.stamps.partition_point(|(at, _)| *at <= seqno);
         self.stamps.get(after.checked_sub(1)?).copied()
     }
 
     /// Returns the newest at or before a time in microseconds; times never decrease.
-    pub(crate) fn at_time(&self, time_us: u64) -> Option<(Seqno, u64)> {
-        let after = self.stamps.partition_point(|(_, at)| *at <= time_us);
+    pub(crate) fn at_time(&self, time: Micros) -> Option<(Seqno, Micros)> {
+        let after = self.stamps.partition_point(|(_, at)| *at <= time);
         self.stamps.get(after.checked_sub(1)?).copied()
     }
 

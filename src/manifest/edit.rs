@@ -87,10 +87,8 @@ fn encode(change: &Change) -> (u8, Vec<u8>) {
         Change::LogEnd { number, end } => logs::encode_log_end(out, *number, *end),
         Change::NextFile { number } => counters::encode_next_file(out, *number),
         Change::NextKeyspace { number } => counters::encode_next_keyspace(out, *number),
-        Change::Seqnos { last, next, ceiling, time_us } => {
-            counters::encode_seqnos(out, *last, *next, *ceiling, *time_us)
-        }
-        Change::Pin { name, seqno, time_us } => pins::encode_pin(out, name, *seqno, *time_us),
+        Change::Seqnos { last, next, ceiling, time } => counters::encode_seqnos(out, *last, *next, *ceiling, *time),
+        Change::Pin { name, seqno, time } => pins::encode_pin(out, name, *seqno, *time),
         Change::Unpin { name } => pins::encode_unpin(out, name),
         Change::Held { number, bytes } => segments::encode_held(out, *number, bytes),
     };
@@ -125,7 +123,7 @@ fn decode(tag: u8, body: &mut Reader<'_>) -> Result<Option<Change>, Corruption> 
 pub(super) mod tests {
     use super::*;
     use crate::{
-        base::{FileNumber, KeySpan, KeyspaceId, Seqno},
+        base::{FileNumber, KeySpan, KeyspaceId, Micros, Seqno},
         manifest::options::{StoredOptions, StoredPolicy},
         merge::NUMBER_CUSTOM,
         segment::{SegmentMeta, Summary},
@@ -160,32 +158,35 @@ pub(super) mod tests {
         let options = StoredOptions::default();
         let merge_name = "longest".to_owned();
         let custom = StoredOptions { merge: NUMBER_CUSTOM, merge_name, point_index: 2, ..StoredOptions::default() };
-        let kept =
-            |policy| StoredOptions { policy, ttls: [(Seqno(3), 5), (Seqno(9), 0)].into(), ..StoredOptions::default() };
+        let kept = |policy| StoredOptions {
+            policy,
+            ttls: [(Seqno(3), Micros(5)), (Seqno(9), Micros::ZERO)].into(),
+            ..StoredOptions::default()
+        };
         let sum = StoredOptions { merge: 2, ..StoredOptions::default() };
         let edit = Edit::new([
             Change::Create { id, name: "users".into(), options, seqno: Seqno(7) },
             Change::Create { id, name: "words".into(), options: custom, seqno: Seqno(7) },
             Change::Configure { id, options: sum, seqno: Seqno(8) },
             Change::Configure { id, options: kept(StoredPolicy::LastWriterWins), seqno: Seqno(8) },
-            Change::Configure { id, options: kept(StoredPolicy::Tombstones(7)), seqno: Seqno(8) },
-            Change::Configure { id, options: kept(StoredPolicy::Mvcc(3, 1 << 40)), seqno: Seqno(8) },
+            Change::Configure { id, options: kept(StoredPolicy::Tombstones(Micros(7))), seqno: Seqno(8) },
+            Change::Configure { id, options: kept(StoredPolicy::Mvcc(3, Micros(1 << 40))), seqno: Seqno(8) },
             Change::Configure { id, options: kept(StoredPolicy::Custom("fewest".into())), seqno: Seqno(8) },
-            Change::Pin { name: "before".into(), seqno: Seqno(8), time_us: 1 << 50 },
+            Change::Pin { name: "before".into(), seqno: Seqno(8), time: Micros(1 << 50) },
             Change::Unpin { name: "before".into() },
             Change::Held { number: FileNumber(4), bytes: vec![(Seqno(7), 100)] },
             Change::Drop { id, seqno: Seqno(9) },
             Change::Forget { id },
             Change::Add { level: 3, segment: segment(4, ("a", "b"), (Seqno(1), Seqno(2))) },
             Change::Remove { keyspace: id, number: FileNumber(1 << 40) },
-            Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto: 0 },
-            Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto: 1 << 50 },
+            Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto: Micros::ZERO },
+            Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto: Micros(1 << 50) },
             Change::LogsFrom { number: FileNumber(3) },
             Change::LogEnd { number: FileNumber(2), end: LogEnd::Exactly(99) },
             Change::LogEnd { number: FileNumber(3), end: LogEnd::AtMost(0) },
             Change::NextKeyspace { number: 300 },
             Change::NextFile { number: FileNumber(12) },
-            Change::Seqnos { last: Seqno(5), next: Seqno(9), ceiling: Seqno(1 << 33), time_us: 1 << 50 },
+            Change::Seqnos { last: Seqno(5), next: Seqno(9), ceiling: Seqno(1 << 33), time: Micros(1 << 50) },
         ]);
         assert_eq!(Edit::decode(&edit.encode()), Ok(edit));
     }
@@ -195,8 +196,8 @@ pub(super) mod tests {
         let id = KeyspaceId(300);
         let plain = StoredOptions::default();
         let sum = StoredOptions { merge: 2, ..StoredOptions::default() };
-        let ttls = [(Seqno(3), 5), (Seqno(9), 0)].into();
-        let kept = StoredOptions { policy: StoredPolicy::Mvcc(3, 128), ttls, ..StoredOptions::default() };
+        let ttls = [(Seqno(3), Micros(5)), (Seqno(9), Micros::ZERO)].into();
+        let kept = StoredOptions { policy: StoredPolicy::Mvcc(3, Micros(128)), ttls, ..StoredOptions::default() };
         let custom = StoredOptions { policy: StoredPolicy::Custom("f".into()), ..StoredOptions::default() };
         let marks =
             |expired_upto| Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto };
@@ -208,14 +209,14 @@ pub(super) mod tests {
             (Change::Drop { id, seqno: Seqno(9) }, b"\x02\x03\xac\x02\x09"),
             (Change::Forget { id }, b"\x03\x02\xac\x02"),
             (Change::Remove { keyspace: id, number: FileNumber(128) }, b"\x05\x04\xac\x02\x80\x01"),
-            (marks(0), b"\x06\x04\xac\x02\x01\x02"),
-            (marks(8), b"\x06\x05\xac\x02\x01\x02\x08"),
+            (marks(Micros::ZERO), b"\x06\x04\xac\x02\x01\x02"),
+            (marks(Micros(8)), b"\x06\x05\xac\x02\x01\x02\x08"),
             (Change::LogsFrom { number: FileNumber(3) }, b"\x07\x01\x03"),
             (Change::LogEnd { number: FileNumber(2), end: LogEnd::Exactly(99) }, b"\x08\x02\x02\x63"),
             (Change::LogEnd { number: FileNumber(3), end: LogEnd::AtMost(0) }, b"\x0b\x02\x03\x00"),
             (Change::NextFile { number: FileNumber(12) }, b"\x09\x01\x0c"),
             (
-                Change::Seqnos { last: Seqno(5), next: Seqno(9), ceiling: Seqno(128), time_us: 6 },
+                Change::Seqnos { last: Seqno(5), next: Seqno(9), ceiling: Seqno(128), time: Micros(6) },
                 b"\x0a\x05\x05\x09\x80\x01\x06",
             ),
             (Change::NextKeyspace { number: 300 }, b"\x0c\x02\xac\x02"),
@@ -228,7 +229,7 @@ pub(super) mod tests {
                 Change::Configure { id, options: custom, seqno: Seqno(8) },
                 b"\x0d\x0c\xac\x02\x08\x03\x00\x00\x00\x00\x00\x01f\x00",
             ),
-            (Change::Pin { name: "p".into(), seqno: Seqno(8), time_us: 6 }, b"\x0e\x04\x01p\x08\x06"),
+            (Change::Pin { name: "p".into(), seqno: Seqno(8), time: Micros(6) }, b"\x0e\x04\x01p\x08\x06"),
             (Change::Unpin { name: "p".into() }, b"\x0f\x02\x01p"),
             (Change::Held { number: FileNumber(4), bytes: vec![(Seqno(7), 100)] }, b"\x80\x04\x04\x01\x07\x64"),
         ];

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use super::{change::Change, edit::Edit, options::StoredOptions};
 use crate::{
-    base::{Corruption, FIRST_KEYSPACE, FileNumber, KeyspaceId, Seqno},
+    base::{Corruption, FIRST_KEYSPACE, FileNumber, KeyspaceId, Micros, Seqno},
     segment::SegmentMeta,
 };
 
@@ -24,7 +24,7 @@ pub(crate) struct KeyspaceVersion {
     pub(crate) vanished: Seqno,
     pub(crate) horizon: Seqno,
     /// Values that expired up to this time, in microseconds, may have been dropped.
-    pub(crate) expired_upto: u64,
+    pub(crate) expired_upto: Micros,
     /// The main tree: level 0 newest first, deeper levels by key.
     pub(crate) levels: Vec<Vec<Arc<SegmentMeta>>>,
     /// The history tier, by run and key, newest run first.
@@ -61,7 +61,7 @@ impl KeyspaceVersion {
             dropped: None,
             vanished: Seqno(0),
             horizon: Seqno(0),
-            expired_upto: 0,
+            expired_upto: Micros::ZERO,
             levels: Vec::new(),
             history: Vec::new(),
         }
@@ -77,7 +77,7 @@ impl KeyspaceVersion {
     }
 
     /// Raises the watermarks of dropped data (V4).
-    pub(super) fn raise_watermarks(&mut self, vanished: Seqno, horizon: Seqno, expired_upto: u64) {
+    pub(super) fn raise_watermarks(&mut self, vanished: Seqno, horizon: Seqno, expired_upto: Micros) {
         self.vanished = self.vanished.max(vanished);
         self.horizon = self.horizon.max(horizon);
         self.expired_upto = self.expired_upto.max(expired_upto);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::fields::{LIST_MAX, bounded, seqno_field, text};
 use crate::{
-    base::{Corruption, Seqno},
+    base::{Corruption, Micros, Seqno},
     format::{Reader, Writer},
     merge::NUMBER_CUSTOM,
 };
@@ -15,9 +15,9 @@ pub(crate) enum StoredPolicy {
     #[default]
     LastWriterWins,
     /// Retention, in microseconds.
-    Tombstones(u64),
+    Tombstones(Micros),
     /// Maximum number of versions, and minimum age in microseconds.
-    Mvcc(u64, u64),
+    Mvcc(u64, Micros),
     /// Name of the policy.
     Custom(String),
 }
@@ -44,7 +44,7 @@ pub(crate) struct StoredOptions {
     /// Index of segments: 0 where it pays, 1 never, 2 always.
     pub(crate) point_index: u8,
     /// TTLs in microseconds (0: none), each with the seqno from which on it applies to writes, oldest first.
-    pub(crate) ttls: Arc<[(Seqno, u64)]>,
+    pub(crate) ttls: Arc<[(Seqno, Micros)]>,
 }
 
 impl StoredOptions {
@@ -60,8 +60,8 @@ impl StoredOptions {
         if keeps {
             let (first, second, name) = match &self.policy {
                 StoredPolicy::LastWriterWins => (0, 0, ""),
-                StoredPolicy::Tombstones(retention) => (*retention, 0, ""),
-                StoredPolicy::Mvcc(versions, age) => (*versions, *age, ""),
+                StoredPolicy::Tombstones(retention) => (retention.0, 0, ""),
+                StoredPolicy::Mvcc(versions, age) => (*versions, age.0, ""),
                 StoredPolicy::Custom(name) => (0, 0, name.as_str()),
             };
             out.varint(first);
@@ -70,7 +70,7 @@ impl StoredOptions {
             out.varint(self.ttls.len() as u64);
             for (from, ttl) in self.ttls.iter() {
                 out.varint(from.0);
-                out.varint(*ttl);
+                out.varint(ttl.0);
             }
         }
     }
@@ -97,12 +97,12 @@ impl StoredOptions {
             let name = text(body, "name of a policy")?;
             options.policy = match policy {
                 0 => StoredPolicy::LastWriterWins,
-                1 => StoredPolicy::Tombstones(first),
-                2 => StoredPolicy::Mvcc(first, second),
+                1 => StoredPolicy::Tombstones(Micros(first)),
+                2 => StoredPolicy::Mvcc(first, Micros(second)),
                 _ => StoredPolicy::Custom(name),
             };
             let count = bounded(body, "times to live", LIST_MAX)?;
-            let ttls = (0..count).map(|_| Ok((seqno_field(body, "seqno")?, body.varint("time to live")?)));
+            let ttls = (0..count).map(|_| Ok((seqno_field(body, "seqno")?, Micros(body.varint("time to live")?))));
             options.ttls = ttls.collect::<Result<_, Corruption>>()?;
             if !options.ttls.is_sorted_by_key(|(from, _)| *from) {
                 return Err(body.corrupt("times to live in order"));

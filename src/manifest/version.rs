@@ -23,7 +23,7 @@ use super::{
     options::StoredOptions,
 };
 use crate::{
-    base::{Corruption, FIRST_KEYSPACE, FileNumber, KeyspaceId, Seqno, TIMELINE},
+    base::{Corruption, FIRST_KEYSPACE, FileNumber, KeyspaceId, Micros, Seqno, TIMELINE},
     segment::SegmentMeta,
     wal::LogEnd,
 };
@@ -33,7 +33,7 @@ use crate::{
 pub(crate) struct PinnedAt {
     pub(crate) seqno: Seqno,
     /// In microseconds.
-    pub(crate) time_us: u64,
+    pub(crate) time: Micros,
 }
 
 /// The database at one moment.
@@ -50,7 +50,7 @@ pub(crate) struct Version {
     pub(crate) last_seqno: Seqno,
     pub(crate) next_seqno: Seqno,
     pub(crate) seqno_ceiling: Seqno,
-    pub(crate) time_us: u64,
+    pub(crate) time: Micros,
     pub(crate) pins: BTreeMap<String, PinnedAt>,
     /// Bytes of each segment that are kept only for readers of a seqno.
     pub(crate) held: Arc<BTreeMap<FileNumber, Vec<(Seqno, u64)>>>,
@@ -102,7 +102,7 @@ impl Version {
                 last: self.last_seqno,
                 next: self.next_seqno,
                 ceiling: self.seqno_ceiling,
-                time_us: self.time_us,
+                time: self.time,
             },
         ]);
         for (&number, &end) in &self.log_ends {
@@ -111,14 +111,14 @@ impl Version {
         for keyspace in self.keyspaces.values() {
             keyspace.snapshot(&mut edit);
         }
-        for (name, PinnedAt { seqno, time_us }) in &self.pins {
-            edit.push(Change::Pin { name: name.clone(), seqno: *seqno, time_us: *time_us });
+        for (name, PinnedAt { seqno, time }) in &self.pins {
+            edit.push(Change::Pin { name: name.clone(), seqno: *seqno, time: *time });
         }
         for (&number, bytes) in self.held.iter() {
             edit.push(Change::Held { number, bytes: bytes.clone() });
         }
-        for &(last, time_us) in &self.decisions.stamps {
-            edit.push(Change::Seqnos { last, next: Seqno(0), ceiling: Seqno(0), time_us });
+        for &(last, time) in &self.decisions.stamps {
+            edit.push(Change::Seqnos { last, next: Seqno(0), ceiling: Seqno(0), time });
         }
         edit
     }
@@ -133,8 +133,8 @@ impl Version {
         }
         for change in &edit.changes {
             // A change that reserves nothing.
-            if let Change::Seqnos { last: seqno @ Seqno(1..), next: Seqno(0), ceiling: Seqno(0), time_us } = *change {
-                Arc::make_mut(&mut self.decisions).note(seqno, time_us);
+            if let Change::Seqnos { last: seqno @ Seqno(1..), next: Seqno(0), ceiling: Seqno(0), time } = *change {
+                Arc::make_mut(&mut self.decisions).note(seqno, time);
             }
         }
     }
@@ -173,13 +173,13 @@ impl Version {
             }
             Change::NextKeyspace { number } => self.next_keyspace = self.next_keyspace.max(*number),
             Change::NextFile { number } => self.next_file = self.next_file.max(*number),
-            Change::Seqnos { last, next, ceiling, time_us } => {
+            Change::Seqnos { last, next, ceiling, time } => {
                 self.next_seqno = self.next_seqno.max(*next);
                 self.reach_seqno(*last);
                 self.seqno_ceiling = self.seqno_ceiling.max(*ceiling);
-                self.time_us = self.time_us.max(*time_us);
+                self.time = self.time.max(*time);
             }
-            Change::Pin { name, seqno, time_us } => self.pin(name, PinnedAt { seqno: *seqno, time_us: *time_us })?,
+            Change::Pin { name, seqno, time } => self.pin(name, PinnedAt { seqno: *seqno, time: *time })?,
             Change::Unpin { name } => self.unpin(name)?,
         }
         Ok(())
@@ -268,10 +268,15 @@ mod tests {
                 Change::Add { level: 0, segment: segment(2, ("a", "z"), (Seqno(10), Seqno(12))) },
                 Change::Add { level: 2, segment: segment(3, ("m", "p"), (Seqno(1), Seqno(2))) },
                 Change::Add { level: 2, segment: segment(4, ("a", "m"), (Seqno(1), Seqno(2))) },
-                Change::Watermarks { keyspace: KeyspaceId(16), vanished: Seqno(4), horizon: Seqno(5), expired_upto: 0 },
+                Change::Watermarks {
+                    keyspace: KeyspaceId(16),
+                    vanished: Seqno(4),
+                    horizon: Seqno(5),
+                    expired_upto: Micros::ZERO,
+                },
                 Change::LogsFrom { number: FileNumber(3) },
                 Change::LogEnd { number: FileNumber(3), end: LogEnd::AtMost(70) },
-                Change::Seqnos { last: Seqno(12), next: Seqno(20), ceiling: Seqno(1 << 32), time_us: 8 },
+                Change::Seqnos { last: Seqno(12), next: Seqno(20), ceiling: Seqno(1 << 32), time: Micros(8) },
             ]))
             .unwrap();
         assert_eq!(Version::default().apply(&version.snapshot()), Ok(version.clone()));
@@ -334,19 +339,20 @@ mod tests {
         let mut version = Version::default();
         let count = DECISIONS_MAX as u64 + 3;
         for seqno in 1..=count {
-            let stamp = Change::Seqnos { last: Seqno(seqno), next: Seqno(0), ceiling: Seqno(0), time_us: seqno * 10 };
+            let stamp =
+                Change::Seqnos { last: Seqno(seqno), next: Seqno(0), ceiling: Seqno(0), time: Micros(seqno * 10) };
             version.note_decisions(&Edit::new([stamp]));
         }
         assert_eq!((version.decisions.at_seqno(Seqno(3)), version.decisions.reach(Seqno(3))), (None, false));
         assert_eq!(
             (version.decisions.at_seqno(Seqno(9)), version.decisions.reach(Seqno(4))),
-            (Some((Seqno(9), 90)), true)
+            (Some((Seqno(9), Micros(90))), true)
         );
-        assert_eq!(version.decisions.at_time(95), Some((Seqno(9), 90)));
+        assert_eq!(version.decisions.at_time(Micros(95)), Some((Seqno(9), Micros(90))));
         let again = Version::default().apply(&version.snapshot()).unwrap();
-        assert_eq!(again.decisions.at_seqno(Seqno(count)), Some((Seqno(count), count * 10)));
+        assert_eq!(again.decisions.at_seqno(Seqno(count)), Some((Seqno(count), Micros(count * 10))));
         let of_a_flush =
-            Change::Seqnos { last: Seqno(count + 5), next: Seqno(0), ceiling: Seqno(0), time_us: count * 20 };
+            Change::Seqnos { last: Seqno(count + 5), next: Seqno(0), ceiling: Seqno(0), time: Micros(count * 20) };
         let flushed = version.apply(&Edit::new([of_a_flush, Change::LogsFrom { number: FileNumber(2) }])).unwrap();
         assert_eq!(flushed.decisions, version.decisions, "of commits the timeline tells");
     }
@@ -354,7 +360,7 @@ mod tests {
     #[test]
     fn marks_only_move_forward() {
         let marks = |vanished, horizon| {
-            Edit::new([Change::Watermarks { keyspace: KeyspaceId(16), vanished, horizon, expired_upto: 0 }])
+            Edit::new([Change::Watermarks { keyspace: KeyspaceId(16), vanished, horizon, expired_upto: Micros::ZERO }])
         };
         let version =
             with_keyspace().apply(&marks(Seqno(9), Seqno(9))).unwrap().apply(&marks(Seqno(3), Seqno(12))).unwrap();

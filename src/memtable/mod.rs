@@ -28,7 +28,7 @@ use crossbeam_skiplist::SkipMap;
 use parking_lot::RwLock;
 
 use crate::{
-    base::{Bytes, FileNumber, KeyspaceId, Kind, Result, Seqno},
+    base::{Bytes, FileNumber, KeyspaceId, Kind, Micros, Result, Seqno},
     merge::{Answer, EntryMeta, Lookup, Meaning, RangeTombstone, Tombstone, Tombstones},
     wal::BatchView,
 };
@@ -80,7 +80,7 @@ impl PartialOrd for Key {
 struct Value {
     kind: Kind,
     /// Commit time, in microseconds.
-    time: u64,
+    time: Micros,
     bytes: Bytes,
 }
 
@@ -96,7 +96,7 @@ impl Value {
 pub(crate) struct Stamp {
     pub(crate) seqno: Seqno,
     /// In microseconds.
-    pub(crate) time: u64,
+    pub(crate) time: Micros,
     /// Number of operations in its batch.
     pub(crate) writes: u32,
 }
@@ -145,7 +145,7 @@ pub(crate) struct Memtable {
     first: AtomicU64,
     last: AtomicU64,
     /// Newest commit time in the table.
-    time_us: AtomicU64,
+    time: AtomicU64,
     /// Number of purges: they concern readers of earlier moments too.
     purges: AtomicU64,
     metadata: RwLock<Metadata>,
@@ -166,7 +166,7 @@ impl Memtable {
             entries: AtomicU64::new(0),
             first: AtomicU64::new(u64::MAX),
             last: AtomicU64::new(0),
-            time_us: AtomicU64::new(0),
+            time: AtomicU64::new(0),
             purges: AtomicU64::new(0),
             metadata: RwLock::default(),
         }
@@ -203,7 +203,7 @@ impl Memtable {
         ranges: &mut Vec<(KeyspaceId, RangeTombstone)>,
         mut each: impl FnMut(Key, Value),
     ) {
-        let (seqno, time_us) = batch.stamp();
+        let (seqno, time) = batch.stamp();
         assert!(seqno > self.last_seqno(), "batch {seqno} after {} in log {}", self.last_seqno(), self.log);
         let owner = batch.owner();
         let mut ordinal = 0;
@@ -222,20 +222,17 @@ impl Memtable {
                 self.purges.fetch_add(1, Relaxed);
             }
             if op.kind.is_range() {
-                let tombstone = Tombstone { seqno, ordinal, gap_start: None, time: time_us, purge: op.kind.purges() };
+                let tombstone = Tombstone { seqno, ordinal, gap_start: None, time, purge: op.kind.purges() };
                 ranges.push((op.keyspace, RangeTombstone { span: op.span(), tombstone }));
             } else {
                 let whole = || -> Arc<dyn AsRef<[u8]> + Send + Sync> { Arc::<Vec<u8>>::clone(owner) };
                 let user = Bytes::shared(whole, op.key_at, op.key);
                 let value = Bytes::shared(whole, op.value_at, op.value);
-                each(
-                    Key { user, seqno, keyspace: op.keyspace, ordinal },
-                    Value { kind: op.kind, time: time_us, bytes: value },
-                );
+                each(Key { user, seqno, keyspace: op.keyspace, ordinal }, Value { kind: op.kind, time, bytes: value });
             }
             ordinal += 1;
         }
-        let stamp = Stamp { seqno, time: time_us, writes: ordinal };
+        let stamp = Stamp { seqno, time, writes: ordinal };
         let mut bytes = BATCH_OVERHEAD;
         {
             let mut metadata = self.metadata.write();
@@ -249,7 +246,7 @@ impl Memtable {
         self.entries.fetch_add(u64::from(ordinal), Relaxed);
         self.first.fetch_min(seqno.0, Relaxed);
         self.last.fetch_max(seqno.0, Relaxed);
-        self.time_us.fetch_max(time_us, Relaxed);
+        self.time.fetch_max(time.0, Relaxed);
     }
 
     pub(crate) fn log(&self) -> FileNumber {
@@ -275,8 +272,8 @@ impl Memtable {
     }
 
     /// Returns the newest commit time in the table, in microseconds.
-    pub(crate) fn time_us(&self) -> u64 {
-        self.time_us.load(Relaxed)
+    pub(crate) fn time(&self) -> Micros {
+        Micros(self.time.load(Relaxed))
     }
 
     /// Returns whether anything here can affect a read at `seqno`.
@@ -301,8 +298,8 @@ impl Memtable {
     }
 
     /// Returns the oldest commit time in the table, in microseconds.
-    pub(crate) fn first_time(&self) -> u64 {
-        self.with_stamps(|stamps| stamps.first().map_or(0, |stamp| stamp.time))
+    pub(crate) fn first_time(&self) -> Micros {
+        self.with_stamps(|stamps| stamps.first().map_or(Micros::ZERO, |stamp| stamp.time))
     }
 
     /// Returns the range tombstones of a keyspace, as sets with the newest last. Later writes are not in them.
@@ -396,7 +393,7 @@ mod tests {
         let seqno = Seqno(seqno);
         let mut buf = BatchBuf::default();
         fill(&mut buf);
-        buf.stamp(seqno, 0);
+        buf.stamp(seqno, Micros::ZERO);
         let len = buf.len();
         buf.into_shared(len)
     }

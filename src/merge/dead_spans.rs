@@ -43,7 +43,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{lookup::ReadAt, source::Direction};
-use crate::base::{KeyspaceId, Kind, Seqno};
+use crate::base::{KeyspaceId, Kind, Micros, Seqno};
 
 /// Dead keys in a row after which a walk looks for a known span. Measured in a memtable, with two versions each: a dead
 /// key costs 0.3 µs forward and 0.8 backward, a jump about 1, finding the head of a queue without dead keys 1.
@@ -114,7 +114,7 @@ struct Finder {
     /// Seqno up to which purges were seen.
     purge_horizon: Seqno,
     /// Time of the read, and the seqno from which on the newest TTL applies, if values expire.
-    time: Option<(u64, Seqno)>,
+    time: Option<(Micros, Seqno)>,
 }
 
 impl Finder {
@@ -506,18 +506,23 @@ mod tests {
     fn what_has_expired_is_dead_from_then_on_under_the_same_times_to_live() {
         let dead = spans();
         let under = |from, time| {
-            let cutoffs = Cutoffs { ttls: [(Seqno(0), 0), (from, 10)].into(), time, slack: 0 };
+            let cutoffs =
+                Cutoffs { ttls: [(Seqno(0), Micros::ZERO), (from, Micros(10))].into(), time, slack: Micros::ZERO };
             ReadAt::present(Seqno(70), Some(Arc::new(cutoffs)))
         };
-        found(&dead, "a", "n", &under(Seqno(3), 1000), true);
-        assert_eq!(jump(&dead, "b", &under(Seqno(3), 1000)), Some(span("a", "n")));
-        assert_eq!(jump(&dead, "b", &under(Seqno(3), 2000)), Some(span("a", "n")));
-        assert_eq!(jump(&dead, "b", &under(Seqno(3), 999)), None);
-        assert_eq!(jump(&dead, "b", &under(Seqno(69), 2000)), None);
+        found(&dead, "a", "n", &under(Seqno(3), Micros(1000)), true);
+        assert_eq!(jump(&dead, "b", &under(Seqno(3), Micros(1000))), Some(span("a", "n")));
+        assert_eq!(jump(&dead, "b", &under(Seqno(3), Micros(2000))), Some(span("a", "n")));
+        assert_eq!(jump(&dead, "b", &under(Seqno(3), Micros(999))), None);
+        assert_eq!(jump(&dead, "b", &under(Seqno(69), Micros(2000))), None);
         assert_eq!(jump(&dead, "b", &at(70)), None);
         let dead = spans();
         found(&dead, "a", "n", &at(70), true);
-        assert_eq!(jump(&dead, "b", &under(Seqno(3), 20)), Some(span("a", "n")), "what was deleted does not come back");
+        assert_eq!(
+            jump(&dead, "b", &under(Seqno(3), Micros(20))),
+            Some(span("a", "n")),
+            "what was deleted does not come back"
+        );
     }
 
     /// How many of `count` queues that are asked in turn, again and again, are jumped over, with room for four.
@@ -575,9 +580,9 @@ mod tests {
             let purged = self.purges.iter().filter(|(at, seqno)| *at == key && *seqno <= read_at.purge_horizon.0);
             let purged = purged.map(|(_, seqno)| *seqno).max().unwrap_or(0);
             let seen = self.keys[key].iter().rfind(|(seqno, _)| *seqno <= read_at.seqno.0);
-            let time = read_at.cutoffs.as_ref().map_or(0, |cutoffs| cutoffs.time);
+            let time = read_at.cutoffs.as_ref().map_or(Micros::ZERO, |cutoffs| cutoffs.time);
             seen.is_none_or(|(seqno, until)| {
-                *seqno < purged || until.is_none_or(|until| until != FOR_EVER && until <= time)
+                *seqno < purged || until.is_none_or(|until| until != FOR_EVER && until <= time.0)
             })
         }
     }
@@ -598,8 +603,9 @@ mod tests {
             let mut late: Vec<(usize, usize, ReadAt)> = Vec::new();
             for _ in 0..400 {
                 time += model.below(3);
-                let cutoffs = |time| Some(Arc::new(Cutoffs { ttls: [(Seqno(0), time)].into(), time, slack: 0 }));
-                let present = ReadAt::present(Seqno(seqno), if expires { cutoffs(time) } else { None });
+                let cutoffs =
+                    |time| Some(Arc::new(Cutoffs { ttls: [(Seqno(0), time)].into(), time, slack: Micros::ZERO }));
+                let present = ReadAt::present(Seqno(seqno), if expires { cutoffs(Micros(time)) } else { None });
                 match model.below(8) {
                     0 | 1 => {
                         // A batch of some keys, noted one after the other; it becomes visible behind that.

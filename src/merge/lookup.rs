@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use super::strategy::{MergeStrategy, wide_sum};
-use crate::base::{Bytes, Error, Kind, Result, Seqno};
+use crate::base::{Bytes, Error, Kind, Micros, Result, Seqno};
 
 /// Request of a reader.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ impl ReadAt {
 #[inline]
 pub(crate) fn meaning(
     kind: Kind,
-    (seqno, time): (Seqno, Option<u64>),
+    (seqno, time): (Seqno, Option<Micros>),
     cutoffs: Option<&Cutoffs>,
 ) -> Result<Option<Meaning>> {
     if let Some(cutoffs) = cutoffs.filter(|_| kind == Kind::Put) {
@@ -82,22 +82,22 @@ pub(crate) fn meaning(
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cutoffs {
     /// TTLs in microseconds (0: none), each with the seqno from which on it applies to writes, oldest first.
-    pub(crate) ttls: Arc<[(Seqno, u64)]>,
+    pub(crate) ttls: Arc<[(Seqno, Micros)]>,
     /// The moment, in microseconds.
-    pub(crate) time: u64,
+    pub(crate) time: Micros,
     /// Uncertainty: the moment may be later, by less than this, in microseconds.
-    pub(crate) slack: u64,
+    pub(crate) slack: Micros,
 }
 
 impl Cutoffs {
     /// Returns whether a value written at `seqno` and `time` has expired.
-    pub(crate) fn expired(&self, seqno: Seqno, time: Option<u64>) -> bool {
+    pub(crate) fn expired(&self, seqno: Seqno, time: Option<Micros>) -> bool {
         self.cutoff(seqno).zip(time).is_some_and(|(cutoff, time)| time <= cutoff)
     }
 
     /// Returns whether that is uncertain.
-    pub(crate) fn unsure(&self, seqno: Seqno, time: Option<u64>) -> bool {
-        let within = |(cutoff, time): (u64, u64)| time > cutoff && time - cutoff < self.slack;
+    pub(crate) fn unsure(&self, seqno: Seqno, time: Option<Micros>) -> bool {
+        let within = |(cutoff, time): (Micros, Micros)| time > cutoff && time.saturating_sub(cutoff) < self.slack;
         self.cutoff(seqno).zip(time).is_some_and(within)
     }
 
@@ -107,15 +107,15 @@ impl Cutoffs {
     }
 
     /// Returns the commit time at or below which a value written at `seqno` has expired.
-    fn cutoff(&self, seqno: Seqno) -> Option<u64> {
+    fn cutoff(&self, seqno: Seqno) -> Option<Micros> {
         self.time.checked_sub(ttl_at(&self.ttls, seqno)?)
     }
 }
 
 /// Returns the TTL of values written at a seqno, in microseconds; `None` if they never expire.
-pub(crate) fn ttl_at(ttls: &[(Seqno, u64)], seqno: Seqno) -> Option<u64> {
+pub(crate) fn ttl_at(ttls: &[(Seqno, Micros)], seqno: Seqno) -> Option<Micros> {
     let since = ttls.partition_point(|(from, _)| *from <= seqno).checked_sub(1)?;
-    ttls.get(since).map(|(_, ttl)| *ttl).filter(|ttl| *ttl > 0)
+    ttls.get(since).map(|(_, ttl)| *ttl).filter(|ttl| *ttl > Micros::ZERO)
 }
 
 /// Metadata of an entry or range tombstone, as shown to a look-up.
@@ -125,7 +125,7 @@ pub(crate) struct EntryMeta {
     pub(crate) gap_start: Option<Seqno>,
     pub(crate) moved: bool,
     pub(crate) kind: Kind,
-    pub(crate) time: Option<u64>,
+    pub(crate) time: Option<Micros>,
     /// Whether it comes from the history tier, with an interval that holds the moment.
     pub(crate) interval: bool,
 }
@@ -239,7 +239,7 @@ impl Lookup {
     pub(crate) fn answer_of(
         &self,
         kind: Kind,
-        (seqno, time): (Seqno, Option<u64>),
+        (seqno, time): (Seqno, Option<Micros>),
         value: impl FnOnce() -> Bytes,
     ) -> Result<Option<Answer>> {
         let found = meaning(kind, (seqno, time), self.read_at.cutoffs.as_deref())?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::lookup::EntryMeta;
-use crate::base::{Bytes, Kind, Result, Seqno};
+use crate::base::{Bytes, Kind, Micros, Result, Seqno};
 
 /// Direction of a source. It never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) enum Until {
     At {
         seqno: Seqno,
         /// In microseconds.
-        time: u64,
+        time: Micros,
     },
     /// Unknown: a tombstone that has left the main tree. It records when the key was deleted, and answers no read:
     /// without it the key is absent just the same, and a later version may have been written and dropped.
@@ -51,7 +51,7 @@ pub(crate) struct EntryRef<'a> {
     /// Whether a version from beneath this entry is in the history tier.
     pub(crate) moved: bool,
     /// Commit time in microseconds, if known.
-    pub(crate) time: Option<u64>,
+    pub(crate) time: Option<Micros>,
     /// End of the interval, for a version in the history tier.
     pub(crate) until: Option<Until>,
     pub(crate) value: &'a [u8],

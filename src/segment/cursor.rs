@@ -230,7 +230,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        base::{KeySpan, KeyspaceId, Kind},
+        base::{KeySpan, KeyspaceId, Kind, Micros},
         env::{Dir, Env, Files, Memory},
         merge::{Answer, Lookup, RangeTombstone, ReadAt, Tombstone, Tombstones},
         segment::{Entry, PointIndex, PointKey, Probe, Purpose, SegmentMeta, SegmentWriter},
@@ -326,7 +326,13 @@ mod tests {
     fn a_range_tombstone_hides_what_is_older_and_widens_the_span() {
         let tombstone = RangeTombstone {
             span: KeySpan { start: "a".into(), end: None },
-            tombstone: Tombstone { seqno: Seqno(30), ordinal: 0, gap_start: Some(Seqno(12)), time: 0, purge: false },
+            tombstone: Tombstone {
+                seqno: Seqno(30),
+                ordinal: 0,
+                gap_start: Some(Seqno(12)),
+                time: Micros::ZERO,
+                purge: false,
+            },
         };
         let (both, finished) = segments(10, &[tombstone]);
         assert_eq!(finished.summary.span, KeySpan { start: "a".into(), end: None });
@@ -347,7 +353,7 @@ mod tests {
     fn a_segment_of_range_tombstones_alone_has_nothing_to_walk_and_still_hides() {
         let tombstone = RangeTombstone {
             span: KeySpan { start: "b".into(), end: Some("d".into()) },
-            tombstone: Tombstone { seqno: Seqno(30), ordinal: 0, gap_start: None, time: 0, purge: false },
+            tombstone: Tombstone { seqno: Seqno(30), ordinal: 0, gap_start: None, time: Micros::ZERO, purge: false },
         };
         let (both, finished) = segments(0, &[tombstone]);
         assert_eq!((finished.summary.entries, finished.summary.range_tombstones), (0, 1));

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::sizes::ALIGN;
 use crate::{
-    base::{Corruption, Kind, Seqno},
+    base::{Corruption, Kind, Micros, Seqno},
     format::{Reader, Writer},
     merge::{EntryMeta, Until},
 };
@@ -42,7 +42,7 @@ pub(super) const HEAD_LEN_MAX: usize = 1 + 2 * 5 + 2 * 10 + (1 + 2 + 3 + 3 * 10)
 pub(crate) struct Base {
     pub(crate) seqno: Seqno,
     /// In microseconds.
-    pub(crate) time: u64,
+    pub(crate) time: Micros,
 }
 
 /// The length of a run of versions, and whether others of its key stand around it.
@@ -81,7 +81,7 @@ pub(crate) struct Entry {
     pub(crate) gap_start: Option<Seqno>,
     pub(crate) moved: bool,
     /// Commit time in microseconds, in keyspaces that keep it.
-    pub(crate) time: Option<u64>,
+    pub(crate) time: Option<Micros>,
     /// Where the entry's interval ends: in the history tier, unless it ends where the entry before begins. Needs
     /// `time`.
     pub(crate) until: Option<Until>,
@@ -164,11 +164,11 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
         }
         // A time may have been asked of the timeline, which promises nothing here: one before the base counts as the
         // base.
-        out.varint(time.saturating_sub(base.time));
+        out.varint(time.saturating_sub(base.time).0);
         if let Some(Until::At { seqno: end, time: until }) = entry.until {
             assert!(seqno < end && time <= until, "an interval from @{seqno} {time} to @{end} {until} (K8)");
             out.varint(end.0 - seqno.0);
-            out.varint(until - time);
+            out.varint(until.0 - time.0);
         }
     }
     out.raw(key);
@@ -263,14 +263,14 @@ pub(super) fn decode(bytes: &[u8], at: usize, limit: usize, base: Base) -> Resul
 /// What the extension of an entry says.
 #[derive(Default)]
 struct Extension {
-    time: Option<u64>,
+    time: Option<Micros>,
     until: Option<Until>,
     difference: bool,
     run: Option<RunLen>,
     follower: Option<u16>,
 }
 
-fn extension(reader: &mut Reader<'_>, seqno: Seqno, time_base: u64) -> Result<Extension, Corruption> {
+fn extension(reader: &mut Reader<'_>, seqno: Seqno, time_base: Micros) -> Result<Extension, Corruption> {
     let bits = reader.u8("entry extension")?;
     let known = EXT_TIME | EXT_INTERVAL | EXT_DIFFERENCE | EXT_OPEN | EXT_RUN | EXT_FOLLOWER;
     let ends_twice = bits & EXT_INTERVAL != 0 && bits & EXT_OPEN != 0;
@@ -289,10 +289,11 @@ fn extension(reader: &mut Reader<'_>, seqno: Seqno, time_base: u64) -> Result<Ex
                 .ok_or_else(|| reader.corrupt("place in a run"))?,
         )
     };
-    let time = time_base.checked_add(reader.varint("entry time")?).ok_or_else(|| reader.corrupt("entry time"))?;
+    let time =
+        time_base.checked_add(Micros(reader.varint("entry time")?)).ok_or_else(|| reader.corrupt("entry time"))?;
     let until = if bits & EXT_INTERVAL != 0 {
         let end = seqno.checked_add(reader.varint("end seqno")?);
-        let until = time.checked_add(reader.varint("end time")?);
+        let until = time.checked_add(Micros(reader.varint("end time")?));
         let (seqno, time) = end.zip(until).ok_or_else(|| reader.corrupt("entry interval"))?;
         Some(Until::At { seqno, time })
     } else {
@@ -310,8 +311,13 @@ mod tests {
         let flags = [false, true];
         for (kind, older_follows, moved) in [(Kind::Put, false, true), (Kind::Delete, true, false)] {
             for gap in flags {
-                let ends = Some(Until::At { seqno: Seqno(1 << 40), time: 9 });
-                for (time, until) in [(None, None), (Some(5), None), (Some(5), ends), (Some(5), Some(Until::Open))] {
+                let ends = Some(Until::At { seqno: Seqno(1 << 40), time: Micros(9) });
+                for (time, until) in [
+                    (None, None),
+                    (Some(Micros(5)), None),
+                    (Some(Micros(5)), ends),
+                    (Some(Micros(5)), Some(Until::Open)),
+                ] {
                     for len in [0, 1, 127, 128, 5000] {
                         let difference = time.is_some() && older_follows;
                         let gap_start = gap.then_some(Seqno(7));
@@ -331,7 +337,7 @@ mod tests {
                         let (key, value) = (vec![1; len], vec![2; len + 3]);
                         let mut out = Writer::default();
                         out.raw(&[0; 8]);
-                        let base = Base { seqno: Seqno(900), time: 3 };
+                        let base = Base { seqno: Seqno(900), time: Micros(3) };
                         encode(&mut out, &entry, base, &key, &value);
                         let decoded = decode(out.bytes(), 8, out.len(), base).unwrap();
                         assert_eq!(decoded.entry, entry);
@@ -355,8 +361,8 @@ mod tests {
     fn the_largest_numbers_fit_into_a_head() {
         let entry = Entry {
             gap_start: Some(Seqno(0)),
-            time: Some(1 << 63),
-            until: Some(Until::At { seqno: Seqno::MAX, time: u64::MAX }),
+            time: Some(Micros(1 << 63)),
+            until: Some(Until::At { seqno: Seqno::MAX, time: Micros::MAX }),
             run: Some(RunLen(u16::MAX)),
             follower: Some(u16::MAX),
             ..Entry::new(Kind::Put, Seqno(u64::MAX - 1))
@@ -375,7 +381,7 @@ mod tests {
             seqno: Seqno(300),
             gap_start: Some(Seqno(1)),
             moved: false,
-            time: Some(1),
+            time: Some(Micros(1)),
             until: None,
             difference: false,
             older_follows: false,

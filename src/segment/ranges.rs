@@ -3,7 +3,7 @@
 
 use super::{footer::Tag, sections::Sections, summary::Summary};
 use crate::{
-    base::{Bytes, Corruption, KeySpan, Result, Seqno},
+    base::{Bytes, Corruption, KeySpan, Micros, Result, Seqno},
     format::{Reader, Writer},
     merge::{Fragment, Tombstone, Tombstones},
 };
@@ -26,7 +26,7 @@ pub(super) fn encode(ranges: &Tombstones) -> Encoded {
     if !cut.is_empty() {
         sections.push((Tag::Ranges, encode_ranges(&cut)));
     }
-    if tombstones().any(|tombstone| tombstone.purge || tombstone.time > 0) {
+    if tombstones().any(|tombstone| tombstone.purge || tombstone.time > Micros::ZERO) {
         sections.push((Tag::RangeTimes, encode_tombstones(&cut)));
     }
     Encoded { tombstones: tombstones().count() as u64, sections }
@@ -101,7 +101,7 @@ fn decode_ranges(bytes: &[u8]) -> Result<Vec<Fragment>, Corruption> {
                 seqno: Seqno(seqno),
                 ordinal: 0,
                 gap_start: (gap != 0).then_some(Seqno(gap)),
-                time: 0,
+                time: Micros::ZERO,
                 purge: false,
             });
         }
@@ -114,7 +114,7 @@ fn decode_ranges(bytes: &[u8]) -> Result<Vec<Fragment>, Corruption> {
 fn encode_tombstones(fragments: &[Fragment]) -> Vec<u8> {
     let mut out = Writer::default();
     for tombstone in fragments.iter().flat_map(|fragment| &fragment.tombstones) {
-        out.varint(tombstone.time);
+        out.varint(tombstone.time.0);
         out.u8(u8::from(tombstone.purge));
     }
     out.into_bytes()
@@ -124,7 +124,7 @@ fn encode_tombstones(fragments: &[Fragment]) -> Vec<u8> {
 fn decode_tombstones(bytes: &[u8], fragments: &mut [Fragment]) -> Result<(), Corruption> {
     let mut reader = Reader::new(bytes);
     for tombstone in fragments.iter_mut().flat_map(|fragment| &mut fragment.tombstones) {
-        tombstone.time = reader.varint("time of a range")?;
+        tombstone.time = Micros(reader.varint("time of a range")?);
         tombstone.purge = decode_flags(&mut reader)?;
     }
     reader.finish("end of the marks")
@@ -156,7 +156,7 @@ fn encode_whole(ranges: &Tombstones) -> Vec<u8> {
         // How many parts it covers; 0 without an end.
         out.varint(to.map_or(0, |to| u64::from(to - from)));
         out.varint(tombstone.gap_start.unwrap_or(Seqno(0)).0);
-        out.varint(tombstone.time);
+        out.varint(tombstone.time.0);
         out.u8(u8::from(tombstone.purge));
     }
     out.into_bytes()
@@ -179,8 +179,13 @@ fn decode_whole(bytes: &[u8]) -> Result<Tombstones, Corruption> {
         let gap = reader.varint("gap of a range")?;
         let time = reader.varint("time of a range")?;
         let purge = decode_flags(&mut reader)?;
-        let tombstone =
-            Tombstone { seqno: Seqno(seqno), ordinal: 0, gap_start: (gap != 0).then_some(Seqno(gap)), time, purge };
+        let tombstone = Tombstone {
+            seqno: Seqno(seqno),
+            ordinal: 0,
+            gap_start: (gap != 0).then_some(Seqno(gap)),
+            time: Micros(time),
+            purge,
+        };
         let edge = |at: u64| u32::try_from(at).map_err(|_| reader.corrupt("edge of a range"));
         let to = if covered == 0 { None } else { Some(edge(from.saturating_add(covered))?) };
         parts.push((edge(from)?, to, tombstone));

@@ -14,7 +14,7 @@ use super::{
     summary::SegmentMeta,
 };
 use crate::{
-    base::{Bytes, Corruption, Error, Result, Seqno},
+    base::{Bytes, Corruption, Error, Micros, Result, Seqno},
     env::Files,
     format::{FileKind, Header, Reader},
     merge::Tombstones,
@@ -79,7 +79,7 @@ impl Segment {
         let partitions = index.as_ref().map_or(0, Index::partitions);
         Ok(Self {
             pages: Pages::new(file, map, (crcs, end), partitions),
-            base: Base { seqno, time: expected.summary.times.map_or(0, |times| times.base) },
+            base: Base { seqno, time: expected.summary.times.map_or(Micros::ZERO, |times| times.base) },
             blocks_end,
             fences,
             index,

@@ -1,7 +1,7 @@
 //! What the manifest must know of a segment without opening it.
 
 use crate::{
-    base::{Corruption, FileNumber, KeySpan, KeyspaceId, Seqno},
+    base::{Corruption, FileNumber, KeySpan, KeyspaceId, Micros, Seqno},
     format::{Reader, Writer},
 };
 
@@ -46,10 +46,10 @@ pub(crate) struct Summary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Times {
     /// What those of the entries are counted from: none is below.
-    pub(crate) base: u64,
+    pub(crate) base: Micros,
     /// The oldest and the newest; without an entry the base.
-    pub(crate) oldest: u64,
-    pub(crate) newest: u64,
+    pub(crate) oldest: Micros,
+    pub(crate) newest: Micros,
 }
 
 /// The intervals in a segment of the history tier.
@@ -58,8 +58,8 @@ pub(crate) struct HistorySummary {
     /// The largest end seqno, of those that have an end; else 0.
     pub(crate) end: Seqno,
     /// The smallest and the largest end time, in microseconds; of a tombstone without an end its own time.
-    pub(crate) until_min: u64,
-    pub(crate) until_max: u64,
+    pub(crate) until_min: Micros,
+    pub(crate) until_max: Micros,
     /// Segments of one run share no key.
     pub(crate) run: FileNumber,
     /// Whether tombstones without an end are inside.
@@ -97,12 +97,12 @@ impl Summary {
             out.varint(number);
         }
         if let Some(Times { base, oldest, newest }) = self.times {
-            out.varint(base);
-            out.varint(oldest);
-            out.varint(newest);
+            out.varint(base.0);
+            out.varint(oldest.0);
+            out.varint(newest.0);
         }
         if let Some(HistorySummary { end, until_min, until_max, run, open }) = self.history {
-            for number in [end.0, until_min, until_max, run.0] {
+            for number in [end.0, until_min.0, until_max.0, run.0] {
                 out.varint(number);
             }
             out.u8(u8::from(open));
@@ -138,13 +138,13 @@ impl Summary {
         if tier & TIER_TIMES != 0 {
             let base = reader.varint("time base")?;
             let (oldest, newest) = (reader.varint("oldest time")?, reader.varint("newest time")?);
-            summary.times = Some(Times { base, oldest, newest });
+            summary.times = Some(Times { base: Micros(base), oldest: Micros(oldest), newest: Micros(newest) });
         }
         if tier & TIER_HISTORY != 0 {
             summary.history = Some(HistorySummary {
                 end: Seqno(reader.varint("largest end")?),
-                until_min: reader.varint("smallest end time")?,
-                until_max: reader.varint("largest end time")?,
+                until_min: Micros(reader.varint("smallest end time")?),
+                until_max: Micros(reader.varint("largest end time")?),
                 run: FileNumber(reader.varint("run")?),
                 open: match reader.u8("flags of the past")? {
                     0 => false,

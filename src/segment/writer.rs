@@ -14,7 +14,7 @@ use super::{
     summary::{HistorySummary, SegmentMeta, Summary, Times},
 };
 use crate::{
-    base::{Error, FileNumber, IoContext, KeySpan, KeyspaceId, Kind, Result, Seqno},
+    base::{Error, FileNumber, IoContext, KeySpan, KeyspaceId, Kind, Micros, Result, Seqno},
     env::{Dir, File},
     format::{FileKind, Header, Writer, crc, name},
     merge::{Tombstones, Until},
@@ -63,7 +63,7 @@ struct Run {
     len: RunLen,
     /// The version written last.
     seqno: Seqno,
-    time: Option<u64>,
+    time: Option<Micros>,
     /// The value of the first of them, which is whole.
     whole: Option<Vec<u8>>,
 }
@@ -74,7 +74,7 @@ pub(crate) struct Purpose {
     pub(crate) keyspace: KeyspaceId,
     /// No seqno and no commit time inside is below. Entries carry times where there is a base for them.
     pub(crate) base: Seqno,
-    pub(crate) time_base: Option<u64>,
+    pub(crate) time_base: Option<Micros>,
     /// In the history tier: the run it belongs to.
     pub(crate) run: Option<FileNumber>,
     pub(crate) index: PointIndex,
@@ -100,7 +100,7 @@ impl SegmentWriter {
             number,
             sync_later: false,
             file_id,
-            base: Base { seqno: base, time: time_base.unwrap_or(0) },
+            base: Base { seqno: base, time: time_base.unwrap_or(Micros::ZERO) },
             block_at: out.len(),
             out,
             written: 0,
@@ -128,8 +128,8 @@ impl SegmentWriter {
                 times: time_base.map(|base| Times { base, oldest: base, newest: base }),
                 history: run.map(|run| HistorySummary {
                     end: Seqno(0),
-                    until_min: u64::MAX,
-                    until_max: 0,
+                    until_min: Micros::MAX,
+                    until_max: Micros::ZERO,
                     run,
                     open: false,
                 }),
@@ -203,7 +203,7 @@ impl SegmentWriter {
         assert!(entry.until.is_some() && entry.time.is_some(), "@{} in the history tier: {entry:?} (K8)", entry.seqno);
         let (seqno, time, open) = match entry.until {
             Some(Until::At { seqno, time }) => (seqno, time, false),
-            Some(Until::Open) | None => (Seqno(0), entry.time.unwrap_or(0), true),
+            Some(Until::Open) | None => (Seqno(0), entry.time.unwrap_or(Micros::ZERO), true),
         };
         if let Some(history) = &mut self.summary.history {
             history.end = history.end.max(seqno);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::record::RECORD_HEADER_LEN;
 use crate::{
-    base::{Corruption, KeySpan, KeyspaceId, Kind, Seqno},
+    base::{Corruption, KeySpan, KeyspaceId, Kind, Micros, Seqno},
     format::Reader,
 };
 
@@ -158,12 +158,12 @@ impl BatchBuf {
     }
 
     /// Fills in the header, once seqno and time are known.
-    pub(crate) fn stamp(&mut self, seqno: Seqno, time_us: u64) {
+    pub(crate) fn stamp(&mut self, seqno: Seqno, time: Micros) {
         // Each operation takes at least four bytes, and a batch is no longer than `BATCH_LEN_MAX`.
         let count = u32::try_from(self.count());
         assert!(count.is_ok(), "a batch of {} operations", self.count());
         let count = count.unwrap_or_default().to_le_bytes();
-        let fields = [&seqno.0.to_le_bytes()[..], &time_us.to_le_bytes(), &count, &0u32.to_le_bytes()];
+        let fields = [&seqno.0.to_le_bytes()[..], &time.0.to_le_bytes(), &count, &0u32.to_le_bytes()];
         let mut at = RECORD_HEADER_LEN;
         for field in fields {
             if let Some(room) = self.record.get_mut(at..at + field.len()) {
@@ -273,12 +273,12 @@ impl BatchView {
     }
 
     /// Returns the seqno and commit time of the batch.
-    pub(crate) fn stamp(&self) -> (Seqno, u64) {
+    pub(crate) fn stamp(&self) -> (Seqno, Micros) {
         let number = |at: usize| {
             let bytes = slice(&self.owner, self.start + at, 8);
             bytes.iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
         };
-        (Seqno(number(0)), number(8))
+        (Seqno(number(0)), Micros(number(8)))
     }
 
     /// Iterates over the operations, in order.
@@ -307,11 +307,11 @@ mod tests {
         buf.push(Kind::Delete, KeyspaceId(300), b"", b"");
         buf.push_range(Kind::RangeDelete, KeyspaceId(16), b"b", None);
         buf.push_range(Kind::RangeDelete, KeyspaceId(16), b"b", Some(b"c"));
-        buf.stamp(Seqno(9), 77);
+        buf.stamp(Seqno(9), Micros(77));
         let view = view(buf);
         let read = BatchView::read(view.owner(), view.start, view.end).unwrap();
         for view in [&view, &read] {
-            assert_eq!(view.stamp(), (Seqno(9), 77));
+            assert_eq!(view.stamp(), (Seqno(9), Micros(77)));
             for op in view.ops() {
                 assert_eq!(&view.owner()[op.key_at..op.key_at + op.key.len()], op.key);
                 assert_eq!(&view.owner()[op.value_at..op.value_at + op.value.len()], op.value);
@@ -332,7 +332,7 @@ mod tests {
     fn a_batch_cut_anywhere_is_corruption() {
         let mut buf = BatchBuf::default();
         buf.push(Kind::Put, KeyspaceId(16), b"key", b"value");
-        buf.stamp(Seqno(1), 1);
+        buf.stamp(Seqno(1), Micros(1));
         let whole = view(buf);
         for end in whole.start..whole.end {
             assert!(BatchView::read(whole.owner(), whole.start, end).is_err(), "cut at {end}");

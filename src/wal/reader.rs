@@ -187,7 +187,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        base::{KeyspaceId, Kind, Seqno},
+        base::{KeyspaceId, Kind, Micros, Seqno},
         env::{Env, Memory},
         format::FileKind,
         wal::{BatchBuf, BatchView, LogWriter},
@@ -204,7 +204,7 @@ mod tests {
         for seqno in 1..=count {
             let mut batch = BatchBuf::default();
             batch.push(Kind::Put, KeyspaceId(16), format!("key{seqno}").as_bytes(), b"value");
-            batch.stamp(Seqno(seqno), 0);
+            batch.stamp(Seqno(seqno), Micros::ZERO);
             writer.append(&mut batch).unwrap();
             if seqno == synced {
                 writer.file().sync(writer.offset()).unwrap();

@@ -29,7 +29,7 @@ use superversion::{Moment, SuperVersion};
 use tree::Opener;
 
 use crate::{
-    base::{FileNumber, KeyspaceId, Result, Seqno},
+    base::{FileNumber, KeyspaceId, Micros, Result, Seqno},
     compaction::Reader,
     engine::{
         context::Context,
@@ -70,7 +70,7 @@ pub(crate) struct FileSet {
 /// Returns a reader for each pin. Every purge applies to it, since its views will be opened later than any purge so
 /// far.
 fn pinned_readers(version: &Version) -> Vec<Reader> {
-    let reader = |pin: &PinnedAt| Reader { seqno: pin.seqno, purge_horizon: Seqno::MAX, time: pin.time_us };
+    let reader = |pin: &PinnedAt| Reader { seqno: pin.seqno, purge_horizon: Seqno::MAX, time: pin.time };
     version.pins.values().map(reader).collect()
 }
 
@@ -253,7 +253,7 @@ impl FileSet {
     }
 
     /// Returns the earliest time that a registered reader or a pin reads at, in microseconds.
-    pub(super) fn earliest_read(&self) -> Option<u64> {
+    pub(super) fn earliest_read(&self) -> Option<Micros> {
         self.registry.lock().earliest()
     }
 

@@ -21,7 +21,7 @@ use std::{
 
 use super::superversion::SuperVersion;
 use crate::{
-    base::Seqno,
+    base::{Micros, Seqno},
     compaction::{Reader, Readers},
     engine::locks::RwLock,
 };
@@ -112,7 +112,7 @@ impl Registry {
     }
 
     /// Returns the earliest time that a registered reader or a pin reads at, in microseconds.
-    pub(crate) fn earliest(&self) -> Option<u64> {
+    pub(crate) fn earliest(&self) -> Option<Micros> {
         let times = self.readers.values().map(|registration| registration.reader.time);
         times.chain(self.pins.iter().map(|pin| pin.time)).min()
     }
@@ -182,7 +182,7 @@ mod tests {
 
     fn at(seqno: u64) -> Reader {
         let seqno = Seqno(seqno);
-        Reader { seqno, purge_horizon: seqno, time: 0 }
+        Reader { seqno, purge_horizon: seqno, time: Micros::ZERO }
     }
 
     fn inputs(registry: &Registry, newest: Seqno) -> JobInputs {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::tree::{Opener, SegmentHandle, Tree};
 use crate::{
-    base::{FileNumber, KeyspaceId, Seqno, TIMELINE},
+    base::{FileNumber, KeyspaceId, Micros, Seqno, TIMELINE},
     manifest::Version,
     memtable::Memtable,
 };
@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Moment {
     pub(crate) seqno: Seqno,
-    pub(crate) time_us: u64,
+    pub(crate) time: Micros,
     pub(crate) version: Arc<Version>,
 }
 

@@ -11,7 +11,7 @@ use super::{
     thin::thin_timeline,
 };
 use crate::{
-    base::{KeySpan, KeyspaceId, Kind, Result, Seqno, TIMELINE},
+    base::{KeySpan, KeyspaceId, Kind, Micros, Result, Seqno, TIMELINE},
     compaction::{HistoryTask, Purges, down_in_span, everything, pick_history},
     engine::{
         Engine,
@@ -84,7 +84,7 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
             _ if id == TIMELINE && thin_timeline(engine, true)? => {}
             _ => {
                 compact_whole(engine, &keyspace, &mut held, watch)?;
-                engine.work.record_compaction(id, None, 0);
+                engine.work.record_compaction(id, None, Micros::ZERO);
             }
         }
         watch.end_part()?;

@@ -144,12 +144,7 @@ fn install(
     assert!(memtable.log() < next_log, "the memtable of log {} is flushed before {next_log} (E2)", memtable.log());
     edit.push(Change::LogsFrom { number: next_log });
     edit.push(engine.files.numbers_taken());
-    edit.push(Change::Seqnos {
-        last: memtable.last_seqno(),
-        next: Seqno(0),
-        ceiling: Seqno(0),
-        time_us: memtable.time_us(),
-    });
+    edit.push(Change::Seqnos { last: memtable.last_seqno(), next: Seqno(0), ceiling: Seqno(0), time: memtable.time() });
     let version = editing.commit(&edit, made)?;
     editing.install(&version, Some(memtable), Some((inputs, superseder)));
     engine.log.flushed_before(next_log);

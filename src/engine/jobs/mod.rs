@@ -29,7 +29,7 @@ use slots::CompactionSlots;
 pub(super) use worker::{WorkKind, background_step, drawn_step, idle_step, work_on};
 
 use crate::{
-    base::{FileNumber, KeyspaceId, Result, Seqno},
+    base::{FileNumber, KeyspaceId, Micros, Result, Seqno},
     compaction::{Aging, Demands, Rules, Tier},
     engine::{
         Engine,
@@ -44,7 +44,7 @@ use crate::{
 
 /// Shortest time between two clear-outs of a keyspace, and time without commits after which all of it may be cleared
 /// out, in microseconds.
-const CLEAR_OUT_REST: u64 = 10_000_000;
+const CLEAR_OUT_REST: Micros = Micros(10_000_000);
 
 /// State of the jobs of a database.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub(crate) struct Jobs {
     /// Number of running checkpoints: while there is one, no dropped keyspace is forgotten.
     copying: AtomicUsize,
     /// Times at which keyspaces were last cleared out, in monotonic microseconds.
-    cleared: Lock<BTreeMap<KeyspaceId, u64>>,
+    cleared: Lock<BTreeMap<KeyspaceId, Micros>>,
     idle: Lock<Idle>,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct Jobs {
 struct Idle {
     visible: Seqno,
     /// In monotonic microseconds.
-    since: u64,
+    since: Micros,
 }
 
 impl Jobs {
@@ -86,7 +86,7 @@ impl Jobs {
 
     /// Returns whether a keyspace may be cleared of dead entries now. Limited in rate, since something may still need
     /// all of them.
-    fn may_clear_out(&self, keyspace: KeyspaceId, now: u64) -> bool {
+    fn may_clear_out(&self, keyspace: KeyspaceId, now: Micros) -> bool {
         let mut cleared = self.cleared.lock();
         let rested = cleared.get(&keyspace).is_none_or(|last| now.saturating_sub(*last) >= CLEAR_OUT_REST);
         if rested {
@@ -99,7 +99,7 @@ impl Jobs {
     }
 
     /// Returns whether nothing has been committed for a while.
-    fn is_idle(&self, now: u64, visible: Seqno) -> bool {
+    fn is_idle(&self, now: Micros, visible: Seqno) -> bool {
         let mut idle = self.idle.lock();
         if idle.visible != visible {
             *idle = Idle { visible, since: now };
@@ -128,7 +128,7 @@ impl Drop for Copying<'_> {
 /// Returns the rules by which versions of a keyspace are kept now.
 fn rules(engine: &Engine, keyspace: &KeyspaceVersion, current: &Arc<SuperVersion>, purged_upto: Seqno) -> Rules {
     let policy = engine.catalogue.policy_of(keyspace);
-    let now = engine.now_us();
+    let now = engine.now();
     let timeline = Timeline::new(current);
     // Without a history tier there is nothing that a purge would have to wait for.
     let purged_upto = if keyspace.history.is_empty() { Seqno::MAX } else { purged_upto };
@@ -150,17 +150,18 @@ fn demands(keyspace: &KeyspaceVersion, registered: &ReaderList) -> Demands {
 }
 
 /// Returns the earliest time that any reader reads at, in microseconds.
-fn seen_from(engine: &Engine) -> u64 {
-    engine.now_us().min(engine.files.earliest_read().unwrap_or(u64::MAX))
+fn seen_from(engine: &Engine) -> Micros {
+    engine.now().min(engine.files.earliest_read().unwrap_or(Micros::MAX))
 }
 
 /// Returns a time, in microseconds: values written at or before it may have expired for every reader at `seen_from` or
 /// later. `None` if values do not expire.
-fn expiry_cutoff(engine: &Engine, keyspace: &KeyspaceVersion, seen_from: u64) -> Option<u64> {
+fn expiry_cutoff(engine: &Engine, keyspace: &KeyspaceVersion, seen_from: Micros) -> Option<Micros> {
     // Once a TTL has been removed, write times do not show which values live for ever.
-    let first = keyspace.options.ttls.iter().position(|(_, ttl)| *ttl > 0)?;
+    let first = keyspace.options.ttls.iter().position(|(_, ttl)| *ttl > Micros::ZERO)?;
     let since = keyspace.options.ttls.get(first..).unwrap_or_default();
-    let longest = since.iter().map(|(_, ttl)| *ttl).max().filter(|_| since.iter().all(|(_, ttl)| *ttl > 0))?;
+    let longest =
+        since.iter().map(|(_, ttl)| *ttl).max().filter(|_| since.iter().all(|(_, ttl)| *ttl > Micros::ZERO))?;
     let policy = engine.catalogue.policy_of(keyspace);
     // What a custom policy keeps is not known.
     let own = matches!(keyspace.options.policy, StoredPolicy::Custom(_));
@@ -173,7 +174,7 @@ fn aging(engine: &Engine, keyspace: &KeyspaceVersion, registered: &ReaderList) -
     Aging {
         window: policy.window(),
         only_age_counts: policy.only_age_counts(),
-        now: engine.now_us(),
+        now: engine.now(),
         registered: registered.readers.seqnos().to_vec(),
     }
 }
@@ -183,7 +184,7 @@ struct Outputs<'j> {
     engine: &'j Engine,
     keyspace: &'j KeyspaceVersion,
     /// Lower bounds of the seqnos and times inside.
-    bases: (Seqno, u64),
+    bases: (Seqno, Micros),
     /// Number of the history tier's run, once there is one.
     run: Option<FileNumber>,
     /// Numbers of all files created.
@@ -191,7 +192,7 @@ struct Outputs<'j> {
 }
 
 impl<'j> Outputs<'j> {
-    fn new(engine: &'j Engine, keyspace: &'j KeyspaceVersion, bases: (Seqno, u64)) -> Self {
+    fn new(engine: &'j Engine, keyspace: &'j KeyspaceVersion, bases: (Seqno, Micros)) -> Self {
         Self { engine, keyspace, bases, run: None, made: Vec::new() }
     }
 
@@ -199,7 +200,11 @@ impl<'j> Outputs<'j> {
     fn of(engine: &'j Engine, keyspace: &'j KeyspaceVersion, inputs: &[Arc<SegmentMeta>]) -> Self {
         let seqno = inputs.iter().map(|segment| segment.summary.min_seqno).min().unwrap_or(Seqno(0));
         // Entries without a time get one from the timeline, which may be any.
-        let time = inputs.iter().map(|segment| segment.summary.times.map_or(0, |times| times.base)).min().unwrap_or(0);
+        let time = inputs
+            .iter()
+            .map(|segment| segment.summary.times.map_or(Micros::ZERO, |times| times.base))
+            .min()
+            .unwrap_or_default();
         Self::new(engine, keyspace, (seqno, time))
     }
 

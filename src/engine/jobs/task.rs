@@ -96,7 +96,7 @@ pub(super) fn run_history_task(
     let merge = HistoryJob {
         sources,
         base: outputs.base(),
-        survivors: HistorySurvivors::new(policy, engine.now_us(), demands, purges.clone()),
+        survivors: HistorySurvivors::new(policy, engine.now(), demands, purges.clone()),
         output_len: engine.ctx.options.segment_bytes(),
     };
     let goes_on = goes_on(engine, &inputs, watch);

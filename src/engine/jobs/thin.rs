@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    base::{Error, FileNumber, Result, Seqno, TIMELINE},
+    base::{Error, FileNumber, Micros, Result, Seqno, TIMELINE},
     engine::{
         Engine,
         files::{runs::RunCursor, tree::SegmentHandle},
@@ -113,7 +113,7 @@ pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
     for segment in segments {
         edit.push(Change::Add { level, segment });
     }
-    edit.push(Change::Watermarks { keyspace: TIMELINE, vanished: Seqno(0), horizon, expired_upto: 0 });
+    edit.push(Change::Watermarks { keyspace: TIMELINE, vanished: Seqno(0), horizon, expired_upto: Micros::ZERO });
     edit.push(engine.files.numbers_taken());
     let mut editing = engine.files.edit();
     engine.health.check_writable()?;
@@ -126,11 +126,11 @@ pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
 fn exact_upto(engine: &Engine, timeline: &Timeline) -> Result<Seqno> {
     let version = &timeline.current.version;
     let windows = version.keyspaces.values().map(|keyspace| engine.catalogue.policy_of(keyspace).window());
-    let longest = windows.max().unwrap_or(0);
-    let pinned = version.pins.values().map(|pin| pin.time_us).min();
-    let from = engine.now_us().saturating_sub(longest.max(EXACT_MIN)).min(pinned.unwrap_or(u64::MAX));
+    let longest = windows.max().unwrap_or(Micros::ZERO);
+    let pinned = version.pins.values().map(|pin| pin.time).min();
+    let from = engine.now().saturating_sub(longest.max(EXACT_MIN)).min(pinned.unwrap_or(Micros::MAX));
     let by_time = timeline.at_time(from)?.map_or(Seqno(0), |stamp| stamp.seqno);
-    if longest > 0 || pinned.is_some() {
+    if longest > Micros::ZERO || pinned.is_some() {
         return Ok(by_time);
     }
     // Without history to keep, the timeline stays small beside the live data.
@@ -167,7 +167,7 @@ fn write_thinned(
             }
             if stamp.seqno < exact_from {
                 horizon = stamp.seqno.next();
-                if sampled.is_some_and(|last: u64| stamp.time < last.saturating_add(SAMPLE)) {
+                if sampled.is_some_and(|last: Micros| stamp.time < last.saturating_add(SAMPLE)) {
                     continue;
                 }
                 sampled = Some(stamp.time);

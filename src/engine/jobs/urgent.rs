@@ -8,7 +8,7 @@ use super::{
     thin::thin_timeline,
 };
 use crate::{
-    base::{Error, KeyspaceId, Result, Seqno, TIMELINE},
+    base::{Error, KeyspaceId, Micros, Result, Seqno, TIMELINE},
     compaction::{Purges, Shape, Waste, pick, pick_history, score},
     engine::{Engine, watch::Watch},
     manifest::KeyspaceVersion,
@@ -24,7 +24,7 @@ pub(super) fn compact_most_urgent(engine: &Engine) -> Result<bool> {
     let began = engine.work.next_trouble();
     let version = Arc::clone(&engine.files.current().version);
     let seen_from = seen_from(engine);
-    let idle = engine.jobs.is_idle(engine.ctx.env.monotonic_us(), engine.visible());
+    let idle = engine.jobs.is_idle(engine.ctx.monotonic(), engine.visible());
     let mut urgent: Vec<_> = version
         .keyspaces
         .values()
@@ -60,7 +60,7 @@ fn try_compaction(
     failed: &mut Vec<(KeyspaceId, Error)>,
     compact: impl FnOnce() -> Result<bool>,
 ) -> Result<bool> {
-    let now = engine.ctx.env.monotonic_us();
+    let now = engine.ctx.monotonic();
     // Without threads, time does not pass while a writer waits for room.
     if let Some(error) = engine.work.failed_just_now(id, now).filter(|_| !engine.ctx.runs_inline()) {
         failed.push((id, error));
@@ -85,10 +85,10 @@ fn try_compaction(
 }
 
 /// Compacts the level of a keyspace that is furthest over its bound, or clears out what is dead.
-fn compact_levels(engine: &Engine, id: KeyspaceId, shape: &Shape, (seen_from, idle): (u64, bool)) -> Result<bool> {
+fn compact_levels(engine: &Engine, id: KeyspaceId, shape: &Shape, (seen_from, idle): (Micros, bool)) -> Result<bool> {
     let Some(keyspace) = engine.files.keyspace(id) else { return Ok(false) };
     let Some(task) = pick(&keyspace, shape, waste(engine, &keyspace, seen_from, idle)) else { return Ok(false) };
-    if task.clears_out && !engine.jobs.may_clear_out(id, engine.ctx.env.monotonic_us()) {
+    if task.clears_out && !engine.jobs.may_clear_out(id, engine.ctx.monotonic()) {
         return Ok(false);
     }
     if task.just_move {
@@ -108,7 +108,7 @@ fn compact_history_once(engine: &Engine, id: KeyspaceId) -> Result<bool> {
     Ok(true)
 }
 
-fn waste(engine: &Engine, keyspace: &KeyspaceVersion, seen_from: u64, idle: bool) -> Waste {
+fn waste(engine: &Engine, keyspace: &KeyspaceVersion, seen_from: Micros, idle: bool) -> Waste {
     Waste { expiry_cutoff: expiry_cutoff(engine, keyspace, seen_from), idle }
 }
 
@@ -120,6 +120,8 @@ pub(super) fn relieve_timeline(engine: &Engine) -> Result<bool> {
     }
     let mut failed = Vec::new();
     let shape = engine.ctx.options.shape();
-    let done = try_compaction(engine, TIMELINE, &mut failed, || compact_levels(engine, TIMELINE, &shape, (0, false)))?;
+    let done = try_compaction(engine, TIMELINE, &mut failed, || {
+        compact_levels(engine, TIMELINE, &shape, (Micros::ZERO, false))
+    })?;
     failed.pop().map_or(Ok(done), |(_, error)| Err(error))
 }

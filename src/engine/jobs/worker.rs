@@ -66,7 +66,7 @@ fn step(engine: &Engine, what: WorkKind) -> Result<bool> {
                 // Writers that wait for a compaction do not wait for this.
                 Err(error) => {
                     let compacted = compact_most_urgent(engine);
-                    engine.work.record_compaction(TIMELINE, Some(&error), engine.ctx.env.monotonic_us());
+                    engine.work.record_compaction(TIMELINE, Some(&error), engine.ctx.monotonic());
                     compacted.and_then(|done| if done { Ok(true) } else { Err(error) })
                 }
             },

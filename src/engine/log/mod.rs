@@ -26,7 +26,7 @@ pub(super) use recent::Recent;
 use sync::Syncing;
 
 use crate::{
-    base::{Error, FileNumber, IoContext, Receipt, Result, Seqno, from_us},
+    base::{Error, FileNumber, IoContext, Micros, Receipt, Result, Seqno},
     engine::{
         context::Context,
         counters::Counters,
@@ -65,8 +65,8 @@ pub(super) struct CommitState {
     memtable: Arc<Memtable>,
     next_seqno: Seqno,
     /// Commit time of the newest batch, and a lower bound for the next one.
-    time_us: u64,
-    time_floor: u64,
+    time: Micros,
+    time_floor: Micros,
     /// Recent batches, while a caller is between reading and committing.
     pub(super) recent: Recent,
     /// Lengths of the operand chains.
@@ -82,17 +82,17 @@ impl CommitState {
     }
 
     /// Returns the commit time of the newest batch, in microseconds.
-    pub(super) fn time_us(&self) -> u64 {
-        self.time_us
+    pub(super) fn time(&self) -> Micros {
+        self.time
     }
 
     /// Returns the time of a commit that is made at `now_us` of the clock.
-    pub(super) fn time_for(&self, now_us: u64) -> u64 {
-        now_us.max(self.time_us).max(self.time_floor)
+    pub(super) fn time_for(&self, now: Micros) -> Micros {
+        now.max(self.time).max(self.time_floor)
     }
 
     /// Gives later commits times from `floor` on, in microseconds.
-    pub(super) fn raise_floor(&mut self, floor: u64) {
+    pub(super) fn raise_floor(&mut self, floor: Micros) {
         self.time_floor = self.time_floor.max(floor);
     }
 
@@ -124,7 +124,7 @@ pub(super) struct LogStart {
     pub(super) visible: Seqno,
     pub(super) next_seqno: Seqno,
     pub(super) ceiling: Seqno,
-    pub(super) time_us: u64,
+    pub(super) time: Micros,
     /// Newest seqno known to be durable, and the newest log that holds more.
     pub(super) synced: Seqno,
     pub(super) recovered: Option<FileNumber>,
@@ -135,14 +135,14 @@ impl Log {
         (ctx, health, work, counters): (&Arc<Context>, &Arc<Health>, &Arc<Work>, &Arc<Counters>),
         start: LogStart,
     ) -> Self {
-        let LogStart { writer, memtable, visible, next_seqno, ceiling, time_us, synced, recovered } = start;
+        let LogStart { writer, memtable, visible, next_seqno, ceiling, time, synced, recovered } = start;
         assert!(visible < next_seqno && next_seqno <= ceiling, "{next_seqno} follows {visible} below {ceiling}");
         let commit = CommitState {
             writer,
             memtable,
             next_seqno,
-            time_us,
-            time_floor: time_us,
+            time,
+            time_floor: time,
             recent: Recent::new(ctx.options.limits.recent_bytes),
             chains: Chains::default(),
             unsynced: Vec::new(),
@@ -208,12 +208,12 @@ impl Log {
         &self,
         commit: &mut CommitState,
         mut batch: BatchBuf,
-        now_us: u64,
+        now: Micros,
         dead: &DeadSpans,
     ) -> Result<Receipt> {
         let seqno = self.take_seqno(commit)?;
-        let time_us = commit.time_for(now_us);
-        batch.stamp(seqno, time_us);
+        let time = commit.time_for(now);
+        batch.stamp(seqno, time);
         let payload_len = batch.len();
         if let Err(error) = Self::writer(commit)?.append(&mut batch) {
             // A full disk may have room for the next batch. After any other failure this file cannot be trusted.
@@ -227,16 +227,16 @@ impl Log {
         commit.memtable.insert(&batch);
         batch.ops().for_each(|op| dead.wrote(seqno, op.keyspace, op.kind, op.key));
         commit.recent.keep(seqno, batch);
-        self.publish(commit, seqno, time_us);
-        Ok(Receipt { seqno, time: from_us(time_us) })
+        self.publish(commit, seqno, time);
+        Ok(Receipt { seqno, time: time.to_time() })
     }
 
     /// Makes a seqno visible: everything at or below it is in the log and a memtable, or in the manifest (E1).
-    pub(super) fn publish(&self, commit: &mut CommitState, seqno: Seqno, time_us: u64) {
+    pub(super) fn publish(&self, commit: &mut CommitState, seqno: Seqno, time: Micros) {
         let before = self.visible();
         assert!(before < seqno && seqno < commit.next_seqno, "{seqno} is published after {before} (E1)");
-        assert!(commit.time_us <= time_us, "commit {seqno} at {time_us}, after one at {} (C2)", commit.time_us);
-        commit.time_us = time_us;
+        assert!(commit.time <= time, "commit {seqno} at {time}, after one at {} (C2)", commit.time);
+        commit.time = time;
         self.visible.store(seqno.0, Ordering::Release);
     }
 
@@ -247,8 +247,8 @@ impl Log {
 
     /// Seals the memtable and its log, and starts new ones. An empty memtable stays.
     pub(super) fn rotate(&self, commit: &mut CommitState, files: &FileSet) -> Result<()> {
-        let (seqno, time_us) = (self.visible(), commit.time_us);
-        let moment = |version: &Arc<Version>| Moment { seqno, time_us, version: Arc::clone(version) };
+        let (seqno, time) = (self.visible(), commit.time);
+        let moment = |version: &Arc<Version>| Moment { seqno, time, version: Arc::clone(version) };
         if commit.memtable.is_empty() {
             files.record_idle_moment(moment);
             return Ok(());

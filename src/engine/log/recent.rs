@@ -76,7 +76,7 @@ impl Recent {
 mod tests {
     use super::*;
     use crate::{
-        base::{KeyspaceId, Kind},
+        base::{KeyspaceId, Kind, Micros},
         env::{Env, Sim},
         wal::BatchBuf,
     };
@@ -92,7 +92,7 @@ mod tests {
                 seqno += 1 + u64::from(env.draw(3));
                 let mut buf = BatchBuf::default();
                 (0..env.draw(6)).for_each(|i| buf.push(Kind::Put, KeyspaceId(16), &[u8::try_from(i).unwrap()], b""));
-                buf.stamp(Seqno(seqno), 0);
+                buf.stamp(Seqno(seqno), Micros::ZERO);
                 let len = buf.len();
                 recent.keep(Seqno(seqno), buf.into_shared(len));
                 all.push(seqno);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    base::{FileNumber, Result, Seqno},
+    base::{FileNumber, Micros, Result, Seqno},
     engine::locks::{Condvar, Lock, LockOrder, Rank},
 };
 
@@ -133,15 +133,15 @@ impl SyncDeadline {
 
 impl Syncing {
     /// Requests a sync within an interval from now; returns whether one was due already.
-    pub(in crate::engine) fn within(&self, every: Duration, now: u64) -> bool {
-        let at = now.saturating_add(u64::try_from(every.as_micros()).unwrap_or(NOT_DUE)).min(NOT_DUE - 1);
+    pub(in crate::engine) fn within(&self, every: Duration, now: Micros) -> bool {
+        let at = now.saturating_add(Micros::of_duration(every)).0.min(NOT_DUE - 1);
         let before = self.due.at_us.fetch_min(at, Ordering::SeqCst);
         if at < before {
             // Takes the lock, so that the thread is not between its check and its wait.
             drop(self.due.ended.lock());
             self.due.changed.notify_all();
         }
-        before <= now
+        before <= now.0
     }
 
     /// Clears the deadline. On every processor this comes before the read of the newest seqno: a later commit sets a
@@ -151,17 +151,17 @@ impl Syncing {
     }
 
     /// Requests a sync at a moment, without waking the waiting thread.
-    pub(in crate::engine) fn due_at(&self, at: u64) {
-        self.due.at_us.fetch_min(at, Ordering::SeqCst);
+    pub(in crate::engine) fn due_at(&self, at: Micros) {
+        self.due.at_us.fetch_min(at.0, Ordering::SeqCst);
     }
 
     /// Calls `sync` whenever one is due, until [`Syncing::end`].
-    pub(in crate::engine) fn at_intervals(&self, now: impl Fn() -> u64, sync: impl Fn()) {
+    pub(in crate::engine) fn at_intervals(&self, now: impl Fn() -> Micros, sync: impl Fn()) {
         let SyncDeadline { at_us, ended, changed } = &self.due;
         let mut ended = ended.lock();
         while !*ended {
             let at = at_us.load(Ordering::Acquire);
-            let left = at.saturating_sub(now());
+            let left = at.saturating_sub(now().0);
             if at == NOT_DUE {
                 ended.wait(changed);
             } else if left > 0 {

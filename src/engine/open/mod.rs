@@ -65,14 +65,14 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
     // After a crash, seqnos up to the old ceiling may have been returned to callers and lost.
     let first = if clean { before.next_seqno } else { before.seqno_ceiling }.max(last.next());
     let ceiling = Seqno(first.0.saturating_add(ctx.options.limits.seqno_reserve));
-    let time_us = recovered.time_us.max(before.time_us);
+    let time = recovered.time.max(before.time);
     let log_number = recovered.next_log;
 
     let mut writer = None;
     if !ctx.options.read_only {
         // Commits that only an unsynced log holds may be lost in the next crash: they are not recorded as existing.
         let known = if clean { last } else { before.last_seqno };
-        let mut edit = Edit::new([Change::Seqnos { last: known, next: first, ceiling, time_us }]);
+        let mut edit = Edit::new([Change::Seqnos { last: known, next: first, ceiling, time }]);
         let oldest = recovered.memtables.last().map_or(log_number, |memtable| memtable.log());
         edit.push(Change::LogsFrom { number: oldest });
         for (&number, &end) in recovered.ends.range(oldest..) {
@@ -87,7 +87,7 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
     let active = Arc::new(Memtable::new(log_number));
     let health = Arc::new(Health::new(ctx.path(), ctx.options.read_only, ctx.order));
     let (work, counters) = (Arc::new(Work::new(ctx.order)), Arc::<Counters>::default());
-    let opened = Moment { seqno: last, time_us, version: Arc::clone(manifest.version()) };
+    let opened = Moment { seqno: last, time, version: Arc::clone(manifest.version()) };
     let replayed = recovered.memtables.first().map(|newest| newest.log()).filter(|_| !clean);
     let memtables = (Arc::clone(&active), recovered.memtables);
     let start = LogStart {
@@ -96,12 +96,12 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
         visible: last,
         next_seqno: first,
         ceiling,
-        time_us,
+        time,
         synced: if replayed.is_some() { before.last_seqno } else { last },
         recovered: replayed,
     };
     Ok(Engine {
-        clock: Clock::new(Arc::clone(&ctx.env), time_us, ctx.order),
+        clock: Clock::new(Arc::clone(&ctx.env), time, ctx.order),
         catalogue: Catalogue::new(ctx.order),
         files: FileSet::new((&ctx, &health, &work), manifest, memtables, opened),
         log: Log::new((&ctx, &health, &work, &counters), start),
@@ -160,8 +160,8 @@ fn seal(engine: &Engine, recovered: Result<()>) -> Result<()> {
     commit.sync_bytes().inspect_err(|error| health.poison(error))?;
     recovered?;
     let ends = log.seal(&mut commit, files)?;
-    let (last, next, time_us) = (log.visible(), commit.next_seqno(), commit.time_us());
-    let mut edit = Edit::new([Change::Seqnos { last, next, ceiling: Seqno(0), time_us }]);
+    let (last, next, time) = (log.visible(), commit.next_seqno(), commit.time());
+    let mut edit = Edit::new([Change::Seqnos { last, next, ceiling: Seqno(0), time }]);
     for (number, end) in ends {
         edit.push(Change::LogEnd { number, end });
     }

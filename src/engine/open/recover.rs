@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
 use crate::{
-    base::{Corruption, Error, FileNumber, IoContext, Result, Seqno},
+    base::{Corruption, Error, FileNumber, IoContext, Micros, Result, Seqno},
     env::Dir,
     format::{FileKind, Header, name},
     manifest::{ManifestStore, Version, read_all},
@@ -19,7 +19,7 @@ pub(super) struct Recovered {
     /// Known end of each log.
     pub(super) ends: BTreeMap<FileNumber, LogEnd>,
     pub(super) last_seqno: Seqno,
-    pub(super) time_us: u64,
+    pub(super) time: Micros,
     pub(super) next_log: FileNumber,
 }
 
@@ -99,14 +99,14 @@ impl Recovered {
         let mut batches = Vec::with_capacity(places.len());
         for place in places {
             let batch = BatchView::read(bytes, place.start, place.end).map_err(|bad| bad.of(path, 0))?;
-            let (seqno, time_us) = batch.stamp();
+            let (seqno, time) = batch.stamp();
             let known = batch.ops().all(|op| op.keyspace.0 < version.next_keyspace);
-            let in_order = self.last_seqno < seqno && seqno < version.seqno_ceiling && self.time_us <= time_us;
+            let in_order = self.last_seqno < seqno && seqno < version.seqno_ceiling && self.time <= time;
             if !in_order || !known {
                 return Err(Corruption { offset: 0, what: "batches in order, of known keyspaces" }.of(path, 0));
             }
             self.last_seqno = seqno;
-            self.time_us = time_us;
+            self.time = time;
             batches.push(batch);
         }
         if !batches.is_empty() {

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{ViewCore, get_as_of, scan::AnySource};
 use crate::{
-    base::{Bytes, KeySpan, KeyspaceId, Kind, Result, Seqno},
+    base::{Bytes, KeySpan, KeyspaceId, Kind, Micros, Result, Seqno},
     engine::{
         KeyspaceRef,
         files::{
@@ -28,7 +28,7 @@ use crate::{
 pub(crate) struct KeyVersion {
     pub(crate) seqno: Seqno,
     /// Commit time, in microseconds.
-    pub(crate) time: u64,
+    pub(crate) time: Micros,
     /// `None` for a delete; an error for a value that cannot be returned, such as a sum that no `i64` holds.
     pub(crate) value: Result<Option<Bytes>>,
 }
@@ -41,7 +41,7 @@ struct LiveVersion {
     kind: Kind,
     gap_start: Option<Seqno>,
     moved: bool,
-    time: Option<u64>,
+    time: Option<Micros>,
     value: Bytes,
 }
 
@@ -53,7 +53,7 @@ impl LiveVersion {
 
     fn of_tombstone(tombstone: &Tombstone) -> Self {
         let Tombstone { seqno, ordinal, gap_start, time, .. } = *tombstone;
-        let time = (time > 0).then_some(time);
+        let time = (time > Micros::ZERO).then_some(time);
         Self { seqno, ordinal, kind: tombstone.kind(), gap_start, moved: false, time, value: Bytes::default() }
     }
 }
@@ -348,7 +348,10 @@ impl RangeWalk {
 
 /// Returns whether everything dropped from a keyspace has left a gap.
 fn nothing_vanished(version: &Version, id: KeyspaceId) -> bool {
-    version.keyspaces.get(&id).is_none_or(|keyspace| keyspace.vanished == Seqno(0) && keyspace.expired_upto == 0)
+    version
+        .keyspaces
+        .get(&id)
+        .is_none_or(|keyspace| keyspace.vanished == Seqno(0) && keyspace.expired_upto == Micros::ZERO)
 }
 
 impl VersionWalk {
@@ -441,7 +444,7 @@ impl VersionWalk {
             Some(_) => self.complete = false,
             None => {}
         }
-        let time = live.time.or_else(|| self.timeline.time_of(live.seqno)).unwrap_or(0);
+        let time = live.time.or_else(|| self.timeline.time_of(live.seqno)).unwrap_or(Micros::ZERO);
         // Values that are not returned need not be folded.
         let inside = live.seqno < self.to && live.seqno >= self.from;
         let value = if inside { self.value_of(live.kind, live.seqno, || live.value.clone()) } else { Ok(None) };
@@ -478,7 +481,7 @@ impl VersionWalk {
             }
             let told = !again && entry.seqno < self.to;
             let value = if told { self.value_of(entry.kind, entry.seqno, || source.value()) } else { Ok(None) };
-            (!again).then(|| KeyVersion { seqno: entry.seqno, time: entry.time.unwrap_or(0), value })
+            (!again).then(|| KeyVersion { seqno: entry.seqno, time: entry.time.unwrap_or(Micros::ZERO), value })
         };
         self.history.advance().inspect_err(|_| self.unread = true)?;
         Ok(told)

@@ -23,7 +23,7 @@ pub(crate) use view::ViewCore;
 
 pub(crate) use crate::engine::timeline::CommitWalk;
 use crate::{
-    base::{Bytes, Error, KeyspaceId, Kind, Result, Seqno},
+    base::{Bytes, Error, KeyspaceId, Kind, Micros, Result, Seqno},
     engine::{
         Engine, KeyspaceRef,
         catalogue::dropped,
@@ -81,7 +81,7 @@ fn present(engine: &Engine, keyspace: &KeyspaceRef) -> Result<(Arc<SuperVersion>
     }
     let seqno = engine.visible();
     let cutoffs = match current.version.keyspaces.get(&keyspace.id) {
-        Some(keyspace) if !keyspace.options.ttls.is_empty() => cutoffs(keyspace, engine.now_us(), 0),
+        Some(keyspace) if !keyspace.options.ttls.is_empty() => cutoffs(keyspace, engine.now(), Micros::ZERO),
         _ => None,
     };
     Ok((current, ReadAt::present(seqno, cutoffs)))
@@ -101,7 +101,7 @@ pub(crate) fn horizon(engine: &Engine, id: KeyspaceId) -> Seqno {
         // Commit times before that are samples: what had expired is not known to the microsecond.
         horizon = horizon.max(Timeline::new(&current).exact_from());
     }
-    let Some(before) = keyspace.expired_upto.checked_sub(1) else { return horizon };
+    let Some(before) = keyspace.expired_upto.checked_sub(Micros(1)) else { return horizon };
     let since = || {
         let behind = Timeline::new(&current).at_time(before)?.map_or(Seqno(0), |stamp| stamp.seqno.next());
         Timeline::new(&current).from(behind)?.next()
@@ -123,7 +123,7 @@ pub(crate) fn commits(engine: &Engine, from: Option<Seqno>) -> Result<CommitWalk
 }
 
 /// Returns what has expired in a keyspace at a time; `None` if nothing in it expires.
-pub(super) fn cutoffs(keyspace: &KeyspaceVersion, time: u64, slack: u64) -> Option<Arc<Cutoffs>> {
+pub(super) fn cutoffs(keyspace: &KeyspaceVersion, time: Micros, slack: Micros) -> Option<Arc<Cutoffs>> {
     let ttls = &keyspace.options.ttls;
     if ttls.is_empty() {
         return None;

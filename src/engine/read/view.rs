@@ -7,7 +7,7 @@ use super::{
     scan::{Scan, scan_in},
 };
 use crate::{
-    base::{Bytes, Error, KeySpan, KeyspaceId, Result, Seqno},
+    base::{Bytes, Error, KeySpan, KeyspaceId, Micros, Result, Seqno},
     compaction::Reader,
     engine::{
         Engine, KeyspaceRef,
@@ -26,9 +26,9 @@ enum Anchor {
     Past {
         seqno: Seqno,
         /// Time of the moment, in microseconds.
-        time: u64,
+        time: Micros,
         /// Exclusive bound on how much later the moment may be; 0 if `time` is exact.
-        slack: u64,
+        slack: Micros,
         pinned: bool,
     },
 }
@@ -40,9 +40,9 @@ pub(crate) struct ViewCore {
     engine: Arc<Engine>,
     seqno: Seqno,
     /// Moment in microseconds: values that had expired by then are absent.
-    time: u64,
+    time: Micros,
     /// Exclusive bound on how much later the moment may be; 0 if `time` is exact.
-    slack: u64,
+    slack: Micros,
     /// Newest seqno when it was opened; keyspaces dropped later can still be read.
     purge_horizon: Seqno,
     /// Whether what it sees was the present, or has been kept ever since: then no read is refused.
@@ -72,14 +72,14 @@ impl ViewCore {
         }
         let timeline = Timeline::new(&engine.files.current());
         let stamp = timeline.at_seqno(seqno)?;
-        let time = stamp.map_or(0, |stamp| stamp.time);
+        let time = stamp.map_or(Micros::ZERO, |stamp| stamp.time);
         let slack = timeline.slack(stamp, seqno);
         Ok(Arc::new(Self::register(engine, Anchor::Past { seqno, time, slack, pinned: false })))
     }
 
     /// Opens a view of what had been committed at a time, in microseconds. The answer never changes: later commits get
     /// later times.
-    pub(crate) fn as_of_time(engine: &Arc<Engine>, time: u64) -> Result<Arc<Self>> {
+    pub(crate) fn as_of_time(engine: &Arc<Engine>, time: Micros) -> Result<Arc<Self>> {
         engine.check_open()?;
         fix_time(engine, time)?;
         let timeline = Timeline::new(&engine.files.current());
@@ -88,7 +88,7 @@ impl ViewCore {
         if seqno < exact {
             return Err(Error::HistoryTrimmed { oldest: exact });
         }
-        Ok(Arc::new(Self::register(engine, Anchor::Past { seqno, time, slack: 0, pinned: false })))
+        Ok(Arc::new(Self::register(engine, Anchor::Past { seqno, time, slack: Micros::ZERO, pinned: false })))
     }
 
     /// Opens a view of a pinned moment.
@@ -97,9 +97,9 @@ impl ViewCore {
         // Held until the view is registered, so the pin cannot be removed before.
         let editing = engine.files.edit();
         let pin = editing.version().pins.get(name).copied();
-        let PinnedAt { seqno, time_us } =
+        let PinnedAt { seqno, time } =
             pin.ok_or_else(|| Error::invalid(format!("there is no pin \"{name}\"; `pins` lists all of them")))?;
-        Ok(Arc::new(Self::register(engine, Anchor::Past { seqno, time: time_us, slack: 0, pinned: true })))
+        Ok(Arc::new(Self::register(engine, Anchor::Past { seqno, time, slack: Micros::ZERO, pinned: true })))
     }
 
     fn register(engine: &Arc<Engine>, anchor: Anchor) -> Self {
@@ -107,13 +107,13 @@ impl ViewCore {
             return Self::of_nothing(engine);
         }
         engine.ctx.pass("view: moment, then registered");
-        let mut slack = 0;
+        let mut slack = Micros::ZERO;
         let (mut complete, mut pinned) = (false, false);
-        let mut reader = Reader { seqno: Seqno(0), purge_horizon: Seqno(0), time: 0 };
+        let mut reader = Reader { seqno: Seqno(0), purge_horizon: Seqno(0), time: Micros::ZERO };
         let (seat, files) = engine.files.register(|| {
             // Under the registry lock: a job installed before this did not know this reader, but judged by an earlier
             // time.
-            let now = if anchor == Anchor::Present { engine.now_us() } else { 0 };
+            let now = if anchor == Anchor::Present { engine.now() } else { Micros::ZERO };
             // The seqno first: the files taken after it hold every commit up to it. No job can drop anything in
             // between, because its result becomes current under this lock.
             let purge_horizon = engine.visible();
@@ -141,8 +141,8 @@ impl ViewCore {
         Self {
             engine: Arc::clone(engine),
             seqno: Seqno(0),
-            time: 0,
-            slack: 0,
+            time: Micros::ZERO,
+            slack: Micros::ZERO,
             purge_horizon: Seqno(0),
             complete: false,
             pinned: false,
@@ -161,7 +161,7 @@ impl ViewCore {
     }
 
     /// Returns the moment, in microseconds.
-    pub(crate) fn time(&self) -> u64 {
+    pub(crate) fn time(&self) -> Micros {
         self.time
     }
 
@@ -313,25 +313,25 @@ impl Drop for ViewCore {
 const AHEAD: u64 = 200_000;
 
 /// Makes the answer for a time permanent: later commits get later times, even after a crash.
-fn fix_time(engine: &Engine, time: u64) -> Result<()> {
-    if time > engine.now_us() {
+fn fix_time(engine: &Engine, time: Micros) -> Result<()> {
+    if time > engine.now() {
         // A commit may be a little ahead of the clock if an earlier call asked for the same time.
         let newest = Timeline::new(&engine.files.current()).at_seqno(Seqno::MAX)?;
         if newest.is_none_or(|newest| time > newest.time) {
             return Err(Error::InTheFuture);
         }
     }
-    let newest = engine.log.lock().time_us();
-    let floor = time.saturating_add(1);
+    let newest = engine.log.lock().time();
+    let floor = time.saturating_add(Micros(1));
     if time < newest || engine.ctx.options.read_only {
         return Ok(());
     }
     engine.health.check_writable()?;
     let mut editing = engine.files.edit();
-    if editing.version().time_us < floor {
+    if editing.version().time < floor {
         // A little ahead, so that not every call waits for the disk.
-        let time_us = floor.saturating_add(AHEAD);
-        editing.apply(&Edit::new([Change::Seqnos { last: Seqno(0), next: Seqno(0), ceiling: Seqno(0), time_us }]))?;
+        let time = floor.saturating_add(Micros(AHEAD));
+        editing.apply(&Edit::new([Change::Seqnos { last: Seqno(0), next: Seqno(0), ceiling: Seqno(0), time }]))?;
     }
     engine.log.lock().raise_floor(floor);
     Ok(())

@@ -19,7 +19,7 @@ use super::{
     update::optimistic,
 };
 use crate::{
-    base::{Error, FileNumber, KeySpan, KeyspaceId, Kind, Receipt, Result, SpanMap},
+    base::{Error, FileNumber, KeySpan, KeyspaceId, Kind, Micros, Receipt, Result, SpanMap},
     engine::{
         Durability, Engine, KeyspaceRef,
         log::CommitState,
@@ -154,7 +154,7 @@ pub(super) fn end_long_chains(
     long.dedup();
     let seqno = commit.next_seqno();
     let mut stamped = batch.clone();
-    stamped.stamp(seqno, 0);
+    stamped.stamp(seqno, Micros::ZERO);
     let len = stamped.len();
     let scratch = Memtable::from_batches(FileNumber(0), &[stamped.into_shared(len)]);
     let current = engine.files.current();

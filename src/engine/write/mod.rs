@@ -30,7 +30,7 @@ pub(super) use sync::sync_at_intervals;
 pub(crate) use update::update;
 
 use crate::{
-    base::{Error, Receipt, Result, Seqno, from_us},
+    base::{Error, Micros, Receipt, Result, Seqno},
     engine::{
         Durability, Engine, KeyspaceRef,
         catalogue::dropped,
@@ -109,7 +109,7 @@ fn commit_checked(
         check_keyspaces(engine, keyspaces)?;
         if batch.count() == 0 && reads.is_empty() {
             // A write of nothing is no commit: it has the receipt of the newest one, and nothing to sync.
-            return Ok(Receipt { seqno: engine.visible(), time: from_us(commit.time_us()) });
+            return Ok(Receipt { seqno: engine.visible(), time: commit.time().to_time() });
         }
         engine.health.contain("a commit", || {
             if commit.is_full(engine.ctx.options.memtable_bytes()) {
@@ -118,7 +118,7 @@ fn commit_checked(
             if batch.operands() > 0 {
                 decide::end_long_chains(engine, &mut commit, &mut batch, keyspaces);
             }
-            engine.log.append(&mut commit, batch, engine.now_us(), &engine.dead)
+            engine.log.append(&mut commit, batch, engine.now(), &engine.dead)
         })?
     };
     engine.counters.commits.fetch_add(1, Ordering::Relaxed);
@@ -163,7 +163,7 @@ fn extend_reservation(engine: &Engine) -> Result<()> {
     let mut editing = engine.files.edit();
     if is_low() {
         let ceiling = Seqno(engine.visible().0.saturating_add(reserve));
-        editing.apply(&Edit::new([Change::Seqnos { last: Seqno(0), next: Seqno(0), ceiling, time_us: 0 }]))?;
+        editing.apply(&Edit::new([Change::Seqnos { last: Seqno(0), next: Seqno(0), ceiling, time: Micros::ZERO }]))?;
         engine.log.raise_ceiling(ceiling);
     }
     Ok(())

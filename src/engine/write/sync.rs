@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use crate::{
-    base::{Result, Seqno},
+    base::{Micros, Result, Seqno},
     engine::{Engine, jobs::flush_recovered},
 };
 
 /// Delay before an interval sync is tried again that failed for another reason than the sync itself, in microseconds.
-const TRY_AGAIN_US: u64 = 500_000;
+const TRY_AGAIN: Micros = Micros(500_000);
 
 /// Syncs until every commit at or below `seqno` is durable.
 pub(super) fn sync_upto(engine: &Engine, seqno: Seqno) -> Result<()> {
@@ -21,7 +21,7 @@ pub(super) fn sync_upto(engine: &Engine, seqno: Seqno) -> Result<()> {
 /// Fails only after a failed sync, on a machine without threads: whatever else keeps a sync from being tried is met
 /// again when it is next due.
 pub(super) fn sync_within(engine: &Engine, every: Duration) -> Result<()> {
-    let was_due = engine.log.syncing.within(every, engine.ctx.env.monotonic_us());
+    let was_due = engine.log.syncing.within(every, engine.ctx.monotonic());
     if was_due && engine.ctx.runs_inline() && sync_due(engine).is_err() {
         return engine.health.check_not_poisoned();
     }
@@ -33,7 +33,7 @@ fn sync_due(engine: &Engine) -> Result<()> {
     engine.log.syncing.take_due();
     sync_upto(engine, engine.visible()).inspect_err(|_| {
         if engine.health.check_writable().is_ok() {
-            engine.log.syncing.due_at(engine.ctx.env.monotonic_us().saturating_add(TRY_AGAIN_US));
+            engine.log.syncing.due_at(engine.ctx.monotonic().saturating_add(TRY_AGAIN));
         }
     })
 }
@@ -41,7 +41,7 @@ fn sync_due(engine: &Engine) -> Result<()> {
 /// Runs the thread that syncs when it is due.
 pub(in crate::engine) fn sync_at_intervals(engine: &Engine) {
     engine.log.syncing.at_intervals(
-        || engine.ctx.env.monotonic_us(),
+        || engine.ctx.monotonic(),
         || {
             // A failure poisons the database, or is returned by the writes that it stops; this thread has no caller to
             // return it to.

@@ -1,7 +1,7 @@
 //! Numbers that have been assigned, and the newest commit.
 
 use crate::{
-    base::{Corruption, FileNumber, Seqno},
+    base::{Corruption, FileNumber, Micros, Seqno},
     format::{Reader, Writer},
     manifest::{
         change::Change,
@@ -33,11 +33,11 @@ pub(crate) fn decode_next_keyspace(body: &mut Reader<'_>) -> Result<Change, Corr
 
 pub(crate) const SEQNOS: u8 = 10;
 
-pub(crate) fn encode_seqnos(out: &mut Writer, last: Seqno, next: Seqno, ceiling: Seqno, time_us: u64) -> u8 {
+pub(crate) fn encode_seqnos(out: &mut Writer, last: Seqno, next: Seqno, ceiling: Seqno, time: Micros) -> u8 {
     out.varint(last.0);
     out.varint(next.0);
     out.varint(ceiling.0);
-    out.varint(time_us);
+    out.varint(time.0);
     SEQNOS
 }
 
@@ -46,6 +46,6 @@ pub(crate) fn decode_seqnos(body: &mut Reader<'_>) -> Result<Change, Corruption>
         last: seqno_field(body, "last seqno")?,
         next: seqno_field(body, "next seqno")?,
         ceiling: seqno_field(body, "seqno ceiling")?,
-        time_us: body.varint("commit time")?,
+        time: Micros(body.varint("commit time")?),
     })
 }

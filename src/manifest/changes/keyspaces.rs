@@ -1,7 +1,7 @@
 //! Keyspaces that are created, configured, dropped and removed.
 
 use crate::{
-    base::{Corruption, KeyspaceId, Seqno},
+    base::{Corruption, KeyspaceId, Micros, Seqno},
     format::{Reader, Writer},
     manifest::{
         change::Change,
@@ -74,14 +74,14 @@ pub(crate) fn encode_watermarks(
     id: KeyspaceId,
     vanished: Seqno,
     horizon: Seqno,
-    expired_upto: u64,
+    expired_upto: Micros,
 ) -> u8 {
     out.varint(u64::from(id.0));
     out.varint(vanished.0);
     out.varint(horizon.0);
     // Omitted, as in the first manifests, if nothing has expired.
-    if expired_upto > 0 {
-        out.varint(expired_upto);
+    if expired_upto > Micros::ZERO {
+        out.varint(expired_upto.0);
     }
     WATERMARKS
 }
@@ -91,6 +91,6 @@ pub(crate) fn decode_watermarks(body: &mut Reader<'_>) -> Result<Change, Corrupt
         keyspace: keyspace(body)?,
         vanished: seqno_field(body, "vanished")?,
         horizon: seqno_field(body, "horizon")?,
-        expired_upto: if body.remaining() > 0 { body.varint("expired upto")? } else { 0 },
+        expired_upto: if body.remaining() > 0 { Micros(body.varint("expired upto")?) } else { Micros::ZERO },
     })
 }

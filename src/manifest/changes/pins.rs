@@ -1,7 +1,7 @@
 //! Pins that are set and removed.
 
 use crate::{
-    base::{Corruption, Seqno},
+    base::{Corruption, Micros, Seqno},
     format::{Reader, Writer},
     manifest::{
         change::Change,
@@ -11,10 +11,10 @@ use crate::{
 
 pub(crate) const PIN: u8 = 14;
 
-pub(crate) fn encode_pin(out: &mut Writer, name: &str, seqno: Seqno, time_us: u64) -> u8 {
+pub(crate) fn encode_pin(out: &mut Writer, name: &str, seqno: Seqno, time: Micros) -> u8 {
     out.prefixed(name.as_bytes());
     out.varint(seqno.0);
-    out.varint(time_us);
+    out.varint(time.0);
     PIN
 }
 
@@ -22,7 +22,7 @@ pub(crate) fn decode_pin(body: &mut Reader<'_>) -> Result<Change, Corruption> {
     Ok(Change::Pin {
         name: text(body, "name of a pin")?,
         seqno: seqno_field(body, "seqno")?,
-        time_us: body.varint("time of a pin")?,
+        time: Micros(body.varint("time of a pin")?),
     })
 }
 

@@ -4,7 +4,7 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use super::{Fragment, Newest, Overhead, RangeTombstone, Shown, Tombstone, Tombstones, push};
-use crate::base::{Bytes, KeySpan, Seqno};
+use crate::base::{Bytes, KeySpan, Micros, Seqno};
 
 struct Dice(u64);
 
@@ -18,7 +18,10 @@ impl Dice {
 fn tombstone(start: &str, end: Option<&str>, seqno: u64) -> RangeTombstone {
     let seqno = Seqno(seqno);
     let span = KeySpan { start: start.into(), end: end.map(Into::into) };
-    RangeTombstone { span, tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: 0, purge: false } }
+    RangeTombstone {
+        span,
+        tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: Micros::ZERO, purge: false },
+    }
 }
 
 /// The kinds of overlap that programs make: `n` tombstones with the seqnos 1 to `n`.
@@ -56,7 +59,10 @@ fn draw(dice: &mut Dice, seqno: u64, ordinal: u32) -> RangeTombstone {
     let gap_start = (dice.below(3) == 0).then(|| 1 + dice.below(seqno.0));
     let purge = dice.below(8) == 0;
     let span = KeySpan { start: letter(start), end: (end < 9).then(|| letter(end)) };
-    RangeTombstone { span, tombstone: Tombstone { seqno, ordinal, gap_start: gap_start.map(Seqno), time: 0, purge } }
+    RangeTombstone {
+        span,
+        tombstone: Tombstone { seqno, ordinal, gap_start: gap_start.map(Seqno), time: Micros::ZERO, purge },
+    }
 }
 
 /// What a walk over all of them finds for a key: the newest, whether a purge hides it, and whether a gap refuses it.

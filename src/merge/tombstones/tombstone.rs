@@ -1,7 +1,7 @@
 //! A range tombstone, its properties for each key that it covers, and the few that a look-up is shown.
 
 use crate::{
-    base::{KeySpan, Kind, Seqno},
+    base::{KeySpan, Kind, Micros, Seqno},
     merge::lookup::EntryMeta,
 };
 
@@ -22,7 +22,7 @@ pub(crate) struct Tombstone {
     /// recorded on that key.
     pub(crate) gap_start: Option<Seqno>,
     /// Commit time in microseconds; 0 if unknown.
-    pub(crate) time: u64,
+    pub(crate) time: Micros,
     /// Whether it hides older versions from views of the past too.
     pub(crate) purge: bool,
 }

@@ -4,7 +4,7 @@ use std::{ops::Range, path::Path, sync::Arc};
 
 use super::{delta, lookup::FETCH_AHEAD};
 use crate::{
-    base::{Bytes, Result, Seqno},
+    base::{Bytes, Micros, Result, Seqno},
     merge::{Direction, EntryRef, Source, Until, step},
     segment::{
         cursor::check_side,
@@ -147,7 +147,7 @@ impl AsOfCursor {
             let other = if low == start { None } else { Some(self.entries()?.bare(low)?) };
             let decoded = other.as_ref().unwrap_or(&part.first);
             // The time where it ends is told by no scan.
-            let until = self.segment.until(&decoded.entry, above.map(|above| (above, 0)))?;
+            let until = self.segment.until(&decoded.entry, above.map(|above| (above, Micros::ZERO)))?;
             if order == Direction::Backward {
                 // What an older part had is over by then.
                 self.found = None;

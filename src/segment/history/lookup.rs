@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::delta;
 use crate::{
-    base::{Bytes, Corruption, Kind, Result, Seqno},
+    base::{Bytes, Corruption, Kind, Micros, Result, Seqno},
     merge::Until,
     segment::{
         entry::{Decoded, Entry, Glance, HEAD_LEN_MAX, RunLen, glance},
@@ -31,7 +31,7 @@ const PROBE_LEN: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HistoryVersion {
     pub(crate) seqno: Seqno,
-    pub(crate) time: Option<u64>,
+    pub(crate) time: Option<Micros>,
     pub(crate) kind: Kind,
     pub(crate) value: Bytes,
 }
@@ -120,7 +120,7 @@ impl Segment {
         (seqno, above, gone): (Seqno, Option<Seqno>, Option<Seqno>),
     ) -> Result<HistoryAnswer> {
         // The time where it ends nobody asks for.
-        let until = self.until(version.entry(), above.map(|above| (above, 0)))?;
+        let until = self.until(version.entry(), above.map(|above| (above, Micros::ZERO)))?;
         if !until.holds(seqno) {
             return Ok(HistoryAnswer::gone(gone));
         }
@@ -174,7 +174,7 @@ impl Segment {
     }
 
     /// Where the interval of an entry ends; `newer` is where the entry before it in the block begins.
-    pub(super) fn until(&self, entry: &Entry, newer: Option<(Seqno, u64)>) -> Result<Until> {
+    pub(super) fn until(&self, entry: &Entry, newer: Option<(Seqno, Micros)>) -> Result<Until> {
         let follows = || newer.map(|(seqno, time)| Until::At { seqno, time });
         entry.until.or_else(follows).ok_or_else(|| self.corrupt(0, "a version whose interval ends"))
     }

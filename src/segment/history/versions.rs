@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use super::delta;
 use crate::{
-    base::{Bytes, Corruption, Result, Seqno},
+    base::{Bytes, Corruption, Micros, Result, Seqno},
     merge::{Direction, EntryRef, Source, Until},
     segment::{cursor::SegmentCursor, reader::Segment},
 };
@@ -31,7 +31,7 @@ impl VersionCursor {
     }
 
     /// Puts the value together that the inner cursor stands at.
-    fn settle(&mut self, newer: Option<(Seqno, u64)>) -> Result<()> {
+    fn settle(&mut self, newer: Option<(Seqno, Micros)>) -> Result<()> {
         let Self { inner, whole, value, until } = self;
         let Some(entry) = inner.decoded().map(|decoded| decoded.entry) else { return Ok(()) };
         let stored = inner.entry().map_or(&[][..], |entry| entry.value);
