@@ -1,23 +1,23 @@
-//! What dropping leaves behind: the watermarks that an edit raises.
+//! Record of what a job drops: the watermarks that its edit raises.
 
 use crate::{
     base::{KeyspaceId, Micros, Seqno},
     manifest::Change,
 };
 
-/// What was dropped, for the edit that makes it true.
+/// What a job dropped, for the edit that installs its result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Dropped {
-    /// The largest seqno of a tombstone that left with its past gone, or end of a version that left the history tier
-    /// (K5).
+    /// Largest seqno of a tombstone or expired value that left the main tree with versions missing beneath it, or end
+    /// of a version that left the history tier (K5).
     pub(crate) vanished: Seqno,
-    /// The newest superseder of anything dropped (K6).
+    /// Newest superseder of anything dropped (K6).
     pub(crate) horizon: Seqno,
-    /// The latest expiry of a value that was collected, in microseconds.
+    /// Latest expiry of an expired value that was dropped, in microseconds.
     pub(crate) expired_upto: Micros,
-    /// Some tombstone or expired value left.
+    /// Whether a tombstone or an expired value left.
     pub(crate) tombstones_left: bool,
-    /// What was kept only for a registered seqno, in bytes.
+    /// Bytes kept only for registered seqnos: pairs of seqno and bytes.
     pub(crate) held_by: Vec<(Seqno, u64)>,
 }
 
@@ -47,9 +47,10 @@ impl Dropped {
         Change::Watermarks { keyspace, vanished, horizon, expired_upto }
     }
 
-    /// The seqno below which a view that the job did not know of may have lost what it stands on; `vanished` is the
-    /// keyspace's watermark now. A tombstone that left, with or without its past, changes what such a view says below
-    /// that watermark. An expired value that left changes what any view of an earlier time says.
+    /// Returns the seqno below which a view that the job did not know of may have lost data it reads (J1); `vanished`
+    /// is the keyspace's watermark when the result is installed. A tombstone that left, with or without its past,
+    /// changes the answers of such a view below that watermark. An expired value that left changes the answers of any
+    /// view of an earlier time.
     pub(crate) fn newest_change(&self, vanished: Seqno) -> Seqno {
         let tombstones = self.horizon.max(self.vanished);
         if self.expired_upto > Micros::ZERO {

@@ -1,8 +1,9 @@
-//! Which versions stay in the history tier.
+//! Decides which versions stay in the history tier.
 //!
-//! A version there carries its whole life, so the window decides about it alone; only number needs its neighbours, as
-//! far as they are in the same merge (K2). Nothing is noted on a neighbour when one goes: neighbours may stand in other
-//! segments. `vanished` is raised to the end of what went (K5).
+//! A version there carries its whole interval, so the window decides about it alone; only the limit on the number of
+//! versions needs its neighbours, as far as they are in the same merge (K2). When a version is dropped, no neighbour
+//! records it, since the neighbours may be in other segments. Instead `vanished` is raised to the end of the dropped
+//! version (K5).
 
 use super::{
     dropped::Dropped,
@@ -15,12 +16,12 @@ use crate::{
     segment::Entry,
 };
 
-/// What purges hide in a keyspace.
+/// Purges of a keyspace, and what they hide.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Purges(Tombstones);
 
 impl Purges {
-    /// Of spans, each with the seqno of its purge.
+    /// Returns the purges of these spans, each with its seqno.
     pub(crate) fn new(purged: Vec<(KeySpan, Seqno)>) -> Self {
         let tombstone = |(span, seqno)| {
             let tombstone = Tombstone { seqno, ordinal: 0, gap_start: None, time: Micros::ZERO, purge: true };
@@ -29,18 +30,18 @@ impl Purges {
         Self(Tombstones::new(purged.into_iter().map(tombstone)))
     }
 
-    /// The oldest purge that hides a version: from whoever came since, one of them does.
+    /// Returns the oldest purge that hides a version: every reader that was opened since is subject to one of them.
     fn hides(&self, key: &[u8], seqno: Seqno) -> Option<Seqno> {
         self.0.oldest_above(key, seqno).map(|tombstone| tombstone.seqno)
     }
 
-    /// Whether they hide any key of a span, of versions from `oldest` on.
+    /// Returns whether a purge of keys in the span is newer than `oldest`, and so may hide versions from there on.
     pub(crate) fn touch(&self, span: &KeySpan, oldest: Seqno) -> bool {
         self.0.newest_in(span).is_some_and(|newest| newest > oldest)
     }
 }
 
-/// Takes versions in order and says which stay.
+/// Takes versions in order and returns those that stay.
 #[derive(Debug)]
 pub(crate) struct HistorySurvivors {
     policy: Policy,
@@ -48,12 +49,12 @@ pub(crate) struct HistorySurvivors {
     demands: Demands,
     purges: Purges,
     dropped: Dropped,
-    /// Of the current key: how many versions were seen, and the time of the oldest delete.
+    /// Versions of the current key seen so far, and the time of the oldest delete among them.
     count: u64,
     deleted_since: Option<Micros>,
-    /// The newest of them is one that nothing is known to have superseded.
+    /// Whether nothing is known to have superseded the newest of them.
     ends_open: bool,
-    /// The lowest gap that one of them has noted: it may reach beneath versions that stood in other segments.
+    /// Lowest gap that one of them records: it may reach beneath versions that were in other segments.
     gap: Option<Seqno>,
 }
 
@@ -70,12 +71,12 @@ impl HistorySurvivors {
         self.gap = None;
     }
 
-    /// The next version, if it stays.
+    /// Returns the next version as it is to be written; `None` if it is dropped.
     pub(super) fn take(&mut self, entry: &EntryRef<'_>) -> Option<Entry> {
         let EntryRef { seqno, kind, .. } = *entry;
-        // Readers look at the gap of the version just above their moment.
+        // Readers check the gap of the version just above their moment.
         let gap_start = entry.gap_start.into_iter().chain(self.gap.filter(|gap| *gap < seqno)).min();
-        assert!(entry.until.is_some() && entry.time.is_some(), "@{seqno} without an interval (K8)");
+        assert!(entry.until.is_some() && entry.time.is_some(), "@{seqno} without an interval or a time (K8)");
         let (until, time) = entry.until.zip(entry.time)?;
         let (end, ended) = match until {
             Until::At { seqno, time } => (seqno, Some(time)),
@@ -84,14 +85,14 @@ impl HistorySurvivors {
         let is_delete = matches!(kind, Kind::Delete);
         self.ends_open |= self.count == 0 && ended.is_none();
         let candidate = PolicyCandidate {
-            // Something newer superseded the first one, wherever that is.
+            // Something newer superseded the first one, wherever that version is.
             rank: self.count + u64::from(!self.ends_open),
             seqno,
             time,
             superseded_at: ended,
             is_delete,
-            // Where that is elsewhere it is not known; those that a put ended are kept no longer for it than the
-            // others.
+            // What ended it may be in another segment, so a delete is assumed. A version that a put ended is kept no
+            // longer for that than the others.
             ended_by_delete: true,
             deleted_since: self.deleted_since,
             bytes: entry.key.len() + entry.value.len(),

@@ -1,8 +1,8 @@
-//! The entries of a merge as they come in, held to what everything behind relies on.
+//! Entries as they enter a job, checked for all that the later steps rely on.
 //!
-//! Rules and writers assert what they need of entries: their order, their seqnos, the ends of intervals. Entries come
-//! from files, and no assertion may depend on what a file says. So each is looked at here first: what is wrong is
-//! corruption of the file that it was read from. What comes from memory is ours, and asserted.
+//! Rules and writers assert properties of entries: their order, their seqnos, the ends of intervals. But entries come
+//! from files, and no assertion may depend on the contents of a file. So each entry is checked here first: a violation
+//! is reported as corruption of the file that the entry was read from. Entries from memory are ours, and are asserted.
 
 use std::{cmp::Ordering, path::Path};
 
@@ -11,12 +11,12 @@ use crate::{
     merge::{EntryRef, Source, Until},
 };
 
-/// What has come in so far.
+/// Progress of the entries that came in so far.
 #[derive(Debug)]
 pub(super) struct Inputs {
-    /// No seqno may be below: the outputs count theirs from here.
+    /// Lower bound of all seqnos: the outputs store theirs relative to it.
     base: Seqno,
-    /// The entry before, unless there was none.
+    /// Previous entry; meaningless before the first.
     key: Vec<u8>,
     seqno: Seqno,
     count: u64,
@@ -27,14 +27,14 @@ impl Inputs {
         Self { base, key: Vec::new(), seqno: Seqno::MAX, count: 0 }
     }
 
-    /// Looks at the entry where a source stands: keys ascend, and the versions of a key descend. Returns whether it
+    /// Checks the current entry of a source: keys ascend, and the seqnos of a key descend. Returns whether the entry
     /// begins a key.
     #[inline]
     pub(super) fn admit(&mut self, entry: &EntryRef<'_>, source: &impl Source) -> Result<bool> {
         let order = if self.count == 0 { Ordering::Greater } else { entry.key.cmp(&self.key) };
         let in_order = match order {
             Ordering::Greater => true,
-            // Some entries of one commit stand side by side.
+            // Several entries of one commit may be adjacent.
             Ordering::Equal => entry.seqno <= self.seqno,
             Ordering::Less => false,
         };
@@ -51,8 +51,8 @@ impl Inputs {
         Ok(order == Ordering::Greater)
     }
 
-    /// The same for a version of the history tier, which also has a time, and an interval that holds something or has
-    /// no end.
+    /// Checks a version of the history tier in the same way. It must also have a time, and an interval that is not
+    /// empty or has no end.
     #[inline]
     pub(super) fn admit_version(&mut self, entry: &EntryRef<'_>, source: &impl Source) -> Result<bool> {
         let has_interval = match entry.until {
@@ -66,7 +66,7 @@ impl Inputs {
         self.admit(entry, source)
     }
 
-    /// How many entries have come in.
+    /// Returns the number of entries that came in.
     pub(super) fn count(&self) -> u64 {
         self.count
     }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
     use crate::base::{Bytes, Kind, Micros};
 
-    /// A source that stands nowhere, of a file or of memory.
+    /// A source without entries, of a file or in memory.
     struct Of(Option<PathBuf>);
 
     impl Source for Of {

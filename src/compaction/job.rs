@@ -1,4 +1,5 @@
-//! Running a job: merge, decide, write. It holds no lock and touches no manifest; what it gives back becomes an edit.
+//! Running a job: merge, decide, write. A job holds no lock and does not touch the manifest; its outcome becomes an
+//! edit.
 
 use std::sync::Arc;
 
@@ -16,51 +17,51 @@ use crate::{
     segment::{Entry, SegmentMeta, SegmentWriter},
 };
 
-/// How often a job looks whether it should stop, in entries.
+/// Number of entries between two checks whether the job should stop.
 const LOOK_EVERY: u64 = 1024;
 
-/// What to merge, and under which rules.
+/// Inputs of a job, and the rules that apply.
 #[derive(Debug)]
 pub(crate) struct Job<S> {
-    /// Inputs, positioned nowhere yet.
+    /// Inputs, not yet positioned.
     pub(crate) sources: Vec<S>,
-    /// No seqno inside is below: outputs count theirs from here.
+    /// Lower bound of all seqnos in the inputs: the outputs store theirs relative to it.
     pub(crate) base: Seqno,
-    /// The range tombstones of all inputs.
+    /// Range tombstones of all inputs.
     pub(crate) tombstones: Vec<Arc<Tombstones>>,
     pub(crate) rules: Rules,
     pub(crate) demands: Demands,
     pub(crate) below: OlderSegments,
-    /// Outputs are cut, between two keys, when they reach this length.
+    /// Length at which an output is cut, at the next new key.
     pub(crate) output_len: u64,
 }
 
-/// What to merge in the history tier.
+/// Inputs of a merge in the history tier, and what stays of them.
 #[derive(Debug)]
 pub(crate) struct HistoryJob<S> {
-    /// Inputs, positioned nowhere yet.
+    /// Inputs, not yet positioned.
     pub(crate) sources: Vec<S>,
-    /// No seqno inside is below: outputs count theirs from here.
+    /// Lower bound of all seqnos in the inputs: the outputs store theirs relative to it.
     pub(crate) base: Seqno,
     pub(crate) survivors: HistorySurvivors,
-    /// Outputs are cut, between two keys, when they reach this length.
+    /// Length at which an output is cut, at the next new key.
     pub(crate) output_len: u64,
 }
 
-/// What a job made.
+/// Result of a job.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// Of both tiers: the summary of each says which.
+    /// Segments of both tiers: the summary of each says which.
     pub(crate) segments: Vec<SegmentMeta>,
-    /// By the number of a segment: what of it is kept only for those who read a seqno, in bytes.
+    /// Bytes kept only for registered seqnos: for each segment number, pairs of seqno and bytes.
     pub(crate) held: Vec<(FileNumber, Vec<(Seqno, u64)>)>,
     pub(crate) dropped: Dropped,
     pub(crate) entries_in: u64,
     pub(crate) entries_out: u64,
 }
 
-/// Runs a job. Outputs come from `create`; the caller removes them when this fails. `goes_on` is asked now and then,
-/// with the number of entries read.
+/// Runs a job. `create` begins each output segment; the caller removes those segments if the job fails. `goes_on` is
+/// called now and then with the number of entries read; its error stops the job.
 pub(crate) fn run<S: Source>(
     job: Job<S>,
     create: impl FnMut(Tier) -> Result<SegmentWriter>,
@@ -109,7 +110,7 @@ pub(crate) fn run<S: Source>(
     Ok(outcome)
 }
 
-/// Runs a merge of segments of the history tier.
+/// Runs a merge of segments of the history tier. The parameters are those of [`run`].
 pub(crate) fn run_history<S: Source>(
     job: HistoryJob<S>,
     create: impl FnMut(Tier) -> Result<SegmentWriter>,
@@ -123,7 +124,7 @@ pub(crate) fn run_history<S: Source>(
     let mut merge = Kway::new(sources, Direction::Forward);
     merge.seek(Some(&[]))?;
     let mut key: Vec<u8> = Vec::new();
-    // A version is written when the next one is known: then it is known whether that is of the same key.
+    // A version is written once the next one is known, since it records whether an older one of its key follows.
     let mut pending: Option<(Entry, Bytes)> = None;
     while let Some(source) = merge.top()
         && let Some(entry) = source.entry()
@@ -162,7 +163,7 @@ pub(crate) fn run_history<S: Source>(
 }
 
 impl Outcome {
-    /// Ends the segment that is being written, if one is.
+    /// Ends the segment that is being written, if there is one.
     fn end_segment(
         &mut self,
         writer: Option<SegmentWriter>,
@@ -178,7 +179,7 @@ impl Outcome {
         Ok(())
     }
 
-    /// The same in the history tier.
+    /// Ends the segment of the history tier that is being written, if there is one.
     fn end_history(&mut self, writer: Option<SegmentWriter>, survivors: &mut HistorySurvivors) -> Result<()> {
         let held = survivors.take_held();
         let Some(writer) = writer else { return Ok(()) };
@@ -194,18 +195,18 @@ impl Outcome {
         self.segments.push(segment);
     }
 
-    /// Holds what was made to what the manifest demands of it, and to what came in. Range tombstones may be written
-    /// down as entries as well: so many at most.
+    /// Asserts what the manifest demands of the outputs, and that no more entries were written than came in, plus one
+    /// for each range tombstone that was kept as a version of a key: it may be written as an entry as well.
     fn check(&self, tombstones: u64) {
         let (entries_in, entries_out) = (self.entries_in, self.entries_out);
-        assert!(entries_out <= entries_in + tombstones, "{entries_out} entries of {entries_in} and {tombstones} marks");
+        assert!(entries_out <= entries_in + tombstones, "{entries_out} out, {entries_in} in, {tombstones} tombstones");
         let written: u64 = self.segments.iter().map(|segment| segment.summary.entries).sum();
         assert!(written == entries_out, "{written} entries in segments, {entries_out} survived");
         for (is_history, law) in [(false, "V2"), (true, "V6")] {
             let tier = || self.segments.iter().filter(|segment| segment.summary.history.is_some() == is_history);
             for (left, right) in tier().zip(tier().skip(1)) {
                 let (left, right) = (&left.summary.span, &right.summary.span);
-                assert!(apart(left, right), "outputs {left:?} and {right:?} are not apart ({law})");
+                assert!(apart(left, right), "outputs {left:?} and {right:?} overlap ({law})");
             }
         }
     }

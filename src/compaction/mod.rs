@@ -1,9 +1,10 @@
 //! Segments in, fewer better segments out.
 //!
-//! Choosing is pure and doing is dumb: [`pick()`] reads metadata and names a [`Task`]; [`survivors::Survivors`] decides
-//! version by version what stays, by the keyspace's [`Policy`], and [`placement::KeyVersions`] where it goes; [`run`]
-//! moves the bytes. A flush is the same job with a memtable as its only input. What a policy keeps of the past goes to
-//! the history tier, which is merged by itself: [`pick_history`] and [`history::HistorySurvivors`].
+//! Choosing is pure and doing is dumb: [`pick()`] reads metadata and returns a [`Task`]; [`survivors::Survivors`]
+//! decides version by version what stays, as the keyspace's [`Policy`] demands; [`placement::KeyVersions`] decides
+//! where each version goes; [`run`] moves the bytes. A flush is the same job with a memtable as its only input.
+//! Superseded versions that a policy keeps go to the history tier, which is merged separately: [`pick_history`] and
+//! [`history::HistorySurvivors`].
 
 mod dropped;
 mod history;

@@ -1,34 +1,34 @@
-//! Where the versions go that survive a job: the two tiers, and the segment that is being written in each.
+//! Destination of the versions that survive a job: the two tiers, and the segment being written in each.
 
 use crate::{
     base::Result,
     segment::{Entry, SegmentWriter},
 };
 
-/// Where an entry goes.
+/// Tier that an entry goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tier {
     Main,
     History,
 }
 
-/// Takes the versions that survive, in order: keys ascending, the versions of a key in each tier newest first.
+/// Receives the versions that survive, in order: keys ascending, the versions of a key in each tier newest first.
 pub(crate) trait Output {
     fn add(&mut self, tier: Tier, entry: &Entry, key: &[u8], value: &[u8]) -> Result<()>;
 }
 
-/// The segments that are being written, one in each tier.
+/// The segments being written, one in each tier.
 #[derive(Debug)]
 pub(super) struct Writers<C> {
     create: C,
     main: Option<SegmentWriter>,
     history: Option<SegmentWriter>,
-    /// Entries written so far.
+    /// Entries written so far, in both tiers.
     count: u64,
 }
 
 impl<C: FnMut(Tier) -> Result<SegmentWriter>> Writers<C> {
-    /// Writers that begin a segment when there is something to write, by `create`.
+    /// Returns writers that begin a segment, with `create`, when there is something to write.
     pub(super) fn new(create: C) -> Self {
         Self { create, main: None, history: None, count: 0 }
     }
@@ -45,7 +45,7 @@ impl<C: FnMut(Tier) -> Result<SegmentWriter>> Writers<C> {
         Ok(())
     }
 
-    /// Takes the segment out that is being written: what follows in its tier goes to another one.
+    /// Takes out the segment that is being written in a tier: later entries of that tier go to another one.
     pub(super) fn take(&mut self, tier: Tier) -> Option<SegmentWriter> {
         match tier {
             Tier::Main => self.main.take(),
@@ -61,7 +61,7 @@ impl<C: FnMut(Tier) -> Result<SegmentWriter>> Writers<C> {
         writer.as_ref().is_some_and(|writer| writer.is_full(len))
     }
 
-    /// Entries written in both tiers.
+    /// Returns the number of entries written in both tiers.
     pub(super) fn count(&self) -> u64 {
         self.count
     }

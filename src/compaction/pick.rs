@@ -1,7 +1,8 @@
-//! What to compact next: pure, from metadata alone.
+//! Choosing the next compaction: pure, from metadata alone.
 //!
-//! Levelled: level 0 holds what flushes left, newest first; each deeper level is sorted, does not overlap, and may be
-//! `ratio` times as large as the one above. The level that is furthest over its bound goes first.
+//! Levelled: level 0 holds the output of flushes, newest first; each deeper level is sorted, its segments do not
+//! overlap, and it may be `level_ratio` times as large as the one above. The level furthest over its bound is compacted
+//! first.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,16 +12,16 @@ use crate::{
     segment::SegmentMeta,
 };
 
-/// The bounds that give a keyspace its shape.
+/// Bounds that give the levels of a keyspace their shape.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    /// Level 0 is over its bound with this many segments.
+    /// Number of segments at which level 0 is over its bound.
     pub(crate) l0_threshold: usize,
     /// How many times larger each level may be than the one above.
     pub(crate) level_ratio: u64,
-    /// The bound of level 1, in bytes.
+    /// Bound of level 1, in bytes.
     pub(crate) base_bytes: u64,
-    /// The deepest level.
+    /// Deepest level.
     pub(crate) level_max: usize,
 }
 
@@ -33,62 +34,64 @@ pub(crate) struct Task {
     pub(crate) output_level: u8,
     /// Segments outside the task that may hold older entries of its keys.
     pub(crate) below: Vec<Arc<SegmentMeta>>,
-    /// The one input only has to change its level.
+    /// Whether the only input just changes its level, without being rewritten.
     pub(crate) just_move: bool,
-    /// It is for the sake of what is dead in its inputs, and no level is over its bound: it may wait.
+    /// Whether it only clears out what is dead in its inputs, and no level is over its bound: then it may wait.
     pub(crate) clears_out: bool,
 }
 
 /// What the choice in the main tree depends on, beside the shape.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Waste {
-    /// Values may have expired for everybody that were written at or before this time, in microseconds.
+    /// Values written at or before this time, in microseconds, may have expired for every reader.
     pub(crate) expiry_cutoff: Option<Micros>,
-    /// Nothing has been written for a while: whatever is dead may be cleared out.
+    /// Whether nothing has been written for a while: then everything dead may be cleared out.
     pub(crate) idle: bool,
 }
 
-/// So many bytes of segments whose values have all expired are let go by one task.
+/// Maximum bytes of segments whose values have all expired that one task drops.
 const EXPIRED_BYTES_MAX: u64 = 256 << 20;
 
-/// What to do in the history tier.
+/// A task in the history tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HistoryTask {
-    /// Nobody needs anything of these.
+    /// Drops segments that nothing needs any more.
     Drop(Vec<Arc<SegmentMeta>>),
-    /// These become one run.
+    /// Merges segments into one run.
     Merge(Vec<Arc<SegmentMeta>>),
 }
 
 /// What the choice in the history tier depends on.
 #[derive(Clone, Debug)]
 pub(crate) struct Aging {
-    /// Microseconds for which versions are owed, and whether nothing else counts (K7).
+    /// Retention window of the policy in microseconds, and whether nothing but age decides (K7).
     pub(crate) window: Micros,
     pub(crate) only_age_counts: bool,
-    /// The time of the database, in microseconds.
+    /// Time of the database, in microseconds.
     pub(crate) now: Micros,
     /// Registered seqnos, ascending.
     pub(crate) registered: Vec<Seqno>,
 }
 
-/// A bucket with this many runs has some of them merged.
+/// Number of runs in a bucket from which on some of them are merged, if their sizes are alike.
 const RUNS_MIN: usize = 4;
 
-/// A bucket with this many runs has the smallest merged, whatever their sizes.
+/// Number of runs in a bucket from which on the smallest are merged, whatever their sizes.
 const RUNS_MAX: usize = 10;
 
-/// A segment with fewer tombstones is left to the bounds of its level.
+/// Minimum number of tombstones for a compaction of their own: segments with fewer wait for the bounds of their level.
 const DEAD_MIN: u64 = 64;
 
-/// Segments age out in so many steps of a window: merges stay inside one.
+/// Number of steps in which a window ages out: a merge stays inside one of them.
 const BUCKETS: u64 = 8;
 
 impl Aging {
-    /// Whether a segment of the history tier is needed by nobody, as a whole.
+    /// Returns whether a segment of the history tier can be dropped as a whole: it left the window, and no reader needs
+    /// it.
     fn lets_go(&self, keyspace: &KeyspaceVersion, segment: &SegmentMeta) -> bool {
         let Some(history) = segment.summary.history else { return false };
-        // A view above a tombstone without an end, but below `vanished`, would take its absence for lost history.
+        // A view above a tombstone without an end, but below `vanished`, would take the absence of the tombstone for
+        // lost history.
         let end = if history.open {
             history.end.max(keyspace.vanished).max(segment.summary.max_seqno.next())
         } else {
@@ -100,7 +103,7 @@ impl Aging {
         self.only_age_counts && self.now.saturating_sub(history.until_max) >= self.window && !read
     }
 
-    /// The runs of the history tier by age, each with its segments.
+    /// Returns the runs of the history tier in buckets by age, each run with its segments.
     pub(crate) fn buckets(&self, keyspace: &KeyspaceVersion) -> Vec<Vec<Vec<Arc<SegmentMeta>>>> {
         let mut runs: BTreeMap<FileNumber, Vec<Arc<SegmentMeta>>> = BTreeMap::new();
         for segment in &keyspace.history {
@@ -114,7 +117,7 @@ impl Aging {
         for run in runs.into_values() {
             let newest =
                 run.iter().filter_map(|segment| segment.summary.history).map(|history| history.until_max).max();
-            // No run is without a segment.
+            // Every run has a segment.
             let bucket = if self.only_age_counts { newest.unwrap_or(Micros::ZERO).0 / width } else { 0 };
             buckets.entry(bucket).or_default().push(run);
         }
@@ -122,7 +125,7 @@ impl Aging {
     }
 }
 
-/// What to do next in the history tier of a keyspace: whole segments go before any are merged.
+/// Chooses the next task in the history tier of a keyspace: whole segments are dropped before any are merged.
 pub(crate) fn pick_history(keyspace: &KeyspaceVersion, aging: &Aging) -> Option<HistoryTask> {
     let gone: Vec<_> = keyspace.history.iter().filter(|segment| aging.lets_go(keyspace, segment)).cloned().collect();
     if !gone.is_empty() {
@@ -131,7 +134,7 @@ pub(crate) fn pick_history(keyspace: &KeyspaceVersion, aging: &Aging) -> Option<
     let bytes = |run: &Vec<Arc<SegmentMeta>>| run.iter().map(|segment| segment.file_len).sum::<u64>();
     for mut runs in aging.buckets(keyspace) {
         runs.sort_by_key(bytes);
-        // Runs of about one size: so that each version is written once for each power of the fan-in.
+        // Runs of similar size: so each version is rewritten once for each power of the fan-in.
         let alike = runs.windows(RUNS_MIN).position(|window| match window {
             [first, .., last] => bytes(last) <= bytes(first).saturating_mul(RUNS_MIN as u64),
             _ => false,
@@ -145,7 +148,7 @@ pub(crate) fn pick_history(keyspace: &KeyspaceVersion, aging: &Aging) -> Option<
     None
 }
 
-/// How far a level is over its bound: 1000 is just at it.
+/// Returns the size of a level in thousandths of its bound.
 fn level_score(keyspace: &KeyspaceVersion, level: usize, shape: &Shape) -> u64 {
     let segments = keyspace.level(level);
     if level == 0 {
@@ -157,7 +160,7 @@ fn level_score(keyspace: &KeyspaceVersion, level: usize, shape: &Shape) -> u64 {
     bytes.saturating_mul(1000) / bound
 }
 
-/// The level of a keyspace that is furthest over its bound, and by how much; nothing when all are within.
+/// Returns the level of a keyspace that is furthest over its bound, and its score; `None` if all are within.
 fn over(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<(usize, u64)> {
     (0..shape.level_max)
         .map(|level| (level, level_score(keyspace, level, shape)))
@@ -165,15 +168,15 @@ fn over(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<(usize, u64)> {
         .max_by_key(|(level, score)| (*score, std::cmp::Reverse(*level)))
 }
 
-/// How urgent the next task of a keyspace is; nothing when there is none.
+/// Returns how urgent the next task of a keyspace is; `None` if there is none.
 pub(crate) fn score(keyspace: &KeyspaceVersion, shape: &Shape, waste: Waste) -> Option<u64> {
     let over = over(keyspace, shape).map(|(_, score)| score);
     over.or_else(|| wasteful(keyspace, waste).map(|_| 999))
 }
 
-/// Segments of a level that hold what is dead: they go on down, although the level is within its bound, so that what
-/// they hide goes and nobody has to read past it. More than one only where the values of all have expired: nothing of
-/// those is written anew.
+/// Returns a level and its segments that hold dead data: they move down although the level is within its bound, so that
+/// what they hide can be dropped and readers need not skip it. More than one segment only if the values of all have
+/// expired: none of these are rewritten.
 fn wasteful(keyspace: &KeyspaceVersion, waste: Waste) -> Option<(usize, Vec<Arc<SegmentMeta>>)> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     let times = |segment: &SegmentMeta| waste.expiry_cutoff.zip(segment.summary.times);
@@ -184,18 +187,19 @@ fn wasteful(keyspace: &KeyspaceVersion, waste: Waste) -> Option<(usize, Vec<Arc<
     let is_wasteful = |level: usize, segment: &SegmentMeta| {
         let summary = &segment.summary;
         let is_above = level < deepest || level == 0;
-        // Range tombstones, and few tombstones, are worth a task of their own only when there is nothing else to do.
+        // Range tombstones, and small numbers of tombstones, deserve a task of their own only when there is nothing
+        // else to do.
         let mostly = summary.tombstones >= DEAD_MIN && summary.tombstones * 2 >= summary.entries;
         let dead = mostly || waste.idle && (summary.tombstones > 0 || summary.range_tombstones > 0);
-        // The times between the oldest and the newest are taken to be spread evenly.
+        // Assumes that the times between the oldest and the newest are spread evenly.
         let expired = times(segment).is_some_and(|(expiry_cutoff, times)| {
             let spread = times.newest.saturating_sub(times.oldest);
             expiry_cutoff >= times.oldest && expiry_cutoff.saturating_sub(times.oldest).0 >= spread.0.div_ceil(2)
         });
-        // In the deepest level an older range tombstone may keep what has expired from going.
+        // In the deepest level an older range tombstone may prevent expired values from being dropped.
         is_above && dead || expired && (is_above || summary.range_tombstones == 0)
     };
-    // What stands twice, in level 0 and below, may wait for the next writes: unless there are none.
+    // Keys that are both in level 0 and elsewhere may wait for the next writes, unless there are none.
     let over_another = |segment: &Arc<SegmentMeta>| {
         let others = keyspace.main().filter(|other| other.number != segment.number);
         others.into_iter().any(|other| other.summary.overlaps(&segment.summary.span))
@@ -214,7 +218,7 @@ fn wasteful(keyspace: &KeyspaceVersion, waste: Waste) -> Option<(usize, Vec<Arc<
     })
 }
 
-/// The task that takes wasteful segments one level down; in the deepest level they are written anew where they are.
+/// Returns the task that moves wasteful segments one level down, or rewrites them in place in the deepest level.
 fn clear_out(keyspace: &KeyspaceVersion, (level, segments): (usize, Vec<Arc<SegmentMeta>>)) -> Option<Task> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     if level == 0 {
@@ -235,16 +239,16 @@ fn clear_out(keyspace: &KeyspaceVersion, (level, segments): (usize, Vec<Arc<Segm
     Some(Task { keyspace: keyspace.id, inputs, output_level, below, just_move: false, clears_out: true })
 }
 
-/// The task that brings a level within its bound.
+/// Returns the task that brings a level within its bound.
 pub(crate) fn pick(keyspace: &KeyspaceVersion, shape: &Shape, waste: Waste) -> Option<Task> {
     let Some((level, _)) = over(keyspace, shape) else {
         return clear_out(keyspace, wasteful(keyspace, waste)?);
     };
     let upper: Vec<_> = if level == 0 {
-        // All of level 0: its segments overlap, and an older one must never end above a newer one.
+        // All of level 0: its segments overlap, and an older one must never end up above a newer one.
         keyspace.level(0).to_vec()
     } else {
-        // The segment that drags the fewest bytes of the next level along, for each of its own.
+        // The segment that overlaps the fewest bytes of the next level for each of its own.
         let cost = |segment: &&Arc<SegmentMeta>| {
             let dragged: u64 = overlapping(keyspace.level(level + 1), &segment.summary.span).map(|s| s.file_len).sum();
             (dragged.saturating_mul(1000) / segment.file_len.max(1), segment.number)
@@ -254,21 +258,21 @@ pub(crate) fn pick(keyspace: &KeyspaceVersion, shape: &Shape, waste: Waste) -> O
     take_down(keyspace, level, upper)
 }
 
-/// The task that takes segments of a level one level down, with what they overlap there.
+/// Returns the task that moves segments of a level one level down, with what they overlap there.
 fn take_down(keyspace: &KeyspaceVersion, level: usize, upper: Vec<Arc<SegmentMeta>>) -> Option<Task> {
     let span = hull(&upper)?;
     let lower: Vec<_> = overlapping(keyspace.level(level + 1), &span).cloned().collect();
     let just_move = upper.len() == 1 && lower.is_empty();
     let inputs: Vec<_> = upper.into_iter().chain(lower).collect();
-    // What the lower inputs cover may be wider than what the upper ones do.
+    // The lower inputs may cover a wider span than the upper ones.
     let below = deeper(keyspace, level + 1, &hull(&inputs)?);
     let output_level = number(level + 1);
     Some(Task { keyspace: keyspace.id, inputs, output_level, below, just_move, clears_out: false })
 }
 
-/// The task that brings the main tree of a keyspace to its final shape: everything in one sorted level, with nothing
-/// left to drop. Nothing when it is there already. Values may expire that were written at or before `expiry_cutoff`, in
-/// microseconds.
+/// Returns the task that brings the main tree of a keyspace to its final shape: everything in one sorted level, with
+/// nothing left to drop; `None` if it is in that shape. Values written at or before `expiry_cutoff`, in microseconds,
+/// may have expired.
 pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, expiry_cutoff: Option<Micros>) -> Option<Task> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     let settled = |segment: &Arc<SegmentMeta>| is_settled(segment, expiry_cutoff);
@@ -276,7 +280,7 @@ pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, expiry_cutof
     if deepest > 0 && upper_empty && keyspace.level(deepest).iter().all(settled) {
         return None;
     }
-    // The first level that may hold it all, so that the next writes do not have to move it again.
+    // The first level that can hold everything, so that later writes need not move it again.
     let bytes: u64 = keyspace.main().map(|segment| segment.file_len).sum();
     let fits = |level: &usize| {
         let power = u32::try_from(level - 1).unwrap_or(u32::MAX);
@@ -293,8 +297,8 @@ pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, expiry_cutof
     })
 }
 
-/// The task that takes what a level holds of a span one level down; of the deepest level, the one that writes anew what
-/// may go there. Nothing when there is nothing to do.
+/// Returns the task that moves what a level holds of a span one level down, or rewrites what can shrink if the level is
+/// the deepest; `None` if there is nothing to do.
 pub(crate) fn down_in_span(
     keyspace: &KeyspaceVersion,
     level: usize,
@@ -307,22 +311,22 @@ pub(crate) fn down_in_span(
         return None;
     }
     if level == 0 {
-        // All of them: they overlap, and an older one must never end above a newer one. What is alone in the database
-        // is sorted, but not yet clean.
+        // All of them: they overlap, and an older one must never end up above a newer one. If level 0 holds the only
+        // segments, they are sorted this way, but still need a rewrite.
         return take_down(keyspace, 0, keyspace.level(0).to_vec()).map(|task| Task { just_move: false, ..task });
     }
     if level < deepest {
         return take_down(keyspace, level, upper);
     }
     let inputs: Vec<_> = upper.into_iter().filter(|segment| !is_settled(segment, expiry_cutoff)).collect();
-    // Those between are written anew as well, so that the outputs are in the place of the inputs.
+    // Those in between are rewritten as well, so that the outputs take the place of the inputs.
     let hull = hull(&inputs)?;
     let inputs = overlapping(keyspace.level(level), &hull).cloned().collect();
     let output_level = number(level);
     Some(Task { keyspace: keyspace.id, inputs, output_level, below: Vec::new(), just_move: false, clears_out: false })
 }
 
-/// Whether nothing may go of a segment of the deepest level.
+/// Returns whether nothing can be dropped from a segment of the deepest level.
 fn is_settled(segment: &SegmentMeta, expiry_cutoff: Option<Micros>) -> bool {
     let summary = &segment.summary;
     let expires =
@@ -331,7 +335,7 @@ fn is_settled(segment: &SegmentMeta, expiry_cutoff: Option<Micros>) -> bool {
     plain && summary.entries == summary.keys && !expires
 }
 
-/// The segments of the levels below `level` that overlap a span.
+/// Returns the segments of the levels below `level` that overlap a span.
 fn deeper(keyspace: &KeyspaceVersion, level: usize, span: &KeySpan) -> Vec<Arc<SegmentMeta>> {
     keyspace.levels.iter().skip(level + 1).flat_map(|segments| overlapping(segments, span)).cloned().collect()
 }
@@ -340,14 +344,14 @@ fn overlapping<'a>(segments: &'a [Arc<SegmentMeta>], span: &'a KeySpan) -> impl 
     segments.iter().filter(|segment| segment.summary.overlaps(span))
 }
 
-/// The number of a level as the manifest has it.
+/// Returns the number of a level as the manifest stores it.
 fn number(level: usize) -> u8 {
     let number = u8::try_from(level);
     assert!(number.is_ok(), "level {level}");
     number.unwrap_or(u8::MAX)
 }
 
-/// The smallest span around all segments.
+/// Returns the smallest span around all segments.
 fn hull(segments: &[Arc<SegmentMeta>]) -> Option<KeySpan> {
     let start = segments.iter().map(|segment| &segment.summary.span.start).min()?.clone();
     let open = segments.iter().any(|segment| segment.summary.span.end.is_none());

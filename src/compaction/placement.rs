@@ -1,8 +1,8 @@
-//! The versions of one key that are kept: what is folded, and where each of them goes.
+//! Placement of the versions of one key that are kept: which are folded, and which tier each goes to.
 //!
-//! Where a policy keeps the past, what was superseded goes to the history tier, with its interval; the main tree then
-//! has one entry of each key. Where it keeps none, what views still read stays in the main tree beside the newest
-//! (K10). What an operand stands upon stays with it.
+//! If the policy keeps the past, superseded versions go to the history tier with their intervals, and the main tree has
+//! one entry of each key. If it does not, versions that views still read stay in the main tree beside the newest one
+//! (K10). Whatever an operand is folded onto stays with it.
 
 use super::{
     dropped::Dropped,
@@ -22,16 +22,16 @@ use crate::{
 pub(super) struct KeptVersion {
     entry: Entry,
     value: Bytes,
-    /// What was folded into it, when it is an operand: its value is made of that in the end.
+    /// Parts folded into an operand so far; its value is made of them at the end.
     gathered: Option<Gathered>,
-    /// Where the interval ends, in seqno and time; nothing of the newest.
+    /// Where its interval ends, in seqno and time; `None` for the newest version.
     end: Option<(Seqno, Micros)>,
-    /// A tombstone says it. It is written down as an entry of the key only where it has something to tell of this key
+    /// Whether it is a range tombstone. Then it is written as an entry of the key only if it is needed for this key
     /// alone.
     by_tombstone: bool,
-    /// The gap of that tombstone.
+    /// Gap of that range tombstone.
     tombstone_gap: Option<Seqno>,
-    /// Where it goes, if anywhere, once that is known.
+    /// Tier that it goes to, once that is known; `None` if it is not written.
     tier: Option<Tier>,
 }
 
@@ -40,7 +40,7 @@ impl KeptVersion {
         Self { entry, value, gathered: None, end, by_tombstone: false, tombstone_gap: None, tier: None }
     }
 
-    /// One that a tombstone with this gap says.
+    /// Returns the version that a range tombstone with this gap is.
     pub(super) fn by_tombstone(entry: Entry, tombstone_gap: Option<Seqno>, end: Option<(Seqno, Micros)>) -> Self {
         Self { by_tombstone: true, tombstone_gap, ..Self::new(entry, Bytes::default(), end) }
     }
@@ -53,7 +53,7 @@ impl KeptVersion {
         self.entry.kind == Kind::Operand
     }
 
-    /// Makes it an entry of the key, if a tombstone says it.
+    /// Turns a range tombstone into an entry of the key.
     fn into_point(mut self) -> Self {
         if self.by_tombstone {
             self.entry.kind = if self.entry.kind.purges() { Kind::Purge } else { Kind::Delete };
@@ -64,13 +64,13 @@ impl KeptVersion {
         self
     }
 
-    /// Notes that something at a seqno is missing beneath (K3).
+    /// Records that a version at a seqno is missing beneath it (K3).
     fn widen_gap(&mut self, seqno: Seqno) {
         assert!(seqno <= self.entry.seqno, "a gap at {seqno} above its entry @{} (K3)", self.entry.seqno);
         self.entry.gap_start = Some(self.entry.gap_start.map_or(seqno, |gap| gap.min(seqno)));
     }
 
-    /// Folds the next older version into an operand; `false` when they are to stay apart.
+    /// Folds the next older version into an operand; `false` if they have to stay separate.
     fn fold(&mut self, strategy: &MergeStrategy, key: &[u8], kind: Kind, value: &impl Fn() -> Bytes) -> bool {
         let Self { value: newest, gathered, .. } = self;
         if gathered.is_none() {
@@ -78,7 +78,7 @@ impl KeptVersion {
         }
         let Some(parts) = gathered else { return false };
         let fits = match kind {
-            // A base of nothing: what is gathered is the state.
+            // An empty base: what was gathered is the state.
             Kind::Delete => true,
             Kind::Put | Kind::WideSum | Kind::Operand => parts.store_older(key, &value()),
             Kind::RangeDelete | Kind::RangePurge | Kind::Recipe | Kind::Purge => false,
@@ -89,14 +89,14 @@ impl KeptVersion {
         fits
     }
 
-    /// Makes the value of what was gathered; a state, when its base is in it.
+    /// Makes the value from the gathered parts: a state if they include the base.
     fn settle(&mut self, state: bool) {
         if let Some(gathered) = self.gathered.take() {
             (self.entry.kind, self.value) = gathered.into_entry(state);
         }
     }
 
-    /// Makes a state of an operand, if it can be folded upon its base.
+    /// Turns an operand into a state, if it can be folded onto its base.
     fn become_state(&mut self, strategy: &MergeStrategy, key: &[u8], base: &Self) {
         self.settle(false);
         let Some(mut gathered) = strategy.gather(&self.value) else { return };
@@ -106,22 +106,22 @@ impl KeptVersion {
     }
 }
 
-/// So many versions of a key wait, and more while they are operands that wait for their base.
+/// Number of waiting versions of a key at which they are written; operands that wait for their base may be more.
 const LONG: usize = 1 << 8;
 
-/// The versions of the current key that are kept, newest first.
+/// Versions of the current key that are kept, newest first.
 #[derive(Debug, Default)]
 pub(super) struct KeyVersions {
     waiting: Vec<KeptVersion>,
-    /// Newer ones were given out already, and whether the last of those was an operand that could not be folded.
+    /// Whether newer ones were written already, and whether the last of those was an operand that could not be folded.
     begun: bool,
     beneath_operand: bool,
-    /// The last one of each tier, which waits for what is noted on it.
+    /// Last one of each tier, held back until its gap is final.
     main: Option<KeptVersion>,
     history: Option<KeptVersion>,
 }
 
-/// By what is decided where they go.
+/// What placement depends on.
 type By<'a> = (&'a Rules, &'a Demands, &'a OlderSegments);
 
 impl KeyVersions {
@@ -129,19 +129,19 @@ impl KeyVersions {
         self.waiting.push(version);
     }
 
-    /// Whether the next older version is a part of the last one.
+    /// Returns whether the last one is an operand, so that the next older version is a part of its value.
     pub(super) fn ends_with_operand(&self) -> bool {
         self.waiting.last().is_some_and(KeptVersion::is_operand)
     }
 
-    /// The seqno of the last one: above everything that is dropped there is one that is kept (K1).
+    /// Returns the seqno of the last one: above everything that is dropped there is a version that is kept (K1).
     pub(super) fn last_seqno(&self) -> Seqno {
         assert!(!self.waiting.is_empty(), "something is dropped beneath no version (K3)");
         self.waiting.last().map_or(Seqno(0), |last| last.entry.seqno)
     }
 
-    /// Notes on the last one that something beneath it was dropped, or that what `moved` tells of is in the history
-    /// tier.
+    /// Records on the last one that a version beneath it was dropped; `moved` if versions of that gap are in the
+    /// history tier.
     pub(super) fn note(&mut self, seqno: Seqno, moved: bool) {
         assert!(!self.waiting.is_empty(), "@{seqno} is dropped beneath no version (K3)");
         if let Some(last) = self.waiting.last_mut() {
@@ -161,19 +161,19 @@ impl KeyVersions {
         self.waiting.last_mut().is_some_and(|last| last.fold(strategy, key, kind, value))
     }
 
-    /// Whether so many wait that they are to be given out, although more of the key follow. Looked at now and then: a
-    /// long chain of operands stays long.
+    /// Returns whether so many wait that some must be written before the key ends. Checked only at multiples of
+    /// [`LONG`]: a long chain of operands stays long.
     pub(super) fn is_long(&self) -> bool {
         self.waiting.len().is_multiple_of(LONG) && self.last_base().is_some()
     }
 
-    /// The oldest version that is no operand: those above need nothing beneath it.
+    /// Returns the position of the oldest version that is no operand: those above it need nothing beneath it.
     fn last_base(&self) -> Option<usize> {
         self.waiting.iter().rposition(|version| !version.is_operand()).filter(|at| *at > 0)
     }
 
-    /// Gives them out. Where `more_follow`, the oldest that is no operand waits for what will be noted on it, with all
-    /// that is beneath.
+    /// Writes the waiting versions. If `more_follow`, the oldest version that is no operand, and all beneath it, wait
+    /// on: its gap is not final.
     pub(super) fn give_out(
         &mut self,
         key: &[u8],
@@ -189,7 +189,7 @@ impl KeyVersions {
         make_states(&mut versions, key, rules, is_bottom);
         let wait = last_base.filter(|_| more_follow).map(|at| versions.split_off(at)).unwrap_or_default();
         if is_bottom {
-            // Nothing is left beneath it.
+            // A purge with nothing left beneath it.
             versions.pop_if(|last| last.entry.kind == Kind::Purge && rules.may_go(last.entry.seqno, demands));
         }
         let keeps_history = rules.policy.keeps_history();
@@ -218,7 +218,7 @@ impl KeyVersions {
         Ok(())
     }
 
-    /// Puts a version into the main tree, beneath those that are there.
+    /// Puts a version into the main tree, beneath those already there.
     fn place_main(
         &mut self,
         version: KeptVersion,
@@ -230,16 +230,16 @@ impl KeyVersions {
         emit(Tier::Main, self.main.replace(version), true, key, out)
     }
 
-    /// Moves a version that was superseded to the history tier, with its interval (K8).
+    /// Moves a superseded version to the history tier, with its interval (K8).
     fn place_history(&mut self, mut version: KeptVersion, key: &[u8], out: &mut impl Output) -> Result<()> {
         let entry = &mut version.entry;
         let Entry { seqno: at, time, .. } = *entry;
-        // Without its time it would count as older than any window, and go at once.
+        // Without a time it would count as older than any window, and be dropped at the next merge.
         assert!(time.is_some(), "@{at} goes to the history tier without a time (K8)");
         let began = time.unwrap_or(Micros::ZERO);
         if let Some((seqno, time)) = version.end {
             if seqno <= entry.seqno {
-                // Superseded in its own commit, or beneath what nobody can read: nobody ever saw it, or will.
+                // Superseded in its own commit, or beneath a gap that covers it: no reader could ever see it, or will.
                 return Ok(());
             }
             entry.until = Some(Until::At { seqno, time: time.max(began) });
@@ -267,8 +267,8 @@ fn emit(
     out.add(tier, &Entry { older_follows, ..version.entry }, key, &version.value)
 }
 
-/// Makes states of operands, oldest first (M3): where the past is kept of all whose base is known, else where that is
-/// nothing. At the bottom nothing is the base of what is oldest.
+/// Turns operands into states, oldest first (M3). If the policy keeps the past, all whose base is known become states;
+/// otherwise only those whose base is a tombstone. At the bottom the oldest version has an empty base.
 fn make_states(versions: &mut [KeptVersion], key: &[u8], rules: &Rules, is_bottom: bool) {
     let Some(strategy) = &rules.strategy else { return };
     if let Some(last) = versions.last_mut().filter(|last| is_bottom && last.is_operand()) {
@@ -286,7 +286,7 @@ fn make_states(versions: &mut [KeptVersion], key: &[u8], rules: &Rules, is_botto
     }
 }
 
-/// Where each goes; nowhere, of what a tombstone says and has nothing to tell of this key alone.
+/// Chooses a tier for each version; none for a range tombstone that is not needed for this key alone.
 fn choose_tiers(
     versions: &mut [KeptVersion],
     (keeps_history, history_follows): (bool, bool),
@@ -299,7 +299,8 @@ fn choose_tiers(
         version.tier = Some(if keeps_history && !stays { Tier::History } else { Tier::Main });
         beneath_operand = version.is_operand();
     }
-    // No tombstone reaches into the history tier: one that superseded what goes there is told as a version of the key.
+    // Range tombstones do not reach into the history tier: one that superseded a moved version becomes a version of the
+    // key.
     let mut history_follows = history_follows;
     for version in versions.iter_mut().rev() {
         let told = history_follows || version.entry.gap_start.is_some();
@@ -308,8 +309,8 @@ fn choose_tiers(
     }
 }
 
-/// Lets the newest version go, if it is a tombstone or has expired, is all that the main tree has of the key, and
-/// nobody needs it (K4). A tombstone goes to the history tier while it is owed.
+/// Drops the newest version, if it is a tombstone or has expired, the main tree has nothing else of the key, and no
+/// reader needs it (K4). A tombstone goes to the history tier while the policy keeps it.
 fn leave(
     versions: &mut [KeptVersion],
     key: &[u8],
@@ -319,8 +320,8 @@ fn leave(
     let Some((newest, older)) = versions.split_first_mut() else { return };
     let Entry { seqno, gap_start, time, .. } = newest.entry;
     let alone = newest.tier.is_some() && older.iter().all(|version| version.tier != Some(Tier::Main));
-    // An older tombstone would be found once it is gone, and answer for times it knows nothing of; of a value also one
-    // of its own commit.
+    // Without it, reads would find an older range tombstone, and take that for the answer at moments when it was not. A
+    // value may even hide a range tombstone of its own commit.
     let from = if newest.is_tombstone() { seqno } else { seqno.next() };
     if !alone || tombstones.any_older(from) {
         return;
@@ -329,7 +330,7 @@ fn leave(
         let owed = rules.owe(&PolicyCandidate {
             rank: 0,
             seqno,
-            // Where a policy keeps the past every entry has a time, and no other owes anything.
+            // If the policy keeps the past, every entry has a time; otherwise it keeps no tombstone, whatever the time.
             time: time.unwrap_or(Micros::ZERO),
             superseded_at: None,
             is_delete: true,

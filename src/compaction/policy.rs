@@ -1,16 +1,16 @@
-//! What history a keyspace keeps.
+//! Policies: what history a keyspace keeps.
 //!
 //! ```text
 //!   versions of a key           superseded    mvcc(2, 1 h), it is 12:00
 //!     v4   written 11:50        —             the newest stays
 //!     v3   written 11:10        11:50         one of the newest two, and in the window
-//!     v2   written 09:00        11:10         in the window: as of 11:05 it was the truth
-//!     v1   written 08:00        09:00         may go
+//!     v2   written 09:00        11:10         in the window: it was current at 11:05
+//!     v1   written 08:00        09:00         may be dropped
 //! ```
 //!
-//! The age of a version counts from when it was superseded, not from when it was written: what was the truth at some
-//! moment of the window is kept, however old it was by then. (Rejected: the age since the write, which most engines had
-//! at first. A value written yesterday and replaced a minute ago would be gone from a window of an hour.)
+//! The age of a version counts from when it was superseded, not from when it was written: whatever was current at a
+//! moment inside the window is kept, however old it was by then. (Rejected: the age since the write, as in most engines
+//! at first. A value written yesterday and replaced a minute ago would be missing from a window of an hour.)
 
 use std::{
     fmt,
@@ -24,11 +24,15 @@ use crate::{
     manifest::StoredPolicy,
 };
 
-/// The longest name of a custom policy, in bytes.
+/// Maximum length of the name of a custom policy, in bytes.
 const NAME_LEN_MAX: usize = 255;
 
-/// Decides what history a keyspace keeps, beyond what open views and pins need. The newest value of each key always
-/// stays.
+/// What history a keyspace keeps, beyond what open views and pins need. The newest value of each key always stays,
+/// unless it has expired.
+///
+/// Ages count from when a version was superseded, not from when it was written. They are rounded up to whole
+/// microseconds; a duration that is too long to be counted in them means for ever. Flushes and compactions apply the
+/// policy to the versions that they meet: until then, reads of the past may find more than it promises.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -53,92 +57,94 @@ enum Kind {
     Custom { name: Arc<str>, by: Arc<dyn CompactionPolicy> },
 }
 
-// What a callback leaves of itself when it panics is its own affair: it is called again only as it was the first time.
+// The state in which a panicking callback leaves itself is its own concern: later calls are made as if it had returned.
 impl UnwindSafe for Policy {}
 impl RefUnwindSafe for Policy {}
 
-/// A compaction policy of your own: see [`Policy::custom`].
+/// A user-defined compaction policy, for [`Policy::custom`].
 pub trait CompactionPolicy: Send + Sync + 'static {
-    /// Whether a version is kept. It is asked version by version when a compaction meets them, those of one key newest
-    /// first, any number of times; the answer should follow from its arguments alone. It is not asked of the newest
-    /// value of a key, nor of what a view or pin still reads: that is kept.
+    /// Returns whether to keep a version. Flushes and compactions ask about each version that they meet, those of one
+    /// key newest first, any number of times; the answer should depend on the arguments alone. The newest value of a
+    /// key is kept without asking until it has expired. A version that an open view or a pin still reads is kept
+    /// whatever the answer.
     ///
-    /// A panic counts as yes. It runs under the locks of a compaction, so it cannot use a database: every call of one
-    /// answers [`Invalid`](crate::Error::Invalid) in it.
+    /// A panic counts as `true`. It runs under the locks of compactions, so it cannot use a database: within it, every
+    /// call to one returns [`Invalid`](crate::Error::Invalid).
     ///
-    /// A policy belongs to the open database: one that holds a [`Db`](crate::Db), a keyspace or a view of it keeps it
-    /// open for ever, unless somebody calls [`Db::close`](crate::Db::close).
+    /// A policy belongs to the open database: if it holds a [`Db`](crate::Db) of it, a keyspace or a view, the database
+    /// stays open for ever, unless [`Db::close`](crate::Db::close) is called.
     fn keep(&self, version: &VersionInfo, now: SystemTime) -> bool;
 }
 
-/// A version of a key, as a [`CompactionPolicy`] is asked about it.
+/// A version of a key that a [`CompactionPolicy`] decides about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VersionInfo {
-    /// How many newer versions of the key are known: 0 is the newest. Where not all versions are at hand it may be
-    /// smaller than the truth, never larger.
+    /// Number of newer versions of the key, deletes included: 0 is the newest. It may be lower than the true number if
+    /// not all versions are at hand, but never higher.
     pub rank: u64,
     /// The commit that wrote it.
     pub seqno: Seqno,
     /// When it was written.
     pub time: SystemTime,
-    /// When it stopped being the truth: by a newer version, or because it expired; nothing of a tombstone that is the
-    /// newest version.
+    /// When it stopped being current: when a newer version was written, or when it expired. `None` for a delete that is
+    /// the newest version.
     pub superseded_at: Option<SystemTime>,
-    /// It says that the key was deleted.
+    /// Whether it is a delete.
     pub is_delete: bool,
-    /// Bytes of its key and value.
+    /// Length of its key and value, in bytes.
     pub bytes: usize,
 }
 
-/// What is known of a version that may go.
+/// What is known of a version that may be dropped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PolicyCandidate {
     pub(crate) rank: u64,
     pub(crate) seqno: Seqno,
-    /// In microseconds, as all times here.
+    /// In microseconds, like all times here.
     pub(crate) time: Micros,
-    /// Nothing of a tombstone that is the newest version.
+    /// `None` for a tombstone that is the newest version.
     pub(crate) superseded_at: Option<Micros>,
     pub(crate) is_delete: bool,
-    /// A delete superseded it.
+    /// Whether a delete superseded it.
     pub(crate) ended_by_delete: bool,
-    /// A delete above it was written at this time at the latest: the oldest such.
+    /// Time of the oldest delete above it, if there is one.
     pub(crate) deleted_since: Option<Micros>,
     pub(crate) bytes: usize,
 }
 
 impl Policy {
-    /// Keeps the newest version of each key. It promises no past: reads as of an earlier seqno are exact while
-    /// the history happens to exist, and [`HistoryTrimmed`](crate::Error::HistoryTrimmed) afterwards.
+    /// Keeps only the newest version of each key. It promises no past: a read as of an earlier seqno is exact as long
+    /// as its history happens to exist, and fails with [`HistoryTrimmed`](crate::Error::HistoryTrimmed) afterwards.
     #[must_use]
     pub fn last_writer_wins() -> Self {
         Self(Kind::LastWriterWins)
     }
 
-    /// As [`last_writer_wins`](Policy::last_writer_wins), but the value that a delete ended stays readable for this
-    /// long after the delete.
+    /// Keeps the newest version of each key, like [`last_writer_wins`](Policy::last_writer_wins), and also every value
+    /// that a delete ended, for `retention` after that delete.
     #[must_use]
     pub fn tombstones(retention: Duration) -> Self {
         Self(Kind::Tombstones(Micros::of_duration(retention)))
     }
 
-    /// Keeps of each key the newest `max_versions` versions, and besides every version that was the truth at some
-    /// moment of the last `min_age`: inside that window every read of the past is exact. Deletes count as versions;
-    /// what lies beneath a delete older than `min_age` is not kept by number.
+    /// Keeps every version that was current at some moment of the last `min_age`, so every read inside that window is
+    /// exact, and the newest `max_versions` versions of each key, whatever their age. Deletes count as versions. What
+    /// lies beneath a delete older than `min_age` is not kept by number.
     #[must_use]
     pub fn mvcc(max_versions: u64, min_age: Duration) -> Self {
         Self(Kind::Mvcc { versions: max_versions, age: Micros::of_duration(min_age) })
     }
 
-    /// A policy of your own. Its name, of 1 to 255 bytes, is kept in the database. A process that opens the keyspace
-    /// without giving the policy keeps everything in it until the policy is given.
+    /// Creates a user-defined policy. Its name, of 1 to 255 bytes, is stored in the database;
+    /// [`Db::keyspace`](crate::Db::keyspace) returns [`Invalid`](crate::Error::Invalid) for any other. A process that
+    /// opens the keyspace without giving it this policy keeps all versions in it, until the policy is given.
     #[must_use]
     pub fn custom(name: impl AsRef<str>, policy: impl CompactionPolicy) -> Self {
         Self(Kind::Custom { name: name.as_ref().into(), by: Arc::new(policy) })
     }
 
-    /// That its name, if it has one, can be stored.
+    /// Fails unless a custom name can be stored.
     pub(crate) fn check_name(&self) -> Result<()> {
         match &self.0 {
             Kind::Custom { name, .. } if name.is_empty() || name.len() > NAME_LEN_MAX => Err(Error::invalid(format!(
@@ -149,7 +155,7 @@ impl Policy {
         }
     }
 
-    /// How it is stored.
+    /// Returns the form in which the policy is stored.
     pub(crate) fn stored(&self) -> StoredPolicy {
         match &self.0 {
             Kind::LastWriterWins => StoredPolicy::LastWriterWins,
@@ -159,7 +165,7 @@ impl Policy {
         }
     }
 
-    /// The policy that was stored; `custom` is the one that this process was given for the keyspace.
+    /// Returns the policy that was stored; `custom` is the one that this process was given for the keyspace.
     pub(crate) fn of(stored: &StoredPolicy, custom: Option<&Self>) -> Self {
         match stored {
             StoredPolicy::LastWriterWins => Self(Kind::LastWriterWins),
@@ -172,12 +178,12 @@ impl Policy {
         }
     }
 
-    /// Whether versions that were superseded may be kept although no view needs them.
+    /// Returns whether superseded versions may be kept although no view needs them.
     pub(crate) fn keeps_history(&self) -> bool {
         !matches!(self.0, Kind::LastWriterWins)
     }
 
-    /// The window: every version that was the truth in it is kept, in microseconds.
+    /// Returns the length of the window in microseconds: every version that was current inside it is kept.
     pub(crate) fn window(&self) -> Micros {
         match self.0 {
             Kind::LastWriterWins | Kind::Custom { .. } => Micros::ZERO,
@@ -186,7 +192,8 @@ impl Policy {
         }
     }
 
-    /// Whether age alone decides about what was superseded: then whole segments go by their newest end (K7).
+    /// Returns whether age alone decides about superseded versions: then a segment is dropped as a whole by its newest
+    /// end (K7).
     pub(crate) fn only_age_counts(&self) -> bool {
         match self.0 {
             Kind::LastWriterWins | Kind::Tombstones(_) => true,
@@ -195,12 +202,12 @@ impl Policy {
         }
     }
 
-    /// Whether the user wrote it.
+    /// Returns whether it is user-defined.
     pub(crate) fn is_custom(&self) -> bool {
         matches!(self.0, Kind::Custom { .. })
     }
 
-    /// Whether a version is kept at the time `now`, in microseconds (K2).
+    /// Returns whether a version is kept at the time `now`, in microseconds (K2).
     pub(crate) fn owes(&self, version: &PolicyCandidate, now: Micros) -> bool {
         let ended = version.superseded_at.unwrap_or(version.time);
         let younger = |age: Micros, since: Micros| now.saturating_sub(since) < age;
@@ -251,7 +258,7 @@ impl fmt::Debug for Policy {
     }
 }
 
-/// Stands for a custom policy that this process has not been given.
+/// Stands in for a custom policy that this process has not been given, and keeps everything.
 struct Everything;
 
 impl CompactionPolicy for Everything {

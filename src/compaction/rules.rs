@@ -1,4 +1,4 @@
-//! By what it is decided which versions stay, and what is told of those that go.
+//! What retention depends on: the rules of a keyspace, its readers, and the older segments outside the job.
 
 use std::{fmt, sync::Arc};
 
@@ -9,20 +9,22 @@ use crate::{
     segment::{Entry, SegmentMeta},
 };
 
-/// By what is decided.
+/// What decides about versions, beside the readers.
 pub(crate) struct Rules {
     pub(crate) policy: Policy,
-    /// Without one operands stay as they are: a custom strategy that this process has not been given yet.
+    /// Merge strategy; `None` if it is a custom one that this process has not been given yet: operands then stay as
+    /// they are.
     pub(crate) strategy: Option<MergeStrategy>,
-    /// The time of the database, in microseconds.
+    /// Time of the database, in microseconds.
     pub(crate) now: Micros,
-    /// From which seqno on what is written lives how long: see [`StoredOptions`](crate::manifest::StoredOptions).
+    /// TTLs, each with the seqno from which on it applies to writes: see
+    /// [`StoredOptions`](crate::manifest::StoredOptions).
     pub(crate) ttls: Arc<[(Seqno, Micros)]>,
-    /// Entries carry their commit time.
+    /// Whether entries carry their commit time.
     pub(crate) timed: bool,
-    /// When a seqno was committed, for entries that do not say; never too early.
+    /// Commit time of a seqno, for entries that do not record it; never too early.
     pub(crate) time_of: Box<dyn Fn(Seqno) -> Micros>,
-    /// The history tier holds nothing that a purge at or below this seqno hides.
+    /// Seqno up to which purges hide nothing in the history tier any more.
     pub(crate) purged_upto: Seqno,
 }
 
@@ -33,27 +35,28 @@ impl fmt::Debug for Rules {
 }
 
 impl Rules {
-    /// The time of a seqno, where anybody asks for it.
+    /// Returns the commit time of a seqno, in microseconds; 0 if this keyspace needs no times.
     pub(super) fn time_of(&self, seqno: Seqno) -> Micros {
         if self.timed { (self.time_of)(seqno) } else { Micros::ZERO }
     }
 
-    /// When a value that was written at a time expires, in microseconds.
+    /// Returns when a value written at a seqno and time expires, in microseconds; `None` if it never does.
     fn expiry(&self, seqno: Seqno, time: Micros) -> Option<Micros> {
         Some(time.saturating_add(ttl_at(&self.ttls, seqno)?))
     }
 
-    /// Whether the policy keeps a version that no view needs.
+    /// Returns whether the policy keeps a version that no view needs.
     pub(super) fn owe(&self, candidate: &PolicyCandidate) -> bool {
         self.policy.keeps_history() && self.policy.owes(candidate, self.now)
     }
 
-    /// Whether a purge hides nothing from anybody any more.
+    /// Returns whether a purge has nothing left to hide, and no reader needs it (K11).
     pub(super) fn may_go(&self, purge: Seqno, demands: &Demands) -> bool {
         self.purged_upto >= purge && !demands.holds_purge(purge)
     }
 
-    /// When the newest value of a key expired, if it is gone for everybody, also for those who look back.
+    /// Returns when the newest value of a key expired, if no view sees it, past ones included, and the policy does not
+    /// keep it.
     pub(super) fn expiry_if_gone(&self, entry: &Entry, bytes: usize, demands: &Demands) -> Option<Micros> {
         let Entry { seqno, gap_start, kind, .. } = *entry;
         let time = entry.time?;
@@ -65,7 +68,7 @@ impl Rules {
             superseded_at: Some(expiry),
             is_delete: false,
             ended_by_delete: true,
-            // An expiry is as good as a delete: number protects nothing that is older than the window.
+            // An expiry counts as a delete: the number of versions protects nothing that is older than the window.
             deleted_since: Some(expiry),
             bytes,
         });
@@ -74,26 +77,27 @@ impl Rules {
     }
 }
 
-/// Somebody who reads a moment.
+/// A view or pin, and the moment it reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reader {
     pub(crate) seqno: Seqno,
-    /// Purges up to this seqno hide from them what is older.
+    /// Purges up to this seqno hide everything older from it.
     pub(crate) purge_horizon: Seqno,
-    /// The time of the moment, in microseconds.
+    /// Time of the moment, in microseconds.
     pub(crate) time: Micros,
 }
 
-/// Who may still read old versions, in the orders in which it is asked for: for every key, so each answer is found by a
-/// search, however many they are.
+/// Views and pins that may still read old versions. The job asks about them for every key, so they are sorted for each
+/// question: an answer is one search, however many readers there are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readers {
-    /// The seqnos that views and pins may read, ascending, each once.
+    /// Seqnos that views and pins may read, ascending, without duplicates.
     registered: Vec<Seqno>,
-    /// The readers one by one, by seqno; and the earliest time from each on.
+    /// All readers by seqno; and, for each, the earliest time of it and those after it.
     all: Vec<Reader>,
     earliest_from: Vec<Micros>,
-    /// Up to which purge something is hidden from whom, ascending: the purge, and the seqno of the reader.
+    /// Pairs of purge horizon and seqno, one for each reader, ascending: purges up to that horizon hide from that
+    /// reader.
     purge_horizon: Vec<(Seqno, Seqno)>,
 }
 
@@ -114,7 +118,7 @@ impl Readers {
         Self { registered, all, earliest_from, purge_horizon }
     }
 
-    /// The seqnos that somebody reads, ascending, each once.
+    /// Returns the seqnos that views and pins may read, ascending, without duplicates.
     pub(crate) fn seqnos(&self) -> &[Seqno] {
         &self.registered
     }
@@ -124,62 +128,62 @@ impl Readers {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Demands {
     readers: Arc<Readers>,
-    /// The newest seqno of anybody who takes it for lost history when nothing is found.
+    /// Newest seqno of a reader that takes absence for lost history: one below a watermark of the keyspace.
     newest_distrusting: Option<Seqno>,
 }
 
 impl Demands {
-    /// What readers demand of a keyspace that has these watermarks when the job begins.
+    /// Returns what readers demand of a keyspace that has these watermarks when the job begins.
     pub(crate) fn new(readers: &Arc<Readers>, vanished: Seqno, expired_upto: Micros) -> Self {
         let distrusts = |reader: &&Reader| reader.seqno < vanished || reader.time < expired_upto;
         let newest_distrusting = readers.all.iter().rfind(distrusts).map(|reader| reader.seqno);
         Self { readers: Arc::clone(readers), newest_distrusting }
     }
 
-    /// The oldest registered seqno in `from..to`.
+    /// Returns the oldest registered seqno in `from..to`.
     pub(super) fn any_in(&self, from: Seqno, to: Seqno) -> Option<Seqno> {
         let registered = &self.readers.registered;
         let at = registered.partition_point(|seqno| *seqno < from);
         registered.get(at).copied().filter(|seqno| *seqno < to)
     }
 
-    /// Whether somebody looks at a moment from `seqno` on that is before a time.
+    /// Returns whether a reader at or above `seqno` reads a moment before `time`.
     fn any_before(&self, seqno: Seqno, time: Micros) -> bool {
         let at = self.readers.all.partition_point(|reader| reader.seqno < seqno);
         self.readers.earliest_from.get(at).is_some_and(|earliest| *earliest < time)
     }
 
-    /// Whether a tombstone that hides nothing any more must stay for the sake of a view. One at or above it, but below
-    /// a watermark of the keyspace, would take its absence for lost history. One below it that its gap refuses would
-    /// take the absence for "never there".
+    /// Returns whether a view needs a tombstone that hides nothing any more (K4). A view at or above it, but below a
+    /// watermark of the keyspace, would take its absence for lost history. A view below it that its gap refuses would
+    /// take its absence for "never there".
     pub(super) fn holds_tombstone(&self, seqno: Seqno, gap_start: Option<Seqno>) -> bool {
         let above = self.newest_distrusting.is_some_and(|newest| newest >= seqno);
         above || gap_start.is_some_and(|gap| self.any_in(gap, seqno).is_some())
     }
 
-    /// The newest seqno of anybody who takes it for lost history when nothing is found.
+    /// Returns the newest seqno of a reader that takes absence for lost history.
     pub(super) fn newest_distrusting(&self) -> Option<Seqno> {
         self.newest_distrusting
     }
 
-    /// The oldest seqno in `from..to` that somebody reads who came before a purge.
+    /// Returns the oldest seqno in `from..to` of a reader that was opened before a purge.
     pub(super) fn before_purge(&self, purge: Seqno, from: Seqno, to: Seqno) -> Option<Seqno> {
         let all = &self.readers.all;
         let at = all.partition_point(|reader| reader.seqno < from);
         let inside = all.get(at..).unwrap_or_default().iter().take_while(|reader| reader.seqno < to);
-        // Asked of what a purge is over alone.
+        // Linear, but asked only about versions beneath a purge.
         inside.into_iter().find(|reader| reader.purge_horizon < purge).map(|reader| reader.seqno)
     }
 
-    /// Somebody from whom this purge hides what is older, and the next purge above it does not.
+    /// Returns the seqno of a reader for which this purge hides what is older and the next newer purge does not.
     pub(super) fn between_purges(&self, purge: Seqno, next: Seqno) -> Option<Seqno> {
         let purge_horizon = &self.readers.purge_horizon;
         let at = purge_horizon.partition_point(|(purge_horizon, _)| *purge_horizon < purge);
         purge_horizon.get(at).filter(|(purge_horizon, _)| *purge_horizon < next).map(|(_, seqno)| *seqno)
     }
 
-    /// Whether a purge must stay for the sake of a view: of one from before it, which it hides nothing from, or of one
-    /// that it answers "absent" and that would take its absence for lost history.
+    /// Returns whether a view needs a purge (K11): one that was opened before it and still reads what it hides, one of
+    /// a moment before it, or one that would take absence for lost history, where the purge answers "absent".
     pub(super) fn holds_purge(&self, purge: Seqno) -> bool {
         let purge_horizon = self.readers.purge_horizon.first().is_some_and(|(purge_horizon, _)| *purge_horizon < purge);
         let reads = self.readers.registered.first().is_some_and(|seqno| *seqno < purge);
@@ -187,17 +191,17 @@ impl Demands {
     }
 }
 
-/// The older segments of the main tree of the keyspace outside the job.
+/// Segments of the main tree of the keyspace that are outside the job and may hold older entries.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OlderSegments(pub(crate) Vec<Arc<SegmentMeta>>);
 
 impl OlderSegments {
-    /// Whether none of them can hold a key of the span.
+    /// Returns whether none of them can hold a key of the span.
     pub(super) fn is_clear(&self, span: &KeySpan) -> bool {
         !self.0.iter().any(|segment| segment.summary.overlaps(span))
     }
 
-    /// The spans that they may hold keys of, in order and apart.
+    /// Returns the spans whose keys they may hold, in order and disjoint.
     pub(super) fn spans(&self) -> Vec<KeySpan> {
         let mut all: Vec<&KeySpan> = self.0.iter().map(|segment| &segment.summary.span).collect();
         all.sort_unstable_by(|a, b| a.start.cmp(&b.start));
@@ -221,7 +225,7 @@ mod tests {
     use super::*;
     use crate::env::{Env, Sim};
 
-    /// Each was looked for among all readers, for each key.
+    /// Each question used to be answered by a look at every reader, for each key: the answers must be the same.
     #[test]
     fn what_is_found_by_a_search_is_what_a_look_at_every_reader_finds() {
         let sim = Sim::new(9);

@@ -1,16 +1,17 @@
-//! What the policies keep, told in `scenarios.txt`: versions, readers and depth go in, survivors and traces come out.
+//! What the policies keep, as `scenarios.txt` lists it: versions, readers and older segments go in; what survives and
+//! what was dropped come out.
 //!
 //! | line | means |
 //! | --- | --- |
-//! | `scenario …` | begins anew: last-writer-wins, at 10 h, nothing below, nobody reads |
+//! | `scenario …` | begins anew: last-writer-wins, at 10 h, no older segments, no views |
 //! | `policy mvcc 2 1h` · `tombstones 1h` · `last_writer_wins` · `keep_even` | the policy |
-//! | `now 12h` · `ttl 1h` · `strategy Sum` · `views 12 25` · `vanished 30` · `below` | the rest of what is decided by; `below`: older entries may be outside the job |
+//! | `now 12h` · `ttl 1h` · `strategy Sum` · `views 12 25` · `vanished 30` · `below` | what else decides; `below`: older entries may be outside the job |
 //! | `put@20 9h gap 10 moved` | a version of the key, newest first, written at that time; kinds are `put`, `delete`, `operand`, `purge` |
-//! | `range_delete@30 9h` · `range_purge@30 9h` | a tombstone over the key |
-//! | `history put@20 5h until 30 6h` · `history delete@30 6h open` | a version of the history tier: all of them make a merge there |
+//! | `range_delete@30 9h` · `range_purge@30 9h` | a range tombstone over the key |
+//! | `history put@20 5h until 30 6h` · `history delete@30 6h open` | a version of the history tier: one such line makes the scenario a merge there |
 //! | `= main put@50 gap 20 moved` · `= history put@20 until 42` · `= history delete@30 open` | what comes out, in order |
-//! | `= tombstone 30 gap 12` | a tombstone that stays |
-//! | `= vanished 30` · `= horizon 30` · `= expired_upto 9h` | traces that are not 0 |
+//! | `= tombstone 30 gap 12` | a range tombstone that stays |
+//! | `= vanished 30` · `= horizon 30` · `= expired_upto 9h` | watermarks to raise, if not 0 |
 
 use super::{
     history::{HistorySurvivors, Purges},
@@ -37,7 +38,7 @@ impl CompactionPolicy for KeepEven {
     }
 }
 
-/// `9h`, `30m`.
+/// Parses `9h`, `30m`.
 fn time(word: &str) -> Duration {
     let (number, unit) = word.split_at(word.len() - 1);
     let minutes = if unit == "h" { 60 } else { 1 };
@@ -104,7 +105,7 @@ impl Case {
             ["=", expected @ ..] => self.expected.push(expected.join(" ")),
             [first, rest @ ..] => {
                 let (history, version, rest) = match (*first, rest) {
-                    ("past", [version, rest @ ..]) => (true, *version, rest),
+                    ("history", [version, rest @ ..]) => (true, *version, rest),
                     _ => (false, *first, rest),
                 };
                 let (what, seqno) = version.split_once('@').unwrap();
@@ -204,7 +205,7 @@ impl Case {
             survivors.end_key(&mut told).unwrap();
             for (.., tombstone) in survivors.tombstones_before(None).iter().collect::<Vec<_>>().into_iter().rev() {
                 let gap = tombstone.gap_start.map(|gap| format!(" gap {gap}")).unwrap_or_default();
-                told.push(format!("mark {}{gap}", tombstone.seqno));
+                told.push(format!("tombstone {}{gap}", tombstone.seqno));
             }
             survivors.into_dropped()
         };
@@ -227,7 +228,7 @@ impl Output for Vec<String> {
 }
 
 fn words(tier: Tier, entry: &Entry) -> String {
-    let tier = if tier == Tier::Main { "main" } else { "past" };
+    let tier = if tier == Tier::Main { "main" } else { "history" };
     let kind = match entry.kind {
         Kind::Put => "put",
         Kind::Delete => "delete",

@@ -1,4 +1,4 @@
-//! Which versions survive, and what trace the others leave.
+//! Decides which versions survive, and what the others leave behind.
 //!
 //! ```text
 //!   one key, newest first      last_writer_wins, a view at 25 is open      mvcc, all inside the window
@@ -8,10 +8,10 @@
 //!     put@10                   dropped: gap_start of put@20 becomes 10     history [10, 20)
 //! ```
 //!
-//! Rules K1 to K8 of `docs/versions.md`. The versions of a key come by newest first, entries and tombstones of range
-//! tombstones alike, and each is judged by itself: kept, folded into the operand above it, or dropped and noted on the
-//! version above it. Those of a key that are kept wait together, in [`KeyVersions`]; when the key ends it is decided
-//! where each of them goes.
+//! Implements rules K1 to K6, K8, K11, M2 and M3 of `docs/versions.md`. The versions of a key arrive newest first,
+//! point entries and range tombstones alike, and each is judged by itself: it is kept, folded into the operand above
+//! it, or dropped and recorded as a gap of the version above it. The versions of a key that are kept wait in
+//! [`KeyVersions`], which decides where each of them goes when the key ends.
 
 use std::sync::Arc;
 
@@ -29,28 +29,28 @@ use crate::{
     segment::Entry,
 };
 
-/// What the next older version of the key is judged by.
+/// What decides about the next older version of the key.
 #[derive(Clone, Copy, Debug)]
 struct Above {
-    /// Of the version just above, whatever has become of it.
+    /// Seqno of the version just above, whether that was kept or not.
     seqno: Seqno,
-    /// When that was, in microseconds.
+    /// Its commit time, in microseconds.
     time: Micros,
-    /// A delete ended the next one, or may have.
+    /// Whether a delete ended the next version, or may have.
     is_delete: bool,
-    /// The time of the oldest delete.
+    /// Time of the oldest delete.
     deleted_since: Option<Micros>,
-    /// How many versions there were.
+    /// Number of versions above.
     count: u64,
-    /// The oldest purge.
+    /// Seqno of the oldest purge.
     purge: Option<Seqno>,
-    /// The lowest gap of all versions above: from there on nothing further down can be read.
+    /// Lowest gap of all versions above: further down, only versions below it can be read.
     floor: Seqno,
 }
 
 impl Above {
-    /// Where the next older version ends, in seqno and time: at the version above, or at the lowest of what was dropped
-    /// from between.
+    /// Returns where the interval of the next older version ends, in seqno and time: at the version above, or at the
+    /// lowest gap, if something between the two was dropped.
     fn end_below(&self, rules: &Rules) -> (Seqno, Micros) {
         if self.floor < self.seqno {
             (self.floor, self.time.min(rules.time_of(self.floor)))
@@ -67,22 +67,22 @@ struct Candidate {
     seqno: Seqno,
     gap_start: Option<Seqno>,
     moved: bool,
-    /// In microseconds; 0 where nobody asks for it.
+    /// Commit time in microseconds; 0 where nothing depends on it.
     time: Micros,
-    /// Of its key and value.
+    /// Length of its key and value.
     bytes: usize,
-    /// A tombstone says it.
+    /// Whether it is a range tombstone, as a version of the key.
     by_tombstone: bool,
 }
 
 impl Candidate {
-    /// The smallest seqno that is missed when it goes.
+    /// Returns the smallest seqno that can no longer be read once it is dropped.
     fn lowest(&self) -> Seqno {
         self.gap_start.map_or(self.seqno, |gap| gap.min(self.seqno))
     }
 }
 
-/// Takes entries in order and gives out those that survive.
+/// Takes entries in order and passes on those that survive.
 #[derive(Debug)]
 pub(crate) struct Survivors {
     rules: Rules,
@@ -93,18 +93,18 @@ pub(crate) struct Survivors {
     key: Vec<u8>,
     in_key: bool,
     above: Option<Above>,
-    /// A tombstone was passed since the last one that was kept, and is no version of the key for anybody.
+    /// Whether a range tombstone was skipped since the last version that was kept, as no version of the key.
     skipped_tombstone: bool,
     kept: KeyVersions,
-    /// Tombstones that were kept as versions of a key: each may be written down as an entry.
+    /// Range tombstones kept as versions of a key: each may be written as an entry.
     tombstones_kept: u64,
 }
 
 impl Survivors {
-    /// Survivors of a merge of entries and range tombstones, all of one keyspace.
+    /// Returns the survivors of a merge of entries and range tombstones, all of one keyspace.
     pub(crate) fn new(rules: Rules, demands: Demands, below: OlderSegments, tombstones: &[Arc<Tombstones>]) -> Self {
         let timed = rules.timed || !rules.policy.keeps_history() && rules.ttls.is_empty();
-        assert!(timed, "{rules:?} asks for times, and entries carry none");
+        assert!(timed, "{rules:?} needs times, but entries carry none");
         let mut dropped = Dropped::default();
         let tombstones = JobTombstones::new(tombstones, (&rules, &demands), &mut dropped);
         let kept = KeyVersions::default();
@@ -123,8 +123,8 @@ impl Survivors {
         }
     }
 
-    /// Takes the next entry, of the key before or of the next one; `out` gets those that are certain to survive, with
-    /// their final gaps.
+    /// Takes the next entry, of the current key or of the next one. Passes the versions that are certain to survive to
+    /// `out`, with their final gaps.
     pub(crate) fn take(
         &mut self,
         entry: &EntryRef<'_>,
@@ -159,7 +159,7 @@ impl Survivors {
         Ok(())
     }
 
-    /// Ends the current key. To be called before an output is cut, and at the end.
+    /// Ends the current key. Must be called before an output is cut, and at the end.
     pub(crate) fn end_key(&mut self, out: &mut impl Output) -> Result<()> {
         if !self.in_key {
             return Ok(());
@@ -173,22 +173,22 @@ impl Survivors {
         self.kept.give_out(&self.key, by, (&mut self.tombstones, &mut self.dropped), more_follow, out)
     }
 
-    /// The range tombstones of everything before `cut` (of all that is left, without one), final.
+    /// Returns the range tombstones before `cut` in their final form; without a cut, all that are left.
     pub(crate) fn tombstones_before(&mut self, cut: Option<&[u8]>) -> Tombstones {
         self.tombstones.take_before(cut, (&self.rules, &self.demands, &self.below), &mut self.dropped)
     }
 
-    /// Whether reads may go on from a segment of this span to older ones.
+    /// Returns whether reads may have to continue from a segment of this span to older ones.
     pub(crate) fn passed(&self, span: &KeySpan) -> bool {
         !self.below.is_clear(span)
     }
 
-    /// What was kept only for registered seqnos since this was asked last.
+    /// Returns the bytes kept only for registered seqnos since the last call.
     pub(crate) fn take_held(&mut self) -> Vec<(Seqno, u64)> {
         std::mem::take(&mut self.dropped.held_by)
     }
 
-    /// How many entries may have come of tombstones.
+    /// Returns how many entries may have been written for range tombstones.
     pub(super) fn tombstones_kept(&self) -> u64 {
         self.tombstones_kept
     }
@@ -223,19 +223,19 @@ impl Survivors {
         let in_operand = self.kept.ends_with_operand();
         let mut reader = None;
         if let Some(purge) = above.purge {
-            // What an operand stands upon is read by whoever reads the operand.
+            // Every reader of an operand, however new, also reads what lies beneath it.
             let upto = if in_operand { Seqno::MAX } else { above.seqno };
             reader = self.demands.before_purge(purge, candidate.lowest(), upto);
             if kind.purges() {
                 reader = reader.or_else(|| self.demands.between_purges(seqno, purge));
             }
             if reader.is_none() {
-                // Gone for good, and nothing is to tell of it.
+                // Hidden by the purge from every reader: dropped without a trace (K11).
                 return self.pass(candidate);
             }
         }
         if same_commit && !in_operand && !kind.purges() {
-            // A later word of the same batch stands for this one, and for what was dropped beneath it.
+            // A later operation of the same batch replaces this one, and takes over the gap beneath it.
             if let Some(gap) = candidate.gap_start {
                 if let Some(above) = &mut self.above {
                     above.floor = above.floor.min(gap);
@@ -256,7 +256,7 @@ impl Survivors {
         };
         if !wanted && in_operand && self.fold(candidate, &value) {
             if candidate.by_tombstone {
-                // It became the base of an operand, and is still there for those who read it.
+                // It became the base of an operand, so its readers still find it there.
                 self.skipped_tombstone = true;
             } else if same_commit {
                 candidate.gap_start.into_iter().for_each(|gap| self.kept.note(gap, candidate.moved));
@@ -266,14 +266,15 @@ impl Survivors {
             }
         } else if wanted || in_operand {
             if self.skipped_tombstone && self.rules.policy.keeps_history() {
-                // What is noted above when this one is moved refuses what the tombstone says.
+                // When this version is moved, the gap recorded above it also refuses the moments that the skipped
+                // tombstone would answer: that counts as a drop (K6).
                 self.dropped_beneath_last();
             }
             self.keep(candidate, Some(above.end_below(&self.rules)), value());
         } else if candidate.by_tombstone {
             self.skipped_tombstone = true;
         } else {
-            // Else nobody could read it before either.
+            // At or above the floor it could not be read before, either: nothing to record.
             if candidate.lowest() < above.floor {
                 self.kept.note(candidate.lowest(), candidate.moved);
                 self.dropped_beneath_last();
@@ -282,7 +283,7 @@ impl Survivors {
         self.pass(candidate);
     }
 
-    /// Whether somebody reads it, or the policy keeps it.
+    /// Returns whether a view reads it, or the policy keeps it.
     fn is_wanted(&mut self, candidate: &Candidate, above: &Above) -> bool {
         let owed = self.rules.owe(&PolicyCandidate {
             rank: above.count,
@@ -301,8 +302,8 @@ impl Survivors {
         owed || reader.is_some()
     }
 
-    /// Folds a version into the operand directly above it; `false` when it has to stay apart. An operand and what is
-    /// beneath it may become one where nobody reads between them.
+    /// Folds a version into the operand directly above it; `false` if it has to stay separate. Where no reader lies
+    /// between them, an operand and what is beneath it may become one (M3).
     fn fold(&mut self, candidate: &Candidate, value: &impl Fn() -> Bytes) -> bool {
         let Some(strategy) = &self.rules.strategy else { return false };
         let kind = if candidate.kind == Kind::RangeDelete { Kind::Delete } else { candidate.kind };
@@ -321,7 +322,7 @@ impl Survivors {
         });
     }
 
-    /// Notes what was judged, for the next older version.
+    /// Records the version just judged, as the one above the next older version.
     fn pass(&mut self, candidate: &Candidate) {
         let Candidate { kind, seqno, gap_start, moved, time, .. } = *candidate;
         let deletes = matches!(kind, Kind::Delete | Kind::RangeDelete) || kind.purges();
@@ -334,7 +335,7 @@ impl Survivors {
         self.above = Some(Above {
             seqno,
             time,
-            // What was moved from beneath it may have been a delete: then that is what ended the next one.
+            // A version moved from beneath it may have been a delete, and then ended the next version.
             is_delete: deletes || moved,
             deleted_since: if deletes {
                 Some(deleted_since.map_or(time, |since| since.min(time)))
@@ -347,7 +348,8 @@ impl Survivors {
         });
     }
 
-    /// What was noted on the last version refuses everything down from it, also what a tombstone between says.
+    /// Raises the horizon to the last version: its gap refuses all moments down from there, including those that a
+    /// range tombstone in between would answer.
     fn dropped_beneath_last(&mut self) {
         self.dropped.dropped_beneath(self.kept.last_seqno());
     }

@@ -1,18 +1,18 @@
-//! Which range tombstones of a job stay, and over which keys.
+//! Decides which range tombstones of a job stay, and over which keys.
 //!
 //! ```text
-//!   @9  a───────────z              nobody reads between       @9  a──f gap 5   f──k gap 3   k──z
+//!   @9  a───────────z              no reader in between       @9  a──f gap 5   f──k gap 3   k──z
 //!   @5  a──────k                   ───────────────────▶
 //!   @3       f─k
 //! ```
 //!
-//! Over each key the newest stays; an older one where somebody reads between it and the one above, where the policy
-//! owes it, and where it purges. What goes is noted on what is left above it, as a gap. Whether one stays over a key
-//! depends on the next newer one there, and on nothing else.
+//! Over each key the newest one stays. An older one stays if a reader lies between it and the one above, if the policy
+//! keeps it, or if it is a purge. A dropped one is recorded as a gap of the next newer one that is left. Whether a
+//! tombstone stays over a key depends only on the next newer one there.
 //!
-//! So the tombstones need not be cut: a sweep from edge to edge holds those over the current keys in the order of their
-//! commits. Where one begins or ends, it, the one beneath it and the gap of the next kept one above may change, and no
-//! others. So n tombstones come out as some n pieces, in O(n log n), however many of them overlap.
+//! So the tombstones need not be cut into fragments: a sweep from edge to edge keeps those over the current keys in
+//! commit order. Where one begins or ends, only that one, the one beneath it, and the gap of the next kept one above
+//! may change. So n tombstones yield a number of pieces linear in n, in O(n log n), however many of them overlap.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,8 +29,8 @@ use crate::{
     merge::{Tombstone, Tombstones},
 };
 
-/// A tombstone, or a part of one, by the numbers of the edges where it begins and ends. One that has no end ends at the
-/// number of edges.
+/// A range tombstone, or a part of one, from one edge to another; edges are named by their numbers. One without an end
+/// ends at the number of edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) from: usize,
@@ -38,7 +38,7 @@ pub(super) struct Piece {
     pub(super) tombstone: Tombstone,
 }
 
-/// What is left of the tombstones of a job: their edges, and the pieces in no order.
+/// Returns what is left of the range tombstones of a job: their edges, and the pieces in no particular order.
 pub(super) fn thin(
     sets: &[Arc<Tombstones>],
     (rules, demands): (&Rules, &Demands),
@@ -67,7 +67,7 @@ pub(super) fn thin(
     (edges.to_vec(), out)
 }
 
-/// By edge, which pieces begin and which end there.
+/// Returns for each edge the pieces that begin there and those that end there.
 fn events(pieces: &[Piece]) -> BTreeMap<usize, (Vec<usize>, Vec<usize>)> {
     let mut events: BTreeMap<usize, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
     for (at, piece) in pieces.iter().enumerate() {
@@ -77,7 +77,7 @@ fn events(pieces: &[Piece]) -> BTreeMap<usize, (Vec<usize>, Vec<usize>)> {
     events
 }
 
-/// The tombstones of one commit: a later word stands for those before, but nothing takes a purge back.
+/// Merges the range tombstones of one commit: a later one replaces those before it, but a purge stays in force.
 fn one_word(commit: &[Piece], out: &mut Vec<Piece>) {
     let mut open: BTreeSet<usize> = BTreeSet::new();
     let mut purges = 0usize;
@@ -97,22 +97,22 @@ fn one_word(commit: &[Piece], out: &mut Vec<Piece>) {
             told = newest.map(|tombstone| Piece { from: edge, to: edge, tombstone });
         }
     }
-    assert!(told.is_none() && open.is_empty() && purges == 0, "{told:?} of one commit goes on behind every edge");
+    assert!(told.is_none() && open.is_empty() && purges == 0, "{told:?} of one commit continues past every edge");
 }
 
-/// A sweep over the keys.
+/// Sweep over the keys.
 struct Sweep<'a> {
-    /// Oldest first; those of one commit do not overlap. A rank is a place in here.
+    /// Oldest first; those of one commit do not overlap. A rank is an index into this.
     pieces: &'a [Piece],
     rules: &'a Rules,
     demands: &'a Demands,
     dropped: &'a mut Dropped,
-    /// Those over the current keys, and which of them stay.
+    /// Ranks of the pieces over the current keys, and of those among them that stay.
     open: BTreeSet<usize>,
     kept: BTreeSet<usize>,
-    /// What is missed when one goes, of those that do; a tree of minima.
+    /// Lowest seqno lost with each dropped piece over the current keys; a tree of minima.
     lowest: Vec<Seqno>,
-    /// Of each that stays, from which edge on it is told with which gap.
+    /// For each piece that stays: the edge since which it has its current gap, and that gap.
     told: Vec<Option<Piece>>,
     out: Vec<Piece>,
 }
@@ -148,7 +148,7 @@ impl<'a> Sweep<'a> {
                 self.keep(rank, stays, edge);
                 self.set_lowest(rank, if stays { Seqno::MAX } else { self.tombstone(rank).map_or(Seqno::MAX, lowest) });
             }
-            // The runs in which something has changed, by the kept one above each.
+            // The pieces whose gap may have changed: the next kept one at or above each change.
             let mut above: Vec<usize> = Vec::new();
             for rank in touched {
                 above.extend(self.kept.get(&rank));
@@ -161,7 +161,7 @@ impl<'a> Sweep<'a> {
             }
         }
         let told = self.told.iter().flatten().count();
-        assert!(told == 0 && self.kept.is_empty(), "{told} tombstones go on behind edge {end}, the last");
+        assert!(told == 0 && self.kept.is_empty(), "{told} tombstones continue past edge {end}, the last");
         self.out
     }
 
@@ -169,11 +169,11 @@ impl<'a> Sweep<'a> {
         self.pieces.get(rank).map(|piece| &piece.tombstone)
     }
 
-    /// Whether one stays over the current keys.
+    /// Returns whether a piece stays over the current keys.
     fn stays(&self, rank: usize) -> bool {
         let above = self.open.range(rank + 1..).next().and_then(|above| self.tombstone(*above));
         let (Some(tombstone), Some(above)) = (self.tombstone(rank), above) else { return true };
-        // A gap speaks for every key: whoever reads between two tombstones needs both.
+        // A gap applies to every key: a reader between two tombstones needs both.
         let from = above.gap_start.map_or(lowest(tombstone), |gap| gap.min(lowest(tombstone)));
         tombstone.purge || owes(tombstone, above, self.rules) || self.demands.any_in(from, above.seqno).is_some()
     }
@@ -188,7 +188,7 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Tells one that stays from here on with the gap that it has now.
+    /// Records that a piece that stays has its current gap from this edge on.
     fn tell(&mut self, rank: usize, edge: usize) {
         debug_assert!(rank < self.pieces.len(), "tombstone {rank} of {}", self.pieces.len());
         let Some(mut tombstone) = self.tombstone(rank).copied() else { return };
@@ -217,7 +217,7 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// The smallest of what went in a range of ranks.
+    /// Returns the smallest seqno lost with the dropped pieces in a range of ranks.
     fn lowest_in(&self, from: usize, to: usize) -> Seqno {
         debug_assert!(from <= to && to <= self.pieces.len(), "tombstones {from}..{to} of {}", self.pieces.len());
         let (mut left, mut right) = (from + self.pieces.len(), to + self.pieces.len());
@@ -239,7 +239,7 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// The smallest seqno that is missed when a tombstone goes.
+/// Returns the smallest seqno that can no longer be read once a tombstone is dropped.
 fn lowest(tombstone: &Tombstone) -> Seqno {
     tombstone.gap_start.map_or(tombstone.seqno, |gap| gap.min(tombstone.seqno))
 }
@@ -248,7 +248,7 @@ fn owes(tombstone: &Tombstone, above: &Tombstone, rules: &Rules) -> bool {
     let time = |tombstone: &Tombstone| {
         if tombstone.time == Micros::ZERO { rules.time_of(tombstone.seqno) } else { tombstone.time }
     };
-    // What a policy of the user's own says of one key says nothing of the others.
+    // What a custom policy decides about one key need not hold for the others.
     rules.policy.is_custom()
         || rules.policy.keeps_history()
             && rules.owe(&PolicyCandidate {
@@ -306,7 +306,7 @@ pub(super) mod tests {
         Demands::new(&Arc::new(Readers::new(readers)), Seqno(dice.below(last + 1)), Micros::ZERO)
     }
 
-    /// Tombstones of 1 to `last`, a second for each commit.
+    /// Draws range tombstones for commits 1 to `last`, one microsecond apart.
     pub(in crate::compaction) fn draw(dice: &mut Dice, last: u64) -> Vec<RangeTombstone> {
         let letter = |at: u64| vec![b'a' + u8::try_from(at).unwrap()];
         let mut all = Vec::new();
@@ -331,7 +331,7 @@ pub(super) mod tests {
         all
     }
 
-    /// The tombstones over one key, newest first, thinned by themselves.
+    /// Thins the tombstones over one key by itself, newest first: the reference.
     fn column(tombstones: &[Tombstone], rules: &Rules, demands: &Demands, dropped: &mut Dropped) -> Vec<Tombstone> {
         let mut thinned: Vec<Tombstone> = Vec::new();
         let mut above: Option<Tombstone> = None;

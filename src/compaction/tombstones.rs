@@ -1,23 +1,22 @@
-//! The range tombstones of a job, on their way through.
+//! Range tombstones on their way through a job.
 //!
-//! A tombstone speaks of every key that it covers, so it may say only what is true of all of them. What is to be noted
-//! of one key is noted on a point tombstone of that key with the same seqno, which
-//! [`Survivors`](super::survivors::Survivors) writes beside the tombstone. (Rejected: to note it on the tombstone. Then
-//! one key's dropped version refused the reads of its neighbours, and everything that a view read beneath a tombstone
-//! had to be kept twice.) Only what is dropped of the tombstones themselves is noted on a tombstone: an older one,
-//! beneath a newer (see [`thin`]).
+//! A range tombstone covers many keys, so it may record only what is true of all of them. What concerns one key is
+//! recorded on a point tombstone of that key with the same seqno, which [`Survivors`](super::survivors::Survivors)
+//! writes next to the range tombstone. (Rejected: recording it on the range tombstone. Then a version dropped from one
+//! key refused the reads of its neighbours, and everything that a view read beneath a range tombstone had to be kept
+//! twice.) Only a dropped range tombstone is recorded on a range tombstone: on the next newer one (see [`thin`]).
 //!
 //! ```text
-//!   put@50 │ delete@40 │ range tombstones @39 @38 … @31 │ put@20          shown of the row: @39 and @31
+//!   put@50 │ delete@40 │ range tombstones @39 @38 … @31 │ put@20          judged of the row: @39 and @31
 //! ```
 //!
-//! Of a row of tombstones between two entries of a key the newest and the oldest are versions of the key: the one that
-//! came last, and the one that ended what is beneath. Those between deleted what was deleted already, and are not
-//! judged: else n tombstones over m keys were n · m versions. One that has a gap, or purges, is judged wherever it
-//! stands.
+//! In a row of range tombstones between two entries of a key, the newest and the oldest are versions of the key: the
+//! one that came last, and the one that ended what lies beneath. Those in between deleted what was already deleted, and
+//! are not judged: otherwise n tombstones over m keys would be n · m versions. One that has a gap or is a purge is
+//! always judged.
 //!
-//! Where tombstones may leave, over the keys between two edges all of them do, or none: an older one that stayed would
-//! answer for times it knows nothing of.
+//! Over the keys between two edges, either all range tombstones leave or none does: if the newest left alone, reads
+//! would find an older one, and take that for the answer at moments when it was not.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,30 +34,31 @@ use crate::{
     merge::{Tombstone, Tombstones},
 };
 
-/// Where a tombstone stands among the versions of a key.
+/// Position of a range tombstone among the versions of a key: seqno and ordinal.
 type Place = (Seqno, u32);
 
-/// Those of a job.
+/// The range tombstones of one job.
 #[derive(Debug)]
 pub(super) struct JobTombstones {
-    /// Part i reaches from edge i to the next one.
+    /// Distinct edges in order; part i reaches from edge i to the next one.
     edges: Vec<Bytes>,
-    /// By where they begin.
+    /// Pieces by where they begin.
     pieces: Vec<Piece>,
-    /// By part: an entry beneath one of its tombstones was kept, which they must stay to hide.
+    /// For each part, whether an entry beneath one of its tombstones was kept: then they must stay to hide it.
     hides: Vec<bool>,
-    /// The part of the current key: that many edges are not behind it. And how many pieces begin at or before it.
+    /// Number of edges at or before the current key, which is in the part before that number; and number of pieces that
+    /// begin there or earlier.
     passed: usize,
     begun: usize,
-    /// The tombstones over the current key; those that are always judged; and at which edge each ends.
+    /// Tombstones over the current key; those of them that are always judged; and the edge at which each of them ends.
     over: BTreeMap<Place, Tombstone>,
     always: BTreeSet<Place>,
     ends: BTreeSet<(usize, Place)>,
-    /// Where the tombstones begin that were not passed yet, and whether the one before was shown of the same row.
+    /// Upper bound of the tombstones not yet passed, and whether the previous one that was returned is of the same row.
     upto: Bound<Place>,
     in_row: bool,
-    /// Everything before this key has been given out, and so have as many parts and pieces, but for those pieces that
-    /// reach on.
+    /// Key before which everything has been written; the number of parts and of pieces written; and the pieces among
+    /// them that reach further.
     given: Option<Vec<u8>>,
     given_parts: usize,
     given_pieces: usize,
@@ -87,7 +87,7 @@ impl JobTombstones {
         }
     }
 
-    /// Goes on to a key.
+    /// Moves on to a key.
     pub(super) fn begin_key(&mut self, key: &[u8]) {
         (self.upto, self.in_row) = (Bound::Unbounded, false);
         let before = self.passed;
@@ -119,7 +119,7 @@ impl JobTombstones {
         }
     }
 
-    /// The next tombstone over the current key that is newer than the next entry, of those that are to be judged.
+    /// Returns the next range tombstone over the current key that must be judged and is newer than the next entry.
     pub(super) fn next_above(&mut self, seqno: Seqno, ordinal: u32) -> Option<Tombstone> {
         let entry = (seqno, ordinal);
         let below = (Bound::Excluded(entry), self.upto);
@@ -135,18 +135,18 @@ impl JobTombstones {
             row.next_back()
         };
         self.in_row = next.is_some();
-        // Segments keep no order in a commit: a tombstone may stand at the very place of the entry, and comes behind
-        // it.
+        // Segments store no order within a commit: a range tombstone may be at the very position of the entry, and
+        // comes after it.
         self.upto = next.map_or(Bound::Included(entry), Bound::Excluded);
         self.over.get(&next?).copied()
     }
 
-    /// Whether one that is older than `seqno` covers the current key.
+    /// Returns whether a range tombstone older than `seqno` covers the current key.
     pub(super) fn any_older(&self, seqno: Seqno) -> bool {
         self.over.first_key_value().is_some_and(|((oldest, _), _)| *oldest < seqno)
     }
 
-    /// An entry of the current key at `seqno` stays: the tombstones above it must stay to hide it.
+    /// Records that an entry of the current key at `seqno` stays: the range tombstones above it must stay to hide it.
     pub(super) fn must_hide(&mut self, seqno: Seqno) {
         if self.over.last_key_value().is_some_and(|((newest, _), _)| *newest > seqno) {
             let (part, count) = (self.passed.checked_sub(1), self.hides.len());
@@ -158,7 +158,7 @@ impl JobTombstones {
         }
     }
 
-    /// Those before `cut` (all that are left, without one), as they go to disk.
+    /// Returns the range tombstones before `cut` as they go to disk; without a cut, all that are left.
     pub(super) fn take_before(
         &mut self,
         cut: Option<&[u8]>,
@@ -168,7 +168,7 @@ impl JobTombstones {
         let count = self.edges.len();
         let first = self.given_parts;
         let end = cut.map_or(count, |cut| self.edges.partition_point(|edge| **edge < *cut)).max(first);
-        // Where the cut is between two edges, the part goes on behind it.
+        // If the cut lies between two edges, the part continues after it.
         let parted = cut.is_some_and(|cut| end > first && self.edges.get(end).is_none_or(|edge| **edge != *cut));
         let mut window = std::mem::take(&mut self.reaching);
         while let Some(piece) = self.pieces.get(self.given_pieces).filter(|piece| piece.from < end) {
@@ -210,7 +210,7 @@ impl JobTombstones {
             }
         }
         let edges: Vec<Bytes> = (0..=end - first).filter_map(edge).map(Bytes::from).collect();
-        // A piece names its edges by their numbers. The last part of all has no end.
+        // Pieces name their edges by number. The very last part has no end.
         let wanted = end - first + usize::from(cut.is_some());
         assert!(edges.len() == wanted, "{} edges for parts {first}..{end} of {count}, not {wanted}", edges.len());
         self.given = cut.map(<[u8]>::to_vec);
@@ -224,18 +224,18 @@ impl JobTombstones {
     }
 }
 
-/// By what it is decided which tombstones before a cut leave.
+/// What decides which range tombstones before a cut leave.
 struct Leaving<'a> {
-    /// The numbers of parts count from the first of those before the cut.
+    /// Pieces before the cut; their part numbers count from the first part of these.
     window: &'a [Piece],
     rules: &'a Rules,
     demands: &'a Demands,
-    /// What older segments hold, in order and apart.
+    /// Spans that older segments may hold keys of, in order and disjoint.
     clear: Vec<KeySpan>,
 }
 
 impl Leaving<'_> {
-    /// The runs of parts in which they stay, in order.
+    /// Returns the runs of parts in which the tombstones stay, in order.
     fn stays(&self, hides: &[bool], edge: &impl Fn(usize) -> Option<Vec<u8>>) -> Vec<Range<usize>> {
         let count = hides.len();
         let trusting = self.demands.newest_distrusting();
@@ -245,7 +245,7 @@ impl Leaving<'_> {
                 || gap_start.is_some_and(|gap| self.demands.any_in(gap, seqno).is_some());
             !held && (!purge || self.rules.may_go(seqno, self.demands))
         };
-        // How many begin and end at each part, and how many of those that must stay.
+        // Changes at each part: in the number of tombstones, and in the number of those that must stay.
         let mut steps = vec![(0isize, 0isize); count + 1];
         let mut ending: Vec<Vec<usize>> = vec![Vec::new(); count + 1];
         for piece in self.window {
@@ -265,8 +265,8 @@ impl Leaving<'_> {
             let step = steps.get(part).copied().unwrap_or_default();
             (depth, stuck) = (depth + step.0, stuck + step.1);
             depths.push(depth);
-            // Where the past has a tier of its own nothing is left beneath the tombstones; else the one that goes must
-            // be the only one.
+            // With a history tier nothing is left beneath the tombstones; without one, a tombstone leaves only if no
+            // other covers the part.
             let together = self.rules.policy.keeps_history() || depth == 1;
             let may = depth > 0 && together && stuck == 0 && !hides;
             let start = edge(part);
@@ -281,7 +281,7 @@ impl Leaving<'_> {
             while at < count && leaving(at) == leaving(start) {
                 at += 1;
             }
-            // A hole that parts many tombstones would make twice as many of them: there they stay.
+            // A hole that splits several tombstones would double their number: there they stay.
             let parts_many = || {
                 let reach = start.checked_sub(1).and_then(|before| depths.get(before)).map_or(0, |depth| *depth);
                 let ends = ending.get(start..=at).unwrap_or_default().iter().flatten();
@@ -297,7 +297,7 @@ impl Leaving<'_> {
         runs
     }
 
-    /// Whether no older segment can hold a key of a span.
+    /// Returns whether no older segment can hold a key of a span.
     fn is_clear(&self, start: &[u8], end: Option<&[u8]>) -> bool {
         let behind = self.clear.partition_point(|span| span.end.as_deref().is_some_and(|end| end <= start));
         self.clear.get(behind).is_none_or(|next| end.is_some_and(|end| end <= next.start.as_slice()))
@@ -355,7 +355,7 @@ mod tests {
             let row = std::iter::from_fn(|| tombstones.next_above(Seqno(entry), 0));
             rows.push(row.map(|tombstone| tombstone.seqno.0).collect::<Vec<_>>());
         }
-        // A tombstone at the place of an entry comes behind it.
+        // A tombstone at the position of an entry comes after it.
         assert_eq!(rows, [vec![59, 52, 46], vec![45], vec![44, 43], vec![42, 33, 31], vec![30, 20]]);
     }
 
@@ -382,7 +382,7 @@ mod tests {
             let (_, thinned) = thin(&sets, (&rules, &demands), &mut Dropped::default());
             let edges: Vec<Bytes> = sets[0].parts().0.to_vec();
             let mut tombstones = JobTombstones::new(&sets, (&rules, &demands), &mut Dropped::default());
-            // Every key and the one behind it; some hold an entry that stays, some begin another segment.
+            // Every key and its successor; some hold an entry that stays, some begin another segment.
             let mut out: Vec<Tombstones> = Vec::new();
             let mut hidden: Vec<(Vec<u8>, usize)> = Vec::new();
             let keys: Vec<Vec<u8>> = (b'`'..=b'k').flat_map(|byte| [vec![byte], vec![byte, 5]]).collect();
@@ -455,8 +455,7 @@ mod tests {
             span: KeySpan { start: vec![start], end: Some(vec![end]) },
             tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: Micros(seqno.0), purge: false },
         };
-        // Older segments hold something to both sides of the part from c to d, and on the edges there stand two short
-        // ones.
+        // Older segments hold keys on both sides of the part from c to d, which a shorter tombstone covers as well.
         let short = [tombstone(b'c', b'd', Seqno(1))];
         let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), Micros(9));
         for (count, kept) in [(1, false), (2, true), (9, true)] {

@@ -1,4 +1,4 @@
-//! A block: some entries in a row, and where each begins.
+//! A block: consecutive entries, and where each of them begins.
 
 use super::{
     entry::{Base, Decoded, decode, decode_seqno},
@@ -9,7 +9,7 @@ use crate::{
     format::{Reader, Writer},
 };
 
-/// Flag of the count: the block is compressed or sealed, and an extension says how. Reserved in format 1. Counts never
+/// Flag of the count: the block is compressed or sealed, as an extension describes. Reserved in format 1. Counts never
 /// reach it: an entry takes at least four bytes of the 64 KiB that a block of several entries may hold.
 const ENCODED: u16 = 0x8000;
 
@@ -26,7 +26,7 @@ pub(super) fn finish(out: &mut Writer, offsets: &[usize]) {
     out.pad_to(ALIGN);
 }
 
-/// Where the parts of a block are.
+/// Positions of the parts of a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     offsets_at: usize,
@@ -36,8 +36,8 @@ pub(super) struct Layout {
 impl Layout {
     /// Reads the end of a block.
     ///
-    /// The padding behind the count is 0 or 2 bytes; a count is never 0, so its place is unambiguous: the last two
-    /// bytes if they are not zero.
+    /// The padding after the count is 0 or 2 bytes. A count is never 0, so its position is unambiguous: the last two
+    /// bytes if they are not zero, else the two before them.
     #[inline]
     pub(super) fn of(block: &[u8]) -> Result<Self, Corruption> {
         let end = |back: usize| {
@@ -63,14 +63,14 @@ impl Layout {
         self.count
     }
 
-    /// Where entry number `index` begins in the block.
+    /// Returns where entry number `index` begins in the block.
     #[inline]
     pub(super) fn offset(self, block: &[u8], index: usize) -> Result<usize, Corruption> {
         let at = self.offsets_at + 2 * index;
         Ok(usize::from(Reader::starting_at(block, at).u16("entry offset")?) * ALIGN)
     }
 
-    /// The number of the entry that begins at `offset` in the block.
+    /// Returns the number of the entry that begins at `offset` in the block.
     pub(super) fn index_of(self, block: &[u8], offset: usize) -> Result<usize, Corruption> {
         let (mut low, mut high) = (0, self.count);
         while low < high {
@@ -80,7 +80,7 @@ impl Layout {
         Ok(low)
     }
 
-    /// Decodes entry number `index`, with its key wherever that stands.
+    /// Decodes entry number `index`, with its key, even if an earlier entry stores it.
     #[inline]
     pub(super) fn entry(self, block: &[u8], index: usize, base: Base) -> Result<Decoded, Corruption> {
         let decoded = self.bare(block, index, base)?;
@@ -90,7 +90,7 @@ impl Layout {
         }
     }
 
-    /// With the key of the first entry of its run.
+    /// Adds the key of the first entry of its run.
     #[cold]
     fn keyed(
         self,
@@ -109,28 +109,29 @@ impl Layout {
         Ok(Decoded { key: first.key, ..decoded })
     }
 
-    /// The seqno alone of entry number `index`.
+    /// Decodes only the seqno of entry number `index`.
     #[inline]
     pub(super) fn seqno(self, block: &[u8], index: usize, base: Base) -> Result<Seqno, Corruption> {
         let offset = self.offset(block, index)?;
         decode_seqno(block.get(..self.offsets_at).unwrap_or_default(), offset, base)
     }
 
-    /// Decodes entry number `index`. Of one that follows another of its key the key is empty.
+    /// Decodes entry number `index`. The key is empty if the first entry of its run stores it.
     #[inline]
     pub(super) fn bare(self, block: &[u8], index: usize, base: Base) -> Result<Decoded, Corruption> {
         let offset = self.offset(block, index)?;
-        // Entries end where the offsets begin: bytes behind them never pass for a key or value.
+        // Entries end where the offsets begin: later bytes must never pass for a key or value.
         let entries = block.get(..self.offsets_at).unwrap_or_default();
         decode(entries, offset, entries.len(), base)
     }
 
-    /// The number of the first entry with a key ≥ `key`; the count if there is none.
+    /// Returns the number of the first entry with a key ≥ `key`; the count if there is none.
     pub(super) fn lower_bound(self, block: &[u8], key: &[u8], base: Base) -> Result<usize, Corruption> {
         self.partition_point(block, base, |decoded| block.get(decoded.key.clone()).unwrap_or_default() < key)
     }
 
-    /// The number of the first entry for which `before` does not hold; it holds for all before that.
+    /// Returns the number of the first entry for which `before` does not hold; it must hold for all entries before
+    /// that.
     pub(super) fn partition_point(
         self,
         block: &[u8],

@@ -1,4 +1,4 @@
-//! The check of everything in a segment: every page, every entry, their order, and what the summary says of them.
+//! Check of a whole segment: every page, every entry, their order, and the summary.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Segment {
-    /// Reads and checks everything: each page, each entry, their order, and that the summary tells the truth.
+    /// Reads and checks everything: each page, each entry, their order, and that the summary is correct.
     pub(crate) fn check(self: &Arc<Self>, expected: &SegmentMeta) -> Result<()> {
         let summary = &expected.summary;
         self.check_sections(expected)?;
@@ -38,8 +38,8 @@ impl Segment {
                 let offset = start + all.offset(index)?;
                 let same = last.as_ref().is_some_and(|(last, ..)| last == key);
                 let in_order = last.as_ref().is_none_or(|(last, newer, kind, follows)| {
-                    // Operands of one batch that could not be combined share its seqno, and so do a purge and what
-                    // followed it.
+                    // Operands of one batch that could not be combined share its seqno, and so do a purge and what its
+                    // batch wrote after it.
                     let shares = *kind == Kind::Operand || decoded.entry.kind == Kind::Purge;
                     let below = *newer > seqno.0 || *newer == seqno.0 && shares;
                     *follows == same && if same { below } else { last.as_slice() < key }
@@ -62,14 +62,15 @@ impl Segment {
         if summary.history.is_some() { self.check_history() } else { Ok(()) }
     }
 
-    /// Whether the index, if there is one, leads from a key to its newest entry.
+    /// Returns whether the index, if there is one, leads from a key to its newest entry.
     fn is_indexed(&self, key: &[u8], offset: usize) -> Result<bool> {
         let Some((index, data)) = self.index() else { return Ok(true) };
         let found = index.probe(data, PointKey::new(key).seeded(index), true, &mut Probe::default())?;
         Ok(found == Some(offset))
     }
 
-    /// Reads every section again, also those that opening has no need of, and holds the summary against the manifest's.
+    /// Reads every section again, including those that opening does not need, and compares the summary with the
+    /// manifest's.
     fn check_sections(&self, expected: &SegmentMeta) -> Result<()> {
         let reading = self.pages().reading()?;
         for section in Sections::find(&reading, expected)?.all() {
@@ -84,7 +85,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Reads every version, whole.
+    /// Reads every version with its whole value.
     fn check_history(self: &Arc<Self>) -> Result<()> {
         let mut cursor = VersionCursor::new(Arc::clone(self));
         cursor.seek(Some(&[]))?;

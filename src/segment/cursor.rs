@@ -1,4 +1,4 @@
-//! Reading a segment in order, in either direction.
+//! Ordered reading of a segment, in either direction.
 
 use std::{path::Path, sync::Arc};
 
@@ -11,12 +11,12 @@ use crate::{
     merge::{Direction, EntryRef, Source},
 };
 
-/// A place in a segment.
+/// A position in a segment.
 #[derive(Debug)]
 pub(crate) struct SegmentCursor {
     segment: Arc<Segment>,
     direction: Direction,
-    /// The number of the block where it is, and the block, if there is one of that number.
+    /// Number of the current block, and the block, if there is one of that number.
     number: usize,
     block: Option<Block>,
     index: usize,
@@ -24,12 +24,12 @@ pub(crate) struct SegmentCursor {
 }
 
 impl SegmentCursor {
-    /// A cursor that stands nowhere until it is sent somewhere.
+    /// Returns a cursor that is not positioned.
     pub(crate) fn new(segment: Arc<Segment>, direction: Direction) -> Self {
         Self { segment, direction, number: 0, block: None, index: 0, current: None }
     }
 
-    /// Loads a block; `false` when there is none of that number.
+    /// Loads a block; `false` if there is none of that number.
     fn load(&mut self, number: usize) -> Result<bool> {
         self.number = number;
         self.block = None;
@@ -41,7 +41,7 @@ impl SegmentCursor {
         Ok(true)
     }
 
-    /// Stands at an entry of the loaded block.
+    /// Moves to an entry of the loaded block.
     fn stand(&mut self, index: usize) -> Result<()> {
         self.index = index;
         self.current = match &self.block {
@@ -55,7 +55,7 @@ impl SegmentCursor {
         &self.segment
     }
 
-    /// Damage in the block where it stands.
+    /// Reports damage in the current block.
     #[cold]
     pub(super) fn wrong(&self, bad: Corruption) -> Error {
         match &self.block {
@@ -64,18 +64,18 @@ impl SegmentCursor {
         }
     }
 
-    /// The entry it stands at.
+    /// Returns the current entry.
     #[inline]
     pub(super) fn decoded(&self) -> Option<&Decoded> {
         self.current.as_ref()
     }
 
-    /// Where it stands: the block, and the entry in it.
+    /// Returns the position: the block, and the entry in it.
     pub(super) fn place(&self) -> (usize, usize) {
         (self.number, self.index)
     }
 
-    /// The entry before the one it stands at, in the same block.
+    /// Returns the entry `back` entries before the current one and its stored value; `None` if it is in another block.
     pub(super) fn entry_before(&self, back: usize) -> Result<Option<(Decoded, &[u8])>> {
         let Some((block, index)) = self.block.as_ref().zip(self.index.checked_sub(back)) else { return Ok(None) };
         let entries = block.entries(&self.segment);
@@ -84,7 +84,7 @@ impl SegmentCursor {
         Ok(Some((decoded, value)))
     }
 
-    /// Seeks by the fences.
+    /// Seeks with the fences.
     fn go_to(&mut self, key: Option<&[u8]>) -> Result<()> {
         let Some(key) = key else {
             let last = self.segment.fences().count().checked_sub(1);
@@ -107,7 +107,7 @@ impl SegmentCursor {
                 }
                 Ok(())
             }
-            // Everything before the block is below the key: only the first block can hold nothing below it.
+            // Everything before the block is below the key: only in the first block there may be nothing below it.
             Direction::Backward => match (at.checked_sub(1), number.checked_sub(1)) {
                 (Some(before), _) => self.stand(before),
                 (None, Some(before)) => {
@@ -129,8 +129,8 @@ impl SegmentCursor {
     }
 }
 
-/// That a seek has led to the right side of a key. In a damaged file it may lead back, and a walk that jumps would
-/// never end.
+/// Fails unless a seek has led to the right side of a key. In a damaged file it may lead back, and a walk that jumps
+/// would never end.
 pub(super) fn check_side(
     segment: &Segment,
     direction: Direction,
@@ -200,7 +200,7 @@ impl Source for SegmentCursor {
     }
 
     fn skip_newer(&mut self, key: &[u8], seqno: Seqno, purge_horizon: Seqno) -> Result<()> {
-        debug_assert_eq!(self.direction, Direction::Forward, "a walk against the order of versions");
+        debug_assert_eq!(self.direction, Direction::Forward, "versions can be skipped only forward");
         let above = self.segment.just_above(key, seqno, purge_horizon)?;
         let Some((number, index)) = above.filter(|above| *above > (self.number, self.index)) else { return Ok(()) };
         if self.number != number {
@@ -244,7 +244,7 @@ mod tests {
         Entry { older_follows, ..Entry::new(Kind::Put, seqno) }
     }
 
-    /// `count` keys, every third with two versions; opened through the map and without it.
+    /// Returns two segments of `count` keys, every third with two versions: one opened with a map, one without.
     fn segments(count: usize, ranges: &[RangeTombstone]) -> ([Arc<Segment>; 2], SegmentMeta) {
         let env = Memory::new();
         let dir = Arc::new(Files::new(env.open_dir(Path::new("/db"), true).unwrap(), 2));

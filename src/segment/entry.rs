@@ -1,4 +1,4 @@
-//! One entry: how it stands on disk.
+//! Encoding of one entry.
 //!
 //! ```text
 //!  flags  bits 0–3 kind · 4 gap · 5 moved · 6 extension · 7 an older version of the key follows
@@ -6,7 +6,7 @@
 //!  seqno − base of the segment                  varint
 //!  seqno − gap_start                            varint, if bit 4
 //!  extension: bits 0 time · 1 interval · 2 difference · 3 open · 4 run · 5 follower; then, if bit 6,
-//!             with a run how many followers there are (u16), of a follower its distance (varint),
+//!             for a run the number of its followers (u16), for a follower its distance (varint),
 //!             time − base of the segment, and with an interval end seqno − seqno, end time − time   varints
 //!  key, value, zeros to a multiple of 4
 //! ```
@@ -33,11 +33,12 @@ const EXT_OPEN: u8 = 0x08;
 const EXT_RUN: u8 = 0x10;
 const EXT_FOLLOWER: u8 = 0x20;
 
-/// No entry has a longer head: flags, two lengths, two seqnos, and an extension with its bits, a run, a distance, two
-/// times and a seqno. Lengths are below 4 GiB, so five bytes are enough for each; the other varints may take ten.
+/// Maximum length of the head of an entry: flags, two lengths, two seqnos, and an extension with its bits, a run, a
+/// distance, two times and a seqno. Lengths are below 4 GiB, so five bytes are enough for each; the other varints may
+/// take ten.
 pub(super) const HEAD_LEN_MAX: usize = 1 + 2 * 5 + 2 * 10 + (1 + 2 + 3 + 3 * 10);
 
-/// What the numbers of a segment's entries are counted from: nothing inside is below.
+/// Lower bounds of the numbers in a segment; entries store theirs relative to them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Base {
     pub(crate) seqno: Seqno,
@@ -45,21 +46,21 @@ pub(crate) struct Base {
     pub(crate) time: Micros,
 }
 
-/// The length of a run of versions, and whether others of its key stand around it.
+/// Length of a run of versions, and whether its key has other runs before or after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RunLen(pub(crate) u16);
 
 impl RunLen {
-    /// The most followers that a run has.
+    /// Maximum number of followers in a run.
     pub(crate) const MAX: u16 = 0x3fff;
 
-    /// An older run of the key follows.
+    /// Flag: an older run of the key follows.
     pub(crate) const OLDER: u16 = 0x8000;
 
-    /// A newer run of the key stands before.
+    /// Flag: a newer run of the key precedes.
     pub(crate) const NEWER: u16 = 0x4000;
 
-    /// How many versions follow the first one.
+    /// Returns the number of versions after the first one.
     pub(crate) fn followers(self) -> usize {
         usize::from(self.0 & Self::MAX)
     }
@@ -73,7 +74,7 @@ impl RunLen {
     }
 }
 
-/// An entry without its bytes: everything that is a number.
+/// An entry without its key and value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
@@ -82,21 +83,20 @@ pub(crate) struct Entry {
     pub(crate) moved: bool,
     /// Commit time in microseconds, in keyspaces that keep it.
     pub(crate) time: Option<Micros>,
-    /// Where the entry's interval ends: in the history tier, unless it ends where the entry before begins. Needs
-    /// `time`.
+    /// End of the interval, in the history tier; `None` if it ends where the previous entry begins. Needs `time`.
     pub(crate) until: Option<Until>,
-    /// The value is a difference against that of the first entry of the run. Needs `time`.
+    /// Whether the value is a difference against that of the first entry of the run. Needs `time`.
     pub(crate) difference: bool,
-    /// The next entry of the segment is an older version of the same key.
+    /// Whether the next entry of the segment is an older version of the same key.
     pub(crate) older_follows: bool,
-    /// In the history tier: what run it is the first of. Needs `time`.
+    /// In the history tier: length of the run that begins here, if the key has other versions. Needs `time`.
     pub(crate) run: Option<RunLen>,
-    /// One of those: how many entries after the first of them, whose key it has. Needs `time`.
+    /// In the history tier: distance in entries to the first of the run, which stores the key. Needs `time`.
     pub(crate) follower: Option<u16>,
 }
 
 impl Entry {
-    /// An entry of the main tree with nothing but what every entry has.
+    /// Returns an entry of the main tree without any optional part.
     pub(crate) fn new(kind: Kind, seqno: Seqno) -> Self {
         Self {
             kind,
@@ -112,7 +112,7 @@ impl Entry {
         }
     }
 
-    /// What a look-up is shown of it, in the main tree.
+    /// Returns what a look-up is shown of it, in the main tree.
     #[inline]
     pub(crate) fn meta(&self) -> EntryMeta {
         let Self { kind, seqno, gap_start, moved, time, .. } = *self;
@@ -120,7 +120,7 @@ impl Entry {
     }
 }
 
-/// A decoded entry: its numbers, and where its bytes are in what was decoded.
+/// A decoded entry: its numbers, and the positions of its key and value in the decoded bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Decoded {
     pub(super) entry: Entry,
@@ -128,8 +128,8 @@ pub(super) struct Decoded {
     pub(super) value: Range<usize>,
 }
 
-/// Appends an entry; [`decode`] is the exact inverse. Gives the place of the length of its run, if it has one: that is
-/// known later.
+/// Appends an entry; [`decode`] is the exact inverse. Returns the position of the length of its run, if it has one: the
+/// length is known later.
 pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], value: &[u8]) -> Option<usize> {
     let mut run_at = None;
     let flag = |bit: u8, set: bool| if set { bit } else { 0 };
@@ -162,8 +162,7 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
         if let Some(distance) = entry.follower {
             out.varint(u64::from(distance));
         }
-        // A time may have been asked of the timeline, which promises nothing here: one before the base counts as the
-        // base.
+        // A time that was looked up in the timeline has no lower bound here: one before the base counts as the base.
         out.varint(time.saturating_sub(base.time).0);
         if let Some(Until::At { seqno: end, time: until }) = entry.until {
             assert!(seqno < end && time <= until, "an interval from @{seqno} {time} to @{end} {until} (K8)");
@@ -177,7 +176,7 @@ pub(super) fn encode(out: &mut Writer, entry: &Entry, base: Base, key: &[u8], va
     run_at
 }
 
-/// The seqno alone of the entry that begins at `at`.
+/// Decodes only the seqno of the entry that begins at `at`.
 #[inline]
 pub(super) fn decode_seqno(bytes: &[u8], at: usize, base: Base) -> Result<Seqno, Corruption> {
     let mut reader = Reader::starting_at(bytes, at + 1);
@@ -187,18 +186,18 @@ pub(super) fn decode_seqno(bytes: &[u8], at: usize, base: Base) -> Result<Seqno,
     base.seqno.checked_add(delta).ok_or_else(|| reader.corrupt("entry seqno"))
 }
 
-/// What a walk down the versions of a key looks at.
+/// The part of an entry that a walk down the versions of a key needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Glance {
     pub(super) seqno: Seqno,
     pub(super) gap_start: Option<Seqno>,
     pub(super) older_follows: bool,
-    /// Bytes to the end of its value.
+    /// Length of the entry up to the end of its value, in bytes.
     pub(super) len: usize,
 }
 
-/// Passes the entry of which these are the first bytes, as many as a head may have: a fraction of the work of
-/// [`decode`], for one that is not wanted itself. What it does not look at is looked at by whoever reads that entry.
+/// Decodes what a walk past an entry needs from its first bytes, up to the maximum length of a head: a fraction of the
+/// work of [`decode`]. It does not check the rest; reading that entry does.
 #[inline]
 pub(super) fn glance(head: &[u8], base: Base) -> Result<Glance, Corruption> {
     let mut reader = Reader::new(head);
@@ -221,8 +220,8 @@ pub(super) fn glance(head: &[u8], base: Base) -> Result<Glance, Corruption> {
     Ok(Glance { seqno, gap_start, older_follows: flags & OLDER_FOLLOWS != 0, len })
 }
 
-/// Decodes the entry that begins at `at`; it reaches to `limit` at most. No more than its head need be in `bytes`: that
-/// tells how long the entry is.
+/// Decodes the entry that begins at `at` and ends at `limit` at the latest. `bytes` need hold no more than its head,
+/// which gives its length.
 #[inline]
 pub(super) fn decode(bytes: &[u8], at: usize, limit: usize, base: Base) -> Result<Decoded, Corruption> {
     let mut reader = Reader::starting_at(bytes, at);
@@ -260,7 +259,7 @@ pub(super) fn decode(bytes: &[u8], at: usize, limit: usize, base: Base) -> Resul
     Ok(Decoded { entry, key, value })
 }
 
-/// What the extension of an entry says.
+/// Contents of the extension of an entry.
 #[derive(Default)]
 struct Extension {
     time: Option<Micros>,
@@ -370,7 +369,8 @@ mod tests {
         let mut out = Writer::default();
         encode(&mut out, &entry, Base::default(), &[], &[]);
         let head = decode(out.bytes(), 0, out.len(), Base::default()).unwrap().key.start;
-        // Here each length takes one byte of five, and of ten the end seqno one and the end time nine.
+        // Here each length takes one byte instead of five; the end seqno takes one instead of ten, and the end time
+        // nine.
         assert_eq!(head + 2 * 4 + 9 + 1, HEAD_LEN_MAX);
     }
 

@@ -1,4 +1,4 @@
-//! The fences of a segment: which block a key can be in.
+//! Fences of a segment: which block may hold a key.
 //!
 //! ```text
 //!  0       4          8                       …             …
@@ -7,8 +7,9 @@
 //!  │       │          │ (u32)                 │ key (u32)   │         │
 //! ```
 //!
-//! A fence is the shortest key above everything before its block: enough to tell where a key belongs. In memory each
-//! also has its first eight bytes behind what all fences share, as a number: most searches compare nothing else.
+//! A fence is the shortest key above everything before its block, which is enough to find the block of a key. In memory
+//! each also has the first eight bytes after the prefix that all fences share, as a number: most searches compare
+//! nothing else.
 
 use super::sizes::ALIGN;
 use crate::{
@@ -25,7 +26,7 @@ pub(super) struct FenceWriter {
 }
 
 impl FenceWriter {
-    /// Notes that a block begins at `offset` with `first`, after a block that ended with `last`.
+    /// Records that a block begins at `offset` with the key `first`, after a block that ended with `last`.
     pub(super) fn push(&mut self, offset: u32, last: Option<&[u8]>, first: &[u8]) {
         let fence = last.map_or(first, |last| separator(last, first));
         self.offsets.push(offset);
@@ -35,7 +36,7 @@ impl FenceWriter {
 
     pub(super) fn encode(&self, data_end: u32) -> Vec<u8> {
         let (count, len) = (self.offsets.len(), self.keys.len());
-        // Keys and offsets are a part of what stands before `data_end`.
+        // Keys and offsets take no more than the data before `data_end`.
         assert!(len <= data_end as usize && count <= data_end as usize, "{count} fences of {len} bytes to {data_end}");
         let mut out = Writer::default();
         out.u32(u32::try_from(self.offsets.len()).unwrap_or(u32::MAX));
@@ -48,20 +49,20 @@ impl FenceWriter {
     }
 }
 
-/// The shortest prefix of `first` that is above `last`; all of `first` when they are the same key.
+/// Returns the shortest prefix of `first` that is above `last`; all of `first` if the keys are equal.
 fn separator<'a>(last: &[u8], first: &'a [u8]) -> &'a [u8] {
     let shared = last.iter().zip(first).take_while(|(a, b)| a == b).count();
     first.get(..=shared).unwrap_or(first)
 }
 
-/// The fences of an open segment.
+/// Fences of an open segment.
 #[derive(Debug)]
 pub(super) struct Fences {
     /// Where each block begins, and where the last one ends.
     offsets: Vec<u32>,
     ends: Vec<u32>,
     keys: Vec<u8>,
-    /// How many bytes all fences begin with alike.
+    /// Length of the prefix that all fences share.
     shared: usize,
     heads: Vec<u64>,
 }
@@ -104,46 +105,46 @@ impl Fences {
         Ok(fences)
     }
 
-    /// How many blocks there are.
+    /// Returns the number of blocks.
     pub(super) fn count(&self) -> usize {
         self.ends.len()
     }
 
-    /// Where the last block ends.
+    /// Returns where the last block ends.
     pub(super) fn blocks_end(&self) -> usize {
         self.offsets.last().map_or(0, |end| *end as usize)
     }
 
-    /// Where a block lies in the file.
+    /// Returns where a block begins and ends in the file.
     #[inline]
     pub(super) fn block(&self, index: usize) -> Option<(usize, usize)> {
         Some((*self.offsets.get(index)? as usize, *self.offsets.get(index + 1)? as usize))
     }
 
-    /// The block in which the first entry with a key ≥ `key` is, or the one before it when that entry comes first in
-    /// its block.
+    /// Returns the block with the first entry whose key is ≥ `key`; if that entry is the first of its block, perhaps
+    /// the block before.
     #[inline]
     pub(super) fn find(&self, key: &[u8]) -> usize {
         self.below(key).saturating_sub(1)
     }
 
-    /// The block in which a place of the file is.
+    /// Returns the block that holds a position of the file.
     pub(super) fn block_at(&self, offset: usize) -> Option<usize> {
         let after = self.offsets.partition_point(|start| *start as usize <= offset);
         after.checked_sub(1).filter(|block| *block < self.count())
     }
 
-    /// The blocks in which a key can be; the versions of one key may fill several.
+    /// Returns the blocks that may hold a key: the versions of one key may fill several.
     pub(super) fn holding(&self, key: &[u8]) -> std::ops::Range<usize> {
         self.find(key)..self.below(&[key, &[0]].concat())
     }
 
-    /// How many fences are below `key`.
+    /// Returns the number of fences below `key`.
     fn below(&self, key: &[u8]) -> usize {
         let common = self.key(0).get(..self.shared).unwrap_or_default();
         match key.get(..self.shared) {
             Some(start) if start == common => {}
-            // Shorter, or other at the start: all fences lie on one side.
+            // Shorter than the shared prefix, or different from it: all fences are on one side.
             _ => return if key > common { self.count() } else { 0 },
         }
         let wanted = head(key, self.shared);
@@ -167,7 +168,7 @@ impl Fences {
         self.keys.get(start..end).unwrap_or_default()
     }
 
-    /// Bytes of memory it takes.
+    /// Returns the memory taken, in bytes.
     pub(super) fn memory(&self) -> usize {
         self.keys.len() + 16 * self.ends.len()
     }

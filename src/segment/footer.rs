@@ -1,12 +1,12 @@
-//! The end of a segment: where its sections are, and proof that it was finished.
+//! End of a segment: where its sections are, and proof that it was finished.
 //!
 //! ```text
 //!  table: one line of 24 bytes for each section        tail: 24 bytes
 //!  tag u32 · flags u32 · offset u64 · length u32 · crc │ file id u64 · table length u32 · table crc · tail crc · magic
 //! ```
 //!
-//! The magic comes last, so a segment cut short is never mistaken for a whole one. A section whose tag is unknown is
-//! skipped when its flags say that it is optional, and refuses the file when they do not.
+//! The magic comes last, so a truncated segment is never mistaken for a whole one. A section with an unknown tag is
+//! skipped if its flags say that it is optional; otherwise the file is refused.
 
 use crate::{
     base::Corruption,
@@ -21,25 +21,25 @@ pub(super) const TAIL_LEN: usize = 24;
 
 const LINE_LEN: usize = 24;
 
-/// More sections than any release will ever write.
+/// Maximum number of sections, more than any release will ever write.
 const SECTIONS_MAX: usize = 64;
 
 /// Flag of a section: a reader that does not know it may skip it.
 const OPTIONAL: u32 = 1;
 
-/// What a section holds.
+/// Kind of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Tag {
     Fences = u32::from_le_bytes(*b"FENC"),
     Pages = u32::from_le_bytes(*b"PAGE"),
     Ranges = u32::from_le_bytes(*b"RANG"),
-    /// What else is known of the marks of range tombstones.
+    /// Times and purge flags of the range tombstones in `Ranges`.
     RangeTimes = u32::from_le_bytes(*b"RANM"),
-    /// Range tombstones that are not cut: instead of those two, where cutting would make many marks of them.
+    /// Range tombstones that are not cut into fragments: instead of those two, where cutting would multiply them.
     Whole = u32::from_le_bytes(*b"RANW"),
     Summary = u32::from_le_bytes(*b"SUMM"),
-    /// The perfect-hash index: whoever does not know it finds keys by the fences.
+    /// Perfect-hash index: a reader that does not know it finds keys with the fences.
     Index = u32::from_le_bytes(*b"INDX"),
 }
 
@@ -87,12 +87,12 @@ pub(super) fn encode(sections: &[Section], file_id: u64) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// The digest that the manifest keeps of a footer.
+/// Returns the digest of a footer that the manifest stores.
 pub(super) fn digest(footer: &[u8]) -> u32 {
     crc(&[footer])
 }
 
-/// The file id and the length of the table, from the last bytes of the file.
+/// Decodes the last bytes of the file: file id, length of the table, and checksum of the table.
 pub(super) fn decode_tail(tail: &[u8]) -> Result<(u64, usize, u32), Corruption> {
     let mut reader = Reader::new(tail);
     let file_id = reader.u64("file id")?;
@@ -108,7 +108,7 @@ pub(super) fn decode_tail(tail: &[u8]) -> Result<(u64, usize, u32), Corruption> 
     Ok((file_id, len, table_crc))
 }
 
-/// Decodes the section table. Each section lies before `limit`, where the table begins.
+/// Decodes the section table. Every section ends before `limit`, where the table begins.
 pub(super) fn decode_table(table: &[u8], table_crc: u32, limit: u64) -> Result<Vec<Section>, Corruption> {
     if crc(&[table]) != table_crc {
         return Err(Corruption { offset: 0, what: "checksum of the section table" });

@@ -1,4 +1,4 @@
-//! The perfect-hash index of a segment: from a key's hash straight to its newest entry.
+//! Perfect-hash index of a segment: from the hash of a key straight to its newest entry.
 //!
 //! ```text
 //!  in the data, checked page by page      filter lines (64 bytes each) │ partition │ partition │ …
@@ -17,8 +17,8 @@
 //! ```
 //!
 //! The filter is a blocked Bloom filter (Putze, Sanders and Singler, 2007) with one bit in each of the eight words of a
-//! line, as in the split block filter of Apache Parquet. It stands before the index where a read may pass the segment
-//! without finding the key. A partition's bytes lie together, and each is verified when it is first touched.
+//! line, as in the split block filter of Apache Parquet. It is built where a read may pass the segment without finding
+//! the key. The bytes of a partition are contiguous, and each partition is verified when it is first touched.
 
 use std::ops::Range;
 
@@ -29,31 +29,31 @@ use crate::{
     phash::{Builder, Directory, Hash, Line, Part, Partitioned, Seed, Seeded, encode_partition, partition_count},
 };
 
-/// What places are counted in.
+/// Unit of entry offsets, in bytes.
 const UNIT: u32 = 4;
 const _: () = assert!(UNIT as usize == ALIGN);
 
-/// Length of a line of the filter: one line of the processor's cache.
+/// Length of a line of the filter: one cache line.
 const FILTER_LINE: usize = 64;
 
 /// Bits of the filter for each key.
 const FILTER_BITS: usize = 10;
 
-/// A segment with fewer keys is found by its fences: they are as fast there, and cost nothing.
+/// Minimum number of keys for an index: in smaller segments fences are as fast, and cost nothing.
 const KEYS_MIN: usize = 1024;
 
-/// Bytes of memory for each key while the index is built.
+/// Memory for each key while the index is built, in bytes.
 const BUILD_BYTES: u64 = 56;
 
-/// Which index a segment gets.
+/// Choice of the index of a segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum PointIndex {
-    /// Where it pays.
+    /// An index where it pays: with 1024 keys or more.
     #[default]
     Auto,
-    /// None: only ranges are read.
+    /// No index: only ranges are read.
     Never,
-    /// Always, however few the keys.
+    /// Always an index, however few the keys.
     Always,
 }
 
@@ -64,11 +64,11 @@ pub(super) struct IndexWriter {
     seed: u64,
     mode: PointIndex,
     keys: Vec<Seeded>,
-    /// Where the newest entry of each begins, in units of [`ALIGN`].
+    /// Where the newest entry of each key begins, in units of [`ALIGN`].
     places: Vec<u32>,
 }
 
-/// An index put together: what goes into the data, and its section.
+/// A finished index: the bytes that go into the data, and its section.
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) data: Vec<u8>,
@@ -76,12 +76,12 @@ pub(super) struct Encoded {
 }
 
 impl IndexWriter {
-    /// Keys are hashed with the seed of the database, and then with one of the segment's own.
+    /// Returns a writer that hashes keys with the seed of the database, and then with one of the segment's own.
     pub(super) fn new(hash_seed: u64, seed: u64, mode: PointIndex) -> Self {
         Self { hash_seed, seed, mode, keys: Vec::new(), places: Vec::new() }
     }
 
-    /// Notes that the newest entry of a key begins at `offset`.
+    /// Records that the newest entry of a key begins at `offset`.
     #[inline]
     pub(super) fn push(&mut self, key: &[u8], offset: u32) {
         debug_assert!(offset.is_multiple_of(UNIT), "an entry at {offset}");
@@ -91,13 +91,13 @@ impl IndexWriter {
         }
     }
 
-    /// Bytes of memory that building the index would take; none where none is built.
+    /// Returns the memory that building the index would take, in bytes; 0 if none is built.
     pub(super) fn build_bytes(&self) -> u64 {
         (self.keys.len() as u64).saturating_mul(BUILD_BYTES)
     }
 
-    /// The index of a segment whose blocks end at `at`; nothing where none is wanted, or where the hashes of two keys
-    /// are alike: then the fences serve.
+    /// Returns the index of a segment whose blocks end at `at`; `None` if none is wanted, or if two keys have the same
+    /// hash: then reads use the fences.
     pub(super) fn finish(self, at: u32, filter: bool) -> Option<Encoded> {
         let Self { hash_seed, seed, mode, keys, places } = self;
         if mode == PointIndex::Never || keys.is_empty() || mode == PointIndex::Auto && keys.len() < KEYS_MIN {
@@ -152,7 +152,7 @@ impl IndexWriter {
     }
 }
 
-/// The lines of a filter over the keys.
+/// Returns the lines of a filter over the keys.
 fn filter_of(keys: &[Seeded]) -> Vec<[u64; 8]> {
     let mut lines = vec![[0u64; 8]; (keys.len() * FILTER_BITS).div_ceil(8 * FILTER_LINE)];
     let count = lines.len() as u64;
@@ -166,7 +166,7 @@ fn filter_of(keys: &[Seeded]) -> Vec<[u64; 8]> {
     lines
 }
 
-/// The index of an open segment.
+/// Index of an open segment.
 #[derive(Debug)]
 pub(super) struct Index {
     hash_seed: u64,
@@ -177,34 +177,34 @@ pub(super) struct Index {
     directory: Vec<u8>,
 }
 
-/// Where a look-up has looked in a segment.
+/// Record of where a look-up searched in a segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Probe {
-    /// Whether the filter let the key pass, where there is one.
+    /// Whether the filter let the key pass, if it was asked.
     pub(crate) filter: Option<bool>,
-    /// The partition and the slot of the index that were looked at.
+    /// Partition and slot of the index that were read.
     pub(crate) slot: Option<(u64, u64)>,
-    /// Where the entry begins that the slot names, if the fingerprint was the key's.
+    /// Where the entry that the slot names begins, if the fingerprint was that of the key.
     pub(crate) entry_at: Option<u64>,
-    /// Blocks of which an entry was read.
+    /// Number of blocks from which an entry was read.
     pub(crate) blocks: u32,
-    /// An entry of the key was there.
+    /// Whether an entry of the key was found.
     pub(crate) key_found: bool,
 }
 
-/// What a slot says of a key.
+/// Contents of the slot of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SlotFound {
     partition: u64,
-    /// The number of the slot in the segment.
+    /// Number of the slot in the segment.
     slot: u64,
-    /// Where the entry begins, if the fingerprint is the key's.
+    /// Where the entry begins, if the fingerprint is that of the key.
     entry_at: Option<usize>,
 }
 
 impl Index {
-    /// Decodes and checks everything once: every partition and the filter inside `data`, which begins at `data.start`,
-    /// and over `keys` keys.
+    /// Decodes and checks everything once: every partition and the filter lie inside `data`, and the index covers
+    /// `keys` keys.
     pub(super) fn decode(section: &[u8], data: Range<u64>, keys: u64) -> Result<Self, Corruption> {
         let mut reader = Reader::new(section);
         let hash_seed = reader.u64("seed of the hash")?;
@@ -228,7 +228,7 @@ impl Index {
         Ok(Self { hash_seed, seed, slot_len, filter_at, filter_lines, directory: lines.to_vec() })
     }
 
-    /// The seed that keys are hashed with.
+    /// Returns the seed that keys are hashed with.
     #[inline]
     pub(super) fn hash_seed(&self) -> u64 {
         self.hash_seed
@@ -239,8 +239,8 @@ impl Index {
         hash.seeded(self.seed)
     }
 
-    /// Looks a key up: first the filter, where it is asked, then the slot. Returns where the entry begins that the slot
-    /// names, which may be that of another key; `probe` records what was asked.
+    /// Looks up a key: first in the filter, if it is to be asked, then in the slot. Returns where the entry that the
+    /// slot names begins, which may be that of another key; `probe` records what was read.
     #[inline]
     pub(super) fn probe(
         &self,
@@ -265,8 +265,8 @@ impl Index {
         Ok(slot.entry_at)
     }
 
-    /// Has the pilot of a key fetched, by which its slot is found; `false` where the filter rules the key out, or the
-    /// pages have never been verified.
+    /// Prefetches the pilot of a key, which is needed to find its slot; `false` if the filter rules the key out, or the
+    /// pages were never verified.
     #[inline]
     pub(super) fn fetch_pilot(&self, data: Mapped<'_>, key: Seeded) -> bool {
         if let Some(at) = self.filter_line(key)
@@ -280,7 +280,7 @@ impl Index {
         true
     }
 
-    /// Where the entry begins that the slot of a key names, if its pages have been verified.
+    /// Returns where the entry that the slot of a key names begins, if the pages were verified before.
     #[inline]
     pub(super) fn entry_at_hand(&self, data: Mapped<'_>, key: Seeded) -> Option<usize> {
         let (part, start, end) = self.part(key)?;
@@ -288,20 +288,20 @@ impl Index {
         self.slot(part, &bytes, key)?.entry_at
     }
 
-    /// Where the line of the filter begins that a key would have set bits in; nothing without a filter.
+    /// Returns where the line of the filter for a key begins; `None` without a filter.
     #[inline]
     fn filter_line(&self, key: Seeded) -> Option<usize> {
         (self.filter_lines > 0).then(|| self.filter_at + FILTER_LINE * key.filter_line(self.filter_lines))
     }
 
-    /// The partition of a key, and where its bytes begin and end.
+    /// Returns the partition of a key, and where its bytes begin and end.
     #[inline]
     fn part(&self, key: Seeded) -> Option<(Part, usize, usize)> {
         let part = Directory::new(&self.directory).find(key)?;
         Some((part, part.start()?, part.end()?))
     }
 
-    /// What the slot of a key says, in the bytes of its partition.
+    /// Reads the slot of a key from the bytes of its partition.
     #[inline]
     fn slot(&self, part: Part, bytes: &[u8], key: Seeded) -> Option<SlotFound> {
         let slot = part.slot(bytes, key)?;
@@ -317,7 +317,7 @@ impl Index {
         usize::try_from(Directory::new(&self.directory).partitions()).unwrap_or(usize::MAX)
     }
 
-    /// Bytes in the file: filter and partitions.
+    /// Returns the bytes in the file: of the filter, and of partitions and directory.
     pub(super) fn file_bytes(&self) -> (u64, u64) {
         let directory = Directory::new(&self.directory);
         let end = directory.line(directory.partitions()).map_or(0, |line| line.at);
@@ -330,10 +330,10 @@ impl Index {
     }
 }
 
-/// Whether a line of the filter has all bits of a key: if not, the key was never added.
+/// Returns whether a line of the filter has all bits of a key; if not, the key was never added.
 #[inline]
 fn may_hold(line: &[u8], key: Seeded) -> bool {
-    // All words, without looking in between: eight loads of one line cost less than a branch that is guessed wrong.
+    // Tests all words without branching: eight loads from one line cost less than a mispredicted branch.
     let missing = line.chunks_exact(8).zip(key.filter_bits()).fold(0, |missing, (word, bit)| {
         let word = word.try_into().map_or(0, u64::from_le_bytes);
         missing | (bit & !word)

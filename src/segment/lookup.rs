@@ -1,4 +1,4 @@
-//! Looking a key up in a segment: by the perfect-hash index, else by the fences.
+//! Point look-up in a segment: through the perfect-hash index, or through the fences.
 //!
 //! ```text
 //!  key ─ hash ─▶ filter ─▶ slot ─▶ entry ─ newest version wanted ─▶ answer
@@ -18,11 +18,11 @@ use crate::{
     phash::{Hash, Seeded},
 };
 
-/// So many versions of a key above the moment are looked at one by one; beyond that the one that is wanted is searched.
+/// Versions of a key above the moment that are stepped over one by one; beyond that the wanted one is searched for.
 const STEPS_MAX: usize = 8;
 
-/// A key that is looked up in several segments: hashed once, and only where an index is met. Segments of one database
-/// have one seed for the hash; only in a copy of a database are there others.
+/// A key that is looked up in several segments: hashed once, at the first index. All segments of a database share one
+/// seed for the hash; only a copy of a database may have others.
 #[derive(Debug)]
 pub(crate) struct PointKey<'a> {
     key: &'a [u8],
@@ -39,7 +39,7 @@ impl<'a> PointKey<'a> {
         self.key
     }
 
-    /// The hash of the key as an index sees it.
+    /// Returns the hash of the key with the seeds of an index.
     #[inline]
     pub(super) fn seeded(&mut self, index: &Index) -> Seeded {
         index.seeded(self.hash(index.hash_seed()))
@@ -54,7 +54,7 @@ impl<'a> PointKey<'a> {
     }
 }
 
-/// An entry that was found by its place in the file.
+/// An entry that was found at a position of the file.
 #[derive(Debug)]
 pub(super) struct Placed<'a> {
     at: usize,
@@ -74,26 +74,26 @@ impl Placed<'_> {
         self.bytes.get(self.decoded.key.clone()).unwrap_or_default()
     }
 
-    /// The value as it is stored.
+    /// Returns the value as it is stored.
     #[inline]
     pub(super) fn value(&self) -> &[u8] {
         self.bytes.get(self.decoded.value.clone()).unwrap_or_default()
     }
 
-    /// Where it begins in the file.
+    /// Returns where it begins in the file.
     pub(super) fn at(&self) -> usize {
         self.at
     }
 
-    /// Where its value ends in the file.
+    /// Returns where its value ends in the file.
     pub(super) fn end(&self) -> usize {
         self.at + self.decoded.value.end
     }
 }
 
 impl Segment {
-    /// Looks a key up: the value, absence, or nothing to say. Every version from the newest down, and every operand on
-    /// the way, is shown to the look-up; `probe` is told where it was looked.
+    /// Looks up a key and returns the value or absence; `None` if older sources decide. The look-up is shown every
+    /// version from the newest down, and every operand on the way; `probe` records where the segment was searched.
     pub(crate) fn get(&self, key: &mut PointKey<'_>, lookup: &mut Lookup, probe: &mut Probe) -> Result<Option<Answer>> {
         let mut tombstones = PendingTombstones(self.ranges().shown(key.key, lookup.seqno(), lookup.purge_horizon()));
         let answer = match self.index() {
@@ -106,28 +106,28 @@ impl Segment {
         tombstones.show_above(None, lookup)
     }
 
-    /// The hash of a key as this segment sees it; nothing without an index.
+    /// Returns the hash of a key with the seeds of this segment; `None` without an index.
     #[inline]
     pub(crate) fn seeded(&self, key: &mut PointKey<'_>) -> Option<Seeded> {
         self.index().map(|(index, _)| key.seeded(index))
     }
 
-    /// Has the pilot of a key fetched, by which its slot is found; `false` where the filter rules the key out, or the
-    /// pages have never been verified. A hint, as [`Segment::fetch_slot`] and [`Segment::fetch_entry`] are: they answer
+    /// Prefetches the pilot of a key, which is needed to find its slot; `false` if the filter rules the key out, or the
+    /// pages were never verified. A hint, like [`Segment::fetch_slot`] and [`Segment::fetch_entry`]: it answers
     /// nothing.
     #[inline]
     pub(crate) fn fetch_pilot(&self, hash: Seeded) -> bool {
         self.index().is_some_and(|(index, data)| index.fetch_pilot(data, hash))
     }
 
-    /// Has the slot of a key fetched: where the entry is that it names.
+    /// Prefetches the slot of a key and returns where the entry that it names begins.
     #[inline]
     pub(crate) fn fetch_slot(&self, hash: Seeded) -> Option<usize> {
         let (index, data) = self.index()?;
         index.entry_at_hand(data, hash)
     }
 
-    /// Has the first bytes of an entry fetched, if its page has been verified.
+    /// Prefetches the first bytes of an entry, if its page was verified before.
     #[inline]
     pub(crate) fn fetch_entry(&self, at: usize) {
         if let Some(data) = self.pages().mapped() {
@@ -135,8 +135,8 @@ impl Segment {
         }
     }
 
-    /// The entry at a place that the index, or another entry, leads to.
-    #[expect(clippy::inline_always, reason = "what it finds is large: out of line a look-up would move it twice")]
+    /// Returns the entry at a position that the index or another entry names.
+    #[expect(clippy::inline_always, reason = "the result is large: out of line, a look-up would move it twice")]
     #[inline(always)]
     pub(super) fn entry_at<'a>(&self, data: Mapped<'a>, at: usize) -> Result<Placed<'a>> {
         let room = self.blocks_end().saturating_sub(at);
@@ -146,7 +146,7 @@ impl Segment {
         Ok(Placed { at, bytes, decoded })
     }
 
-    /// From the key's hash to its newest entry; by the fences when an older one is wanted.
+    /// Goes from the hash of a key to its newest entry; through the fences if an older one is wanted.
     fn get_indexed(
         &self,
         index: &Index,
@@ -158,7 +158,7 @@ impl Segment {
     ) -> Result<Option<Answer>> {
         let Some(at) = index.probe(data, key.seeded(index), true, probe)? else { return Ok(None) };
         probe.blocks += 1;
-        // The lines of the value come while the head is decoded and the key compared, not after.
+        // Loads the lines of the value while the head is decoded and the key compared, not after.
         data.fetch_entry(at);
         let found = self.entry_at(data, at)?;
         if found.key() != key.key {
@@ -215,7 +215,7 @@ impl Segment {
         Ok(None)
     }
 
-    /// Block and number of the first entry that comes behind every version of `key` above `seqno`; the number may be
+    /// Returns the block and number of the first entry after every version of `key` above `seqno`; the number may be
     /// the count of the block.
     pub(super) fn find_version(&self, key: &[u8], seqno: Seqno) -> Result<(usize, usize)> {
         let before = |told: &[u8], decoded: &Decoded| told < key || told == key && decoded.entry.seqno > seqno;
@@ -237,8 +237,9 @@ impl Segment {
         Ok((number, entries.partition_point(|decoded| before(entries.key(decoded), decoded))?))
     }
 
-    /// Block and number of the oldest version of `key` above `seqno`, and of what else its commit wrote the newest;
-    /// nothing without one. Where there are purges, above `purge_horizon`: up to there they have to be seen.
+    /// Returns the block and number of the oldest version of `key` above `seqno`, or of the newest that its commit
+    /// wrote; `None` if there is none. If the segment has purges, it is above `purge_horizon` too: purges up to there
+    /// must be seen.
     pub(super) fn just_above(&self, key: &[u8], seqno: Seqno, purge_horizon: Seqno) -> Result<Option<(usize, usize)>> {
         let wanted = if self.has_purges() { seqno.max(purge_horizon) } else { seqno };
         let (number, at) = self.find_version(key, wanted)?;
@@ -249,14 +250,14 @@ impl Segment {
         if entries.key(&above) != key {
             return Ok(None);
         }
-        // Mostly a commit wrote one version.
+        // A commit usually writes one version of a key.
         if let Some(other) = before.checked_sub(1)
             && entries.seqno(other)? != above.entry.seqno
         {
             return Ok(Some((number, before)));
         }
         let (number, at) = self.find_version(key, above.entry.seqno)?;
-        // It may begin with a block.
+        // The version may begin the next block.
         if at < self.block(number)?.count() {
             return Ok(Some((number, at)));
         }
@@ -264,14 +265,14 @@ impl Segment {
     }
 }
 
-/// The range tombstones over a key that are still to be shown.
+/// Range tombstones over a key that were not shown yet.
 struct PendingTombstones(Shown);
 
 impl PendingTombstones {
-    /// Shows the tombstones above an entry; all that are left, without one.
+    /// Shows the range tombstones above an entry; without one, all that are left.
     #[inline]
     fn show_above(&mut self, seqno: Option<Seqno>, lookup: &mut Lookup) -> Result<Option<Answer>> {
-        // Segments keep no order in a commit: the point entry comes behind the tombstone.
+        // Segments store no order within a commit: the point entry comes after the range tombstone.
         while let Some(tombstone) = self.0.next_above(seqno.map(|seqno| (seqno, u32::MAX))) {
             if lookup.visit(tombstone.meta())? == Meaning::Deleted {
                 return Ok(Some(Answer::Deleted));
@@ -280,7 +281,7 @@ impl PendingTombstones {
         Ok(None)
     }
 
-    /// Shows an entry, behind the tombstones above it.
+    /// Shows an entry, after the range tombstones above it.
     #[inline]
     fn show_entry(
         &mut self,

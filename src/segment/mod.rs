@@ -1,4 +1,4 @@
-//! An immutable sorted file: entries of one keyspace, found by search or read in order.
+//! Segments: immutable sorted files with the entries of one keyspace, searched by key or read in order.
 //!
 //! ```text
 //!  ├────────┬───────┬───────┬─────┬───────┬────────┬────────────┬────────┬───────┬────────┬───────┬─────────┬──────┤
@@ -10,10 +10,10 @@
 //!  entry:  flags · key length · value length · seqno · [gap] · [extension] · key · value · to a multiple of 4
 //! ```
 //!
-//! Entries describe themselves and begin at multiples of 4 bytes, with full keys: whoever knows the offset of an entry
-//! can read it without its block. That is what the perfect-hash index does: filter and partitions lie behind the
-//! blocks, and the section `index` says where. Pages are verified when they are first touched, through an ordinary
-//! read, so that a bad medium is an error; then they are served from the map.
+//! Entries are self-describing and begin at multiples of 4 bytes. One that holds its full key can be read at its
+//! offset, without its block. The perfect-hash index relies on that: filter and partitions follow the blocks, and the
+//! section `index` says where. Pages are verified when they are first touched, through an ordinary read, so that a bad
+//! medium is an error; then they are served from the map.
 //!
 //! The format is specified in `docs/format/segment.md` and pinned by the bytes in `tests/golden/`.
 

@@ -1,5 +1,4 @@
-//! The one door through which the bytes of a segment come. Whoever wants some says where they begin and how many there
-//! are, and gets them verified.
+//! The only access to the bytes of a segment. Callers name a position and a length, and get verified bytes.
 //!
 //! ```text
 //!  opening, check  ──▶ Reading      header, footer and sections: read by position, each with a checksum of its own
@@ -8,8 +7,8 @@
 //! ```
 //!
 //! Pages are verified through an ordinary read, so that a bad medium is an error and no signal; then they are served
-//! from the map. Nobody else knows what lies where in memory: places in the file mean something here alone. When a
-//! block is compressed one day, or a page sealed, this is the file that changes.
+//! from the map. No other module knows where bytes are in memory: positions in the file have a meaning only here. To
+//! compress blocks or seal pages one day, only this file has to change.
 
 use std::{
     io::{self, ErrorKind},
@@ -28,7 +27,7 @@ use crate::{
     format::{Reader, crc, name},
 };
 
-/// The file of a segment, which is open only while it is read.
+/// The file of a segment, open only while it is read.
 #[derive(Debug)]
 pub(super) struct SegmentFile {
     path: PathBuf,
@@ -46,14 +45,14 @@ impl SegmentFile {
         }
     }
 
-    /// The open file, for some reads by position.
+    /// Returns the open file, for several reads by position.
     pub(super) fn reading(&self) -> Result<Reading<'_>> {
         let file = self.file.get().map_err(|error| unopened(&self.path, error))?;
         Ok(Reading { path: &self.path, file })
     }
 }
 
-/// Why the file of a segment could not be opened, or not again.
+/// Returns why the file of a segment could not be opened, or not again.
 #[cold]
 fn unopened(path: &Path, error: io::Error) -> Error {
     match error.kind() {
@@ -78,12 +77,12 @@ impl<'a> Reading<'a> {
         self.path
     }
 
-    /// Length of the file.
+    /// Returns the length of the file.
     pub(super) fn len(&self) -> Result<u64> {
         self.file.len().at("read the length of", || self.path.to_path_buf())
     }
 
-    /// Reads bytes that prove themselves: header and footer have checksums of their own.
+    /// Reads bytes without verifying them: header and footer have checksums of their own.
     pub(super) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         self.file.read_at(offset, &mut bytes).at("read", || self.path.to_path_buf())?;
@@ -99,8 +98,8 @@ impl<'a> Reading<'a> {
         Ok(bytes)
     }
 
-    /// Maps the file, which has `len` bytes. Where the system refuses the map, the file is read by position like one
-    /// that is not to be mapped.
+    /// Maps the file, which has `len` bytes. If the system refuses the map, the file is read by position, as if it were
+    /// not to be mapped.
     pub(super) fn map(&self, len: u64) -> Result<Map> {
         let region = match self.file.map() {
             Err(refused) if Region::is_refused(&refused) => None,
@@ -127,23 +126,23 @@ impl Map {
     }
 }
 
-/// The data of an open segment in pages, and which of them have been verified.
+/// Data of an open segment in pages, and which of them were verified.
 #[derive(Debug)]
 pub(super) struct Pages {
     file: SegmentFile,
-    /// The mapped file, which needs no open one any more; without it every read is a positioned one, and verified.
+    /// The mapped file, which needs no open file descriptor; without a map, every read is by position, and verified.
     map: Map,
-    /// Where the pages end: behind are sections.
+    /// Where the pages end: sections follow.
     end: usize,
     crcs: Vec<u32>,
-    /// A bit for each page that has been verified.
+    /// A bit for each page that was verified.
     verified: Vec<AtomicU64>,
-    /// A bit for each partition of the index whose pages have been.
+    /// A bit for each partition of the index whose pages were verified.
     verified_partitions: Vec<AtomicU64>,
 }
 
 impl Pages {
-    /// The pages of data up to `end`, and as many partitions of an index among them.
+    /// Returns the pages of data up to `end`, with `partitions` partitions of an index among them.
     pub(super) fn new(file: SegmentFile, map: Map, (crcs, end): (Vec<u32>, usize), partitions: usize) -> Self {
         assert!(crcs.len() == end.div_ceil(PAGE), "{} checksums for {end} bytes in pages", crcs.len());
         let bits = |count: usize| (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
@@ -165,7 +164,7 @@ impl Pages {
         &self.file.path
     }
 
-    /// The file, for some reads by position.
+    /// Returns the open file, for several reads by position.
     pub(super) fn reading(&self) -> Result<Reading<'_>> {
         self.file.reading()
     }
@@ -175,24 +174,24 @@ impl Pages {
         Corruption { offset, what }.of(self.path(), 0)
     }
 
-    /// The pages out of the map, where there is one.
+    /// Returns the pages in the map, if there is one.
     #[inline]
     pub(super) fn mapped(&self) -> Option<Mapped<'_>> {
         let region = self.map.0.as_ref()?;
         Some(Mapped { pages: self, region, bytes: region })
     }
 
-    /// Bytes of memory that stay while the segment is open.
+    /// Returns the memory taken while the segment is open, in bytes.
     pub(super) fn memory(&self) -> usize {
         self.crcs.len() * 5
     }
 
-    /// Reads and verifies every page, also those that have been verified before.
+    /// Reads and verifies every page, even those verified before.
     pub(super) fn check(&self) -> Result<()> {
         (0..self.crcs.len()).try_for_each(|page| self.verify_first(page))
     }
 
-    /// The bytes of a block that reaches from `start` to `end`.
+    /// Returns the bytes of a block from `start` to `end`.
     pub(super) fn block(&self, start: usize, end: usize) -> Result<BlockData> {
         if start > end || end > self.end {
             return Err(self.corrupt(0, "a block inside the data"));
@@ -217,7 +216,7 @@ impl Pages {
         is_set(&self.verified, page)
     }
 
-    /// Verifies a page, and notes that it has been.
+    /// Verifies a page, and records that.
     #[cold]
     fn verify_first(&self, page: usize) -> Result<()> {
         self.read(page..page + 1)?;
@@ -250,7 +249,7 @@ impl Pages {
     }
 }
 
-/// The pages that a stretch of the file touches.
+/// Returns the pages that a range of the file touches.
 #[inline]
 fn pages(start: usize, end: usize) -> Range<usize> {
     start / PAGE..end.div_ceil(PAGE)
@@ -261,7 +260,7 @@ fn is_set(bits: &[AtomicU64], at: usize) -> bool {
     bits.get(at / 64).is_some_and(|word| word.load(Ordering::Relaxed) & 1 << (at % 64) != 0)
 }
 
-/// Notes that something has been verified. The bytes do not change, so no order with other memory is needed.
+/// Records that something was verified. The bytes do not change, so no order with other memory is needed.
 fn set(bits: &[AtomicU64], at: usize) {
     assert!(at / 64 < bits.len(), "bit {at} of {} words", bits.len());
     if let Some(word) = bits.get(at / 64) {
@@ -269,7 +268,7 @@ fn set(bits: &[AtomicU64], at: usize) {
     }
 }
 
-/// The data of a mapped segment.
+/// Data of a mapped segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mapped<'a> {
     pages: &'a Pages,
@@ -278,7 +277,7 @@ pub(super) struct Mapped<'a> {
 }
 
 impl<'a> Mapped<'a> {
-    /// The bytes from `start` on, verified; ones that are not all data are corruption of whatever names the place.
+    /// Returns verified bytes from `start` on. If they are not all data, what named the position is corrupt.
     #[inline]
     pub(super) fn get(self, start: usize, len: usize) -> Result<Piece<'a>> {
         let piece = self.piece(start, len).ok_or_else(|| self.outside(start))?;
@@ -286,14 +285,14 @@ impl<'a> Mapped<'a> {
         Ok(piece)
     }
 
-    /// The same, if they have been verified before: for hints, which wait for nothing.
+    /// Returns the bytes if they were verified before: for hints, which must not wait for a read.
     #[inline]
     pub(super) fn at_hand(self, start: usize, len: usize) -> Option<Piece<'a>> {
         let piece = self.piece(start, len)?;
         pages(start, start + len).all(|page| self.pages.is_verified(page)).then_some(piece)
     }
 
-    /// The bytes of a partition of the index. That they are verified is remembered for all of them at once.
+    /// Returns the bytes of a partition of the index. One bit records that all of them are verified.
     #[inline]
     pub(super) fn partition(self, partition: u64, start: usize, end: usize) -> Result<Piece<'a>> {
         let piece = end.checked_sub(start).and_then(|len| self.piece(start, len));
@@ -303,24 +302,24 @@ impl<'a> Mapped<'a> {
         Ok(piece)
     }
 
-    /// The same, if it has been verified before.
+    /// Returns the bytes of a partition, if they were verified before.
     #[inline]
     pub(super) fn partition_at_hand(self, partition: u64, start: usize, end: usize) -> Option<Piece<'a>> {
         let is_verified = is_set(&self.pages.verified_partitions, usize::try_from(partition).ok()?);
         self.piece(start, end.checked_sub(start)?).filter(|_| is_verified)
     }
 
-    /// Has bytes fetched that will be asked for soon.
+    /// Prefetches bytes that will be needed soon.
     #[inline]
     pub(super) fn fetch(self, start: usize, len: usize) {
         self.region.fetch(start, len);
     }
 
-    /// Has the first bytes of an entry fetched and waits for nothing else, if its page has been verified.
+    /// Prefetches the first bytes of an entry, if its page was verified before; waits for nothing else.
     #[inline]
     pub(super) fn fetch_entry(self, at: usize) {
         if self.pages.is_verified(at / PAGE) {
-            // Entries of the usual length touch three lines.
+            // Entries of the usual length touch three cache lines.
             let line = |at: usize| self.bytes.get(at).copied().unwrap_or(0);
             std::hint::black_box(line(at) ^ line(at + 60) ^ line(at + 120));
         }
@@ -331,7 +330,7 @@ impl<'a> Mapped<'a> {
         self.pages.corrupt(offset, what)
     }
 
-    /// Bytes that may not have been verified yet, if they are data.
+    /// Returns bytes that may not be verified yet, if they are data.
     #[inline]
     fn piece(self, start: usize, len: usize) -> Option<Piece<'a>> {
         let end = start.checked_add(len).filter(|end| *end <= self.pages.end)?;
@@ -348,13 +347,13 @@ impl<'a> Mapped<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Piece<'a> {
     bytes: &'a [u8],
-    /// Where in the region they begin.
+    /// Where they begin in the region.
     start: usize,
     region: &'a Region,
 }
 
 impl Piece<'_> {
-    /// Some of the bytes, to keep.
+    /// Returns some of the bytes, to keep.
     #[inline]
     pub(super) fn share(&self, range: Range<usize>) -> Bytes {
         let start = self.start + range.start;
@@ -371,21 +370,21 @@ impl Deref for Piece<'_> {
     }
 }
 
-/// The verified bytes of one block, without a loan: the pages that it came from show them.
+/// Verified bytes of one block, without a borrow: the pages that they came from give access to them.
 #[derive(Clone, Debug)]
 pub(super) struct BlockData(Held);
 
 #[expect(clippy::rc_buffer, reason = "the buffer is shared as it was filled, not copied")]
 #[derive(Clone, Debug)]
 enum Held {
-    /// Where they are in the map.
+    /// Position in the map.
     Mapped(usize, usize),
-    /// Whole pages that were read, and where the block is in them.
+    /// Whole pages that were read, and the position of the block in them.
     Read(Arc<Vec<u8>>, usize, usize),
 }
 
 impl BlockData {
-    /// The bytes, by the pages that gave the block out.
+    /// Returns the bytes, given the pages that returned the block.
     #[inline]
     pub(super) fn bytes<'a>(&'a self, pages: &'a Pages) -> &'a [u8] {
         let (bytes, start, end): (&[u8], _, _) = match &self.0 {
@@ -396,7 +395,7 @@ impl BlockData {
         bytes.get(*start..*end).unwrap_or_default()
     }
 
-    /// Some of the bytes, to keep.
+    /// Returns some of the bytes, to keep.
     pub(super) fn share(&self, pages: &Pages, range: Range<usize>) -> Bytes {
         let bytes = self.bytes(pages).get(range.clone()).unwrap_or_default();
         match (&self.0, &pages.map.0) {
@@ -409,7 +408,7 @@ impl BlockData {
         }
     }
 
-    /// Has a part of the block fetched, if it is mapped.
+    /// Prefetches a part of the block, if it is mapped.
     #[inline]
     pub(super) fn fetch(&self, pages: &Pages, at: usize, len: usize) {
         if let (Held::Mapped(start, end), Some(region)) = (&self.0, &pages.map.0) {

@@ -1,5 +1,5 @@
-//! The range tombstones of a segment, as its sections hold them: cut into fragments, or whole where cutting would make
-//! many tombstones of them.
+//! Range tombstones of a segment, as its sections store them: cut into fragments, or whole where cutting would multiply
+//! them.
 
 use super::{footer::Tag, sections::Sections, summary::Summary};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 /// Range tombstones as they go to disk.
 #[derive(Debug)]
 pub(super) struct Encoded {
-    /// How many tombstones the sections tell of.
+    /// Number of tombstones in the sections; with fragments, that of all fragments.
     pub(super) tombstones: u64,
     pub(super) sections: Vec<(Tag, Vec<u8>)>,
 }
@@ -32,8 +32,8 @@ pub(super) fn encode(ranges: &Tombstones) -> Encoded {
     Encoded { tombstones: tombstones().count() as u64, sections }
 }
 
-/// Decodes the range tombstones of a segment. They lie inside its seqnos, and their gaps beneath them: whoever merges
-/// them relies on that.
+/// Decodes the range tombstones of a segment. Checks that they lie inside its seqnos, and each gap below its tombstone:
+/// merges rely on that.
 pub(super) fn decode(sections: &Sections<'_>, summary: &Summary) -> Result<Tombstones> {
     let (whole, ranges) = (sections.get(Tag::Whole)?, sections.get(Tag::Ranges)?);
     let (section, decoded) = match (ranges, whole) {
@@ -60,7 +60,7 @@ pub(super) fn decode(sections: &Sections<'_>, summary: &Summary) -> Result<Tombs
     decoded.ok_or_else(|| section.wrong(Corruption { offset: 0, what }))
 }
 
-/// The section of range tombstones: per fragment its start, its end and its tombstones.
+/// Encodes the section of range tombstones: for each fragment its start, its end and its tombstones.
 fn encode_ranges(fragments: &[Fragment]) -> Vec<u8> {
     let mut out = Writer::default();
     for fragment in fragments {
@@ -75,7 +75,7 @@ fn encode_ranges(fragments: &[Fragment]) -> Vec<u8> {
         out.varint(fragment.tombstones.len() as u64);
         for tombstone in &fragment.tombstones {
             out.varint(tombstone.seqno.0);
-            // A gap is never at 0: the first commit is 1.
+            // A gap never starts at 0: the first commit is 1.
             out.varint(tombstone.gap_start.unwrap_or(Seqno(0)).0);
         }
     }
@@ -92,7 +92,7 @@ fn decode_ranges(bytes: &[u8]) -> Result<Vec<Fragment>, Corruption> {
             1 => Some(reader.prefixed("end of a range")?.to_vec()),
             _ => return Err(reader.corrupt("end of a range")),
         };
-        let count = reader.length("marks of a range")?;
+        let count = reader.length("tombstones of a range")?;
         let mut tombstones = Vec::new();
         for _ in 0..count {
             let seqno = reader.varint("seqno of a range")?;
@@ -110,7 +110,7 @@ fn decode_ranges(bytes: &[u8]) -> Result<Vec<Fragment>, Corruption> {
     Ok(fragments)
 }
 
-/// The section of what else is known of the tombstones: their times, and which of them purge.
+/// Encodes the section of the times of the tombstones, and of which of them are purges.
 fn encode_tombstones(fragments: &[Fragment]) -> Vec<u8> {
     let mut out = Writer::default();
     for tombstone in fragments.iter().flat_map(|fragment| &fragment.tombstones) {
@@ -120,14 +120,14 @@ fn encode_tombstones(fragments: &[Fragment]) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// Fills in what else is known of the tombstones.
+/// Fills in the times of the tombstones, and which of them are purges.
 fn decode_tombstones(bytes: &[u8], fragments: &mut [Fragment]) -> Result<(), Corruption> {
     let mut reader = Reader::new(bytes);
     for tombstone in fragments.iter_mut().flat_map(|fragment| &mut fragment.tombstones) {
         tombstone.time = Micros(reader.varint("time of a range")?);
         tombstone.purge = decode_flags(&mut reader)?;
     }
-    reader.finish("end of the marks")
+    reader.finish("end of the range times")
 }
 
 fn decode_flags(reader: &mut Reader<'_>) -> Result<bool, Corruption> {
@@ -138,7 +138,7 @@ fn decode_flags(reader: &mut Reader<'_>) -> Result<bool, Corruption> {
     }
 }
 
-/// The section of range tombstones that are told whole: their edges, and of each the numbers of its two.
+/// Encodes the section of whole range tombstones: their edges, and for each the numbers of its two edges.
 fn encode_whole(ranges: &Tombstones) -> Vec<u8> {
     let mut out = Writer::default();
     let (edges, tombstones) = ranges.parts();
@@ -153,7 +153,7 @@ fn encode_whole(ranges: &Tombstones) -> Vec<u8> {
         out.varint(tombstone.seqno.0 - before.0);
         before = tombstone.seqno;
         out.varint(u64::from(from));
-        // How many parts it covers; 0 without an end.
+        // Number of parts that it covers; 0 without an end.
         out.varint(to.map_or(0, |to| u64::from(to - from)));
         out.varint(tombstone.gap_start.unwrap_or(Seqno(0)).0);
         out.varint(tombstone.time.0);

@@ -20,7 +20,7 @@ use crate::{
     merge::Tombstones,
 };
 
-/// Where blocks begin: behind the header and the base of the seqnos.
+/// Where blocks begin: after the header and the base of the seqnos.
 const DATA_START: u32 = 40;
 const _: () = assert!(DATA_START as usize == Header::LEN + 8);
 
@@ -29,17 +29,17 @@ const _: () = assert!(DATA_START as usize == Header::LEN + 8);
 pub(crate) struct Segment {
     pages: Pages,
     base: Base,
-    /// Where the blocks end: what the index leads to lies before.
+    /// Where the blocks end: entries that the index names begin before it.
     blocks_end: usize,
     fences: Fences,
     index: Option<Index>,
     ranges: Arc<Tombstones>,
     max_seqno: Seqno,
-    /// Something inside hides the past.
+    /// Whether it holds a purge.
     purges: bool,
 }
 
-/// What the index of a segment takes, in bytes of the file.
+/// Size of the index of a segment in the file, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IndexNumbers {
     pub(crate) slot_bytes: u64,
@@ -47,10 +47,10 @@ pub(crate) struct IndexNumbers {
 }
 
 impl Segment {
-    /// Opens the segment that the manifest describes, checking that it is the very file and whole. Data is checked
-    /// later, page by page, when it is first touched.
+    /// Opens the segment that the manifest describes, and checks that it is that very file, and complete. Data is
+    /// verified later, page by page, when it is first touched.
     ///
-    /// Where the system refuses the map, it is read by position like one that is not to be mapped.
+    /// If the system refuses the map, the segment is read by position, as if it were not to be mapped.
     pub(crate) fn open(files: &Arc<Files>, expected: &SegmentMeta, map: bool) -> Result<Self> {
         let file = SegmentFile::open(files, expected.number)?;
         let reading = file.reading()?;
@@ -61,7 +61,7 @@ impl Segment {
         let seqno = read_base(&reading, expected)?;
         let sections = Sections::find(&reading, expected)?;
         let section = sections.needed(Tag::Fences)?;
-        // Sections follow the data at once: the fences begin where the data ends.
+        // Sections follow the data directly, and the fences come first: they begin where the data ends.
         let end = usize::try_from(section.offset).map_err(|_| reading.corrupt(0, "data that fits into memory"))?;
         let fences = Fences::decode(&section.bytes, DATA_START, section.offset).map_err(|bad| section.wrong(bad))?;
         let section = sections.needed(Tag::Pages)?;
@@ -69,7 +69,7 @@ impl Segment {
         let ranges = ranges::decode(&sections, &expected.summary)?;
         let blocks_end = fences.blocks_end();
         let map = map.then(|| reading.map(len)).transpose()?.unwrap_or_default();
-        // Without a map a look-up in the index would read more pages than the search by fences.
+        // Without a map, a look-up in the index would read more pages than a search with the fences.
         let index = if map.is_there() { sections.get(Tag::Index)? } else { None };
         let index = index.map(|section| {
             let index = Index::decode(&section.bytes, blocks_end as u64..end as u64, expected.summary.keys);
@@ -89,7 +89,7 @@ impl Segment {
         })
     }
 
-    /// The range tombstones.
+    /// Returns the range tombstones.
     pub(crate) fn ranges(&self) -> &Arc<Tombstones> {
         &self.ranges
     }
@@ -98,13 +98,13 @@ impl Segment {
         self.max_seqno
     }
 
-    /// Bytes of memory that stay with it while it is open.
+    /// Returns the memory taken while it is open, in bytes.
     pub(crate) fn memory(&self) -> usize {
         let index = self.index.as_ref().map_or(0, Index::memory);
         self.fences.memory() + self.pages.memory() + index + self.ranges.memory()
     }
 
-    /// What the index takes in the file.
+    /// Returns the size of the index in the file; `None` without an index.
     pub(crate) fn index_numbers(&self) -> Option<IndexNumbers> {
         let (filter_bytes, slot_bytes) = self.index.as_ref()?.file_bytes();
         Some(IndexNumbers { slot_bytes, filter_bytes })
@@ -114,7 +114,7 @@ impl Segment {
         &self.pages
     }
 
-    /// The index, and the data that it leads to.
+    /// Returns the index, and the data that it refers to.
     #[inline]
     pub(super) fn index(&self) -> Option<(&Index, Mapped<'_>)> {
         self.index.as_ref().zip(self.pages.mapped())
@@ -145,13 +145,13 @@ impl Segment {
         Ok(Block { number, data, layout })
     }
 
-    /// Damage in a block.
+    /// Reports damage in a block.
     #[cold]
     fn in_block(&self, bad: Corruption, block: usize) -> Error {
         bad.of(self.pages.path(), self.fences.block(block).map_or(0, |(start, _)| start as u64))
     }
 
-    /// Damage in an entry that begins at a place of the file.
+    /// Reports damage in an entry that begins at a position of the file.
     #[cold]
     pub(super) fn in_entry(&self, bad: Corruption, at: usize) -> Error {
         bad.of(self.pages.path(), at as u64)
@@ -162,7 +162,7 @@ impl Segment {
     }
 }
 
-/// Reads the header, and what the seqnos of the entries are counted from.
+/// Reads the header, and returns the base of the seqnos.
 fn read_base(reading: &Reading<'_>, expected: &SegmentMeta) -> Result<Seqno> {
     let head = reading.read(0, DATA_START as usize)?;
     let header = Header::decode(&head, FileKind::Segment).map_err(|bad| bad.of(reading.path()))?;
@@ -172,7 +172,7 @@ fn read_base(reading: &Reading<'_>, expected: &SegmentMeta) -> Result<Seqno> {
     Reader::starting_at(&head, Header::LEN).u64("base").map(Seqno).map_err(|bad| bad.of(reading.path(), 0))
 }
 
-/// A block that was read. It borrows nothing from its segment, which shows its entries.
+/// A block that was read. It borrows nothing from its segment, which is needed to access its entries.
 #[derive(Clone, Debug)]
 pub(super) struct Block {
     number: usize,
@@ -181,7 +181,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// How many entries there are: never none.
+    /// Returns the number of entries, which is never 0.
     #[inline]
     pub(super) fn count(&self) -> usize {
         self.layout.count()
@@ -192,19 +192,19 @@ impl Block {
         self.data.bytes(&segment.pages)
     }
 
-    /// The value of an entry, to keep.
+    /// Returns the value of an entry, to keep.
     pub(super) fn share(&self, segment: &Segment, decoded: &Decoded) -> Bytes {
         self.data.share(&segment.pages, decoded.value.clone())
     }
 
-    /// The entries, by the segment that the block was read from.
+    /// Returns the entries, given the segment that the block was read from.
     #[inline]
     pub(super) fn entries<'a>(&'a self, segment: &'a Segment) -> Entries<'a> {
         Entries { segment, block: self, bytes: self.bytes(segment) }
     }
 }
 
-/// The entries of a block.
+/// Entries of a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entries<'a> {
     segment: &'a Segment,
@@ -213,41 +213,42 @@ pub(super) struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// Decodes entry number `index`, with its key wherever that stands.
+    /// Decodes entry number `index`, with its key, even if an earlier entry stores it.
     #[inline]
     pub(super) fn entry(self, index: usize) -> Result<Decoded> {
         self.block.layout.entry(self.bytes, index, self.segment.base).map_err(|bad| self.wrong(bad))
     }
 
-    /// Decodes entry number `index`. Of one that follows another of its key the key is empty.
+    /// Decodes entry number `index`. The key is empty if the first entry of its run stores it.
     #[inline]
     pub(super) fn bare(self, index: usize) -> Result<Decoded> {
         self.block.layout.bare(self.bytes, index, self.segment.base).map_err(|bad| self.wrong(bad))
     }
 
-    /// The seqno alone of entry number `index`.
+    /// Decodes only the seqno of entry number `index`.
     #[inline]
     pub(super) fn seqno(self, index: usize) -> Result<Seqno> {
         self.block.layout.seqno(self.bytes, index, self.segment.base).map_err(|bad| self.wrong(bad))
     }
 
-    /// Where entry number `index` begins in the block.
+    /// Returns where entry number `index` begins in the block.
     #[inline]
     pub(super) fn offset(self, index: usize) -> Result<usize> {
         self.block.layout.offset(self.bytes, index).map_err(|bad| self.wrong(bad))
     }
 
-    /// The number of the entry that begins at `offset` in the block.
+    /// Returns the number of the entry that begins at `offset` in the block.
     pub(super) fn index_of(self, offset: usize) -> Result<usize> {
         self.block.layout.index_of(self.bytes, offset).map_err(|bad| self.wrong(bad))
     }
 
-    /// The number of the first entry with a key ≥ `key`; the count if there is none.
+    /// Returns the number of the first entry with a key ≥ `key`; the count if there is none.
     pub(super) fn lower_bound(self, key: &[u8]) -> Result<usize> {
         self.block.layout.lower_bound(self.bytes, key, self.segment.base).map_err(|bad| self.wrong(bad))
     }
 
-    /// The number of the first entry for which `before` does not hold; it holds for all before that.
+    /// Returns the number of the first entry for which `before` does not hold; it must hold for all entries before
+    /// that.
     pub(super) fn partition_point(self, before: impl Fn(&Decoded) -> bool) -> Result<usize> {
         self.block.layout.partition_point(self.bytes, self.segment.base, before).map_err(|bad| self.wrong(bad))
     }
@@ -263,19 +264,19 @@ impl<'a> Entries<'a> {
         self.bytes.get(decoded.key.clone()).unwrap_or_default()
     }
 
-    /// The value as it is stored: of a difference that.
+    /// Returns the value as it is stored, which may be a difference.
     #[inline]
     pub(super) fn value(self, decoded: &Decoded) -> &'a [u8] {
         debug_assert!(decoded.value.end <= self.bytes.len(), "{decoded:?} in {} bytes", self.bytes.len());
         self.bytes.get(decoded.value.clone()).unwrap_or_default()
     }
 
-    /// The value, to keep.
+    /// Returns the stored value, to keep.
     pub(super) fn share(self, decoded: &Decoded) -> Bytes {
         self.block.share(self.segment, decoded)
     }
 
-    /// Has a part of the block fetched that will be read soon, from an entry on.
+    /// Prefetches a part of the block that will be read soon, from an entry on.
     #[inline]
     pub(super) fn fetch(self, index: usize, len: usize) {
         if let Ok(offset) = self.block.layout.offset(self.bytes, index) {
@@ -283,7 +284,7 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// Damage in the block.
+    /// Reports damage in the block.
     #[cold]
     pub(super) fn wrong(self, bad: Corruption) -> Error {
         self.segment.in_block(bad, self.block.number)

@@ -1,4 +1,4 @@
-//! The sections of a segment, by the table in its footer; each is held to its checksum when it is read.
+//! Sections of a segment, from the table in its footer; each is verified by its checksum when it is read.
 
 use super::{
     footer::{self, Section, TAIL_LEN, Tag},
@@ -7,16 +7,16 @@ use super::{
 };
 use crate::base::{Corruption, Error, Result};
 
-/// The table of a segment's sections.
+/// Table of a segment's sections.
 #[derive(Debug)]
 pub(super) struct Sections<'a> {
     reading: &'a Reading<'a>,
     table: Vec<Section>,
-    /// Where the table begins: every section lies before it.
+    /// Where the table begins: every section ends before it.
     end: u64,
 }
 
-/// What a section holds.
+/// Contents of a section.
 #[derive(Debug)]
 pub(super) struct Body<'a> {
     reading: &'a Reading<'a>,
@@ -26,7 +26,7 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Sections<'a> {
-    /// Reads the footer from the end and the section table before it, and holds the digest against the manifest's.
+    /// Reads the footer at the end and the section table before it, and compares their digest with the manifest's.
     pub(super) fn find(reading: &'a Reading<'a>, expected: &SegmentMeta) -> Result<Self> {
         let SegmentMeta { file_id, file_len, footer_digest, .. } = *expected;
         let corrupt = |offset, what| reading.corrupt(offset, what);
@@ -44,7 +44,7 @@ impl<'a> Sections<'a> {
         Ok(Self { reading, table, end: table_at })
     }
 
-    /// Reads a section, if it is there.
+    /// Reads a section, if it exists.
     pub(super) fn get(&self, tag: Tag) -> Result<Option<Body<'a>>> {
         let section = self.table.iter().find(|section| section.tag == tag);
         section.map(|section| self.read(section)).transpose()
@@ -66,7 +66,7 @@ impl<'a> Sections<'a> {
 }
 
 impl Body<'_> {
-    /// Damage in the section that its checksum does not show.
+    /// Reports damage in the section that its checksum does not show.
     pub(super) fn wrong(&self, bad: Corruption) -> Error {
         bad.of(self.reading.path(), self.offset)
     }

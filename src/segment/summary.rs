@@ -1,11 +1,11 @@
-//! What the manifest must know of a segment without opening it.
+//! What the manifest must know about a segment without opening it.
 
 use crate::{
     base::{Corruption, FileNumber, KeySpan, KeyspaceId, Micros, Seqno},
     format::{Reader, Writer},
 };
 
-/// A finished segment: all that the manifest records of it.
+/// A finished segment: all that the manifest records about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentMeta {
     pub(crate) number: FileNumber,
@@ -15,54 +15,54 @@ pub(crate) struct SegmentMeta {
     pub(crate) summary: Summary,
 }
 
-/// A segment in numbers.
+/// Numbers of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Summary {
     pub(crate) keyspace: KeyspaceId,
-    /// Every key inside, range tombstones included, lies in this span.
+    /// Span of all keys inside, including the range tombstones.
     pub(crate) span: KeySpan,
-    /// Different keys.
+    /// Number of distinct keys.
     pub(crate) keys: u64,
-    /// Entries, all versions.
+    /// Number of entries, all versions.
     pub(crate) entries: u64,
-    /// Point tombstones among them.
+    /// Number of point tombstones among them.
     pub(crate) tombstones: u64,
-    /// Range tombstones.
+    /// Number of range tombstones, as they are stored.
     pub(crate) range_tombstones: u64,
-    /// Bytes of keys and values of all entries.
+    /// Total length of the keys and values of all entries, in bytes.
     pub(crate) raw_bytes: u64,
     pub(crate) min_seqno: Seqno,
     pub(crate) max_seqno: Seqno,
-    /// The smallest seqno at which a read can be affected by what is, or was, here. A read below it may skip the
-    /// segment.
+    /// Lowest seqno at which it can affect a read: the smallest of its seqnos and gap starts, or 0 if it holds a purge
+    /// (K9). A read below it may skip the segment.
     pub(crate) lowest_affected: Seqno,
-    /// The commit times inside, where entries carry them.
+    /// Commit times inside, if entries carry them.
     pub(crate) times: Option<Times>,
-    /// What is said of a segment of the history tier; nothing of one in the main tree.
+    /// Intervals inside, for a segment of the history tier; `None` for one of the main tree.
     pub(crate) history: Option<HistorySummary>,
 }
 
-/// The commit times in a segment, in microseconds.
+/// Commit times in a segment, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Times {
-    /// What those of the entries are counted from: none is below.
+    /// Lower bound of the times of the entries, which store theirs relative to it.
     pub(crate) base: Micros,
-    /// The oldest and the newest; without an entry the base.
+    /// The oldest and the newest; both are the base if there is no entry.
     pub(crate) oldest: Micros,
     pub(crate) newest: Micros,
 }
 
-/// The intervals in a segment of the history tier.
+/// Intervals in a segment of the history tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HistorySummary {
-    /// The largest end seqno, of those that have an end; else 0.
+    /// Largest end seqno of those that have an end; 0 without any.
     pub(crate) end: Seqno,
-    /// The smallest and the largest end time, in microseconds; of a tombstone without an end its own time.
+    /// Smallest and largest end time, in microseconds; for a tombstone without an end, its own time.
     pub(crate) until_min: Micros,
     pub(crate) until_max: Micros,
-    /// Segments of one run share no key.
+    /// Number of its run: segments of one run share no key.
     pub(crate) run: FileNumber,
-    /// Whether tombstones without an end are inside.
+    /// Whether it holds tombstones without an end.
     pub(crate) open: bool,
 }
 
@@ -111,9 +111,9 @@ impl Summary {
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Corruption> {
         let keyspace = u32::try_from(reader.varint("keyspace")?).map_err(|_| reader.corrupt("keyspace"))?;
-        let tier = reader.u8("lane")?;
+        let tier = reader.u8("tier")?;
         if tier & !(TIER_HISTORY | TIER_TIMES) != 0 {
-            return Err(reader.corrupt("lane"));
+            return Err(reader.corrupt("tier"));
         }
         let start = reader.prefixed("first key")?.to_vec();
         let end = match reader.u8("end of the keys")? {
@@ -146,10 +146,10 @@ impl Summary {
                 until_min: Micros(reader.varint("smallest end time")?),
                 until_max: Micros(reader.varint("largest end time")?),
                 run: FileNumber(reader.varint("run")?),
-                open: match reader.u8("flags of the past")? {
+                open: match reader.u8("flags of the history")? {
                     0 => false,
                     1 => true,
-                    _ => return Err(reader.corrupt("flags of the past")),
+                    _ => return Err(reader.corrupt("flags of the history")),
                 },
             });
         }
@@ -160,12 +160,12 @@ impl Summary {
         Ok(summary)
     }
 
-    /// Whether two spans have a key in common.
+    /// Returns whether it may hold keys of a span.
     pub(crate) fn overlaps(&self, span: &KeySpan) -> bool {
         self.span.overlaps(span)
     }
 
-    /// Whether something inside hides the past.
+    /// Returns whether it holds a purge.
     pub(crate) fn has_purges(&self) -> bool {
         self.lowest_affected == Seqno(0)
     }
@@ -175,7 +175,7 @@ impl Summary {
     }
 }
 
-/// More than any segment can hold: sums of such counts never overflow.
+/// Upper bound of counts, more than any segment can hold: sums of such counts never overflow.
 const COUNT_MAX: u64 = 1 << 40;
 
 fn count(reader: &mut Reader<'_>, what: &'static str) -> Result<u64, Corruption> {

@@ -1,4 +1,4 @@
-//! Writing a segment in one pass: entries come in order, sections follow, the footer comes last.
+//! Writing a segment in one pass: entries in order, then the sections, and the footer last.
 
 use std::{cmp::Ordering, path::PathBuf, sync::Arc};
 
@@ -20,10 +20,10 @@ use crate::{
     merge::{Tombstones, Until},
 };
 
-/// Bytes gathered before they are written.
+/// Number of bytes gathered before they are written.
 const CHUNK: usize = 256 << 10;
 
-/// Values longer than this are compared with none: it would take longer than it saves.
+/// Maximum length of a value that is compared with another: beyond it, comparing takes longer than it saves.
 const COMPARED_MAX: usize = 1 << 20;
 
 /// A segment being written.
@@ -35,36 +35,37 @@ pub(crate) struct SegmentWriter {
     sync_later: bool,
     file_id: u64,
     base: Base,
-    /// Bytes not yet written, and where they go.
+    /// Bytes not yet written, and the position in the file where they go.
     out: Writer,
     written: u64,
-    /// Where the current block begins in `out`, and its entries in the block.
+    /// Where the current block begins in `out`, and where its entries begin in the block.
     block_at: usize,
     offsets: Vec<usize>,
     fences: FenceWriter,
     index: IndexWriter,
     pages: Vec<u32>,
-    /// The last entry: its key, its seqno, and whether it says that an older version of the key comes next.
+    /// Last entry: its key, its seqno, and whether it says that an older version of the key follows.
     last_key: Option<Vec<u8>>,
     last_seqno: Seqno,
     older_follows: bool,
-    /// In the history tier, the run that the entry before belongs to: what an older version of its key is told against.
+    /// In the history tier, the run of the previous entry: an older version of its key is stored as a difference
+    /// against it.
     run: Option<Run>,
-    /// The last key of the block before.
+    /// Last key of the previous block.
     fence_after: Option<Vec<u8>>,
     summary: Summary,
 }
 
-/// The versions of a key that stand together in the current block so far.
+/// Versions of a key written next to each other in the current block so far.
 #[derive(Debug)]
 struct Run {
-    /// Where its length is written.
+    /// Position of its length in `out`.
     len_at: Option<usize>,
     len: RunLen,
     /// The version written last.
     seqno: Seqno,
     time: Option<Micros>,
-    /// The value of the first of them, which is whole.
+    /// Value of the first of them, which is stored whole.
     whole: Option<Vec<u8>>,
 }
 
@@ -72,13 +73,13 @@ struct Run {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Purpose {
     pub(crate) keyspace: KeyspaceId,
-    /// No seqno and no commit time inside is below. Entries carry times where there is a base for them.
+    /// Lower bounds of all seqnos and commit times inside. Entries carry times if there is a base for them.
     pub(crate) base: Seqno,
     pub(crate) time_base: Option<Micros>,
-    /// In the history tier: the run it belongs to.
+    /// Number of its run, in the history tier.
     pub(crate) run: Option<FileNumber>,
     pub(crate) index: PointIndex,
-    /// What its index hashes keys with.
+    /// Seed that its index hashes keys with.
     pub(crate) hash_seed: u64,
 }
 
@@ -91,8 +92,7 @@ impl SegmentWriter {
         let file = dir.create(&name).at("create", || path.clone())?;
         let mut out = Writer::default();
         out.raw(&Header { kind: FileKind::Segment, file_id, number }.encode());
-        // What every entry's seqno is counted from. Behind the header, so that an entry can be read without the
-        // summary.
+        // The base of all seqnos comes right after the header, so that an entry can be read without the summary.
         out.u64(base.0);
         Ok(Self {
             file,
@@ -106,7 +106,7 @@ impl SegmentWriter {
             written: 0,
             offsets: Vec::new(),
             fences: FenceWriter::default(),
-            // The id of the file is drawn at random: so nobody can choose keys that are hard to index.
+            // The id of the file is random, so nobody can choose keys that are hard to index.
             index: IndexWriter::new(hash_seed, file_id, index),
             pages: Vec::new(),
             last_key: None,
@@ -137,7 +137,7 @@ impl SegmentWriter {
         })
     }
 
-    /// Leaves the sync of the file to whoever syncs it with others.
+    /// Leaves the sync of the file to the caller, who syncs it together with others.
     pub(crate) fn sync_later(mut self) -> Self {
         self.sync_later = true;
         self
@@ -148,10 +148,10 @@ impl SegmentWriter {
         let same_key = self.check_order(entry, key);
         let block_len = self.out.len() - self.block_at;
         let full = block_len >= BLOCK_LEN && !same_key;
-        // A large entry gets a block of its own: whoever reads its neighbours does not have to verify its pages.
+        // A large entry gets a block of its own: readers of its neighbours need not verify its pages.
         let too_long = block_len + key.len() + value.len() > BLOCK_LEN_MAX;
         let begins = !self.offsets.is_empty() && (full || too_long);
-        // Nothing in a block leans on the block before.
+        // Nothing in a block depends on the block before.
         let run = self.run.take().filter(|_| same_key);
         let newer_run = begins && run.is_some();
         let run = if begins { self.end_run(run.as_ref()) } else { run };
@@ -164,8 +164,8 @@ impl SegmentWriter {
         self.add_history(entry, same_key, key, value, (run, newer_run))
     }
 
-    /// Whether the next entry is of the same key as the last one. Whoever reads entries from files looks at them first:
-    /// by now their order is ours.
+    /// Returns whether the next entry has the same key as the last one. Entries from files are checked when they are
+    /// read, so an entry out of order here is a bug.
     fn check_order(&mut self, entry: &Entry, key: &[u8]) -> bool {
         let Entry { seqno, older_follows, .. } = *entry;
         let order = self.last_key.as_deref().map_or(Ordering::Greater, |last| key.cmp(last));
@@ -173,7 +173,7 @@ impl SegmentWriter {
         let in_order = order == Ordering::Greater || same_key && seqno <= self.last_seqno;
         assert!(
             in_order && same_key == self.older_follows,
-            "\"{}\"@{seqno} behind \"{}\"@{}, of which an older version {}",
+            "\"{}\"@{seqno} behind \"{}\"@{}, where an older version {}",
             key.escape_ascii(),
             self.last_key.as_deref().unwrap_or_default().escape_ascii(),
             self.last_seqno,
@@ -183,14 +183,14 @@ impl SegmentWriter {
         same_key
     }
 
-    /// Says of a run that another one of its key follows.
+    /// Records in a run that another run of its key follows.
     fn end_run(&mut self, run: Option<&Run>) -> Option<Run> {
         let Run { len_at, len, .. } = run?;
         self.out.set_u16((*len_at)?, len.0 | RunLen::OLDER);
         None
     }
 
-    /// Adds a version in the history tier: what the first of its run tells of it already is left out.
+    /// Adds a version in the history tier, without what the first version of its run already says.
     fn add_history(
         &mut self,
         entry: &Entry,
@@ -228,7 +228,7 @@ impl SegmentWriter {
             return Ok(());
         };
         told.difference = true;
-        // It ends where the newer one begins: nothing has to be said.
+        // It ends where the newer one begins: nothing needs to be stored.
         if run.seqno == seqno && run.time == Some(time) {
             told.until = None;
         }
@@ -243,7 +243,7 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Writes an entry as it is told. Gives the place of the length of its run.
+    /// Writes an entry as it is stored. Returns the position of the length of its run.
     fn append(
         &mut self,
         entry: &Entry,
@@ -280,7 +280,7 @@ impl SegmentWriter {
             self.summary.lowest_affected = Seqno(0);
         }
         if let Some((times, time)) = self.summary.times.as_mut().zip(entry.time) {
-            // As it stands in the entry.
+            // As it is stored in the entry.
             let time = time.max(times.base);
             times.oldest = if self.summary.entries == 1 { time } else { times.oldest.min(time) };
             times.newest = times.newest.max(time);
@@ -288,8 +288,8 @@ impl SegmentWriter {
         Ok(run_at)
     }
 
-    /// Whether the segment should be ended: it is about `len` bytes long, or building its index would take more memory
-    /// than that.
+    /// Returns whether the segment should be finished: it is about `len` bytes long, or building its index would take
+    /// at least twice that much memory.
     pub(crate) fn is_full(&self, len: u64) -> bool {
         self.len() >= len || self.index.build_bytes() / 2 >= len
     }
@@ -298,8 +298,8 @@ impl SegmentWriter {
         self.written + self.out.len() as u64
     }
 
-    /// Ends the segment with its range tombstones and makes it durable. The caller syncs the directory. `passed` says
-    /// for a span whether reads may go on to older segments: then a filter spares them this one.
+    /// Finishes the segment with its range tombstones and makes it durable. The caller syncs the directory. `passed`
+    /// returns whether reads of a span may continue with older segments: then a filter lets them skip this one.
     pub(crate) fn finish(mut self, ranges: &Tombstones, passed: impl FnOnce(&KeySpan) -> bool) -> Result<SegmentMeta> {
         self.end_block()?;
         self.span(ranges);
@@ -351,7 +351,7 @@ impl SegmentWriter {
         })
     }
 
-    /// Holds the numbers of a finished segment to what its readers believe.
+    /// Asserts what readers rely on in the numbers of a finished segment.
     fn check(&self) {
         let Summary { span, keys, entries, min_seqno, max_seqno, lowest_affected, times, history, .. } = &self.summary;
         let number = self.number;
@@ -368,7 +368,7 @@ impl SegmentWriter {
         assert!(history.is_none_or(|history| history.until_min <= history.until_max), "segment {number}: {history:?}");
     }
 
-    /// Widens the span to the range tombstones.
+    /// Widens the span to include the range tombstones.
     fn span(&mut self, ranges: &Tombstones) {
         for (.., tombstone) in ranges.iter() {
             self.note(tombstone.seqno, tombstone.gap_start);
@@ -417,7 +417,7 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Checksums and writes the whole pages of data gathered; the start of the next page stays.
+    /// Checksums and writes the whole pages gathered; the start of the next page stays.
     fn write_pages(&mut self) -> Result<()> {
         let whole = self.out.len() / PAGE * PAGE;
         let pages = self.out.bytes().get(..whole).unwrap_or_default();
@@ -428,7 +428,7 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Writes everything gathered: from the end of the data on, pages do not matter any more.
+    /// Writes everything gathered: after the end of the data, pages do not matter any more.
     fn write_out(&mut self) -> Result<()> {
         self.file.write_at(self.written, self.out.bytes()).at("write", || self.path.clone())?;
         self.written += self.out.len() as u64;

@@ -1,4 +1,4 @@
-//! Reading a segment of the history tier as of a moment, in either direction.
+//! Ordered reading of a segment of the history tier as of a moment, in either direction.
 
 use std::{ops::Range, path::Path, sync::Arc};
 
@@ -13,51 +13,52 @@ use crate::{
     },
 };
 
-/// A scan steps over so many parts of the versions of a key, and searches beyond that.
+/// Parts of the versions of a key that a scan steps over; beyond that it searches.
 const PARTS_MAX: usize = 4;
 
-/// Of each key of a segment the version whose interval holds a moment; of a key of which that is gone, the version that
-/// says so.
+/// Yields, for each key, the version whose interval holds a moment; if it was dropped, the newer version whose gap says
+/// so.
 #[derive(Debug)]
 pub(crate) struct AsOfCursor {
     segment: Arc<Segment>,
     direction: Direction,
     seqno: Seqno,
-    /// The block that is read, its number, and the entry to go on from: the first of a run, or backward the last one.
+    /// Number of the current block, the block, and the entry to continue from: the first of a run, or backward the last
+    /// one.
     number: usize,
     block: Option<Block>,
     index: Option<usize>,
     found: Option<Current>,
-    /// The value that was put together, if it is told as a difference.
+    /// The whole value, if it is stored as a difference.
     value: Vec<u8>,
 }
 
-/// The version that a [`AsOfCursor`] stands at.
+/// Current version of an [`AsOfCursor`].
 #[derive(Debug)]
 struct Current {
     block: Block,
     key: Range<usize>,
     entry: Entry,
-    /// Where its value stands, if it stands whole.
+    /// Position of its value, if that is stored whole.
     whole: Option<Range<usize>>,
-    /// Nothing of one that only says that what was there is gone.
+    /// End of its interval; `None` if it only reports that the version of the moment was dropped.
     until: Option<Until>,
 }
 
-/// The versions of a key that stand together in a block.
+/// Versions of a key that are stored together in a block: a run.
 struct Part {
     first: Decoded,
-    /// Entries from the first to before the second.
+    /// Entries from the first number up to, but not including, the second.
     entries: Range<usize>,
 }
 
 impl AsOfCursor {
-    /// A cursor that stands nowhere until it is sent somewhere.
+    /// Returns a cursor that is not positioned.
     pub(crate) fn new(segment: Arc<Segment>, direction: Direction, seqno: Seqno) -> Self {
         Self { segment, direction, seqno, number: 0, block: None, index: None, found: None, value: Vec::new() }
     }
 
-    /// Loads a block and goes to its first entry, backward to its last; to nowhere when there is none of that number.
+    /// Loads a block and moves to its first entry, backward to its last; to none if there is no block of that number.
     fn load(&mut self, number: Option<usize>) -> Result<()> {
         self.block = None;
         self.index = None;
@@ -72,7 +73,7 @@ impl AsOfCursor {
         Ok(())
     }
 
-    /// The entries of the block that is read.
+    /// Returns the entries of the current block.
     #[inline]
     fn entries(&self) -> Result<Entries<'_>> {
         debug_assert!(self.block.is_some(), "no block is read, at entry {:?} of block {}", self.index, self.number);
@@ -84,7 +85,7 @@ impl AsOfCursor {
         self.block.as_ref().map_or(0, Block::count)
     }
 
-    /// The versions that stand together where the walk is.
+    /// Returns the part at an entry; backward only the versions up to that entry.
     fn part(&self, index: usize) -> Result<Part> {
         let wrong = || self.segment.corrupt(0, "versions of a key in a run");
         step();
@@ -108,7 +109,7 @@ impl AsOfCursor {
         Ok(Part { first, entries: at..end })
     }
 
-    /// All versions that stand together with one of them.
+    /// Returns the whole part that an entry belongs to.
     fn part_of(&self, index: usize) -> Result<Part> {
         let wrong = || self.segment.corrupt(0, "versions of a key in a run");
         let entries = self.entries()?;
@@ -122,12 +123,13 @@ impl AsOfCursor {
         Ok(Part { first, entries: at..end })
     }
 
-    /// Looks a part through: stands at the version that holds the moment, or at one that says it is gone. Whether a
-    /// version at or before the moment was met. The parts of a key are shown newest first, or backward oldest first.
+    /// Searches a part, and moves to the version that holds the moment, or to one whose gap says that this was dropped.
+    /// Returns whether it holds a version at or before the moment. Parts of a key are shown newest first, or backward
+    /// oldest first.
     fn look(&mut self, part: &Part, order: Direction) -> Result<bool> {
         let Range { start, end } = part.entries;
         let (mut low, mut high) = (start, end);
-        // The version above tells where the interval ends, if that tells it not itself.
+        // The interval of a version ends at the version above, unless it stores its end.
         let mut above = None;
         if part.first.entry.seqno > self.seqno {
             above = Some(part.first.entry.seqno);
@@ -146,10 +148,10 @@ impl AsOfCursor {
         if low < end {
             let other = if low == start { None } else { Some(self.entries()?.bare(low)?) };
             let decoded = other.as_ref().unwrap_or(&part.first);
-            // The time where it ends is told by no scan.
+            // A scan does not need the end time.
             let until = self.segment.until(&decoded.entry, above.map(|above| (above, Micros::ZERO)))?;
             if order == Direction::Backward {
-                // What an older part had is over by then.
+                // Whatever an older part held ended before this version.
                 self.found = None;
             }
             if until.holds(self.seqno) {
@@ -158,7 +160,7 @@ impl AsOfCursor {
             }
         }
         if above.is_some() && self.found.is_none() {
-            // It tells as well whether anything between has gone.
+            // Its gap also says whether the version in between was dropped.
             let entry = if low == start + 1 { part.first.entry } else { self.entries()?.bare(low - 1)?.entry };
             if entry.gap_start.is_some_and(|gap| gap <= self.seqno) {
                 self.stand(part, &Decoded { entry, ..part.first.clone() }, None)?;
@@ -167,7 +169,7 @@ impl AsOfCursor {
         Ok(low < end)
     }
 
-    /// Has the versions fetched that begin at an entry of the block: they are read next.
+    /// Prefetches the versions that begin at an entry of the block: they are read next.
     fn fetch(&self, index: usize) {
         if let Some(block) = &self.block {
             block.entries(&self.segment).fetch(index, FETCH_AHEAD);
@@ -190,7 +192,7 @@ impl AsOfCursor {
         Ok(())
     }
 
-    /// Goes on to the next key with something to say.
+    /// Moves on to the next key that has an answer.
     fn settle(&mut self) -> Result<()> {
         self.found = None;
         while let Some(index) = self.index
@@ -204,7 +206,7 @@ impl AsOfCursor {
         Ok(())
     }
 
-    /// Reads the versions of a key, newest first, and goes to the next key.
+    /// Reads the versions of a key, newest first, and moves to the next key.
     fn read_forward(&mut self, index: usize) -> Result<()> {
         let (mut index, mut done) = (index, false);
         for passed in 1.. {
@@ -226,7 +228,7 @@ impl AsOfCursor {
         Ok(())
     }
 
-    /// Reads the versions of a key, oldest first, and goes to the key before it.
+    /// Reads the versions of a key, oldest first, and moves to the key before it.
     fn read_backward(&mut self, index: usize) -> Result<()> {
         let mut index = index;
         for passed in 1.. {
@@ -249,7 +251,7 @@ impl AsOfCursor {
         Ok(())
     }
 
-    /// Goes to entry `index` of the block, or to the first of the next block.
+    /// Moves to entry `index` of the block, or to the first of the next block.
     fn go_on(&mut self, index: usize) -> Result<()> {
         if index < self.count() {
             self.index = Some(index);
@@ -260,7 +262,7 @@ impl AsOfCursor {
         Ok(())
     }
 
-    /// Reads the one version of a key that is wanted, however many there are, and goes to the next key.
+    /// Finds the one version of a key that is wanted, however many there are, and moves to the next key.
     #[cold]
     fn search_key(&mut self, part: &Part) -> Result<()> {
         let segment = Arc::clone(&self.segment);
@@ -269,12 +271,12 @@ impl AsOfCursor {
         self.found = None;
         let (number, at) = segment.find_version(&key, self.seqno)?;
         self.load(Some(number))?;
-        // The version above the moment first: it tells whether anything between has gone.
+        // Starts with the version above the moment: its gap says whether anything in between was dropped.
         self.go_on(at.saturating_sub(1))?;
         for _ in 0..2 {
             let Some(index) = self.index else { break };
             let part = self.part_of(index)?;
-            // Before the versions of the key there may be another one, and behind them.
+            // There may be versions of other keys before and after those of the key.
             if self.entries()?.key(&part.first) == key && self.look(&part, Direction::Forward)? {
                 break;
             }
@@ -292,7 +294,7 @@ impl AsOfCursor {
         if onward { Ok(()) } else { Err(segment.corrupt(0, "versions of a key between those of its neighbours")) }
     }
 
-    /// Goes to the versions of the first key that is not below `key`; backward to those of the last one that is.
+    /// Moves to the versions of the first key at or above `key`; backward to those of the last key below it.
     fn enter(&mut self, key: &[u8]) -> Result<()> {
         let number = self.segment.fences().find(key);
         self.load(Some(number))?;
@@ -326,7 +328,7 @@ impl Source for AsOfCursor {
         Some(EntryRef {
             key: bytes.get(found.key.clone())?,
             seqno,
-            // Behind a purge of its own commit.
+            // After a purge of its own commit.
             ordinal: 1,
             kind,
             gap_start,
@@ -349,7 +351,7 @@ impl Source for AsOfCursor {
     }
 
     fn skip_newer(&mut self, _: &[u8], _: Seqno, _: Seqno) -> Result<()> {
-        // It shows one version of a key.
+        // It shows only one version of each key.
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! A value as a difference against the next newer one: what old versions take on the disk.
+//! A value as a difference against a newer one, the first of its run: it saves space for old versions.
 //!
 //! ```text
 //!   newer  {"name":"ann","age":26,"city":"x"}
@@ -6,22 +6,23 @@
 //!   steps  copy 20 · skip 1 · insert "5"          the rest follows as it is
 //! ```
 //!
-//! Records mostly change in a few places of fixed length: so the two are compared place by place between what both
-//! begin and end with alike, and otherwise that middle is replaced as a whole. (Rejected: a search for moved text as in
-//! VCDIFF, RFC 3284. It takes a table for each pair, and versions of one record hardly ever move their parts.)
+//! Records mostly change in a few places of fixed length: so the two are compared place by place between their common
+//! prefix and suffix. If the lengths of these middles differ, the middle is replaced as a whole. (Rejected: a search
+//! for moved text as in VCDIFF, RFC 3284. It takes a table for each pair, and versions of one record hardly ever move
+//! their parts.)
 
 use crate::{
     base::Corruption,
     format::{Reader, Writer},
 };
 
-/// A run of equal bytes shorter than this is not worth a step of its own.
+/// Minimum length of a run of equal bytes that is worth a step of its own.
 const RUN_MIN: usize = 4;
 
-/// The longest value that is read back from a difference.
+/// Maximum length of a value that is read back from a difference.
 const VALUE_MAX: usize = 1 << 20;
 
-/// Encodes `older` as a difference against `newer`; nothing where that would not be a good deal shorter.
+/// Encodes `older` as a difference against `newer`; `None` if that takes more than half the length of `older`.
 pub(in crate::segment) fn encode(newer: &[u8], older: &[u8]) -> Option<Vec<u8>> {
     let prefix = newer.iter().zip(older).take_while(|(a, b)| a == b).count();
     let (newer_rest, older_rest) = (newer.get(prefix..)?, older.get(prefix..)?);
@@ -58,7 +59,7 @@ fn equal_len(newer: &[u8], older: &[u8]) -> usize {
     newer.iter().zip(older).take_while(|(a, b)| a == b).count()
 }
 
-/// How long two pieces differ, short runs of equal bytes between included.
+/// Returns the length over which two pieces differ, including short runs of equal bytes in between.
 fn change_len(newer: &[u8], older: &[u8]) -> usize {
     let mut len = 0;
     while let (Some(newer), Some(older)) = (newer.get(len..), older.get(len..))
@@ -73,7 +74,7 @@ fn change_len(newer: &[u8], older: &[u8]) -> usize {
     len.min(older.len())
 }
 
-/// Puts the older value together behind what `out` holds.
+/// Appends the older value to `out`.
 pub(super) fn apply(newer: &[u8], difference: &[u8], out: &mut Vec<u8>) -> Result<(), Corruption> {
     let mut reader = Reader::new(difference);
     let start = out.len();

@@ -1,4 +1,4 @@
-//! Looking a key up in the history tier: the version whose interval holds a moment.
+//! Point look-up in the history tier: the version whose interval holds a moment.
 
 use std::ops::Range;
 
@@ -16,14 +16,14 @@ use crate::{
     },
 };
 
-/// A run of more versions than this is searched, not walked down from the newest.
+/// Number of followers up to which a run is walked down from the newest version; a longer one is searched.
 const STEPS_MAX: usize = 20;
 
-/// So many bytes of a run are fetched before it is walked over: ten versions of a small record.
+/// Bytes of a run that are prefetched before it is walked over: ten versions of a small record.
 pub(super) const FETCH_AHEAD: usize = 640;
 
-/// A search of a block has so many parts of it fetched at once, for as many steps as that is a power of two, and of
-/// each so many bytes.
+/// Number of equal parts of a block whose beginnings a search prefetches together, a power of two, and the bytes it
+/// prefetches at each of them.
 const FETCH_TOGETHER: usize = 8;
 const PROBE_LEN: usize = 100;
 
@@ -41,7 +41,7 @@ pub(crate) struct HistoryVersion {
 pub(crate) enum HistoryAnswer {
     /// The version whose interval holds the moment.
     Holds(HistoryVersion),
-    /// What was there then is gone: the version with this seqno, which is newer, says so.
+    /// The version of that moment was dropped: the gap of the newer version with this seqno says so.
     Gone(Seqno),
     Nothing,
 }
@@ -52,15 +52,16 @@ impl HistoryAnswer {
     }
 }
 
-/// The seqno of a version above a moment, if what was there then is gone from beneath it.
+/// Returns the seqno of a version above a moment, if the version of that moment was dropped beneath it.
 fn refusing(above: Seqno, gap_start: Option<Seqno>, seqno: Seqno) -> Option<Seqno> {
     gap_start.filter(|gap| *gap <= seqno).map(|_| above)
 }
 
 impl Segment {
-    /// Looks a key up as of `seqno`.
+    /// Looks up a key as of `seqno`.
     ///
-    /// The filter is asked only where other segments may have the key as well: most keys of the only one are in it.
+    /// Asks the filter only if other segments may have the key as well: the only segment holds most keys that are
+    /// looked up.
     pub(crate) fn get_history(
         &self,
         key: &mut PointKey<'_>,
@@ -71,7 +72,7 @@ impl Segment {
         let Some((index, data)) = self.index() else { return self.search_history(key.key(), seqno, probe) };
         let Some(at) = index.probe(data, key.seeded(index), !only, probe)? else { return Ok(HistoryAnswer::Nothing) };
         probe.blocks += 1;
-        // The lines of the versions come all at once, not one by one as they are walked over.
+        // Loads the lines of the versions together, not one by one during the walk.
         data.fetch(at, FETCH_AHEAD);
         let first = self.entry_at(data, at)?;
         if first.key() != key.key() {
@@ -100,7 +101,7 @@ impl Segment {
         if older_follows { self.search_history(key.key(), seqno, probe) } else { Ok(HistoryAnswer::gone(gone)) }
     }
 
-    /// Passes an entry of a run, and gives the place of the next one.
+    /// Steps over an entry of a run, and returns the position of the next one.
     #[inline]
     fn glance_at(&self, data: Mapped<'_>, at: usize) -> Result<(Glance, usize)> {
         let room = self.blocks_end().saturating_sub(at);
@@ -112,14 +113,14 @@ impl Segment {
         Ok((glance, (at + glance.len).next_multiple_of(ALIGN)))
     }
 
-    /// What the newest version at or below a moment means, where `above` is the one before it in its run, of which
-    /// `whole` is the first.
+    /// Returns what the newest version at or below a moment means; `above` is the seqno of the version before it in its
+    /// run, and `whole` is the first version of that run.
     fn found(
         &self,
         (version, whole): (&Placed<'_>, &Placed<'_>),
         (seqno, above, gone): (Seqno, Option<Seqno>, Option<Seqno>),
     ) -> Result<HistoryAnswer> {
-        // The time where it ends nobody asks for.
+        // A look-up does not need the end time.
         let until = self.until(version.entry(), above.map(|above| (above, Micros::ZERO)))?;
         if !until.holds(seqno) {
             return Ok(HistoryAnswer::gone(gone));
@@ -130,7 +131,7 @@ impl Segment {
         Ok(HistoryAnswer::Holds(HistoryVersion { seqno, time, kind, value }))
     }
 
-    /// Searches the run of `followers` that begins at a place of the file, without looking for its key again.
+    /// Searches the run of `followers` that begins at a position of the file, without searching for its key again.
     fn search_run(
         &self,
         at: usize,
@@ -153,7 +154,7 @@ impl Segment {
         }
     }
 
-    /// Searches versions of one key, without looking at the key; nothing when all of them are newer than the moment.
+    /// Searches versions of one key without comparing keys; `None` if all of them are newer than the moment.
     fn search_followers(
         &self,
         entries: Entries<'_>,
@@ -173,16 +174,16 @@ impl Segment {
         Ok(Some(HistoryAnswer::gone(refusing(above, gap_start, seqno))))
     }
 
-    /// Where the interval of an entry ends; `newer` is where the entry before it in the block begins.
+    /// Returns the end of the interval of an entry; `newer` is the beginning of the entry before it in the block.
     pub(super) fn until(&self, entry: &Entry, newer: Option<(Seqno, Micros)>) -> Result<Until> {
         let follows = || newer.map(|(seqno, time)| Until::At { seqno, time });
         entry.until.or_else(follows).ok_or_else(|| self.corrupt(0, "a version whose interval ends"))
     }
 
-    /// Looks a key up by the fences: first the block, then the version in it.
+    /// Looks up a key with the fences: first the block, then the version in it.
     fn search_history(&self, key: &[u8], seqno: Seqno, probe: &mut Probe) -> Result<HistoryAnswer> {
         let blocks = self.fences().holding(key);
-        // Versions that come before the one wanted: those of smaller keys, and newer ones.
+        // Holds for versions before the one wanted: those of smaller keys, and newer ones.
         let before = |told: &[u8], decoded: &Decoded| told < key || told == key && decoded.entry.seqno > seqno;
         let (mut low, mut high) = (blocks.start, blocks.end);
         while low < high {
@@ -197,7 +198,7 @@ impl Segment {
             probe.blocks += 1;
             let block = self.block(number)?;
             let entries = block.entries(self);
-            // A block deep in the versions of a key begins with a run of them.
+            // A block that begins among the versions of a key begins with a run of them.
             let first = entries.entry(0)?;
             let run = 1..(1 + first.entry.run.map_or(0, RunLen::followers)).min(entries.count());
             if first.entry.seqno > seqno
@@ -231,7 +232,7 @@ impl Segment {
         Ok(HistoryAnswer::gone(gone))
     }
 
-    /// Version number `at` of a block, put together, if its interval holds a moment.
+    /// Returns version number `at` of a block with its whole value, if its interval holds a moment.
     fn version(&self, entries: Entries<'_>, at: usize, read_at: Seqno) -> Result<Option<HistoryVersion>> {
         let decoded = entries.entry(at)?;
         let entry = decoded.entry;
@@ -251,8 +252,8 @@ impl Segment {
     }
 }
 
-/// The first of some entries of a block for which `before` does not hold, by halves. Where it will look in the next
-/// three steps is fetched at once: a search waits for memory, and so waits a third as often.
+/// Returns the first of some entries of a block for which `before` does not hold, by bisection. Prefetches together
+/// where the next three steps may look: a search waits for memory, and so waits a third as often.
 fn search(entries: Entries<'_>, among: Range<usize>, before: impl Fn(usize) -> Result<bool>) -> Result<usize> {
     let Range { start: mut low, end: mut high } = among;
     let mut fetched = 0;
@@ -270,18 +271,19 @@ fn search(entries: Entries<'_>, among: Range<usize>, before: impl Fn(usize) -> R
     Ok(low)
 }
 
-/// The value of an entry, from what is stored of it; of a difference the whole value before it is needed.
+/// Returns the value of an entry from its stored bytes; for a difference, `whole` is the value it is against.
 fn put_together(entry: &Entry, stored: &[u8], whole: &[u8]) -> Result<Bytes, Corruption> {
     if !entry.difference {
         return Ok(Bytes::copy_from(stored));
     }
-    // Versions of a record are mostly of one length: then nothing is allocated twice.
+    // Versions of a record mostly have the same length: then one allocation is enough.
     let mut value = Vec::with_capacity(whole.len());
     delta::apply(whole, stored, &mut value)?;
     Ok(Bytes::from(value))
 }
 
-/// The entry against whose value that of another is told: the first of its run, or that one itself.
+/// Returns the entry whose value the difference of another is against, the first of its run; for a whole value, the
+/// entry itself.
 fn whole_before(entries: Entries<'_>, at: usize, decoded: &Decoded) -> Result<Decoded> {
     let Some(distance) = decoded.entry.follower else { return Ok(decoded.clone()) };
     let wrong = || entries.wrong(Corruption { offset: 0, what: "a whole value before a difference" });

@@ -1,4 +1,4 @@
-//! Every version of a segment of the history tier in order, each put together.
+//! Every version of a segment of the history tier in order, each with its whole value.
 
 use std::{path::Path, sync::Arc};
 
@@ -9,18 +9,18 @@ use crate::{
     segment::{cursor::SegmentCursor, reader::Segment},
 };
 
-/// Every version of a segment in order, whole.
+/// Cursor over every version of a segment, with whole values.
 #[derive(Debug)]
 pub(crate) struct VersionCursor {
     inner: SegmentCursor,
-    /// The last whole value, and the one it stands at if that is told as a difference.
+    /// The last value that is stored whole, and the current value if it is stored as a difference.
     whole: Vec<u8>,
     value: Vec<u8>,
     until: Option<Until>,
 }
 
 impl VersionCursor {
-    /// A cursor that stands nowhere until it is sent somewhere.
+    /// Returns a cursor that is not positioned.
     pub(crate) fn new(segment: Arc<Segment>) -> Self {
         let inner = SegmentCursor::new(segment, Direction::Forward);
         Self { inner, whole: Vec::new(), value: Vec::new(), until: None }
@@ -30,7 +30,7 @@ impl VersionCursor {
         self.inner.decoded().is_some_and(|decoded| decoded.entry.difference)
     }
 
-    /// Puts the value together that the inner cursor stands at.
+    /// Computes the value and interval of the current entry; `newer` is the beginning of the version before it.
     fn settle(&mut self, newer: Option<(Seqno, Micros)>) -> Result<()> {
         let Self { inner, whole, value, until } = self;
         let Some(entry) = inner.decoded().map(|decoded| decoded.entry) else { return Ok(()) };
@@ -50,7 +50,7 @@ impl VersionCursor {
 impl Source for VersionCursor {
     fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
         self.inner.seek(key)?;
-        // A key begins with a whole value.
+        // The first version of a key stores a whole value.
         self.whole.clear();
         self.settle(None)
     }
