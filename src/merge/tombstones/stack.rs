@@ -1,4 +1,4 @@
-//! A set that grows: a stack of sets, newest last, each longer than the next.
+//! A set that grows: a stack of sets, newest last, each at least twice as long as the next.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use super::{
 };
 use crate::base::Bytes;
 
-/// Pushes a set onto a stack with the newest last, so that each is longer than the next: there are never more than log
-/// n. Returns how many tombstones were moved: each is moved at most log n times.
+/// Pushes a set onto a stack with the newest last, so that each is at least twice as long as the next: there are never
+/// more than log n. Returns how many tombstones were moved: each is moved about log n times at most.
 pub(crate) fn push(stack: &mut Vec<Arc<Tombstones>>, newest: Tombstones) -> usize {
     let mut last = newest;
     let mut moved = 0;
-    while let Some(before) = stack.pop_if(|before| before.len() <= last.len()) {
+    while let Some(before) = stack.pop_if(|before| before.len() < 2 * last.len()) {
         last = before.merged(&last);
         moved += last.len();
     }

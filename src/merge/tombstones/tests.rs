@@ -260,6 +260,18 @@ fn adding_one_at_a_time_moves_each_no_more_often_than_the_logarithm_of_their_num
 }
 
 #[test]
+fn batches_of_falling_size_stack_no_higher_than_the_logarithm_of_their_number() {
+    let mut stack = Vec::new();
+    let mut n = 0;
+    for len in (1..=200).rev() {
+        let batch = (0..len).map(|at| tombstone(&format!("{at:08}"), None, n + at));
+        push(&mut stack, Tombstones::new(batch));
+        n += len;
+        assert!(stack.len() as u64 <= u64::from(n.ilog2()) + 1, "{} sets of {n}", stack.len());
+    }
+}
+
+#[test]
 fn a_walk_looks_anew_only_where_another_tombstone_is_the_newest() {
     let n = 4000;
     for (name, all) in shapes(n) {
