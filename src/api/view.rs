@@ -92,7 +92,7 @@ impl View {
     /// Iterates over the versions, up to this moment, of every key in a range. See [`Keyspace::history_range`].
     pub fn history_range(&self, keyspace: &Keyspace, range: impl KeyRange) -> HistoryRange {
         let walk = self.check(keyspace).and_then(|()| {
-            read::history_range(&self.core, keyspace.keyspace_ref(), range.span(), (Seqno(0), Seqno::MAX))
+            read::history_range(&self.core, keyspace.keyspace_ref(), range.span(), Seqno(0)..Seqno::MAX)
         });
         HistoryRange::new(walk)
     }
@@ -102,7 +102,7 @@ impl View {
     pub fn history_between(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>, range: impl SeqnoRange) -> History {
         let (from, to) = range.ends();
         let walk = self.check(keyspace).and_then(|()| {
-            read::history(&self.core, keyspace.keyspace_ref(), key.as_ref(), (from.unwrap_or(Seqno(0)), to))
+            read::history(&self.core, keyspace.keyspace_ref(), key.as_ref(), from.unwrap_or(Seqno(0))..to)
         });
         History::new(walk)
     }

@@ -8,7 +8,7 @@ use super::{
     history::HistorySurvivors,
     inputs::Inputs,
     output::{Output, Tier, Writers},
-    rules::{Demands, OlderSegments, Rules},
+    rules::Retention,
     survivors::Survivors,
 };
 use crate::{
@@ -29,9 +29,7 @@ pub(crate) struct Job<S> {
     pub(crate) base: Seqno,
     /// Range tombstones of all inputs.
     pub(crate) tombstones: Vec<Arc<Tombstones>>,
-    pub(crate) rules: Rules,
-    pub(crate) demands: Demands,
-    pub(crate) below: OlderSegments,
+    pub(crate) retention: Retention,
     /// Length at which an output is cut, at the next new key.
     pub(crate) output_len: u64,
 }
@@ -67,8 +65,8 @@ pub(crate) fn run<S: Source>(
     create: impl FnMut(Tier) -> Result<SegmentWriter>,
     mut goes_on: impl FnMut(u64) -> Result<()>,
 ) -> Result<Outcome> {
-    let Job { sources, base, tombstones, rules, demands, below, output_len } = job;
-    let mut survivors = Survivors::new(rules, demands, below, &tombstones);
+    let Job { sources, base, tombstones, retention, output_len } = job;
+    let mut survivors = Survivors::new(retention, &tombstones);
     let mut outcome = Outcome::default();
     let mut writers = Writers::new(create);
     let mut inputs = Inputs::new(base);

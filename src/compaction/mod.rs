@@ -26,4 +26,4 @@ pub(crate) use job::{HistoryJob, Job, Outcome, run, run_history};
 pub(crate) use output::Tier;
 pub(crate) use pick::{Aging, HistoryTask, Shape, Task, Waste, down_in_span, everything, pick, pick_history, score};
 pub use policy::{CompactionPolicy, Policy, VersionInfo};
-pub(crate) use rules::{Demands, OlderSegments, Reader, Readers, Rules};
+pub(crate) use rules::{Demands, OlderSegments, Reader, Readers, Retention, Rules};

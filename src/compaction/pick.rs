@@ -219,7 +219,7 @@ fn wasteful(keyspace: &KeyspaceVersion, waste: Waste) -> Option<(usize, Vec<Arc<
 }
 
 /// Returns the task that moves wasteful segments one level down, or rewrites them in place in the deepest level.
-fn clear_out(keyspace: &KeyspaceVersion, (level, segments): (usize, Vec<Arc<SegmentMeta>>)) -> Option<Task> {
+fn clear_out(keyspace: &KeyspaceVersion, level: usize, segments: Vec<Arc<SegmentMeta>>) -> Option<Task> {
     let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     if level == 0 {
         return Some(Task {
@@ -242,7 +242,8 @@ fn clear_out(keyspace: &KeyspaceVersion, (level, segments): (usize, Vec<Arc<Segm
 /// Returns the task that brings a level within its bound.
 pub(crate) fn pick(keyspace: &KeyspaceVersion, shape: &Shape, waste: Waste) -> Option<Task> {
     let Some((level, _)) = over(keyspace, shape) else {
-        return clear_out(keyspace, wasteful(keyspace, waste)?);
+        let (level, segments) = wasteful(keyspace, waste)?;
+        return clear_out(keyspace, level, segments);
     };
     let upper: Vec<_> = if level == 0 {
         // All of level 0: its segments overlap, and an older one must never end up above a newer one.

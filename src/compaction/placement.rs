@@ -8,7 +8,7 @@ use super::{
     dropped::Dropped,
     output::{Output, Tier},
     policy::PolicyCandidate,
-    rules::{Demands, OlderSegments, Rules},
+    rules::{Retention, Rules},
     tombstones::JobTombstones,
 };
 use crate::{
@@ -121,9 +121,6 @@ pub(super) struct KeyVersions {
     history: Option<KeptVersion>,
 }
 
-/// What placement depends on.
-type By<'a> = (&'a Rules, &'a Demands, &'a OlderSegments);
-
 impl KeyVersions {
     pub(super) fn push(&mut self, version: KeptVersion) {
         self.waiting.push(version);
@@ -177,15 +174,16 @@ impl KeyVersions {
     pub(super) fn give_out(
         &mut self,
         key: &[u8],
-        by: By<'_>,
-        (tombstones, dropped): (&mut JobTombstones, &mut Dropped),
+        retention: &Retention,
+        tombstones: &mut JobTombstones,
+        dropped: &mut Dropped,
         more_follow: bool,
         out: &mut impl Output,
     ) -> Result<()> {
-        let (rules, demands, below) = by;
+        let Retention { rules, demands, older } = retention;
         let last_base = self.last_base();
         let mut versions = std::mem::take(&mut self.waiting);
-        let is_bottom = !more_follow && below.is_clear_at(key);
+        let is_bottom = !more_follow && older.is_clear_at(key);
         make_states(&mut versions, key, rules, is_bottom);
         let wait = last_base.filter(|_| more_follow).map(|at| versions.split_off(at)).unwrap_or_default();
         if is_bottom {
@@ -196,9 +194,9 @@ impl KeyVersions {
         let operand_is_last = versions.last().is_some_and(KeptVersion::is_operand);
         let history_follows =
             keeps_history && !operand_is_last && wait.first().is_some_and(|next| !next.entry.kind.purges());
-        choose_tiers(&mut versions, (keeps_history, history_follows), (self.begun, self.beneath_operand));
+        self.choose_tiers(&mut versions, keeps_history, history_follows);
         if is_bottom && !self.begun {
-            leave(&mut versions, key, (rules, demands), (tombstones, dropped));
+            leave(&mut versions, key, retention, tombstones, dropped);
         }
         for version in versions.drain(..) {
             match version.tier {
@@ -216,6 +214,24 @@ impl KeyVersions {
             emit(Tier::Main, self.main.take(), false, key, out)?;
         }
         Ok(())
+    }
+
+    /// Chooses a tier for each version; none for a range tombstone that is not needed for this key alone.
+    fn choose_tiers(&self, versions: &mut [KeptVersion], keeps_history: bool, mut history_follows: bool) {
+        let mut beneath_operand = self.beneath_operand;
+        for (at, version) in versions.iter_mut().enumerate() {
+            let newest = at == 0 && !self.begun;
+            let stays = newest || beneath_operand || version.is_operand() || version.entry.kind.purges();
+            version.tier = Some(if keeps_history && !stays { Tier::History } else { Tier::Main });
+            beneath_operand = version.is_operand();
+        }
+        // Range tombstones do not reach into the history tier: one that superseded a moved version becomes a version of
+        // the key.
+        for version in versions.iter_mut().rev() {
+            let told = history_follows || version.entry.gap_start.is_some();
+            version.tier = version.tier.filter(|_| !version.by_tombstone || told);
+            history_follows |= version.tier == Some(Tier::History);
+        }
     }
 
     /// Puts a version into the main tree, beneath those already there.
@@ -286,37 +302,16 @@ fn make_states(versions: &mut [KeptVersion], key: &[u8], rules: &Rules, is_botto
     }
 }
 
-/// Chooses a tier for each version; none for a range tombstone that is not needed for this key alone.
-fn choose_tiers(
-    versions: &mut [KeptVersion],
-    (keeps_history, history_follows): (bool, bool),
-    (begun, beneath_operand): (bool, bool),
-) {
-    let mut beneath_operand = beneath_operand;
-    for (at, version) in versions.iter_mut().enumerate() {
-        let newest = at == 0 && !begun;
-        let stays = newest || beneath_operand || version.is_operand() || version.entry.kind.purges();
-        version.tier = Some(if keeps_history && !stays { Tier::History } else { Tier::Main });
-        beneath_operand = version.is_operand();
-    }
-    // Range tombstones do not reach into the history tier: one that superseded a moved version becomes a version of the
-    // key.
-    let mut history_follows = history_follows;
-    for version in versions.iter_mut().rev() {
-        let told = history_follows || version.entry.gap_start.is_some();
-        version.tier = version.tier.filter(|_| !version.by_tombstone || told);
-        history_follows |= version.tier == Some(Tier::History);
-    }
-}
-
 /// Drops the newest version, if it is a tombstone or has expired, the main tree has nothing else of the key, and no
 /// reader needs it (K4). A tombstone goes to the history tier while the policy keeps it.
 fn leave(
     versions: &mut [KeptVersion],
     key: &[u8],
-    (rules, demands): (&Rules, &Demands),
-    (tombstones, dropped): (&JobTombstones, &mut Dropped),
+    retention: &Retention,
+    tombstones: &JobTombstones,
+    dropped: &mut Dropped,
 ) {
+    let Retention { rules, demands, .. } = retention;
     let Some((newest, older)) = versions.split_first_mut() else { return };
     let Entry { seqno, gap_start, time, .. } = newest.entry;
     let alone = newest.tier.is_some() && older.iter().all(|version| version.tier != Some(Tier::Main));

@@ -220,6 +220,14 @@ impl OlderSegments {
     }
 }
 
+/// What decides which versions a job keeps: the rules of the keyspace, its readers, and what lies beneath.
+#[derive(Debug)]
+pub(crate) struct Retention {
+    pub(crate) rules: Rules,
+    pub(crate) demands: Demands,
+    pub(crate) older: OlderSegments,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,7 +17,7 @@ use super::{
     history::{HistorySurvivors, Purges},
     output::{Output, Tier},
     policy::{CompactionPolicy, Policy, VersionInfo},
-    rules::{Demands, OlderSegments, Reader, Readers, Rules},
+    rules::{Demands, OlderSegments, Reader, Readers, Retention, Rules},
     survivors::Survivors,
 };
 use crate::{
@@ -197,8 +197,8 @@ impl Case {
                 time_of: Box::new(|_| Micros::ZERO),
                 purged_upto: Seqno::MAX,
             };
-            let below = OlderSegments(self.below.then(|| Arc::new(segment(&whole))).into_iter().collect());
-            let mut survivors = Survivors::new(rules, demands, below, &tombstones);
+            let older = OlderSegments(self.below.then(|| Arc::new(segment(&whole))).into_iter().collect());
+            let mut survivors = Survivors::new(Retention { rules, demands, older }, &tombstones);
             for (at, (entry, value)) in entries.zip(&values).enumerate() {
                 survivors.take(&entry, at == 0, || Bytes::copy_from(value), &mut told).unwrap();
             }

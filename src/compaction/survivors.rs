@@ -20,7 +20,7 @@ use super::{
     output::Output,
     placement::{KeptVersion, KeyVersions},
     policy::PolicyCandidate,
-    rules::{Demands, OlderSegments, Rules},
+    rules::{Retention, Rules},
     tombstones::JobTombstones,
 };
 use crate::{
@@ -85,9 +85,7 @@ impl Candidate {
 /// Takes entries in order and passes on those that survive.
 #[derive(Debug)]
 pub(crate) struct Survivors {
-    rules: Rules,
-    demands: Demands,
-    below: OlderSegments,
+    retention: Retention,
     tombstones: JobTombstones,
     dropped: Dropped,
     key: Vec<u8>,
@@ -102,16 +100,15 @@ pub(crate) struct Survivors {
 
 impl Survivors {
     /// Returns the survivors of a merge of entries and range tombstones, all of one keyspace.
-    pub(crate) fn new(rules: Rules, demands: Demands, below: OlderSegments, tombstones: &[Arc<Tombstones>]) -> Self {
+    pub(crate) fn new(retention: Retention, tombstones: &[Arc<Tombstones>]) -> Self {
+        let Retention { rules, .. } = &retention;
         let timed = rules.timed || !rules.policy.keeps_history() && rules.ttls.is_empty();
         assert!(timed, "{rules:?} needs times, but entries carry none");
         let mut dropped = Dropped::default();
-        let tombstones = JobTombstones::new(tombstones, (&rules, &demands), &mut dropped);
+        let tombstones = JobTombstones::new(tombstones, &retention, &mut dropped);
         let kept = KeyVersions::default();
         Self {
-            rules,
-            demands,
-            below,
+            retention,
             tombstones,
             dropped,
             key: Vec::new(),
@@ -148,7 +145,7 @@ impl Survivors {
             seqno: entry.seqno,
             gap_start: entry.gap_start,
             moved: entry.moved,
-            time: entry.time.unwrap_or_else(|| self.rules.time_of(entry.seqno)),
+            time: entry.time.unwrap_or_else(|| self.retention.rules.time_of(entry.seqno)),
             bytes: entry.key.len() + entry.value.len(),
             by_tombstone: false,
         };
@@ -169,18 +166,18 @@ impl Survivors {
     }
 
     fn give_out(&mut self, more_follow: bool, out: &mut impl Output) -> Result<()> {
-        let by = (&self.rules, &self.demands, &self.below);
-        self.kept.give_out(&self.key, by, (&mut self.tombstones, &mut self.dropped), more_follow, out)
+        let Self { retention, tombstones, dropped, .. } = self;
+        self.kept.give_out(&self.key, retention, tombstones, dropped, more_follow, out)
     }
 
     /// Returns the range tombstones before `cut` in their final form; without a cut, all that are left.
     pub(crate) fn tombstones_before(&mut self, cut: Option<&[u8]>) -> Tombstones {
-        self.tombstones.take_before(cut, (&self.rules, &self.demands, &self.below), &mut self.dropped)
+        self.tombstones.take_before(cut, &self.retention, &mut self.dropped)
     }
 
     /// Returns whether reads may have to continue from a segment of this span to older ones.
     pub(crate) fn passed(&self, span: &KeySpan) -> bool {
-        !self.below.is_clear(span)
+        !self.retention.older.is_clear(span)
     }
 
     /// Returns the bytes kept only for registered seqnos since the last call.
@@ -199,7 +196,8 @@ impl Survivors {
     }
 
     fn judge_tombstone(&mut self, tombstone: &Tombstone) {
-        let time = if tombstone.time == Micros::ZERO { self.rules.time_of(tombstone.seqno) } else { tombstone.time };
+        let time =
+            if tombstone.time == Micros::ZERO { self.retention.rules.time_of(tombstone.seqno) } else { tombstone.time };
         let candidate = Candidate {
             kind: tombstone.kind(),
             seqno: tombstone.seqno,
@@ -225,9 +223,9 @@ impl Survivors {
         if let Some(purge) = above.purge {
             // Every reader of an operand, however new, also reads what lies beneath it.
             let upto = if in_operand { Seqno::MAX } else { above.seqno };
-            reader = self.demands.before_purge(purge, candidate.lowest(), upto);
+            reader = self.retention.demands.before_purge(purge, candidate.lowest(), upto);
             if kind.purges() {
-                reader = reader.or_else(|| self.demands.between_purges(seqno, purge));
+                reader = reader.or_else(|| self.retention.demands.between_purges(seqno, purge));
             }
             if reader.is_none() {
                 // Hidden by the purge from every reader: dropped without a trace (K11).
@@ -265,12 +263,12 @@ impl Survivors {
                 self.dropped_beneath_last();
             }
         } else if wanted || in_operand {
-            if self.skipped_tombstone && self.rules.policy.keeps_history() {
+            if self.skipped_tombstone && self.retention.rules.policy.keeps_history() {
                 // When this version is moved, the gap recorded above it also refuses the moments that the skipped
                 // tombstone would answer: that counts as a drop (K6).
                 self.dropped_beneath_last();
             }
-            self.keep(candidate, Some(above.end_below(&self.rules)), value());
+            self.keep(candidate, Some(above.end_below(&self.retention.rules)), value());
         } else if candidate.by_tombstone {
             self.skipped_tombstone = true;
         } else {
@@ -285,17 +283,17 @@ impl Survivors {
 
     /// Returns whether a view reads it, or the policy keeps it.
     fn is_wanted(&mut self, candidate: &Candidate, above: &Above) -> bool {
-        let owed = self.rules.owe(&PolicyCandidate {
+        let owed = self.retention.rules.owe(&PolicyCandidate {
             rank: above.count,
             seqno: candidate.seqno,
             time: candidate.time,
-            superseded_at: Some(above.end_below(&self.rules).1),
+            superseded_at: Some(above.end_below(&self.retention.rules).1),
             is_delete: matches!(candidate.kind, Kind::Delete | Kind::RangeDelete),
             ended_by_delete: above.is_delete,
             deleted_since: above.deleted_since,
             bytes: candidate.bytes,
         });
-        let reader = self.demands.any_in(candidate.seqno, above.seqno);
+        let reader = self.retention.demands.any_in(candidate.seqno, above.seqno);
         if !owed {
             self.dropped.held(reader, candidate.bytes);
         }
@@ -305,7 +303,7 @@ impl Survivors {
     /// Folds a version into the operand directly above it; `false` if it has to stay separate. Where no reader lies
     /// between them, an operand and what is beneath it may become one (M3).
     fn fold(&mut self, candidate: &Candidate, value: &impl Fn() -> Bytes) -> bool {
-        let Some(strategy) = &self.rules.strategy else { return false };
+        let Some(strategy) = &self.retention.rules.strategy else { return false };
         let kind = if candidate.kind == Kind::RangeDelete { Kind::Delete } else { candidate.kind };
         self.kept.fold(strategy, &self.key, kind, value)
     }
@@ -313,7 +311,7 @@ impl Survivors {
     fn keep(&mut self, candidate: &Candidate, end: Option<(Seqno, Micros)>, value: Bytes) {
         self.skipped_tombstone = false;
         let Candidate { kind, seqno, gap_start, moved, time, by_tombstone, .. } = *candidate;
-        let entry = Entry { moved, time: self.rules.timed.then_some(time), ..Entry::new(kind, seqno) };
+        let entry = Entry { moved, time: self.retention.rules.timed.then_some(time), ..Entry::new(kind, seqno) };
         self.tombstones_kept += u64::from(by_tombstone);
         self.kept.push(if by_tombstone {
             KeptVersion::by_tombstone(entry, gap_start, end)

@@ -41,7 +41,8 @@ pub(super) struct Piece {
 /// Returns what is left of the range tombstones of a job: their edges, and the pieces in no particular order.
 pub(super) fn thin(
     sets: &[Arc<Tombstones>],
-    (rules, demands): (&Rules, &Demands),
+    rules: &Rules,
+    demands: &Demands,
     dropped: &mut Dropped,
 ) -> (Vec<Bytes>, Vec<Piece>) {
     let all = Tombstones::joined(sets);
@@ -372,7 +373,7 @@ pub(super) mod tests {
             // As from several sources.
             let (left, right) = all.split_at(all.len() / 2);
             let sets = [left, right].map(|some| Arc::new(Tombstones::new(some.to_vec())));
-            let (edges, pieces) = thin(&sets, (&rules, &demands), &mut dropped);
+            let (edges, pieces) = thin(&sets, &rules, &demands, &mut dropped);
             let mut wanted_dropped = Dropped::default();
             for (part, edge) in edges.iter().enumerate() {
                 let mut over: Vec<Tombstone> =
@@ -430,7 +431,7 @@ pub(super) mod tests {
                         let demands = Demands::new(&Arc::new(Readers::new(all)), Seqno(0), Micros::ZERO);
                         let rules = rules(Policy::mvcc(1, Duration::from_micros(window)), Micros(n));
                         let sets = [Arc::clone(&set)];
-                        let (_, pieces) = thin(&sets, (&rules, &demands), &mut Dropped::default());
+                        let (_, pieces) = thin(&sets, &rules, &demands, &mut Dropped::default());
                         let limit = 4 * usize::try_from(n).unwrap();
                         assert!(pieces.len() <= limit, "{name}: {} of {n}, {window}, {readers}", pieces.len());
                     }

@@ -26,7 +26,7 @@ use std::{
 
 use super::{
     dropped::Dropped,
-    rules::{Demands, OlderSegments, Rules},
+    rules::{Demands, Retention, Rules},
     thin::{Piece, thin},
 };
 use crate::{
@@ -66,8 +66,8 @@ pub(super) struct JobTombstones {
 }
 
 impl JobTombstones {
-    pub(super) fn new(sets: &[Arc<Tombstones>], by: (&Rules, &Demands), dropped: &mut Dropped) -> Self {
-        let (edges, mut pieces) = thin(sets, by, dropped);
+    pub(super) fn new(sets: &[Arc<Tombstones>], retention: &Retention, dropped: &mut Dropped) -> Self {
+        let (edges, mut pieces) = thin(sets, &retention.rules, &retention.demands, dropped);
         pieces.sort_unstable_by_key(|piece| piece.from);
         Self {
             hides: vec![false; edges.len()],
@@ -162,9 +162,10 @@ impl JobTombstones {
     pub(super) fn take_before(
         &mut self,
         cut: Option<&[u8]>,
-        (rules, demands, below): (&Rules, &Demands, &OlderSegments),
+        retention: &Retention,
         dropped: &mut Dropped,
     ) -> Tombstones {
+        let Retention { rules, demands, older } = retention;
         let count = self.edges.len();
         let first = self.given_parts;
         let end = cut.map_or(count, |cut| self.edges.partition_point(|edge| **edge < *cut)).max(first);
@@ -187,7 +188,7 @@ impl JobTombstones {
         };
         let hides = self.hides.get(first..end).unwrap_or_default();
         assert!(hides.len() == end - first, "{} of parts {first}..{end}", hides.len());
-        let stays = Leaving { window: &window, rules, demands, clear: below.spans() }.stays(hides, &edge);
+        let stays = Leaving { window: &window, rules, demands, clear: older.spans() }.stays(hides, &edge);
         let timed = |tombstone: Tombstone| Tombstone {
             ordinal: 0,
             time: if rules.timed { tombstone.time } else { Micros::ZERO },
@@ -316,7 +317,7 @@ mod tests {
     };
     use crate::{
         base::KeyspaceId,
-        compaction::policy::Policy,
+        compaction::{policy::Policy, rules::OlderSegments},
         merge::RangeTombstone,
         segment::{SegmentMeta, Summary},
     };
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_row_of_marks_the_newest_and_the_oldest_are_judged_and_those_that_tell_of_more() {
+    fn of_a_row_of_tombstones_the_newest_and_the_oldest_are_judged_and_those_that_tell_of_more() {
         let tombstone = |seqno, gap_start, purge| RangeTombstone {
             span: KeySpan { start: b"a".to_vec(), end: None },
             tombstone: Tombstone { seqno, ordinal: 0, gap_start, time: Micros(seqno.0), purge },
@@ -348,7 +349,8 @@ mod tests {
         let all = (20..60).map(|seqno| tombstone(Seqno(seqno), (seqno == 33).then_some(Seqno(31)), seqno == 52));
         let sets = [Arc::new(Tombstones::new(all))];
         let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), Micros(60));
-        let mut tombstones = JobTombstones::new(&sets, (&rules, &Demands::default()), &mut Dropped::default());
+        let retention = Retention { rules, demands: Demands::default(), older: OlderSegments::default() };
+        let mut tombstones = JobTombstones::new(&sets, &retention, &mut Dropped::default());
         tombstones.begin_key(b"k");
         let mut rows = Vec::new();
         for entry in [45, 44, 42, 30, 3] {
@@ -377,18 +379,18 @@ mod tests {
                 let start = b'a' + u8::try_from(dice.below(9)).unwrap();
                 spans.push(older(start, start + 1 + u8::try_from(dice.below(2)).unwrap()));
             }
-            let below = OlderSegments(spans);
+            let retention = Retention { rules, demands, older: OlderSegments(spans) };
             let mut dropped = Dropped::default();
-            let (_, thinned) = thin(&sets, (&rules, &demands), &mut Dropped::default());
+            let (_, thinned) = thin(&sets, &retention.rules, &retention.demands, &mut Dropped::default());
             let edges: Vec<Bytes> = sets[0].parts().0.to_vec();
-            let mut tombstones = JobTombstones::new(&sets, (&rules, &demands), &mut Dropped::default());
+            let mut tombstones = JobTombstones::new(&sets, &retention, &mut Dropped::default());
             // Every key and its successor; some hold an entry that stays, some begin another segment.
             let mut out: Vec<Tombstones> = Vec::new();
             let mut hidden: Vec<(Vec<u8>, usize)> = Vec::new();
             let keys: Vec<Vec<u8>> = (b'`'..=b'k').flat_map(|byte| [vec![byte], vec![byte, 5]]).collect();
             for key in &keys {
                 if dice.below(8) == 0 {
-                    out.push(tombstones.take_before(Some(key), (&rules, &demands, &below), &mut dropped));
+                    out.push(tombstones.take_before(Some(key), &retention, &mut dropped));
                 }
                 tombstones.begin_key(key);
                 let over: Vec<_> = thinned
@@ -410,7 +412,7 @@ mod tests {
                     }
                 }
             }
-            out.push(tombstones.take_before(None, (&rules, &demands, &below), &mut dropped));
+            out.push(tombstones.take_before(None, &retention, &mut dropped));
             for pair in out.windows(2) {
                 let (left, right) = (pair[0].span(), pair[1].span());
                 assert!(left.zip(right).is_none_or(|(left, right)| left.end.is_some_and(|end| end <= right.start)));
@@ -429,12 +431,12 @@ mod tests {
                 );
                 let is = newest_first(out.iter().flat_map(|set| set.covering(key)).copied().collect());
                 if is.is_empty() {
+                    let Retention { rules, demands, older } = &retention;
                     let alone = rules.policy.keeps_history() || was.len() <= 1;
                     let held =
                         was.iter().any(|tombstone| demands.holds_tombstone(tombstone.seqno, tombstone.gap_start));
-                    let purges =
-                        was.iter().any(|tombstone| tombstone.purge && !rules.may_go(tombstone.seqno, &demands));
-                    let needed = was.is_empty() || alone && !held && !purges && below.is_clear_at(key);
+                    let purges = was.iter().any(|tombstone| tombstone.purge && !rules.may_go(tombstone.seqno, demands));
+                    let needed = was.is_empty() || alone && !held && !purges && older.is_clear_at(key);
                     assert!(
                         needed && (was.is_empty() || !hidden.iter().any(|(hidden, _)| hidden == key)),
                         "seed {seed}: {key:?}"
@@ -450,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_is_left_in_one_mark_and_not_in_many() {
+    fn a_hole_is_left_in_one_tombstone_and_not_in_many() {
         let tombstone = |start: u8, end: u8, seqno| RangeTombstone {
             span: KeySpan { start: vec![start], end: Some(vec![end]) },
             tombstone: Tombstone { seqno, ordinal: 0, gap_start: None, time: Micros(seqno.0), purge: false },
@@ -458,12 +460,13 @@ mod tests {
         // Older segments hold keys on both sides of the part from c to d, which a shorter tombstone covers as well.
         let short = [tombstone(b'c', b'd', Seqno(1))];
         let rules = rules(Policy::mvcc(1, Duration::from_secs(1)), Micros(9));
+        let older = OlderSegments(vec![older(b'a', b'c'), older(b'd', b'f')]);
+        let retention = Retention { rules, demands: Demands::default(), older };
         for (count, kept) in [(1, false), (2, true), (9, true)] {
             let long = (0..count).map(|at| tombstone(b'a', b'f', Seqno(2 + at)));
             let sets = [Arc::new(Tombstones::new(short.iter().cloned().chain(long)))];
-            let mut tombstones = JobTombstones::new(&sets, (&rules, &Demands::default()), &mut Dropped::default());
-            let below = OlderSegments(vec![older(b'a', b'c'), older(b'd', b'f')]);
-            let out = tombstones.take_before(None, (&rules, &Demands::default(), &below), &mut Dropped::default());
+            let mut tombstones = JobTombstones::new(&sets, &retention, &mut Dropped::default());
+            let out = tombstones.take_before(None, &retention, &mut Dropped::default());
             assert_eq!(out.covering(b"c").count() > 0, kept, "{count}");
             assert_eq!(out.len() as u64, if kept { 1 + count } else { 2 });
         }

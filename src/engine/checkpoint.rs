@@ -277,7 +277,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         copied.expired_upto = Micros::ZERO;
         copied.options.ttls = ttls_of_copy(view, &keyspace.options.ttls);
         let reference = engine.catalogue.keyspace_ref(keyspace)?;
-        let segments = copy_keyspace(view, &**target, keyspace, &reference, (&mut version.next_file, watch))?;
+        let segments = copy_keyspace(view, &**target, keyspace, &reference, &mut version.next_file, watch)?;
         if !segments.is_empty() {
             copied.levels = vec![Vec::new(), segments];
         }
@@ -288,7 +288,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
     // The timeline of the copy has the view's moment alone.
     let mut made = Vec::new();
     let stamp = Stamp { seqno: view.seqno(), time: view.time(), writes: 0 };
-    let stamps = write_stamps(&engine.ctx, &**target, (&[stamp], version.next_file), &mut made)?;
+    let stamps = write_stamps(&engine.ctx, &**target, version.next_file, &[stamp], &mut made)?;
     version.next_file = version.next_file.next();
     let timeline = KeyspaceVersion {
         id: TIMELINE,
@@ -324,7 +324,8 @@ fn copy_keyspace(
     target: &dyn Dir,
     keyspace: &KeyspaceVersion,
     reference: &KeyspaceRef,
-    (next_file, watch): (&mut FileNumber, &mut Watch<'_>),
+    next_file: &mut FileNumber,
+    watch: &mut Watch<'_>,
 ) -> Result<Vec<Arc<SegmentMeta>>> {
     let engine = view.engine();
     let keeps_time = engine.catalogue.keeps_time(keyspace);
@@ -372,7 +373,7 @@ fn copy_keyspace(
             finish(full)?;
         }
         // Its version: the newest in its history up to the moment.
-        let told = history(view, reference, scan.key(), (Seqno(0), Seqno::MAX))?
+        let told = history(view, reference, scan.key(), Seqno(0)..Seqno::MAX)?
             .map(|mut walk| walk.next())
             .transpose()?
             .flatten();
@@ -388,7 +389,7 @@ fn copy_keyspace(
                 index: point_index(&keyspace.options),
                 hash_seed: engine.ctx.database_id,
             };
-            writer = Some(SegmentWriter::create(target, (*next_file, engine.ctx.env.entropy()), purpose)?);
+            writer = Some(SegmentWriter::create(target, *next_file, engine.ctx.env.entropy(), purpose)?);
         }
         if let Some(open) = &mut writer {
             open.add(&entry, scan.key(), wide.as_deref().unwrap_or_else(|| scan.value_ref()))?;

@@ -302,7 +302,7 @@ pub(super) fn commit_change(
         log.sync_locked(&mut commit, files)?;
         let seqno = log.take_seqno(&mut commit)?;
         let time = commit.time_for(engine.now());
-        let stamp = Change::Seqnos { last: seqno, next: Seqno(0), ceiling: Seqno(0), time };
+        let stamp = Change::reached(seqno, time);
         let version = editing.commit_decision(&Edit::new([change(seqno, time), stamp]))?;
         editing.install(&version, None, None);
         log.publish(&mut commit, seqno, time);

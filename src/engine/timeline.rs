@@ -280,7 +280,8 @@ impl CommitWalk {
 pub(super) fn write_stamps(
     ctx: &Context,
     dir: &dyn Dir,
-    (stamps, number): (&[Stamp], FileNumber),
+    number: FileNumber,
+    stamps: &[Stamp],
     made: &mut Vec<FileNumber>,
 ) -> Result<Option<SegmentMeta>> {
     let Some(first) = stamps.first() else { return Ok(None) };
@@ -302,7 +303,7 @@ pub(super) fn stamp_segment(ctx: &Context, dir: &dyn Dir, number: FileNumber, fi
         index: PointIndex::Never,
         hash_seed: ctx.database_id,
     };
-    SegmentWriter::create(dir, (number, ctx.env.entropy()), purpose)
+    SegmentWriter::create(dir, number, ctx.env.entropy(), purpose)
 }
 
 #[cfg(test)]

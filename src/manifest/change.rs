@@ -33,7 +33,8 @@ pub(crate) enum Change {
     /// Keyspace numbers below this have been used.
     NextKeyspace { number: u32 },
     /// The newest commit is `last`. After a clean close numbering continues at `next` at the earliest, otherwise at
-    /// `ceiling`: seqnos below it may have been assigned. Commits up to `time_us` have happened.
+    /// `ceiling`: seqnos below it may have been assigned. Commits up to `time` have happened. Each only grows: 0
+    /// changes nothing.
     Seqnos { last: Seqno, next: Seqno, ceiling: Seqno, time: Micros },
     /// Keeps a moment readable under a name.
     Pin { name: String, seqno: Seqno, time: Micros },
@@ -44,6 +45,16 @@ pub(crate) enum Change {
 }
 
 impl Change {
+    /// Records the newest commit, or a decision at a seqno of its own.
+    pub(crate) fn reached(last: Seqno, time: Micros) -> Self {
+        Self::Seqnos { last, next: Seqno(0), ceiling: Seqno(0), time }
+    }
+
+    /// Reserves the seqnos below a ceiling.
+    pub(crate) fn reserved(ceiling: Seqno) -> Self {
+        Self::Seqnos { last: Seqno(0), next: Seqno(0), ceiling, time: Micros::ZERO }
+    }
+
     /// Returns the keyspace to which this adds a segment.
     pub(super) fn reordered(&self) -> Option<KeyspaceId> {
         match self {

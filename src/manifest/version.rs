@@ -118,7 +118,7 @@ impl Version {
             edit.push(Change::Held { number, bytes: bytes.clone() });
         }
         for &(last, time) in &self.decisions.stamps {
-            edit.push(Change::Seqnos { last, next: Seqno(0), ceiling: Seqno(0), time });
+            edit.push(Change::reached(last, time));
         }
         edit
     }
@@ -339,8 +339,7 @@ mod tests {
         let mut version = Version::default();
         let count = DECISIONS_MAX as u64 + 3;
         for seqno in 1..=count {
-            let stamp =
-                Change::Seqnos { last: Seqno(seqno), next: Seqno(0), ceiling: Seqno(0), time: Micros(seqno * 10) };
+            let stamp = Change::reached(Seqno(seqno), Micros(seqno * 10));
             version.note_decisions(&Edit::new([stamp]));
         }
         assert_eq!((version.decisions.at_seqno(Seqno(3)), version.decisions.reach(Seqno(3))), (None, false));
@@ -351,8 +350,7 @@ mod tests {
         assert_eq!(version.decisions.at_time(Micros(95)), Some((Seqno(9), Micros(90))));
         let again = Version::default().apply(&version.snapshot()).unwrap();
         assert_eq!(again.decisions.at_seqno(Seqno(count)), Some((Seqno(count), Micros(count * 10))));
-        let of_a_flush =
-            Change::Seqnos { last: Seqno(count + 5), next: Seqno(0), ceiling: Seqno(0), time: Micros(count * 20) };
+        let of_a_flush = Change::reached(Seqno(count + 5), Micros(count * 20));
         let flushed = version.apply(&Edit::new([of_a_flush, Change::LogsFrom { number: FileNumber(2) }])).unwrap();
         assert_eq!(flushed.decisions, version.decisions, "of commits the timeline tells");
     }

@@ -186,7 +186,8 @@ impl DeadSpans {
     /// (backward).
     pub(crate) fn jump(
         &self,
-        (keyspace, key): (KeyspaceId, &[u8]),
+        keyspace: KeyspaceId,
+        key: &[u8],
         read_at: &ReadAt,
         direction: Direction,
         to: &mut Vec<u8>,
@@ -213,7 +214,7 @@ impl DeadSpans {
 
     /// Records that a reader found nothing from `start` to before `end`. Where nothing is known yet, that makes a span
     /// only if it is `worth` one.
-    pub(crate) fn found(&self, keyspace: KeyspaceId, (start, end): (&[u8], &[u8]), read_at: &ReadAt, worth: bool) {
+    pub(crate) fn found(&self, keyspace: KeyspaceId, start: &[u8], end: &[u8], read_at: &ReadAt, worth: bool) {
         debug_assert!(start < end, "a dead key lies inside its span");
         if !worth && self.count.load(Ordering::SeqCst) == 0 {
             return;
@@ -224,14 +225,14 @@ impl DeadSpans {
         self.present.store(spans.present + 1, Ordering::SeqCst);
         let newest_put = Seqno(self.newest_put.load(Ordering::SeqCst));
         let places = [PRESENT, reader.seqno].map(|moment| (keyspace, moment));
-        let mut known = places.iter().any(|place| spans.covers(*place, (start, end), &reader));
+        let mut known = places.iter().any(|place| spans.covers(*place, start, end, &reader));
         // Purges hide from a view of the past what older views still see: such a view records for its own moment only.
         if !known && reader.seqno == reader.purge_horizon {
             let other = if newest_put <= reader.seqno { State::Dead(reader) } else { State::Quiet(newest_put) };
-            known = spans.note((keyspace, PRESENT), (start, end), (&reader, other), worth);
+            known = spans.note((keyspace, PRESENT), start, end, &reader, other, worth);
         }
         if !known {
-            spans.note((keyspace, reader.seqno), (start, end), (&reader, State::Dead(reader)), worth);
+            spans.note((keyspace, reader.seqno), start, end, &reader, State::Dead(reader), worth);
         }
         spans.make_room();
         self.counted(&spans);
@@ -257,18 +258,18 @@ impl Spans {
         let start = Arc::clone(start);
         let Some(Span { end, state, .. }) = self.remove(place, &start) else { return false };
         if *start < *key {
-            self.insert(place, &start, (key.to_vec(), state));
+            self.insert(place, &start, key.to_vec(), state);
         }
         let behind = [key, &[0]].concat();
         if behind < end {
-            self.insert(place, &behind, (end, state));
+            self.insert(place, &behind, end, state);
         }
         self.make_room();
         true
     }
 
     /// Returns whether one span serves a reader from `start` to before `end`.
-    fn covers(&mut self, place: Place, (start, end): (&[u8], &[u8]), reader: &Finder) -> bool {
+    fn covers(&mut self, place: Place, start: &[u8], end: &[u8], reader: &Finder) -> bool {
         let around = self.places.get_mut(&place).and_then(|spans| around(spans, start));
         around.is_some_and(|(_, span)| {
             let covers = end <= span.end.as_slice() && span.state.serves(reader);
@@ -279,13 +280,7 @@ impl Spans {
 
     /// Records what a reader found from `start` to before `end`, and `other` where nothing is known; `false` if a part
     /// of it is older than what is known there.
-    fn note(
-        &mut self,
-        place: Place,
-        (start, end): (&[u8], &[u8]),
-        (reader, other): (&Finder, State),
-        worth: bool,
-    ) -> bool {
+    fn note(&mut self, place: Place, start: &[u8], end: &[u8], reader: &Finder, other: State, worth: bool) -> bool {
         // The spans that overlap it or touch it.
         let mut met: Vec<Arc<[u8]>> = Vec::new();
         if let Some(spans) = self.places.get(&place) {
@@ -318,12 +313,12 @@ impl Spans {
         }
         pieces.add(&at, end, other);
         for (start, end, state) in pieces.0 {
-            self.insert(place, &start, (end, state));
+            self.insert(place, &start, end, state);
         }
         known
     }
 
-    fn insert(&mut self, place: Place, start: &[u8], (end, state): (Vec<u8>, State)) {
+    fn insert(&mut self, place: Place, start: &[u8], end: Vec<u8>, state: State) {
         let start: Arc<[u8]> = Arc::from(start);
         let bytes = start.len() + end.len() + SPAN_OVERHEAD;
         let mut number = self.draw();
@@ -419,7 +414,7 @@ mod tests {
     fn jump(dead: &DeadSpans, key: &str, read_at: &ReadAt) -> Option<(String, String)> {
         let to = |direction| {
             let mut to = Vec::new();
-            let jumps = dead.jump((KS, key.as_bytes()), read_at, direction, &mut to);
+            let jumps = dead.jump(KS, key.as_bytes(), read_at, direction, &mut to);
             jumps.then(|| String::from_utf8(to).unwrap())
         };
         let forward = to(Direction::Forward)?;
@@ -431,7 +426,7 @@ mod tests {
     }
 
     fn found(dead: &DeadSpans, start: &str, end: &str, read_at: &ReadAt, worth: bool) {
-        dead.found(KS, (start.as_bytes(), end.as_bytes()), read_at, worth);
+        dead.found(KS, start.as_bytes(), end.as_bytes(), read_at, worth);
     }
 
     fn put(dead: &DeadSpans, seqno: u64, key: &str) {
@@ -625,7 +620,7 @@ mod tests {
                             dead.wrote(Seqno(seqno + 1), KS, kind, &name(key));
                             if model.below(4) == 0 && !late.is_empty() {
                                 let (from, to, read_at) = late.swap_remove(0);
-                                dead.found(KS, (&name(from), &[name(to), vec![0]].concat()), &read_at, true);
+                                dead.found(KS, &name(from), &[name(to), vec![0]].concat(), &read_at, true);
                             }
                         }
                         seqno += 1;
@@ -640,10 +635,10 @@ mod tests {
                         let read_at = views.get(chosen).unwrap_or(&present).clone();
                         let key = usize::try_from(model.below(KEYS as u64)).unwrap();
                         let mut to = Vec::new();
-                        if dead.jump((KS, &name(key)), &read_at, Direction::Forward, &mut to) {
+                        if dead.jump(KS, &name(key), &read_at, Direction::Forward, &mut to) {
                             jumps += 1;
                             let mut from = Vec::new();
-                            assert!(dead.jump((KS, &name(key)), &read_at, Direction::Backward, &mut from));
+                            assert!(dead.jump(KS, &name(key), &read_at, Direction::Backward, &mut from));
                             for passed in (0..KEYS).filter(|key| (&from..&to).contains(&&name(*key))) {
                                 assert!(model.is_dead(passed, &read_at), "seed {seed}: key {passed} for {read_at:?}");
                             }
@@ -653,7 +648,7 @@ mod tests {
                             if model.below(3) == 0 {
                                 late.push((key, end - 1, read_at));
                             } else {
-                                dead.found(KS, (&name(key), &[name(end - 1), vec![0]].concat()), &read_at, true);
+                                dead.found(KS, &name(key), &[name(end - 1), vec![0]].concat(), &read_at, true);
                             }
                         }
                     }

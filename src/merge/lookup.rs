@@ -55,7 +55,8 @@ impl ReadAt {
 #[inline]
 pub(crate) fn meaning(
     kind: Kind,
-    (seqno, time): (Seqno, Option<Micros>),
+    seqno: Seqno,
+    time: Option<Micros>,
     cutoffs: Option<&Cutoffs>,
 ) -> Result<Option<Meaning>> {
     if let Some(cutoffs) = cutoffs.filter(|_| kind == Kind::Put) {
@@ -239,10 +240,11 @@ impl Lookup {
     pub(crate) fn answer_of(
         &self,
         kind: Kind,
-        (seqno, time): (Seqno, Option<Micros>),
+        seqno: Seqno,
+        time: Option<Micros>,
         value: impl FnOnce() -> Bytes,
     ) -> Result<Option<Answer>> {
-        let found = meaning(kind, (seqno, time), self.read_at.cutoffs.as_deref())?;
+        let found = meaning(kind, seqno, time, self.read_at.cutoffs.as_deref())?;
         Ok(found.ok_or_else(|| self.read_at.refused(Seqno(0)))?.answer(value))
     }
 
@@ -279,7 +281,7 @@ impl Lookup {
         if self.operands.is_empty() && !interval {
             self.check_gap()?;
         }
-        meaning(kind, (seqno, time), self.read_at.cutoffs.as_deref())?.ok_or_else(|| self.trimmed())
+        meaning(kind, seqno, time, self.read_at.cutoffs.as_deref())?.ok_or_else(|| self.trimmed())
     }
 
     /// Returns the seqno of the entry seen last: the one that answered, if any did.

@@ -141,7 +141,8 @@ impl<S: Source> Visible<S> {
         tombstones: Vec<Vec<Arc<Tombstones>>>,
         read_at: ReadAt,
         span: KeySpan,
-        (direction, strategy): (Direction, MergeStrategy),
+        direction: Direction,
+        strategy: MergeStrategy,
     ) -> Self {
         Self {
             is_plain: read_at.cutoffs.is_none() && tombstones.iter().all(Vec::is_empty),
@@ -283,7 +284,7 @@ impl<S: Source> Visible<S> {
         if !passed.add(key) {
             return Ok(());
         }
-        let jumps = dead.jump((*keyspace, &passed.last), read_at, *direction, key);
+        let jumps = dead.jump(*keyspace, &passed.last, read_at, *direction, key);
         passed.looked(jumps.then_some(key));
         if jumps { merge.skip_to(&passed.last) } else { Ok(()) }
     }
@@ -296,7 +297,8 @@ impl<S: Source> Visible<S> {
             && let Some((dead, keyspace)) = &self.dead
         {
             let worth = count >= if self.passed.begun { WORTH } else { WORTH_FIRST };
-            dead.found(*keyspace, self.passed.take(self.direction), &self.read_at, worth);
+            let (start, end) = self.passed.take(self.direction);
+            dead.found(*keyspace, start, end, &self.read_at, worth);
         }
         self.passed.count = 0;
         self.passed.begun = true;
@@ -305,7 +307,7 @@ impl<S: Source> Visible<S> {
     /// Finds what is seen of the current key; `false` if that is nothing.
     fn resolve_forward(&mut self, tombstones: Shown) -> Result<bool> {
         let Self { merge, key, read_at, strategy, .. } = self;
-        let resolved = resolve(merge, tombstones, (key, read_at, strategy))?;
+        let resolved = resolve(merge, tombstones, key, read_at, strategy)?;
         self.held = match resolved {
             Resolved::AtTop => {
                 self.stands = Stands::AtValue;
@@ -402,7 +404,7 @@ impl<S: Source> Visible<S> {
         let Self { merge, turned, key, read_at, strategy, .. } = self;
         let turned = turned.get_or_insert_with(|| merge.turned());
         turned.seek(Some(key))?;
-        let resolved = resolve(turned, tombstones, (key, read_at, strategy))?;
+        let resolved = resolve(turned, tombstones, key, read_at, strategy)?;
         merge.skip_key(key)?;
         match resolved {
             Resolved::AtTop => Ok(turned.top().map(Source::value)),
@@ -503,7 +505,9 @@ enum Resolved {
 fn resolve<S: Source>(
     merge: &mut Kway<S>,
     mut tombstones: Shown,
-    (key, read_at, strategy): (&[u8], &ReadAt, &MergeStrategy),
+    key: &[u8],
+    read_at: &ReadAt,
+    strategy: &MergeStrategy,
 ) -> Result<Resolved> {
     let mut lookup = Lookup::with_history(read_at.clone());
     let mut found = None;

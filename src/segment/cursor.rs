@@ -250,7 +250,7 @@ mod tests {
         let dir = Arc::new(Files::new(env.open_dir(Path::new("/db"), true).unwrap(), 2));
         dir.create_dir("segments").unwrap();
         let mut writer =
-            SegmentWriter::create(&*dir, (FileNumber(7), 99), purpose(Seqno(10), PointIndex::Always)).unwrap();
+            SegmentWriter::create(&*dir, FileNumber(7), 99, purpose(Seqno(10), PointIndex::Always)).unwrap();
         for i in 0..count {
             let key = format!("key{:06}", i * 2);
             if i % 3 == 0 {
@@ -376,7 +376,7 @@ mod tests {
         let env = Memory::new();
         let dir = Arc::new(Files::new(env.open_dir(Path::new("/db"), true).unwrap(), 2));
         dir.create_dir("segments").unwrap();
-        let mut writer = SegmentWriter::create(&*dir, (FileNumber(1), 1), purpose(Seqno(1), PointIndex::Auto)).unwrap();
+        let mut writer = SegmentWriter::create(&*dir, FileNumber(1), 1, purpose(Seqno(1), PointIndex::Auto)).unwrap();
         writer.add(&put(Seqno(3), false), b"a", b"first").unwrap();
         for seqno in (1..=2000u64).rev() {
             writer.add(&put(Seqno(seqno), seqno > 1), b"k", &[7; 100]).unwrap();

@@ -143,7 +143,7 @@ pub(super) struct Pages {
 
 impl Pages {
     /// Returns the pages of data up to `end`, with `partitions` partitions of an index among them.
-    pub(super) fn new(file: SegmentFile, map: Map, (crcs, end): (Vec<u32>, usize), partitions: usize) -> Self {
+    pub(super) fn new(file: SegmentFile, map: Map, crcs: Vec<u32>, end: usize, partitions: usize) -> Self {
         assert!(crcs.len() == end.div_ceil(PAGE), "{} checksums for {end} bytes in pages", crcs.len());
         let bits = |count: usize| (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let (verified, verified_partitions) = (bits(crcs.len()), bits(partitions));

@@ -78,7 +78,7 @@ impl Segment {
         let index = index.transpose()?;
         let partitions = index.as_ref().map_or(0, Index::partitions);
         Ok(Self {
-            pages: Pages::new(file, map, (crcs, end), partitions),
+            pages: Pages::new(file, map, crcs, end, partitions),
             base: Base { seqno, time: expected.summary.times.map_or(Micros::ZERO, |times| times.base) },
             blocks_end,
             fences,

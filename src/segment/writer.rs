@@ -85,7 +85,7 @@ pub(crate) struct Purpose {
 
 impl SegmentWriter {
     /// Creates segment file `number`.
-    pub(crate) fn create(dir: &dyn Dir, (number, file_id): (FileNumber, u64), purpose: Purpose) -> Result<Self> {
+    pub(crate) fn create(dir: &dyn Dir, number: FileNumber, file_id: u64, purpose: Purpose) -> Result<Self> {
         let Purpose { keyspace, base, time_base, run, index, hash_seed } = purpose;
         let name = name::segment(number);
         let path = dir.path().join(&name);
@@ -161,7 +161,7 @@ impl SegmentWriter {
         if self.summary.history.is_none() {
             return self.append(entry, same_key, key, value, value.len()).map(drop);
         }
-        self.add_history(entry, same_key, key, value, (run, newer_run))
+        self.add_history(entry, same_key, key, value, run, newer_run)
     }
 
     /// Returns whether the next entry has the same key as the last one. Entries from files are checked when they are
@@ -197,7 +197,8 @@ impl SegmentWriter {
         same_key: bool,
         key: &[u8],
         value: &[u8],
-        (run, newer_run): (Option<Run>, bool),
+        run: Option<Run>,
+        newer_run: bool,
     ) -> Result<()> {
         let mut told = *entry;
         assert!(entry.until.is_some() && entry.time.is_some(), "@{} in the history tier: {entry:?} (K8)", entry.seqno);

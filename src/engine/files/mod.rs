@@ -80,9 +80,12 @@ impl FileSet {
     ///
     /// `newest` is the moment of the newest commit in the memtables and segments.
     pub(super) fn new(
-        (ctx, health, work): (&Arc<Context>, &Arc<Health>, &Arc<Work>),
+        ctx: &Arc<Context>,
+        health: &Arc<Health>,
+        work: &Arc<Work>,
         manifest: ManifestStore,
-        (active, sealed): (Arc<Memtable>, Vec<Arc<Memtable>>),
+        active: Arc<Memtable>,
+        sealed: Vec<Arc<Memtable>>,
         newest: Moment,
     ) -> Self {
         let version = Arc::clone(manifest.version());

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Outputs, demands, rules};
+use super::{Outputs, retention};
 use crate::{
     base::{FileNumber, KeyspaceId, Result, Seqno, TIMELINE},
-    compaction::{Job, OlderSegments, Outcome, run},
+    compaction::{Job, Outcome, run},
     engine::{Engine, files::JobInputs, timeline::write_stamps},
     manifest::{Change, Edit, StoredOptions},
     memtable::{MemCursor, Memtable},
@@ -58,7 +58,7 @@ pub(super) fn flush_oldest(engine: &Engine) -> Result<bool> {
         let mut made = Vec::new();
         let written = write(engine, &inputs, memtable, &mut made).inspect_err(|_| engine.files.discard(&made))?;
         engine.ctx.pass("flush: written, then installed");
-        install(engine, &inputs, memtable, (written, &made))?;
+        install(engine, &inputs, memtable, written, &made)?;
         Ok(true)
     })
 }
@@ -71,19 +71,17 @@ struct Written {
 
 /// Writes the segments of a memtable, one for each keyspace, and makes them durable with their names.
 fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &mut Vec<FileNumber>) -> Result<Written> {
-    let JobInputs { files: current, registered, .. } = inputs;
+    let current = &inputs.files;
     let mut outcomes = Vec::new();
     for id in memtable.keyspaces() {
         // A forgotten keyspace has no readers.
         let Some(keyspace) = current.version.keyspaces.get(&id) else { continue };
-        let mut outputs = Outputs::new(engine, keyspace, (memtable.first_seqno(), memtable.first_time()));
+        let mut outputs = Outputs::new(engine, keyspace, memtable.first_seqno(), memtable.first_time());
         let job = Job {
             sources: vec![MemCursor::new(memtable, id, Direction::Forward)],
-            base: outputs.base(),
+            base: outputs.base,
             tombstones: memtable.tombstones(id),
-            rules: rules(engine, keyspace, current, Seqno(0)),
-            demands: demands(keyspace, registered),
-            below: OlderSegments(keyspace.main().cloned().collect()),
+            retention: retention(engine, keyspace, inputs, Seqno(0), keyspace.main().cloned().collect()),
             // One segment for a memtable: two would share seqnos in level 0 (V1).
             output_len: u64::MAX,
         };
@@ -96,7 +94,7 @@ fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &m
     engine.ctx.sync_segments(made)?;
     let number = engine.files.take_number();
     let stamps = memtable.with_stamps(<[_]>::to_vec);
-    let stamps = write_stamps(&engine.ctx, &*engine.ctx.dir, (&stamps, number), made)?;
+    let stamps = write_stamps(&engine.ctx, &*engine.ctx.dir, number, &stamps, made)?;
     if !made.is_empty() {
         engine.files.sync_names()?;
     }
@@ -108,7 +106,8 @@ fn install(
     engine: &Engine,
     inputs: &JobInputs,
     memtable: &Arc<Memtable>,
-    (written, made): (Written, &[FileNumber]),
+    written: Written,
+    made: &[FileNumber],
 ) -> Result<()> {
     let Written { outcomes, stamps } = written;
     let current = &inputs.files;
@@ -144,7 +143,7 @@ fn install(
     assert!(memtable.log() < next_log, "the memtable of log {} is flushed before {next_log} (E2)", memtable.log());
     edit.push(Change::LogsFrom { number: next_log });
     edit.push(engine.files.numbers_taken());
-    edit.push(Change::Seqnos { last: memtable.last_seqno(), next: Seqno(0), ceiling: Seqno(0), time: memtable.time() });
+    edit.push(Change::reached(memtable.last_seqno(), memtable.time()));
     let version = editing.commit(&edit, made)?;
     editing.install(&version, Some(memtable), Some((inputs, superseder)));
     engine.log.flushed_before(next_log);

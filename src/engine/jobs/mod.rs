@@ -30,11 +30,11 @@ pub(super) use worker::{WorkKind, background_step, drawn_step, idle_step, work_o
 
 use crate::{
     base::{FileNumber, KeyspaceId, Micros, Result, Seqno},
-    compaction::{Aging, Demands, Rules, Tier},
+    compaction::{Aging, Demands, OlderSegments, Retention, Rules, Tier},
     engine::{
         Engine,
         catalogue::point_index,
-        files::{ReaderList, superversion::SuperVersion},
+        files::{JobInputs, ReaderList, superversion::SuperVersion},
         locks::{Guard, Lock, LockOrder, Rank},
         timeline::Timeline,
     },
@@ -125,6 +125,18 @@ impl Drop for Copying<'_> {
     }
 }
 
+/// Returns what decides about the versions of a keyspace that a job meets; `older` are the segments beneath it.
+fn retention(
+    engine: &Engine,
+    keyspace: &KeyspaceVersion,
+    inputs: &JobInputs,
+    purged_upto: Seqno,
+    older: Vec<Arc<SegmentMeta>>,
+) -> Retention {
+    let rules = rules(engine, keyspace, &inputs.files, purged_upto);
+    Retention { rules, demands: demands(keyspace, &inputs.registered), older: OlderSegments(older) }
+}
+
 /// Returns the rules by which versions of a keyspace are kept now.
 fn rules(engine: &Engine, keyspace: &KeyspaceVersion, current: &Arc<SuperVersion>, purged_upto: Seqno) -> Rules {
     let policy = engine.catalogue.policy_of(keyspace);
@@ -183,8 +195,10 @@ fn aging(engine: &Engine, keyspace: &KeyspaceVersion, registered: &ReaderList) -
 struct Outputs<'j> {
     engine: &'j Engine,
     keyspace: &'j KeyspaceVersion,
-    /// Lower bounds of the seqnos and times inside.
-    bases: (Seqno, Micros),
+    /// Lower bound of the seqnos inside.
+    base: Seqno,
+    /// Lower bound of the times inside.
+    time_base: Micros,
     /// Number of the history tier's run, once there is one.
     run: Option<FileNumber>,
     /// Numbers of all files created.
@@ -192,8 +206,8 @@ struct Outputs<'j> {
 }
 
 impl<'j> Outputs<'j> {
-    fn new(engine: &'j Engine, keyspace: &'j KeyspaceVersion, bases: (Seqno, Micros)) -> Self {
-        Self { engine, keyspace, bases, run: None, made: Vec::new() }
+    fn new(engine: &'j Engine, keyspace: &'j KeyspaceVersion, base: Seqno, time_base: Micros) -> Self {
+        Self { engine, keyspace, base, time_base, run: None, made: Vec::new() }
     }
 
     /// Creates the outputs of a compaction.
@@ -205,17 +219,12 @@ impl<'j> Outputs<'j> {
             .map(|segment| segment.summary.times.map_or(Micros::ZERO, |times| times.base))
             .min()
             .unwrap_or_default();
-        Self::new(engine, keyspace, (seqno, time))
-    }
-
-    /// No seqno inside is below.
-    fn base(&self) -> Seqno {
-        self.bases.0
+        Self::new(engine, keyspace, seqno, time)
     }
 
     /// Creates a segment file in a tier.
     fn create(&mut self, tier: Tier) -> Result<SegmentWriter> {
-        let Self { engine, keyspace, bases: (base, time_base), .. } = *self;
+        let Self { engine, keyspace, base, time_base, .. } = *self;
         let number = engine.files.take_number();
         self.made.push(number);
         let timed = tier == Tier::History || engine.catalogue.keeps_time(keyspace);
@@ -227,6 +236,6 @@ impl<'j> Outputs<'j> {
             index: point_index(&keyspace.options),
             hash_seed: engine.ctx.database_id,
         };
-        SegmentWriter::create(&*engine.ctx.dir, (number, engine.ctx.env.entropy()), purpose)
+        SegmentWriter::create(&*engine.ctx.dir, number, engine.ctx.env.entropy(), purpose)
     }
 }

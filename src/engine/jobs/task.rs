@@ -2,12 +2,10 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Outputs, demands, rules};
+use super::{Outputs, demands, retention};
 use crate::{
     base::{Error, FileNumber, Result, Seqno},
-    compaction::{
-        HistoryJob, HistorySurvivors, HistoryTask, Job, OlderSegments, Outcome, Purges, Task, run, run_history,
-    },
+    compaction::{HistoryJob, HistorySurvivors, HistoryTask, Job, Outcome, Purges, Task, run, run_history},
     engine::{
         Engine,
         files::{
@@ -23,7 +21,7 @@ use crate::{
 
 pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: Seqno, watch: &mut Watch<'_>) -> Result<Outcome> {
     let inputs = engine.files.job_inputs("compact: files, then list");
-    let JobInputs { files: current, registered, .. } = &inputs;
+    let current = &inputs.files;
     let Some(keyspace) = current.version.keyspaces.get(&task.keyspace) else { return Ok(Outcome::default()) };
     let Some(tree) = current.trees.get(&task.keyspace) else { return Ok(Outcome::default()) };
 
@@ -45,16 +43,15 @@ pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: Seqno, watch: 
     let mut outputs = Outputs::of(engine, keyspace, &task.inputs);
     let job = Job {
         sources,
-        base: outputs.base(),
+        base: outputs.base,
         tombstones,
-        rules: rules(engine, keyspace, current, purged_upto),
-        demands: demands(keyspace, registered),
-        below: OlderSegments(task.below.clone()),
+        retention: retention(engine, keyspace, &inputs, purged_upto, task.below.clone()),
         output_len: engine.ctx.options.segment_bytes(),
     };
     let goes_on = goes_on(engine, &task.inputs, watch);
     let ran = run(job, |tier| outputs.create(tier), goes_on);
-    end_job(engine, &inputs, keyspace, (&task.inputs, Some(task.output_level)), (ran, outputs.made))
+    let replaced = Replaced { inputs: &task.inputs, output_level: Some(task.output_level), made: outputs.made };
+    end_job(engine, &inputs, keyspace, replaced, ran)
 }
 
 /// Runs a task of the history tier.
@@ -78,7 +75,8 @@ pub(super) fn run_history_task(
                 outcome.dropped.horizon = outcome.dropped.horizon.max(history.end);
                 outcome.dropped.tombstones_left |= history.open;
             }
-            return end_job(engine, job, keyspace, (&inputs, None), (Ok(outcome), Vec::new()));
+            let replaced = Replaced { inputs: &inputs, output_level: None, made: Vec::new() };
+            return end_job(engine, job, keyspace, replaced, Ok(outcome));
         }
     };
     let Some(tree) = job.files.trees.get(&keyspace.id) else { return Ok(Outcome::default()) };
@@ -95,13 +93,13 @@ pub(super) fn run_history_task(
     let mut outputs = Outputs::of(engine, keyspace, &inputs);
     let merge = HistoryJob {
         sources,
-        base: outputs.base(),
+        base: outputs.base,
         survivors: HistorySurvivors::new(policy, engine.now(), demands, purges.clone()),
         output_len: engine.ctx.options.segment_bytes(),
     };
     let goes_on = goes_on(engine, &inputs, watch);
     let ran = run_history(merge, |tier| outputs.create(tier), goes_on);
-    end_job(engine, job, keyspace, (&inputs, None), (ran, outputs.made))
+    end_job(engine, job, keyspace, Replaced { inputs: &inputs, output_level: None, made: outputs.made }, ran)
 }
 
 pub(super) fn move_segment(engine: &Engine, task: &Task) -> Result<()> {
@@ -131,14 +129,23 @@ fn goes_on<'g>(
     }
 }
 
+/// Segments that a job replaces, and those that it made.
+struct Replaced<'j> {
+    inputs: &'j [Arc<SegmentMeta>],
+    /// Level of the outputs; `None` in the history tier.
+    output_level: Option<u8>,
+    made: Vec<FileNumber>,
+}
+
 /// Commits the edit of a job, and makes its outputs current.
 fn end_job(
     engine: &Engine,
     job: &JobInputs,
     keyspace: &KeyspaceVersion,
-    (inputs, output_level): (&[Arc<SegmentMeta>], Option<u8>),
-    (ran, made): (Result<Outcome>, Vec<FileNumber>),
+    replaced: Replaced<'_>,
+    ran: Result<Outcome>,
 ) -> Result<Outcome> {
+    let Replaced { inputs, output_level, made } = replaced;
     let named = ran.and_then(|outcome| {
         if !made.is_empty() {
             engine.files.sync_names()?;

@@ -33,7 +33,7 @@ pub(super) fn compact_most_urgent(engine: &Engine) -> Result<bool> {
     urgent.sort_unstable_by_key(|(score, _)| std::cmp::Reverse(*score));
     let mut failed = Vec::new();
     for (_, id) in urgent {
-        if try_compaction(engine, id, &mut failed, || compact_levels(engine, id, &shape, (seen_from, idle)))? {
+        if try_compaction(engine, id, &mut failed, || compact_levels(engine, id, &shape, seen_from, idle))? {
             return Ok(true);
         }
     }
@@ -85,7 +85,7 @@ fn try_compaction(
 }
 
 /// Compacts the level of a keyspace that is furthest over its bound, or clears out what is dead.
-fn compact_levels(engine: &Engine, id: KeyspaceId, shape: &Shape, (seen_from, idle): (Micros, bool)) -> Result<bool> {
+fn compact_levels(engine: &Engine, id: KeyspaceId, shape: &Shape, seen_from: Micros, idle: bool) -> Result<bool> {
     let Some(keyspace) = engine.files.keyspace(id) else { return Ok(false) };
     let Some(task) = pick(&keyspace, shape, waste(engine, &keyspace, seen_from, idle)) else { return Ok(false) };
     if task.clears_out && !engine.jobs.may_clear_out(id, engine.ctx.monotonic()) {
@@ -121,7 +121,7 @@ pub(super) fn relieve_timeline(engine: &Engine) -> Result<bool> {
     let mut failed = Vec::new();
     let shape = engine.ctx.options.shape();
     let done = try_compaction(engine, TIMELINE, &mut failed, || {
-        compact_levels(engine, TIMELINE, &shape, (Micros::ZERO, false))
+        compact_levels(engine, TIMELINE, &shape, Micros::ZERO, false)
     })?;
     failed.pop().map_or(Ok(done), |(_, error)| Err(error))
 }

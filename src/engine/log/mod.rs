@@ -132,7 +132,10 @@ pub(super) struct LogStart {
 
 impl Log {
     pub(super) fn new(
-        (ctx, health, work, counters): (&Arc<Context>, &Arc<Health>, &Arc<Work>, &Arc<Counters>),
+        ctx: &Arc<Context>,
+        health: &Arc<Health>,
+        work: &Arc<Work>,
+        counters: &Arc<Counters>,
         start: LogStart,
     ) -> Self {
         let LogStart { writer, memtable, visible, next_seqno, ceiling, time, synced, recovered } = start;

@@ -89,10 +89,9 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
     let (work, counters) = (Arc::new(Work::new(ctx.order)), Arc::<Counters>::default());
     let opened = Moment { seqno: last, time, version: Arc::clone(manifest.version()) };
     let replayed = recovered.memtables.first().map(|newest| newest.log()).filter(|_| !clean);
-    let memtables = (Arc::clone(&active), recovered.memtables);
     let start = LogStart {
         writer,
-        memtable: active,
+        memtable: Arc::clone(&active),
         visible: last,
         next_seqno: first,
         ceiling,
@@ -103,8 +102,8 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
     Ok(Engine {
         clock: Clock::new(Arc::clone(&ctx.env), time, ctx.order),
         catalogue: Catalogue::new(ctx.order),
-        files: FileSet::new((&ctx, &health, &work), manifest, memtables, opened),
-        log: Log::new((&ctx, &health, &work, &counters), start),
+        files: FileSet::new(&ctx, &health, &work, manifest, Arc::clone(&active), recovered.memtables, opened),
+        log: Log::new(&ctx, &health, &work, &counters, start),
         jobs: Jobs::new(ctx.order),
         dead: Arc::new(DeadSpans::new(ctx.options.dead_bytes())),
         ctx,

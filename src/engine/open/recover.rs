@@ -71,7 +71,7 @@ pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Rec
             recovered.ends.insert(number, LogEnd::AtMost(0));
             continue;
         }
-        recovered.take((number, &owner), &batches, version, &path)?;
+        recovered.take(number, &owner, &batches, version, &path)?;
         let exact = matches!(known, Some(LogEnd::Exactly(_)));
         // A log without a batch may be lost without harm.
         let end = if batches.is_empty() { 0 } else { replayed.end };
@@ -91,7 +91,8 @@ impl Recovered {
     #[expect(clippy::rc_buffer, reason = "the memtable points into the bytes as they were read")]
     fn take(
         &mut self,
-        (number, bytes): (FileNumber, &Arc<Vec<u8>>),
+        number: FileNumber,
+        bytes: &Arc<Vec<u8>>,
         places: &[Range<usize>],
         version: &Version,
         path: &Path,

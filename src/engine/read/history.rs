@@ -4,7 +4,7 @@
 //! the middle skips newer versions: of those it reads only the one just above in each source, which records whether
 //! anything in between was dropped.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use super::{ViewCore, get_as_of, scan::AnySource};
 use crate::{
@@ -148,16 +148,16 @@ pub(crate) struct VersionWalk {
     ended: bool,
 }
 
-/// Walks the versions of a key that this view can see and whose seqno is in `from..to`; `None` if the keyspace did not
+/// Walks the versions of a key that this view can see and whose seqno is in `seqnos`; `None` if the keyspace did not
 /// exist yet.
 pub(crate) fn history(
     view: &Arc<ViewCore>,
     keyspace: &KeyspaceRef,
     key: &[u8],
-    (from, to): (Seqno, Seqno),
+    seqnos: Range<Seqno>,
 ) -> Result<Option<VersionWalk>> {
     let Some(read_at) = view.read_at(keyspace)? else { return Ok(None) };
-    history_in(view, &view.files().of_keyspace(keyspace.id), read_at, keyspace, key, (from, to)).map(Some)
+    history_in(view, &view.files().of_keyspace(keyspace.id), read_at, keyspace, key, seqnos).map(Some)
 }
 
 /// Walks the versions of a key in the files given.
@@ -167,8 +167,9 @@ fn history_in(
     read_at: ReadAt,
     keyspace: &KeyspaceRef,
     key: &[u8],
-    (from, to): (Seqno, Seqno),
+    seqnos: Range<Seqno>,
 ) -> Result<VersionWalk> {
+    let Range { start: from, end: to } = seqnos;
     let to = to.min(read_at.seqno.next());
     let mut sources = Vec::new();
     // One range tombstone may be in several segments.
@@ -225,7 +226,7 @@ pub(crate) fn history_range(
     view: &Arc<ViewCore>,
     keyspace: &KeyspaceRef,
     span: KeySpan,
-    seqnos: (Seqno, Seqno),
+    seqnos: Range<Seqno>,
 ) -> Result<Option<RangeWalk>> {
     let Some(read_at) = view.read_at(keyspace)? else { return Ok(None) };
     let current = view.files().of_keyspace(keyspace.id);
@@ -282,11 +283,11 @@ const PASSED_MAX: usize = 16;
 /// A walk over the versions of each key of a span that has any left.
 pub(crate) struct RangeWalk {
     view: Arc<ViewCore>,
-    /// Tombstones the walk as under way: it stays with the files it started with.
+    /// Marks the walk as under way: it stays with the files it started with.
     _iterating: Arc<()>,
     keyspace: KeyspaceRef,
     read_at: ReadAt,
-    seqnos: (Seqno, Seqno),
+    seqnos: Range<Seqno>,
     current: Arc<SuperVersion>,
     /// Every entry left of any key, for the keys alone.
     keys: Kway<AnySource>,
@@ -341,7 +342,8 @@ impl RangeWalk {
             self.keys.advance()?;
         }
         let read_at = self.read_at.clone();
-        self.walk = Some(history_in(&self.view, &self.current, read_at, &self.keyspace, &self.key, self.seqnos)?);
+        self.walk =
+            Some(history_in(&self.view, &self.current, read_at, &self.keyspace, &self.key, self.seqnos.clone())?);
         Ok(true)
     }
 }
@@ -453,7 +455,7 @@ impl VersionWalk {
 
     /// Returns the value of a version, expired or not; for an operand, what a read at its seqno folds.
     fn value_of(&self, kind: Kind, seqno: Seqno, value: impl FnOnce() -> Bytes) -> Result<Option<Bytes>> {
-        let found = meaning(kind, (seqno, None), None)?.unwrap_or(Meaning::Operand);
+        let found = meaning(kind, seqno, None, None)?.unwrap_or(Meaning::Operand);
         if let Some(answer) = found.answer(value) {
             return answer.into_value(&self.key).map_err(|error| self.keyspace.named(error));
         }

@@ -302,7 +302,7 @@ fn look_up_as_of(
 /// Returns the answer of a history-tier version whose interval holds the moment.
 fn answer_of(version: &HistoryVersion, lookup: &Lookup) -> Result<Option<Answer>> {
     let HistoryVersion { seqno, time, kind, value } = version;
-    lookup.answer_of(*kind, (*seqno, *time), || value.clone())
+    lookup.answer_of(*kind, *seqno, *time, || value.clone())
 }
 
 /// Looks a key up in the history tier.

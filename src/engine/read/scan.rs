@@ -134,7 +134,7 @@ pub(super) fn scan_in(
         }
     }
     let merge = Kway::new(sources, direction);
-    let visible = Visible::new(merge, tombstones, read_at, span, (direction, keyspace.strategy.clone()));
+    let visible = Visible::new(merge, tombstones, read_at, span, direction, keyspace.strategy.clone());
     Ok(visible.with_dead(dead, id))
 }
 

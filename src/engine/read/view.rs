@@ -331,7 +331,7 @@ fn fix_time(engine: &Engine, time: Micros) -> Result<()> {
     if editing.version().time < floor {
         // A little ahead, so that not every call waits for the disk.
         let time = floor.saturating_add(Micros(AHEAD));
-        editing.apply(&Edit::new([Change::Seqnos { last: Seqno(0), next: Seqno(0), ceiling: Seqno(0), time }]))?;
+        editing.apply(&Edit::new([Change::reached(Seqno(0), time)]))?;
     }
     engine.log.lock().raise_floor(floor);
     Ok(())

@@ -30,7 +30,7 @@ pub(super) use sync::sync_at_intervals;
 pub(crate) use update::update;
 
 use crate::{
-    base::{Error, Micros, Receipt, Result, Seqno},
+    base::{Error, Receipt, Result, Seqno},
     engine::{
         Durability, Engine, KeyspaceRef,
         catalogue::dropped,
@@ -163,7 +163,7 @@ fn extend_reservation(engine: &Engine) -> Result<()> {
     let mut editing = engine.files.edit();
     if is_low() {
         let ceiling = Seqno(engine.visible().0.saturating_add(reserve));
-        editing.apply(&Edit::new([Change::Seqnos { last: Seqno(0), next: Seqno(0), ceiling, time: Micros::ZERO }]))?;
+        editing.apply(&Edit::new([Change::reserved(ceiling)]))?;
         engine.log.raise_ceiling(ceiling);
     }
     Ok(())

@@ -126,7 +126,7 @@ impl MapBuilder {
         let source = Entries { data, count, refs: refs.finish()? };
         let combine = Combine { strategy: &MergeStrategy::ErrorOnDuplicate, shape: shape.unwrap_or(Shape::Mixed) };
         let go_on = &mut |_| ControlFlow::Continue(());
-        let map = write_map(path, self.seed, &source, &combine, (self.memory_budget, self.threads), go_on);
+        let map = write_map(path, self.seed, &source, &combine, self.memory_budget, self.threads, go_on);
         drop(spilled);
         map
     }

@@ -140,7 +140,7 @@ pub fn merge_to(
     let combine = Combine { strategy, shape: shape_of(maps, strategy) };
     let inputs = Maps { all: maps, refs, number: seed, seed: mixed_seed };
     let go_on = &mut |done| progress.as_mut().map_or(ControlFlow::Continue(()), |told| told(done));
-    write_map(path, seed, &inputs, &combine, (memory_budget, threads), go_on)
+    write_map(path, seed, &inputs, &combine, memory_budget, threads, go_on)
 }
 
 /// Returns the shape of the result: its entries have equal lengths if those of all maps do, and the strategy makes no

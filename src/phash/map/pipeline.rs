@@ -129,7 +129,8 @@ pub(super) fn write_map(
     seed: u64,
     inputs: &impl Inputs,
     combine: &Combine<'_>,
-    (memory, threads): (u64, usize),
+    memory: u64,
+    threads: usize,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Map> {
     let total = inputs.count();
@@ -151,7 +152,7 @@ pub(super) fn write_map(
         Window { state: Mutex::new(WindowState { next: 0, written: 0, stopped: false }), moved: Condvar::new() };
     let work = |builder: &mut Builder, range: u64| {
         let (from, to) = (range * per_range, ((range + 1) * per_range).min(partitions));
-        make_range(builder, inputs, combine, (from, to), partitions)
+        make_range(builder, inputs, combine, from..to, partitions)
     };
     let (sender, receiver) = sync_channel::<(u64, Made)>(threads);
     let written = std::thread::scope(|scope| {

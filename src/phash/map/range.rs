@@ -1,5 +1,7 @@
 //! One range of a map: references to its inputs, by partition; entries of one key combined; partitions put together.
 
+use std::ops::Range;
+
 use super::{
     refs::Ref,
     tail::Shape,
@@ -108,19 +110,19 @@ struct ResultEntry {
     combined: Option<usize>,
 }
 
-/// Puts together the partitions `from..to` of `count`.
+/// Puts together some of the `count` partitions.
 pub(super) fn make_range(
     builder: &mut Builder,
     inputs: &impl Inputs,
     combine: &Combine<'_>,
-    (from, to): (u64, u64),
+    parts: Range<u64>,
     count: u64,
 ) -> Result<(Vec<Packed>, u64)> {
     let mut refs = Vec::new();
-    let (lowest, highest) = routes(from, to, count);
+    let (lowest, highest) = routes(parts.start, parts.end, count);
     inputs.between(lowest, highest, &mut refs)?;
     let entries = refs.len() as u64;
-    let (mut refs, ends) = by_partition(&refs, from, to, count);
+    let (mut refs, ends) = by_partition(&refs, parts.start, parts.end, count);
     let mut made = Vec::with_capacity(ends.len());
     let mut start = 0;
     for end in ends {

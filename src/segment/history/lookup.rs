@@ -84,7 +84,7 @@ impl Segment {
             return self.search_run(at, followers, key.key(), seqno, probe);
         }
         if first.entry().seqno <= seqno {
-            return self.found((&first, &first), (seqno, None, None));
+            return self.found(&first, &first, seqno, None, None);
         }
         let mut gone = refusing(first.entry().seqno, first.entry().gap_start, seqno);
         let (mut above, mut older_follows) = (first.entry().seqno, first.entry().older_follows);
@@ -93,7 +93,7 @@ impl Segment {
             let (glance, next) = self.glance_at(data, at)?;
             if glance.seqno <= seqno {
                 let version = self.entry_at(data, at)?;
-                return self.found((&version, &first), (seqno, Some(above), gone));
+                return self.found(&version, &first, seqno, Some(above), gone);
             }
             gone = refusing(glance.seqno, glance.gap_start, seqno).or(gone);
             (above, older_follows, at) = (glance.seqno, glance.older_follows, next);
@@ -117,8 +117,11 @@ impl Segment {
     /// run, and `whole` is the first version of that run.
     fn found(
         &self,
-        (version, whole): (&Placed<'_>, &Placed<'_>),
-        (seqno, above, gone): (Seqno, Option<Seqno>, Option<Seqno>),
+        version: &Placed<'_>,
+        whole: &Placed<'_>,
+        seqno: Seqno,
+        above: Option<Seqno>,
+        gone: Option<Seqno>,
     ) -> Result<HistoryAnswer> {
         // A look-up does not need the end time.
         let until = self.until(version.entry(), above.map(|above| (above, Micros::ZERO)))?;
