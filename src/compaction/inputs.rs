@@ -55,12 +55,12 @@ impl Inputs {
     /// empty or has no end.
     #[inline]
     pub(super) fn admit_version(&mut self, entry: &EntryRef<'_>, source: &impl Source) -> Result<bool> {
-        let has_interval = match entry.until {
-            Some(Until::At { seqno, .. }) => entry.seqno < seqno,
-            Some(Until::Open) => true,
+        let has_interval = match entry.time.zip(entry.until) {
+            Some((began, Until::At { seqno, time })) => entry.seqno < seqno && began <= time,
+            Some((_, Until::Open)) => true,
             None => false,
         };
-        if !has_interval || entry.time.is_none() {
+        if !has_interval {
             self.refuse(entry, source.file(), "a version with a time and an interval")?;
         }
         self.admit(entry, source)
@@ -156,7 +156,9 @@ mod tests {
         }
         let until = |until, time| EntryRef { time, until, ..entry("c", Seqno(9)) };
         let at = |seqno| Some(Until::At { seqno, time: Micros(1) });
-        for wrong in [until(None, Some(Micros(1))), until(at(Seqno(9)), Some(Micros(1))), until(at(Seqno(10)), None)] {
+        let backwards = until(at(Seqno(10)), Some(Micros(2)));
+        let endless = until(None, Some(Micros(1)));
+        for wrong in [endless, until(at(Seqno(9)), Some(Micros(1))), until(at(Seqno(10)), None), backwards] {
             assert!(inputs.admit_version(&wrong, &file).is_err(), "{wrong:?}");
         }
         assert!(inputs.admit_version(&until(at(Seqno(10)), Some(Micros(1))), &file).unwrap());

@@ -135,13 +135,18 @@ impl Segment {
         }
     }
 
-    /// Returns the entry at a position that the index or another entry names.
-    #[expect(clippy::inline_always, reason = "the result is large: out of line, a look-up would move it twice")]
-    #[inline(always)]
-    pub(super) fn entry_at<'a>(&self, data: Mapped<'a>, at: usize) -> Result<Placed<'a>> {
+    /// Decodes the entry at a position that the index or another entry names. Only its head has been verified.
+    #[inline]
+    fn decode_at(&self, data: Mapped<'_>, at: usize) -> Result<Decoded> {
         let room = self.blocks_end().saturating_sub(at);
         let head = data.get(at, room.min(HEAD_LEN_MAX))?;
-        let decoded = decode(&head, 0, room, self.base()).map_err(|bad| self.in_entry(bad, at))?;
+        decode(&head, 0, room, self.base()).map_err(|bad| self.in_entry(bad, at))
+    }
+
+    /// Returns the entry at such a position, with its bytes.
+    #[inline]
+    pub(super) fn entry_at<'a>(&self, data: Mapped<'a>, at: usize) -> Result<Placed<'a>> {
+        let decoded = self.decode_at(data, at)?;
         let bytes = data.get(at, decoded.value.end)?;
         Ok(Placed { at, bytes, decoded })
     }
@@ -160,16 +165,17 @@ impl Segment {
         probe.blocks += 1;
         // Loads the lines of the value while the head is decoded and the key compared, not after.
         data.fetch_entry(at);
-        let found = self.entry_at(data, at)?;
-        if found.key() != key.key {
+        // Not put together with its bytes: what was decoded is large, and would be moved once more.
+        let Decoded { entry, key: key_at, value } = self.decode_at(data, at)?;
+        let bytes = data.get(at, value.end)?;
+        if bytes.get(key_at) != Some(key.key) {
             return Ok(None);
         }
         probe.key_found = true;
-        let entry = found.entry();
         if entry.older_follows && (entry.seqno > lookup.seqno() || entry.kind == Kind::Operand) {
             return self.get_by_fences(key.key, tombstones, lookup, probe);
         }
-        tombstones.show_entry(entry, || found.bytes.share(found.decoded.value.clone()), lookup)
+        tombstones.show_entry(&entry, || bytes.share(value), lookup)
     }
 
     fn get_by_fences(
