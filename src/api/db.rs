@@ -342,7 +342,7 @@ impl Db {
     /// # Errors
     /// [`Cancelled`](crate::Error::Cancelled), and the errors of [`compact`](Db::compact).
     pub fn compact_with(&self, mut told: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Compacted> {
-        Watch::telling(&mut told).over(|watch| jobs::compact(self.engine(), Scope::All, watch))
+        Watch::reporting_to(&mut told).over(|watch| jobs::compact(self.engine(), Scope::All, watch))
     }
 
     /// Collects statistics: work done, memory held, and what holds every byte of the directory.
@@ -386,7 +386,7 @@ impl Db {
     /// # Errors
     /// [`Cancelled`](crate::Error::Cancelled), and the errors of [`verify`](Db::verify).
     pub fn verify_with(&self, mut told: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Report> {
-        Watch::telling(&mut told).over(|watch| verify(self.engine(), watch))
+        Watch::reporting_to(&mut told).over(|watch| verify(self.engine(), watch))
     }
 
     /// Copies everything committed before the call to a new directory, by hard links where possible. The copy opens as
@@ -426,7 +426,7 @@ impl Db {
         path: impl AsRef<Path>,
         mut told: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<()> {
-        Watch::telling(&mut told).over(|watch| checkpoint::checkpoint(self.engine(), path.as_ref(), watch))
+        Watch::reporting_to(&mut told).over(|watch| checkpoint::checkpoint(self.engine(), path.as_ref(), watch))
     }
 
     /// Fails with the reason if writes have stopped, or if background work cannot continue.

@@ -472,7 +472,7 @@ impl Keyspace {
         let span = range.span();
         let whole = span.start.is_empty() && span.end.is_none();
         let scope = if whole { Scope::Keyspace(&self.inner) } else { Scope::Span(&self.inner, &span) };
-        Watch::telling(&mut told).over(|watch| jobs::compact(self.engine(), scope, watch))
+        Watch::reporting_to(&mut told).over(|watch| jobs::compact(self.engine(), scope, watch))
     }
 
     /// Writes a value if the key does not exist. Returns `None`, and writes nothing, if it does.

@@ -129,7 +129,7 @@ impl View {
         path: impl AsRef<Path>,
         mut told: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<()> {
-        Watch::telling(&mut told).over(|watch| checkpoint::checkpoint_view(&self.core, path.as_ref(), watch))
+        Watch::reporting_to(&mut told).over(|watch| checkpoint::checkpoint_view(&self.core, path.as_ref(), watch))
     }
 
     /// Reads the value a key had.

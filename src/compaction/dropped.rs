@@ -33,7 +33,7 @@ impl Dropped {
         }
     }
 
-    pub(super) fn held(&mut self, by: Option<Seqno>, bytes: usize) {
+    pub(super) fn record_held(&mut self, by: Option<Seqno>, bytes: usize) {
         let Some(seqno) = by else { return };
         match self.held_by.iter_mut().find(|(known, _)| *known == seqno) {
             Some((_, sum)) => *sum += bytes as u64,

@@ -106,7 +106,7 @@ impl HistorySurvivors {
         if let Some(purge) = self.purges.hides(entry.key, seqno) {
             let lowest = gap_start.map_or(seqno, |gap| gap.min(seqno));
             let reader = self.demands.before_purge(purge, lowest, end.min(purge));
-            self.dropped.held(reader, candidate.bytes);
+            self.dropped.record_held(reader, candidate.bytes);
             return reader.map(|_| kept);
         }
         if self.policy.keeps_history() && self.policy.owes(&candidate, self.now) {
@@ -117,7 +117,7 @@ impl HistorySurvivors {
             Until::At { seqno: end, .. } => {
                 let reader = self.demands.any_in(lowest, end);
                 if reader.is_some() {
-                    self.dropped.held(reader, candidate.bytes);
+                    self.dropped.record_held(reader, candidate.bytes);
                     return Some(kept);
                 }
                 self.dropped.vanished = self.dropped.vanished.max(end);

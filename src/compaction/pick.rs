@@ -88,7 +88,7 @@ const BUCKETS: u64 = 8;
 impl Aging {
     /// Returns whether a segment of the history tier can be dropped as a whole: it left the window, and no reader needs
     /// it.
-    fn lets_go(&self, keyspace: &KeyspaceVersion, segment: &SegmentMeta) -> bool {
+    fn is_unneeded(&self, keyspace: &KeyspaceVersion, segment: &SegmentMeta) -> bool {
         let Some(history) = segment.summary.history else { return false };
         // A view above a tombstone without an end, but below `vanished`, would take the absence of the tombstone for
         // lost history.
@@ -127,7 +127,8 @@ impl Aging {
 
 /// Chooses the next task in the history tier of a keyspace: whole segments are dropped before any are merged.
 pub(crate) fn pick_history(keyspace: &KeyspaceVersion, aging: &Aging) -> Option<HistoryTask> {
-    let gone: Vec<_> = keyspace.history.iter().filter(|segment| aging.lets_go(keyspace, segment)).cloned().collect();
+    let gone: Vec<_> =
+        keyspace.history.iter().filter(|segment| aging.is_unneeded(keyspace, segment)).cloned().collect();
     if !gone.is_empty() {
         return Some(HistoryTask::Drop(gone));
     }

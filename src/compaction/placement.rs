@@ -84,13 +84,13 @@ impl KeptVersion {
             Kind::RangeDelete | Kind::RangePurge | Kind::Recipe | Kind::Purge => false,
         };
         if fits && kind != Kind::Operand {
-            self.settle(true);
+            self.materialise(true);
         }
         fits
     }
 
     /// Makes the value from the gathered parts: a state if they include the base.
-    fn settle(&mut self, state: bool) {
+    fn materialise(&mut self, state: bool) {
         if let Some(gathered) = self.gathered.take() {
             (self.entry.kind, self.value) = gathered.into_entry(state);
         }
@@ -98,7 +98,7 @@ impl KeptVersion {
 
     /// Turns an operand into a state, if it can be folded onto its base.
     fn become_state(&mut self, strategy: &MergeStrategy, key: &[u8], base: &Self) {
-        self.settle(false);
+        self.materialise(false);
         let Some(mut gathered) = strategy.gather(&self.value) else { return };
         if base.is_tombstone() || gathered.store_older(key, &base.value) {
             (self.entry.kind, self.value) = gathered.into_entry(true);
@@ -139,7 +139,7 @@ impl KeyVersions {
 
     /// Records on the last one that a version beneath it was dropped; `moved` if versions of that gap are in the
     /// history tier.
-    pub(super) fn note(&mut self, seqno: Seqno, moved: bool) {
+    pub(super) fn record_gap(&mut self, seqno: Seqno, moved: bool) {
         assert!(!self.waiting.is_empty(), "@{seqno} is dropped beneath no version (K3)");
         if let Some(last) = self.waiting.last_mut() {
             last.widen_gap(seqno);
@@ -188,7 +188,7 @@ impl KeyVersions {
         let wait = last_base.filter(|_| more_follow).map(|at| versions.split_off(at)).unwrap_or_default();
         if is_bottom {
             // A purge with nothing left beneath it.
-            versions.pop_if(|last| last.entry.kind == Kind::Purge && rules.may_go(last.entry.seqno, demands));
+            versions.pop_if(|last| last.entry.kind == Kind::Purge && rules.may_drop_purge(last.entry.seqno, demands));
         }
         let keeps_history = rules.policy.keeps_history();
         let operand_is_last = versions.last().is_some_and(KeptVersion::is_operand);
@@ -196,7 +196,7 @@ impl KeyVersions {
             keeps_history && !operand_is_last && wait.first().is_some_and(|next| !next.entry.kind.purges());
         self.choose_tiers(&mut versions, keeps_history, history_follows);
         if is_bottom && !self.begun {
-            leave(&mut versions, key, retention, tombstones, dropped);
+            retire_newest(&mut versions, key, retention, tombstones, dropped);
         }
         for version in versions.drain(..) {
             match version.tier {
@@ -279,7 +279,7 @@ fn emit(
     out: &mut impl Output,
 ) -> Result<()> {
     let Some(mut version) = version else { return Ok(()) };
-    version.settle(false);
+    version.materialise(false);
     out.add(tier, &Entry { older_follows, ..version.entry }, key, &version.value)
 }
 
@@ -304,7 +304,7 @@ fn make_states(versions: &mut [KeptVersion], key: &[u8], rules: &Rules, is_botto
 
 /// Drops the newest version, if it is a tombstone or has expired, the main tree has nothing else of the key, and no
 /// reader needs it (K4). A tombstone goes to the history tier while the policy keeps it.
-fn leave(
+fn retire_newest(
     versions: &mut [KeptVersion],
     key: &[u8],
     retention: &Retention,

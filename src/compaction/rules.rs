@@ -51,7 +51,7 @@ impl Rules {
     }
 
     /// Returns whether a purge has nothing left to hide, and no reader needs it (K11).
-    pub(super) fn may_go(&self, purge: Seqno, demands: &Demands) -> bool {
+    pub(super) fn may_drop_purge(&self, purge: Seqno, demands: &Demands) -> bool {
         self.purged_upto >= purge && !demands.holds_purge(purge)
     }
 

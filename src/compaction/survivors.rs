@@ -240,14 +240,14 @@ impl Survivors {
                     above.is_delete |= candidate.moved;
                 }
                 if !candidate.by_tombstone {
-                    self.kept.note(gap, candidate.moved);
+                    self.kept.record_gap(gap, candidate.moved);
                 }
             }
             return;
         }
         let readable = seqno < above.floor;
         let wanted = if kind.purges() || reader.is_some() {
-            self.dropped.held(reader, candidate.bytes);
+            self.dropped.record_held(reader, candidate.bytes);
             true
         } else {
             !same_commit && readable && self.is_wanted(candidate, &above)
@@ -257,9 +257,9 @@ impl Survivors {
                 // It became the base of an operand, so its readers still find it there.
                 self.skipped_tombstone = true;
             } else if same_commit {
-                candidate.gap_start.into_iter().for_each(|gap| self.kept.note(gap, candidate.moved));
+                candidate.gap_start.into_iter().for_each(|gap| self.kept.record_gap(gap, candidate.moved));
             } else {
-                self.kept.note(candidate.lowest(), candidate.moved);
+                self.kept.record_gap(candidate.lowest(), candidate.moved);
                 self.dropped_beneath_last();
             }
         } else if wanted || in_operand {
@@ -274,7 +274,7 @@ impl Survivors {
         } else {
             // At or above the floor it could not be read before, either: nothing to record.
             if candidate.lowest() < above.floor {
-                self.kept.note(candidate.lowest(), candidate.moved);
+                self.kept.record_gap(candidate.lowest(), candidate.moved);
                 self.dropped_beneath_last();
             }
         }
@@ -295,7 +295,7 @@ impl Survivors {
         });
         let reader = self.retention.demands.any_in(candidate.seqno, above.seqno);
         if !owed {
-            self.dropped.held(reader, candidate.bytes);
+            self.dropped.record_held(reader, candidate.bytes);
         }
         owed || reader.is_some()
     }

@@ -82,7 +82,7 @@ fn events(pieces: &[Piece]) -> BTreeMap<usize, (Vec<usize>, Vec<usize>)> {
 fn one_word(commit: &[Piece], out: &mut Vec<Piece>) {
     let mut open: BTreeSet<usize> = BTreeSet::new();
     let mut purges = 0usize;
-    let mut told: Option<Piece> = None;
+    let mut under_way: Option<Piece> = None;
     for (edge, (begin, end)) in events(commit) {
         let is_purge = |at: &&usize| commit.get(**at).is_some_and(|piece| piece.tombstone.purge);
         purges += begin.iter().filter(is_purge).count();
@@ -93,12 +93,15 @@ fn one_word(commit: &[Piece], out: &mut Vec<Piece>) {
         open.extend(begin);
         let newest =
             open.last().and_then(|at| commit.get(*at)).map(|piece| Tombstone { purge: purges > 0, ..piece.tombstone });
-        if told.map(|told| told.tombstone) != newest {
-            out.extend(told.take().map(|told| Piece { to: edge, ..told }));
-            told = newest.map(|tombstone| Piece { from: edge, to: edge, tombstone });
+        if under_way.map(|under_way| under_way.tombstone) != newest {
+            out.extend(under_way.take().map(|under_way| Piece { to: edge, ..under_way }));
+            under_way = newest.map(|tombstone| Piece { from: edge, to: edge, tombstone });
         }
     }
-    assert!(told.is_none() && open.is_empty() && purges == 0, "{told:?} of one commit continues past every edge");
+    assert!(
+        under_way.is_none() && open.is_empty() && purges == 0,
+        "{under_way:?} of one commit continues past every edge"
+    );
 }
 
 /// Sweep over the keys.
@@ -114,16 +117,16 @@ struct Sweep<'a> {
     /// Lowest seqno lost with each dropped piece over the current keys; a tree of minima.
     lowest: Vec<Seqno>,
     /// For each piece that stays: the edge since which it has its current gap, and that gap.
-    told: Vec<Option<Piece>>,
+    under_way: Vec<Option<Piece>>,
     out: Vec<Piece>,
 }
 
 impl<'a> Sweep<'a> {
     fn new(pieces: &'a [Piece], rules: &'a Rules, demands: &'a Demands, dropped: &'a mut Dropped) -> Self {
         let count = pieces.len();
-        let (lowest, told) = (vec![Seqno::MAX; 2 * count], vec![None; count]);
+        let (lowest, under_way) = (vec![Seqno::MAX; 2 * count], vec![None; count]);
         let (open, kept) = (BTreeSet::new(), BTreeSet::new());
-        Self { pieces, rules, demands, dropped, open, kept, lowest, told, out: Vec::with_capacity(count) }
+        Self { pieces, rules, demands, dropped, open, kept, lowest, under_way, out: Vec::with_capacity(count) }
     }
 
     fn run(mut self, end: usize) -> Vec<Piece> {
@@ -161,8 +164,8 @@ impl<'a> Sweep<'a> {
                 self.tell(rank, edge);
             }
         }
-        let told = self.told.iter().flatten().count();
-        assert!(told == 0 && self.kept.is_empty(), "{told} tombstones continue past edge {end}, the last");
+        let under_way = self.under_way.iter().flatten().count();
+        assert!(under_way == 0 && self.kept.is_empty(), "{under_way} tombstones continue past edge {end}, the last");
         self.out
     }
 
@@ -183,9 +186,9 @@ impl<'a> Sweep<'a> {
         if stays {
             self.kept.insert(rank);
         } else if self.kept.remove(&rank)
-            && let Some(told) = self.told.get_mut(rank).and_then(Option::take)
+            && let Some(under_way) = self.under_way.get_mut(rank).and_then(Option::take)
         {
-            self.out.push(Piece { to: edge, ..told });
+            self.out.push(Piece { to: edge, ..under_way });
         }
     }
 
@@ -199,9 +202,9 @@ impl<'a> Sweep<'a> {
             tombstone.widen_gap(dropped);
             self.dropped.dropped_beneath(tombstone.seqno);
         }
-        let Some(told) = self.told.get_mut(rank) else { return };
-        if told.is_none_or(|told| told.tombstone != tombstone) {
-            let before = told.replace(Piece { from: edge, to: edge, tombstone });
+        let Some(under_way) = self.under_way.get_mut(rank) else { return };
+        if under_way.is_none_or(|under_way| under_way.tombstone != tombstone) {
+            let before = under_way.replace(Piece { from: edge, to: edge, tombstone });
             self.out.extend(before.map(|before| Piece { to: edge, ..before }));
         }
     }

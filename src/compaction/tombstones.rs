@@ -244,7 +244,7 @@ impl Leaving<'_> {
             let Tombstone { seqno, gap_start, purge, .. } = *tombstone;
             let held = trusting.is_some_and(|newest| newest >= seqno)
                 || gap_start.is_some_and(|gap| self.demands.any_in(gap, seqno).is_some());
-            !held && (!purge || self.rules.may_go(seqno, self.demands))
+            !held && (!purge || self.rules.may_drop_purge(seqno, self.demands))
         };
         // Changes at each part: in the number of tombstones, and in the number of those that must stay.
         let mut steps = vec![(0isize, 0isize); count + 1];
@@ -435,7 +435,8 @@ mod tests {
                     let alone = rules.policy.keeps_history() || was.len() <= 1;
                     let held =
                         was.iter().any(|tombstone| demands.holds_tombstone(tombstone.seqno, tombstone.gap_start));
-                    let purges = was.iter().any(|tombstone| tombstone.purge && !rules.may_go(tombstone.seqno, demands));
+                    let purges =
+                        was.iter().any(|tombstone| tombstone.purge && !rules.may_drop_purge(tombstone.seqno, demands));
                     let needed = was.is_empty() || alone && !held && !purges && older.is_clear_at(key);
                     assert!(
                         needed && (was.is_empty() || !hidden.iter().any(|(hidden, _)| hidden == key)),

@@ -373,11 +373,11 @@ fn copy_keyspace(
             finish(full)?;
         }
         // Its version: the newest in its history up to the moment.
-        let told = history(view, reference, scan.key(), Seqno(0)..Seqno::MAX)?
+        let version = history(view, reference, scan.key(), Seqno(0)..Seqno::MAX)?
             .map(|mut walk| walk.next())
             .transpose()?
             .flatten();
-        let (seqno, time) = told.map_or((view.seqno(), view.time()), |told| (told.seqno, told.time));
+        let (seqno, time) = version.map_or((view.seqno(), view.time()), |version| (version.seqno, version.time));
         let entry = Entry { time: keeps_time.then_some(time), ..Entry::new(kind, seqno) };
         if writer.is_none() {
             *next_file = next_file.next();

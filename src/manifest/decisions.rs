@@ -16,7 +16,7 @@ pub(crate) struct Decisions {
 pub(super) const DECISIONS_MAX: usize = 1 << 14;
 
 impl Decisions {
-    pub(super) fn note(&mut self, seqno: Seqno, time: Micros) {
+    pub(super) fn record(&mut self, seqno: Seqno, time: Micros) {
         if self.stamps.last().is_none_or(|(last, _)| *last < seqno) && seqno >= self.from {
             self.stamps.push((seqno, time));
         }

@@ -131,7 +131,7 @@ impl ManifestStore {
     }
 
     /// Ends a doubt with a new manifest that holds the current version.
-    pub(crate) fn settle(&mut self) -> Result<(), CommitFailure> {
+    pub(crate) fn resolve_doubt(&mut self) -> Result<(), CommitFailure> {
         if self.in_doubt() { self.roll(Arc::clone(&self.version)) } else { Ok(()) }
     }
 

@@ -71,7 +71,7 @@ impl Version {
         for change in &edit.changes {
             next.change(change)?;
         }
-        next.note_decisions(edit);
+        next.record_decisions(edit);
         // An edit changes a few of possibly thousands of keyspaces.
         let mut changed: Vec<KeyspaceId> = edit.changes.iter().filter_map(Change::reordered).collect();
         changed.sort_unstable();
@@ -86,7 +86,7 @@ impl Version {
     }
 
     /// Forgets the bytes that a removed segment held.
-    fn let_go(&mut self, number: FileNumber) {
+    fn forget_held(&mut self, number: FileNumber) {
         if self.held.contains_key(&number) {
             Arc::make_mut(&mut self.held).remove(&number);
         }
@@ -125,7 +125,7 @@ impl Version {
 
     /// Records the time of a decision from its edit, and of all remembered ones from a snapshot. The edit of a flush
     /// looks alike, but records a commit, which is in the timeline.
-    fn note_decisions(&mut self, edit: &Edit) {
+    fn record_decisions(&mut self, edit: &Edit) {
         let any = |is: fn(&Change) -> bool| edit.changes.iter().any(is);
         let is_snapshot = any(|change| matches!(change, Change::NextKeyspace { .. }));
         if !is_snapshot && any(|change| matches!(change, Change::LogsFrom { .. })) {
@@ -134,7 +134,7 @@ impl Version {
         for change in &edit.changes {
             // A change that reserves nothing.
             if let Change::Seqnos { last: seqno @ Seqno(1..), next: Seqno(0), ceiling: Seqno(0), time } = *change {
-                Arc::make_mut(&mut self.decisions).note(seqno, time);
+                Arc::make_mut(&mut self.decisions).record(seqno, time);
             }
         }
     }
@@ -160,10 +160,10 @@ impl Version {
             }
             Change::Add { level, segment } => self.add(usize::from(*level), segment)?,
             Change::Remove { keyspace, number } => {
-                self.let_go(*number);
+                self.forget_held(*number);
                 self.keyspace_mut(*keyspace)?.remove(*number)?;
             }
-            Change::Held { number, bytes } => self.hold(*number, bytes),
+            Change::Held { number, bytes } => self.record_held(*number, bytes),
             Change::LogsFrom { number } => {
                 self.logs_from = self.logs_from.max(*number);
                 self.log_ends = self.log_ends.split_off(&self.logs_from);
@@ -204,7 +204,7 @@ impl Version {
 
     fn forget(&mut self, id: KeyspaceId) {
         if let Some(gone) = self.keyspaces.remove(&id) {
-            gone.segments().for_each(|segment| self.let_go(segment.number));
+            gone.segments().for_each(|segment| self.forget_held(segment.number));
         }
     }
 
@@ -217,9 +217,9 @@ impl Version {
         Ok(())
     }
 
-    fn hold(&mut self, number: FileNumber, bytes: &[(Seqno, u64)]) {
+    fn record_held(&mut self, number: FileNumber, bytes: &[(Seqno, u64)]) {
         if bytes.is_empty() {
-            self.let_go(number);
+            self.forget_held(number);
         } else {
             Arc::make_mut(&mut self.held).insert(number, bytes.to_vec());
         }
@@ -340,7 +340,7 @@ mod tests {
         let count = DECISIONS_MAX as u64 + 3;
         for seqno in 1..=count {
             let stamp = Change::reached(Seqno(seqno), Micros(seqno * 10));
-            version.note_decisions(&Edit::new([stamp]));
+            version.record_decisions(&Edit::new([stamp]));
         }
         assert_eq!((version.decisions.at_seqno(Seqno(3)), version.decisions.reach(Seqno(3))), (None, false));
         assert_eq!(

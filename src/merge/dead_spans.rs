@@ -229,10 +229,10 @@ impl DeadSpans {
         // Purges hide from a view of the past what older views still see: such a view records for its own moment only.
         if !known && reader.seqno == reader.purge_horizon {
             let other = if newest_put <= reader.seqno { State::Dead(reader) } else { State::Quiet(newest_put) };
-            known = spans.note((keyspace, PRESENT), start, end, &reader, other, worth);
+            known = spans.record((keyspace, PRESENT), start, end, &reader, other, worth);
         }
         if !known {
-            spans.note((keyspace, reader.seqno), start, end, &reader, State::Dead(reader), worth);
+            spans.record((keyspace, reader.seqno), start, end, &reader, State::Dead(reader), worth);
         }
         spans.make_room();
         self.counted(&spans);
@@ -280,7 +280,7 @@ impl Spans {
 
     /// Records what a reader found from `start` to before `end`, and `other` where nothing is known; `false` if a part
     /// of it is older than what is known there.
-    fn note(&mut self, place: Place, start: &[u8], end: &[u8], reader: &Finder, other: State, worth: bool) -> bool {
+    fn record(&mut self, place: Place, start: &[u8], end: &[u8], reader: &Finder, other: State, worth: bool) -> bool {
         // The spans that overlap it or touch it.
         let mut met: Vec<Arc<[u8]>> = Vec::new();
         if let Some(spans) = self.places.get(&place) {

@@ -273,7 +273,7 @@ impl Lookup {
                 return Ok(Meaning::Deleted);
             }
             let above = Above { seqno, gap_start };
-            self.see_above(above);
+            self.record_above(above);
             let there = moved && !self.history_asked && above.refuses(self.read_at.seqno);
             return Ok(if there { Meaning::Moved } else { Meaning::Above });
         }
@@ -328,7 +328,7 @@ impl Lookup {
         older.iter().chain(base).all(|older| gathered.store_older(key, older)).then(|| gathered.into_entry(true))
     }
 
-    fn see_above(&mut self, mut entry: Above) {
+    fn record_above(&mut self, mut entry: Above) {
         // The gap of an entry further above may reach beneath this one.
         if let Some(newer) = self.above {
             entry.gap_start = entry.gap_start.into_iter().chain(newer.gap_start).min();

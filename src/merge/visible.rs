@@ -59,7 +59,7 @@ impl DeadStretch {
 
     /// Records the result of a look. After one span there is often another, with a key between them that was put into
     /// both; elsewhere, doubling the distance of the next look costs little, and overshoots by no more than was walked.
-    fn looked(&mut self, to: Option<&mut Vec<u8>>) {
+    fn record_look(&mut self, to: Option<&mut Vec<u8>>) {
         if let Some(to) = to {
             std::mem::swap(&mut self.last, to);
             self.jumped = true;
@@ -285,7 +285,7 @@ impl<S: Source> Visible<S> {
             return Ok(());
         }
         let jumps = dead.jump(*keyspace, &passed.last, read_at, *direction, key);
-        passed.looked(jumps.then_some(key));
+        passed.record_look(jumps.then_some(key));
         if jumps { merge.skip_to(&passed.last) } else { Ok(()) }
     }
 

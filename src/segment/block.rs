@@ -14,7 +14,7 @@ use crate::{
 const ENCODED: u16 = 0x8000;
 
 /// Ends a block whose entries began at `offsets` in `out`.
-pub(super) fn finish(out: &mut Writer, offsets: &[usize]) {
+pub(super) fn end(out: &mut Writer, offsets: &[usize]) {
     let count = offsets.len();
     assert!(count > 0 && count < usize::from(ENCODED), "{count} entries in a block");
     for &offset in offsets {

@@ -200,7 +200,7 @@ impl SegmentWriter {
         run: Option<Run>,
         newer_run: bool,
     ) -> Result<()> {
-        let mut told = *entry;
+        let mut stored = *entry;
         assert!(entry.until.is_some() && entry.time.is_some(), "@{} in the history tier: {entry:?} (K8)", entry.seqno);
         let (seqno, time, open) = match entry.until {
             Some(Until::At { seqno, time }) => (seqno, time, false),
@@ -222,24 +222,24 @@ impl SegmentWriter {
         let (Some(difference), Some(mut run)) = (difference, run) else {
             // A whole value begins a run of its own.
             let len = RunLen(if newer_run { RunLen::NEWER } else { 0 });
-            told.run = (entry.older_follows || newer_run).then_some(len);
-            let len_at = self.append(&told, same_key, key, value, value.len())?;
+            stored.run = (entry.older_follows || newer_run).then_some(len);
+            let len_at = self.append(&stored, same_key, key, value, value.len())?;
             let whole = comparable.then(|| value.to_vec());
             self.run = Some(Run { len_at, len, seqno: entry.seqno, time: entry.time, whole });
             return Ok(());
         };
-        told.difference = true;
+        stored.difference = true;
         // It ends where the newer one begins: nothing needs to be stored.
         if run.seqno == seqno && run.time == Some(time) {
-            told.until = None;
+            stored.until = None;
         }
         run.len.0 += 1;
-        told.follower = Some(run.len.0 & RunLen::MAX);
+        stored.follower = Some(run.len.0 & RunLen::MAX);
         if let Some(at) = run.len_at {
             self.out.set_u16(at, run.len.0);
         }
         (run.seqno, run.time) = (entry.seqno, entry.time);
-        self.append(&told, same_key, key, &difference, value.len())?;
+        self.append(&stored, same_key, key, &difference, value.len())?;
         self.run = Some(run);
         Ok(())
     }
@@ -276,7 +276,7 @@ impl SegmentWriter {
         self.summary.entries += 1;
         self.summary.tombstones += u64::from(entry.kind == Kind::Delete);
         self.summary.raw_bytes += (key.len() + value_len) as u64;
-        self.note(entry.seqno, entry.gap_start);
+        self.widen_seqnos(entry.seqno, entry.gap_start);
         if entry.kind == Kind::Purge {
             self.summary.lowest_affected = Seqno(0);
         }
@@ -372,7 +372,7 @@ impl SegmentWriter {
     /// Widens the span to include the range tombstones.
     fn span(&mut self, ranges: &Tombstones) {
         for (.., tombstone) in ranges.iter() {
-            self.note(tombstone.seqno, tombstone.gap_start);
+            self.widen_seqnos(tombstone.seqno, tombstone.gap_start);
             if tombstone.purge {
                 self.summary.lowest_affected = Seqno(0);
             }
@@ -390,7 +390,7 @@ impl SegmentWriter {
         };
     }
 
-    fn note(&mut self, seqno: Seqno, gap_start: Option<Seqno>) {
+    fn widen_seqnos(&mut self, seqno: Seqno, gap_start: Option<Seqno>) {
         let summary = &mut self.summary;
         summary.min_seqno = summary.min_seqno.min(seqno);
         summary.max_seqno = summary.max_seqno.max(seqno);
@@ -407,7 +407,7 @@ impl SegmentWriter {
 
     fn end_block(&mut self) -> Result<()> {
         if !self.offsets.is_empty() {
-            block::finish(&mut self.out, &self.offsets);
+            block::end(&mut self.out, &self.offsets);
             self.offsets.clear();
             self.fence_after.clone_from(&self.last_key);
         }

@@ -174,7 +174,7 @@ impl FileSet {
         if self.in_doubt.load(Ordering::Acquire) {
             let mut manifest = self.manifest.lock();
             self.health.check_open()?;
-            match manifest.settle() {
+            match manifest.resolve_doubt() {
                 Ok(()) => self.in_doubt.store(false, Ordering::Release),
                 Err(CommitFailure::NotCommitted(error)) => return Err(error),
                 Err(CommitFailure::Unknown(error)) => {

@@ -48,7 +48,7 @@ pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: Seqno, watch: 
         retention: retention(engine, keyspace, &inputs, purged_upto, task.below.clone()),
         output_len: engine.ctx.options.segment_bytes(),
     };
-    let goes_on = goes_on(engine, &task.inputs, watch);
+    let goes_on = step_or_stop(engine, &task.inputs, watch);
     let ran = run(job, |tier| outputs.create(tier), goes_on);
     let replaced = Replaced { inputs: &task.inputs, output_level: Some(task.output_level), made: outputs.made };
     end_job(engine, &inputs, keyspace, replaced, ran)
@@ -97,7 +97,7 @@ pub(super) fn run_history_task(
         survivors: HistorySurvivors::new(policy, engine.now(), demands, purges.clone()),
         output_len: engine.ctx.options.segment_bytes(),
     };
-    let goes_on = goes_on(engine, &inputs, watch);
+    let goes_on = step_or_stop(engine, &inputs, watch);
     let ran = run_history(merge, |tier| outputs.create(tier), goes_on);
     end_job(engine, job, keyspace, Replaced { inputs: &inputs, output_level: None, made: outputs.made }, ran)
 }
@@ -115,7 +115,7 @@ pub(super) fn move_segment(engine: &Engine, task: &Task) -> Result<()> {
 }
 
 /// Returns the callback by which a job reports its progress; it fails once the job should stop.
-fn goes_on<'g>(
+fn step_or_stop<'g>(
     engine: &'g Engine,
     inputs: &[Arc<SegmentMeta>],
     watch: &'g mut Watch<'_>,

@@ -310,8 +310,8 @@ impl RangeWalk {
         while !self.ended {
             if let Some(walk) = &mut self.walk {
                 // An error about one version does not end the walk.
-                if let Some(told) = walk.next()? {
-                    return Ok(Some((Bytes::copy_from(&self.key), told)));
+                if let Some(version) = walk.next()? {
+                    return Ok(Some((Bytes::copy_from(&self.key), version)));
                 }
                 self.complete &= walk.is_complete();
                 self.walk = None;
@@ -368,13 +368,13 @@ impl VersionWalk {
             return Ok(None);
         }
         self.view.engine().check_open().inspect_err(|_| self.ended = true)?;
-        let told = self.try_next();
+        let next = self.try_next();
         if self.unread {
             // What follows cannot be read.
             self.complete = false;
             self.ended = true;
         }
-        told
+        next
     }
 
     fn try_next(&mut self) -> Result<Option<KeyVersion>> {
@@ -382,7 +382,7 @@ impl VersionWalk {
             let history = self.history.top().and_then(Source::entry).filter(|entry| entry.key == self.key);
             let history_seqno = history.map(|entry| entry.seqno);
             let live = self.live.next(&self.key).inspect_err(|_| self.unread = true)?;
-            let told = match (live, history_seqno) {
+            let version = match (live, history_seqno) {
                 // The history tier holds this commit's version of the key; the range tombstone is for other keys.
                 (Some(live), Some(history)) if live.kind == Kind::RangeDelete && history == live.seqno => {
                     self.live.next = None;
@@ -396,27 +396,27 @@ impl VersionWalk {
                     None
                 }
             };
-            let Some(told) = told else { continue };
-            if told.seqno < self.from {
+            let Some(version) = version else { continue };
+            if version.seqno < self.from {
                 self.end();
                 break;
             }
-            if told.seqno < self.to {
-                return Ok(Some(told));
+            if version.seqno < self.to {
+                return Ok(Some(version));
             }
         }
         Ok(None)
     }
 
     /// Returns whether a seqno is in the range of this walk, or older: drops above it do not concern this walk.
-    fn tells(&self, seqno: Seqno) -> bool {
+    fn concerns(&self, seqno: Seqno) -> bool {
         seqno < self.to
     }
 
     /// Ends the walk, and checks whether anything beneath the last version was dropped.
     fn end(&mut self) {
         let last = self.begins;
-        self.complete &= self.moved_from.is_none_or(|from| last == Some(from) || !self.tells(from));
+        self.complete &= self.moved_from.is_none_or(|from| last == Some(from) || !self.concerns(from));
         self.ended = true;
     }
 
@@ -430,18 +430,18 @@ impl VersionWalk {
         }
         // An entry inside a gap is not the whole of its commit: a range tombstone, or an operand that could not be
         // folded.
-        let told = live.seqno < self.floor;
+        let is_whole = live.seqno < self.floor;
         self.floor = live.gap_start.map_or(self.floor, |gap| gap.min(self.floor));
-        if !told {
-            self.complete &= !self.tells(live.gap_start.unwrap_or(live.seqno));
+        if !is_whole {
+            self.complete &= !self.concerns(live.gap_start.unwrap_or(live.seqno));
             return None;
         }
         // Versions moved from beneath the entry above have been returned by now, or were dropped.
         let before = self.begins;
-        let from = self.moved_from.take().filter(|from| self.tells(*from));
+        let from = self.moved_from.take().filter(|from| self.concerns(*from));
         self.complete &= from.is_none_or(|from| before == Some(from));
         self.begins = Some(live.seqno);
-        match live.gap_start.filter(|gap| self.tells(*gap)) {
+        match live.gap_start.filter(|gap| self.concerns(*gap)) {
             Some(gap) if live.moved => self.moved_from = Some(gap),
             Some(_) => self.complete = false,
             None => {}
@@ -464,7 +464,7 @@ impl VersionWalk {
     }
 
     fn next_history(&mut self) -> Result<Option<KeyVersion>> {
-        let told = {
+        let version = {
             let Some(source) = self.history.top() else { return Ok(None) };
             let Some(entry) = source.entry() else { return Ok(None) };
             let again = self.begins == Some(entry.seqno);
@@ -481,11 +481,11 @@ impl VersionWalk {
                 }
                 self.begins = Some(entry.seqno);
             }
-            let told = !again && entry.seqno < self.to;
-            let value = if told { self.value_of(entry.kind, entry.seqno, || source.value()) } else { Ok(None) };
+            let is_wanted = !again && entry.seqno < self.to;
+            let value = if is_wanted { self.value_of(entry.kind, entry.seqno, || source.value()) } else { Ok(None) };
             (!again).then(|| KeyVersion { seqno: entry.seqno, time: entry.time.unwrap_or(Micros::ZERO), value })
         };
         self.history.advance().inspect_err(|_| self.unread = true)?;
-        Ok(told)
+        Ok(version)
     }
 }

@@ -61,7 +61,7 @@ impl Overlay {
     }
 
     /// Returns whether the key exists, if the batch has touched it.
-    fn says(&self, keyspace: KeyspaceId, key: &[u8]) -> Option<bool> {
+    fn exists(&self, keyspace: KeyspaceId, key: &[u8]) -> Option<bool> {
         let deleted = self.ranges.get(&keyspace).and_then(|ranges| ranges.get(key)).map(|word| (*word, false));
         let said = self.keys.get(&(keyspace, key.to_vec())).copied();
         said.into_iter().chain(deleted).max_by_key(|(word, _)| *word).map(|(_, is_there)| is_there)
@@ -211,7 +211,7 @@ fn decide(view: &Arc<ViewCore>, batch: &BatchBuf, keyspaces: &[KeyspaceRef]) -> 
 
 /// Returns whether a key exists, for a put of the batch.
 fn is_live(view: &ViewCore, keyspace: &KeyspaceRef, key: &[u8], overlay: &Overlay, read: &mut ReadSet) -> Result<bool> {
-    if let Some(said) = overlay.says(keyspace.id, key) {
+    if let Some(said) = overlay.exists(keyspace.id, key) {
         return Ok(said);
     }
     read.key(keyspace, key);
@@ -229,10 +229,10 @@ mod tests {
         overlay.key(id, b"b", true);
         overlay.range(id, &KeySpan { start: b"a".to_vec(), end: Some(b"c".to_vec()) });
         assert_eq!(
-            (overlay.says(id, b"b"), overlay.says(id, b"c"), overlay.says(KeyspaceId(17), b"b")),
+            (overlay.exists(id, b"b"), overlay.exists(id, b"c"), overlay.exists(KeyspaceId(17), b"b")),
             (Some(false), None, None)
         );
         overlay.key(id, b"b", true);
-        assert_eq!(overlay.says(id, b"b"), Some(true));
+        assert_eq!(overlay.exists(id, b"b"), Some(true));
     }
 }

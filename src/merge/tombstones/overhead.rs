@@ -60,7 +60,7 @@ impl Overhead {
     #[inline]
     pub(crate) fn over(&mut self, key: &[u8]) -> Shown {
         if !self.runs.is_empty() && !self.holds(key) {
-            self.look(key);
+            self.refresh(key);
         }
         self.shown
     }
@@ -76,7 +76,7 @@ impl Overhead {
         !self.fresh && self.from.is_none_or(behind) && self.to.is_none_or(before)
     }
 
-    fn look(&mut self, key: &[u8]) {
+    fn refresh(&mut self, key: &[u8]) {
         self.fresh = false;
         (self.newest, self.from, self.to) = (None, None, None);
         let (mut purge, mut refusing, mut best): (Option<Tombstone>, Option<Tombstone>, Option<Tombstone>) =

@@ -126,7 +126,7 @@ impl AsOfCursor {
     /// Searches a part, and moves to the version that holds the moment, or to one whose gap says that this was dropped.
     /// Returns whether it holds a version at or before the moment. Parts of a key are shown newest first, or backward
     /// oldest first.
-    fn look(&mut self, part: &Part, order: Direction) -> Result<bool> {
+    fn find_in(&mut self, part: &Part, order: Direction) -> Result<bool> {
         let Range { start, end } = part.entries;
         let (mut low, mut high) = (start, end);
         // The interval of a version ends at the version above, unless it stores its end.
@@ -193,7 +193,7 @@ impl AsOfCursor {
     }
 
     /// Moves on to the next key that has an answer.
-    fn settle(&mut self) -> Result<()> {
+    fn advance_to_answer(&mut self) -> Result<()> {
         self.found = None;
         while let Some(index) = self.index
             && self.found.is_none()
@@ -213,13 +213,13 @@ impl AsOfCursor {
             let part = self.part(index)?;
             self.fetch(part.entries.end);
             if !done {
-                done = self.look(&part, Direction::Forward)?;
+                done = self.find_in(&part, Direction::Forward)?;
             }
             let goes_on = part.first.entry.run.is_some_and(RunLen::older_run);
             if goes_on && passed >= PARTS_MAX {
                 return self.search_key(&part);
             }
-            self.go_on(part.entries.end)?;
+            self.step_to(part.entries.end)?;
             match self.index {
                 Some(next) if goes_on => index = next,
                 _ => break,
@@ -233,7 +233,7 @@ impl AsOfCursor {
         let mut index = index;
         for passed in 1.. {
             let part = self.part(index)?;
-            self.look(&part, Direction::Backward)?;
+            self.find_in(&part, Direction::Backward)?;
             let goes_on = part.first.entry.run.is_some_and(RunLen::newer_run);
             if goes_on && passed >= PARTS_MAX {
                 return self.search_key(&part);
@@ -252,7 +252,7 @@ impl AsOfCursor {
     }
 
     /// Moves to entry `index` of the block, or to the first of the next block.
-    fn go_on(&mut self, index: usize) -> Result<()> {
+    fn step_to(&mut self, index: usize) -> Result<()> {
         if index < self.count() {
             self.index = Some(index);
             return Ok(());
@@ -272,15 +272,15 @@ impl AsOfCursor {
         let (number, at) = segment.find_version(&key, self.seqno)?;
         self.load(Some(number))?;
         // Starts with the version above the moment: its gap says whether anything in between was dropped.
-        self.go_on(at.saturating_sub(1))?;
+        self.step_to(at.saturating_sub(1))?;
         for _ in 0..2 {
             let Some(index) = self.index else { break };
             let part = self.part_of(index)?;
             // There may be versions of other keys before and after those of the key.
-            if self.entries()?.key(&part.first) == key && self.look(&part, Direction::Forward)? {
+            if self.entries()?.key(&part.first) == key && self.find_in(&part, Direction::Forward)? {
                 break;
             }
-            self.go_on(part.entries.end)?;
+            self.step_to(part.entries.end)?;
         }
         if self.direction == Direction::Forward {
             key.push(0);
@@ -317,7 +317,7 @@ impl Source for AsOfCursor {
             (Direction::Backward, None) => self.load(self.segment.fences().count().checked_sub(1))?,
             (_, Some(key)) => self.enter(key)?,
         }
-        self.settle()?;
+        self.advance_to_answer()?;
         check_side(&self.segment, self.direction, key, self.entry().map(|entry| entry.key))
     }
 
@@ -347,7 +347,7 @@ impl Source for AsOfCursor {
     }
 
     fn advance(&mut self) -> Result<()> {
-        self.settle()
+        self.advance_to_answer()
     }
 
     fn skip_newer(&mut self, _: &[u8], _: Seqno, _: Seqno) -> Result<()> {

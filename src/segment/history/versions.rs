@@ -31,7 +31,7 @@ impl VersionCursor {
     }
 
     /// Computes the value and interval of the current entry; `newer` is the beginning of the version before it.
-    fn settle(&mut self, newer: Option<(Seqno, Micros)>) -> Result<()> {
+    fn materialise(&mut self, newer: Option<(Seqno, Micros)>) -> Result<()> {
         let Self { inner, whole, value, until } = self;
         let Some(entry) = inner.decoded().map(|decoded| decoded.entry) else { return Ok(()) };
         let stored = inner.entry().map_or(&[][..], |entry| entry.value);
@@ -52,7 +52,7 @@ impl Source for VersionCursor {
         self.inner.seek(key)?;
         // The first version of a key stores a whole value.
         self.whole.clear();
-        self.settle(None)
+        self.materialise(None)
     }
 
     fn entry(&self) -> Option<EntryRef<'_>> {
@@ -68,7 +68,7 @@ impl Source for VersionCursor {
         let newer = self.inner.decoded().map(|decoded| decoded.entry);
         self.inner.advance()?;
         let newer = newer.filter(|newer| newer.older_follows);
-        self.settle(newer.and_then(|newer| Some((newer.seqno, newer.time?))))
+        self.materialise(newer.and_then(|newer| Some((newer.seqno, newer.time?))))
     }
 
     fn skip_newer(&mut self, key: &[u8], seqno: Seqno, purge_horizon: Seqno) -> Result<()> {
@@ -87,7 +87,7 @@ impl Source for VersionCursor {
             self.whole.extend_from_slice(whole);
             newer = self.inner.entry_before(1)?.and_then(|(newer, _)| Some((newer.entry.seqno, newer.entry.time?)));
         }
-        self.settle(newer)
+        self.materialise(newer)
     }
 
     fn turned(&self) -> Self {
