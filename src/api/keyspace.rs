@@ -403,7 +403,8 @@ impl Keyspace {
     /// several times, or deleted since, may count several times until it is compacted.
     ///
     /// After [`compact`](crate::Db::compact), with no older view open, it is the number of keys, apart from those that
-    /// have expired since. For the exact number: `range(..).keys().count()`.
+    /// have expired since. For the exact number, count the keys of [`range`](Self::range);
+    /// a key whose value cannot be returned is an error among them.
     #[doc(alias = "count", alias = "len", alias = "estimate_num_keys")]
     pub fn approximate_len(&self) -> u64 {
         keyspaces::approximate_len(self.engine(), self.id())

@@ -12,7 +12,6 @@ use crate::{
     compaction::Policy,
     manifest::{KeyspaceVersion, StoredOptions, StoredPolicy},
     merge::{MergeStrategy, name_of},
-    segment::PointIndex,
 };
 
 /// A keyspace as its readers hold it.
@@ -60,15 +59,6 @@ pub(super) fn dropped(keyspace: &KeyspaceRef) -> Error {
 pub(super) fn readers_of(born: Seqno, dropped: Seqno, registered: &[Seqno]) -> &[Seqno] {
     let place = |seqno: Seqno| registered.partition_point(|registered| *registered < seqno);
     registered.get(place(born)..place(dropped)).unwrap_or_default()
-}
-
-/// Returns the index setting for the segments of a keyspace.
-pub(super) fn point_index(options: &StoredOptions) -> PointIndex {
-    match options.point_index {
-        1 => PointIndex::Never,
-        2 => PointIndex::Always,
-        _ => PointIndex::Auto,
-    }
 }
 
 /// The custom policies and strategies that this process has been given.
@@ -125,22 +115,22 @@ impl Catalogue {
             drop(before);
         }
         let StoredOptions { merge, merge_name, .. } = &keyspace.options;
-        let read_at = match (&options.merge, MergeStrategy::built_in(*merge)) {
+        let given = match (&options.merge, MergeStrategy::built_in(*merge)) {
             (None, Some(stored)) => return Ok(KeyspaceRef::new(keyspace, stored)),
             (None, None) => None,
-            (Some(read_at), _) if (read_at.number(), read_at.custom_name()) == (*merge, merge_name) => {
-                let mut strategy = read_at.clone();
-                if matches!(read_at, MergeStrategy::Custom(_)) {
+            (Some(given), _) if (given.number(), given.custom_name()) == (*merge, merge_name) => {
+                let mut strategy = given.clone();
+                if matches!(given, MergeStrategy::Custom(_)) {
                     // All handles use the one given first.
                     strategy = self.strategies.lock().entry(keyspace.id).or_insert(strategy).clone();
                 }
                 return Ok(KeyspaceRef::new(keyspace, strategy));
             }
-            (Some(read_at), _) => Some(read_at.name()),
+            (Some(given), _) => Some(given.name()),
         };
-        let read_at = read_at.map_or_else(|| "none was given".to_owned(), |read_at| format!("{read_at} was given"));
+        let given = given.map_or_else(|| "none was given".to_owned(), |given| format!("{given} was given"));
         Err(Error::invalid(format!(
-            "keyspace \"{}\" has the merge strategy {}, but {read_at}; open it with the one it was created with",
+            "keyspace \"{}\" has the merge strategy {}, but {given}; open it with the one it was created with",
             keyspace.name,
             name_of(*merge, merge_name)
         )))

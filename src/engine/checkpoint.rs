@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Engine, KeyspaceRef, Watch,
-    catalogue::{point_index, readers_of},
+    catalogue::readers_of,
     files::superversion::{Moment, SuperVersion},
     jobs::{copying, flush},
     read::{ViewCore, history, state_as_of},
@@ -386,7 +386,7 @@ fn copy_keyspace(
                 base: Seqno(0),
                 time_base: keeps_time.then_some(Micros::ZERO),
                 run: None,
-                index: point_index(&keyspace.options),
+                index: keyspace.options.point_index,
                 hash_seed: engine.ctx.database_id,
             };
             writer = Some(SegmentWriter::create(target, *next_file, engine.ctx.env.entropy(), purpose)?);

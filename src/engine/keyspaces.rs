@@ -8,42 +8,11 @@ use crate::{
     compaction::Policy,
     manifest::{Change, Edit, KeyspaceVersion, StoredOptions},
     merge::MergeStrategy,
+    segment::PointIndex,
 };
 
 /// The longest name, in bytes.
 const NAME_LEN_MAX: usize = 255;
-
-fn point_index_number(read_at: Option<bool>) -> u8 {
-    read_at.map_or(0, |index| if index { 2 } else { 1 })
-}
-
-/// Stands for the seqno of a new time to live until its commit has one.
-const FROM_NOW: Seqno = Seqno::MAX;
-
-impl StoredOptions {
-    /// Sets the seqno from which on a new time to live holds.
-    fn from(mut self, seqno: Seqno) -> Self {
-        let known = |(from, ttl): &(Seqno, Micros)| (if *from == FROM_NOW { seqno } else { *from }, *ttl);
-        self.ttls = self.ttls.iter().map(known).collect();
-        self
-    }
-
-    /// Drops the times to live under which no existing data was written; `data` are the seqnos of what exists. However
-    /// often the time is changed, only changes with data in between add up.
-    fn without_idle_ttls(mut self, data: &[RangeInclusive<Seqno>]) -> Self {
-        let mut kept: Vec<(Seqno, Micros)> = Vec::new();
-        for (at, &(from, ttl)) in self.ttls.iter().enumerate() {
-            let next = self.ttls.get(at + 1).map(|(next, _)| *next);
-            let used =
-                next.is_none_or(|next| data.iter().any(|seqnos| *seqnos.start() < next && from <= *seqnos.end()));
-            if used && kept.last().is_none_or(|(_, before)| *before != ttl) {
-                kept.push((from, ttl));
-            }
-        }
-        self.ttls = kept.into();
-        self
-    }
-}
 
 /// Applies the options that are set to those of a keyspace; `None` if that changes nothing.
 fn configured(keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Option<StoredOptions> {
@@ -52,12 +21,12 @@ fn configured(keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Option<S
         stored.policy = policy.stored();
     }
     if options.point_index.is_some() {
-        stored.point_index = point_index_number(options.point_index);
+        stored.point_index = PointIndex::chosen(options.point_index);
     }
     if let Some(ttl) = options.ttl
         && stored.ttls.last().map_or(Micros::ZERO, |(_, ttl)| *ttl) != ttl
     {
-        stored.ttls = stored.ttls.iter().copied().chain([(FROM_NOW, ttl)]).collect();
+        stored.ttls = stored.ttls.iter().copied().chain([(StoredOptions::FROM_NOW, ttl)]).collect();
     }
     (stored != keyspace.options).then_some(stored)
 }
@@ -212,7 +181,7 @@ pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Re
         check_ttls(engine, name, &keyspace, &changed)?;
         commit_change(engine, &mut editing, |seqno, _| {
             // Commits wait, so nothing is written to it meanwhile.
-            let options = changed.from(seqno).without_idle_ttls(&seqnos_of(engine, &keyspace));
+            let options = changed.with_ttl_from(seqno).without_idle_ttls(&seqnos_of(engine, &keyspace));
             Change::Configure { id, options, seqno }
         })?;
     } else if !options.create {
@@ -225,13 +194,18 @@ pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Re
             policy: options.policy.as_ref().map(Policy::stored).unwrap_or_default(),
             merge: strategy.number(),
             merge_name: strategy.custom_name().to_owned(),
-            point_index: point_index_number(options.point_index),
-            ttls: options.ttl.filter(|ttl| *ttl > Micros::ZERO).map(|ttl| (FROM_NOW, ttl)).into_iter().collect(),
+            point_index: PointIndex::chosen(options.point_index),
+            ttls: options
+                .ttl
+                .filter(|ttl| *ttl > Micros::ZERO)
+                .map(|ttl| (StoredOptions::FROM_NOW, ttl))
+                .into_iter()
+                .collect(),
         };
         commit_change(engine, &mut editing, |seqno, _| Change::Create {
             id,
             name: name.to_owned(),
-            options: stored.from(seqno),
+            options: stored.with_ttl_from(seqno),
             seqno,
         })?;
     }

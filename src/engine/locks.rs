@@ -10,10 +10,10 @@
 //! | `Flushing` | jobs | the right to flush, and to close | the whole flush; closing |
 //! | `Compacting` | jobs | the right to compact one keyspace | the whole compaction |
 //! | `Manifest` | files | the log of edits | appending and syncing an edit; reading it back to verify it |
-//! | `Commit` | log | log writer, active memtable, next seqno, recent batches | appending; rotating; syncing before a decision; folding long chains |
-//! | `Registry` | files | the registered readers and pins | none |
+//! | `Commit` | log | log writer, active memtable, next seqno, recent batches | appending; rotating; of a decision, under `Manifest`: syncing the log, then its edit; folding long chains |
+//! | `Registry` | files | the registered readers and pins | fixing the moment of a view; building the next superversion |
 //! | `ViewFiles` | files | the files that one view reads next | none |
-//! | `Current` | files | the superversion that new reads take | none |
+//! | `Current` | files | the superversion that new reads take | building the next one |
 //! | `Clock` | clock | the time of the database | none |
 //! | `Policies`, `Strategies` | catalogue | custom policies and merge strategies of this process | none |
 //! | `Slots` | jobs | the keyspaces under compaction | none |

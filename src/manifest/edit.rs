@@ -126,7 +126,7 @@ pub(super) mod tests {
         base::{FileNumber, KeySpan, KeyspaceId, Micros, Seqno},
         manifest::options::{StoredOptions, StoredPolicy},
         merge::NUMBER_CUSTOM,
-        segment::{SegmentMeta, Summary},
+        segment::{PointIndex, SegmentMeta, Summary},
     };
 
     pub(crate) fn segment(number: u64, span: (&str, &str), seqnos: (Seqno, Seqno)) -> SegmentMeta {
@@ -157,7 +157,12 @@ pub(super) mod tests {
         let id = KeyspaceId(300);
         let options = StoredOptions::default();
         let merge_name = "longest".to_owned();
-        let custom = StoredOptions { merge: NUMBER_CUSTOM, merge_name, point_index: 2, ..StoredOptions::default() };
+        let custom = StoredOptions {
+            merge: NUMBER_CUSTOM,
+            merge_name,
+            point_index: PointIndex::Always,
+            ..StoredOptions::default()
+        };
         let kept = |policy| StoredOptions {
             policy,
             ttls: [(Seqno(3), Micros(5)), (Seqno(9), Micros::ZERO)].into(),

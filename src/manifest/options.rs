@@ -1,12 +1,13 @@
 //! The options of a keyspace on disk.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use super::fields::{LIST_MAX, bounded, seqno_field, text};
 use crate::{
     base::{Corruption, Micros, Seqno},
     format::{Reader, Writer},
-    merge::NUMBER_CUSTOM,
+    merge::{MergeStrategy, NUMBER_CUSTOM},
+    segment::PointIndex,
 };
 
 /// A compaction policy on disk.
@@ -41,21 +42,46 @@ pub(crate) struct StoredOptions {
     /// Number of the merge strategy: 0 is last-wins; a custom one has a name.
     pub(crate) merge: u8,
     pub(crate) merge_name: String,
-    /// Index of segments: 0 where it pays, 1 never, 2 always.
-    pub(crate) point_index: u8,
+    pub(crate) point_index: PointIndex,
     /// TTLs in microseconds (0: none), each with the seqno from which on it applies to writes, oldest first.
     pub(crate) ttls: Arc<[(Seqno, Micros)]>,
 }
 
 impl StoredOptions {
+    /// Stands for the seqno of a new time to live until its commit has one.
+    pub(crate) const FROM_NOW: Seqno = Seqno::MAX;
+
+    /// Sets the seqno from which on a new time to live holds.
+    pub(crate) fn with_ttl_from(mut self, seqno: Seqno) -> Self {
+        let known = |(from, ttl): &(Seqno, Micros)| (if *from == Self::FROM_NOW { seqno } else { *from }, *ttl);
+        self.ttls = self.ttls.iter().map(known).collect();
+        self
+    }
+
+    /// Drops the times to live under which no existing data was written; `data` are the seqnos of what exists. However
+    /// often the time is changed, only changes with data in between add up.
+    pub(crate) fn without_idle_ttls(mut self, data: &[RangeInclusive<Seqno>]) -> Self {
+        let mut kept: Vec<(Seqno, Micros)> = Vec::new();
+        for (at, &(from, ttl)) in self.ttls.iter().enumerate() {
+            let next = self.ttls.get(at + 1).map(|(next, _)| *next);
+            let used =
+                next.is_none_or(|next| data.iter().any(|seqnos| *seqnos.start() < next && from <= *seqnos.end()));
+            if used && kept.last().is_none_or(|(_, before)| *before != ttl) {
+                kept.push((from, ttl));
+            }
+        }
+        self.ttls = kept.into();
+        self
+    }
+
     /// Appends the options that follow the name in a catalogue entry; nothing, as in the first manifests, for the
     /// defaults.
     pub(super) fn encode_tail(&self, out: &mut Writer) {
         let keeps = self.policy != StoredPolicy::LastWriterWins || !self.ttls.is_empty();
-        if (self.merge, self.point_index) != (0, 0) || keeps {
+        if (self.merge, self.point_index) != (0, PointIndex::Auto) || keeps {
             out.u8(self.merge);
             out.prefixed(self.merge_name.as_bytes());
-            out.u8(self.point_index);
+            out.u8(self.point_index.number());
         }
         if keeps {
             let (first, second, name) = match &self.policy {
@@ -85,12 +111,13 @@ impl StoredOptions {
         }
         let merge = body.u8("merge strategy")?;
         let merge_name = text(body, "name of a strategy")?;
-        let point_index = body.u8("point index")?;
+        let index = body.u8("point index")?;
         let custom = merge == NUMBER_CUSTOM;
-        let nothing_said = (merge, point_index) == (0, 0) && body.remaining() == 0;
-        if merge > NUMBER_CUSTOM || point_index > 2 || custom == merge_name.is_empty() || nothing_said {
-            return Err(body.corrupt("options that this release knows"));
-        }
+        let known = custom || MergeStrategy::built_in(merge).is_some();
+        let nothing_said = (merge, index) == (0, 0) && body.remaining() == 0;
+        let point_index =
+            PointIndex::from_number(index).filter(|_| known && custom != merge_name.is_empty() && !nothing_said);
+        let point_index = point_index.ok_or_else(|| body.corrupt("options that this release knows"))?;
         let mut options = Self { merge, merge_name, point_index, ..Self::default() };
         if body.remaining() > 0 || policy != 0 {
             let (first, second) = (body.varint("policy")?, body.varint("policy")?);

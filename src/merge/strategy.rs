@@ -164,14 +164,8 @@ impl MergeStrategy {
 
     /// Returns the built-in strategy with this number.
     pub(crate) fn built_in(number: u8) -> Option<Self> {
-        Some(match number {
-            0 => Self::LastWins,
-            1 => Self::FirstWins,
-            2 => Self::Sum,
-            3 => Self::Append,
-            4 => Self::ErrorOnDuplicate,
-            _ => return None,
-        })
+        let all = [Self::LastWins, Self::FirstWins, Self::Sum, Self::Append, Self::ErrorOnDuplicate];
+        all.into_iter().find(|strategy| strategy.number() == number)
     }
 
     /// Returns the name of a custom strategy; empty for the others.
@@ -184,7 +178,14 @@ impl MergeStrategy {
 
     /// Returns the name for messages.
     pub(crate) fn name(&self) -> String {
-        name_of(self.number(), self.custom_name())
+        match self {
+            Self::LastWins => "LastWins".to_owned(),
+            Self::FirstWins => "FirstWins".to_owned(),
+            Self::Sum => "Sum".to_owned(),
+            Self::Append => "Append".to_owned(),
+            Self::ErrorOnDuplicate => "ErrorOnDuplicate".to_owned(),
+            Self::Custom(CustomMerge { name, .. }) => custom_name(name),
+        }
     }
 
     /// Fails unless a custom name can be stored.
@@ -270,16 +271,13 @@ impl MergeStrategy {
 /// Number of every custom strategy on disk.
 pub(crate) const NUMBER_CUSTOM: u8 = 5;
 
-/// Returns the name of a stored strategy for messages.
+/// Returns the name for messages of the strategy with a number, given the name by which a custom one is stored.
 pub(crate) fn name_of(number: u8, custom: &str) -> String {
-    match number {
-        0 => "LastWins".to_owned(),
-        1 => "FirstWins".to_owned(),
-        2 => "Sum".to_owned(),
-        3 => "Append".to_owned(),
-        4 => "ErrorOnDuplicate".to_owned(),
-        _ => format!("custom \"{custom}\""),
-    }
+    MergeStrategy::built_in(number).map_or_else(|| custom_name(custom), |strategy| strategy.name())
+}
+
+fn custom_name(name: &str) -> String {
+    format!("custom \"{name}\"")
 }
 
 /// Entries of one key, from an operand down, being folded into one.

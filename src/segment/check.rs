@@ -69,8 +69,8 @@ impl Segment {
         Ok(found == Some(offset))
     }
 
-    /// Reads every section again, including those that opening does not need, and compares the summary with the
-    /// manifest's.
+    /// Reads every section of a known tag again, including those that opening does not need, and compares the summary
+    /// with the manifest's.
     fn check_sections(&self, expected: &SegmentMeta) -> Result<()> {
         let reading = self.pages().reading()?;
         for section in Sections::find(&reading, expected)?.all() {

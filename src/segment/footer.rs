@@ -44,14 +44,19 @@ pub(super) enum Tag {
 }
 
 impl Tag {
+    /// All tags that this release writes and reads.
+    const ALL: [Self; 7] =
+        [Self::Fences, Self::Pages, Self::Ranges, Self::RangeTimes, Self::Whole, Self::Summary, Self::Index];
+
     fn from_number(number: u32) -> Option<Self> {
-        let known =
-            [Self::Fences, Self::Pages, Self::Ranges, Self::RangeTimes, Self::Whole, Self::Summary, Self::Index];
-        known.into_iter().find(|tag| *tag as u32 == number)
+        Self::ALL.into_iter().find(|tag| *tag as u32 == number)
     }
 
     fn flags(self) -> u32 {
-        if self == Self::Index { OPTIONAL } else { 0 }
+        match self {
+            Self::Index => OPTIONAL,
+            Self::Fences | Self::Pages | Self::Ranges | Self::RangeTimes | Self::Whole | Self::Summary => 0,
+        }
     }
 }
 
@@ -67,6 +72,9 @@ pub(super) struct Section {
 /// Encodes table and tail.
 pub(super) fn encode(sections: &[Section], file_id: u64) -> Vec<u8> {
     assert!(sections.len() <= SECTIONS_MAX, "{} sections", sections.len());
+    for Section { tag, .. } in sections {
+        assert!(Tag::ALL.contains(tag), "a section {tag:?} that its own reader would refuse");
+    }
     let mut out = Writer::default();
     for section in sections {
         out.u32(section.tag as u32);

@@ -57,6 +57,26 @@ pub(crate) enum PointIndex {
     Always,
 }
 
+impl PointIndex {
+    /// Returns the choice of a user, who may leave it to the engine.
+    pub(crate) fn chosen(index: Option<bool>) -> Self {
+        index.map_or(Self::Auto, |index| if index { Self::Always } else { Self::Never })
+    }
+
+    /// Returns the number in the manifest; never changed or reused.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Auto => 0,
+            Self::Never => 1,
+            Self::Always => 2,
+        }
+    }
+
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        [Self::Auto, Self::Never, Self::Always].into_iter().find(|choice| choice.number() == number)
+    }
+}
+
 /// Collects keys while a segment is written.
 #[derive(Debug)]
 pub(super) struct IndexWriter {

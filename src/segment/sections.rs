@@ -55,7 +55,7 @@ impl<'a> Sections<'a> {
         self.get(tag)?.ok_or_else(|| self.reading.corrupt(self.end, "a section that every segment has"))
     }
 
-    /// Reads all of them, one after the other.
+    /// Reads all sections of known tags, one after the other.
     pub(super) fn all(&self) -> impl Iterator<Item = Result<(Tag, Body<'a>)>> {
         self.table.iter().map(|section| Ok((section.tag, self.read(section)?)))
     }

@@ -317,6 +317,7 @@ impl SegmentWriter {
         }
 
         let mut sections = Vec::new();
+        // The fences come first: a reader takes their offset for the end of the data.
         let fences = self.fences.encode(data_end);
         self.section(&mut sections, Tag::Fences, &fences)?;
         let mut pages = Writer::default();

@@ -33,7 +33,6 @@ use crate::{
     compaction::{Aging, Demands, OlderSegments, Retention, Rules, Tier},
     engine::{
         Engine,
-        catalogue::point_index,
         files::{JobInputs, ReaderList, superversion::SuperVersion},
         locks::{Guard, Lock, LockOrder, Rank},
         timeline::Timeline,
@@ -233,7 +232,7 @@ impl<'j> Outputs<'j> {
             base,
             time_base: timed.then_some(time_base),
             run: (tier == Tier::History).then(|| *self.run.get_or_insert(number)),
-            index: point_index(&keyspace.options),
+            index: keyspace.options.point_index,
             hash_seed: engine.ctx.database_id,
         };
         SegmentWriter::create(&*engine.ctx.dir, number, engine.ctx.env.entropy(), purpose)

@@ -1,8 +1,8 @@
 //! The log, the active memtable that it backs, and the order of all commits.
 //!
 //! ```text
-//!   lock ▸ append: seqno, log record, memtable ▸ publish: readers may see it        one commit at a time
-//!        ▸ rotate: seal the memtable with its log, begin new ones                   when the memtable is full
+//!   lock ▸ rotate: seal the memtable with its log, begin new ones                   if the memtable is full
+//!        ▸ append: seqno, log record, memtable ▸ publish: readers may see it        one commit at a time
 //!   sync: the first waiter, for all waiters, without the lock                       oldest log first (W1)
 //! ```
 //!
@@ -11,7 +11,7 @@
 
 mod chains;
 mod recent;
-mod sync;
+mod syncing;
 
 use std::{
     io::ErrorKind,
@@ -23,7 +23,7 @@ use std::{
 
 use chains::Chains;
 pub(super) use recent::Recent;
-use sync::Syncing;
+use syncing::Syncing;
 
 use crate::{
     base::{Error, FileNumber, IoContext, Micros, Receipt, Result, Seqno},

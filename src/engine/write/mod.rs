@@ -5,10 +5,10 @@
 //!  2 decide     first values that stay, duplicates that are refused (decide.rs)
 //!  3 room       slow down or wait while flushes and compactions are behind (room.rs)
 //!  4 check      keyspaces alive, reads still hold (conflicts.rs)
-//!  5 log        append; rotate when the memtable is full        ┐
+//!  5 log        rotate if the memtable is full; append         ┐
 //!  6 memtable   insert                                          ├ engine/log, one commit at a time
 //!  7 publish    the seqno becomes visible (E1)                  ┘
-//!  8 sync       as asked: waiting writers share one (sync.rs)
+//!  8 sync       as asked: waiting writers share one (durability.rs)
 //! ```
 //!
 //! Everything that can be refused is checked before the append. After it there are two results: the receipt, or
@@ -16,17 +16,17 @@
 
 mod conflicts;
 mod decide;
+mod durability;
 mod room;
 mod stage;
-mod sync;
 mod update;
 
 use std::sync::{Arc, atomic::Ordering};
 
+pub(crate) use durability::persist;
+pub(super) use durability::sync_at_intervals;
 pub(crate) use room::health;
 pub(crate) use stage::{Staged, Write};
-pub(crate) use sync::persist;
-pub(super) use sync::sync_at_intervals;
 pub(crate) use update::update;
 
 use crate::{
@@ -124,8 +124,8 @@ fn commit_checked(
     engine.counters.commits.fetch_add(1, Ordering::Relaxed);
     engine.ctx.pass("commit: applied, then synced");
     let synced = match durability {
-        Durability::Sync => sync::sync_upto(engine, receipt.seqno),
-        Durability::Interval(every) => sync::sync_within(engine, every),
+        Durability::Sync => durability::sync_upto(engine, receipt.seqno),
+        Durability::Interval(every) => durability::sync_within(engine, every),
         Durability::Buffered => Ok(()),
     };
     // Only a failed sync, which poisons, or the end of the database can get in between; `health` returns which.
