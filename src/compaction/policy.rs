@@ -101,7 +101,6 @@ pub struct VersionInfo {
 pub(crate) struct PolicyCandidate {
     pub(crate) rank: u64,
     pub(crate) seqno: Seqno,
-    /// In microseconds, like all times here.
     pub(crate) time: Micros,
     /// `None` for a tombstone that is the newest version.
     pub(crate) superseded_at: Option<Micros>,

@@ -32,7 +32,6 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PinnedAt {
     pub(crate) seqno: Seqno,
-    /// In microseconds.
     pub(crate) time: Micros,
 }
 

@@ -95,7 +95,6 @@ impl Value {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) seqno: Seqno,
-    /// In microseconds.
     pub(crate) time: Micros,
     /// Number of operations in its batch.
     pub(crate) writes: u32,

@@ -470,7 +470,7 @@ mod tests {
     fn beside_a_writer_that_never_rests_the_second_walk_finds() {
         let dead = spans();
         put(&dead, 71, "z");
-        // What was put behind the first one's back, nobody knows.
+        // It is unknown what was put behind the first one's back.
         found(&dead, "a", "n", &at(70), true);
         assert_eq!(jump(&dead, "b", &at(80)), None);
         put(&dead, 72, "z");

@@ -18,11 +18,7 @@ pub(crate) enum Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
     /// The commit that superseded it.
-    At {
-        seqno: Seqno,
-        /// In microseconds.
-        time: Micros,
-    },
+    At { seqno: Seqno, time: Micros },
     /// Unknown: a tombstone that has left the main tree. It records when the key was deleted, and answers no read:
     /// without it the key is absent just the same, and a later version may have been written and dropped.
     Open,
@@ -100,8 +96,8 @@ pub(crate) trait Source {
     /// Returns a seqno that no entry here exceeds.
     fn newest(&self) -> Seqno;
 
-    /// The file that the entry it stands at was read from, for whoever finds that it says something wrong; `None` for
-    /// one in memory.
+    /// Returns the file from which the current entry was read, for an error about what it says; `None` for one in
+    /// memory.
     fn file(&self) -> Option<&Path> {
         None
     }

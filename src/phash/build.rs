@@ -125,7 +125,7 @@ pub(crate) struct Builder {
     taken: Vec<u64>,
     /// Bucket at each position; without one, the number after the last bucket.
     owners: Vec<u16>,
-    nobody: u16,
+    no_owner: u16,
     /// Cost of evicting the bucket at each position, 0 without one; the first 64 are repeated after the last.
     costs: Vec<u32>,
     /// Cost of evicting each bucket.
@@ -227,15 +227,15 @@ impl Builder {
         self.costs.clear();
         self.costs.resize(positions + 64, 0);
         let buckets = self.order.len();
-        self.nobody = id(buckets);
+        self.no_owner = id(buckets);
         self.owners.clear();
-        self.owners.resize(positions, self.nobody);
+        self.owners.resize(positions, self.no_owner);
         self.weights.clear();
         self.weights.extend(self.starts.windows(2).map(|ends| (ends[1] - ends[0]).pow(2)));
         self.pilots.clear();
         self.pilots.resize(buckets, 0);
         let mut budget = buckets / BUCKETS_PER_EVICTION + 64;
-        self.recent = [self.nobody; RECENT];
+        self.recent = [self.no_owner; RECENT];
         for next in 0..buckets {
             let bucket = self.order[next];
             if self.span(bucket).is_empty() {
@@ -325,7 +325,7 @@ impl Builder {
         let evicted = self.stack.len();
         for index in 0..len {
             let owner = self.owners[self.at(u64::from(self.bases[index]), u64::from(shift))];
-            if owner != self.nobody {
+            if owner != self.no_owner {
                 self.take_out(owner);
                 self.stack.push(owner);
             }
@@ -338,7 +338,7 @@ impl Builder {
         self.weights[usize::from(bucket)] += RECENT_WEIGHT;
         self.put(bucket, turn, shift, len);
         let before = std::mem::replace(&mut self.recent[budget % RECENT], bucket);
-        if before != self.nobody {
+        if before != self.no_owner {
             self.weights[usize::from(before)] -= RECENT_WEIGHT;
             self.weigh(before);
         }
@@ -370,10 +370,10 @@ impl Builder {
         let weight = self.weights[usize::from(bucket)];
         for index in 0..len {
             let at = self.at(u64::from(self.bases[index]), u64::from(shift));
-            if self.owners[at] != self.nobody {
+            if self.owners[at] != self.no_owner {
                 for index in 0..index {
                     let at = self.at(u64::from(self.bases[index]), u64::from(shift));
-                    self.set(at, self.nobody, 0);
+                    self.set(at, self.no_owner, 0);
                 }
                 return false;
             }
@@ -387,7 +387,7 @@ impl Builder {
         let pilot = self.pilots[usize::from(bucket)];
         for index in self.span(bucket) {
             let base = base_position(self.places[index], u32::from(pilot >> 6), self.positions);
-            self.set(self.at(base, u64::from(pilot & 63)), self.nobody, 0);
+            self.set(self.at(base, u64::from(pilot & 63)), self.no_owner, 0);
         }
     }
 
@@ -421,9 +421,9 @@ impl Builder {
 
     /// Gives each key its slot; keys past the last slot get free ones.
     fn finish(&mut self, keys: usize) -> Partition {
-        let mut free = (0..keys).filter(|at| self.owners[*at] == self.nobody);
+        let mut free = (0..keys).filter(|at| self.owners[*at] == self.no_owner);
         let remap: Vec<u16> = (keys..self.owners.len())
-            .map(|at| if self.owners[at] == self.nobody { 0 } else { free.next().map_or(0, id) })
+            .map(|at| if self.owners[at] == self.no_owner { 0 } else { free.next().map_or(0, id) })
             .collect();
         let mut slots = vec![0; keys];
         for (bucket, pilot) in (0u16..).zip(&self.pilots) {

@@ -42,7 +42,6 @@ pub(super) const HEAD_LEN_MAX: usize = 1 + 2 * 5 + 2 * 10 + (1 + 2 + 3 + 3 * 10)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Base {
     pub(crate) seqno: Seqno,
-    /// In microseconds.
     pub(crate) time: Micros,
 }
 

@@ -110,7 +110,7 @@ fn decode_ranges(bytes: &[u8]) -> Result<Vec<Fragment>, Corruption> {
     Ok(fragments)
 }
 
-/// Encodes the section of the times of the tombstones, and of which of them are purges.
+/// Encodes the section with the times of the tombstones and with the flags that mark purges.
 fn encode_tombstones(fragments: &[Fragment]) -> Vec<u8> {
     let mut out = Writer::default();
     for tombstone in fragments.iter().flat_map(|fragment| &fragment.tombstones) {

@@ -106,7 +106,7 @@ impl SegmentWriter {
             written: 0,
             offsets: Vec::new(),
             fences: FenceWriter::default(),
-            // The id of the file is random, so nobody can choose keys that are hard to index.
+            // The id of the file is random, so no one can choose keys that are hard to index.
             index: IndexWriter::new(hash_seed, file_id, index),
             pages: Vec::new(),
             last_key: None,

@@ -411,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_history_that_begins_in_the_middle_tells_as_well_whether_something_is_missing() {
-        // A background step would let the oldest versions go, which nobody is owed any more.
+        // A background step would let the oldest versions go, which no reader needs any more.
         let db = Options::new().env(Quiet(Memory::new())).l0_threshold(1000).open("my.db").unwrap();
         let keyspace = db.keyspace("keys", KeyspaceOptions::new().policy(Policy::mvcc(1, HOUR))).unwrap();
         let put = |number: u64| keyspace.put("k", number.to_le_bytes()).unwrap().seqno;
