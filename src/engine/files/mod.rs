@@ -215,16 +215,10 @@ impl FileSet {
         JobInputs { files, registered, newest }
     }
 
-    /// Registers a reader and returns its seat and the current files. `moment` runs under the lock, before the files
-    /// are taken: no job that is installed later can miss the reader, and the files hold every commit up to its moment.
-    pub(super) fn register(&self, moment: impl FnOnce() -> Reader) -> (Seat, Arc<SuperVersion>) {
-        let mut registry = self.registry.lock();
-        let reader = moment();
-        let files = self.current();
-        let mut seat = Seat::on(&files, self.ctx.order);
-        let held = Held { files: Arc::downgrade(&seat.files), iterators: Arc::clone(&seat.iterators) };
-        (seat.ticket, seat.frozen) = registry.register(reader, held);
-        (seat, files)
+    /// Begins the registration of a reader, whose moment is fixed while this is held: no job that is installed later
+    /// can miss it.
+    pub(super) fn registering(&self) -> Registering<'_> {
+        Registering { files: self, registry: self.registry.lock() }
     }
 
     /// Ends a registration.
@@ -430,6 +424,24 @@ pub(super) struct Seat {
     files: Arc<RwLock<Arc<SuperVersion>>>,
     /// Cloned by running iterators.
     iterators: Arc<()>,
+}
+
+/// Registration of a reader that has begun.
+pub(super) struct Registering<'f> {
+    files: &'f FileSet,
+    registry: Guard<'f, Registry>,
+}
+
+impl Registering<'_> {
+    /// Registers a reader and returns its seat and the current files. They are taken after its moment was fixed, so
+    /// they hold every commit up to it.
+    pub(super) fn seat(mut self, reader: Reader) -> (Seat, Arc<SuperVersion>) {
+        let files = self.files.current();
+        let mut seat = Seat::on(&files, self.files.ctx.order);
+        let held = Held { files: Arc::downgrade(&seat.files), iterators: Arc::clone(&seat.iterators) };
+        (seat.ticket, seat.frozen) = self.registry.register(reader, held);
+        (seat, files)
+    }
 }
 
 impl Seat {

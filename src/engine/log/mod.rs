@@ -294,14 +294,12 @@ impl Log {
         Ok(())
     }
 
-    /// Returns once every commit at or below `seqno` is durable. `before` runs before any sync of the log: what the log
-    /// is going to point to must be durable first (E3).
-    pub(super) fn sync_upto(&self, seqno: Seqno, files: &FileSet, before: impl Fn() -> Result<()>) -> Result<()> {
-        let sync = || {
-            before()?;
-            self.sync_all(files)
-        };
-        self.syncing.upto(seqno, || self.health.check_writable(), sync)
+    /// Returns once every commit at or below `seqno` is durable. What the log points to is durable by now (E3).
+    pub(super) fn sync_upto(&self, seqno: Seqno, files: &FileSet) -> Result<()> {
+        if let Some(leader) = self.syncing.lead(seqno, || self.health.check_writable())? {
+            leader.end(self.sync_all(files)?);
+        }
+        Ok(())
     }
 
     /// Syncs all logs, oldest first; returns the seqno up to which everything is durable.

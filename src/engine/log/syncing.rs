@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     base::{FileNumber, Micros, Result, Seqno},
-    engine::locks::{Condvar, Lock, LockOrder, Rank},
+    engine::locks::{Condvar, Held, Lock, LockOrder, Rank},
 };
 
 /// Interval at which a waiter checks again: its leader may have failed.
@@ -69,21 +69,13 @@ impl Syncing {
         self.state.lock().recovered = None;
     }
 
-    /// Returns once every commit at or below `seqno` is durable. One of the waiters runs `sync`, which returns the
-    /// seqno that it has synced up to; `go_on` fails once waiting is pointless.
-    pub(super) fn upto(
-        &self,
-        seqno: Seqno,
-        go_on: impl Fn() -> Result<()>,
-        sync: impl FnOnce() -> Result<Seqno>,
-    ) -> Result<()> {
-        // Declared before the guard and so dropped after it, since its drop takes the lock: after a panic another
-        // waiter may lead.
-        let leading;
+    /// Waits until every commit at or below `seqno` is durable, or this thread is to make it so, for all that wait:
+    /// then returns the right to sync. `go_on` fails once waiting is pointless.
+    pub(super) fn lead(&self, seqno: Seqno, go_on: impl Fn() -> Result<()>) -> Result<Option<SyncLeader<'_>>> {
         let mut state = self.state.lock();
         loop {
             if state.synced >= seqno {
-                return Ok(());
+                return Ok(None);
             }
             go_on()?;
             if !state.leader {
@@ -91,28 +83,29 @@ impl Syncing {
             }
             state.wait_for(&self.done, LOOK_AGAIN);
         }
-        leading = SyncLeader(self);
         state.leader = true;
-        let synced = state.unlocked(|| {
-            let _right = self.order.hold(Rank::Leading);
-            sync()
-        });
-        if let Ok(synced) = &synced {
-            state.synced = state.synced.max(*synced);
-        }
         drop(state);
-        drop(leading);
-        synced.map(drop)
+        Ok(Some(SyncLeader { syncing: self, _right: self.order.hold(Rank::Leading) }))
     }
 }
 
-/// The right to sync for all waiters, until it is dropped.
-struct SyncLeader<'s>(&'s Syncing);
+/// The right to sync for all waiters, until it is dropped: then, after an error or a panic too, another may lead.
+pub(super) struct SyncLeader<'s> {
+    syncing: &'s Syncing,
+    _right: Held,
+}
+
+impl SyncLeader<'_> {
+    /// Records what was synced, and wakes those who wait for it.
+    pub(super) fn end(self, synced: Seqno) {
+        self.syncing.raise(synced);
+    }
+}
 
 impl Drop for SyncLeader<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().leader = false;
-        self.0.done.notify_all();
+        self.syncing.state.lock().leader = false;
+        self.syncing.done.notify_all();
     }
 }
 
@@ -185,13 +178,15 @@ mod tests {
     use crate::base::Error;
 
     #[test]
-    fn one_syncs_for_all_who_wait_and_after_a_failure_another_one_tries() {
+    fn one_syncs_for_all_who_wait_and_after_a_failure_another_one_leads() {
         let syncing = Syncing::new(LockOrder::new(), Seqno(3), None);
-        let failed = syncing.upto(Seqno(5), || Ok(()), || Err(Error::DiskFull));
-        assert!(matches!(failed, Err(Error::DiskFull)) && syncing.synced() == Seqno(3));
-        syncing.upto(Seqno(5), || Ok(()), || Ok(Seqno(9))).unwrap();
-        syncing.upto(Seqno(9), || Err(Error::Closed), || Err(Error::DiskFull)).unwrap();
-        assert!(matches!(syncing.upto(Seqno(10), || Err(Error::Closed), || Ok(Seqno(10))), Err(Error::Closed)));
+        let closed = || Err(Error::Closed);
+        // Dropped without an end, as after an error.
+        drop(syncing.lead(Seqno(5), || Ok(())).unwrap().unwrap());
+        assert_eq!(syncing.synced(), Seqno(3));
+        syncing.lead(Seqno(5), || Ok(())).unwrap().unwrap().end(Seqno(9));
+        assert!(syncing.lead(Seqno(9), closed).unwrap().is_none());
+        assert!(matches!(syncing.lead(Seqno(10), closed), Err(Error::Closed)));
         assert_eq!(syncing.synced(), Seqno(9));
     }
 
@@ -199,9 +194,21 @@ mod tests {
     fn the_right_to_sync_goes_on_behind_a_panic() {
         let syncing = Syncing::new(LockOrder::new(), Seqno(0), None);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            syncing.upto(Seqno(1), || Ok(()), || panic!("a broken invariant"))
+            let _leader = syncing.lead(Seqno(1), || Ok(())).unwrap();
+            panic!("a broken invariant");
         }));
         assert!(panicked.is_err());
-        syncing.upto(Seqno(1), || Ok(()), || Ok(Seqno(1))).unwrap();
+        syncing.lead(Seqno(1), || Ok(())).unwrap().unwrap().end(Seqno(1));
+    }
+
+    #[test]
+    fn who_waits_for_the_one_who_syncs_is_woken_by_what_that_one_synced() {
+        let syncing = Syncing::new(LockOrder::new(), Seqno(0), None);
+        let leader = syncing.lead(Seqno(1), || Ok(())).unwrap().unwrap();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| syncing.lead(Seqno(2), || Ok(())).unwrap().is_none());
+            leader.end(Seqno(2));
+            assert!(waits.join().unwrap(), "it found its commit synced");
+        });
     }
 }

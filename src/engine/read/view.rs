@@ -107,30 +107,18 @@ impl ViewCore {
             return Self::of_nothing(engine);
         }
         engine.ctx.pass("view: moment, then registered");
-        let mut slack = Micros::ZERO;
-        let (mut complete, mut pinned) = (false, false);
-        let mut reader = Reader { seqno: Seqno(0), purge_horizon: Seqno(0), time: Micros::ZERO };
-        let (seat, files) = engine.files.register(|| {
-            // Under the registry lock: a job installed before this did not know this reader, but judged by an earlier
-            // time.
-            let now = if anchor == Anchor::Present { engine.now() } else { Micros::ZERO };
-            // The seqno first: the files taken after it hold every commit up to it. No job can drop anything in
-            // between, because its result becomes current under this lock.
-            let purge_horizon = engine.visible();
-            reader = match anchor {
-                Anchor::Present => {
-                    complete = true;
-                    Reader { seqno: purge_horizon, purge_horizon, time: now }
-                }
-                Anchor::Past { seqno, time, slack: at_most, pinned: is_pinned } => {
-                    (slack, pinned, complete) = (at_most, is_pinned, is_pinned);
-                    // A damaged timeline must not show the future.
-                    Reader { seqno: seqno.min(purge_horizon), purge_horizon, time }
-                }
-            };
-            reader
-        });
-        let Reader { seqno, purge_horizon, time } = reader;
+        let registering = engine.files.registering();
+        // Under the registry lock: a job installed before this did not know this reader, but judged by an earlier time.
+        let now = if anchor == Anchor::Present { engine.now() } else { Micros::ZERO };
+        // The seqno first: the files taken after it hold every commit up to it. No job can drop anything in between,
+        // because its result becomes current under this lock.
+        let purge_horizon = engine.visible();
+        let (seqno, time, slack, complete, pinned) = match anchor {
+            Anchor::Present => (purge_horizon, now, Micros::ZERO, true, false),
+            // A damaged timeline must not show the future.
+            Anchor::Past { seqno, time, slack, pinned } => (seqno.min(purge_horizon), time, slack, pinned, pinned),
+        };
+        let (seat, files) = registering.seat(Reader { seqno, purge_horizon, time });
         let version = Arc::clone(&files.version);
         Self { engine: Arc::clone(engine), seqno, time, slack, purge_horizon, complete, pinned, version, seat }
     }

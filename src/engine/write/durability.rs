@@ -10,9 +10,10 @@ use crate::{
 /// Delay before an interval sync is tried again that failed for another reason than the sync itself, in microseconds.
 const TRY_AGAIN: Micros = Micros(500_000);
 
-/// Syncs until every commit at or below `seqno` is durable.
+/// Syncs until every commit at or below `seqno` is durable: first what the log points to, then the log.
 pub(super) fn sync_upto(engine: &Engine, seqno: Seqno) -> Result<()> {
-    engine.log.sync_upto(seqno, &engine.files, || flush_recovered(engine))
+    flush_recovered(engine)?;
+    engine.log.sync_upto(seqno, &engine.files)
 }
 
 /// Schedules a sync of everything visible now within an interval: by the thread that waits for it or, on a machine
