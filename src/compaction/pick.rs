@@ -89,7 +89,7 @@ impl Aging {
     /// Returns whether a segment of the history tier can be dropped as a whole: it left the window, and no reader needs
     /// it.
     fn is_unneeded(&self, keyspace: &KeyspaceVersion, segment: &SegmentMeta) -> bool {
-        let Some(history) = segment.summary.history else { return false };
+        let history = segment.intervals();
         // A view above a tombstone without an end, but below `vanished`, would take the absence of the tombstone for
         // lost history.
         let end = if history.open {
@@ -107,16 +107,12 @@ impl Aging {
     pub(crate) fn buckets(&self, keyspace: &KeyspaceVersion) -> Vec<Vec<Vec<Arc<SegmentMeta>>>> {
         let mut runs: BTreeMap<FileNumber, Vec<Arc<SegmentMeta>>> = BTreeMap::new();
         for segment in &keyspace.history {
-            let history = segment.summary.history;
-            assert!(history.is_some(), "segment {} of the main tree stands in the history tier", segment.number);
-            let run = history.map_or(FileNumber(0), |history| history.run);
-            runs.entry(run).or_default().push(Arc::clone(segment));
+            runs.entry(segment.intervals().run).or_default().push(Arc::clone(segment));
         }
         let mut buckets: BTreeMap<u64, Vec<Vec<Arc<SegmentMeta>>>> = BTreeMap::new();
         let width = (self.window.0 / BUCKETS).max(1);
         for run in runs.into_values() {
-            let newest =
-                run.iter().filter_map(|segment| segment.summary.history).map(|history| history.until_max).max();
+            let newest = run.iter().map(|segment| segment.intervals().until_max).max();
             // Every run has a segment.
             let bucket = if self.only_age_counts { newest.unwrap_or(Micros::ZERO).0 / width } else { 0 };
             buckets.entry(bucket).or_default().push(run);

@@ -162,7 +162,7 @@ impl KeyspaceVersion {
 
 /// Returns the run of the history tier that a segment belongs to.
 fn run(segment: &SegmentMeta) -> FileNumber {
-    segment.summary.history.map_or(FileNumber(0), |history| history.run)
+    segment.intervals().run
 }
 
 /// Reports the invariant that an edit breaks.

@@ -53,7 +53,7 @@ pub(crate) struct Times {
 }
 
 /// Intervals in a segment of the history tier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HistorySummary {
     /// Largest end seqno of those that have an end; 0 without any.
     pub(crate) end: Seqno,
@@ -69,6 +69,15 @@ pub(crate) struct HistorySummary {
 /// Bits of the tier.
 const TIER_HISTORY: u8 = 0x01;
 const TIER_TIMES: u8 = 0x80;
+
+impl SegmentMeta {
+    /// Returns the intervals of a segment that stands in the history tier.
+    pub(crate) fn intervals(&self) -> HistorySummary {
+        let history = self.summary.history;
+        assert!(history.is_some(), "segment {} of the main tree stands in the history tier", self.number);
+        history.unwrap_or_default()
+    }
+}
 
 impl Summary {
     /// Appends the summary; [`Summary::decode`] is the exact inverse.

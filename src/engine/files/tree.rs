@@ -175,7 +175,7 @@ impl Tree {
             tree.levels.push(handles);
         }
         for meta in &keyspace.history {
-            let Some(history) = meta.summary.history else { continue };
+            let history = meta.intervals();
             let handle = handle_of(meta);
             match tree.history.last_mut() {
                 Some(run) if run.number == history.run => run.add(handle, history),

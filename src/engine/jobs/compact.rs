@@ -180,7 +180,7 @@ fn compact_history(
             continue;
         }
         let may_go = |segment: &Arc<SegmentMeta>| {
-            let Some(history) = segment.summary.history else { return false };
+            let history = segment.intervals();
             let aged = aging.now.saturating_sub(history.until_min) >= aging.window;
             let held_for = job.files.version.held.get(&segment.number);
             let is_released = |(seqno, _): &(Seqno, u64)| aging.registered.binary_search(seqno).is_err();

@@ -68,7 +68,7 @@ pub(super) fn run_history_task(
         HistoryTask::Drop(inputs) => {
             let mut outcome = Outcome::default();
             for segment in &inputs {
-                let Some(history) = segment.summary.history else { continue };
+                let history = segment.intervals();
                 // As if each version had been dropped by itself.
                 let end = if history.open { history.end.max(segment.summary.max_seqno) } else { history.end };
                 outcome.dropped.vanished = outcome.dropped.vanished.max(end);
