@@ -1,6 +1,6 @@
 //! The clock of the database.
 //!
-//! Follows the wall clock while the two differ by at most [`SLACK_US`], else the monotonic clock, so that one wrong
+//! Follows the wall clock while the two differ by at most [`SLACK`], else the monotonic clock, so that one wrong
 //! second of the wall clock changes nothing. A larger step ahead is believed once it has lasted for an hour of
 //! monotonic time. Time never runs backwards: while the database is ahead of the wall clock by more than the slack, its
 //! time advances at half speed. Rule C1 of `docs/versions.md`.
