@@ -239,6 +239,7 @@ fn get_now(
     value.map_err(|error| keyspace.named(error))
 }
 
+#[inline]
 fn get_counted(
     current: &SuperVersion,
     keyspace: &KeyspaceRef,
@@ -255,9 +256,7 @@ fn get_counted(
 
 /// Looks a key up as of a moment: in the history tier first, since an interval that holds the moment is the truth, then
 /// in memtables and the main tree.
-///
-/// A purge there may hide a version of the history tier. Then the main tree comes first, and the history tier is asked
-/// if that has no value: the newer entry wins.
+#[inline]
 fn look_up_as_of(
     current: &SuperVersion,
     keyspace: KeyspaceId,
@@ -265,11 +264,30 @@ fn look_up_as_of(
     lookup: &mut Lookup,
     tally: &mut Tally,
 ) -> Result<Option<Answer>> {
+    match current.trees.get(&keyspace) {
+        Some(tree) if !tree.history.is_empty() => look_up_in_both(current, keyspace, tree, key, lookup, tally),
+        _ => {
+            let seqno = lookup.seqno();
+            look_up(current, keyspace, key, lookup, |handle| handle.matters_at(seqno), |place| tally.count(&place))
+        }
+    }
+}
+
+/// Looks a key up in the history tier and in the main tree.
+///
+/// A purge in the main tree may hide a version of the history tier. Then the main tree comes first, and the history
+/// tier is asked if that has no value: the newer entry wins.
+fn look_up_in_both(
+    current: &SuperVersion,
+    keyspace: KeyspaceId,
+    tree: &Tree,
+    key: &mut PointKey<'_>,
+    lookup: &mut Lookup,
+    tally: &mut Tally,
+) -> Result<Option<Answer>> {
     let seqno = lookup.seqno();
-    let tree = current.trees.get(&keyspace).filter(|tree| !tree.history.is_empty());
-    let purges = |tree: &Tree| tree.purges || current.memtables(Seqno::MAX).any(|memtable| memtable.has_purges());
-    let main_first = tree.is_some_and(|tree| purges(tree));
-    let tree = tree.filter(|tree| seqno < tree.history_end);
+    let main_first = tree.purges || current.memtables(Seqno::MAX).any(|memtable| memtable.has_purges());
+    let tree = Some(tree).filter(|tree| seqno < tree.history_end);
     let mut history = HistoryAnswer::Nothing;
     if main_first {
         // Stopping at the first trace of a moved version would miss a purge further down.
