@@ -2,8 +2,9 @@
 //!
 //! ```
 //! # use chronolith::{env::Memory, KeyspaceOptions, Options};
-//! # let open = |path| Options::new().env(Memory::new()).open(path);
-//! let db = open("my.db")?; // `Db::open` for a directory on disk
+//! # struct Db;
+//! # impl Db { fn open(path: &str) -> chronolith::Result<chronolith::Db> { Options::new().env(Memory::new()).open(path) } }
+//! let db = Db::open("my.db")?;
 //! let users = db.keyspace("users", KeyspaceOptions::new())?;
 //! users.put("ann", "25")?;
 //! let before = db.snapshot();

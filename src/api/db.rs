@@ -37,8 +37,8 @@ impl fmt::Debug for Db {
 }
 
 impl Db {
-    /// Opens the database in the directory `path` with the default [`Options`], and creates it if it does not exist.
-    /// After a crash, opening recovers it.
+    /// Opens the database in the directory `path` with the default [`Options`], and creates it if it does not exist,
+    /// with missing parents; [`Options::create`] guards against a mistyped path. After a crash, opening recovers it.
     ///
     /// ```no_run
     /// let db = chronolith::Db::open("my.db")?;
@@ -402,7 +402,7 @@ impl Db {
     /// # let db = Options::new().env(disk.clone()).open("my.db")?;
     /// # db.keyspace("users", KeyspaceOptions::new())?.put("ann", "25")?;
     /// db.checkpoint("copy.db")?;
-    /// let copy = Options::new().env(disk).open("copy.db")?;
+    /// let copy = Options::new().env(disk).open("copy.db")?; // `Db::open` for a directory on disk
     /// assert_eq!(copy.keyspaces(), db.keyspaces());
     /// # Ok::<_, chronolith::Error>(())
     /// ```

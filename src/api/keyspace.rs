@@ -168,8 +168,8 @@ impl Keyspace {
     /// show, pinned moments included.
     ///
     /// The next [`Db::compact`](crate::Db::compact) removes the bytes from every file of the database, and reports
-    /// which earlier views still hold some. An earlier view or pin keeps the value it can read, and keeps the key's
-    /// name in the files until it is gone and `compact` runs again. Copies made by
+    /// which earlier views still hold some. An earlier view keeps the value it can read. An earlier view or pin also
+    /// keeps the key itself, without a value, in the files until it is gone and `compact` runs again. Copies made by
     /// [`Db::checkpoint`](crate::Db::checkpoint) are not reached, nor are equal values of other keys. Later writes to
     /// the key are unaffected.
     ///
@@ -403,8 +403,8 @@ impl Keyspace {
     /// several times, or deleted since, may count several times until it is compacted.
     ///
     /// After [`compact`](crate::Db::compact), with no older view open, it is the number of keys, apart from those that
-    /// have expired since. For the exact number, count the keys of [`range`](Self::range);
-    /// a key whose value cannot be returned is an error among them.
+    /// have expired since. For the exact number, count the keys of [`range`](Self::range); a key whose value cannot be
+    /// returned is an error among them.
     #[doc(alias = "count", alias = "len", alias = "estimate_num_keys")]
     pub fn approximate_len(&self) -> u64 {
         keyspaces::approximate_len(self.engine(), self.id())

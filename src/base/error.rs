@@ -10,9 +10,9 @@ use super::{Receipt, Seqno};
 /// Result of every call that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Reason why a call failed. The message names the file, keyspace or key, and says what to do. The operating system's
-/// error is the [`source`](std::error::Error::source) and not part of the message, so that reporters that print the
-/// chain print it once.
+/// Reason why a call failed. The message says what to do, and names the file, keyspace or key that the variant knows
+/// of. The operating system's error is the [`source`](std::error::Error::source) and not part of the message, so that
+/// reporters that print the chain print it once.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -112,7 +112,7 @@ pub enum Error {
     },
 
     /// The database was closed; this handle, view or iterator cannot be used any more.
-    #[error("the database is closed; open it again")]
+    #[error("the database is closed; open it again with `Db::open`")]
     Closed,
 
     /// An argument or option is not valid. Correct the call.

@@ -127,17 +127,18 @@ impl Policy {
         Self(Kind::Tombstones(Micros::of_duration(retention)))
     }
 
-    /// Keeps every version that was current at some moment of the last `min_age`, so every read inside that window is
-    /// exact, and the newest `max_versions` versions of each key, whatever their age. Deletes count as versions. What
-    /// lies beneath a delete older than `min_age` is not kept by number.
+    /// Keeps every version that was current at some moment of the last `min_age`, so every read inside that window
+    /// since the policy was set is exact, and the newest `max_versions` versions of each key, whatever their age.
+    /// Deletes count as versions. What lies beneath a delete older than `min_age` is not kept by number.
     #[must_use]
     pub fn mvcc(max_versions: u64, min_age: Duration) -> Self {
         Self(Kind::Mvcc { versions: max_versions, age: Micros::of_duration(min_age) })
     }
 
-    /// Creates a user-defined policy. Its name, of 1 to 255 bytes, is stored in the database;
-    /// [`Db::keyspace`](crate::Db::keyspace) returns [`Invalid`](crate::Error::Invalid) for any other. A process that
-    /// opens the keyspace without giving it this policy keeps all versions in it, until the policy is given.
+    /// Creates a user-defined policy. Its name is stored in the database; [`Db::keyspace`](crate::Db::keyspace) returns
+    /// [`Invalid`](crate::Error::Invalid) unless it has 1 to 255 bytes. A process that opens the keyspace without
+    /// giving it this policy keeps all versions in it, until the policy is given. Unlike a merge strategy, a policy can
+    /// be replaced: another one, or this one under another name, takes its place.
     #[must_use]
     pub fn custom(name: impl AsRef<str>, policy: impl CompactionPolicy) -> Self {
         Self(Kind::Custom { name: name.as_ref().into(), by: Arc::new(policy) })

@@ -52,7 +52,7 @@ impl KeyspaceRef {
 #[cold]
 pub(super) fn dropped(keyspace: &KeyspaceRef) -> Error {
     let name = &keyspace.name;
-    Error::invalid(format!("keyspace \"{name}\" was dropped; `Db::keyspace` creates it again"))
+    Error::invalid(format!("keyspace \"{name}\" was dropped; get a new one of this name from `Db::keyspace`"))
 }
 
 /// Returns those of the registered seqnos, ascending, at which a keyspace with this birth and drop can be read.

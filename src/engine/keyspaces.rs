@@ -6,7 +6,7 @@ use super::{Engine, KeyspaceOptions, KeyspaceRef, files::Editing, jobs::flush_re
 use crate::{
     base::{Error, FIRST_KEYSPACE, KeyspaceId, Micros, Result, Seqno},
     compaction::Policy,
-    manifest::{Change, Edit, KeyspaceVersion, StoredOptions},
+    manifest::{Change, Edit, KeyspaceVersion, StoredOptions, Version},
     merge::MergeStrategy,
     segment::PointIndex,
 };
@@ -85,13 +85,17 @@ fn edits(name: &[char], other: &str) -> usize {
 /// Returns the error for a missing keyspace, with the name that may have been meant.
 #[cold]
 fn no_keyspace(engine: &Engine, name: &str) -> Error {
-    let names = keyspace_names(engine);
-    let meant = match closest(name, names.iter().map(String::as_str)) {
-        Some((distance, other)) if is_alike(distance, name) => format!("; did you mean \"{other}\"?"),
-        Some((_, other)) => format!("; the closest name is \"{other}\""),
-        None => "; there are none".to_owned(),
-    };
-    Error::invalid(format!("there is no keyspace \"{name}\", and create(false) makes none{meant}"))
+    let meant = meant(name, &keyspace_names(engine));
+    Error::invalid(format!("there is no keyspace \"{name}\", and create(false) makes none; {meant}"))
+}
+
+/// Returns the hint of an error about a name that does not exist.
+fn meant<S: AsRef<str>>(name: &str, names: &[S]) -> String {
+    match closest(name, names.iter().map(AsRef::as_ref)) {
+        Some((distance, other)) if is_alike(distance, name) => format!("did you mean \"{other}\"?"),
+        Some(_) => format!("there are {} of other names", names.len()),
+        None => "there are none".to_owned(),
+    }
 }
 
 /// Returns a keyspace as it is now; `None` once it is forgotten, and in a forked process.
@@ -242,7 +246,8 @@ pub(crate) fn drop_keyspace(engine: &Engine, name: &str) -> Result<()> {
     flush_recovered(engine)?;
     let mut editing = engine.files.edit();
     let Some(keyspace) = editing.version().by_name(name) else {
-        return Err(Error::invalid(format!("there is no keyspace \"{name}\" to drop")));
+        let names: Vec<_> = alive(editing.version()).map(|keyspace| keyspace.name.as_str()).collect();
+        return Err(Error::invalid(format!("there is no keyspace \"{name}\" to drop; {}", meant(name, &names))));
     };
     let id = keyspace.id;
     commit_change(engine, &mut editing, |seqno, _| Change::Drop { id, seqno })?;
@@ -251,14 +256,17 @@ pub(crate) fn drop_keyspace(engine: &Engine, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Iterates over the keyspaces that users see.
+fn alive(version: &Version) -> impl Iterator<Item = &Arc<KeyspaceVersion>> {
+    version.keyspaces.values().filter(|keyspace| keyspace.dropped.is_none() && !keyspace.is_hidden())
+}
+
 /// Returns the names of all keyspaces, sorted.
 pub(crate) fn keyspace_names(engine: &Engine) -> Vec<String> {
     if engine.is_forked() {
         return Vec::new();
     }
-    let version = Arc::clone(&engine.files.current().version);
-    let alive = version.keyspaces.values().filter(|keyspace| keyspace.dropped.is_none() && !keyspace.is_hidden());
-    let mut names: Vec<_> = alive.map(|keyspace| keyspace.name.clone()).collect();
+    let mut names: Vec<_> = alive(&engine.files.current().version).map(|keyspace| keyspace.name.clone()).collect();
     names.sort_unstable();
     names
 }

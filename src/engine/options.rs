@@ -220,8 +220,11 @@ impl Options {
         if let Some(files) = self.max_open_files.filter(|files| *files < OPEN_FILES_MIN) {
             return Err(Error::invalid(format!("max_open_files is at least {OPEN_FILES_MIN}, not {files}")));
         }
-        if self.l0_threshold == 0 || self.level_ratio < 2 {
-            return Err(Error::invalid("l0_threshold is at least 1 and level_ratio at least 2"));
+        if self.l0_threshold == 0 {
+            return Err(Error::invalid("l0_threshold is at least 1, not 0"));
+        }
+        if self.level_ratio < 2 {
+            return Err(Error::invalid(format!("level_ratio is at least 2, not {}", self.level_ratio)));
         }
         if matches!(self.durability, Durability::Interval(every) if every.is_zero()) {
             return Err(Error::invalid("an interval of zero is Durability::Sync"));

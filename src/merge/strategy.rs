@@ -404,7 +404,8 @@ pub(crate) fn append_list(items: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Iterates over the items of an appended list, in the order in which they were appended. For bytes that are not such a
-/// list, the last item is an error.
+/// list, the last item is an error, a [`Corruption`](crate::Corruption), which `?` turns into
+/// [`Invalid`](crate::Error::Invalid).
 ///
 /// ```
 /// # use chronolith::{env::Memory, merge::append_items, KeyspaceOptions, MergeStrategy, Options};

@@ -1,6 +1,6 @@
 //! Compaction on demand: brings everything, a keyspace, or a span of one to its final shape.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::{
     aging, expiry_cutoff,
@@ -35,6 +35,24 @@ pub struct Compacted {
     pub bytes_before: u64,
     /// Bytes of segments after the compaction.
     pub bytes_after: u64,
+}
+
+impl fmt::Display for Compacted {
+    /// Prints the bytes before and after, and who still holds old versions.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { still_held_by, bytes_before, bytes_after } = self;
+        write!(f, "{bytes_before} bytes before, {bytes_after} after")?;
+        match still_held_by.as_slice() {
+            [] => Ok(()),
+            seqnos => {
+                f.write_str("; old versions are held for readers of ")?;
+                seqnos
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(at, seqno)| write!(f, "{}{seqno}", if at == 0 { "" } else { ", " }))
+            }
+        }
+    }
 }
 
 /// Scope of a compaction on demand.

@@ -202,7 +202,7 @@ fn no_database(env: &dyn Env, path: &Path, options: &Options) -> Error {
             |other: &&String| env.open_dir(&parent.join(other), false).and_then(|dir| dir.open(name::CURRENT)).is_ok();
         names.iter().take(BESIDE_MAX).find(is_database).map(|other| path.with_file_name(other))
     };
-    let meant = beside().map(|other| format!(", or did you mean {}", other.display())).unwrap_or_default();
+    let meant = beside().map(|other| format!("; did you mean {}?", other.display())).unwrap_or_default();
     Error::invalid(format!("there is no database at {}; open it without {without} to create it{meant}", path.display()))
 }
 

@@ -245,7 +245,7 @@ impl fmt::Display for Stats {
         )?;
         writeln!(
             f,
-            "point reads: {:.2} blocks each; filters ruled out {} and let {:.2}% of absent keys pass, fingerprints {:.2}%",
+            "point reads: {:.2} blocks each; filters ruled out {}; false positives: filters {:.2}%, fingerprints {:.2}%",
             self.blocks_per_get(),
             counted(self.filter_rejections, "segment", "segments"),
             100.0 * self.filter_false_positive_rate(),
@@ -253,7 +253,7 @@ impl fmt::Display for Stats {
         )?;
         writeln!(
             f,
-            "written: log {}, flushes {}, compactions {}; {:.2} for each log byte",
+            "written: log {}, flushes {}, compactions {}; write amplification {:.2}",
             size(self.log_bytes),
             size(self.flushed_bytes),
             size(self.compacted_out_bytes),
@@ -268,7 +268,7 @@ impl fmt::Display for Stats {
             };
             writeln!(
                 f,
-                "{} level {}: {}, {}, {} ({:.2} of the raw data){index}",
+                "{} level {}: {}, {}, {} ({:.2} × the raw data){index}",
                 level.keyspace,
                 level.level,
                 counted(level.segments, "segment", "segments"),

@@ -100,7 +100,10 @@ pub(super) fn check_key_of(keyspace: &KeyspaceRef, key: &[u8]) -> Result<()> {
 
 fn check_key(key: &[u8]) -> Result<()> {
     if key.len() > KEY_LEN_MAX {
-        return Err(Error::invalid(format!("a key has at most {KEY_LEN_MAX} bytes, not {}", key.len())));
+        return Err(Error::invalid(format!(
+            "a key has at most {KEY_LEN_MAX} bytes, not {}; hash it or move a part of it into the value",
+            key.len()
+        )));
     }
     Ok(())
 }
@@ -111,7 +114,7 @@ fn check_len(batch: &BatchBuf, more: usize) -> Result<()> {
     let len = batch.len().saturating_add(more);
     if len > BATCH_LEN_MAX {
         return Err(Error::invalid(format!(
-            "a batch, or one value with its key, encodes to at most {BATCH_LEN_MAX} bytes, not {len}; split it"
+            "a batch encodes to at most {BATCH_LEN_MAX} bytes, not {len}; split it, or the value into several keys"
         )));
     }
     Ok(())
