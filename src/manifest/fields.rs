@@ -5,8 +5,12 @@ use crate::{
     format::Reader,
 };
 
-/// Largest plausible file number or seqno.
+/// Largest file number or seqno that is read. What is written stays far below: see [`COUNTER_START_MAX`].
 const COUNTER_MAX: u64 = 1 << 62;
+
+/// Largest file number or seqno that a database may be opened with. It can count up from there for centuries without
+/// reaching what would not be read again.
+pub(super) const COUNTER_START_MAX: u64 = 1 << 61;
 
 /// Longer than any segment can be.
 pub(super) const FILE_LEN_MAX: u64 = 1 << 40;

@@ -19,6 +19,7 @@ use super::{
     change::Change,
     decisions::Decisions,
     edit::Edit,
+    fields::COUNTER_START_MAX,
     keyspace::{KeyspaceVersion, LEVELS_MAX, broken},
     options::StoredOptions,
 };
@@ -81,6 +82,12 @@ impl Version {
 
     /// Checks the whole version after it was read, including that no two keyspaces have segments of one number.
     pub(crate) fn check_whole(&self) -> Result<(), Corruption> {
+        let seqnos = [self.last_seqno, self.next_seqno, self.seqno_ceiling].map(|seqno| seqno.0);
+        let logs = self.log_ends.keys().map(|number| number.0);
+        let counters = seqnos.into_iter().chain([self.next_file.0, self.logs_from.0]).chain(logs);
+        if counters.max().is_some_and(|most| most > COUNTER_START_MAX) {
+            return Err(broken("numbers that can still be counted up"));
+        }
         Self::check(&self.keyspaces.values().collect::<Vec<_>>())
     }
 
@@ -363,5 +370,26 @@ mod tests {
             with_keyspace().apply(&marks(Seqno(9), Seqno(9))).unwrap().apply(&marks(Seqno(3), Seqno(12))).unwrap();
         let keyspace = &version.keyspaces[&KeyspaceId(16)];
         assert_eq!((keyspace.vanished, keyspace.horizon), (Seqno(9), Seqno(12)));
+    }
+
+    /// What is opened must be readable again, however much is written in between.
+    #[test]
+    fn a_version_whose_numbers_are_near_their_limit_is_refused() {
+        let most = COUNTER_START_MAX;
+        let of =
+            |seqno: u64| Change::Seqnos { last: Seqno(seqno), next: Seqno(0), ceiling: Seqno(0), time: Micros::ZERO };
+        for (changes, good) in [
+            (vec![of(most)], true),
+            (vec![of(most + 1)], false),
+            (vec![Change::NextFile { number: FileNumber(most) }], true),
+            (vec![Change::NextFile { number: FileNumber(most + 1) }], false),
+            (vec![Change::LogsFrom { number: FileNumber(most + 1) }], false),
+            (vec![Change::LogEnd { number: FileNumber(most + 1), end: LogEnd::AtMost(0) }], false),
+            (vec![Change::Pin { name: "p".into(), seqno: Seqno(most + 1), time: Micros::ZERO }], false),
+        ] {
+            let told = format!("{changes:?}");
+            let version = Version::default().apply(&Edit::new(changes)).unwrap();
+            assert_eq!(version.check_whole().is_ok(), good, "{told}");
+        }
     }
 }
