@@ -1,5 +1,5 @@
 //! Format 1, pinned: small databases, a perfect-hash function and map files. This release must write the very same
-//! bytes, and every later one must open them. Two databases of earlier releases, which had no timeline, are opened too.
+//! bytes, and every later one must open them.
 //!
 //! `CHRONOLITH_GOLDEN=write cargo test --test golden` writes the files anew; that is a new format.
 
@@ -235,11 +235,7 @@ fn the_past_of_format_1_is_read_and_goes_on() {
 
 #[test]
 fn this_release_writes_format_1_to_the_byte() {
-    let databases = [
-        ("format-1-timeline", build()),
-        ("format-1-timeline-folding", build_folding()),
-        ("format-1-past", build_past()),
-    ];
+    let databases = [("format-1", build()), ("format-1-folding", build_folding()), ("format-1-past", build_past())];
     for (name, machine) in databases {
         let mut count = 0;
         for path in machine.files() {
@@ -342,7 +338,6 @@ fn read(name: &str) -> env::Sim {
 #[test]
 fn strategies_and_indexes_of_format_1_are_read_and_go_on() {
     check_folding(&read("format-1-folding"));
-    check_folding(&read("format-1-timeline-folding"));
     check_folding(&build_folding());
 }
 
@@ -402,7 +397,6 @@ fn map_files_of_format_1_are_written_to_the_byte_and_read() {
 fn format_1_is_read_and_goes_on() {
     let machine = read("format-1");
     check(&machine.fork());
-    check(&read("format-1-timeline"));
     check(&build());
 
     // A header that says format 2, correctly, belongs to a later release: refused, and not one byte touched.

@@ -12,7 +12,7 @@ pub(crate) const SEGMENTS: &str = "segments";
 const NUMBER_MAX: u64 = 1 << 62;
 
 /// Names that later parts of the format use, listed so that they are not taken for foreign files.
-const RESERVED: [&str; 2] = ["TIMELINE", "packs"];
+const RESERVED: [&str; 3] = ["TIMELINE", "KEYS", "packs"];
 
 pub(crate) fn manifest(number: FileNumber) -> String {
     format!("MANIFEST-{number}")

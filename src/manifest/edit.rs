@@ -207,14 +207,11 @@ pub(super) mod tests {
         let marks =
             |expired_upto| Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto };
         let cases: &[(Change, &[u8])] = &[
-            (
-                Change::Create { id, name: "k".into(), options: plain, seqno: Seqno(7) },
-                b"\x01\x06\xac\x02\x07\x00\x01k",
-            ),
+            (Change::Create { id, name: "k".into(), options: plain, seqno: Seqno(7) }, b"\x01\x05\xac\x02\x07\x01k"),
             (Change::Drop { id, seqno: Seqno(9) }, b"\x02\x03\xac\x02\x09"),
             (Change::Forget { id }, b"\x03\x02\xac\x02"),
             (Change::Remove { keyspace: id, number: FileNumber(128) }, b"\x05\x04\xac\x02\x80\x01"),
-            (marks(Micros::ZERO), b"\x06\x04\xac\x02\x01\x02"),
+            (marks(Micros::ZERO), b"\x06\x05\xac\x02\x01\x02\x00"),
             (marks(Micros(8)), b"\x06\x05\xac\x02\x01\x02\x08"),
             (Change::LogsFrom { number: FileNumber(3) }, b"\x07\x01\x03"),
             (Change::LogEnd { number: FileNumber(2), end: LogEnd::Exactly(99) }, b"\x08\x02\x02\x63"),
@@ -225,15 +222,12 @@ pub(super) mod tests {
                 b"\x0a\x05\x05\x09\x80\x01\x06",
             ),
             (Change::NextKeyspace { number: 300 }, b"\x0c\x02\xac\x02"),
-            (Change::Configure { id, options: sum, seqno: Seqno(8) }, b"\x0d\x07\xac\x02\x08\x00\x02\x00\x00"),
+            (Change::Configure { id, options: sum, seqno: Seqno(8) }, b"\x0d\x06\xac\x02\x08\x02\x01\x02"),
             (
                 Change::Configure { id, options: kept, seqno: Seqno(8) },
-                b"\x0d\x10\xac\x02\x08\x02\x00\x00\x00\x03\x80\x01\x00\x02\x03\x05\x09\x00",
+                b"\x0d\x0f\xac\x02\x08\x01\x04\x02\x03\x80\x01\x04\x04\x03\x05\x09\x00",
             ),
-            (
-                Change::Configure { id, options: custom, seqno: Seqno(8) },
-                b"\x0d\x0c\xac\x02\x08\x03\x00\x00\x00\x00\x00\x01f\x00",
-            ),
+            (Change::Configure { id, options: custom, seqno: Seqno(8) }, b"\x0d\x08\xac\x02\x08\x01\x03\x03\x01f"),
             (Change::Pin { name: "p".into(), seqno: Seqno(8), time: Micros(6) }, b"\x0e\x04\x01p\x08\x06"),
             (Change::Unpin { name: "p".into() }, b"\x0f\x02\x01p"),
             (Change::Held { number: FileNumber(4), bytes: vec![(Seqno(7), 100)] }, b"\x80\x04\x04\x01\x07\x64"),

@@ -122,8 +122,10 @@ impl KeyspaceVersion {
     /// Appends the changes that rebuild it from nothing.
     pub(super) fn snapshot(&self, edit: &mut Edit) {
         let Self { id, born, vanished, horizon, expired_upto, .. } = *self;
-        let (name, options) = (self.name.clone(), self.options.clone());
-        edit.push(Change::Create { id, name, options, seqno: born });
+        if !self.is_hidden() {
+            let (name, options) = (self.name.clone(), self.options.clone());
+            edit.push(Change::Create { id, name, options, seqno: born });
+        }
         edit.push(Change::Watermarks { keyspace: id, vanished, horizon, expired_upto });
         for (level, segments) in (0u8..).zip(&self.levels) {
             for segment in segments {

@@ -1,14 +1,28 @@
-//! The options of a keyspace on disk.
+//! The options of a keyspace on disk: those that differ from their defaults, each a field with its number.
+//!
+//! ```text
+//!  options:  field field …                         in ascending order, to the end of the change
+//!  field:    number u8 · length varint · body      unknown below 128: refused; from 128 on: skipped
+//! ```
 
 use std::{ops::RangeInclusive, sync::Arc};
 
-use super::fields::{LIST_MAX, bounded, seqno_field, text};
+use super::fields::{LIST_MAX, seqno_field, text};
 use crate::{
     base::{Corruption, Micros, Seqno},
     format::{Reader, Writer},
     merge::{MergeStrategy, NUMBER_CUSTOM},
     segment::PointIndex,
 };
+
+/// Numbers of the fields.
+const POLICY: u8 = 1;
+const MERGE: u8 = 2;
+const POINT_INDEX: u8 = 3;
+const TTLS: u8 = 4;
+
+/// Lowest number of a field that a reader may skip.
+const FIRST_OPTIONAL_FIELD: u8 = 128;
 
 /// A compaction policy on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,14 +38,33 @@ pub(crate) enum StoredPolicy {
 }
 
 impl StoredPolicy {
-    /// Returns its number on disk, which precedes the name of a keyspace, apart from the rest.
-    pub(super) fn number(&self) -> u8 {
+    fn encode(&self, out: &mut Writer) {
         match self {
-            Self::LastWriterWins => 0,
-            Self::Tombstones(_) => 1,
-            Self::Mvcc(..) => 2,
-            Self::Custom(_) => 3,
+            Self::LastWriterWins => out.u8(0),
+            Self::Tombstones(retention) => {
+                out.u8(1);
+                out.varint(retention.0);
+            }
+            Self::Mvcc(versions, age) => {
+                out.u8(2);
+                out.varint(*versions);
+                out.varint(age.0);
+            }
+            Self::Custom(name) => {
+                out.u8(3);
+                out.prefixed(name.as_bytes());
+            }
         }
+    }
+
+    /// Reads a policy other than the default.
+    fn decode(body: &mut Reader<'_>) -> Result<Self, Corruption> {
+        Ok(match body.u8("policy")? {
+            1 => Self::Tombstones(Micros(body.varint("retention")?)),
+            2 => Self::Mvcc(body.varint("number of versions")?, Micros(body.varint("age of versions")?)),
+            3 => Self::Custom(text(body, "name of a policy")?),
+            _ => return Err(body.corrupt("a policy that this release knows")),
+        })
     }
 }
 
@@ -74,67 +107,122 @@ impl StoredOptions {
         self
     }
 
-    /// Appends the options that follow the name in a catalogue entry; nothing, as in the first manifests, for the
-    /// defaults.
-    pub(super) fn encode_tail(&self, out: &mut Writer) {
-        let keeps = self.policy != StoredPolicy::LastWriterWins || !self.ttls.is_empty();
-        if (self.merge, self.point_index) != (0, PointIndex::Auto) || keeps {
-            out.u8(self.merge);
-            out.prefixed(self.merge_name.as_bytes());
-            out.u8(self.point_index.number());
+    /// Appends the options that differ from their defaults, each as a field; [`StoredOptions::decode`] is the exact
+    /// inverse.
+    pub(super) fn encode(&self, out: &mut Writer) {
+        let mut field = |number: u8, write: &dyn Fn(&mut Writer)| {
+            let mut body = Writer::default();
+            write(&mut body);
+            out.u8(number);
+            out.prefixed(body.bytes());
+        };
+        if self.policy != StoredPolicy::LastWriterWins {
+            field(POLICY, &|body| self.policy.encode(body));
         }
-        if keeps {
-            let (first, second, name) = match &self.policy {
-                StoredPolicy::LastWriterWins => (0, 0, ""),
-                StoredPolicy::Tombstones(retention) => (retention.0, 0, ""),
-                StoredPolicy::Mvcc(versions, age) => (*versions, age.0, ""),
-                StoredPolicy::Custom(name) => (0, 0, name.as_str()),
-            };
-            out.varint(first);
-            out.varint(second);
-            out.prefixed(name.as_bytes());
-            out.varint(self.ttls.len() as u64);
-            for (from, ttl) in self.ttls.iter() {
-                out.varint(from.0);
-                out.varint(ttl.0);
-            }
+        if self.merge != 0 {
+            field(MERGE, &|body| {
+                body.u8(self.merge);
+                if self.merge == NUMBER_CUSTOM {
+                    body.prefixed(self.merge_name.as_bytes());
+                }
+            });
+        }
+        if self.point_index != PointIndex::Auto {
+            field(POINT_INDEX, &|body| body.u8(self.point_index.number()));
+        }
+        if !self.ttls.is_empty() {
+            field(TTLS, &|body| {
+                for (from, ttl) in self.ttls.iter() {
+                    body.varint(from.0);
+                    body.varint(ttl.0);
+                }
+            });
         }
     }
 
-    /// Reads what [`StoredOptions::encode_tail`] appended, given the number of the policy.
-    pub(super) fn decode_tail(policy: u8, body: &mut Reader<'_>) -> Result<Self, Corruption> {
-        if policy > 3 {
-            return Err(body.corrupt("a policy that this release knows"));
-        }
-        if body.remaining() == 0 && policy == 0 {
-            return Ok(Self::default());
-        }
-        let merge = body.u8("merge strategy")?;
-        let merge_name = text(body, "name of a strategy")?;
-        let index = body.u8("point index")?;
-        let custom = merge == NUMBER_CUSTOM;
-        let known = custom || MergeStrategy::built_in(merge).is_some();
-        let nothing_said = (merge, index) == (0, 0) && body.remaining() == 0;
-        let point_index =
-            PointIndex::from_number(index).filter(|_| known && custom != merge_name.is_empty() && !nothing_said);
-        let point_index = point_index.ok_or_else(|| body.corrupt("options that this release knows"))?;
-        let mut options = Self { merge, merge_name, point_index, ..Self::default() };
-        if body.remaining() > 0 || policy != 0 {
-            let (first, second) = (body.varint("policy")?, body.varint("policy")?);
-            let name = text(body, "name of a policy")?;
-            options.policy = match policy {
-                0 => StoredPolicy::LastWriterWins,
-                1 => StoredPolicy::Tombstones(Micros(first)),
-                2 => StoredPolicy::Mvcc(first, Micros(second)),
-                _ => StoredPolicy::Custom(name),
-            };
-            let count = bounded(body, "times to live", LIST_MAX)?;
-            let ttls = (0..count).map(|_| Ok((seqno_field(body, "seqno")?, Micros(body.varint("time to live")?))));
-            options.ttls = ttls.collect::<Result<_, Corruption>>()?;
-            if !options.ttls.is_sorted_by_key(|(from, _)| *from) {
-                return Err(body.corrupt("times to live in order"));
+    /// Reads the fields that fill the rest of a change.
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Corruption> {
+        let mut options = Self::default();
+        let mut last = 0;
+        while reader.remaining() > 0 {
+            let number = reader.u8("number of an option")?;
+            if number <= last {
+                return Err(reader.corrupt("options in ascending order"));
             }
+            last = number;
+            let mut body = Reader::new(reader.prefixed("an option")?);
+            match number {
+                POLICY => options.policy = StoredPolicy::decode(&mut body)?,
+                MERGE => (options.merge, options.merge_name) = strategy(&mut body)?,
+                POINT_INDEX => {
+                    let index = PointIndex::from_number(body.u8("point index")?);
+                    let index = index.filter(|index| *index != PointIndex::Auto);
+                    options.point_index = index.ok_or_else(|| body.corrupt("a point index that this release knows"))?;
+                }
+                TTLS => options.ttls = ttls(&mut body)?,
+                FIRST_OPTIONAL_FIELD.. => continue,
+                _ => return Err(reader.corrupt("an option that this release knows")),
+            }
+            body.finish("end of an option")?;
         }
         Ok(options)
+    }
+}
+
+/// Reads a merge strategy other than last-wins.
+fn strategy(body: &mut Reader<'_>) -> Result<(u8, String), Corruption> {
+    let number = body.u8("merge strategy")?;
+    let name = if number == NUMBER_CUSTOM { text(body, "name of a strategy")? } else { String::new() };
+    let custom = number == NUMBER_CUSTOM && !name.is_empty();
+    if number == 0 || !custom && MergeStrategy::built_in(number).is_none() {
+        return Err(body.corrupt("a merge strategy that this release knows"));
+    }
+    Ok((number, name))
+}
+
+/// Reads times to live, at least one, in the order of their seqnos.
+fn ttls(body: &mut Reader<'_>) -> Result<Arc<[(Seqno, Micros)]>, Corruption> {
+    let mut ttls = Vec::new();
+    while body.remaining() > 0 {
+        ttls.push((seqno_field(body, "seqno")?, Micros(body.varint("time to live")?)));
+    }
+    if ttls.is_empty() || ttls.len() as u64 > LIST_MAX || !ttls.is_sorted_by_key(|(from, _)| *from) {
+        return Err(body.corrupt("times to live in order"));
+    }
+    Ok(ttls.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<StoredOptions, Corruption> {
+        StoredOptions::decode(&mut Reader::new(bytes))
+    }
+
+    #[test]
+    fn a_field_out_of_order_twice_unknown_or_with_its_default_is_refused_and_a_hint_is_skipped() {
+        assert_eq!(read(&[]), Ok(StoredOptions::default()));
+        let index = [POINT_INDEX, 1, 2];
+        assert_eq!(read(&index).unwrap().point_index, PointIndex::Always);
+        let hint = [FIRST_OPTIONAL_FIELD, 2, 7, 7];
+        assert_eq!(read(&[&index[..], &hint].concat()), read(&index));
+        let bad: [(&str, &[u8]); 12] = [
+            ("twice", &[POINT_INDEX, 1, 2, POINT_INDEX, 1, 2]),
+            ("out of order", &[POINT_INDEX, 1, 2, MERGE, 1, 2]),
+            ("number 0", &[0, 0]),
+            ("unknown", &[127, 0]),
+            ("the default policy", &[POLICY, 1, 0]),
+            ("the default strategy", &[MERGE, 1, 0]),
+            ("the default index", &[POINT_INDEX, 1, 0]),
+            ("no time to live", &[TTLS, 0]),
+            ("times to live out of order", &[TTLS, 4, 9, 1, 8, 1]),
+            ("a strategy without its name", &[MERGE, 2, NUMBER_CUSTOM, 0]),
+            ("an unknown strategy", &[MERGE, 1, 99]),
+            ("a byte too many", &[POINT_INDEX, 2, 2, 0]),
+        ];
+        for (what, bytes) in bad {
+            assert!(read(bytes).is_err(), "{what}");
+        }
     }
 }

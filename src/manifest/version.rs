@@ -5,7 +5,8 @@
 //!
 //! * V1: level 0 is ordered newest first, and its segments do not share a seqno.
 //! * V2: segments of a deeper level are ordered by key and do not overlap.
-//! * V3: every segment belongs to a keyspace that exists, and its number is used once.
+//! * V3: every segment belongs to a keyspace that exists, and its number is used once. The engine's own keyspaces exist
+//!   from the beginning; no edit creates, configures or removes them.
 //! * V4: `vanished`, `horizon` and every counter only move forward.
 //! * V5: a keyspace keeps the merge strategy it was created with.
 //! * V6: segments of one run of the history tier do not overlap.
@@ -24,7 +25,7 @@ use super::{
     options::StoredOptions,
 };
 use crate::{
-    base::{Corruption, FIRST_KEYSPACE, FileNumber, KeyspaceId, Micros, Seqno, TIMELINE},
+    base::{Corruption, FIRST_KEYSPACE, FileNumber, HIDDEN, KeyspaceId, Micros, Seqno},
     segment::SegmentMeta,
     wal::LogEnd,
 };
@@ -37,7 +38,7 @@ pub(crate) struct PinnedAt {
 }
 
 /// The database at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
     pub(crate) keyspaces: BTreeMap<KeyspaceId, Arc<KeyspaceVersion>>,
     /// Number of the next keyspace.
@@ -55,6 +56,27 @@ pub(crate) struct Version {
     /// Bytes of each segment that are kept only for readers of a seqno.
     pub(crate) held: Arc<BTreeMap<FileNumber, Vec<(Seqno, u64)>>>,
     pub(crate) decisions: Arc<Decisions>,
+}
+
+impl Default for Version {
+    /// Returns the version before the first edit: the engine's own keyspaces, empty.
+    fn default() -> Self {
+        let hidden = |id| (id, Arc::new(KeyspaceVersion::new(id, "", &StoredOptions::default(), Seqno(0))));
+        Self {
+            keyspaces: HIDDEN.into_iter().map(hidden).collect(),
+            next_keyspace: FIRST_KEYSPACE,
+            logs_from: FileNumber(0),
+            log_ends: BTreeMap::new(),
+            next_file: FileNumber(0),
+            last_seqno: Seqno(0),
+            next_seqno: Seqno(0),
+            seqno_ceiling: Seqno(0),
+            time: Micros::ZERO,
+            pins: BTreeMap::new(),
+            held: Arc::default(),
+            decisions: Arc::default(),
+        }
+    }
 }
 
 impl Version {
@@ -149,18 +171,24 @@ impl Version {
         self.keyspaces.get_mut(&id).map(Arc::make_mut).ok_or(broken("a keyspace that exists (V3)"))
     }
 
+    /// Returns a keyspace that can be configured, dropped and forgotten: not one of the engine's own.
+    fn named_mut(&mut self, id: KeyspaceId) -> Result<&mut KeyspaceVersion, Corruption> {
+        let keyspace = self.keyspace_mut(id)?;
+        if keyspace.is_hidden() { Err(broken("a keyspace with a name (V3)")) } else { Ok(keyspace) }
+    }
+
     fn change(&mut self, change: &Change) -> Result<(), Corruption> {
         match change {
             Change::Create { id, name, options, seqno } => self.create(*id, name, options, *seqno)?,
             Change::Configure { id, options, seqno } => {
-                self.keyspace_mut(*id)?.configure(options)?;
+                self.named_mut(*id)?.configure(options)?;
                 self.reach_seqno(*seqno);
             }
             Change::Drop { id, seqno } => {
-                self.keyspace_mut(*id)?.dropped = Some(*seqno);
+                self.named_mut(*id)?.dropped = Some(*seqno);
                 self.reach_seqno(*seqno);
             }
-            Change::Forget { id } => self.forget(*id),
+            Change::Forget { id } => self.forget(*id)?,
             Change::Watermarks { keyspace, vanished, horizon, expired_upto } => {
                 self.keyspace_mut(*keyspace)?.raise_watermarks(*vanished, *horizon, *expired_upto);
             }
@@ -197,21 +225,22 @@ impl Version {
     }
 
     fn create(&mut self, id: KeyspaceId, name: &str, options: &StoredOptions, seqno: Seqno) -> Result<(), Corruption> {
-        let hidden = id == TIMELINE && name.is_empty();
-        let own = hidden || id.0 >= FIRST_KEYSPACE && !name.is_empty();
-        if self.keyspaces.contains_key(&id) || !own || self.by_name(name).is_some() {
+        let named = id.0 >= FIRST_KEYSPACE && !name.is_empty();
+        if self.keyspaces.contains_key(&id) || !named || self.by_name(name).is_some() {
             return Err(broken("a new keyspace with an unused name and number"));
         }
         self.keyspaces.insert(id, Arc::new(KeyspaceVersion::new(id, name, options, seqno)));
-        self.next_keyspace = self.next_keyspace.max(id.0.saturating_add(1)).max(FIRST_KEYSPACE);
+        self.next_keyspace = self.next_keyspace.max(id.0.saturating_add(1));
         self.reach_seqno(seqno);
         Ok(())
     }
 
-    fn forget(&mut self, id: KeyspaceId) {
+    fn forget(&mut self, id: KeyspaceId) -> Result<(), Corruption> {
+        self.named_mut(id)?;
         if let Some(gone) = self.keyspaces.remove(&id) {
             gone.segments().for_each(|segment| self.forget_held(segment.number));
         }
+        Ok(())
     }
 
     fn add(&mut self, level: usize, segment: &SegmentMeta) -> Result<(), Corruption> {
@@ -258,6 +287,7 @@ impl Version {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::TIMELINE;
     use crate::manifest::{decisions::DECISIONS_MAX, edit::tests::segment};
 
     fn with_keyspace() -> Version {
@@ -319,6 +349,9 @@ mod tests {
             ),
             (vec![Change::Remove { keyspace: KeyspaceId(16), number: FileNumber(8) }], "to remove"),
             (vec![Change::Drop { id: KeyspaceId(99), seqno: Seqno(1) }], "V3"),
+            (vec![Change::Drop { id: TIMELINE, seqno: Seqno(1) }], "V3"),
+            (vec![Change::Forget { id: KeyspaceId(2) }], "V3"),
+            (vec![Change::Forget { id: KeyspaceId(99) }], "V3"),
         ] {
             let refused = version.apply(&Edit::new(changes)).unwrap_err();
             assert!(refused.what.contains(invariant), "{refused}");

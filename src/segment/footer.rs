@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The magic comes last, so a truncated segment is never mistaken for a whole one. A section with an unknown tag is
-//! skipped if its flags say that it is optional; otherwise the file is refused.
+//! skipped if its flags say that it is optional; otherwise the file is refused. So is a known section with other flags
+//! than its own: they would say that its bytes are stored in another way.
 
 use crate::{
     base::Corruption,
@@ -133,7 +134,8 @@ pub(super) fn decode_table(table: &[u8], table_crc: u32, limit: u64) -> Result<V
             return Err(reader.corrupt("a section inside the file"));
         }
         match Tag::from_number(number) {
-            Some(tag) => sections.push(Section { tag, offset, len, crc }),
+            Some(tag) if flags == tag.flags() => sections.push(Section { tag, offset, len, crc }),
+            Some(_) => return Err(reader.corrupt("a section stored as this release stores it")),
             None if flags & OPTIONAL != 0 => {}
             None => return Err(reader.corrupt("a section that this release knows")),
         }
@@ -178,17 +180,25 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_section_is_skipped_only_if_it_is_optional() {
-        let line = |flags: u32| {
+    fn an_unknown_section_is_skipped_only_if_it_is_optional_and_a_known_one_has_its_own_flags() {
+        let line = |tag: u32, flags: u32| {
             let mut out = Writer::default();
-            out.u32(0x1234);
+            out.u32(tag);
             out.u32(flags);
             out.u64(0);
             out.u32(0);
             out.u32(0);
             out.into_bytes()
         };
-        assert_eq!(decode_table(&line(OPTIONAL), crc(&[&line(OPTIONAL)]), 10), Ok(Vec::new()));
-        assert!(decode_table(&line(0), crc(&[&line(0)]), 10).is_err());
+        let decode = |tag: u32, flags: u32| decode_table(&line(tag, flags), crc(&[&line(tag, flags)]), 10);
+        assert_eq!(decode(0x1234, OPTIONAL), Ok(Vec::new()));
+        assert_eq!(decode(0x1234, OPTIONAL | 8), Ok(Vec::new()));
+        assert!(decode(0x1234, 0).is_err());
+        for tag in Tag::ALL {
+            for bit in 0..32 {
+                assert!(decode(tag as u32, tag.flags() ^ 1 << bit).is_err(), "{tag:?} with flag bit {bit} changed");
+            }
+            assert_eq!(decode(tag as u32, tag.flags()).unwrap().len(), 1);
+        }
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!  0       8      16      20      24
-//!  ├───────┼──────┼───────┼───────┼─────────────────┬─────
-//!  │ seqno │ time │ count │ flags │ [session section]│ operations …
+//!  ├───────┼──────┼───────┼───────┼─────
+//!  │ seqno │ time │ count │ flags │ operations …
 //!
 //!  operation: kind u8 · keyspace varint · key (length, bytes) · value (length, bytes)
 //!  a range tombstone's value is a byte 1 and its end, or a byte 0 alone for "to the end of the keyspace"
@@ -25,9 +25,6 @@ use crate::{
 pub(crate) const BATCH_LEN_MAX: usize = 64 << 20;
 
 const HEADER_LEN: usize = 24;
-
-/// Header flag: a section about the session that sent the batch precedes the operations.
-const FLAG_SESSION: u32 = 1;
 
 /// Offsets of an operation, from the start of its batch's payload.
 #[derive(Clone, Copy, Debug)]
@@ -236,13 +233,7 @@ impl BatchView {
         let mut reader = Reader::starting_at(owner.get(..end).unwrap_or_default(), start);
         reader.take(16, "batch header")?;
         let count = reader.u32("operation count")?;
-        let flags = reader.u32("batch flags")?;
-        if flags & !FLAG_SESSION != 0 {
-            return Err(reader.corrupt("batch flags"));
-        }
-        if flags & FLAG_SESSION != 0 {
-            reader.prefixed("session section")?;
-        }
+        reader.expect_u32(0, "batch flags")?;
         let mut places = Places::default();
         for _ in 0..count {
             let number = reader.u8("kind")?;

@@ -11,7 +11,8 @@
 use std::{ops::Range, path::Path};
 
 use super::record::{
-    ALIGN, FIRST_RECORD, RECORD_HEADER_LEN, RecordHeader, RecordKind, decode_header, may_be_header, record_len, seed,
+    ALIGN, BadRecord, FIRST_RECORD, RECORD_HEADER_LEN, RecordHeader, RecordKind, decode_header, may_be_header,
+    record_len, seed,
 };
 use crate::{
     base::{Corruption, Error, Result},
@@ -105,8 +106,8 @@ pub(crate) fn replay(
     while ending == Ending::Torn && ends_at.is_none_or(|end| at < end) {
         let (record, payload) = match log.record(at, previous) {
             Ok(found) => found,
-            Err(bad) if exact || log.is_marked(at) => return Err(bad.of(path, at)),
-            Err(_) => break,
+            Err(BadRecord::Corrupt(_)) if !exact && !log.is_marked(at) => break,
+            Err(bad) => return Err(bad.corruption().of(path, at)),
         };
         match record.kind {
             RecordKind::Data => {
@@ -137,23 +138,24 @@ struct Log<'a> {
 }
 
 impl Log<'_> {
-    fn record(&self, at: u64, previous: u32) -> Result<(RecordHeader, Range<usize>), Corruption> {
+    fn record(&self, at: u64, previous: u32) -> Result<(RecordHeader, Range<usize>), BadRecord> {
         let start = usize::try_from(at).unwrap_or(usize::MAX);
         let rest = self.bytes.get(start..).unwrap_or_default();
         let header = decode_header(rest, self.seed, at)?;
         if header.previous != previous {
-            return Err(Corruption { offset: 12, what: "the checksum of the record before" });
+            return Err(Corruption { offset: 12, what: "the checksum of the record before" }.into());
         }
         let mut reader = Reader::starting_at(rest, RECORD_HEADER_LEN);
         let payload = reader.take(header.len as usize, "record payload")?;
         if crc(&[payload]) != header.payload_crc {
-            return Err(Corruption { offset: 8, what: "payload checksum" });
+            return Err(Corruption { offset: 8, what: "payload checksum" }.into());
         }
         let from = start + RECORD_HEADER_LEN;
         Ok((header, from..from + payload.len()))
     }
 
-    /// Returns whether a record header at or after `at` says that the log was synced beyond `at`.
+    /// Returns whether a record header at or after `at` says that the log was synced beyond `at`, or may say so in a
+    /// way that this release does not know.
     ///
     /// Checks headers alone, at each aligned offset: a payload cannot help to hide what was synced, and the cost stays
     /// linear whatever the bytes are.
@@ -163,11 +165,12 @@ impl Log<'_> {
         while let Some(rest) = self.bytes.get(place..)
             && rest.len() >= RECORD_HEADER_LEN
         {
-            if may_be_header(rest)
-                && let Ok(header) = decode_header(rest, self.seed, place as u64)
-                && u64::from(header.synced_upto) > at
-            {
-                return true;
+            if may_be_header(rest) {
+                match decode_header(rest, self.seed, place as u64) {
+                    Ok(header) if u64::from(header.synced_upto) > at => return true,
+                    Err(BadRecord::Unknown(_)) => return true,
+                    Ok(_) | Err(BadRecord::Corrupt(_)) => {}
+                }
             }
             place += ALIGN;
         }
@@ -288,6 +291,37 @@ mod tests {
         let path = PathBuf::from("wal/2.wal");
         for other in [Header { number: FileNumber(2), ..HEADER }, Header { file_id: 0xdc, ..HEADER }] {
             assert!(replay(&path, &bytes, other, None, |_| Ok(Verdict::Accept)).is_err());
+        }
+    }
+
+    /// Changes a byte of the header of a record as a later release would, which seals it again.
+    fn reseal(bytes: &mut [u8], record: usize, byte: usize, value: u8) {
+        bytes[record + byte] = value;
+        let offset = (record as u64).to_le_bytes();
+        let sum = crc(&[&seed(&HEADER).to_le_bytes(), &offset, &bytes[record + 4..record + RECORD_HEADER_LEN]]);
+        bytes[record..record + 4].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    #[test]
+    fn a_record_with_a_flag_or_of_an_unknown_kind_is_refused_and_never_a_torn_tail() {
+        let good = log(3, 0, None);
+        let record = (good.len() - Header::LEN) / 3;
+        for (byte, value) in [(20, 4), (20, 255), (21, 1), (21, 128), (22, 1), (23, 9)] {
+            for number in 0..3 {
+                let at = Header::LEN + number * record;
+                let mut bytes = good.clone();
+                reseal(&mut bytes, at, byte, value);
+                let refused = seqnos(&bytes, None).unwrap_err();
+                assert!(
+                    matches!(refused, Error::Corrupt { .. }),
+                    "byte {byte} = {value} in record {number}: {refused}"
+                );
+                // Also behind a torn record, unless padding could be mistaken for it.
+                if number > 0 && byte < 22 {
+                    bytes[Header::LEN] ^= 1;
+                    assert!(seqnos(&bytes, None).is_err(), "byte {byte} = {value} behind a bad record");
+                }
+            }
         }
     }
 

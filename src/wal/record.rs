@@ -1,9 +1,9 @@
 //! The frame of a log record.
 //!
 //! ```text
-//!  0          4        8           12         16            20     21      24
-//!  ├──────────┼────────┼───────────┼──────────┼─────────────┼──────┼───────┼─────────
-//!  │header crc│ length │payload crc│ previous │ synced mark │ kind │ zeros │ payload …   padded to 8
+//!  0          4        8           12         16            20     21      22      24
+//!  ├──────────┼────────┼───────────┼──────────┼─────────────┼──────┼───────┼───────┼─────────
+//!  │header crc│ length │payload crc│ previous │ synced mark │ kind │ flags │ zeros │ payload …   padded to 8
 //! ```
 //!
 //! The header crc covers the seed of the log (database id and log number), the record's own offset and the other header
@@ -20,6 +20,9 @@ pub(crate) const ALIGN: usize = 8;
 
 /// Length of a record's header.
 pub(crate) const RECORD_HEADER_LEN: usize = 24;
+
+/// Offset of its kind, which is never 0, its flags and two zeros.
+const KIND_AT: usize = 20;
 
 /// Offset of the first record of a log.
 pub(crate) const FIRST_RECORD: u64 = Header::LEN as u64;
@@ -78,31 +81,63 @@ pub(crate) fn seal_record(
     own_crc
 }
 
-/// Decodes the header at the start of `bytes`; any doubt is corruption.
-pub(crate) fn decode_header(bytes: &[u8], seed: u32, offset: u64) -> Result<RecordHeader, Corruption> {
+/// Reason why there is no record at an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadRecord {
+    /// No header, a damaged one, or one of another log.
+    Corrupt(Corruption),
+    /// An intact header of a kind or with a flag that this release does not know. It never ends a torn tail: what
+    /// follows it was written, and may have been synced.
+    Unknown(Corruption),
+}
+
+impl From<Corruption> for BadRecord {
+    fn from(corruption: Corruption) -> Self {
+        Self::Corrupt(corruption)
+    }
+}
+
+impl BadRecord {
+    /// Returns what was found instead of a record.
+    pub(crate) fn corruption(self) -> Corruption {
+        match self {
+            Self::Corrupt(corruption) | Self::Unknown(corruption) => corruption,
+        }
+    }
+}
+
+/// Decodes the header at the start of `bytes`.
+pub(crate) fn decode_header(bytes: &[u8], seed: u32, offset: u64) -> Result<RecordHeader, BadRecord> {
     let mut reader = Reader::new(bytes);
     let own_crc = reader.u32("record header checksum")?;
     let fields: [u8; RECORD_HEADER_LEN - 4] = reader.array("record header")?;
     if header_crc(seed, offset, &fields) != own_crc {
-        return Err(Corruption { offset: 0, what: "record header checksum" });
+        return Err(Corruption { offset: 0, what: "record header checksum" }.into());
     }
     let mut reader = Reader::new(&fields);
     let len = reader.u32("record length")?;
     let payload_crc = reader.u32("payload checksum")?;
     let previous = reader.u32("previous checksum")?;
     let synced_upto = reader.u32("synced mark")?;
-    let kind = match reader.u32("record kind")? {
+    let unknown = |what| Err(BadRecord::Unknown(Corruption { offset: KIND_AT as u64, what }));
+    let kind = match reader.u8("record kind")? {
         1 => RecordKind::Data,
         2 => RecordKind::Rotated,
         3 => RecordKind::Closed,
-        _ => return Err(reader.corrupt("record kind")),
+        _ => return unknown("a kind of record that this release knows"),
     };
+    if reader.u8("record flags")? != 0 {
+        return unknown("a record without flags");
+    }
+    if reader.u16("record header")? != 0 {
+        return unknown("zeros in the header of a record");
+    }
     Ok(RecordHeader { own_crc, len, payload_crc, previous, synced_upto, kind })
 }
 
 /// Returns whether bytes can be the header of a record at all; few others reach the checksum.
 pub(crate) fn may_be_header(bytes: &[u8]) -> bool {
-    matches!(bytes.get(20..RECORD_HEADER_LEN), Some([1..=3, 0, 0, 0]))
+    matches!(bytes.get(KIND_AT..RECORD_HEADER_LEN), Some([1..=255, _, 0, 0]))
 }
 
 /// Returns the length on disk of a record with this payload.

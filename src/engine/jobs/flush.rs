@@ -4,10 +4,10 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{Outputs, retention};
 use crate::{
-    base::{FileNumber, KeyspaceId, Result, Seqno, TIMELINE},
+    base::{FileNumber, KeyspaceId, Result, Seqno},
     compaction::{Job, Outcome, run},
     engine::{Engine, files::JobInputs, timeline::write_stamps},
-    manifest::{Change, Edit, StoredOptions},
+    manifest::{Change, Edit},
     memtable::{MemCursor, Memtable},
     merge::Direction,
     segment::SegmentWriter,
@@ -132,10 +132,6 @@ fn install(
         superseder = superseder.max(dropped.newest_change(keyspace.vanished));
     }
     if let Some(segment) = stamps {
-        if !editing.version().keyspaces.contains_key(&TIMELINE) {
-            let options = StoredOptions::default();
-            edit.push(Change::Create { id: TIMELINE, name: String::new(), options, seqno: Seqno(0) });
-        }
         edit.push(Change::Add { level: 0, segment });
     }
     // Empty logs in between are not needed either: they may never have been synced, and would void what follows.

@@ -15,17 +15,15 @@ pub(crate) const CREATE: u8 = 1;
 pub(crate) fn encode_create(out: &mut Writer, id: KeyspaceId, name: &str, options: &StoredOptions, seqno: Seqno) -> u8 {
     out.varint(u64::from(id.0));
     out.varint(seqno.0);
-    out.u8(options.policy.number());
     out.prefixed(name.as_bytes());
-    options.encode_tail(out);
+    options.encode(out);
     CREATE
 }
 
 pub(crate) fn decode_create(body: &mut Reader<'_>) -> Result<Change, Corruption> {
     let (id, seqno) = (keyspace(body)?, seqno_field(body, "seqno")?);
-    let policy = body.u8("policy")?;
     let name = text(body, "name")?;
-    Ok(Change::Create { id, name, options: StoredOptions::decode_tail(policy, body)?, seqno })
+    Ok(Change::Create { id, name, options: StoredOptions::decode(body)?, seqno })
 }
 
 pub(crate) const CONFIGURE: u8 = 13;
@@ -33,15 +31,13 @@ pub(crate) const CONFIGURE: u8 = 13;
 pub(crate) fn encode_configure(out: &mut Writer, id: KeyspaceId, options: &StoredOptions, seqno: Seqno) -> u8 {
     out.varint(u64::from(id.0));
     out.varint(seqno.0);
-    out.u8(options.policy.number());
-    options.encode_tail(out);
+    options.encode(out);
     CONFIGURE
 }
 
 pub(crate) fn decode_configure(body: &mut Reader<'_>) -> Result<Change, Corruption> {
     let (id, seqno) = (keyspace(body)?, seqno_field(body, "seqno")?);
-    let policy = body.u8("policy")?;
-    Ok(Change::Configure { id, options: StoredOptions::decode_tail(policy, body)?, seqno })
+    Ok(Change::Configure { id, options: StoredOptions::decode(body)?, seqno })
 }
 
 pub(crate) const DROP: u8 = 2;
@@ -79,10 +75,7 @@ pub(crate) fn encode_watermarks(
     out.varint(u64::from(id.0));
     out.varint(vanished.0);
     out.varint(horizon.0);
-    // Omitted, as in the first manifests, if nothing has expired.
-    if expired_upto > Micros::ZERO {
-        out.varint(expired_upto.0);
-    }
+    out.varint(expired_upto.0);
     WATERMARKS
 }
 
@@ -91,6 +84,6 @@ pub(crate) fn decode_watermarks(body: &mut Reader<'_>) -> Result<Change, Corrupt
         keyspace: keyspace(body)?,
         vanished: seqno_field(body, "vanished")?,
         horizon: seqno_field(body, "horizon")?,
-        expired_upto: if body.remaining() > 0 { Micros(body.varint("expired upto")?) } else { Micros::ZERO },
+        expired_upto: Micros(body.varint("expired upto")?),
     })
 }
