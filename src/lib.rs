@@ -44,6 +44,8 @@
 
 mod api;
 mod base;
+#[cfg_attr(not(test), expect(dead_code, reason = "the engine stores no large values yet"))]
+mod chunk;
 mod compaction;
 mod engine;
 pub mod env;

@@ -15,6 +15,7 @@ const RANKS: &[(&str, u32)] = &[
     ("env", 1),
     ("merge", 2),
     ("wal", 2),
+    ("chunk", 3),
     ("phash", 3),
     ("memtable", 3),
     ("segment", 4),

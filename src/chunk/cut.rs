@@ -1,0 +1,219 @@
+//! Where a value is cut: rules of `docs/format/chunking.md`.
+//!
+//! ```text
+//!  value   ├──────────────┬────────────┬───────────────┬──────┤
+//!           chunk          chunk        chunk           the rest
+//!          └─min─┴──max──┘
+//!                  ▲ the four bytes before have the smallest score of all places between min and max
+//! ```
+//!
+//! Content-defined cuts are the hashed minimum of Orson Peters' `MinCDC` (2025). His crate finds the minimum; what it
+//! must find is defined by the format, and a slow twin and golden vectors hold it to that.
+
+use mincdc::{Cdc as _, MinCdcHash4};
+
+use crate::base::Corruption;
+
+/// Maximum length of a chunk, in bytes.
+pub(crate) const CHUNK_LEN_MAX: usize = 1 << 20;
+
+/// The score of a place, by the four bytes before it.
+const SCORE: MinCdcHash4 = MinCdcHash4::with_params(0x915f_77f5, 0x3463_6463);
+
+/// How the values of a keyspace are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chunking {
+    /// After every so many bytes.
+    Fixed(u32),
+    /// Where the content says, on average after so many bytes.
+    ContentDefined(u32),
+}
+
+impl Chunking {
+    /// The default: content-defined, 16 KiB on average.
+    pub(crate) const AUTOMATIC: Self = Self::ContentDefined(16 << 10);
+
+    /// One chunk for values up to 1 MiB.
+    pub(crate) const WHOLE: Self = Self::Fixed(1 << 20);
+
+    /// Returns its number on disk and its size.
+    pub(crate) fn numbers(self) -> (u8, u32) {
+        match self {
+            Self::Fixed(size) => (1, size),
+            Self::ContentDefined(size) => (2, size),
+        }
+    }
+
+    /// Returns the policy of a number and a size on disk.
+    pub(crate) fn from_numbers(number: u64, size: u64) -> Result<Self, Corruption> {
+        let bad = Corruption { offset: 0, what: "a chunking that this release knows" };
+        let size = u32::try_from(size).map_err(|_| bad)?;
+        let chunking = match number {
+            1 => Self::Fixed(size),
+            2 => Self::ContentDefined(size),
+            _ => return Err(bad),
+        };
+        if chunking.is_valid() { Ok(chunking) } else { Err(bad) }
+    }
+
+    /// Returns whether its size is within bounds: no chunk may be longer than 1 MiB.
+    pub(crate) fn is_valid(self) -> bool {
+        match self {
+            Self::Fixed(size) => (512..=1 << 20).contains(&size),
+            Self::ContentDefined(size) => (1 << 10..=1 << 19).contains(&size),
+        }
+    }
+
+    /// Returns the maximum length of a chunk: with so many bytes the next cut is certain.
+    pub(crate) fn longest(self) -> usize {
+        match self {
+            Self::Fixed(size) => size as usize,
+            Self::ContentDefined(size) => size as usize + size as usize / 2,
+        }
+    }
+
+    /// Returns the length of the chunk at the start of `bytes`, which are not empty; `None` if more bytes could change
+    /// it. `last` says that none follow.
+    pub(crate) fn cut(self, bytes: &[u8], last: bool) -> Option<usize> {
+        if !last && bytes.len() < self.longest() {
+            return None;
+        }
+        Some(match self {
+            Self::Fixed(size) => bytes.len().min(size as usize),
+            Self::ContentDefined(size) => {
+                // Places from the minimum on have their four bytes before them.
+                let from = size as usize / 2 - 4;
+                let window = bytes.get(from..bytes.len().min(self.longest())).filter(|window| window.len() > 4);
+                window.map_or(bytes.len(), |window| from + SCORE.best_splitpoint(window))
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::noise;
+
+    /// The definition, in so many words.
+    fn slow(chunking: Chunking, bytes: &[u8]) -> usize {
+        match chunking {
+            Chunking::Fixed(size) => bytes.len().min(size as usize),
+            Chunking::ContentDefined(size) => {
+                let (min, max) = (size as usize / 2, size as usize + size as usize / 2);
+                if bytes.len() <= min {
+                    return bytes.len();
+                }
+                let score = |at: usize| {
+                    let x = u32::from_le_bytes(bytes[at - 4..at].try_into().unwrap());
+                    2_438_952_949u32.wrapping_mul(x).wrapping_add(878_928_995)
+                };
+                (min..=max.min(bytes.len())).min_by_key(|at| score(*at)).unwrap()
+            }
+        }
+    }
+
+    fn cuts(chunking: Chunking, mut bytes: &[u8], cut: impl Fn(Chunking, &[u8]) -> usize) -> Vec<usize> {
+        let mut lens = Vec::new();
+        while !bytes.is_empty() {
+            let len = cut(chunking, bytes);
+            lens.push(len);
+            bytes = &bytes[len..];
+        }
+        lens
+    }
+
+    /// Bytes of several natures: random, few symbols, runs, zeros.
+    fn inputs() -> Vec<Vec<u8>> {
+        let random = noise(1, 200_000);
+        let mut sparse = noise(2, 100_000);
+        sparse.chunks_mut(5000).for_each(|part| part[..3000].fill(0));
+        let mut inputs = vec![vec![0; 100_000], vec![7; 50_001], random.clone(), sparse];
+        inputs.push(random.iter().map(|byte| byte & 1).collect());
+        inputs.push((0..251u8).flat_map(|byte| vec![byte; 97]).collect());
+        for len in [1, 2, 3, 4, 5, 511, 512, 513, 1023, 1024, 1025, 1535, 1536, 1537] {
+            inputs.push(noise(3, len));
+        }
+        inputs
+    }
+
+    const POLICIES: [Chunking; 6] = [
+        Chunking::ContentDefined(1 << 10),
+        Chunking::ContentDefined(1027),
+        Chunking::ContentDefined(4 << 10),
+        Chunking::AUTOMATIC,
+        Chunking::Fixed(512),
+        Chunking::Fixed(4096),
+    ];
+
+    #[test]
+    fn cuts_are_where_the_format_says() {
+        for chunking in POLICIES {
+            for input in inputs() {
+                let fast = cuts(chunking, &input, |chunking, bytes| chunking.cut(bytes, true).unwrap());
+                assert_eq!(fast, cuts(chunking, &input, slow), "{chunking:?} of {} bytes", input.len());
+            }
+        }
+    }
+
+    #[test]
+    fn cuts_do_not_depend_on_how_the_bytes_arrive() {
+        for chunking in POLICIES {
+            for input in inputs().into_iter().filter(|input| input.len() > 2000) {
+                let whole = cuts(chunking, &input, slow);
+                for step in [1 + chunking.longest() / 7, 999, chunking.longest(), 1 << 16] {
+                    let (mut lens, mut held, mut rest) = (Vec::new(), Vec::new(), &input[..]);
+                    loop {
+                        let (now, later) = rest.split_at(step.min(rest.len()));
+                        held.extend_from_slice(now);
+                        rest = later;
+                        while !held.is_empty()
+                            && let Some(len) = chunking.cut(&held, rest.is_empty())
+                        {
+                            lens.push(len);
+                            held.drain(..len);
+                        }
+                        if rest.is_empty() {
+                            break;
+                        }
+                    }
+                    assert_eq!(lens, whole, "{chunking:?} in steps of {step}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_are_as_long_as_promised_and_behind_an_insertion_the_cuts_return() {
+        let input = &inputs()[2];
+        let chunking = Chunking::ContentDefined(4096);
+        let lens = cuts(chunking, input, slow);
+        let (rest, before) = lens.split_last().unwrap();
+        assert!(*rest <= chunking.longest() && before.iter().all(|len| (2048..=6144).contains(len)), "{lens:?}");
+        let mean = before.iter().sum::<usize>() / before.len();
+        assert!((3700..4500).contains(&mean), "{mean} bytes on average");
+        let changed = [&input[..50_000], b"inserted", &input[50_000..]].concat();
+        let ends = |lens: &[usize]| -> Vec<usize> {
+            let mut at = 0;
+            lens.iter().map(|len| (at += len, at).1).collect()
+        };
+        let (old, new) = (ends(&lens), ends(&cuts(chunking, &changed, slow)));
+        let shared = new.iter().filter(|end| old.contains(&if **end <= 50_000 { **end } else { **end - 8 })).count();
+        assert!(shared + 4 >= old.len(), "{shared} of {} cuts are the same", old.len());
+    }
+
+    #[test]
+    fn sizes_out_of_bounds_are_refused() {
+        for (number, size) in [(1, 512), (1, 1 << 20), (2, 1024), (2, 1 << 19)] {
+            let chunking = Chunking::from_numbers(number, size).unwrap();
+            let (told, bytes) = chunking.numbers();
+            assert_eq!((u64::from(told), u64::from(bytes)), (number, size));
+            assert!(chunking.longest() <= CHUNK_LEN_MAX);
+        }
+        for (number, size) in
+            [(0, 4096), (3, 4096), (1, 511), (1, (1 << 20) + 1), (2, 1023), (2, (1 << 19) + 1), (1, 1 << 40)]
+        {
+            assert!(Chunking::from_numbers(number, size).is_err(), "{number} {size}");
+        }
+    }
+}

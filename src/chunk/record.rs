@@ -1,0 +1,442 @@
+//! A chunk as a pack holds it, and the table of a sealed pack: `docs/format/packs.md`.
+//!
+//! ```text
+//!  0          4           8          12        16   17    18    19 20     24   56
+//!  ├──────────┼───────────┼──────────┼─────────┼────┼─────┼─────┼──┼──────┼────┼─────────
+//!  │header crc│payload crc│ stored   │ raw len │kind│codec│flags│0 │scope │ id │ payload …   padded to 8
+//! ```
+//!
+//! The header crc covers the seed of the pack (its own id and number) and the record's own offset, so that nothing
+//! copied from elsewhere or left from an earlier file is accepted.
+
+use std::ops::Range;
+
+use super::{codec::Codec, cut::CHUNK_LEN_MAX, id::ChunkKind};
+use crate::{
+    base::{ChunkId, Corruption},
+    format::{Header, Reader, Writer, crc},
+};
+
+/// Alignment of records.
+pub(crate) const ALIGN: usize = 8;
+
+/// Length of a record's header.
+pub(crate) const RECORD_HEADER_LEN: usize = 56;
+
+/// Offset of the first record of a pack.
+pub(crate) const FIRST_RECORD: u64 = Header::LEN as u64;
+
+/// Length of a line of the table.
+const LINE_LEN: usize = 48;
+
+/// Length of the tail.
+pub(crate) const TAIL_LEN: usize = 40;
+
+/// Ends every sealed pack.
+const MAGIC: u32 = u32::from_le_bytes(*b"PAKE");
+
+/// Maximum number of records in a pack, far above what an epoch may hold.
+const RECORDS_MAX: u32 = 1 << 20;
+
+/// Flag of a record: the origin of the value precedes the payload.
+const ORIGIN: u8 = 1;
+
+/// What a record says of its chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChunkHeader {
+    pub(crate) kind: ChunkKind,
+    pub(crate) codec: Codec,
+    pub(crate) has_origin: bool,
+    /// Number of the dedup scope; 0 is the default.
+    pub(crate) scope: u32,
+    pub(crate) id: ChunkId,
+    /// Length of the payload.
+    pub(crate) stored_len: u32,
+    /// Length of the chunk.
+    pub(crate) raw_len: u32,
+    payload_crc: u32,
+}
+
+/// A chunk encoded for a pack, before it has a place: hashed and compressed outside of all locks.
+#[derive(Clone, Debug)]
+pub(crate) struct EncodedChunk {
+    pub(crate) header: ChunkHeader,
+    /// Header without its crc, payload, padding.
+    record: Vec<u8>,
+}
+
+impl EncodedChunk {
+    /// Encodes a chunk; `store` appends its stored form to the record.
+    pub(crate) fn new(
+        kind: ChunkKind,
+        scope: u32,
+        id: ChunkId,
+        chunk: &[u8],
+        origin: &str,
+        store: impl FnOnce(&mut Vec<u8>) -> Codec,
+    ) -> Self {
+        let mut out = Writer::default();
+        out.raw(&[0; RECORD_HEADER_LEN]);
+        if !origin.is_empty() {
+            out.prefixed(origin.as_bytes());
+        }
+        let mut record = out.into_bytes();
+        let codec = store(&mut record);
+        let payload = record.get(RECORD_HEADER_LEN..).unwrap_or_default();
+        let len = |len: usize| {
+            let narrow = u32::try_from(len);
+            assert!(narrow.is_ok(), "a chunk of {len} bytes");
+            narrow.unwrap_or_default()
+        };
+        let header = ChunkHeader {
+            kind,
+            codec,
+            has_origin: !origin.is_empty(),
+            scope,
+            id,
+            stored_len: len(payload.len()),
+            raw_len: len(chunk.len()),
+            payload_crc: crc(&[payload]),
+        };
+        assert!(header.is_plausible(), "a record that its own reader would refuse: {header:?}");
+        let encoded = header.encode();
+        if let Some(room) = record.get_mut(4..RECORD_HEADER_LEN) {
+            room.copy_from_slice(&encoded);
+        }
+        record.resize(record.len().next_multiple_of(ALIGN), 0);
+        Self { header, record }
+    }
+
+    /// Returns the length of its record.
+    pub(crate) fn len(&self) -> usize {
+        self.record.len()
+    }
+
+    /// Appends the record, which will be at `offset` of the pack with this seed.
+    pub(crate) fn place(&self, seed: u32, offset: u64, out: &mut Vec<u8>) {
+        let rest = self.record.get(4..).unwrap_or_default();
+        let own = header_crc(seed, offset, rest.get(..RECORD_HEADER_LEN - 4).unwrap_or_default());
+        out.extend_from_slice(&own.to_le_bytes());
+        out.extend_from_slice(rest);
+    }
+}
+
+/// Returns the seed of the checksums in a pack.
+pub(crate) fn seed(header: &Header) -> u32 {
+    crc(&[&(header.kind as u32).to_le_bytes(), &header.file_id.to_le_bytes(), &header.number.0.to_le_bytes()])
+}
+
+fn header_crc(seed: u32, offset: u64, fields: &[u8]) -> u32 {
+    crc(&[&seed.to_le_bytes(), &offset.to_le_bytes(), fields])
+}
+
+impl ChunkHeader {
+    /// Returns whether its lengths can be those of a chunk.
+    fn is_plausible(&self) -> bool {
+        // An origin of 255 bytes and its length precede the payload.
+        let extra = if self.has_origin { 2 + 255 } else { 0 };
+        let (stored, raw) = (self.stored_len as usize, self.raw_len as usize);
+        (1..=CHUNK_LEN_MAX).contains(&raw) && (1..=raw + extra).contains(&stored)
+    }
+
+    /// Encodes everything but the crc.
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.u32(self.payload_crc);
+        out.u32(self.stored_len);
+        out.u32(self.raw_len);
+        out.u8(self.kind as u8);
+        out.u8(self.codec as u8);
+        out.u8(if self.has_origin { ORIGIN } else { 0 });
+        out.u8(0);
+        out.u32(self.scope);
+        out.raw(self.id.as_bytes());
+        out.into_bytes()
+    }
+
+    /// Decodes the header of the record at `offset` of a pack, which is at the start of `bytes`.
+    pub(crate) fn decode(bytes: &[u8], seed: u32, offset: u64) -> Result<Self, Corruption> {
+        let mut reader = Reader::new(bytes);
+        let own = reader.u32("checksum of a chunk's header")?;
+        let fields: [u8; RECORD_HEADER_LEN - 4] = reader.array("header of a chunk")?;
+        if header_crc(seed, offset, &fields) != own {
+            return Err(Corruption { offset: 0, what: "checksum of a chunk's header" });
+        }
+        let mut reader = Reader::new(&fields);
+        let payload_crc = reader.u32("checksum of a chunk")?;
+        let (stored_len, raw_len) = (reader.u32("stored length")?, reader.u32("raw length")?);
+        let kind = ChunkKind::from_number(reader.u8("kind of a chunk")?);
+        let codec = Codec::from_number(reader.u8("codec of a chunk")?);
+        let flags = reader.u8("flags of a chunk")?;
+        let zero = reader.u8("header of a chunk")?;
+        let scope = reader.u32("scope of a chunk")?;
+        let id = ChunkId::from_bytes(reader.array("id of a chunk")?);
+        let known = kind.zip(codec).filter(|_| flags & !ORIGIN == 0 && zero == 0);
+        let (kind, codec) = known.ok_or_else(|| reader.corrupt("a chunk stored as this release stores it"))?;
+        let header = Self { kind, codec, has_origin: flags & ORIGIN != 0, scope, id, stored_len, raw_len, payload_crc };
+        if header.is_plausible() { Ok(header) } else { Err(reader.corrupt("lengths of a chunk")) }
+    }
+
+    /// Returns the length of the record.
+    pub(crate) fn record_len(&self) -> u64 {
+        (RECORD_HEADER_LEN as u64 + u64::from(self.stored_len)).next_multiple_of(ALIGN as u64)
+    }
+
+    /// Returns where the stored bytes of the chunk are in its record, after checking the payload, and its origin.
+    pub(crate) fn payload<'a>(&self, record: &'a [u8]) -> Result<(Range<usize>, &'a str), Corruption> {
+        let mut reader = Reader::starting_at(record, RECORD_HEADER_LEN);
+        let payload = reader.take(self.stored_len as usize, "a whole chunk")?;
+        if crc(&[payload]) != self.payload_crc {
+            return Err(Corruption { offset: RECORD_HEADER_LEN as u64, what: "checksum of a chunk" });
+        }
+        let mut start = RECORD_HEADER_LEN;
+        let mut origin = "";
+        if self.has_origin {
+            let mut payload = Reader::new(payload);
+            let text = std::str::from_utf8(payload.prefixed("origin of a chunk")?);
+            origin = text.map_err(|_| payload.corrupt("origin of a chunk"))?;
+            start += payload.position();
+        }
+        Ok((start..RECORD_HEADER_LEN + self.stored_len as usize, origin))
+    }
+}
+
+/// A record, as the table of its pack tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) id: ChunkId,
+    pub(crate) offset: u64,
+    pub(crate) stored_len: u32,
+    pub(crate) raw_len: u32,
+    pub(crate) kind: ChunkKind,
+    pub(crate) codec: Codec,
+    pub(crate) has_origin: bool,
+}
+
+impl Line {
+    /// Returns the line of a record.
+    pub(crate) fn of(header: &ChunkHeader, offset: u64) -> Self {
+        let ChunkHeader { kind, codec, has_origin, scope: _, id, stored_len, raw_len, payload_crc: _ } = *header;
+        Self { id, offset, stored_len, raw_len, kind, codec, has_origin }
+    }
+}
+
+/// Encodes table and tail of a pack whose records end at `table_at`; `lines` ascend by id.
+pub(crate) fn encode_footer(lines: &[Line], table_at: u64, file_id: u64) -> Vec<u8> {
+    let count = u32::try_from(lines.len()).ok().filter(|count| *count <= RECORDS_MAX);
+    assert!(count.is_some(), "{} records in a pack", lines.len());
+    assert!(lines.is_sorted_by(|a, b| a.id < b.id), "the lines of a pack ascend by id, each once");
+    let mut out = Writer::default();
+    for line in lines {
+        let place = u32::try_from(line.offset / ALIGN as u64);
+        assert!(place.is_ok() && line.offset % ALIGN as u64 == 0, "a chunk at {} of its pack", line.offset);
+        out.raw(line.id.as_bytes());
+        out.u32(place.unwrap_or_default());
+        out.u32(line.stored_len);
+        out.u32(line.raw_len);
+        out.u8(line.kind as u8);
+        out.u8(line.codec as u8);
+        out.u8(if line.has_origin { ORIGIN } else { 0 });
+        out.u8(0);
+    }
+    let table = crc(&[out.bytes()]);
+    let mut tail = Writer::default();
+    tail.u64(table_at);
+    tail.u32(count.unwrap_or_default());
+    tail.u32(0);
+    tail.u32(table);
+    tail.u32(0);
+    tail.u64(file_id);
+    tail.u32(crc(&[tail.bytes()]));
+    tail.u32(MAGIC);
+    out.raw(tail.bytes());
+    out.into_bytes()
+}
+
+/// Decodes the tail of a pack: offset, count and crc of its table.
+pub(crate) fn decode_tail(tail: &[u8], file_id: u64) -> Result<(u64, u32, u32), Corruption> {
+    let mut reader = Reader::new(tail);
+    let table_at = reader.u64("offset of the table")?;
+    let count = reader.u32("number of chunks")?;
+    reader.expect_u32(0, "a pack stored as this release stores it")?;
+    let table = reader.u32("checksum of the table")?;
+    reader.expect_u32(0, "tail of a pack")?;
+    if reader.u64("file id")? != file_id {
+        return Err(reader.corrupt("the id of this pack; another file has its name"));
+    }
+    reader.expect_u32(crc(&[tail.get(..TAIL_LEN - 8).unwrap_or_default()]), "checksum of the tail")?;
+    reader.expect_u32(MAGIC, "magic of a sealed pack")?;
+    reader.finish("end of the pack")?;
+    let aligned = table_at >= FIRST_RECORD && table_at.is_multiple_of(ALIGN as u64);
+    if count > RECORDS_MAX || !aligned {
+        return Err(Corruption { offset: 0, what: "place and length of the table" });
+    }
+    Ok((table_at, count, table))
+}
+
+/// Returns the length of a table.
+pub(crate) fn table_len(count: u32) -> usize {
+    count as usize * LINE_LEN
+}
+
+/// Decodes a table whose records end at `table_at`.
+pub(crate) fn decode_table(table: &[u8], table_crc: u32, table_at: u64) -> Result<Vec<Line>, Corruption> {
+    if crc(&[table]) != table_crc {
+        return Err(Corruption { offset: 0, what: "checksum of the table" });
+    }
+    let mut reader = Reader::new(table);
+    let mut lines: Vec<Line> = Vec::with_capacity(table.len() / LINE_LEN);
+    while reader.remaining() > 0 {
+        let id = ChunkId::from_bytes(reader.array("id of a chunk")?);
+        let offset = u64::from(reader.u32("place of a chunk")?) * ALIGN as u64;
+        let (stored_len, raw_len) = (reader.u32("stored length")?, reader.u32("raw length")?);
+        let kind = ChunkKind::from_number(reader.u8("kind of a chunk")?);
+        let codec = Codec::from_number(reader.u8("codec of a chunk")?);
+        let flags = reader.u8("flags of a chunk")?;
+        let zero = reader.u8("line of a chunk")?;
+        let known = kind.zip(codec).filter(|_| flags & !ORIGIN == 0 && zero == 0);
+        let (kind, codec) = known.ok_or_else(|| reader.corrupt("a chunk stored as this release stores it"))?;
+        let line = Line { id, offset, stored_len, raw_len, kind, codec, has_origin: flags & ORIGIN != 0 };
+        let end = offset.saturating_add(RECORD_HEADER_LEN as u64 + u64::from(stored_len));
+        if offset < FIRST_RECORD || end > table_at {
+            return Err(reader.corrupt("a chunk inside the pack"));
+        }
+        if lines.last().is_some_and(|last| last.id >= id) {
+            return Err(reader.corrupt("chunks in ascending order"));
+        }
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{base::FileNumber, chunk::id::Scope, format::FileKind};
+
+    const PACK: Header = Header { kind: FileKind::Pack, file_id: 77, number: FileNumber(5) };
+
+    fn encoded(chunk: &[u8], origin: &str) -> EncodedChunk {
+        let id = Scope::Open.id(ChunkKind::Data, chunk);
+        EncodedChunk::new(ChunkKind::Data, 0, id, chunk, origin, |out| {
+            out.extend_from_slice(chunk);
+            Codec::Raw
+        })
+    }
+
+    /// A record at an offset.
+    fn record(chunk: &EncodedChunk, offset: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        chunk.place(seed(&PACK), offset, &mut out);
+        out
+    }
+
+    #[test]
+    fn a_record_reads_back_with_and_without_an_origin() {
+        for (chunk, origin) in [(&b"some bytes"[..], ""), (b"x", "crawler 7"), (b"x", "ä".repeat(100).as_str())] {
+            let chunk_of = encoded(chunk, origin);
+            let bytes = record(&chunk_of, 32);
+            assert_eq!((bytes.len(), bytes.len() % ALIGN), (chunk_of.len(), 0));
+            let header = ChunkHeader::decode(&bytes, seed(&PACK), 32).unwrap();
+            assert_eq!(header, chunk_of.header);
+            assert_eq!(header.record_len(), bytes.len() as u64);
+            let (place, told) = header.payload(&bytes).unwrap();
+            assert_eq!((&bytes[place], told), (chunk, origin));
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_any_cut_another_offset_and_another_pack_are_corruption() {
+        let chunk = encoded(b"some bytes", "here");
+        let good = record(&chunk, 32);
+        let read = |bytes: &[u8], seed: u32, offset: u64| {
+            ChunkHeader::decode(bytes, seed, offset).and_then(|header| header.payload(bytes).map(|_| ()))
+        };
+        read(&good, seed(&PACK), 32).unwrap();
+        let used = RECORD_HEADER_LEN + chunk.header.stored_len as usize;
+        for bit in 0..used * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&bad, seed(&PACK), 32).is_err(), "bit {bit}");
+        }
+        for len in 0..used {
+            assert!(read(&good[..len], seed(&PACK), 32).is_err(), "{len} bytes");
+        }
+        assert!(read(&good, seed(&PACK), 40).is_err());
+        for other in [Header { number: FileNumber(6), ..PACK }, Header { file_id: 78, ..PACK }] {
+            assert!(read(&good, seed(&other), 32).is_err());
+        }
+    }
+
+    #[test]
+    fn a_header_that_says_what_no_release_of_today_writes_is_refused() {
+        let good = record(&encoded(b"some bytes", ""), 32);
+        let reseal = |at: usize, value: u8| {
+            let mut bad = good.clone();
+            bad[at] = value;
+            let own = header_crc(seed(&PACK), 32, &bad[4..RECORD_HEADER_LEN]);
+            bad[..4].copy_from_slice(&own.to_le_bytes());
+            ChunkHeader::decode(&bad, seed(&PACK), 32)
+        };
+        assert!(reseal(16, 2).is_ok(), "a node");
+        for (at, value) in [(16, 0), (16, 3), (17, 2), (18, 2), (18, 128), (19, 1), (14, 255), (12, 0), (10, 1)] {
+            assert!(reseal(at, value).is_err(), "byte {at} = {value}");
+        }
+    }
+
+    fn lines() -> Vec<Line> {
+        let mut lines: Vec<Line> = (0..20u8)
+            .map(|byte| {
+                let chunk = encoded(&[byte; 100], if byte % 3 == 0 { "origin" } else { "" });
+                Line::of(&chunk.header, 32 + 200 * u64::from(byte))
+            })
+            .collect();
+        lines.sort_unstable_by_key(|line| line.id);
+        lines
+    }
+
+    fn read(footer: &[u8], table_at: u64) -> Result<Vec<Line>, Corruption> {
+        let tail = footer.len().saturating_sub(TAIL_LEN);
+        let (told, count, sum) = decode_tail(&footer[tail..], 77)?;
+        if told != table_at || table_len(count) != tail {
+            return Err(Corruption { offset: 0, what: "the place of the table" });
+        }
+        decode_table(&footer[..tail], sum, table_at)
+    }
+
+    #[test]
+    fn the_table_of_a_pack_reads_back_and_any_flipped_bit_is_corruption() {
+        let good = encode_footer(&lines(), 5000, 77);
+        assert_eq!(read(&good, 5000), Ok(lines()));
+        assert_eq!(read(&encode_footer(&[], 32, 77), 32), Ok(Vec::new()));
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&bad, 5000).is_err(), "bit {bit}");
+        }
+        for len in TAIL_LEN..good.len() {
+            assert!(read(&good[..len], 5000).is_err(), "{len} bytes");
+        }
+        assert!(decode_tail(&good[good.len() - TAIL_LEN..], 78).is_err());
+    }
+
+    #[test]
+    fn a_table_with_chunks_outside_the_pack_or_out_of_order_is_refused() {
+        let table = |lines: &[Line], table_at: u64| {
+            let footer = encode_footer(lines, table_at, 77);
+            let table = &footer[..footer.len() - TAIL_LEN];
+            decode_table(table, crc(&[table]), table_at)
+        };
+        let inside = lines();
+        assert!(table(&inside, 32 + 200 * 20).is_ok());
+        assert!(table(&inside, 32 + 200 * 19).is_err());
+        let early = Line { offset: 24, ..inside[0] };
+        assert!(table(&[early], 5000).is_err());
+        let footer = encode_footer(&inside, 5000, 77);
+        let (first, second) = footer.split_at(LINE_LEN);
+        let swapped = [&second[..LINE_LEN], first, &second[LINE_LEN..second.len() - TAIL_LEN]].concat();
+        assert!(decode_table(&swapped, crc(&[&swapped]), 5000).is_err());
+        let twice = [first, first].concat();
+        assert!(decode_table(&twice, crc(&[&twice]), 5000).is_err());
+    }
+}
