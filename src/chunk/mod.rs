@@ -6,12 +6,13 @@
 //!                                └▸ recipe ▸ the key's entry
 //! ```
 //!
-//! Everything here is a function of bytes: where cuts, nodes and ids are follows from the value and the policy alone.
+//! Where cuts, nodes and ids are follows from the value and the policy alone; only `pack` touches files.
 //! `docs/format/chunking.md` and `docs/format/packs.md` define them.
 
 pub(crate) mod codec;
 pub(crate) mod cut;
 pub(crate) mod id;
+pub(crate) mod pack;
 pub(crate) mod recipe;
 pub(crate) mod record;
 pub(crate) mod tree;

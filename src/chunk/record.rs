@@ -182,13 +182,19 @@ impl ChunkHeader {
         (RECORD_HEADER_LEN as u64 + u64::from(self.stored_len)).next_multiple_of(ALIGN as u64)
     }
 
-    /// Returns where the stored bytes of the chunk are in its record, after checking the payload, and its origin.
+    /// Returns where the stored bytes of the chunk are in its record, and its origin, after checking the payload.
     pub(crate) fn payload<'a>(&self, record: &'a [u8]) -> Result<(Range<usize>, &'a str), Corruption> {
         let mut reader = Reader::starting_at(record, RECORD_HEADER_LEN);
-        let payload = reader.take(self.stored_len as usize, "a whole chunk")?;
-        if crc(&[payload]) != self.payload_crc {
+        if crc(&[reader.take(self.stored_len as usize, "a whole chunk")?]) != self.payload_crc {
             return Err(Corruption { offset: RECORD_HEADER_LEN as u64, what: "checksum of a chunk" });
         }
+        self.stored(record)
+    }
+
+    /// Returns the same of a payload that has been checked, or whose chunk will be.
+    pub(crate) fn stored<'a>(&self, record: &'a [u8]) -> Result<(Range<usize>, &'a str), Corruption> {
+        let mut reader = Reader::starting_at(record, RECORD_HEADER_LEN);
+        let payload = reader.take(self.stored_len as usize, "a whole chunk")?;
         let mut start = RECORD_HEADER_LEN;
         let mut origin = "";
         if self.has_origin {

@@ -23,7 +23,6 @@ pub(crate) enum FileKind {
     Segment = u32::from_le_bytes(*b"SEGM"),
     Current = u32::from_le_bytes(*b"CURR"),
     /// Chunks of large values.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the engine stores no large values yet"))]
     Pack = u32::from_le_bytes(*b"PACK"),
     /// A perfect-hash map: a file of its own, outside any database.
     Map = u32::from_le_bytes(*b"PMAP"),

@@ -7,12 +7,13 @@ pub(crate) const CURRENT: &str = "CURRENT";
 pub(crate) const CURRENT_NEW: &str = "CURRENT.new";
 pub(crate) const LOGS: &str = "wal";
 pub(crate) const SEGMENTS: &str = "segments";
+pub(crate) const PACKS: &str = "packs";
 
 /// Files are numbered from 1; a name with a number this large is not ours.
 const NUMBER_MAX: u64 = 1 << 62;
 
 /// Names that later parts of the format use, listed so that they are not taken for foreign files.
-const RESERVED: [&str; 3] = ["TIMELINE", "KEYS", "packs"];
+const RESERVED: [&str; 3] = ["TIMELINE", "KEYS", PACKS];
 
 pub(crate) fn manifest(number: FileNumber) -> String {
     format!("MANIFEST-{number}")
@@ -24,6 +25,10 @@ pub(crate) fn log(number: FileNumber) -> String {
 
 pub(crate) fn segment(number: FileNumber) -> String {
     format!("{SEGMENTS}/{number}.seg")
+}
+
+pub(crate) fn pack(number: FileNumber) -> String {
+    format!("{PACKS}/{number}.pack")
 }
 
 /// Returns the number of a file in its sub-directory, from its bare name.

@@ -1,0 +1,679 @@
+//! A pack: the file that chunks are appended to while their epoch is active, and that is sealed and never changed
+//! afterwards (L2, L5 of `docs/chunks.md`).
+//!
+//! ```text
+//!  PackWriter   append ▸ buffer ▸ write_out ▸ …  ▸ seal: table and tail     the file can be synced by others meanwhile
+//!  Pack         a sealed pack: one chunk by its place, or its table
+//!  scan         a pack without a table, after a crash: its good records
+//! ```
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{
+    codec::Decoder,
+    id::Scope,
+    record::{
+        ChunkHeader, EncodedChunk, FIRST_RECORD, Line, RECORD_HEADER_LEN, TAIL_LEN, decode_table, decode_tail,
+        encode_footer, seed, table_len,
+    },
+};
+use crate::{
+    base::{ChunkId, Corruption, FileNumber, IoContext, Result},
+    env::{Dir, File, Region},
+    format::{BadHeader, FileKind, Header, crc, name},
+};
+
+/// Appended bytes are written in pieces of this length: a system call for some sixty chunks.
+const BUFFER_LEN: usize = 1 << 20;
+
+/// Maximum length of a pack, far above what an epoch may hold.
+const PACK_LEN_MAX: u64 = 1 << 32;
+
+/// A sealed pack, as the manifest names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PackMeta {
+    pub(crate) number: FileNumber,
+    pub(crate) file_id: u64,
+    pub(crate) file_len: u64,
+    /// Checksum of table and tail.
+    pub(crate) footer_digest: u32,
+    pub(crate) records: u32,
+    /// Bytes of records, headers included.
+    pub(crate) stored_bytes: u64,
+    /// Bytes of the chunks in them.
+    pub(crate) raw_bytes: u64,
+}
+
+/// The writing end of a pack.
+#[derive(Debug)]
+pub(crate) struct PackWriter {
+    header: Header,
+    seed: u32,
+    path: PathBuf,
+    file: Arc<dyn File>,
+    /// Bytes of the file that have been written.
+    written: u64,
+    /// Records that have not.
+    buffer: Vec<u8>,
+    lines: Vec<Line>,
+    raw_bytes: u64,
+}
+
+impl PackWriter {
+    /// Creates the pack of a number. Its name is durable after the caller syncs the directory.
+    pub(crate) fn create(dir: &dyn Dir, number: FileNumber, file_id: u64) -> Result<Self> {
+        let name = name::pack(number);
+        let path = dir.path().join(&name);
+        let file = dir.create(&name).at("create", || path.clone())?;
+        let header = Header { kind: FileKind::Pack, file_id, number };
+        let buffer = header.encode();
+        Ok(Self { header, seed: seed(&header), path, file, written: 0, buffer, lines: Vec::new(), raw_bytes: 0 })
+    }
+
+    /// Returns where the next record begins: how far the pack reaches.
+    pub(crate) fn end(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Returns the records so far, in the order of their offsets.
+    pub(crate) fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// Appends a chunk, and returns where it is. A record counts only once [`PackWriter::write_out`] has written it.
+    ///
+    /// # Errors
+    /// If the buffer is full and cannot be written; then the chunk was not appended, and those before it stay.
+    pub(crate) fn append(&mut self, chunk: &EncodedChunk) -> Result<Line> {
+        if self.buffer.len() + chunk.len() > BUFFER_LEN {
+            self.write_out()?;
+        }
+        let line = Line::of(&chunk.header, self.end());
+        chunk.place(self.seed, line.offset, &mut self.buffer);
+        self.lines.push(line);
+        self.raw_bytes += u64::from(line.raw_len);
+        Ok(line)
+    }
+
+    /// Writes what was appended to the file. After an error the next call writes the same bytes to the same place.
+    pub(crate) fn write_out(&mut self) -> Result<()> {
+        if !self.buffer.is_empty() {
+            self.file.write_at(self.written, &self.buffer).at("append to", || self.path.clone())?;
+            self.written = self.end();
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    /// Returns the file, to be synced while others append.
+    pub(crate) fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
+    /// Ends the pack with its table and tail, and syncs it. After an error the call can be repeated; nothing may be
+    /// appended in between.
+    pub(crate) fn seal(&mut self) -> Result<PackMeta> {
+        self.write_out()?;
+        let end = self.end();
+        let mut lines = self.lines.clone();
+        lines.sort_unstable_by_key(|line| line.id);
+        let footer = encode_footer(&lines, end, self.header.file_id);
+        self.file.write_at(end, &footer).at("write", || self.path.clone())?;
+        self.file.sync().at("sync", || self.path.clone())?;
+        let records = u32::try_from(lines.len());
+        assert!(records.is_ok(), "{} records in a pack", lines.len());
+        Ok(PackMeta {
+            number: self.header.number,
+            file_id: self.header.file_id,
+            file_len: end + footer.len() as u64,
+            footer_digest: crc(&[&footer]),
+            records: records.unwrap_or_default(),
+            stored_bytes: end - FIRST_RECORD,
+            raw_bytes: self.raw_bytes,
+        })
+    }
+}
+
+/// Bytes of a sealed pack: mapped, or read by position.
+#[derive(Debug)]
+enum PackBytes {
+    Mapped(Region),
+    Positioned(Arc<dyn File>),
+}
+
+/// A sealed pack, open for reading.
+#[derive(Debug)]
+pub(crate) struct Pack {
+    meta: PackMeta,
+    seed: u32,
+    path: PathBuf,
+    bytes: PackBytes,
+    /// Where the records end.
+    table_at: u64,
+    table_crc: u32,
+}
+
+impl Pack {
+    /// Opens the pack that the manifest names, mapped if `map` and the machine can.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::Error::Corrupt) if the file is not that pack, whole and sealed.
+    pub(crate) fn open(dir: &dyn Dir, meta: PackMeta, map: bool) -> Result<Self> {
+        let name = name::pack(meta.number);
+        let path = dir.path().join(&name);
+        let file = dir.open(&name).at("open", || path.clone())?;
+        let wrong = |offset: u64, what: &'static str| Corruption { offset, what }.of(&path, 0);
+        let len = file.len().at("read the length of", || path.clone())?;
+        if len != meta.file_len || len < FIRST_RECORD + TAIL_LEN as u64 {
+            return Err(wrong(0, "the length of the pack"));
+        }
+        let expected = Header { kind: FileKind::Pack, file_id: meta.file_id, number: meta.number };
+        let mut head = [0; Header::LEN];
+        file.read_at(0, &mut head).at("read", || path.clone())?;
+        match Header::decode(&head, FileKind::Pack) {
+            Ok(header) if header == expected => {}
+            Ok(_) => return Err(wrong(8, "the id of this pack; another file has its name")),
+            Err(bad) => return Err(bad.of(&path)),
+        }
+        let tail_at = len - TAIL_LEN as u64;
+        let mut tail = [0; TAIL_LEN];
+        file.read_at(tail_at, &mut tail).at("read", || path.clone())?;
+        let (table_at, records, table_crc) = decode_tail(&tail, meta.file_id).map_err(|bad| bad.of(&path, tail_at))?;
+        if records != meta.records || table_at.checked_add(table_len(records) as u64) != Some(tail_at) {
+            return Err(wrong(tail_at, "the place of the table"));
+        }
+        let bytes = match file.map() {
+            Ok(region) if map && region.len() as u64 == len => PackBytes::Mapped(region),
+            Ok(_) | Err(_) => PackBytes::Positioned(file),
+        };
+        Ok(Self { meta, seed: seed(&expected), path, bytes, table_at, table_crc })
+    }
+
+    /// Returns what the manifest says of it.
+    pub(crate) fn meta(&self) -> &PackMeta {
+        &self.meta
+    }
+
+    /// Reads the table, ascending by id.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::Error::Corrupt) for a damaged table, or another one than the manifest names.
+    pub(crate) fn lines(&self) -> Result<Vec<Line>> {
+        let len = table_len(self.meta.records) + TAIL_LEN;
+        let footer = self.read(self.table_at, len)?;
+        let wrong = |bad: Corruption| bad.of(&self.path, self.table_at);
+        if crc(&[&footer]) != self.meta.footer_digest {
+            return Err(wrong(Corruption { offset: 0, what: "the table that the manifest names" }));
+        }
+        let table = footer.get(..len - TAIL_LEN).unwrap_or_default();
+        decode_table(table, self.table_crc, self.table_at).map_err(wrong)
+    }
+
+    /// Appends to `out` the chunk in the record at `offset`, which has this id and length. Whatever comes back hashes
+    /// to the id.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::Error::Corrupt) if it does not.
+    pub(crate) fn chunk(&self, line: &Line, scope: &Scope, decoder: &mut Decoder, out: &mut Vec<u8>) -> Result<()> {
+        let stored = line.stored_len as usize;
+        let end = line.offset.checked_add((RECORD_HEADER_LEN + stored) as u64);
+        let wrong = |bad: Corruption| bad.of(&self.path, line.offset);
+        if line.offset < FIRST_RECORD || end.is_none_or(|end| end > self.table_at) {
+            return Err(wrong(Corruption { offset: 0, what: "a chunk inside the pack" }));
+        }
+        let owned;
+        let record = match &self.bytes {
+            PackBytes::Mapped(region) => {
+                let start = usize::try_from(line.offset).unwrap_or(usize::MAX);
+                region.get(start..start.saturating_add(RECORD_HEADER_LEN + stored)).unwrap_or_default()
+            }
+            PackBytes::Positioned(_) => {
+                owned = self.read(line.offset, RECORD_HEADER_LEN + stored)?;
+                &owned
+            }
+        };
+        let from = out.len();
+        let read = restore(record, self.seed, line, scope, decoder, out).map_err(wrong);
+        if read.is_err() {
+            out.truncate(from);
+        }
+        read
+    }
+
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
+        match &self.bytes {
+            PackBytes::Mapped(region) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let bytes = region.get(start..start.saturating_add(len));
+                bytes
+                    .map(<[u8]>::to_vec)
+                    .ok_or_else(|| Corruption { offset: 0, what: "a piece inside the pack" }.of(&self.path, offset))
+            }
+            PackBytes::Positioned(file) => {
+                let mut bytes = vec![0; len];
+                file.read_at(offset, &mut bytes).at("read", || self.path.clone())?;
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+/// Appends the chunk of a record to `out`. The checksum of the payload is not looked at: the hash says more.
+pub(crate) fn restore(
+    record: &[u8],
+    seed: u32,
+    line: &Line,
+    scope: &Scope,
+    decoder: &mut Decoder,
+    out: &mut Vec<u8>,
+) -> Result<(), Corruption> {
+    let header = ChunkHeader::decode(record, seed, line.offset)?;
+    if Line::of(&header, line.offset) != *line {
+        return Err(Corruption { offset: 0, what: "the chunk that its place names" });
+    }
+    let (payload, _) = header.stored(record)?;
+    let from = out.len();
+    out.resize(from + header.raw_len as usize, 0);
+    let chunk = out.get_mut(from..).unwrap_or_default();
+    decoder.decode(header.codec, record.get(payload).unwrap_or_default(), chunk)?;
+    if scope.id(header.kind, chunk) != header.id {
+        return Err(Corruption { offset: RECORD_HEADER_LEN as u64, what: "a chunk that hashes to its id" });
+    }
+    Ok(())
+}
+
+/// Good records of a pack that has no table: those before the first bad one, and where they end.
+#[derive(Debug)]
+pub(crate) struct Scanned {
+    pub(crate) lines: Vec<Line>,
+    pub(crate) end: u64,
+    /// The pack's bytes.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) seed: u32,
+}
+
+impl Scanned {
+    /// Appends a chunk to `out`, as [`Pack::chunk`] does.
+    ///
+    /// # Errors
+    /// If it does not hash to its id.
+    pub(crate) fn chunk(
+        &self,
+        line: &Line,
+        scope: &Scope,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Corruption> {
+        let start = usize::try_from(line.offset).unwrap_or(usize::MAX);
+        let record = self.bytes.get(start..).unwrap_or_default();
+        restore(record, self.seed, line, scope, decoder, out)
+    }
+}
+
+/// Reads a pack that no flush has sealed, as a crash left it. A header that never reached the disk means no record.
+///
+/// # Errors
+/// If it cannot be read, is of a later release, or is longer than any pack.
+pub(crate) fn scan(dir: &dyn Dir, number: FileNumber) -> Result<Scanned> {
+    let name = name::pack(number);
+    let path = dir.path().join(&name);
+    let file = dir.open(&name).at("open", || path.clone())?;
+    let len = file.len().at("read the length of", || path.clone())?;
+    let len = Some(len).filter(|len| *len <= PACK_LEN_MAX).and_then(|len| usize::try_from(len).ok());
+    let Some(len) = len else {
+        return Err(Corruption { offset: 0, what: "a pack of at most 4 GiB" }.of(&path, 0));
+    };
+    let mut bytes = vec![0; len];
+    file.read_at(0, &mut bytes).at("read", || path.clone())?;
+    let header = match Header::decode(&bytes, FileKind::Pack) {
+        Ok(header) if header.number == number => header,
+        Err(bad @ BadHeader::Newer(_)) => return Err(bad.of(&path)),
+        Ok(_) | Err(BadHeader::Corrupt(_)) => return Ok(Scanned { lines: Vec::new(), end: 0, bytes, seed: 0 }),
+    };
+    let seed = seed(&header);
+    let (mut lines, mut end) = (Vec::new(), FIRST_RECORD);
+    loop {
+        let start = usize::try_from(end).unwrap_or(usize::MAX);
+        let record = bytes.get(start..).unwrap_or_default();
+        let Ok(header) = ChunkHeader::decode(record, seed, end) else { break };
+        let whole = record.get(..usize::try_from(header.record_len()).unwrap_or(usize::MAX));
+        let Some(whole) = whole.filter(|record| header.payload(record).is_ok()) else { break };
+        lines.push(Line::of(&header, end));
+        end += whole.len() as u64;
+    }
+    Ok(Scanned { lines, end, bytes, seed })
+}
+
+/// Returns the line of an id in a table.
+pub(crate) fn find<'a>(lines: &'a [Line], id: &ChunkId) -> Option<&'a Line> {
+    lines.binary_search_by_key(id, |line| line.id).ok().and_then(|at| lines.get(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, path::Path};
+
+    use super::*;
+    use crate::{
+        base::Error,
+        chunk::{
+            codec::Encoder,
+            cut::Chunking,
+            id::ChunkKind,
+            recipe::{Recipe, decode_node},
+            tree::RecipeBuilder,
+        },
+        env::{Env, Fault, Memory, Sim},
+    };
+
+    fn dir(env: &dyn Env) -> Arc<dyn Dir> {
+        let dir = env.open_dir(Path::new("/db"), true).unwrap();
+        dir.create_dir(name::PACKS).unwrap();
+        dir
+    }
+
+    fn noise(seed: usize, len: usize) -> Vec<u8> {
+        crate::chunk::noise(seed as u64, len)
+    }
+
+    fn text(seed: usize, len: usize) -> Vec<u8> {
+        noise(seed, len).iter().map(|byte| b'a' + byte % 4).collect()
+    }
+
+    /// Chunks of every nature: compressible or not, of one byte, of the greatest length, with an origin, a node.
+    fn chunks() -> Vec<(ChunkKind, Vec<u8>, &'static str)> {
+        let mut chunks = vec![
+            (ChunkKind::Data, vec![7], ""),
+            (ChunkKind::Data, noise(1, 1 << 20), ""),
+            (ChunkKind::Data, text(2, 1 << 20), "a crawler"),
+            (ChunkKind::Node, text(3, 9000), ""),
+        ];
+        chunks.extend((10..60).map(|seed| (ChunkKind::Data, text(seed, 500 + 37 * seed), "")));
+        chunks.extend((60..110).map(|seed| (ChunkKind::Data, noise(seed, 700 + 13 * seed), "here")));
+        chunks
+    }
+
+    fn encoded(scope: &Scope, encoder: &mut Encoder, kind: ChunkKind, chunk: &[u8], origin: &str) -> EncodedChunk {
+        EncodedChunk::new(kind, 0, scope.id(kind, chunk), chunk, origin, |out| encoder.encode(chunk, out))
+    }
+
+    /// A pack of those chunks, and where each of them is.
+    fn filled(dir: &dyn Dir, scope: &Scope) -> (PackWriter, Vec<Line>) {
+        let mut encoder = Encoder::new(Some(1)).unwrap();
+        let mut pack = PackWriter::create(dir, FileNumber(3), 77).unwrap();
+        let append = |(kind, chunk, origin): &(ChunkKind, Vec<u8>, &str)| {
+            pack.append(&encoded(scope, &mut encoder, *kind, chunk, origin)).unwrap()
+        };
+        let lines = chunks().iter().map(append).collect();
+        (pack, lines)
+    }
+
+    #[test]
+    fn every_chunk_of_a_sealed_pack_reads_back_mapped_and_by_position_in_every_scope() {
+        for scope in [Scope::Open, Scope::keyed(&[1; 32], "tenant")] {
+            let dir = dir(&Memory::new());
+            let (mut writer, lines) = filled(&*dir, &scope);
+            let meta = writer.seal().unwrap();
+            assert_eq!(writer.seal().unwrap(), meta, "sealed once more after a flush that failed elsewhere");
+            let raw: usize = chunks().iter().map(|(_, chunk, _)| chunk.len()).sum();
+            assert_eq!((meta.records as usize, meta.raw_bytes), (lines.len(), raw as u64));
+            assert!(meta.stored_bytes < meta.raw_bytes, "{meta:?}");
+            for map in [true, false] {
+                let pack = Pack::open(&*dir, meta, map).unwrap();
+                assert_eq!(pack.meta(), &meta);
+                let table = pack.lines().unwrap();
+                let mut decoder = Decoder::new().unwrap();
+                for ((kind, chunk, _), line) in chunks().iter().zip(&lines) {
+                    assert_eq!(find(&table, &scope.id(*kind, chunk)), Some(line));
+                    let mut read = b"before".to_vec();
+                    pack.chunk(line, &scope, &mut decoder, &mut read).unwrap();
+                    assert_eq!(read, [b"before", &chunk[..]].concat());
+                }
+                // Another scope has other ids for the same bytes.
+                let other = Scope::keyed(&[2; 32], "tenant");
+                let mut read = Vec::new();
+                let refused = pack.chunk(&lines[0], &other, &mut decoder, &mut read).unwrap_err();
+                assert!(matches!(refused, Error::Corrupt { what, .. } if what.contains("hashes")), "{refused}");
+                assert!(read.is_empty());
+                // A place that is not the record's.
+                for wrong in [
+                    Line { offset: lines[0].offset + 8, ..lines[0] },
+                    Line { offset: u64::MAX - 7, ..lines[0] },
+                    Line { offset: 0, ..lines[0] },
+                    Line { raw_len: 2, ..lines[0] },
+                    Line { id: lines[1].id, ..lines[0] },
+                    Line { stored_len: u32::MAX, ..lines[0] },
+                ] {
+                    assert!(pack.chunk(&wrong, &scope, &mut decoder, &mut read).is_err(), "{wrong:?}");
+                }
+            }
+        }
+    }
+
+    /// L12: no damage is ever told as the chunk.
+    #[test]
+    fn of_a_pack_with_any_flipped_byte_each_chunk_is_right_or_an_error_and_most_are_right() {
+        let env = Sim::new(1);
+        let dir = dir(&env);
+        let mut encoder = Encoder::new(Some(1)).unwrap();
+        let mut writer = PackWriter::create(&*dir, FileNumber(3), 77).unwrap();
+        let chunks: Vec<_> = (0..6).map(|seed| if seed % 2 == 0 { text(seed, 600) } else { noise(seed, 80) }).collect();
+        let mut append = |chunk: &Vec<u8>| {
+            writer.append(&encoded(&Scope::Open, &mut encoder, ChunkKind::Data, chunk, "here")).unwrap()
+        };
+        let lines: Vec<Line> = chunks.iter().map(&mut append).collect();
+        let meta = writer.seal().unwrap();
+        let path = Path::new("/db/packs/3.pack");
+        let good = env.read_file(path).unwrap();
+        let mut decoder = Decoder::new().unwrap();
+        let mut opened = 0u64;
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x41;
+            env.write_file(path, bad);
+            let Ok(pack) = Pack::open(&*dir, meta, at % 2 == 0) else { continue };
+            opened += 1;
+            let damaged = lines.iter().zip(&chunks).filter(|(line, chunk)| {
+                let mut read = Vec::new();
+                match pack.chunk(line, &Scope::Open, &mut decoder, &mut read) {
+                    Ok(()) => {
+                        assert_eq!(read, **chunk, "byte {at}");
+                        false
+                    }
+                    Err(error) => {
+                        assert!(matches!(&error, Error::Corrupt { path, .. } if path.ends_with("3.pack")), "{error}");
+                        true
+                    }
+                }
+            });
+            let damaged = damaged.count();
+            assert!(damaged <= 1, "byte {at} damages {damaged} chunks");
+            let in_records = (at as u64) < FIRST_RECORD + meta.stored_bytes;
+            assert!(in_records || pack.lines().is_err(), "byte {at} of the table");
+        }
+        assert!(opened >= meta.stored_bytes, "{opened}");
+        for len in 0..good.len() {
+            env.write_file(path, good[..len].to_vec());
+            assert!(Pack::open(&*dir, meta, false).is_err(), "{len} bytes of a pack");
+        }
+    }
+
+    #[test]
+    fn a_pack_without_a_table_has_the_records_before_the_first_bad_one_wherever_it_was_cut() {
+        let env = Sim::new(1);
+        let dir = dir(&env);
+        let mut encoder = Encoder::new(Some(1)).unwrap();
+        let mut writer = PackWriter::create(&*dir, FileNumber(3), 77).unwrap();
+        let chunks: Vec<_> = (0..5).map(|seed| text(seed, 600 + 3 * seed)).collect();
+        for chunk in &chunks {
+            writer.append(&encoded(&Scope::Open, &mut encoder, ChunkKind::Data, chunk, "")).unwrap();
+        }
+        let path = Path::new("/db/packs/3.pack");
+        assert!(scan(&*dir, FileNumber(3)).unwrap().lines.is_empty(), "what is in the buffer alone does not count");
+        writer.write_out().unwrap();
+        writer.file().sync().unwrap();
+        let good = env.read_file(path).unwrap();
+        let whole = scan(&*dir, FileNumber(3)).unwrap();
+        assert_eq!((whole.lines.as_slice(), whole.end), (writer.lines(), writer.end()));
+        let mut decoder = Decoder::new().unwrap();
+        for (line, chunk) in whole.lines.iter().zip(&chunks) {
+            let mut read = Vec::new();
+            whole.chunk(line, &Scope::Open, &mut decoder, &mut read).unwrap();
+            assert_eq!(read, *chunk);
+        }
+        for len in 0..good.len() {
+            // Cut, and cut with zeros behind, as reserved space reads.
+            for zeros in [0, 100] {
+                env.write_file(path, [&good[..len], &vec![0; zeros]].concat());
+                let cut = scan(&*dir, FileNumber(3)).unwrap();
+                let before = whole.lines.iter().filter(|line| {
+                    let end = line.offset + RECORD_HEADER_LEN as u64 + u64::from(line.stored_len);
+                    end.next_multiple_of(8) <= len as u64 || zeros > 0 && end <= len as u64
+                });
+                let before = if len < Header::LEN { 0 } else { before.count() };
+                assert_eq!(cut.lines, whole.lines[..before], "cut at {len} with {zeros} zeros behind");
+            }
+            let mut bad = good.clone();
+            bad[len] ^= 0x41;
+            env.write_file(path, bad);
+            let read = scan(&*dir, FileNumber(3)).unwrap();
+            assert_eq!(read.lines, whole.lines[..read.lines.len()], "byte {len}");
+            let end = |line: &&Line| line.offset + RECORD_HEADER_LEN as u64 + u64::from(line.stored_len);
+            let before = whole.lines.iter().filter(|line| end(line) <= len as u64).count();
+            let before = if len < Header::LEN { 0 } else { before };
+            assert!(read.lines.len() >= before, "byte {len} voids what is before it");
+        }
+        assert!(matches!(scan(&*dir, FileNumber(4)), Err(Error::Io { .. })), "no such file");
+    }
+
+    /// L11 and the rules of full disks: whoever is refused has stored nothing, and the next attempt is whole.
+    #[test]
+    fn an_append_that_fails_at_any_call_stores_nothing_and_can_be_repeated() {
+        for fault in [Fault::Eio, Fault::Enospc, Fault::ShortWrite] {
+            let mut failed = 0;
+            for call in 0..12 {
+                let env = Sim::new(1);
+                let dir = dir(&env);
+                let mut writer = PackWriter::create(&*dir, FileNumber(3), 77).unwrap();
+                let mut encoder = Encoder::new(None).unwrap();
+                env.fail_at(env.calls() + call, fault);
+                let mut lines = Vec::new();
+                let chunks: Vec<_> = (0..8).map(|seed| noise(seed, 400_000)).collect();
+                for chunk in &chunks {
+                    let chunk = encoded(&Scope::Open, &mut encoder, ChunkKind::Data, chunk, "");
+                    let (end, count) = (writer.end(), writer.lines().len());
+                    let line = writer.append(&chunk).or_else(|_| {
+                        failed += 1;
+                        assert_eq!((writer.end(), writer.lines().len()), (end, count));
+                        writer.append(&chunk)
+                    });
+                    lines.push(line.unwrap());
+                }
+                let meta = writer.seal().or_else(|_| {
+                    failed += 1;
+                    writer.seal()
+                });
+                let pack = Pack::open(&*dir, meta.unwrap(), false);
+                let pack = pack.or_else(|_| Pack::open(&*dir, writer.seal().unwrap(), false)).unwrap();
+                let mut decoder = Decoder::new().unwrap();
+                for (line, chunk) in lines.iter().zip(&chunks) {
+                    let mut read = Vec::new();
+                    let first = pack.chunk(line, &Scope::Open, &mut decoder, &mut read);
+                    if first.is_err() {
+                        pack.chunk(line, &Scope::Open, &mut decoder, &mut read).unwrap();
+                    }
+                    assert!(read == *chunk, "{fault:?} at call {call}");
+                }
+            }
+            assert!(failed >= 3, "only {failed} calls failed");
+        }
+    }
+
+    /// The way of a value into a pack and back, without an engine: equal chunks once.
+    fn store(value: &[u8], chunking: Chunking, known: &mut HashMap<ChunkId, Line>, pack: &mut PackWriter) -> Recipe {
+        let mut encoder = Encoder::new(Some(1)).unwrap();
+        let mut put = |kind: ChunkKind, chunk: &[u8], known: &mut HashMap<ChunkId, Line>, pack: &mut PackWriter| {
+            let id = Scope::Open.id(kind, chunk);
+            known.entry(id).or_insert_with(|| {
+                let chunk = EncodedChunk::new(kind, 0, id, chunk, "", |out| encoder.encode(chunk, out));
+                pack.append(&chunk).unwrap()
+            });
+            id
+        };
+        let mut builder = RecipeBuilder::new(chunking);
+        let mut nodes = Vec::new();
+        let mut node = |bytes: Vec<u8>| {
+            let id = Scope::Open.id(ChunkKind::Node, &bytes);
+            nodes.push(bytes);
+            Ok(id)
+        };
+        let mut rest = value;
+        while !rest.is_empty() {
+            let (chunk, behind) = rest.split_at(chunking.cut(rest, true).unwrap());
+            rest = behind;
+            if chunk.iter().all(|byte| *byte == 0) {
+                builder.zeros(chunk.len() as u64);
+            } else {
+                let id = put(ChunkKind::Data, chunk, known, pack);
+                builder.chunk(id, chunk.len() as u64, &mut node).unwrap();
+            }
+        }
+        let recipe = builder.finish(String::new(), &mut node).unwrap();
+        for node in nodes {
+            put(ChunkKind::Node, &node, known, pack);
+        }
+        Recipe::decode(&recipe.encode()).unwrap()
+    }
+
+    fn load(recipe: &Recipe, known: &HashMap<ChunkId, Line>, pack: &Pack) -> Vec<u8> {
+        let mut decoder = Decoder::new().unwrap();
+        let mut get = |id: &ChunkId| {
+            let mut chunk = Vec::new();
+            pack.chunk(&known[id], &Scope::Open, &mut decoder, &mut chunk).unwrap();
+            chunk
+        };
+        let mut references = recipe.references.clone();
+        for height in (0..recipe.height).rev() {
+            let mut below = Vec::new();
+            for node in &references {
+                below.extend(decode_node(&get(&node.id.unwrap()), height, node.len).unwrap());
+            }
+            references = below;
+        }
+        let mut value = Vec::new();
+        for reference in &references {
+            match &reference.id {
+                Some(id) => value.extend(get(id)),
+                None => value.resize(value.len() + usize::try_from(reference.len).unwrap(), 0),
+            }
+        }
+        value
+    }
+
+    #[test]
+    fn versions_of_a_value_go_through_a_pack_and_back_and_share_what_they_share() {
+        let dir = dir(&Memory::new());
+        let mut writer = PackWriter::create(&*dir, FileNumber(3), 77).unwrap();
+        let mut known = HashMap::new();
+        let mut value = [noise(1, 900_000), vec![0; 300_000], text(2, 900_000)].concat();
+        let mut stored = Vec::new();
+        for version in 0..5usize {
+            let at = version * 411_113;
+            value.splice(at..at, *b"inserted");
+            for chunking in [Chunking::ContentDefined(2048), Chunking::Fixed(65_536), Chunking::WHOLE] {
+                let before = known.len();
+                let recipe = store(&value, chunking, &mut known, &mut writer);
+                let new = known.len() - before;
+                if version > 0 && chunking == Chunking::ContentDefined(2048) {
+                    assert!(new < 30, "{new} new chunks and nodes for eight bytes");
+                }
+                stored.push((recipe, value.clone()));
+            }
+        }
+        let meta = writer.seal().unwrap();
+        let pack = Pack::open(&*dir, meta, true).unwrap();
+        for (recipe, value) in &stored {
+            assert!(load(recipe, &known, &pack) == *value, "{:?} of {} bytes", recipe.chunking, recipe.len);
+        }
+    }
+}
