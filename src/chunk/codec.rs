@@ -5,10 +5,13 @@
 //! and of those zstd saves a third.
 
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::DParameter;
+use zstd::zstd_safe::find_frame_compressed_size;
 
 use super::cut::CHUNK_LEN_MAX;
-use crate::base::{Corruption, Error, Result};
+use crate::{
+    base::{Corruption, Error, Result},
+    format::Reader,
+};
 
 /// Shorter chunks are stored raw: a frame's head would eat what it saves.
 const COMPRESSED_MIN: usize = 512;
@@ -20,8 +23,11 @@ const PROBE_SHARE: usize = 25;
 /// Share of a chunk that compression must save to be worth undoing at each read: 1/16.
 const SAVED_SHARE: usize = 16;
 
-/// Binary logarithm of the largest window that a frame may need. A frame of 1 MiB of content needs no more.
-const WINDOW_LOG_MAX: u32 = 20;
+/// Maximum window of a frame, in bytes. One with 1 MiB of content needs no more.
+const WINDOW_MAX: u64 = 1 << 20;
+
+/// Begins every zstd frame (RFC 8878, 3.1.1).
+const FRAME_MAGIC: u32 = 0xfd2f_b528;
 
 /// How a chunk is stored. The numbers are on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,9 +110,7 @@ impl std::fmt::Debug for Decoder {
 
 impl Decoder {
     pub(crate) fn new() -> Result<Self> {
-        let mut zstd = Decompressor::new().map_err(no_memory)?;
-        zstd.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(no_memory)?;
-        Ok(Self(zstd))
+        Decompressor::new().map(Self).map_err(no_memory)
     }
 
     /// Fills `chunk` with what was stored; anything that decodes into more or fewer bytes is corruption.
@@ -118,12 +122,47 @@ impl Decoder {
                 Ok(())
             }
             Codec::Raw => Err(bad),
-            Codec::Zstd => match self.0.decompress_to_buffer(stored, chunk) {
-                Ok(len) if len == chunk.len() => Ok(()),
-                Ok(_) | Err(_) => Err(bad),
-            },
+            Codec::Zstd => {
+                check_frame(stored, chunk.len() as u64)?;
+                match self.0.decompress_to_buffer(stored, chunk) {
+                    Ok(len) if len == chunk.len() => Ok(()),
+                    Ok(_) | Err(_) => Err(bad),
+                }
+            }
         }
     }
+}
+
+/// Fails unless these bytes are one frame of a plain kind, whole, with so many bytes of content and a window of at most
+/// 1 MiB. The library would take several frames, frames to be skipped, checksums and any window.
+fn check_frame(stored: &[u8], content: u64) -> Result<(), Corruption> {
+    let bad = |what| Err(Corruption { offset: 0, what });
+    let mut reader = Reader::new(stored);
+    reader.expect_u32(FRAME_MAGIC, "a zstd frame")?;
+    let descriptor = reader.u8("zstd frame header")?;
+    // No dictionary, no checksum, nothing reserved.
+    if descriptor & 0b0001_1111 != 0 {
+        return bad("a plain zstd frame");
+    }
+    let single_segment = descriptor & 0b0010_0000 != 0;
+    if !single_segment {
+        let window = reader.u8("zstd window")?;
+        let base = 1u64 << (10 + (window >> 3));
+        if base + base / 8 * u64::from(window & 7) > WINDOW_MAX {
+            return bad("a zstd window of at most 1 MiB");
+        }
+    }
+    let told = match descriptor >> 6 {
+        0 if single_segment => u64::from(reader.u8("zstd content size")?),
+        0 => return bad("a zstd frame that tells its content size"),
+        1 => u64::from(reader.u16("zstd content size")?) + 256,
+        2 => u64::from(reader.u32("zstd content size")?),
+        _ => reader.u64("zstd content size")?,
+    };
+    if told != content || find_frame_compressed_size(stored) != Ok(stored.len()) {
+        return bad("one whole zstd frame with the content of the chunk");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -180,10 +219,30 @@ mod tests {
             assert!(decoder.decode(codec, &bytes[..len], &mut vec![0; text.len()]).is_err(), "cut at {len}");
         }
         assert!(decoder.decode(Codec::Raw, &bytes, &mut vec![0; text.len()]).is_err());
-        assert!(decoder.decode(codec, &[&bytes[..], &bytes].concat(), &mut vec![0; text.len()]).is_err());
-        // A frame that asks for 2 GiB of window and claims no size.
-        let bomb = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x03, 0x00, 0x00, 0x01];
-        assert!(decoder.decode(codec, &bomb, &mut vec![0; CHUNK_LEN_MAX]).is_err());
+        // The library alone would accept each of these: frames that are skipped, two halves, an empty one before.
+        let skipped = [0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9];
+        let empty = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x00, 0x01, 0x00, 0x00];
+        let halves = [stored(Some(1), &text[..10_000]).1, stored(Some(1), &text[10_000..]).1].concat();
+        for (what, frames) in [
+            ("skipped before", [&skipped[..], &bytes].concat()),
+            ("skipped behind", [&bytes[..], &skipped].concat()),
+            ("two halves", halves),
+            ("empty before", [&empty[..], &bytes].concat()),
+        ] {
+            let mut plain = Decompressor::new().unwrap();
+            assert_eq!(plain.decompress_to_buffer(&frames, &mut vec![0; text.len()]).unwrap(), text.len(), "{what}");
+            assert!(decoder.decode(codec, &frames, &mut vec![0; text.len()]).is_err(), "{what}");
+        }
+        // One block of a repeated byte, which tells its content of 300 bytes, with a window from 1 KiB to 2 TiB.
+        for window in 0..=255u8 {
+            let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x40, window, 44, 0, 0x63, 0x09, 0x00, b'x'];
+            let read = decoder.decode(codec, &frame, &mut vec![0; 300]);
+            assert_eq!(read.is_ok(), window <= 10 << 3, "window {window}: {read:?}");
+        }
+        for descriptor in (0..=255u8).filter(|bits| bits & 0b1_1111 != 0) {
+            let frame = [0x28, 0xb5, 0x2f, 0xfd, descriptor, 0, 44, 0, 0x63, 0x09, 0x00, b'x'];
+            assert!(decoder.decode(codec, &frame, &mut vec![0; 300]).is_err(), "descriptor {descriptor:08b}");
+        }
         // It still works.
         let mut read = vec![0; text.len()];
         decoder.decode(codec, &bytes, &mut read).unwrap();

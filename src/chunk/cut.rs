@@ -20,6 +20,32 @@ pub(crate) const CHUNK_LEN_MAX: usize = 1 << 20;
 /// The score of a place, by the four bytes before it.
 const SCORE: MinCdcHash4 = MinCdcHash4::with_params(0x915f_77f5, 0x3463_6463);
 
+/// Returns the place in a window of more than four bytes whose score is smallest, the first of several.
+fn place(window: &[u8]) -> usize {
+    if has_vectors() { SCORE.best_splitpoint(window) } else { place_by_bytes(window) }
+}
+
+/// Returns whether this processor has what the crate needs: without SSE 4.1 its version 0.1.0 panics when the smallest
+/// score is one of the last three.
+#[cfg(target_arch = "x86_64")]
+fn has_vectors() -> bool {
+    std::arch::is_x86_feature_detected!("sse4.1")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_vectors() -> bool {
+    true
+}
+
+/// Does what [`place`] does, one place after the other.
+fn place_by_bytes(window: &[u8]) -> usize {
+    let score = |bytes: &[u8]| {
+        let x = bytes.iter().rev().fold(0u32, |x, byte| x << 8 | u32::from(*byte));
+        0x915f_77f5_u32.wrapping_mul(x).wrapping_add(0x3463_6463)
+    };
+    4 + window.windows(4).enumerate().min_by_key(|(_, bytes)| score(bytes)).map_or(0, |(at, _)| at)
+}
+
 /// How the values of a keyspace are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chunking {
@@ -84,7 +110,7 @@ impl Chunking {
                 // Places from the minimum on have their four bytes before them.
                 let from = size as usize / 2 - 4;
                 let window = bytes.get(from..bytes.len().min(self.longest())).filter(|window| window.len() > 4);
-                window.map_or(bytes.len(), |window| from + SCORE.best_splitpoint(window))
+                window.map_or(bytes.len(), |window| from + place(window))
             }
         })
     }
@@ -153,6 +179,25 @@ mod tests {
                 let fast = cuts(chunking, &input, |chunking, bytes| chunking.cut(bytes, true).unwrap());
                 assert_eq!(fast, cuts(chunking, &input, slow), "{chunking:?} of {} bytes", input.len());
             }
+        }
+    }
+
+    #[test]
+    fn without_vectors_the_same_places_are_found() {
+        for input in inputs() {
+            for len in [5, 6, 7, 8, 64, 100, 1028, 8196].into_iter().filter(|len| *len <= input.len()) {
+                for from in (0..input.len() - len).step_by(997).take(40) {
+                    let window = &input[from..from + len];
+                    assert_eq!(place_by_bytes(window), place(window), "{len} bytes at {from}");
+                }
+            }
+        }
+        // The smallest score of all, at each end of a window.
+        let least = 0u32.wrapping_sub(0x3463_6463).wrapping_mul(0x915f_77f5u32.wrapping_pow((1 << 30) - 1));
+        for at in [4, 5, 50, 97, 98, 99, 100] {
+            let mut window = vec![9; 100];
+            window[at - 4..at].copy_from_slice(&least.to_le_bytes());
+            assert_eq!((place_by_bytes(&window), place(&window)), (at, at));
         }
     }
 

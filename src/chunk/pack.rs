@@ -13,8 +13,8 @@ use super::{
     codec::Decoder,
     id::Scope,
     record::{
-        ChunkHeader, EncodedChunk, FIRST_RECORD, Line, RECORD_HEADER_LEN, TAIL_LEN, decode_table, decode_tail,
-        encode_footer, seed, table_len,
+        BadChunk, ChunkHeader, EncodedChunk, FIRST_RECORD, Line, RECORD_HEADER_LEN, RECORDS_MAX, TABLE_AT_MAX,
+        TAIL_LEN, decode_table, decode_tail, encode_footer, seed, table_len,
     },
 };
 use crate::{
@@ -80,11 +80,18 @@ impl PackWriter {
         &self.lines
     }
 
-    /// Appends a chunk, and returns where it is. A record counts only once [`PackWriter::write_out`] has written it.
+    /// Returns whether a further chunk can be appended: a table holds so many records, and places reach so far.
+    pub(crate) fn has_room(&self, chunk: &EncodedChunk) -> bool {
+        self.lines.len() < RECORDS_MAX as usize && self.end() + chunk.len() as u64 <= TABLE_AT_MAX
+    }
+
+    /// Appends a chunk for which there is room, and returns where it is. A record counts only once
+    /// [`PackWriter::write_out`] has written it.
     ///
     /// # Errors
     /// If the buffer is full and cannot be written; then the chunk was not appended, and those before it stay.
     pub(crate) fn append(&mut self, chunk: &EncodedChunk) -> Result<Line> {
+        assert!(self.has_room(chunk), "{} records up to {}, and no room for another", self.lines.len(), self.end());
         if self.buffer.len() + chunk.len() > BUFFER_LEN {
             self.write_out()?;
         }
@@ -267,7 +274,7 @@ pub(crate) fn restore(
     decoder: &mut Decoder,
     out: &mut Vec<u8>,
 ) -> Result<(), Corruption> {
-    let header = ChunkHeader::decode(record, seed, line.offset)?;
+    let header = ChunkHeader::decode(record, seed, line.offset).map_err(BadChunk::corruption)?;
     if Line::of(&header, line.offset) != *line {
         return Err(Corruption { offset: 0, what: "the chunk that its place names" });
     }
@@ -335,7 +342,11 @@ pub(crate) fn scan(dir: &dyn Dir, number: FileNumber) -> Result<Scanned> {
     loop {
         let start = usize::try_from(end).unwrap_or(usize::MAX);
         let record = bytes.get(start..).unwrap_or_default();
-        let Ok(header) = ChunkHeader::decode(record, seed, end) else { break };
+        let header = match ChunkHeader::decode(record, seed, end) {
+            Ok(header) => header,
+            Err(BadChunk::Corrupt(_)) => break,
+            Err(BadChunk::Unknown(bad)) => return Err(bad.of(&path, end)),
+        };
         let whole = record.get(..usize::try_from(header.record_len()).unwrap_or(usize::MAX));
         let Some(whole) = whole.filter(|record| header.payload(record).is_ok()) else { break };
         lines.push(Line::of(&header, end));
@@ -612,7 +623,7 @@ mod tests {
             let (chunk, behind) = rest.split_at(chunking.cut(rest, true).unwrap());
             rest = behind;
             if chunk.iter().all(|byte| *byte == 0) {
-                builder.zeros(chunk.len() as u64);
+                builder.zeros(chunk.len() as u64).unwrap();
             } else {
                 let id = put(ChunkKind::Data, chunk, known, pack);
                 builder.chunk(id, chunk.len() as u64, &mut node).unwrap();

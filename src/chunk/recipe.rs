@@ -1,7 +1,10 @@
 //! Recipes and nodes on disk: the protocol-buffer messages of `docs/format/chunks.proto`, in their one canonical
 //! encoding. Whatever decodes encodes to the same bytes again.
 
-use super::cut::{CHUNK_LEN_MAX, Chunking};
+use super::{
+    cut::{CHUNK_LEN_MAX, Chunking},
+    record::ORIGIN_LEN_MAX,
+};
 use crate::{
     base::{ChunkId, Corruption},
     format::{Reader, Writer},
@@ -12,9 +15,6 @@ pub(crate) const REFERENCES_MAX: usize = 256;
 
 /// Maximum number of levels of nodes. With 32 references in a node that is far above the longest value.
 pub(crate) const HEIGHT_MAX: u32 = 8;
-
-/// Maximum length of an origin, in bytes.
-const ORIGIN_LEN_MAX: usize = 255;
 
 /// Forms: the first byte of an entry.
 const FORM_LIST: u8 = 1;
@@ -145,6 +145,7 @@ fn check(references: &[Reference], height: u32) -> Result<u64, Corruption> {
             Some(_) if height == 0 && *len > CHUNK_LEN_MAX as u64 => return bad("a chunk of at most 1 MiB"),
             None if height > 0 => return bad("a node with an id"),
             None if after_hole => return bad("adjacent holes in one reference"),
+            _ if *len == 0 => return bad("a reference to at least one byte"),
             Some(_) | None => {}
         }
         after_hole = id.is_none();
@@ -154,8 +155,10 @@ fn check(references: &[Reference], height: u32) -> Result<u64, Corruption> {
     Ok(sum)
 }
 
-/// Encodes a node.
-pub(crate) fn encode_node(references: &[Reference]) -> Vec<u8> {
+/// Encodes a node whose references are `height` levels above the chunks.
+pub(crate) fn encode_node(references: &[Reference], height: usize) -> Vec<u8> {
+    let height = u32::try_from(height).unwrap_or(u32::MAX);
+    assert!(check(references, height).is_ok(), "a node of {} references that is refused", references.len());
     let mut out = Writer::default();
     for reference in references {
         reference.encode(1, &mut out);
@@ -184,10 +187,15 @@ impl Recipe {
     /// Encodes the value of its entry; [`Recipe::decode`] is the exact inverse.
     pub(crate) fn encode(&self) -> Vec<u8> {
         assert!(
-            check(&self.references, self.height) == Ok(self.len) && self.height <= HEIGHT_MAX,
-            "a recipe of {} bytes at height {} that its own reader would refuse",
+            check(&self.references, self.height) == Ok(self.len)
+                && self.height <= HEIGHT_MAX
+                && self.chunking.is_valid()
+                && self.origin.len() <= ORIGIN_LEN_MAX,
+            "a recipe of {} bytes at height {}, cut by {:?}, with an origin of {}, that its own reader would refuse",
             self.len,
-            self.height
+            self.height,
+            self.chunking,
+            self.origin.len()
         );
         let mut out = Writer::default();
         out.u8(if self.height == 0 { FORM_LIST } else { FORM_TREE });
@@ -299,7 +307,7 @@ mod tests {
         for recipe in recipes {
             let bytes = recipe.encode();
             assert_eq!(Recipe::decode(&bytes), Ok(recipe.clone()));
-            let node = encode_node(&recipe.references);
+            let node = encode_node(&recipe.references, recipe.height as usize);
             assert_eq!(decode_node(&node, recipe.height, recipe.len), Ok(recipe.references.clone()));
             assert!(decode_node(&node, recipe.height, recipe.len + 1).is_err());
         }

@@ -36,10 +36,16 @@ pub(crate) const TAIL_LEN: usize = 40;
 const MAGIC: u32 = u32::from_le_bytes(*b"PAKE");
 
 /// Maximum number of records in a pack, far above what an epoch may hold.
-const RECORDS_MAX: u32 = 1 << 20;
+pub(crate) const RECORDS_MAX: u32 = 1 << 20;
 
-/// Flag of a record: the origin of the value precedes the payload.
+/// Maximum offset of a table: places of records have 32 bits, in units of 8 bytes.
+pub(crate) const TABLE_AT_MAX: u64 = 1 << 32;
+
+/// Flag of a record: the origin of the value precedes the stored bytes.
 const ORIGIN: u8 = 1;
+
+/// Maximum length of an origin, in bytes.
+pub(crate) const ORIGIN_LEN_MAX: usize = 255;
 
 /// What a record says of its chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +81,7 @@ impl EncodedChunk {
         origin: &str,
         store: impl FnOnce(&mut Vec<u8>) -> Codec,
     ) -> Self {
+        assert!(origin.len() <= ORIGIN_LEN_MAX, "an origin of {} bytes", origin.len());
         let mut out = Writer::default();
         out.raw(&[0; RECORD_HEADER_LEN]);
         if !origin.is_empty() {
@@ -98,7 +105,10 @@ impl EncodedChunk {
             raw_len: len(chunk.len()),
             payload_crc: crc(&[payload]),
         };
-        assert!(header.is_plausible(), "a record that its own reader would refuse: {header:?}");
+        assert!(
+            are_plausible(header.codec, header.has_origin, header.stored_len, header.raw_len),
+            "a record that its own reader would refuse: {header:?}"
+        );
         let encoded = header.encode();
         if let Some(room) = record.get_mut(4..RECORD_HEADER_LEN) {
             room.copy_from_slice(&encoded);
@@ -130,15 +140,44 @@ fn header_crc(seed: u32, offset: u64, fields: &[u8]) -> u32 {
     crc(&[&seed.to_le_bytes(), &offset.to_le_bytes(), fields])
 }
 
-impl ChunkHeader {
-    /// Returns whether its lengths can be those of a chunk.
-    fn is_plausible(&self) -> bool {
-        // An origin of 255 bytes and its length precede the payload.
-        let extra = if self.has_origin { 2 + 255 } else { 0 };
-        let (stored, raw) = (self.stored_len as usize, self.raw_len as usize);
-        (1..=CHUNK_LEN_MAX).contains(&raw) && (1..=raw + extra).contains(&stored)
-    }
+/// Returns whether lengths can be those of a chunk.
+fn are_plausible(codec: Codec, has_origin: bool, stored_len: u32, raw_len: u32) -> bool {
+    let (stored, raw) = (stored_len as usize, raw_len as usize);
+    // An origin has a length of one or two bytes, and at least one byte.
+    let (least, most) = if has_origin { (2, 2 + ORIGIN_LEN_MAX) } else { (0, 0) };
+    let fits = match codec {
+        Codec::Raw => (raw + least..=raw + most).contains(&stored),
+        // Compressed only where that saves something.
+        Codec::Zstd => (least + 1..raw + most).contains(&stored),
+    };
+    (1..=CHUNK_LEN_MAX).contains(&raw) && fits
+}
 
+/// Reason why there is no record at an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadChunk {
+    /// No header, a damaged one, or one of another pack.
+    Corrupt(Corruption),
+    /// An intact header that says what this release does not know. It was written: what follows it is not void.
+    Unknown(Corruption),
+}
+
+impl From<Corruption> for BadChunk {
+    fn from(corruption: Corruption) -> Self {
+        Self::Corrupt(corruption)
+    }
+}
+
+impl BadChunk {
+    /// Returns what was found instead of a record.
+    pub(crate) fn corruption(self) -> Corruption {
+        match self {
+            Self::Corrupt(corruption) | Self::Unknown(corruption) => corruption,
+        }
+    }
+}
+
+impl ChunkHeader {
     /// Encodes everything but the crc.
     fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
@@ -155,12 +194,12 @@ impl ChunkHeader {
     }
 
     /// Decodes the header of the record at `offset` of a pack, which is at the start of `bytes`.
-    pub(crate) fn decode(bytes: &[u8], seed: u32, offset: u64) -> Result<Self, Corruption> {
+    pub(crate) fn decode(bytes: &[u8], seed: u32, offset: u64) -> Result<Self, BadChunk> {
         let mut reader = Reader::new(bytes);
         let own = reader.u32("checksum of a chunk's header")?;
         let fields: [u8; RECORD_HEADER_LEN - 4] = reader.array("header of a chunk")?;
         if header_crc(seed, offset, &fields) != own {
-            return Err(Corruption { offset: 0, what: "checksum of a chunk's header" });
+            return Err(Corruption { offset: 0, what: "checksum of a chunk's header" }.into());
         }
         let mut reader = Reader::new(&fields);
         let payload_crc = reader.u32("checksum of a chunk")?;
@@ -172,9 +211,13 @@ impl ChunkHeader {
         let scope = reader.u32("scope of a chunk")?;
         let id = ChunkId::from_bytes(reader.array("id of a chunk")?);
         let known = kind.zip(codec).filter(|_| flags & !ORIGIN == 0 && zero == 0);
-        let (kind, codec) = known.ok_or_else(|| reader.corrupt("a chunk stored as this release stores it"))?;
-        let header = Self { kind, codec, has_origin: flags & ORIGIN != 0, scope, id, stored_len, raw_len, payload_crc };
-        if header.is_plausible() { Ok(header) } else { Err(reader.corrupt("lengths of a chunk")) }
+        let unknown = |what| BadChunk::Unknown(Corruption { offset: 0, what });
+        let (kind, codec) = known.ok_or(unknown("a known kind, codec and flags of a chunk"))?;
+        let has_origin = flags & ORIGIN != 0;
+        if !are_plausible(codec, has_origin, stored_len, raw_len) {
+            return Err(unknown("lengths of a chunk"));
+        }
+        Ok(Self { kind, codec, has_origin, scope, id, stored_len, raw_len, payload_crc })
     }
 
     /// Returns the length of the record.
@@ -199,11 +242,18 @@ impl ChunkHeader {
         let mut origin = "";
         if self.has_origin {
             let mut payload = Reader::new(payload);
-            let text = std::str::from_utf8(payload.prefixed("origin of a chunk")?);
-            origin = text.map_err(|_| payload.corrupt("origin of a chunk"))?;
+            let text = std::str::from_utf8(payload.prefixed("origin of a chunk")?).ok();
+            let text = text.filter(|text| (1..=ORIGIN_LEN_MAX).contains(&text.len()));
+            origin = text.ok_or_else(|| payload.corrupt("an origin of 1 to 255 bytes of UTF-8"))?;
             start += payload.position();
         }
-        Ok((start..RECORD_HEADER_LEN + self.stored_len as usize, origin))
+        let end = RECORD_HEADER_LEN + self.stored_len as usize;
+        let stored = end - start;
+        let fits = match self.codec {
+            Codec::Raw => stored == self.raw_len as usize,
+            Codec::Zstd => stored > 0 && stored < self.raw_len as usize,
+        };
+        if fits { Ok((start..end, origin)) } else { Err(reader.corrupt("lengths of a chunk")) }
     }
 }
 
@@ -227,15 +277,35 @@ impl Line {
     }
 }
 
+impl Line {
+    /// Returns the length of its record.
+    fn record_len(&self) -> u64 {
+        (RECORD_HEADER_LEN as u64 + u64::from(self.stored_len)).next_multiple_of(ALIGN as u64)
+    }
+}
+
+/// Returns whether records of these lengths fill a pack up to `table_at` without a gap. With that, no two overlap
+/// unless another leaves its place.
+fn fill(lines: &[Line], table_at: u64) -> bool {
+    lines.iter().map(Line::record_len).sum::<u64>() == table_at - FIRST_RECORD
+}
+
 /// Encodes table and tail of a pack whose records end at `table_at`; `lines` ascend by id.
 pub(crate) fn encode_footer(lines: &[Line], table_at: u64, file_id: u64) -> Vec<u8> {
+    assert!((FIRST_RECORD..=TABLE_AT_MAX).contains(&table_at), "a table at {table_at}");
+    assert!(fill(lines, table_at), "{} records do not fill a pack up to {table_at}", lines.len());
     let count = u32::try_from(lines.len()).ok().filter(|count| *count <= RECORDS_MAX);
     assert!(count.is_some(), "{} records in a pack", lines.len());
     assert!(lines.is_sorted_by(|a, b| a.id < b.id), "the lines of a pack ascend by id, each once");
     let mut out = Writer::default();
     for line in lines {
         let place = u32::try_from(line.offset / ALIGN as u64);
-        assert!(place.is_ok() && line.offset % ALIGN as u64 == 0, "a chunk at {} of its pack", line.offset);
+        let inside = line.offset >= FIRST_RECORD && line.offset + line.record_len() <= table_at;
+        assert!(
+            place.is_ok() && inside && line.offset.is_multiple_of(ALIGN as u64),
+            "a chunk at {} of a pack with its table at {table_at}",
+            line.offset
+        );
         out.raw(line.id.as_bytes());
         out.u32(place.unwrap_or_default());
         out.u32(line.stored_len);
@@ -273,7 +343,7 @@ pub(crate) fn decode_tail(tail: &[u8], file_id: u64) -> Result<(u64, u32, u32), 
     reader.expect_u32(crc(&[tail.get(..TAIL_LEN - 8).unwrap_or_default()]), "checksum of the tail")?;
     reader.expect_u32(MAGIC, "magic of a sealed pack")?;
     reader.finish("end of the pack")?;
-    let aligned = table_at >= FIRST_RECORD && table_at.is_multiple_of(ALIGN as u64);
+    let aligned = (FIRST_RECORD..=TABLE_AT_MAX).contains(&table_at) && table_at.is_multiple_of(ALIGN as u64);
     if count > RECORDS_MAX || !aligned {
         return Err(Corruption { offset: 0, what: "place and length of the table" });
     }
@@ -301,18 +371,20 @@ pub(crate) fn decode_table(table: &[u8], table_crc: u32, table_at: u64) -> Resul
         let flags = reader.u8("flags of a chunk")?;
         let zero = reader.u8("line of a chunk")?;
         let known = kind.zip(codec).filter(|_| flags & !ORIGIN == 0 && zero == 0);
-        let (kind, codec) = known.ok_or_else(|| reader.corrupt("a chunk stored as this release stores it"))?;
+        let (kind, codec) = known.ok_or_else(|| reader.corrupt("a known kind, codec and flags of a chunk"))?;
         let line = Line { id, offset, stored_len, raw_len, kind, codec, has_origin: flags & ORIGIN != 0 };
-        let end = offset.saturating_add(RECORD_HEADER_LEN as u64 + u64::from(stored_len));
-        if offset < FIRST_RECORD || end > table_at {
+        if offset < FIRST_RECORD || offset + line.record_len() > table_at {
             return Err(reader.corrupt("a chunk inside the pack"));
+        }
+        if !are_plausible(codec, line.has_origin, stored_len, raw_len) {
+            return Err(reader.corrupt("lengths of a chunk"));
         }
         if lines.last().is_some_and(|last| last.id >= id) {
             return Err(reader.corrupt("chunks in ascending order"));
         }
         lines.push(line);
     }
-    Ok(lines)
+    if fill(&lines, table_at) { Ok(lines) } else { Err(reader.corrupt("records that fill the pack")) }
 }
 
 #[cfg(test)]
@@ -356,7 +428,8 @@ mod tests {
         let chunk = encoded(b"some bytes", "here");
         let good = record(&chunk, 32);
         let read = |bytes: &[u8], seed: u32, offset: u64| {
-            ChunkHeader::decode(bytes, seed, offset).and_then(|header| header.payload(bytes).map(|_| ()))
+            let header = ChunkHeader::decode(bytes, seed, offset).map_err(BadChunk::corruption)?;
+            header.payload(bytes).map(|_| ())
         };
         read(&good, seed(&PACK), 32).unwrap();
         let used = RECORD_HEADER_LEN + chunk.header.stored_len as usize;
@@ -385,20 +458,41 @@ mod tests {
             ChunkHeader::decode(&bad, seed(&PACK), 32)
         };
         assert!(reseal(16, 2).is_ok(), "a node");
-        for (at, value) in [(16, 0), (16, 3), (17, 2), (18, 2), (18, 128), (19, 1), (14, 255), (12, 0), (10, 1)] {
-            assert!(reseal(at, value).is_err(), "byte {at} = {value}");
+        for (at, value) in [
+            (16, 0),
+            (16, 3),
+            (17, 1),
+            (17, 2),
+            (18, 1),
+            (18, 2),
+            (18, 128),
+            (19, 1),
+            (14, 255),
+            (12, 0),
+            (10, 1),
+            (8, 9),
+        ] {
+            assert!(matches!(reseal(at, value), Err(BadChunk::Unknown(_))), "byte {at} = {value}");
         }
     }
 
     fn lines() -> Vec<Line> {
+        let mut at = FIRST_RECORD;
         let mut lines: Vec<Line> = (0..20u8)
             .map(|byte| {
                 let chunk = encoded(&[byte; 100], if byte % 3 == 0 { "origin" } else { "" });
-                Line::of(&chunk.header, 32 + 200 * u64::from(byte))
+                let line = Line::of(&chunk.header, at);
+                at += line.record_len();
+                line
             })
             .collect();
         lines.sort_unstable_by_key(|line| line.id);
         lines
+    }
+
+    /// Where the records of those lines end.
+    fn end() -> u64 {
+        FIRST_RECORD + lines().iter().map(Line::record_len).sum::<u64>()
     }
 
     fn read(footer: &[u8], table_at: u64) -> Result<Vec<Line>, Corruption> {
@@ -412,37 +506,68 @@ mod tests {
 
     #[test]
     fn the_table_of_a_pack_reads_back_and_any_flipped_bit_is_corruption() {
-        let good = encode_footer(&lines(), 5000, 77);
-        assert_eq!(read(&good, 5000), Ok(lines()));
+        let good = encode_footer(&lines(), end(), 77);
+        assert_eq!(read(&good, end()), Ok(lines()));
         assert_eq!(read(&encode_footer(&[], 32, 77), 32), Ok(Vec::new()));
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(read(&bad, 5000).is_err(), "bit {bit}");
+            assert!(read(&bad, end()).is_err(), "bit {bit}");
         }
         for len in TAIL_LEN..good.len() {
-            assert!(read(&good[..len], 5000).is_err(), "{len} bytes");
+            assert!(read(&good[..len], end()).is_err(), "{len} bytes");
         }
         assert!(decode_tail(&good[good.len() - TAIL_LEN..], 78).is_err());
     }
 
     #[test]
-    fn a_table_with_chunks_outside_the_pack_or_out_of_order_is_refused() {
-        let table = |lines: &[Line], table_at: u64| {
-            let footer = encode_footer(lines, table_at, 77);
-            let table = &footer[..footer.len() - TAIL_LEN];
-            decode_table(table, crc(&[table]), table_at)
-        };
-        let inside = lines();
-        assert!(table(&inside, 32 + 200 * 20).is_ok());
-        assert!(table(&inside, 32 + 200 * 19).is_err());
-        let early = Line { offset: 24, ..inside[0] };
-        assert!(table(&[early], 5000).is_err());
-        let footer = encode_footer(&inside, 5000, 77);
-        let (first, second) = footer.split_at(LINE_LEN);
-        let swapped = [&second[..LINE_LEN], first, &second[LINE_LEN..second.len() - TAIL_LEN]].concat();
-        assert!(decode_table(&swapped, crc(&[&swapped]), 5000).is_err());
-        let twice = [first, first].concat();
-        assert!(decode_table(&twice, crc(&[&twice]), 5000).is_err());
+    fn a_table_that_lies_with_a_right_checksum_is_refused() {
+        let footer = encode_footer(&lines(), end(), 77);
+        let good = &footer[..footer.len() - TAIL_LEN];
+        let decode = |table: &[u8], table_at: u64| decode_table(table, crc(&[table]), table_at);
+        assert!(decode(good, end()).is_ok());
+        assert!(decode(good, end() - 8).is_err() && decode(good, end() + 8).is_err(), "another end of the records");
+        let (first, second) = good.split_at(LINE_LEN);
+        let swapped = [&second[..LINE_LEN], first, &second[LINE_LEN..]].concat();
+        assert!(decode(&swapped, end()).is_err(), "out of order");
+        assert!(decode(&[first, first].concat(), end()).is_err(), "twice");
+        assert!(decode(second, end()).is_err(), "one is missing");
+        for (at, value, what) in [
+            (32, 3, "a place before the first record"),
+            (35, 255, "a place beyond the table"),
+            (36, 0, "a stored length that is not the chunk's"),
+            (38, 255, "a stored length above any chunk"),
+            (40, 0, "no raw length"),
+            (42, 255, "a raw length above 1 MiB"),
+            (44, 3, "an unknown kind"),
+            (45, 2, "an unknown codec"),
+            (46, 2, "an unknown flag"),
+            (47, 1, "no zero"),
+        ] {
+            let mut bad = good.to_vec();
+            bad[at] = value;
+            assert!(decode(&bad, end()).is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_bounded_and_something_is_stored_behind_it() {
+        let longest = "x".repeat(ORIGIN_LEN_MAX);
+        let good = record(&encoded(b"some bytes", &longest), 32);
+        let header = ChunkHeader::decode(&good, seed(&PACK), 32).unwrap();
+        assert_eq!(header.payload(&good).unwrap().1, longest);
+        // The length of the origin is the first byte of the payload, and its checksum is repaired.
+        let chunk = encoded(b"some bytes", "here");
+        for len in 0..=30u8 {
+            let mut bad = record(&chunk, 32);
+            bad[RECORD_HEADER_LEN] = len;
+            let stored = RECORD_HEADER_LEN + chunk.header.stored_len as usize;
+            let payload = crc(&[&bad[RECORD_HEADER_LEN..stored]]);
+            bad[4..8].copy_from_slice(&payload.to_le_bytes());
+            let own = header_crc(seed(&PACK), 32, &bad[4..RECORD_HEADER_LEN]);
+            bad[..4].copy_from_slice(&own.to_le_bytes());
+            let header = ChunkHeader::decode(&bad, seed(&PACK), 32).unwrap();
+            assert_eq!(header.payload(&bad).is_ok(), len == 4, "an origin of {len} bytes");
+        }
     }
 }

@@ -6,14 +6,15 @@
 //!  level 0   ▪▪▪▪▪▪▪   ▪▪▪▪▪▪▪▪▪   ▪▪▪▪        if it has at least 32 by then, and after 256 in any case
 //! ```
 //!
-//! Nodes follow from content, as chunks do: a changed chunk changes one node of each level. What is open on each level
-//! is all that a writer still refers to by itself (its *frontier*): finished nodes hang from those that follow.
+//! Nodes follow from content, as chunks do: a changed chunk changes a node or a few of each level, up to the next id
+//! that ends one. What is open on each level is all that a writer still refers to by itself (its *frontier*): a
+//! finished node is referenced one level up.
 
 use super::{
     cut::Chunking,
     recipe::{HEIGHT_MAX, REFERENCES_MAX, Recipe, Reference, encode_node},
 };
-use crate::base::{ChunkId, Result};
+use crate::base::{ChunkId, Error, Result};
 
 /// Minimum number of references in a node that content ends.
 const REFERENCES_MIN: usize = 32;
@@ -85,17 +86,27 @@ impl RecipeBuilder {
     /// Adds the next chunk of the value.
     ///
     /// # Errors
-    /// Those of `store`, after which the builder is of no use.
+    /// Those of `store`, after which the builder is of no use; and if the value got longer than 64 bits can say.
     pub(crate) fn chunk(&mut self, id: ChunkId, len: u64, store: &mut impl StoreNode) -> Result<()> {
         self.end_hole(store)?;
-        self.len += len;
+        self.grow(len)?;
         self.push(0, Reference { id: Some(id), len }, store)
     }
 
     /// Adds zeros.
-    pub(crate) fn zeros(&mut self, len: u64) {
-        self.len += len;
+    ///
+    /// # Errors
+    /// If the value got longer than 64 bits can say (L12).
+    pub(crate) fn zeros(&mut self, len: u64) -> Result<()> {
+        self.grow(len)?;
         self.hole += len;
+        Ok(())
+    }
+
+    fn grow(&mut self, len: u64) -> Result<()> {
+        let grown = self.len.checked_add(len);
+        self.len = grown.ok_or_else(|| Error::invalid("a value has at most 18446744073709551615 bytes"))?;
+        Ok(())
     }
 
     /// Returns every reference that is in no node yet.
@@ -144,7 +155,7 @@ impl RecipeBuilder {
     /// Stores a node of a level and refers to it from the next.
     fn store(&mut self, level: usize, node: &[Reference], store: &mut impl StoreNode) -> Result<()> {
         let len = node.iter().map(|reference| reference.len).sum();
-        let id = store(encode_node(node))?;
+        let id = store(encode_node(node, level))?;
         self.push(level + 1, Reference { id: Some(id), len }, store)
     }
 }
@@ -154,12 +165,9 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::{
-        base::Error,
-        chunk::{
-            id::{ChunkKind, Scope},
-            recipe::decode_node,
-        },
+    use crate::chunk::{
+        id::{ChunkKind, Scope},
+        recipe::decode_node,
     };
 
     /// What was stored, by id.
@@ -196,8 +204,8 @@ mod tests {
         for number in numbers {
             // Every seventh is a hole, in two halves.
             if number % 7 == 0 {
-                builder.zeros(number + 1);
-                builder.zeros(1);
+                builder.zeros(number + 1).unwrap();
+                builder.zeros(1).unwrap();
             } else {
                 builder.chunk(id(number), number % 1000 + 1, &mut node).unwrap();
             }
@@ -273,10 +281,13 @@ mod tests {
         let mut store = Store::default();
         let mut builder = RecipeBuilder::new(Chunking::AUTOMATIC);
         for _ in 0..10_000 {
-            builder.zeros(8192);
+            builder.zeros(8192).unwrap();
         }
         let recipe = builder.finish(String::new(), &mut store.node()).unwrap();
         assert_eq!(recipe.references, [Reference { id: None, len: 10_000 * 8192 }]);
+        let mut builder = RecipeBuilder::new(Chunking::AUTOMATIC);
+        builder.zeros(u64::MAX).unwrap();
+        assert!(builder.zeros(1).is_err() && builder.chunk(id(1), 1, &mut store.node()).is_err());
     }
 
     #[test]

@@ -43,7 +43,7 @@ fn vector(input: &[u8], chunking: Chunking, scope: &Scope) -> String {
         rest = behind;
         if chunk.iter().all(|byte| *byte == 0) {
             lens.push(format!("0:{}", chunk.len()));
-            builder.zeros(chunk.len() as u64);
+            builder.zeros(chunk.len() as u64).unwrap();
         } else {
             lens.push(chunk.len().to_string());
             let id = scope.id(ChunkKind::Data, chunk);

@@ -62,7 +62,11 @@ impl StoredPolicy {
         Ok(match body.u8("policy")? {
             1 => Self::Tombstones(Micros(body.varint("retention")?)),
             2 => Self::Mvcc(body.varint("number of versions")?, Micros(body.varint("age of versions")?)),
-            3 => Self::Custom(text(body, "name of a policy")?),
+            3 => Self::Custom(
+                Some(text(body, "name of a policy")?)
+                    .filter(|name| !name.is_empty())
+                    .ok_or_else(|| body.corrupt("name of a policy"))?,
+            ),
             _ => return Err(body.corrupt("a policy that this release knows")),
         })
     }
@@ -207,7 +211,7 @@ mod tests {
         assert_eq!(read(&index).unwrap().point_index, PointIndex::Always);
         let hint = [FIRST_OPTIONAL_FIELD, 2, 7, 7];
         assert_eq!(read(&[&index[..], &hint].concat()), read(&index));
-        let bad: [(&str, &[u8]); 12] = [
+        let bad: [(&str, &[u8]); 13] = [
             ("twice", &[POINT_INDEX, 1, 2, POINT_INDEX, 1, 2]),
             ("out of order", &[POINT_INDEX, 1, 2, MERGE, 1, 2]),
             ("number 0", &[0, 0]),
@@ -217,6 +221,7 @@ mod tests {
             ("the default index", &[POINT_INDEX, 1, 0]),
             ("no time to live", &[TTLS, 0]),
             ("times to live out of order", &[TTLS, 4, 9, 1, 8, 1]),
+            ("a policy without its name", &[POLICY, 2, 3, 0]),
             ("a strategy without its name", &[MERGE, 2, NUMBER_CUSTOM, 0]),
             ("an unknown strategy", &[MERGE, 1, 99]),
             ("a byte too many", &[POINT_INDEX, 2, 2, 0]),

@@ -306,7 +306,7 @@ mod tests {
     fn a_record_with_a_flag_or_of_an_unknown_kind_is_refused_and_never_a_torn_tail() {
         let good = log(3, 0, None);
         let record = (good.len() - Header::LEN) / 3;
-        for (byte, value) in [(20, 4), (20, 255), (21, 1), (21, 128), (22, 1), (23, 9)] {
+        for (byte, value) in [(20, 2), (20, 3), (20, 4), (20, 255), (21, 1), (21, 128), (22, 1), (23, 9)] {
             for number in 0..3 {
                 let at = Header::LEN + number * record;
                 let mut bytes = good.clone();

@@ -132,6 +132,9 @@ pub(crate) fn decode_header(bytes: &[u8], seed: u32, offset: u64) -> Result<Reco
     if reader.u16("record header")? != 0 {
         return unknown("zeros in the header of a record");
     }
+    if kind != RecordKind::Data && len != 0 {
+        return unknown("the end of a log without a payload");
+    }
     Ok(RecordHeader { own_crc, len, payload_crc, previous, synced_upto, kind })
 }
 
