@@ -60,7 +60,7 @@ mod wal;
 pub use api::{
     Batch, Change, Commit, Commits, Cursor, Db, Diff, History, HistoryRange, Keyspace, Range, RangeKeys, Version, View,
 };
-pub use base::{Bytes, Corruption, Error, KeyRange, Receipt, Result, Seqno, SeqnoRange};
+pub use base::{Bytes, ChunkId, Corruption, Error, KeyRange, Receipt, Result, Seqno, SeqnoRange};
 pub use compaction::{CompactionPolicy, Policy, VersionInfo};
 pub use engine::{
     Compacted, Durability, Explain, KeyspaceOptions, KeyspaceSpace, LevelStats, Options, Pin, PinStats, Progress,

@@ -9,6 +9,7 @@ use crate::{
         Engine,
         read::{CommitWalk, KeyVersion, RangeWalk, VersionWalk},
     },
+    merge::Stored,
 };
 
 /// A version of a key.
@@ -205,7 +206,7 @@ pub struct Diff {
 #[derive(Debug)]
 struct Ahead {
     range: Range,
-    next: Option<(Bytes, Result<Bytes>)>,
+    next: Option<(Bytes, Result<Stored>)>,
 }
 
 impl Ahead {
@@ -237,8 +238,15 @@ impl Diff {
             let before = if order == Ordering::Greater { None } else { self.before.next.take() };
             let after = if order == Ordering::Less { None } else { self.after.next.take() };
             let key = before.as_ref().or(after.as_ref()).map(|(key, _)| key.clone()).unwrap_or_default();
-            let value = |side: Option<(Bytes, Result<Bytes>)>| side.map(|(_, value)| value).transpose();
-            match value(before).and_then(|before| Ok((before, value(after)?))) {
+            let value = |side: Option<(Bytes, Result<Stored>)>| side.map(|(_, value)| value).transpose();
+            let (before, after) = match value(before).and_then(|before| Ok((before, value(after)?))) {
+                // Of equal recipes no chunk is read (L14).
+                Ok((before, after)) if before == after => continue,
+                Ok(differ) => differ,
+                Err(error) => return Ok(Some(Err(error))),
+            };
+            let bytes = |stored: Option<Stored>| self.before.range.assemble(&key, stored);
+            match bytes(before).and_then(|before| Ok((before, bytes(after)?))) {
                 Ok((before, after)) if before == after => {}
                 told => return Ok(Some(told.map(|(before, after)| Change { key, before, after }))),
             }

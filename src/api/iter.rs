@@ -5,8 +5,11 @@ use std::{fmt, sync::Arc};
 use super::View;
 use crate::{
     base::{Bytes, Error, KeySpan, Result},
-    engine::{KeyspaceRef, read::Scan},
-    merge::Direction,
+    engine::{
+        KeyspaceRef,
+        read::{Scan, assemble},
+    },
+    merge::{Direction, Stored},
 };
 
 /// Iterates over the keys and values of a range, from either end. See [`Keyspace::range`](super::Keyspace::range).
@@ -97,19 +100,24 @@ impl Range {
         }
     }
 
-    /// Returns the next key from the front, with its value or the reason why that cannot be read.
+    /// Returns the next key from the front, with its value as it is stored or the reason why that cannot be read.
     ///
     /// # Errors
     /// Errors that end the walk.
-    pub(super) fn next_keyed(&mut self) -> Result<Option<(Bytes, Result<Bytes>)>> {
+    pub(super) fn next_keyed(&mut self) -> Result<Option<(Bytes, Result<Stored>)>> {
         let stepped = self.step(Direction::Forward);
         let at = |scan: &Scan| Bytes::copy_from(scan.key());
         match stepped {
             Ok(false) => Ok(None),
-            Ok(true) => Ok(self.front.as_ref().map(|scan| (at(scan), Ok(scan.value())))),
+            Ok(true) => Ok(self.front.as_ref().map(|scan| (at(scan), Ok(scan.stored())))),
             Err(error) if self.ended => Err(error),
             Err(error) => Ok(self.front.as_ref().map(|scan| (at(scan), Err(error)))),
         }
+    }
+
+    /// Returns the bytes of a value of this range.
+    pub(super) fn assemble(&self, key: &[u8], stored: Option<Stored>) -> Result<Option<Bytes>> {
+        stored.map(|stored| assemble(&self.keyspace, key, stored)).transpose()
     }
 
     fn end(&self, direction: Direction) -> Option<&Scan> {
@@ -119,30 +127,33 @@ impl Range {
         }
     }
 
-    fn item<T>(&mut self, direction: Direction, of: impl FnOnce(&Scan) -> T) -> Option<Result<T>> {
+    #[inline]
+    fn item<T>(&mut self, direction: Direction, of: impl FnOnce(&Scan) -> Result<T>) -> Option<Result<T>> {
         match self.step(direction) {
-            Ok(true) => self.end(direction).map(|scan| Ok(of(scan))),
+            // An error about this value leaves the others readable.
+            Ok(true) => self.end(direction).map(of),
             Ok(false) => None,
             Err(error) => Some(Err(error)),
         }
     }
 }
 
-fn pair(scan: &Scan) -> (Bytes, Bytes) {
-    (Bytes::copy_from(scan.key()), scan.value())
+#[expect(clippy::unnecessary_wraps, reason = "an item of a walk")]
+fn key(scan: &Scan) -> Result<Bytes> {
+    Ok(Bytes::copy_from(scan.key()))
 }
 
 impl Iterator for Range {
     type Item = Result<(Bytes, Bytes)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.item(Direction::Forward, pair)
+        self.item(Direction::Forward, Scan::item)
     }
 }
 
 impl DoubleEndedIterator for Range {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.item(Direction::Backward, pair)
+        self.item(Direction::Backward, Scan::item)
     }
 }
 
@@ -159,13 +170,13 @@ impl Iterator for RangeKeys {
     type Item = Result<Bytes>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.range.item(Direction::Forward, |scan| Bytes::copy_from(scan.key()))
+        self.range.item(Direction::Forward, key)
     }
 }
 
 impl DoubleEndedIterator for RangeKeys {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.range.item(Direction::Backward, |scan| Bytes::copy_from(scan.key()))
+        self.range.item(Direction::Backward, key)
     }
 }
 
@@ -205,6 +216,9 @@ impl Cursor {
     /// an error about the value of one key the next call continues with the next key; any other error ends the walk.
     pub fn next_ref(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         let stepped = self.range.step(Direction::Forward)?;
-        Ok(self.range.front.as_ref().filter(|_| stepped).map(|scan| (scan.key(), scan.value_ref())))
+        match self.range.front.as_mut().filter(|_| stepped) {
+            Some(scan) => scan.item_ref().map(Some),
+            None => Ok(None),
+        }
     }
 }

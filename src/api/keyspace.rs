@@ -301,7 +301,7 @@ impl Keyspace {
     /// [`get`](Keyspace::get).
     #[doc(alias = "contains_key", alias = "exists")]
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.get(key)?.is_some())
+        read::contains(self.engine(), &self.inner, key.as_ref())
     }
 
     /// Reads the values of several keys as of one moment, in the order given. Faster than as many single reads. One key
@@ -523,7 +523,7 @@ impl Keyspace {
         let expected = expected.as_ref().map(AsRef::as_ref);
         let new = new.as_ref().map(AsRef::as_ref);
         write::update(self.engine(), &self.inner, key.as_ref(), |old| {
-            (old == expected).then(|| new.map(Bytes::copy_from))
+            Ok(old.is(expected)?.then(|| new.map(Bytes::copy_from)))
         })
     }
 
@@ -557,7 +557,7 @@ impl Keyspace {
     ) -> Result<Receipt> {
         let key = key.as_ref();
         let written = write::update(self.engine(), &self.inner, key, |old| {
-            Some(change(old).map(|new| Bytes::copy_from(new.as_ref())))
+            Ok(Some(change(old.value()?.as_deref()).map(|new| Bytes::copy_from(new.as_ref()))))
         })?;
         written.ok_or_else(|| Error::Conflict { key: key.to_vec() })
     }

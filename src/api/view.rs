@@ -150,7 +150,8 @@ impl View {
     /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
     /// [`get`](View::get).
     pub fn contains(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.get(keyspace, key)?.is_some())
+        self.check(keyspace)?;
+        self.core.contains(keyspace.keyspace_ref(), key.as_ref())
     }
 
     /// Reads the values that several keys had, in the order given. Faster than as many single reads.

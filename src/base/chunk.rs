@@ -8,20 +8,30 @@ use std::{
 use super::{Error, Result};
 
 /// Name of a chunk: the BLAKE3 hash of its bytes, in the default dedup scope what `b3sum` prints.
+///
+/// ```
+/// use chronolith::ChunkId;
+/// let text = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+/// let id: ChunkId = text.parse()?;
+/// assert_eq!(id.to_string(), text);
+/// # Ok::<_, chronolith::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ChunkId([u8; 32]);
+pub struct ChunkId([u8; 32]);
 
 impl ChunkId {
     /// Length in bytes.
-    pub(crate) const LEN: usize = 32;
+    pub const LEN: usize = 32;
 
     /// Returns the id that these bytes are.
-    pub(crate) const fn from_bytes(bytes: [u8; 32]) -> Self {
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
     /// Returns its bytes.
-    pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Receipt, Seqno};
+use super::{ChunkId, Receipt, Seqno};
 
 /// Result of every call that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -36,6 +36,25 @@ pub enum Error {
         offset: u64,
         /// Field or structure that was expected there.
         what: &'static str,
+    },
+
+    /// A chunk of a large value is damaged or missing. Other values stay readable; restore the file from a copy.
+    #[error(
+        "chunk {chunk} of key \"{}\" in keyspace \"{keyspace}\" is damaged or missing: {} at byte {offset}; restore the file from a copy",
+        key.escape_ascii(),
+        path.display()
+    )]
+    CorruptChunk {
+        /// The pack that should hold it.
+        path: PathBuf,
+        /// Byte at which its record begins.
+        offset: u64,
+        /// Keyspace of the value.
+        keyspace: String,
+        /// Key of the value.
+        key: Vec<u8>,
+        /// The chunk.
+        chunk: ChunkId,
     },
 
     /// A file of the database is missing. Put it back, or restore the database from a copy.
@@ -175,6 +194,13 @@ impl Error {
                 Self::Io { op, path: path.clone(), source }
             }
             Self::Corrupt { path, offset, what } => Self::Corrupt { path: path.clone(), offset: *offset, what },
+            Self::CorruptChunk { path, offset, keyspace, key, chunk } => Self::CorruptChunk {
+                path: path.clone(),
+                offset: *offset,
+                keyspace: keyspace.clone(),
+                key: key.clone(),
+                chunk: *chunk,
+            },
             Self::Locked { path, pid } => Self::Locked { path: path.clone(), pid: *pid },
             Self::Conflict { key } => Self::Conflict { key: key.clone() },
             Self::Duplicate { key } => Self::Duplicate { key: key.clone() },

@@ -10,13 +10,13 @@ pub(crate) enum Kind {
     Delete = 2,
     /// A range tombstone: every key from the entry's key up to its value (exclusive). Since format 1.
     RangeDelete = 3,
-    /// Reserved in format 1: a value to be combined by a merge strategy.
+    /// A value to be combined by a merge strategy. Since format 1.
     Operand = 4,
-    /// Reserved in format 1: the list of chunks that stands for a large value.
+    /// A large value: the recipe that says which chunks make it up. Since format 1.
     Recipe = 5,
     /// Hides every older version of the key for good, also from views of the past. Since format 1.
     Purge = 6,
-    /// Reserved in format 1: a folded sum of 16 bytes.
+    /// A folded sum of 16 bytes. Since format 1.
     WideSum = 7,
     /// A purge of every key from the entry's key up to its value (exclusive). Since format 1.
     RangePurge = 8,
@@ -41,6 +41,12 @@ impl Kind {
     /// Returns its number on disk.
     pub(crate) fn number(self) -> u8 {
         self as u8
+    }
+
+    /// Returns whether it is a value as users put it: it expires, and is what a strategy without operands keeps.
+    #[inline]
+    pub(crate) fn is_value(self) -> bool {
+        matches!(self, Self::Put | Self::Recipe)
     }
 
     /// Returns whether it deletes a range, with the end as its value.

@@ -14,7 +14,7 @@ use std::fmt;
 
 pub use bytes::Bytes;
 pub(crate) use callback::{callback, in_callback};
-pub(crate) use chunk::ChunkId;
+pub use chunk::ChunkId;
 pub use error::{Corruption, Error, Result};
 pub(crate) use error::{IoContext, is_out_of_files};
 pub use key::KeyRange;

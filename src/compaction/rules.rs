@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::policy::{Policy, PolicyCandidate};
 use crate::{
-    base::{KeySpan, Kind, Micros, Seqno},
+    base::{KeySpan, Micros, Seqno},
     merge::{MergeStrategy, ttl_at},
     segment::{Entry, SegmentMeta},
 };
@@ -60,7 +60,7 @@ impl Rules {
     pub(super) fn expiry_if_gone(&self, entry: &Entry, bytes: usize, demands: &Demands) -> Option<Micros> {
         let Entry { seqno, gap_start, kind, .. } = *entry;
         let time = entry.time?;
-        let expiry = self.expiry(seqno, time).filter(|expiry| kind == Kind::Put && *expiry <= self.now)?;
+        let expiry = self.expiry(seqno, time).filter(|expiry| kind.is_value() && *expiry <= self.now)?;
         let owed = self.owe(&PolicyCandidate {
             rank: 0,
             seqno,

@@ -19,7 +19,7 @@ use super::{
     timeline::write_stamps,
 };
 use crate::{
-    base::{Corruption, Error, FileNumber, IoContext, KeySpan, Kind, Micros, Result, Seqno, TIMELINE},
+    base::{Corruption, Error, FileNumber, IoContext, KeySpan, Micros, Result, Seqno, TIMELINE},
     env::Dir,
     format::name,
     manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
@@ -348,7 +348,7 @@ fn copy_keyspace(
         // A value that cannot be returned, such as a sum that is too large now, is copied all the same.
         let (kind, wide) = match scan.step() {
             Ok(false) => break,
-            Ok(true) => (Kind::Put, None),
+            Ok(true) => (scan.entry().0, None),
             Err(error) if scan.has_ended() => return Err(error),
             Err(error) => {
                 let state = |read_at: &ReadAt| state_as_of(&current, reference, scan.key(), read_at.clone());
@@ -392,7 +392,7 @@ fn copy_keyspace(
             writer = Some(SegmentWriter::create(target, *next_file, engine.ctx.env.entropy(), purpose)?);
         }
         if let Some(open) = &mut writer {
-            open.add(&entry, scan.key(), wide.as_deref().unwrap_or_else(|| scan.value_ref()))?;
+            open.add(&entry, scan.key(), wide.as_deref().unwrap_or_else(|| scan.entry().1))?;
         }
     }
     if let Some(last) = writer {

@@ -51,32 +51,34 @@ impl ReadAt {
 /// Returns what an entry means to a reader that may see it, in either tier and for any verb: the one place where that
 /// is decided. `None`: it may have expired at the moment of the cutoffs, which is not known exactly.
 ///
-/// A new kind is one more branch here; if its value is not what is stored, also one in [`Answer::into_value`].
+/// A new kind is one more branch here; if its value is not what is stored, also one in [`Answer::into_stored`].
 #[inline]
-pub(crate) fn meaning(
-    kind: Kind,
-    seqno: Seqno,
-    time: Option<Micros>,
-    cutoffs: Option<&Cutoffs>,
-) -> Result<Option<Meaning>> {
-    if let Some(cutoffs) = cutoffs.filter(|_| kind == Kind::Put) {
+pub(crate) fn meaning(kind: Kind, seqno: Seqno, time: Option<Micros>, cutoffs: Option<&Cutoffs>) -> Option<Meaning> {
+    if let Some(cutoffs) = cutoffs.filter(|_| kind.is_value()) {
         if cutoffs.expired(seqno, time) {
-            return Ok(Some(Meaning::Deleted));
+            return Some(Meaning::Deleted);
         }
         if cutoffs.unsure(seqno, time) {
-            return Ok(None);
+            return None;
         }
     }
-    match kind {
-        Kind::Put => Ok(Some(Meaning::Value)),
-        Kind::WideSum => Ok(Some(Meaning::Wide)),
-        Kind::Operand => Ok(Some(Meaning::Operand)),
-        Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge => Ok(Some(Meaning::Deleted)),
-        // Written by a release that knows this kind; file headers report that before a read gets here.
-        Kind::Recipe => {
-            Err(Error::invalid("this release cannot read entries of a later format; open it with a newer one"))
-        }
-    }
+    Some(match kind {
+        Kind::Put => Meaning::Value,
+        Kind::Recipe => Meaning::Recipe,
+        Kind::WideSum => Meaning::Wide,
+        Kind::Operand => Meaning::Operand,
+        Kind::Delete | Kind::RangeDelete | Kind::Purge | Kind::RangePurge => Meaning::Deleted,
+    })
+}
+
+/// Returns the error for an operand above a large value. Strategies with operands take no large values, so only a file
+/// that lies has one.
+#[cold]
+fn operand_on_recipe(key: &[u8]) -> Error {
+    Error::invalid(format!(
+        "key \"{}\" has an operand on a value in chunks, which no write leaves behind; `verify` names damaged files",
+        key.escape_ascii()
+    ))
 }
 
 /// Expiry at some moment (R7).
@@ -163,6 +165,8 @@ impl Above {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Value(Bytes),
+    /// A large value, by its recipe.
+    Recipe(Bytes),
     /// A folded sum that is wide.
     Wide(Bytes),
     Deleted,
@@ -170,13 +174,36 @@ pub(crate) enum Answer {
     Moved,
 }
 
+/// A value as it is stored: whoever wants its bytes puts those of a recipe together, and only then are chunks read
+/// (L14).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stored {
+    Bytes(Bytes),
+    Recipe(Bytes),
+}
+
+impl Stored {
+    /// Returns what the entry holds.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Bytes(bytes) | Self::Recipe(bytes) => bytes,
+        }
+    }
+
+    /// Returns whether it is a recipe.
+    pub(crate) fn is_recipe(&self) -> bool {
+        matches!(self, Self::Recipe(_))
+    }
+}
+
 impl Answer {
-    /// Returns the value as readers get it.
-    pub(crate) fn into_value(self, key: &[u8]) -> Result<Option<Bytes>> {
+    /// Returns the value as it is stored for readers.
+    pub(crate) fn into_stored(self, key: &[u8]) -> Result<Option<Stored>> {
         assert!(self != Self::Moved, "key \"{}\" has no value here: it was moved", key.escape_ascii());
         match self {
-            Self::Value(value) => Ok(Some(value)),
-            Self::Wide(value) => wide_sum(key, &value).map(Some),
+            Self::Value(value) => Ok(Some(Stored::Bytes(value))),
+            Self::Recipe(recipe) => Ok(Some(Stored::Recipe(recipe))),
+            Self::Wide(value) => wide_sum(key, &value).map(|sum| Some(Stored::Bytes(sum))),
             Self::Deleted | Self::Moved => Ok(None),
         }
     }
@@ -185,6 +212,7 @@ impl Answer {
     pub(crate) fn into_entry(self) -> Option<(Kind, Bytes)> {
         match self {
             Self::Value(value) => Some((Kind::Put, value)),
+            Self::Recipe(recipe) => Some((Kind::Recipe, recipe)),
             Self::Wide(value) => Some((Kind::WideSum, value)),
             Self::Deleted | Self::Moved => None,
         }
@@ -198,6 +226,8 @@ pub(crate) enum Meaning {
     Above,
     /// The answer: a value.
     Value,
+    /// The answer: a large value, by its recipe.
+    Recipe,
     /// The answer: a folded sum that is wide.
     Wide,
     /// A part of the answer: an operand, to be added with [`Lookup::push`]. Its base is further down.
@@ -213,6 +243,7 @@ impl Meaning {
     pub(crate) fn answer(self, value: impl FnOnce() -> Bytes) -> Option<Answer> {
         match self {
             Self::Value => Some(Answer::Value(value())),
+            Self::Recipe => Some(Answer::Recipe(value())),
             Self::Wide => Some(Answer::Wide(value())),
             Self::Deleted => Some(Answer::Deleted),
             Self::Moved => Some(Answer::Moved),
@@ -244,7 +275,7 @@ impl Lookup {
         time: Option<Micros>,
         value: impl FnOnce() -> Bytes,
     ) -> Result<Option<Answer>> {
-        let found = meaning(kind, seqno, time, self.read_at.cutoffs.as_deref())?;
+        let found = meaning(kind, seqno, time, self.read_at.cutoffs.as_deref());
         Ok(found.ok_or_else(|| self.read_at.refused(Seqno(0)))?.answer(value))
     }
 
@@ -281,7 +312,7 @@ impl Lookup {
         if self.operands.is_empty() && !interval {
             self.check_gap()?;
         }
-        meaning(kind, seqno, time, self.read_at.cutoffs.as_deref())?.ok_or_else(|| self.trimmed())
+        meaning(kind, seqno, time, self.read_at.cutoffs.as_deref()).ok_or_else(|| self.trimmed())
     }
 
     /// Returns the seqno of the entry seen last: the one that answered, if any did.
@@ -299,19 +330,20 @@ impl Lookup {
         self.operands.len()
     }
 
-    /// Returns the value as readers get it, once a source has answered or none is left.
-    pub(crate) fn finish(self, answer: Option<Answer>, strategy: &MergeStrategy, key: &[u8]) -> Result<Option<Bytes>> {
+    /// Returns the value as it is stored for readers, once a source has answered or none is left.
+    pub(crate) fn finish(self, answer: Option<Answer>, strategy: &MergeStrategy, key: &[u8]) -> Result<Option<Stored>> {
         if !self.operands.is_empty() {
             // There was never anything beneath the oldest operand, or its gap would have shown it.
             let base = match &answer {
                 Some(Answer::Value(base) | Answer::Wide(base)) => Some(base),
+                Some(Answer::Recipe(_)) => return Err(operand_on_recipe(key)),
                 Some(Answer::Deleted | Answer::Moved) | None => None,
             };
-            return strategy.fold(key, base, &self.operands).map(Some);
+            return strategy.fold(key, base, &self.operands).map(|folded| Some(Stored::Bytes(folded)));
         }
         match answer {
             Some(Answer::Moved) => Err(self.trimmed()),
-            Some(answer) => answer.into_value(key),
+            Some(answer) => answer.into_stored(key),
             None => self.nothing_left().map(|()| None),
         }
     }
@@ -323,6 +355,7 @@ impl Lookup {
         let mut gathered = strategy.gather(newest)?;
         let base = match answer {
             Some(Answer::Value(base) | Answer::Wide(base)) => Some(base),
+            Some(Answer::Recipe(_)) => return None,
             Some(Answer::Deleted | Answer::Moved) | None => None,
         };
         older.iter().chain(base).all(|older| gathered.store_older(key, older)).then(|| gathered.into_entry(true))

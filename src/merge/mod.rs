@@ -18,7 +18,7 @@ mod visible;
 
 pub(crate) use dead_spans::DeadSpans;
 pub(crate) use kway::Kway;
-pub(crate) use lookup::{Answer, Cutoffs, EntryMeta, Lookup, Meaning, ReadAt, meaning, ttl_at};
+pub(crate) use lookup::{Answer, Cutoffs, EntryMeta, Lookup, Meaning, ReadAt, Stored, meaning, ttl_at};
 pub(crate) use source::{Direction, EntryRef, Source, Until, step};
 pub use strategy::{AppendItems, append_items};
 pub(crate) use strategy::{Gathered, MergeStrategy, NUMBER_CUSTOM, append_list, name_of, number, wide_sum};

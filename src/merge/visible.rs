@@ -9,7 +9,7 @@ use std::{cmp::Ordering, sync::Arc};
 use super::{
     dead_spans::{DeadSpans, LOOK_AFTER, WORTH, WORTH_FIRST},
     kway::Kway,
-    lookup::{Answer, EntryMeta, Lookup, Meaning, ReadAt},
+    lookup::{Answer, EntryMeta, Lookup, Meaning, ReadAt, Stored},
     source::{Direction, Source},
     strategy::MergeStrategy,
     tombstones::{Newest, Overhead, Shown, Tombstones},
@@ -111,6 +111,8 @@ pub(crate) struct Visible<S> {
     key: Vec<u8>,
     /// Current value if no source is at it: after a fold, and backward.
     held: Option<Bytes>,
+    /// Whether the current value is a large one, by its recipe. Kept apart: a scan would decode the entry once more.
+    recipe: bool,
     /// Position of the merge (forward).
     stands: Stands,
     walk: Walk,
@@ -158,6 +160,7 @@ impl<S: Source> Visible<S> {
             turned: None,
             key: Vec::new(),
             held: None,
+            recipe: false,
             stands: Stands::Elsewhere,
             key_failed: false,
         }
@@ -195,7 +198,13 @@ impl<S: Source> Visible<S> {
         &self.key
     }
 
-    /// Borrows the current value.
+    /// Returns whether the current value is a large one: then its recipe stands for it.
+    #[inline]
+    pub(crate) fn is_recipe(&self) -> bool {
+        self.recipe
+    }
+
+    /// Borrows the current value as it is stored.
     pub(crate) fn value_ref(&self) -> &[u8] {
         match &self.held {
             Some(held) => held,
@@ -203,7 +212,7 @@ impl<S: Source> Visible<S> {
         }
     }
 
-    /// Returns the current value, to keep.
+    /// Returns the current value as it is stored, to keep.
     pub(crate) fn value(&self) -> Bytes {
         match &self.held {
             Some(held) => held.clone(),
@@ -259,6 +268,7 @@ impl<S: Source> Visible<S> {
             if self.is_plain && entry.kind == Kind::Put && entry.seqno <= self.read_at.seqno {
                 self.tell_dead();
                 self.stands = Stands::AtValue;
+                self.recipe = false;
                 return Ok(true);
             }
             let tombstones = self.tombstones.over(&self.key);
@@ -309,11 +319,15 @@ impl<S: Source> Visible<S> {
         let Self { merge, key, read_at, strategy, .. } = self;
         let resolved = resolve(merge, tombstones, key, read_at, strategy)?;
         self.held = match resolved {
-            Resolved::AtTop => {
+            Resolved::AtTop { recipe } => {
                 self.stands = Stands::AtValue;
+                self.recipe = recipe;
                 None
             }
-            Resolved::Folded(folded) => Some(folded),
+            Resolved::Folded(folded) => {
+                self.recipe = folded.is_recipe();
+                Some(folded.into_bytes())
+            }
             Resolved::Nothing => return Ok(false),
             Resolved::Failed(error) => {
                 self.key_failed = true;
@@ -376,7 +390,7 @@ impl<S: Source> Visible<S> {
                 match self.merge.top().and_then(Source::entry).map(|next| next.key.cmp(&self.key)) {
                     None | Some(Ordering::Less) => {
                         self.tell_dead();
-                        self.held = Some(value);
+                        (self.held, self.recipe) = (Some(value), false);
                         return Ok(true);
                     }
                     Some(Ordering::Equal) => oldest = Some((meta, ordinal, value)),
@@ -388,7 +402,9 @@ impl<S: Source> Visible<S> {
             if matches!(resolved, Ok(Some(_))) || self.key_failed {
                 self.tell_dead();
             }
-            self.held = resolved?;
+            let found = resolved?;
+            self.recipe = found.as_ref().is_some_and(Stored::is_recipe);
+            self.held = found.map(Stored::into_bytes);
             self.check_onward()?;
             if self.held.is_some() {
                 return Ok(true);
@@ -400,14 +416,17 @@ impl<S: Source> Visible<S> {
 
     /// Reads the versions of the current key in the other direction: of many, most are not wanted.
     #[cold]
-    fn resolve_turned(&mut self, tombstones: Shown) -> Result<Option<Bytes>> {
+    fn resolve_turned(&mut self, tombstones: Shown) -> Result<Option<Stored>> {
         let Self { merge, turned, key, read_at, strategy, .. } = self;
         let turned = turned.get_or_insert_with(|| merge.turned());
         turned.seek(Some(key))?;
         let resolved = resolve(turned, tombstones, key, read_at, strategy)?;
         merge.skip_key(key)?;
         match resolved {
-            Resolved::AtTop => Ok(turned.top().map(Source::value)),
+            Resolved::AtTop { recipe } => {
+                let stored = if recipe { Stored::Recipe } else { Stored::Bytes };
+                Ok(turned.top().map(Source::value).map(stored))
+            }
             Resolved::Folded(folded) => Ok(Some(folded)),
             Resolved::Nothing => Ok(None),
             Resolved::Failed(error) => {
@@ -423,7 +442,7 @@ impl<S: Source> Visible<S> {
         &mut self,
         tombstones: Shown,
         oldest: Option<(EntryMeta, u32, Bytes)>,
-    ) -> Result<Option<Bytes>> {
+    ) -> Result<Option<Stored>> {
         let mut versions = usize::from(oldest.is_some());
         let mut below: Vec<(EntryMeta, u32, Bytes)> = oldest.into_iter().collect();
         let mut above: Vec<EntryMeta> = Vec::new();
@@ -493,9 +512,11 @@ fn is_of_the_key(error: &Error) -> bool {
 /// Visible version of a key.
 enum Resolved {
     /// The value at the top source, borrowed from there.
-    AtTop,
+    AtTop {
+        recipe: bool,
+    },
     /// A value that no source holds.
-    Folded(Bytes),
+    Folded(Stored),
     Nothing,
     /// The value cannot be determined; other keys are unaffected.
     Failed(Error),
@@ -535,7 +556,8 @@ fn resolve<S: Source>(
             Meaning::Above => above += 1,
             Meaning::Operand => lookup.push(source.value()),
             // The usual case: the source stays at the value.
-            Meaning::Value if lookup.operands() == 0 => return Ok(Resolved::AtTop),
+            Meaning::Value if lookup.operands() == 0 => return Ok(Resolved::AtTop { recipe: false }),
+            Meaning::Recipe if lookup.operands() == 0 => return Ok(Resolved::AtTop { recipe: true }),
             end => {
                 found = end.answer(|| source.value());
                 break;

@@ -212,7 +212,8 @@ impl SegmentWriter {
             history.until_max = history.until_max.max(time);
             history.open |= open;
         }
-        let comparable = entry.kind == Kind::Put && value.len() <= COMPARED_MAX;
+        // Recipes of neighbouring versions differ in a few references.
+        let comparable = entry.kind.is_value() && value.len() <= COMPARED_MAX;
         let room = run.as_ref().filter(|run| comparable && run.len.0 & RunLen::MAX < RunLen::MAX);
         let difference = room.and_then(|run| delta::encode(run.whole.as_ref()?, value));
         let newer_run = newer_run || run.is_some();

@@ -170,7 +170,7 @@ pub(crate) fn explain(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Re
         },
     )?;
     let outcome = match (lookup.operands(), answer) {
-        (0, Some(Answer::Value(_) | Answer::Wide(_))) => ReadOutcome::Value,
+        (0, Some(Answer::Value(_) | Answer::Recipe(_) | Answer::Wide(_))) => ReadOutcome::Value,
         (0, Some(Answer::Deleted | Answer::Moved)) => ReadOutcome::Deleted,
         (0, None) => ReadOutcome::Absent,
         (operands, _) => ReadOutcome::Folded(operands),

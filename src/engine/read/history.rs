@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use super::{ViewCore, get_as_of, scan::AnySource};
+use super::{ViewCore, get_as_of, large::assemble, scan::AnySource};
 use crate::{
     base::{Bytes, KeySpan, KeyspaceId, Kind, Micros, Result, Seqno},
     engine::{
@@ -455,9 +455,10 @@ impl VersionWalk {
 
     /// Returns the value of a version, expired or not; for an operand, what a read at its seqno folds.
     fn value_of(&self, kind: Kind, seqno: Seqno, value: impl FnOnce() -> Bytes) -> Result<Option<Bytes>> {
-        let found = meaning(kind, seqno, None, None)?.unwrap_or(Meaning::Operand);
+        let found = meaning(kind, seqno, None, None).unwrap_or(Meaning::Operand);
         if let Some(answer) = found.answer(value) {
-            return answer.into_value(&self.key).map_err(|error| self.keyspace.named(error));
+            let stored = answer.into_stored(&self.key).map_err(|error| self.keyspace.named(error))?;
+            return stored.map(|stored| assemble(&self.keyspace, &self.key, stored)).transpose();
         }
         let read_at = ReadAt { seqno, ..self.read_at.clone() };
         get_as_of(&self.files, &self.keyspace, &self.key, read_at, self.view.counters())

@@ -11,6 +11,7 @@
 
 pub(super) mod explain;
 mod history;
+mod large;
 mod scan;
 mod view;
 
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 pub(crate) use explain::explain;
 pub(crate) use history::{KeyVersion, RangeWalk, VersionWalk, history, history_range};
+pub(crate) use large::{assemble, equal};
 pub(crate) use scan::Scan;
 pub(crate) use view::ViewCore;
 
@@ -36,7 +38,7 @@ use crate::{
     },
     manifest::KeyspaceVersion,
     memtable::Memtable,
-    merge::{Answer, Cutoffs, Lookup, ReadAt},
+    merge::{Answer, Cutoffs, Lookup, ReadAt, Stored},
     phash::Seeded,
     segment::{HistoryAnswer, HistoryVersion, PointKey, Probe, Segment},
 };
@@ -57,6 +59,41 @@ pub(crate) fn get(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Result
     let found = get_now(&current, keyspace, &mut PointKey::new(key), read_at, &mut tally);
     tally.add_to(&engine.counters, 1);
     found
+}
+
+/// Returns whether a key has a value; reads no chunk (L14).
+pub(crate) fn contains(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Result<bool> {
+    let (current, read_at) = present(engine, keyspace)?;
+    let mut tally = Tally::default();
+    let mut lookup = Lookup::new(read_at);
+    let count = |place: Place<'_>| tally.count(&place);
+    let found = look_up(&current, keyspace.id, &mut PointKey::new(key), &mut lookup, |_| true, count);
+    tally.add_to(&engine.counters, 1);
+    Ok(finish(lookup, found, keyspace, key)?.is_some())
+}
+
+/// Returns the value that a look-up found, as it is stored.
+fn finish(lookup: Lookup, found: Result<Option<Answer>>, keyspace: &KeyspaceRef, key: &[u8]) -> Result<Option<Stored>> {
+    let value = found.and_then(|answer| lookup.finish(answer, &keyspace.strategy, key));
+    value.map_err(|error| keyspace.named(error))
+}
+
+/// Returns the bytes of the value that a look-up found.
+#[inline]
+fn value_of(
+    lookup: Lookup,
+    found: Result<Option<Answer>>,
+    keyspace: &KeyspaceRef,
+    key: &[u8],
+) -> Result<Option<Bytes>> {
+    match found {
+        // The usual answer needs nothing more, and is moved once.
+        Ok(Some(Answer::Value(value))) if lookup.operands() == 0 => Ok(Some(value)),
+        found => match finish(lookup, found, keyspace, key)? {
+            Some(stored) => assemble(keyspace, key, stored).map(Some),
+            None => Ok(None),
+        },
+    }
 }
 
 /// Reads several keys at one moment; see [`get`].
@@ -192,7 +229,7 @@ fn get_together<K: AsRef<[u8]>>(
     Ok(values)
 }
 
-/// Looks a key up in a superversion, as of a moment.
+/// Reads a key in a superversion, as of a moment.
 pub(super) fn get_as_of(
     current: &SuperVersion,
     keyspace: &KeyspaceRef,
@@ -204,6 +241,21 @@ pub(super) fn get_as_of(
     let found = get_counted(current, keyspace, &mut PointKey::new(key), read_at, &mut tally);
     tally.add_to(counters, 1);
     found
+}
+
+/// Reads a key as of a moment, as its value is stored: reads no chunk.
+pub(super) fn get_stored_as_of(
+    current: &SuperVersion,
+    keyspace: &KeyspaceRef,
+    key: &[u8],
+    read_at: ReadAt,
+    counters: &Counters,
+) -> Result<Option<Stored>> {
+    let mut tally = Tally::default();
+    let mut lookup = Lookup::new(read_at);
+    let found = look_up_as_of(current, keyspace.id, &mut PointKey::new(key), &mut lookup, &mut tally);
+    tally.add_to(counters, 1);
+    finish(lookup, found, keyspace, key)
 }
 
 /// Returns the kind and value of a single entry that holds the state of a key at a moment, including a sum that cannot
@@ -235,8 +287,7 @@ fn get_now(
     let name = key.key();
     let mut lookup = Lookup::new(read_at);
     let found = look_up(current, keyspace.id, key, &mut lookup, |_| true, |place| tally.count(&place));
-    let value = found.and_then(|answer| lookup.finish(answer, &keyspace.strategy, name));
-    value.map_err(|error| keyspace.named(error))
+    value_of(lookup, found, keyspace, name)
 }
 
 #[inline]
@@ -250,8 +301,7 @@ fn get_counted(
     let name = key.key();
     let mut lookup = Lookup::new(read_at);
     let found = look_up_as_of(current, keyspace.id, key, &mut lookup, tally);
-    let value = found.and_then(|answer| lookup.finish(answer, &keyspace.strategy, name));
-    value.map_err(|error| keyspace.named(error))
+    value_of(lookup, found, keyspace, name)
 }
 
 /// Looks a key up as of a moment: in the history tier first, since an interval that holds the moment is the truth, then

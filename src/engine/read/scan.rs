@@ -2,8 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
+use super::large::assemble;
+
 use crate::{
-    base::{Bytes, KeySpan, Result, Seqno},
+    base::{Bytes, KeySpan, Kind, Result, Seqno},
     engine::{
         KeyspaceRef,
         files::{
@@ -12,7 +14,7 @@ use crate::{
         },
     },
     memtable::MemCursor,
-    merge::{DeadSpans, Direction, EntryRef, Kway, ReadAt, Source, Tombstones, Visible},
+    merge::{DeadSpans, Direction, EntryRef, Kway, ReadAt, Source, Stored, Tombstones, Visible},
 };
 
 /// A memtable, a run of segments, or a run of the history tier: as of a moment, or with every version.
@@ -101,7 +103,67 @@ impl Source for AnySource {
 }
 
 /// Scan of the visible keys and values of a span.
-pub(crate) type Scan = Visible<AnySource>;
+#[derive(Debug)]
+pub(crate) struct Scan {
+    visible: Visible<AnySource>,
+    keyspace: KeyspaceRef,
+    /// A large value that was lent.
+    lent: Bytes,
+}
+
+impl Scan {
+    /// Steps to the next visible key; `false` at the end.
+    #[inline]
+    pub(crate) fn step(&mut self) -> Result<bool> {
+        self.visible.step()
+    }
+
+    /// Returns whether it has ended, at its end or by an error that is not about one key.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.visible.has_ended()
+    }
+
+    /// Returns the current key; after an error that did not end the walk, the key it concerns.
+    #[inline]
+    pub(crate) fn key(&self) -> &[u8] {
+        self.visible.key()
+    }
+
+    /// Returns the current key and value, to keep.
+    #[inline]
+    pub(crate) fn item(&self) -> Result<(Bytes, Bytes)> {
+        if self.visible.is_recipe() {
+            return Ok((Bytes::copy_from(self.key()), self.assemble()?));
+        }
+        Ok((Bytes::copy_from(self.key()), self.visible.value()))
+    }
+
+    #[cold]
+    fn assemble(&self) -> Result<Bytes> {
+        assemble(&self.keyspace, self.key(), Stored::Recipe(self.visible.value()))
+    }
+
+    /// Lends the current key and value until the next step.
+    #[inline]
+    pub(crate) fn item_ref(&mut self) -> Result<(&[u8], &[u8])> {
+        if self.visible.is_recipe() {
+            self.lent = self.assemble()?;
+            return Ok((self.visible.key(), &self.lent));
+        }
+        Ok((self.visible.key(), self.visible.value_ref()))
+    }
+
+    /// Returns the current value as it is stored, to keep.
+    pub(crate) fn stored(&self) -> Stored {
+        let value = self.visible.value();
+        if self.visible.is_recipe() { Stored::Recipe(value) } else { Stored::Bytes(value) }
+    }
+
+    /// Returns the kind of an entry that holds the current value, and lends what it stores.
+    pub(crate) fn entry(&self) -> (Kind, &[u8]) {
+        (if self.visible.is_recipe() { Kind::Recipe } else { Kind::Put }, self.visible.value_ref())
+    }
+}
 
 /// Opens a scan of a superversion; it keeps what it reads alive.
 pub(super) fn scan_in(
@@ -135,7 +197,7 @@ pub(super) fn scan_in(
     }
     let merge = Kway::new(sources, direction);
     let visible = Visible::new(merge, tombstones, read_at, span, direction, keyspace.strategy.clone());
-    Ok(visible.with_dead(dead, id))
+    Ok(Scan { visible: visible.with_dead(dead, id), keyspace: keyspace.clone(), lent: Bytes::default() })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    cutoffs, get_as_of, horizon, multi_get_as_of,
+    cutoffs, get_as_of, get_stored_as_of, horizon, multi_get_as_of,
     scan::{Scan, scan_in},
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         timeline::Timeline,
     },
     manifest::{Change, Edit, KeyspaceVersion, PinnedAt, Version},
-    merge::{Direction, ReadAt},
+    merge::{Direction, ReadAt, Stored},
 };
 
 /// Moment that a view is opened at.
@@ -160,6 +160,18 @@ impl ViewCore {
     pub(crate) fn get(&self, keyspace: &KeyspaceRef, key: &[u8]) -> Result<Option<Bytes>> {
         let Some(read_at) = self.read_at(keyspace)? else { return Ok(None) };
         let got = get_as_of(&self.files(), keyspace, key, read_at, &self.engine.counters);
+        got.map_err(|refused| self.readable_instead(keyspace, key, refused))
+    }
+
+    /// Returns whether a key had a value; reads no chunk (L14).
+    pub(crate) fn contains(&self, keyspace: &KeyspaceRef, key: &[u8]) -> Result<bool> {
+        Ok(self.get_stored(keyspace, key)?.is_some())
+    }
+
+    /// Reads a value as it is stored.
+    pub(in crate::engine) fn get_stored(&self, keyspace: &KeyspaceRef, key: &[u8]) -> Result<Option<Stored>> {
+        let Some(read_at) = self.read_at(keyspace)? else { return Ok(None) };
+        let got = get_stored_as_of(&self.files(), keyspace, key, read_at, &self.engine.counters);
         got.map_err(|refused| self.readable_instead(keyspace, key, refused))
     }
 

@@ -24,13 +24,13 @@ use std::{
 };
 
 use crate::{
-    base::{Bytes, Error, KeySpan, KeyspaceId, Result, Seqno},
+    base::{Error, KeySpan, KeyspaceId, Result, Seqno},
     engine::{
         Engine, KeyspaceRef,
         log::Recent,
-        read::{Scan, ViewCore},
+        read::{Scan, ViewCore, equal},
     },
-    merge::Direction,
+    merge::{Direction, Stored},
     wal::{BatchView, Op},
 };
 
@@ -146,7 +146,11 @@ impl ReadSet {
         let now = ViewCore::snapshot(self.view.engine());
         for KeyspaceReads { keyspace, keys, spans } in self.keyspaces.values() {
             for key in keys {
-                if self.view.get(keyspace, key)? != now.get(keyspace, key)? {
+                let same = match (self.view.get_stored(keyspace, key)?, now.get_stored(keyspace, key)?) {
+                    (Some(then), Some(now)) => equal(keyspace, key, &then, &now)?,
+                    (then, now) => then.is_none() && now.is_none(),
+                };
+                if !same {
                     return Err(Error::Conflict { key: key.clone() });
                 }
             }
@@ -162,14 +166,14 @@ impl ReadSet {
 fn compare_spans(then: &ViewCore, now: &ViewCore, keyspace: &KeyspaceRef, span: &KeySpan) -> Result<()> {
     let begin = |view: &ViewCore| view.scan(keyspace, span.clone(), Direction::Forward);
     let (mut then, mut now) = (begin(then)?, begin(now)?);
-    let step = |walk: &mut Option<Scan>| -> Result<Option<(Vec<u8>, Bytes)>> {
+    let step = |walk: &mut Option<Scan>| -> Result<Option<(Vec<u8>, Stored)>> {
         let Some(walk) = walk else { return Ok(None) };
-        Ok(walk.step()?.then(|| (walk.key().to_vec(), walk.value())))
+        Ok(walk.step()?.then(|| (walk.key().to_vec(), walk.stored())))
     };
     loop {
         match (step(&mut then)?, step(&mut now)?) {
             (None, None) => return Ok(()),
-            (then, now) if then == now => {}
+            (Some((key, then)), Some((other, now))) if key == other && equal(keyspace, &key, &then, &now)? => {}
             (then, now) => {
                 // The smaller key exists in one of them only, or has another value.
                 let key = then.into_iter().chain(now).map(|(key, _)| key).min().unwrap_or_default();

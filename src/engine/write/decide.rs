@@ -215,7 +215,7 @@ fn is_live(view: &ViewCore, keyspace: &KeyspaceRef, key: &[u8], overlay: &Overla
         return Ok(said);
     }
     read.key(keyspace, key);
-    Ok(view.get(keyspace, key)?.is_some())
+    view.contains(keyspace, key)
 }
 
 #[cfg(test)]

@@ -49,6 +49,13 @@ impl Staged {
         }
     }
 
+    /// Adds a large value by its recipe.
+    #[cfg(test)]
+    pub(crate) fn add_recipe(&mut self, keyspace: &KeyspaceRef, key: &[u8], recipe: &[u8]) {
+        self.batch.push(Kind::Recipe, keyspace.id, key, recipe);
+        self.keyspaces.push(keyspace.clone());
+    }
+
     /// Refuses all writes, including later ones.
     pub(crate) fn refuse(&mut self, error: Error) {
         self.wrong.get_or_insert(error);

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     base::{Bytes, Error, Receipt, Result},
-    engine::{Engine, KeyspaceRef},
-    merge::MergeStrategy,
+    engine::{Engine, KeyspaceRef, read::assemble},
+    merge::{MergeStrategy, Stored},
     wal::BatchBuf,
 };
 
@@ -33,22 +33,50 @@ pub(super) fn optimistic<T>(engine: &Arc<Engine>, mut write: impl FnMut(&Reading
     Err(Error::Conflict { key: lost.unwrap_or_default() })
 }
 
+/// The value that a write depends on; chunks are read only if its bytes are asked for (L14).
+#[derive(Debug)]
+pub(crate) struct Old<'a> {
+    keyspace: &'a KeyspaceRef,
+    key: &'a [u8],
+    stored: Option<Stored>,
+}
+
+impl Old<'_> {
+    /// Returns whether the key has a value.
+    pub(crate) fn exists(&self) -> bool {
+        self.stored.is_some()
+    }
+
+    /// Returns the value.
+    pub(crate) fn value(&self) -> Result<Option<Bytes>> {
+        self.stored.clone().map(|stored| assemble(self.keyspace, self.key, stored)).transpose()
+    }
+
+    /// Returns whether it has this value; `None` is absence.
+    pub(crate) fn is(&self, expected: Option<&[u8]>) -> Result<bool> {
+        match expected {
+            Some(expected) => Ok(self.value()?.as_deref() == Some(expected)),
+            None => Ok(!self.exists()),
+        }
+    }
+}
+
 /// Reads a key, has `decide` choose what to write (`None`: nothing; `Some(None)`: a delete), and writes that if the key
 /// has not changed.
 pub(crate) fn update(
     engine: &Arc<Engine>,
     keyspace: &KeyspaceRef,
     key: &[u8],
-    mut decide: impl FnMut(Option<&[u8]>) -> Option<Option<Bytes>>,
+    mut decide: impl FnMut(&Old<'_>) -> Result<Option<Option<Bytes>>>,
 ) -> Result<Option<Receipt>> {
     check_key_of(keyspace, key)?;
     engine.check_open()?;
     optimistic(engine, |reading| {
         let mut reads = ReadSet::new(&reading.view);
         reads.key(keyspace, key);
-        let old = reading.view.get(keyspace, key)?;
-        let Some(new) = decide(old.as_deref()) else { return Ok(None) };
-        if old.is_some() && new.is_some() && matches!(keyspace.strategy, MergeStrategy::FirstWins) {
+        let old = Old { keyspace, key, stored: reading.view.get_stored(keyspace, key)? };
+        let Some(new) = decide(&old)? else { return Ok(None) };
+        if old.exists() && new.is_some() && matches!(keyspace.strategy, MergeStrategy::FirstWins) {
             // A put would change nothing, and its receipt would say that it did.
             return Err(Error::invalid(format!(
                 "key \"{}\" has its first value, which stays in a keyspace with merge strategy FirstWins; delete it first",
