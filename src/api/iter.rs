@@ -14,8 +14,9 @@ use crate::{
 
 /// Iterates over the keys and values of a range, from either end. See [`Keyspace::range`](super::Keyspace::range).
 ///
-/// A key whose value cannot be read (a sum that no `i64` holds, an error of a custom [`Merge`](crate::Merge)) yields an
-/// error that names the key, and iteration continues after it. Any other error ends it.
+/// A key whose value cannot be read (a sum that no `i64` holds, a damaged chunk, an error of a custom
+/// [`Merge`](crate::Merge)) yields an error that names the key, and iteration continues after it. Any other error ends
+/// it.
 #[must_use = "iterators are lazy"]
 pub struct Range {
     view: View,

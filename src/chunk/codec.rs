@@ -77,8 +77,8 @@ impl Encoder {
             && let Some(full) = &mut self.full
         {
             // Room for no more than is worth keeping: the compressor gives up early on what does not shrink.
-            self.room.resize(chunk.len() - chunk.len() / SAVED_SHARE, 0);
-            if let Ok(len) = full.compress_to_buffer(chunk, self.room.as_mut_slice()) {
+            let room = room(&mut self.room, chunk.len() - chunk.len() / SAVED_SHARE);
+            if let Ok(len) = full.compress_to_buffer(chunk, room) {
                 out.extend_from_slice(self.room.get(..len).unwrap_or_default());
                 return Codec::Zstd;
             }
@@ -94,9 +94,17 @@ impl Encoder {
         }
         let from = chunk.len().saturating_sub(PROBE_LEN) / 2;
         let probe = chunk.get(from..).map_or(chunk, |rest| rest.get(..PROBE_LEN).unwrap_or(rest));
-        self.room.resize(probe.len() - probe.len() / PROBE_SHARE, 0);
-        self.fast.compress_to_buffer(probe, self.room.as_mut_slice()).is_ok()
+        let room = room(&mut self.room, probe.len() - probe.len() / PROBE_SHARE);
+        self.fast.compress_to_buffer(probe, room).is_ok()
     }
+}
+
+/// Returns the first bytes of a buffer that only grows: clearing it for each chunk would cost a pass over it.
+fn room(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    buffer.get_mut(..len).unwrap_or_default()
 }
 
 /// Restores chunks, one after the other.

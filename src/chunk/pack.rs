@@ -14,7 +14,7 @@ use super::{
     id::Scope,
     record::{
         BadChunk, ChunkHeader, EncodedChunk, FIRST_RECORD, Line, RECORD_HEADER_LEN, RECORDS_MAX, TABLE_AT_MAX,
-        TAIL_LEN, decode_table, decode_tail, encode_footer, seed, table_len,
+        TAIL_LEN, decode_table, decode_tail, encode_footer, table_len,
     },
 };
 use crate::{
@@ -26,8 +26,8 @@ use crate::{
 /// Appended bytes are written in pieces of this length: a system call for some sixty chunks.
 const BUFFER_LEN: usize = 1 << 20;
 
-/// Maximum length of a pack, far above what an epoch may hold.
-const PACK_LEN_MAX: u64 = 1 << 32;
+/// Maximum length of a pack: a crash may leave one whose table is written and that no manifest names yet.
+const PACK_LEN_MAX: u64 = TABLE_AT_MAX + (table_len(RECORDS_MAX) + TAIL_LEN) as u64;
 
 /// A sealed pack, as the manifest names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl PackWriter {
         let file = dir.create(&name).at("create", || path.clone())?;
         let header = Header { kind: FileKind::Pack, file_id, number };
         let buffer = header.encode();
-        Ok(Self { header, seed: seed(&header), path, file, written: 0, buffer, lines: Vec::new(), raw_bytes: 0 })
+        Ok(Self { header, seed: header.record_seed(), path, file, written: 0, buffer, lines: Vec::new(), raw_bytes: 0 })
     }
 
     /// Returns where the next record begins: how far the pack reaches.
@@ -189,11 +189,9 @@ impl Pack {
         if records != meta.records || table_at.checked_add(table_len(records) as u64) != Some(tail_at) {
             return Err(wrong(tail_at, "the place of the table"));
         }
-        let bytes = match file.map() {
-            Ok(region) if map && region.len() as u64 == len => PackBytes::Mapped(region),
-            Ok(_) | Err(_) => PackBytes::Positioned(file),
-        };
-        Ok(Self { meta, seed: seed(&expected), path, bytes, table_at, table_crc })
+        let region = map.then(|| file.map().ok()).flatten().filter(|region| region.len() as u64 == len);
+        let bytes = region.map_or(PackBytes::Positioned(file), PackBytes::Mapped);
+        Ok(Self { meta, seed: expected.record_seed(), path, bytes, table_at, table_crc })
     }
 
     /// Returns what the manifest says of it.
@@ -239,12 +237,7 @@ impl Pack {
                 &owned
             }
         };
-        let from = out.len();
-        let read = restore(record, self.seed, line, scope, decoder, out).map_err(wrong);
-        if read.is_err() {
-            out.truncate(from);
-        }
-        read
+        restore(record, self.seed, line, scope, decoder, out).map_err(wrong)
     }
 
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
@@ -265,7 +258,8 @@ impl Pack {
     }
 }
 
-/// Appends the chunk of a record to `out`. The checksum of the payload is not looked at: the hash says more.
+/// Appends the chunk of a record to `out`, or nothing. The checksum of the payload is not looked at: the hash says
+/// more.
 pub(crate) fn restore(
     record: &[u8],
     seed: u32,
@@ -282,11 +276,15 @@ pub(crate) fn restore(
     let from = out.len();
     out.resize(from + header.raw_len as usize, 0);
     let chunk = out.get_mut(from..).unwrap_or_default();
-    decoder.decode(header.codec, record.get(payload).unwrap_or_default(), chunk)?;
-    if scope.id(header.kind, chunk) != header.id {
-        return Err(Corruption { offset: RECORD_HEADER_LEN as u64, what: "a chunk that hashes to its id" });
+    let read = match decoder.decode(header.codec, record.get(payload).unwrap_or_default(), chunk) {
+        Ok(()) if scope.id(header.kind, chunk) == header.id => Ok(()),
+        Ok(()) => Err(Corruption { offset: RECORD_HEADER_LEN as u64, what: "a chunk that hashes to its id" }),
+        Err(bad) => Err(bad),
+    };
+    if read.is_err() {
+        out.truncate(from);
     }
-    Ok(())
+    read
 }
 
 /// Good records of a pack that has no table: those before the first bad one, and where they end.
@@ -328,7 +326,7 @@ pub(crate) fn scan(dir: &dyn Dir, number: FileNumber) -> Result<Scanned> {
     let len = file.len().at("read the length of", || path.clone())?;
     let len = Some(len).filter(|len| *len <= PACK_LEN_MAX).and_then(|len| usize::try_from(len).ok());
     let Some(len) = len else {
-        return Err(Corruption { offset: 0, what: "a pack of at most 4 GiB" }.of(&path, 0));
+        return Err(Corruption { offset: 0, what: "a pack no longer than its places reach" }.of(&path, 0));
     };
     let mut bytes = vec![0; len];
     file.read_at(0, &mut bytes).at("read", || path.clone())?;
@@ -337,7 +335,7 @@ pub(crate) fn scan(dir: &dyn Dir, number: FileNumber) -> Result<Scanned> {
         Err(bad @ BadHeader::Newer(_)) => return Err(bad.of(&path)),
         Ok(_) | Err(BadHeader::Corrupt(_)) => return Ok(Scanned { lines: Vec::new(), end: 0, bytes, seed: 0 }),
     };
-    let seed = seed(&header);
+    let seed = header.record_seed();
     let (mut lines, mut end) = (Vec::new(), FIRST_RECORD);
     loop {
         let start = usize::try_from(end).unwrap_or(usize::MAX);
@@ -554,6 +552,10 @@ mod tests {
             let before = if len < Header::LEN { 0 } else { before };
             assert!(read.lines.len() >= before, "byte {len} voids what is before it");
         }
+        env.write_file(path, good);
+        writer.seal().unwrap();
+        let sealed = scan(&*dir, FileNumber(3)).unwrap();
+        assert_eq!((sealed.lines, sealed.end), (whole.lines, whole.end), "sealed, and not named when the power failed");
         assert!(matches!(scan(&*dir, FileNumber(4)), Err(Error::Io { .. })), "no such file");
     }
 

@@ -14,7 +14,7 @@ use std::ops::Range;
 use super::{codec::Codec, cut::CHUNK_LEN_MAX, id::ChunkKind};
 use crate::{
     base::{ChunkId, Corruption},
-    format::{Header, Reader, Writer, crc},
+    format::{Header, Reader, Writer, crc, record_crc},
 };
 
 /// Alignment of records.
@@ -125,19 +125,15 @@ impl EncodedChunk {
     /// Appends the record, which will be at `offset` of the pack with this seed.
     pub(crate) fn place(&self, seed: u32, offset: u64, out: &mut Vec<u8>) {
         let rest = self.record.get(4..).unwrap_or_default();
-        let own = header_crc(seed, offset, rest.get(..RECORD_HEADER_LEN - 4).unwrap_or_default());
+        let own = record_crc(seed, offset, rest.get(..RECORD_HEADER_LEN - 4).unwrap_or_default());
         out.extend_from_slice(&own.to_le_bytes());
         out.extend_from_slice(rest);
     }
 }
 
-/// Returns the seed of the checksums in a pack.
-pub(crate) fn seed(header: &Header) -> u32 {
-    crc(&[&(header.kind as u32).to_le_bytes(), &header.file_id.to_le_bytes(), &header.number.0.to_le_bytes()])
-}
-
-fn header_crc(seed: u32, offset: u64, fields: &[u8]) -> u32 {
-    crc(&[&seed.to_le_bytes(), &offset.to_le_bytes(), fields])
+/// Returns the length of a record with so many stored bytes.
+fn record_len(stored_len: u32) -> u64 {
+    (RECORD_HEADER_LEN as u64 + u64::from(stored_len)).next_multiple_of(ALIGN as u64)
 }
 
 /// Returns whether lengths can be those of a chunk.
@@ -198,7 +194,7 @@ impl ChunkHeader {
         let mut reader = Reader::new(bytes);
         let own = reader.u32("checksum of a chunk's header")?;
         let fields: [u8; RECORD_HEADER_LEN - 4] = reader.array("header of a chunk")?;
-        if header_crc(seed, offset, &fields) != own {
+        if record_crc(seed, offset, &fields) != own {
             return Err(Corruption { offset: 0, what: "checksum of a chunk's header" }.into());
         }
         let mut reader = Reader::new(&fields);
@@ -222,7 +218,7 @@ impl ChunkHeader {
 
     /// Returns the length of the record.
     pub(crate) fn record_len(&self) -> u64 {
-        (RECORD_HEADER_LEN as u64 + u64::from(self.stored_len)).next_multiple_of(ALIGN as u64)
+        record_len(self.stored_len)
     }
 
     /// Returns where the stored bytes of the chunk are in its record, and its origin, after checking the payload.
@@ -275,12 +271,10 @@ impl Line {
         let ChunkHeader { kind, codec, has_origin, scope: _, id, stored_len, raw_len, payload_crc: _ } = *header;
         Self { id, offset, stored_len, raw_len, kind, codec, has_origin }
     }
-}
 
-impl Line {
     /// Returns the length of its record.
     fn record_len(&self) -> u64 {
-        (RECORD_HEADER_LEN as u64 + u64::from(self.stored_len)).next_multiple_of(ALIGN as u64)
+        record_len(self.stored_len)
     }
 }
 
@@ -351,7 +345,7 @@ pub(crate) fn decode_tail(tail: &[u8], file_id: u64) -> Result<(u64, u32, u32), 
 }
 
 /// Returns the length of a table.
-pub(crate) fn table_len(count: u32) -> usize {
+pub(crate) const fn table_len(count: u32) -> usize {
     count as usize * LINE_LEN
 }
 
@@ -405,7 +399,7 @@ mod tests {
     /// A record at an offset.
     fn record(chunk: &EncodedChunk, offset: u64) -> Vec<u8> {
         let mut out = Vec::new();
-        chunk.place(seed(&PACK), offset, &mut out);
+        chunk.place(PACK.record_seed(), offset, &mut out);
         out
     }
 
@@ -415,7 +409,7 @@ mod tests {
             let chunk_of = encoded(chunk, origin);
             let bytes = record(&chunk_of, 32);
             assert_eq!((bytes.len(), bytes.len() % ALIGN), (chunk_of.len(), 0));
-            let header = ChunkHeader::decode(&bytes, seed(&PACK), 32).unwrap();
+            let header = ChunkHeader::decode(&bytes, PACK.record_seed(), 32).unwrap();
             assert_eq!(header, chunk_of.header);
             assert_eq!(header.record_len(), bytes.len() as u64);
             let (place, told) = header.payload(&bytes).unwrap();
@@ -431,19 +425,19 @@ mod tests {
             let header = ChunkHeader::decode(bytes, seed, offset).map_err(BadChunk::corruption)?;
             header.payload(bytes).map(|_| ())
         };
-        read(&good, seed(&PACK), 32).unwrap();
+        read(&good, PACK.record_seed(), 32).unwrap();
         let used = RECORD_HEADER_LEN + chunk.header.stored_len as usize;
         for bit in 0..used * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(read(&bad, seed(&PACK), 32).is_err(), "bit {bit}");
+            assert!(read(&bad, PACK.record_seed(), 32).is_err(), "bit {bit}");
         }
         for len in 0..used {
-            assert!(read(&good[..len], seed(&PACK), 32).is_err(), "{len} bytes");
+            assert!(read(&good[..len], PACK.record_seed(), 32).is_err(), "{len} bytes");
         }
-        assert!(read(&good, seed(&PACK), 40).is_err());
+        assert!(read(&good, PACK.record_seed(), 40).is_err());
         for other in [Header { number: FileNumber(6), ..PACK }, Header { file_id: 78, ..PACK }] {
-            assert!(read(&good, seed(&other), 32).is_err());
+            assert!(read(&good, other.record_seed(), 32).is_err());
         }
     }
 
@@ -453,9 +447,9 @@ mod tests {
         let reseal = |at: usize, value: u8| {
             let mut bad = good.clone();
             bad[at] = value;
-            let own = header_crc(seed(&PACK), 32, &bad[4..RECORD_HEADER_LEN]);
+            let own = record_crc(PACK.record_seed(), 32, &bad[4..RECORD_HEADER_LEN]);
             bad[..4].copy_from_slice(&own.to_le_bytes());
-            ChunkHeader::decode(&bad, seed(&PACK), 32)
+            ChunkHeader::decode(&bad, PACK.record_seed(), 32)
         };
         assert!(reseal(16, 2).is_ok(), "a node");
         for (at, value) in [
@@ -554,7 +548,7 @@ mod tests {
     fn an_origin_is_bounded_and_something_is_stored_behind_it() {
         let longest = "x".repeat(ORIGIN_LEN_MAX);
         let good = record(&encoded(b"some bytes", &longest), 32);
-        let header = ChunkHeader::decode(&good, seed(&PACK), 32).unwrap();
+        let header = ChunkHeader::decode(&good, PACK.record_seed(), 32).unwrap();
         assert_eq!(header.payload(&good).unwrap().1, longest);
         // The length of the origin is the first byte of the payload, and its checksum is repaired.
         let chunk = encoded(b"some bytes", "here");
@@ -564,9 +558,9 @@ mod tests {
             let stored = RECORD_HEADER_LEN + chunk.header.stored_len as usize;
             let payload = crc(&[&bad[RECORD_HEADER_LEN..stored]]);
             bad[4..8].copy_from_slice(&payload.to_le_bytes());
-            let own = header_crc(seed(&PACK), 32, &bad[4..RECORD_HEADER_LEN]);
+            let own = record_crc(PACK.record_seed(), 32, &bad[4..RECORD_HEADER_LEN]);
             bad[..4].copy_from_slice(&own.to_le_bytes());
-            let header = ChunkHeader::decode(&bad, seed(&PACK), 32).unwrap();
+            let header = ChunkHeader::decode(&bad, PACK.record_seed(), 32).unwrap();
             assert_eq!(header.payload(&bad).is_ok(), len == 4, "an origin of {len} bytes");
         }
     }

@@ -6,7 +6,7 @@ use super::{Engine, KeyspaceOptions, KeyspaceRef, files::Editing, jobs::flush_re
 use crate::{
     base::{Error, FIRST_KEYSPACE, KeyspaceId, Micros, Result, Seqno},
     compaction::Policy,
-    manifest::{Change, Edit, KeyspaceVersion, StoredOptions, Version},
+    manifest::{Change, Edit, KeyspaceVersion, StoredOptions},
     merge::MergeStrategy,
     segment::PointIndex,
 };
@@ -246,7 +246,7 @@ pub(crate) fn drop_keyspace(engine: &Engine, name: &str) -> Result<()> {
     flush_recovered(engine)?;
     let mut editing = engine.files.edit();
     let Some(keyspace) = editing.version().by_name(name) else {
-        let names: Vec<_> = alive(editing.version()).map(|keyspace| keyspace.name.as_str()).collect();
+        let names: Vec<_> = editing.version().alive().map(|keyspace| keyspace.name.as_str()).collect();
         return Err(Error::invalid(format!("there is no keyspace \"{name}\" to drop; {}", meant(name, &names))));
     };
     let id = keyspace.id;
@@ -256,17 +256,12 @@ pub(crate) fn drop_keyspace(engine: &Engine, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Iterates over the keyspaces that users see.
-fn alive(version: &Version) -> impl Iterator<Item = &Arc<KeyspaceVersion>> {
-    version.keyspaces.values().filter(|keyspace| keyspace.dropped.is_none() && !keyspace.is_hidden())
-}
-
 /// Returns the names of all keyspaces, sorted.
 pub(crate) fn keyspace_names(engine: &Engine) -> Vec<String> {
     if engine.is_forked() {
         return Vec::new();
     }
-    let mut names: Vec<_> = alive(&engine.files.current().version).map(|keyspace| keyspace.name.clone()).collect();
+    let mut names: Vec<_> = engine.files.current().version.alive().map(|keyspace| keyspace.name.clone()).collect();
     names.sort_unstable();
     names
 }

@@ -75,11 +75,23 @@ impl Header {
         if format == FORMAT { Ok(header) } else { Err(BadHeader::Newer(format)) }
     }
 
+    /// Returns the seed of the checksums of records in this file: no record of another file or database matches. It is
+    /// derived from what a reader knows without the file, so that a lost header hides no record.
+    pub(crate) fn record_seed(&self) -> u32 {
+        crc(&[&(self.kind as u32).to_le_bytes(), &self.file_id.to_le_bytes(), &self.number.0.to_le_bytes()])
+    }
+
     fn fields(reader: &mut Reader<'_>, kind: FileKind) -> Result<Self, Corruption> {
         reader.expect_u32(MAGIC, "magic")?;
         reader.expect_u32(kind as u32, "kind of file")?;
         Ok(Self { kind, file_id: reader.u64("file id")?, number: FileNumber(reader.u64("file number")?) })
     }
+}
+
+/// Returns the checksum of a record's header: the seed of its file and its own offset are part of it, so that a record
+/// copied from elsewhere or left from an earlier file is never accepted.
+pub(crate) fn record_crc(seed: u32, offset: u64, fields: &[u8]) -> u32 {
+    crc(&[&seed.to_le_bytes(), &offset.to_le_bytes(), fields])
 }
 
 impl BadHeader {

@@ -8,7 +8,7 @@ mod header;
 pub(crate) mod name;
 
 pub(crate) use cursor::{Reader, Writer};
-pub(crate) use header::{BadHeader, FileKind, Header};
+pub(crate) use header::{BadHeader, FileKind, Header, record_crc};
 
 /// CRC-32 (IEEE) of bytes that arrive in pieces.
 #[derive(Debug, Default)]

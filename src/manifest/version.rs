@@ -80,11 +80,14 @@ impl Default for Version {
 }
 
 impl Version {
+    /// Iterates over the keyspaces that users see.
+    pub(crate) fn alive(&self) -> impl Iterator<Item = &Arc<KeyspaceVersion>> {
+        self.keyspaces.values().filter(|keyspace| keyspace.dropped.is_none() && !keyspace.is_hidden())
+    }
+
     /// Returns the keyspace of this name that is not dropped.
     pub(crate) fn by_name(&self, name: &str) -> Option<&Arc<KeyspaceVersion>> {
-        self.keyspaces
-            .values()
-            .find(|keyspace| keyspace.dropped.is_none() && !keyspace.is_hidden() && keyspace.name == name)
+        self.alive().find(|keyspace| keyspace.name == name)
     }
 
     /// Returns the version after an edit; an edit that breaks an invariant is corruption.

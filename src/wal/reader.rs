@@ -12,7 +12,7 @@ use std::{ops::Range, path::Path};
 
 use super::record::{
     ALIGN, BadRecord, FIRST_RECORD, RECORD_HEADER_LEN, RecordHeader, RecordKind, decode_header, may_be_header,
-    record_len, seed,
+    record_len,
 };
 use crate::{
     base::{Corruption, Error, Result},
@@ -83,7 +83,7 @@ pub(crate) fn replay(
     known: Option<LogEnd>,
     mut each: impl FnMut(Range<usize>) -> Result<Verdict>,
 ) -> Result<Replay> {
-    let log = Log { path, bytes, seed: seed(&expected) };
+    let log = Log { path, bytes, seed: expected.record_seed() };
     let ends_at = known.map(LogEnd::offset);
     let exact = known.is_some_and(LogEnd::is_exact);
     if ends_at == Some(0) {
@@ -192,7 +192,7 @@ mod tests {
     use crate::{
         base::{KeyspaceId, Kind, Micros, Seqno},
         env::{Env, Memory},
-        format::FileKind,
+        format::{FileKind, record_crc},
         wal::{BatchBuf, BatchView, LogWriter},
     };
 
@@ -297,8 +297,7 @@ mod tests {
     /// Changes a byte of the header of a record as a later release would, which seals it again.
     fn reseal(bytes: &mut [u8], record: usize, byte: usize, value: u8) {
         bytes[record + byte] = value;
-        let offset = (record as u64).to_le_bytes();
-        let sum = crc(&[&seed(&HEADER).to_le_bytes(), &offset, &bytes[record + 4..record + RECORD_HEADER_LEN]]);
+        let sum = record_crc(HEADER.record_seed(), record as u64, &bytes[record + 4..record + RECORD_HEADER_LEN]);
         bytes[record..record + 4].copy_from_slice(&sum.to_le_bytes());
     }
 

@@ -12,7 +12,7 @@
 
 use crate::{
     base::Corruption,
-    format::{Header, Reader, crc},
+    format::{Header, Reader, crc, record_crc},
 };
 
 /// Alignment of records.
@@ -50,12 +50,6 @@ pub(crate) struct RecordHeader {
     pub(crate) kind: RecordKind,
 }
 
-/// Returns the seed of the checksums in one file, so that records of other files and databases never match. It is
-/// derived from what the reader knows without the file: a lost header hides no record.
-pub(super) fn seed(header: &Header) -> u32 {
-    crc(&[&(header.kind as u32).to_le_bytes(), &header.file_id.to_le_bytes(), &header.number.0.to_le_bytes()])
-}
-
 /// Fills in the header of a record that already holds its payload, and pads the record.
 pub(crate) fn seal_record(
     record: &mut Vec<u8>,
@@ -72,7 +66,7 @@ pub(crate) fn seal_record(
     for (field, part) in fields.chunks_exact_mut(4).zip(parts) {
         field.copy_from_slice(&part.to_le_bytes());
     }
-    let own_crc = header_crc(seed, offset, &fields);
+    let own_crc = record_crc(seed, offset, &fields);
     if let Some((room, rest)) = record.get_mut(..RECORD_HEADER_LEN).and_then(|header| header.split_at_mut_checked(4)) {
         room.copy_from_slice(&own_crc.to_le_bytes());
         rest.copy_from_slice(&fields);
@@ -111,7 +105,7 @@ pub(crate) fn decode_header(bytes: &[u8], seed: u32, offset: u64) -> Result<Reco
     let mut reader = Reader::new(bytes);
     let own_crc = reader.u32("record header checksum")?;
     let fields: [u8; RECORD_HEADER_LEN - 4] = reader.array("record header")?;
-    if header_crc(seed, offset, &fields) != own_crc {
+    if record_crc(seed, offset, &fields) != own_crc {
         return Err(Corruption { offset: 0, what: "record header checksum" }.into());
     }
     let mut reader = Reader::new(&fields);
@@ -146,8 +140,4 @@ pub(crate) fn may_be_header(bytes: &[u8]) -> bool {
 /// Returns the length on disk of a record with this payload.
 pub(crate) fn record_len(payload: u32) -> u64 {
     (RECORD_HEADER_LEN as u64 + u64::from(payload)).next_multiple_of(ALIGN as u64)
-}
-
-fn header_crc(seed: u32, offset: u64, fields: &[u8]) -> u32 {
-    crc(&[&seed.to_le_bytes(), &offset.to_le_bytes(), fields])
 }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     batch::BatchBuf,
-    record::{FIRST_RECORD, RECORD_HEADER_LEN, RecordKind, seal_record, seed},
+    record::{FIRST_RECORD, RECORD_HEADER_LEN, RecordKind, seal_record},
 };
 use crate::{
     base::{FileNumber, IoContext, Result},
@@ -69,7 +69,14 @@ impl LogWriter {
         let file = dir.create(&name).at("create", || path.clone())?;
         file.write_at(0, &header.encode()).at("write", || path.clone())?;
         let log = Arc::new(LogFile { number: header.number, path, file, synced_upto: AtomicU64::new(0) });
-        Ok(Self { log, seed: seed(&header), offset: FIRST_RECORD, previous: 0, reserved: FIRST_RECORD, reserve_off })
+        Ok(Self {
+            log,
+            seed: header.record_seed(),
+            offset: FIRST_RECORD,
+            previous: 0,
+            reserved: FIRST_RECORD,
+            reserve_off,
+        })
     }
 
     pub(crate) fn file(&self) -> &Arc<LogFile> {

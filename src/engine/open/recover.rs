@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
 use crate::{
-    base::{Corruption, Error, FileNumber, IoContext, Micros, Result, Seqno},
+    base::{Corruption, Error, FIRST_KEYSPACE, FileNumber, IoContext, Micros, Result, Seqno},
     env::Dir,
     format::{FileKind, Header, name},
     manifest::{ManifestStore, Version, read_all},
@@ -106,7 +106,8 @@ impl Recovered {
         for place in places {
             let batch = BatchView::read(bytes, place.start, place.end).map_err(|bad| bad.of(path, 0))?;
             let (seqno, time) = batch.stamp();
-            let known = batch.ops().all(|op| op.keyspace.0 < version.next_keyspace);
+            // No batch of this release names a keyspace of the engine's own.
+            let known = batch.ops().all(|op| (FIRST_KEYSPACE..version.next_keyspace).contains(&op.keyspace.0));
             let in_order = self.last_seqno < seqno && seqno < version.seqno_ceiling && self.time <= time;
             if !in_order || !known {
                 return Err(Corruption {
@@ -139,8 +140,10 @@ mod tests {
     /// A log whose first batch is not above the segments: told by get, shadowed in a scan, and lost at the next
     /// compaction, if it were believed.
     #[test]
-    fn a_batch_that_is_not_newer_than_the_segments_is_refused() {
-        for (seqno, believed) in [(53u64, true), (54, true), (52, false), (7, false), (0, false)] {
+    fn a_batch_that_is_not_newer_than_the_segments_or_of_a_keyspace_that_users_have_is_refused() {
+        let seqnos = [(53u64, 16u8, true), (54, 16, true), (52, 16, false), (7, 16, false), (0, 16, false)];
+        let keyspaces = [0, 1, 2, 3, 15, 17].map(|keyspace| (53, keyspace, false));
+        for (seqno, keyspace, believed) in seqnos.into_iter().chain(keyspaces) {
             let machine = Sim::new(1);
             let options = Options::new().env(machine.clone()).durability(Durability::Buffered);
             let db = options.open("/db").unwrap();
@@ -159,6 +162,8 @@ mod tests {
             let mut log = machine.read_file(path).unwrap();
             assert_eq!(log[56..64], 53u64.to_le_bytes());
             log[56..64].copy_from_slice(&seqno.to_le_bytes());
+            assert_eq!(log[80..82], [1, 16], "a put into the first keyspace");
+            log[81] = keyspace;
             let len = u32::from_le_bytes(log[36..40].try_into().unwrap()) as usize;
             let payload = crc(&[&log[56..56 + len]]);
             log[40..44].copy_from_slice(&payload.to_le_bytes());
@@ -169,7 +174,7 @@ mod tests {
 
             match options.open("/db") {
                 Ok(db) => {
-                    assert!(believed, "a batch @{seqno} below the segment");
+                    assert!(believed, "a batch @{seqno} of keyspace {keyspace}");
                     let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
                     assert_eq!(k.get("b").unwrap().unwrap(), b"in the log");
                     assert_eq!(k.last().unwrap().unwrap().1, b"in the log");

@@ -251,8 +251,8 @@ impl ViewCore {
             }
             let tried = Self::as_of(&self.engine, oldest).and_then(|view| {
                 let read_at = view.read_at(keyspace)?;
-                read_at
-                    .map_or(Ok(None), |read_at| get_as_of(&view.files(), keyspace, key, read_at, &self.engine.counters))
+                let counters = &self.engine.counters;
+                read_at.map_or(Ok(None), |read_at| get_stored_as_of(&view.files(), keyspace, key, read_at, counters))
             });
             match tried {
                 Err(Error::HistoryTrimmed { oldest: next }) if next > oldest => oldest = next,

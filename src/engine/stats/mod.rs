@@ -20,7 +20,7 @@ use crate::{
         files::{ViewHold, superversion::SuperVersion},
     },
     format::name,
-    manifest::{KeyspaceVersion, PinnedAt, Version},
+    manifest::{PinnedAt, Version},
 };
 
 /// Most moments of views that are reported.
@@ -78,8 +78,7 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
         trouble: engine.health.poisoned_by().or_else(|| engine.work.trouble().map(|error| error.in_full())),
     };
     // A dropped keyspace may have the name of another.
-    let alive = |keyspace: &&Arc<KeyspaceVersion>| !keyspace.is_hidden() && keyspace.dropped.is_none();
-    for keyspace in current.version.keyspaces.values().filter(alive) {
+    for keyspace in current.version.alive() {
         for (level, segments) in keyspace.levels.iter().enumerate().filter(|(_, segments)| !segments.is_empty()) {
             let sum = |of: fn(&crate::segment::SegmentMeta) -> u64| segments.iter().map(|segment| of(segment)).sum();
             let handles = current.trees.get(&keyspace.id).and_then(|tree| tree.levels.get(level));
