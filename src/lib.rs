@@ -22,6 +22,9 @@
 //! | read, modify, write | [`Keyspace::update`], [`Keyspace::compare_and_swap`], [`Keyspace::insert_if_absent`] |
 //! | read keys and ranges | [`Keyspace::get`], [`Keyspace::range`], [`Keyspace::prefix`], [`Keyspace::cursor`] |
 //! | sum, append, keep the first value, reject duplicates | [`MergeStrategy`], [`Keyspace::merge`], [`merge::append_items`] |
+//! | store and read large values | [`Keyspace::writer`], [`Keyspace::reader`], [`Keyspace::read_at`], [`Batch::adopt`] |
+//! | set how large values are cut and shared | [`KeyspaceOptions::chunk_threshold`], [`Chunking`], [`KeyspaceOptions::dedup_scope`], [`Compression`] |
+//! | describe and copy large values | [`Keyspace::stat`], [`Keyspace::recipe`], [`Keyspace::copy`], [`Keyspace::adopt`] |
 //! | explain a read | [`Keyspace::explain`] |
 //! | build and merge static tables in files of their own | [`phash`] |
 //! | read the past | [`Db::snapshot`], [`Db::as_of`], [`Db::as_of_time`], [`View`] |
@@ -44,7 +47,6 @@
 
 mod api;
 mod base;
-#[cfg_attr(not(test), expect(dead_code, reason = "the engine stores no large values yet"))]
 mod chunk;
 mod compaction;
 mod engine;
@@ -58,13 +60,15 @@ mod segment;
 mod wal;
 
 pub use api::{
-    Batch, Change, Commit, Commits, Cursor, Db, Diff, History, HistoryRange, Keyspace, Range, RangeKeys, Version, View,
+    Batch, Change, Commit, Commits, Cursor, Db, Diff, History, HistoryRange, Keyspace, Range, RangeKeys, StagedValue,
+    Stored, ValueReader, ValueWriter, Version, View, WriteOptions,
 };
 pub use base::{Bytes, ChunkId, Corruption, Error, KeyRange, Receipt, Result, Seqno, SeqnoRange};
+pub use chunk::cut::Chunking;
 pub use compaction::{CompactionPolicy, Policy, VersionInfo};
 pub use engine::{
-    Compacted, Durability, Explain, KeyspaceOptions, KeyspaceSpace, LevelStats, Options, Pin, PinStats, Progress,
-    ReadOutcome, ReadStep, Report, SpaceUse, Stats, VerifyFinding, ViewStats,
+    ChunkStats, Compacted, Compression, Durability, Explain, KeyspaceOptions, KeyspaceSpace, LevelStats, Options, Pin,
+    PinStats, Progress, ReadOutcome, ReadStep, Recipe, Report, SpaceUse, Stat, Stats, VerifyFinding, ViewStats,
 };
 pub use merge::strategy::{CustomMerge, Merge, MergeStrategy};
 

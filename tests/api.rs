@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use chronolith::{
-    Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Policy, Range,
+    Db, Durability, Error, Keyspace, KeyspaceOptions, MergeStrategy, Options, Policy, Range,
     env::{self, Fault, Sim},
 };
 
@@ -270,7 +270,12 @@ fn bad_arguments_are_named_and_change_nothing() {
     let invalid = |error: Error| matches!(error, Error::Invalid { .. });
     assert!(invalid(users.put(vec![0; 65_537], "").unwrap_err()));
     assert!(users.put(vec![0; 65_536], "").is_ok());
-    assert!(invalid(users.put("k", vec![0; 65 << 20]).unwrap_err()));
+    // A value of any length is one write; what is combined is never cut, and has to fit a batch.
+    users.put("k", vec![0; 65 << 20]).unwrap();
+    assert_eq!(users.stat("k").unwrap().unwrap().bytes, 65 << 20);
+    users.delete("k").unwrap();
+    let lists = db.keyspace("lists", KeyspaceOptions::new().merge(MergeStrategy::Append)).unwrap();
+    assert!(invalid(lists.merge("k", vec![0; 65 << 20]).unwrap_err()));
     let (other, theirs) = self::db();
     assert!(invalid(other.snapshot().get(&users, "k").unwrap_err()));
     assert!(other.snapshot().range(&users, ..).next().unwrap().is_err_and(invalid));
@@ -317,7 +322,17 @@ fn stats_speak_to_people_and_programs_and_account_for_every_byte() {
             on_disk += if metadata.is_file() { metadata.len() } else { 0 };
         }
     }
-    let causes = [space.live, space.history, space.dropped, space.timeline, space.garbage, space.log, space.manifest];
+    let causes = [
+        space.live,
+        space.history,
+        space.dropped,
+        space.timeline,
+        space.chunks,
+        space.places,
+        space.garbage,
+        space.log,
+        space.manifest,
+    ];
     assert_eq!(causes.iter().sum::<u64>(), on_disk);
     assert_eq!(users.approximate_len(), 1000);
 }

@@ -32,6 +32,7 @@ const ENGINE_RANKS: &[(&str, u32)] = &[
     ("options", 0),
     ("watch", 0),
     ("counters", 1),
+    ("chunk_store", 1),
     ("context", 1),
     ("health", 1),
     ("clock", 1),
@@ -69,6 +70,7 @@ const ENGINE_NAMES: &[(&str, &str)] = &[
     ("Jobs", "jobs"),
     ("Log", "log"),
     ("Work", "work"),
+    ("ChunkStore", "chunk_store"),
 ];
 
 /// Words that may appear only below the given places.

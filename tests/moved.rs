@@ -222,7 +222,9 @@ fn a_segment_file_that_another_one_took_the_name_of_is_not_read_in_its_place() {
         let db = options().mmap(mmap).max_open_files(32).open(&path).unwrap();
         let keyspaces: Vec<Keyspace> = (0..20)
             .map(|number| {
-                let keyspace = db.keyspace(format!("k{number}"), KeyspaceOptions::new()).unwrap();
+                // Values that stay in the segment.
+                let options = KeyspaceOptions::new().chunk_threshold(u64::MAX);
+                let keyspace = db.keyspace(format!("k{number}"), options).unwrap();
                 keyspace.put("a", "mine").unwrap();
                 keyspace.put("b", vec![7; 100_000]).unwrap();
                 keyspace

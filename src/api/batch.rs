@@ -1,8 +1,8 @@
 //! [`Batch`]: writes that are applied together.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, sync::Arc};
 
-use super::{Keyspace, foreign};
+use super::{Keyspace, StagedValue, foreign, large::foreign_value};
 use crate::{
     base::{KeyRange, KeySpan, Receipt, Result},
     engine::{
@@ -76,6 +76,36 @@ impl Batch {
         self.add(keyspace, Write::PurgeRange(&KeySpan::prefix(prefix.as_ref())));
     }
 
+    /// Gives a key the value that a [`ValueWriter`](crate::ValueWriter) has stored: the value becomes visible together
+    /// with the other writes of the batch. A value may be given to several keys. Into a keyspace of another dedup scope
+    /// than it was written for it is refused.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # use std::io::Write;
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let models = db.keyspace("models", KeyspaceOptions::new())?;
+    /// # let catalogue = db.keyspace("catalogue", KeyspaceOptions::new())?;
+    /// let mut writer = models.writer("model.bin")?;
+    /// writer.write_all(&[7; 100_000])?;
+    /// let staged = writer.stage()?;
+    /// let mut batch = db.batch();
+    /// batch.adopt(&models, "model.bin", &staged);
+    /// batch.put(&catalogue, "newest", "model.bin");
+    /// batch.commit()?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn adopt(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, staged: impl Borrow<StagedValue>) {
+        let staged = staged.borrow();
+        if !keyspace.belongs_to(&self.owner) {
+            self.staged.refuse(foreign(keyspace));
+        } else if staged.belongs_to(&self.owner) {
+            self.staged.adopt(keyspace.keyspace_ref(), key.as_ref(), staged.staged());
+        } else {
+            self.staged.refuse(foreign_value());
+        }
+    }
+
     /// Returns the number of operations.
     pub fn len(&self) -> usize {
         self.staged.count()
@@ -116,7 +146,7 @@ impl Batch {
 
     fn add(&mut self, keyspace: &Keyspace, write: Write<'_>) {
         if keyspace.belongs_to(&self.owner) {
-            self.staged.add(keyspace.keyspace_ref(), write);
+            self.staged.add(self.owner.engine(), keyspace.keyspace_ref(), write);
         } else {
             self.staged.refuse(foreign(keyspace));
         }

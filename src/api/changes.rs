@@ -245,8 +245,9 @@ impl Diff {
                 Ok(differ) => differ,
                 Err(error) => return Ok(Some(Err(error))),
             };
-            let bytes = |stored: Option<Stored>| self.before.range.assemble(&key, stored);
-            match bytes(before).and_then(|before| Ok((before, bytes(after)?))) {
+            // Each in the files that it was read from.
+            let before = self.before.range.assemble(&key, before);
+            match before.and_then(|before| Ok((before, self.after.range.assemble(&key, after)?))) {
                 Ok((before, after)) if before == after => {}
                 told => return Ok(Some(told.map(|(before, after)| Change { key, before, after }))),
             }

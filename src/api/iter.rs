@@ -118,7 +118,12 @@ impl Range {
 
     /// Returns the bytes of a value of this range.
     pub(super) fn assemble(&self, key: &[u8], stored: Option<Stored>) -> Result<Option<Bytes>> {
-        stored.map(|stored| assemble(&self.keyspace, key, stored)).transpose()
+        let assembled = |stored| {
+            // Told by the scan that read it: it is still there.
+            let scan = self.front.as_ref().or(self.back.as_ref());
+            scan.map(|scan| assemble(scan.chunks(), &self.keyspace, key, stored)).transpose()
+        };
+        Ok(stored.map(assembled).transpose()?.flatten())
     }
 
     fn end(&self, direction: Direction) -> Option<&Scan> {

@@ -2,16 +2,16 @@
 
 use std::{fmt, ops::ControlFlow, sync::Arc, time::Duration};
 
-use super::{Cursor, History, HistoryRange, Range, View};
+use super::{Cursor, History, HistoryRange, Range, ValueReader, ValueWriter, View, WriteOptions, foreign};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Micros, Receipt, Result, Seqno, SeqnoRange},
     compaction::Policy,
     engine::{
-        Compacted, Engine, Explain, KeyspaceRef, KeyspaceSpace, Progress, Running, Watch,
+        Compacted, Engine, Explain, KeyspaceRef, KeyspaceSpace, Progress, Recipe, Running, Stat, Watch,
         jobs::{self, Scope},
         keyspaces,
         read::{self, ViewCore},
-        write::{self, Write},
+        write::{self, Staged, StagedLarge, Write},
     },
     merge::MergeStrategy,
 };
@@ -46,6 +46,10 @@ impl Keyspace {
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         self.owner.engine()
+    }
+
+    pub(super) fn owner(&self) -> &Arc<Running> {
+        &self.owner
     }
 
     pub(super) fn belongs_to(&self, owner: &Arc<Running>) -> bool {
@@ -283,6 +287,151 @@ impl Keyspace {
     #[doc(alias = "lookup", alias = "read")]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         read::get(self.engine(), &self.inner, key.as_ref())
+    }
+
+    /// Writes a value of any length as a stream; the key is untouched until [`ValueWriter::finish`]. What is long
+    /// enough for [`chunk_threshold`](crate::KeyspaceOptions::chunk_threshold) is cut and stored as it arrives.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for a key that is too long, a dropped keyspace, or one whose strategy combines
+    /// values; [`Poisoned`](Error::Poisoned), [`Closed`](Error::Closed) and others if nothing can be written.
+    #[doc(alias = "put_stream")]
+    pub fn writer(&self, key: impl AsRef<[u8]>) -> Result<ValueWriter> {
+        ValueWriter::new(self, key.as_ref(), WriteOptions::new())
+    }
+
+    /// Writes a value as a stream, with options of its own. See [`writer`](Keyspace::writer).
+    ///
+    /// # Errors
+    /// Those of [`writer`](Keyspace::writer); [`Invalid`](Error::Invalid) for an origin of more than 255 bytes.
+    pub fn writer_with(&self, key: impl AsRef<[u8]>, options: WriteOptions) -> Result<ValueWriter> {
+        ValueWriter::new(self, key.as_ref(), options)
+    }
+
+    /// Reads the value of a key as a stream; `None` if there is none. The reader keeps that value, whatever is written
+    /// to the key afterwards.
+    ///
+    /// # Errors
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](Keyspace::get).
+    pub fn reader(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueReader>> {
+        let (engine, key) = (self.engine(), key.as_ref());
+        let Some(stored) = read::get_stored(engine, &self.inner, key)? else { return Ok(None) };
+        let reading = read::ValueReader::new(engine, &self.inner, key, stored)?;
+        Ok(Some(ValueReader::new(&self.owner, reading)))
+    }
+
+    /// Reads a part of a value without the rest: what there is of `len` bytes from `offset` on; `None` if the key does
+    /// not exist.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("ann", "0123456789")?;
+    /// assert_eq!(users.read_at("ann", 8, 100)?.unwrap(), b"89");
+    /// assert_eq!(users.read_at("ann", 10, 1)?.unwrap(), b"");
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Corrupt`](Error::Corrupt), [`CorruptChunk`](Error::CorruptChunk) for a damaged chunk in the part,
+    /// [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see [`get`](Keyspace::get);
+    /// [`Invalid`](Error::Invalid) for a part of 4 GiB or more.
+    pub fn read_at(&self, key: impl AsRef<[u8]>, offset: u64, len: usize) -> Result<Option<Bytes>> {
+        let key = key.as_ref();
+        let stored = read::get_stored(self.engine(), &self.inner, key)?;
+        stored.map(|stored| read::read_at(&self.inner, key, stored, offset, len)).transpose()
+    }
+
+    /// Returns the length of a value, how it is cut and where it came from; reads no chunk. `None` if the key does not
+    /// exist.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let users = db.keyspace("users", KeyspaceOptions::new())?;
+    /// users.put("ann", "25")?;
+    /// let stat = users.stat("ann")?.unwrap();
+    /// assert_eq!((stat.bytes, stat.chunks, stat.chunking), (2, 0, None));
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](Keyspace::get).
+    #[doc(alias = "len")]
+    pub fn stat(&self, key: impl AsRef<[u8]>) -> Result<Option<Stat>> {
+        let key = key.as_ref();
+        let stored = read::get_stored(self.engine(), &self.inner, key)?;
+        stored.map(|(stored, chunks)| read::stat(&self.inner, key, &stored, &chunks)).transpose()
+    }
+
+    /// Returns the recipe of a large value; reads no chunk. `None` if the key does not exist, or its value is kept in
+    /// its entry.
+    ///
+    /// # Errors
+    /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
+    /// [`get`](Keyspace::get).
+    pub fn recipe(&self, key: impl AsRef<[u8]>) -> Result<Option<Recipe>> {
+        let key = key.as_ref();
+        let stored = read::get_stored(self.engine(), &self.inner, key)?;
+        stored.map_or(Ok(None), |(stored, _)| read::recipe(&self.inner, key, &stored))
+    }
+
+    /// Gives a key the value of a recipe, whose chunks must be stored. A recipe names chunks by their content: whoever
+    /// has it may read the value.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let models = db.keyspace("models", KeyspaceOptions::new())?;
+    /// models.put("a", vec![7; 100_000])?;
+    /// let recipe = models.recipe("a")?.unwrap();
+    /// models.adopt("b", &recipe)?;
+    /// assert_eq!(models.get("b")?, models.get("a")?);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for a chunk that is not stored here, and for a recipe of another dedup scope; and
+    /// those of [`put`](Keyspace::put).
+    pub fn adopt(&self, key: impl AsRef<[u8]>, recipe: &Recipe) -> Result<Receipt> {
+        let key = key.as_ref();
+        let staged = write::stage_recipe(self.engine(), &self.inner, key, recipe)?;
+        self.commit_staged(key, &staged)
+    }
+
+    /// Gives the value of a key to a key of the same or another keyspace of this database; `None` if the key does not
+    /// exist. Within one dedup scope no byte of a large value is read or written, whatever its length.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let models = db.keyspace("models", KeyspaceOptions::new())?;
+    /// # let backup = db.keyspace("backup", KeyspaceOptions::new())?;
+    /// models.put("model.bin", vec![7; 100_000])?;
+    /// models.copy("model.bin", &backup, "old.bin")?;
+    /// assert_eq!(backup.get("old.bin")?.unwrap().len(), 100_000);
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for a keyspace of another database; those of [`get`](Keyspace::get) and of
+    /// [`put`](Keyspace::put).
+    pub fn copy(&self, key: impl AsRef<[u8]>, to: &Self, to_key: impl AsRef<[u8]>) -> Result<Option<Receipt>> {
+        if !to.belongs_to(&self.owner) {
+            return Err(foreign(to));
+        }
+        let (key, to_key) = (key.as_ref(), to_key.as_ref());
+        let staged = write::stage_copy(self.engine(), &self.inner, key, &to.inner, to_key)?;
+        staged.map(|staged| to.commit_staged(to_key, &staged)).transpose()
+    }
+
+    fn commit_staged(&self, key: &[u8], staged: &StagedLarge) -> Result<Receipt> {
+        let mut batch = Staged::default();
+        batch.adopt(&self.inner, key, staged);
+        write::commit(self.engine(), batch, None)
     }
 
     /// Returns whether a key exists.

@@ -5,6 +5,7 @@ mod changes;
 mod db;
 mod iter;
 mod keyspace;
+mod large;
 mod options;
 mod view;
 
@@ -13,6 +14,7 @@ pub use changes::{Change, Commit, Commits, Diff, History, HistoryRange, Version}
 pub use db::Db;
 pub use iter::{Cursor, Range, RangeKeys};
 pub use keyspace::Keyspace;
+pub use large::{StagedValue, Stored, ValueReader, ValueWriter, WriteOptions};
 pub use view::View;
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -30,7 +32,22 @@ macro_rules! safe_to_unwind {
         impl RefUnwindSafe for $handle {})*
     };
 }
-safe_to_unwind!(Db, Keyspace, View, Batch, Range, RangeKeys, Cursor, Diff, History, HistoryRange, Commits);
+safe_to_unwind!(
+    Db,
+    Keyspace,
+    View,
+    Batch,
+    Range,
+    RangeKeys,
+    Cursor,
+    Diff,
+    History,
+    HistoryRange,
+    Commits,
+    ValueWriter,
+    ValueReader,
+    StagedValue
+);
 
 /// Returns the error for a keyspace that was opened through another database.
 fn foreign(keyspace: &Keyspace) -> Error {

@@ -2,11 +2,11 @@
 
 use std::{fmt, ops::ControlFlow, path::Path, sync::Arc, time::SystemTime};
 
-use super::{Cursor, History, HistoryRange, Keyspace, Range, foreign};
+use super::{Cursor, History, HistoryRange, Keyspace, Range, ValueReader, foreign};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, Result, Seqno, SeqnoRange},
     engine::{
-        Progress, Running, Watch, checkpoint,
+        Progress, Running, Stat, Watch, checkpoint,
         read::{self, ViewCore},
     },
 };
@@ -142,6 +142,49 @@ impl View {
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.check(keyspace)?;
         self.core.get(keyspace.keyspace_ref(), key.as_ref())
+    }
+
+    /// Reads the value that a key had as a stream; `None` if it did not exist. See [`Keyspace::reader`].
+    ///
+    /// # Errors
+    /// [`HistoryTrimmed`](Error::HistoryTrimmed), [`Corrupt`](Error::Corrupt), [`Io`](Error::Io) and others: see
+    /// [`get`](View::get).
+    pub fn reader(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<ValueReader>> {
+        self.check(keyspace)?;
+        let (keyspace, key) = (keyspace.keyspace_ref(), key.as_ref());
+        let Some(stored) = self.core.get_with_chunks(keyspace, key)? else { return Ok(None) };
+        let reading = read::ValueReader::new(self.core.engine(), keyspace, key, stored)?;
+        Ok(Some(ValueReader::new(&self.owner, reading)))
+    }
+
+    /// Reads a part of the value that a key had; `None` if it did not exist. See [`Keyspace::read_at`].
+    ///
+    /// # Errors
+    /// [`HistoryTrimmed`](Error::HistoryTrimmed), [`Corrupt`](Error::Corrupt), [`Io`](Error::Io) and others: see
+    /// [`get`](View::get).
+    pub fn read_at(
+        &self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        offset: u64,
+        len: usize,
+    ) -> Result<Option<Bytes>> {
+        self.check(keyspace)?;
+        let (keyspace, key) = (keyspace.keyspace_ref(), key.as_ref());
+        let stored = self.core.get_with_chunks(keyspace, key)?;
+        stored.map(|stored| read::read_at(keyspace, key, stored, offset, len)).transpose()
+    }
+
+    /// Describes the value that a key had; `None` if it did not exist. See [`Keyspace::stat`].
+    ///
+    /// # Errors
+    /// [`HistoryTrimmed`](Error::HistoryTrimmed), [`Corrupt`](Error::Corrupt), [`Io`](Error::Io) and others: see
+    /// [`get`](View::get).
+    pub fn stat(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Stat>> {
+        self.check(keyspace)?;
+        let (keyspace, key) = (keyspace.keyspace_ref(), key.as_ref());
+        let stored = self.core.get_with_chunks(keyspace, key)?;
+        stored.map(|(stored, chunks)| read::stat(keyspace, key, &stored, &chunks)).transpose()
     }
 
     /// Returns whether a key existed.

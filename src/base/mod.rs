@@ -56,6 +56,9 @@ pub(crate) const FIRST_KEYSPACE: u32 = 16;
 /// The keyspace that holds the timeline: which commit happened when.
 pub(crate) const TIMELINE: KeyspaceId = KeyspaceId(1);
 
+/// The keyspace that holds the places of chunks.
+pub(crate) const PLACES: KeyspaceId = KeyspaceId(2);
+
 /// The engine's own keyspaces. They exist in every database from its first version on: the timeline, the places of
 /// chunks, and the receipts of sessions.
-pub(crate) const HIDDEN: [KeyspaceId; 3] = [TIMELINE, KeyspaceId(2), KeyspaceId(3)];
+pub(crate) const HIDDEN: [KeyspaceId; 3] = [TIMELINE, PLACES, KeyspaceId(3)];

@@ -26,6 +26,11 @@ const SAVED_SHARE: usize = 16;
 /// Maximum window of a frame, in bytes. One with 1 MiB of content needs no more.
 const WINDOW_MAX: u64 = 1 << 20;
 
+/// Returns whether zstd has this level. 0 would be another name of 3.
+pub(crate) fn is_level(level: i32) -> bool {
+    (-7..=-1).contains(&level) || (1..=22).contains(&level)
+}
+
 /// Begins every zstd frame (RFC 8878, 3.1.1).
 const FRAME_MAGIC: u32 = 0xfd2f_b528;
 

@@ -10,6 +10,8 @@
 //! Content-defined cuts are the hashed minimum of Orson Peters' `MinCDC` (2025). His crate finds the minimum; what it
 //! must find is defined by the format, and a slow twin and golden vectors hold it to that.
 
+use std::fmt::{self, Display, Formatter};
+
 use mincdc::{Cdc as _, MinCdcHash4};
 
 use crate::base::Corruption;
@@ -46,56 +48,89 @@ fn place_by_bytes(window: &[u8]) -> usize {
     4 + window.windows(4).enumerate().min_by_key(|(_, bytes)| score(bytes)).map_or(0, |(at, _)| at)
 }
 
-/// How the values of a keyspace are cut.
+/// How the large values of a keyspace are cut into chunks: see
+/// [`KeyspaceOptions::chunking`](crate::KeyspaceOptions::chunking). Equal bytes are cut at equal places, whatever was
+/// written before and however the bytes were handed over.
+///
+/// ```
+/// use chronolith::Chunking;
+/// assert_eq!(Chunking::automatic(), Chunking::content_defined(16 << 10));
+/// assert_eq!(Chunking::fixed(4096).to_string(), "fixed(4096)");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Chunking {
-    /// After every so many bytes.
-    Fixed(u32),
-    /// Where the content says, on average after so many bytes.
-    ContentDefined(u32),
+pub struct Chunking {
+    by_content: bool,
+    size: u64,
 }
 
 impl Chunking {
     /// The default: content-defined, 16 KiB on average.
-    pub(crate) const AUTOMATIC: Self = Self::ContentDefined(16 << 10);
+    pub(crate) const AUTOMATIC: Self = Self::content_defined(16 << 10);
 
     /// One chunk for values up to 1 MiB.
-    pub(crate) const WHOLE: Self = Self::Fixed(1 << 20);
+    pub(crate) const WHOLE: Self = Self::fixed(1 << 20);
+
+    /// Returns the default, which is [`content_defined`](Chunking::content_defined) with 16 KiB.
+    #[must_use]
+    pub const fn automatic() -> Self {
+        Self::AUTOMATIC
+    }
+
+    /// Cuts after every so many bytes: 512 to 1,048,576. For values made of pages or blocks that are changed in place,
+    /// such as disk images and database files. An insertion moves everything behind it, so that nothing there is found
+    /// again.
+    #[must_use]
+    pub const fn fixed(bytes: u64) -> Self {
+        Self { by_content: false, size: bytes }
+    }
+
+    /// Cuts where the content says, on average after so many bytes: 1,024 to 524,288. No chunk but the last is shorter
+    /// than half of that, none longer than one and a half times. Behind an insertion the old chunks are found again.
+    ///
+    /// The minimum-based chunking of Orson Peters (`MinCDC`, 2025).
+    #[must_use]
+    pub const fn content_defined(average: u64) -> Self {
+        Self { by_content: true, size: average }
+    }
+
+    /// Keeps a value of up to 1 MiB as one chunk, and cuts a longer one every MiB: for values that only repeat as a
+    /// whole.
+    #[must_use]
+    pub const fn whole() -> Self {
+        Self::WHOLE
+    }
 
     /// Returns its number on disk and its size.
-    pub(crate) fn numbers(self) -> (u8, u32) {
-        match self {
-            Self::Fixed(size) => (1, size),
-            Self::ContentDefined(size) => (2, size),
-        }
+    pub(crate) fn numbers(self) -> (u8, u64) {
+        (if self.by_content { 2 } else { 1 }, self.size)
     }
 
     /// Returns the policy of a number and a size on disk.
     pub(crate) fn from_numbers(number: u64, size: u64) -> Result<Self, Corruption> {
-        let bad = Corruption { offset: 0, what: "a chunking that this release knows" };
-        let size = u32::try_from(size).map_err(|_| bad)?;
         let chunking = match number {
-            1 => Self::Fixed(size),
-            2 => Self::ContentDefined(size),
-            _ => return Err(bad),
+            1 => Some(Self::fixed(size)),
+            2 => Some(Self::content_defined(size)),
+            _ => None,
         };
-        if chunking.is_valid() { Ok(chunking) } else { Err(bad) }
+        let bad = Corruption { offset: 0, what: "a chunking that this release knows" };
+        chunking.filter(|chunking| chunking.is_valid()).ok_or(bad)
     }
 
     /// Returns whether its size is within bounds: no chunk may be longer than 1 MiB.
     pub(crate) fn is_valid(self) -> bool {
-        match self {
-            Self::Fixed(size) => (512..=1 << 20).contains(&size),
-            Self::ContentDefined(size) => (1 << 10..=1 << 19).contains(&size),
-        }
+        if self.by_content { (1 << 10..=1 << 19).contains(&self.size) } else { (512..=1 << 20).contains(&self.size) }
+    }
+
+    /// Returns the size, which is valid.
+    fn size(self) -> usize {
+        assert!(self.is_valid(), "{self} is used");
+        usize::try_from(self.size).unwrap_or_default()
     }
 
     /// Returns the maximum length of a chunk: with so many bytes the next cut is certain.
     pub(crate) fn longest(self) -> usize {
-        match self {
-            Self::Fixed(size) => size as usize,
-            Self::ContentDefined(size) => size as usize + size as usize / 2,
-        }
+        let size = self.size();
+        if self.by_content { size + size / 2 } else { size }
     }
 
     /// Returns the length of the chunk at the start of `bytes`, which are not empty; `None` if more bytes could change
@@ -104,15 +139,21 @@ impl Chunking {
         if !last && bytes.len() < self.longest() {
             return None;
         }
-        Some(match self {
-            Self::Fixed(size) => bytes.len().min(size as usize),
-            Self::ContentDefined(size) => {
-                // Places from the minimum on have their four bytes before them.
-                let from = size as usize / 2 - 4;
-                let window = bytes.get(from..bytes.len().min(self.longest())).filter(|window| window.len() > 4);
-                window.map_or(bytes.len(), |window| from + place(window))
-            }
-        })
+        let size = self.size();
+        if !self.by_content {
+            return Some(bytes.len().min(size));
+        }
+        // Places from the minimum on have their four bytes before them.
+        let from = size / 2 - 4;
+        let window = bytes.get(from..bytes.len().min(self.longest())).filter(|window| window.len() > 4);
+        Some(window.map_or(bytes.len(), |window| from + place(window)))
+    }
+}
+
+impl Display for Chunking {
+    /// Prints the constructor with its bytes.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({})", if self.by_content { "content_defined" } else { "fixed" }, self.size)
     }
 }
 
@@ -123,20 +164,19 @@ mod tests {
 
     /// The definition, in so many words.
     fn slow(chunking: Chunking, bytes: &[u8]) -> usize {
-        match chunking {
-            Chunking::Fixed(size) => bytes.len().min(size as usize),
-            Chunking::ContentDefined(size) => {
-                let (min, max) = (size as usize / 2, size as usize + size as usize / 2);
-                if bytes.len() <= min {
-                    return bytes.len();
-                }
-                let score = |at: usize| {
-                    let x = u32::from_le_bytes(bytes[at - 4..at].try_into().unwrap());
-                    2_438_952_949u32.wrapping_mul(x).wrapping_add(878_928_995)
-                };
-                (min..=max.min(bytes.len())).min_by_key(|at| score(*at)).unwrap()
-            }
+        let size = usize::try_from(chunking.size).unwrap();
+        if !chunking.by_content {
+            return bytes.len().min(size);
         }
+        let (min, max) = (size / 2, size + size / 2);
+        if bytes.len() <= min {
+            return bytes.len();
+        }
+        let score = |at: usize| {
+            let x = u32::from_le_bytes(bytes[at - 4..at].try_into().unwrap());
+            2_438_952_949u32.wrapping_mul(x).wrapping_add(878_928_995)
+        };
+        (min..=max.min(bytes.len())).min_by_key(|at| score(*at)).unwrap()
     }
 
     fn cuts(chunking: Chunking, mut bytes: &[u8], cut: impl Fn(Chunking, &[u8]) -> usize) -> Vec<usize> {
@@ -164,12 +204,12 @@ mod tests {
     }
 
     const POLICIES: [Chunking; 6] = [
-        Chunking::ContentDefined(1 << 10),
-        Chunking::ContentDefined(1027),
-        Chunking::ContentDefined(4 << 10),
+        Chunking::content_defined(1 << 10),
+        Chunking::content_defined(1027),
+        Chunking::content_defined(4 << 10),
         Chunking::AUTOMATIC,
-        Chunking::Fixed(512),
-        Chunking::Fixed(4096),
+        Chunking::fixed(512),
+        Chunking::fixed(4096),
     ];
 
     #[test]
@@ -231,7 +271,7 @@ mod tests {
     #[test]
     fn chunks_are_as_long_as_promised_and_behind_an_insertion_the_cuts_return() {
         let input = &inputs()[2];
-        let chunking = Chunking::ContentDefined(4096);
+        let chunking = Chunking::content_defined(4096);
         let lens = cuts(chunking, input, slow);
         let (rest, before) = lens.split_last().unwrap();
         assert!(*rest <= chunking.longest() && before.iter().all(|len| (2048..=6144).contains(len)), "{lens:?}");
@@ -252,7 +292,7 @@ mod tests {
         for (number, size) in [(1, 512), (1, 1 << 20), (2, 1024), (2, 1 << 19)] {
             let chunking = Chunking::from_numbers(number, size).unwrap();
             let (told, bytes) = chunking.numbers();
-            assert_eq!((u64::from(told), u64::from(bytes)), (number, size));
+            assert_eq!((u64::from(told), bytes), (number, size));
             assert!(chunking.longest() <= CHUNK_LEN_MAX);
         }
         for (number, size) in

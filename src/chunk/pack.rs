@@ -3,23 +3,29 @@
 //!
 //! ```text
 //!  PackWriter   append ▸ buffer ▸ write_out ▸ …  ▸ seal: table and tail     the file can be synced by others meanwhile
-//!  Pack         a sealed pack: one chunk by its place, or its table
+//!  PackReader   one chunk by its place: of a pack being written, sealed or scanned
+//!  Pack         a sealed pack: its table
 //!  scan         a pack without a table, after a crash: its good records
 //! ```
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     codec::Decoder,
+    cut::CHUNK_LEN_MAX,
     id::Scope,
     record::{
-        BadChunk, ChunkHeader, EncodedChunk, FIRST_RECORD, Line, RECORD_HEADER_LEN, RECORDS_MAX, TABLE_AT_MAX,
-        TAIL_LEN, decode_table, decode_tail, encode_footer, table_len,
+        ALIGN, BadChunk, ChunkHeader, EncodedChunk, FIRST_RECORD, Line, ORIGIN_LEN_MAX, RECORD_HEADER_LEN, RECORDS_MAX,
+        TABLE_AT_MAX, TAIL_LEN, decode_table, decode_tail, encode_footer, may_be_chunk, table_len,
     },
 };
 use crate::{
-    base::{ChunkId, Corruption, FileNumber, IoContext, Result},
-    env::{Dir, File, Region},
+    base::{ChunkId, Corruption, Error, FileNumber, IoContext, Result},
+    env::{Dir, File, Files, ReadFile},
     format::{BadHeader, FileKind, Header, crc, name},
 };
 
@@ -117,8 +123,18 @@ impl PackWriter {
         &self.file
     }
 
-    /// Ends the pack with its table and tail, and syncs it. After an error the call can be repeated; nothing may be
-    /// appended in between.
+    /// Returns how far the file holds whole records: what a crash of this process leaves.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Returns what reads the records that have been written.
+    pub(crate) fn reader(&self) -> PackReader {
+        PackReader { seed: self.seed, path: self.path.clone(), file: PackFile::Held(Arc::clone(&self.file)) }
+    }
+
+    /// Ends the pack with its table and tail; the caller syncs it. After an error the call can be repeated; nothing may
+    /// be appended in between.
     pub(crate) fn seal(&mut self) -> Result<PackMeta> {
         self.write_out()?;
         let end = self.end();
@@ -126,7 +142,6 @@ impl PackWriter {
         lines.sort_unstable_by_key(|line| line.id);
         let footer = encode_footer(&lines, end, self.header.file_id);
         self.file.write_at(end, &footer).at("write", || self.path.clone())?;
-        self.file.sync().at("sync", || self.path.clone())?;
         let records = u32::try_from(lines.len());
         assert!(records.is_ok(), "{} records in a pack", lines.len());
         Ok(PackMeta {
@@ -139,36 +154,159 @@ impl PackWriter {
             raw_bytes: self.raw_bytes,
         })
     }
+
+    /// Makes what was written durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file.sync().at("sync", || self.path.clone())
+    }
 }
 
-/// Bytes of a sealed pack: mapped, or read by position.
+/// Where a chunk is in its pack, as a line of the table or a place says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChunkPlace {
+    pub(crate) id: ChunkId,
+    /// Offset of the record.
+    pub(crate) offset: u64,
+    pub(crate) stored_len: u32,
+    pub(crate) raw_len: u32,
+}
+
+impl ChunkPlace {
+    fn record_len(&self) -> usize {
+        RECORD_HEADER_LEN + self.stored_len as usize
+    }
+}
+
+impl From<&Line> for ChunkPlace {
+    fn from(line: &Line) -> Self {
+        let Line { id, offset, stored_len, raw_len, .. } = *line;
+        Self { id, offset, stored_len, raw_len }
+    }
+}
+
+/// File of a pack: open for reading only while it is read, or held by its writer.
 #[derive(Debug)]
-enum PackBytes {
-    Mapped(Region),
-    Positioned(Arc<dyn File>),
+enum PackFile {
+    Pooled(ReadFile),
+    Held(Arc<dyn File>),
+}
+
+/// Reads records of a pack by their place.
+///
+/// By position, never through a map: most records are read once, and a bad medium under a map ends the process, while
+/// the copy costs a tenth of the hash.
+#[derive(Debug)]
+pub(crate) struct PackReader {
+    seed: u32,
+    path: PathBuf,
+    file: PackFile,
+}
+
+impl PackReader {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fills `room` with bytes of the pack.
+    fn read(&self, offset: u64, room: &mut [u8]) -> Result<()> {
+        let read = match &self.file {
+            PackFile::Pooled(file) => file.get().and_then(|file| file.read_at(offset, room)),
+            PackFile::Held(file) => file.read_at(offset, room),
+        };
+        match read {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                Err(Corruption { offset: 0, what: "a chunk inside the pack" }.of(&self.path, offset))
+            }
+            read => read.at("read", || self.path.clone()),
+        }
+    }
+
+    /// Fills `out`, which is as long as the chunk at a place. What is there afterwards hashes to the id; `room` is
+    /// memory to be used again.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::Error::Corrupt) if it does not.
+    pub(crate) fn chunk(
+        &self,
+        place: &ChunkPlace,
+        scope: &Scope,
+        decoder: &mut Decoder,
+        room: &mut Vec<u8>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let record = self.record(place, room)?;
+        restore(record, self.seed, place, scope, decoder, out).map_err(|bad| bad.of(&self.path, place.offset))
+    }
+
+    /// Reads the chunk at a place and checks everything about it; `scope` returns the dedup scope of a number.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::Error::Corrupt) if a checksum or the hash does not hold.
+    pub(crate) fn verify<'s>(
+        &self,
+        place: &ChunkPlace,
+        scope: impl FnOnce(u32) -> Result<&'s Scope>,
+        decoder: &mut Decoder,
+        room: &mut Vec<u8>,
+    ) -> Result<()> {
+        let stored = self.stored(place, room)?;
+        let scope = scope(stored.header.scope)?;
+        self.chunk(place, scope, decoder, room, &mut vec![0; place.raw_len as usize])
+    }
+
+    /// Reads the chunk at a place as it is stored, for another pack.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::Error::Corrupt) if a checksum does not hold.
+    pub(crate) fn stored(&self, place: &ChunkPlace, room: &mut Vec<u8>) -> Result<EncodedChunk> {
+        let record = self.record(place, room)?;
+        let read = ChunkHeader::decode(record, self.seed, place.offset).map_err(BadChunk::corruption);
+        let stored = read.and_then(|header| {
+            check_place(&header, place)?;
+            EncodedChunk::of_record(header, record)
+        });
+        stored.map_err(|bad| bad.of(&self.path, place.offset))
+    }
+
+    fn record<'r>(&self, place: &ChunkPlace, room: &'r mut Vec<u8>) -> Result<&'r [u8]> {
+        let most = RECORD_HEADER_LEN + CHUNK_LEN_MAX + 2 + ORIGIN_LEN_MAX;
+        if place.offset < FIRST_RECORD || place.offset >= TABLE_AT_MAX || place.record_len() > most {
+            return Err(Corruption { offset: 0, what: "a chunk inside the pack" }.of(&self.path, place.offset));
+        }
+        let record = reused(room, place.record_len());
+        self.read(place.offset, record)?;
+        Ok(record)
+    }
+}
+
+/// Returns the first bytes of a buffer that only grows: clearing it for each record would cost a pass over it.
+fn reused(room: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if room.len() < len {
+        room.resize(len, 0);
+    }
+    room.get_mut(..len).unwrap_or_default()
 }
 
 /// A sealed pack, open for reading.
 #[derive(Debug)]
 pub(crate) struct Pack {
     meta: PackMeta,
-    seed: u32,
-    path: PathBuf,
-    bytes: PackBytes,
+    reader: PackReader,
     /// Where the records end.
     table_at: u64,
     table_crc: u32,
 }
 
 impl Pack {
-    /// Opens the pack that the manifest names, mapped if `map` and the machine can.
+    /// Opens the pack that the manifest names.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::Error::Corrupt) if the file is not that pack, whole and sealed.
-    pub(crate) fn open(dir: &dyn Dir, meta: PackMeta, map: bool) -> Result<Self> {
-        let name = name::pack(meta.number);
-        let path = dir.path().join(&name);
-        let file = dir.open(&name).at("open", || path.clone())?;
+    /// [`Corrupt`](crate::Error::Corrupt) if the file is not that pack, whole and sealed; [`Missing`] if there is none.
+    ///
+    /// [`Missing`]: crate::Error::Missing
+    pub(crate) fn open(files: &Arc<Files>, meta: PackMeta) -> Result<Self> {
+        let (pooled, path) = open(files, meta.number)?;
+        let file = pooled.get().at("open", || path.clone())?;
         let wrong = |offset: u64, what: &'static str| Corruption { offset, what }.of(&path, 0);
         let len = file.len().at("read the length of", || path.clone())?;
         if len != meta.file_len || len < FIRST_RECORD + TAIL_LEN as u64 {
@@ -189,14 +327,19 @@ impl Pack {
         if records != meta.records || table_at.checked_add(table_len(records) as u64) != Some(tail_at) {
             return Err(wrong(tail_at, "the place of the table"));
         }
-        let region = map.then(|| file.map().ok()).flatten().filter(|region| region.len() as u64 == len);
-        let bytes = region.map_or(PackBytes::Positioned(file), PackBytes::Mapped);
-        Ok(Self { meta, seed: expected.record_seed(), path, bytes, table_at, table_crc })
+        let reader = PackReader { seed: expected.record_seed(), path, file: PackFile::Pooled(pooled) };
+        Ok(Self { meta, reader, table_at, table_crc })
     }
 
     /// Returns what the manifest says of it.
+    #[cfg(test)]
     pub(crate) fn meta(&self) -> &PackMeta {
         &self.meta
+    }
+
+    /// Returns what reads its records.
+    pub(crate) fn reader(&self) -> &PackReader {
+        &self.reader
     }
 
     /// Reads the table, ascending by id.
@@ -204,163 +347,145 @@ impl Pack {
     /// # Errors
     /// [`Corrupt`](crate::Error::Corrupt) for a damaged table, or another one than the manifest names.
     pub(crate) fn lines(&self) -> Result<Vec<Line>> {
-        let len = table_len(self.meta.records) + TAIL_LEN;
-        let footer = self.read(self.table_at, len)?;
-        let wrong = |bad: Corruption| bad.of(&self.path, self.table_at);
+        let mut footer = vec![0; table_len(self.meta.records) + TAIL_LEN];
+        self.reader.read(self.table_at, &mut footer)?;
+        let wrong = |bad: Corruption| bad.of(&self.reader.path, self.table_at);
         if crc(&[&footer]) != self.meta.footer_digest {
             return Err(wrong(Corruption { offset: 0, what: "the table that the manifest names" }));
         }
-        let table = footer.get(..len - TAIL_LEN).unwrap_or_default();
+        let table = footer.get(..footer.len() - TAIL_LEN).unwrap_or_default();
         decode_table(table, self.table_crc, self.table_at).map_err(wrong)
     }
+}
 
-    /// Appends to `out` the chunk in the record at `offset`, which has this id and length. Whatever comes back hashes
-    /// to the id.
-    ///
-    /// # Errors
-    /// [`Corrupt`](crate::Error::Corrupt) if it does not.
-    pub(crate) fn chunk(&self, line: &Line, scope: &Scope, decoder: &mut Decoder, out: &mut Vec<u8>) -> Result<()> {
-        let stored = line.stored_len as usize;
-        let end = line.offset.checked_add((RECORD_HEADER_LEN + stored) as u64);
-        let wrong = |bad: Corruption| bad.of(&self.path, line.offset);
-        if line.offset < FIRST_RECORD || end.is_none_or(|end| end > self.table_at) {
-            return Err(wrong(Corruption { offset: 0, what: "a chunk inside the pack" }));
-        }
-        let owned;
-        let record = match &self.bytes {
-            PackBytes::Mapped(region) => {
-                let start = usize::try_from(line.offset).unwrap_or(usize::MAX);
-                region.get(start..start.saturating_add(RECORD_HEADER_LEN + stored)).unwrap_or_default()
-            }
-            PackBytes::Positioned(_) => {
-                owned = self.read(line.offset, RECORD_HEADER_LEN + stored)?;
-                &owned
-            }
-        };
-        restore(record, self.seed, line, scope, decoder, out).map_err(wrong)
-    }
-
-    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
-        match &self.bytes {
-            PackBytes::Mapped(region) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX);
-                let bytes = region.get(start..start.saturating_add(len));
-                bytes
-                    .map(<[u8]>::to_vec)
-                    .ok_or_else(|| Corruption { offset: 0, what: "a piece inside the pack" }.of(&self.path, offset))
-            }
-            PackBytes::Positioned(file) => {
-                let mut bytes = vec![0; len];
-                file.read_at(offset, &mut bytes).at("read", || self.path.clone())?;
-                Ok(bytes)
-            }
-        }
+/// Opens the file of a pack.
+fn open(files: &Arc<Files>, number: FileNumber) -> Result<(ReadFile, PathBuf)> {
+    let name = name::pack(number);
+    let path = files.path().join(&name);
+    match ReadFile::open(files, name) {
+        Ok(file) => Ok((file, path)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::Missing { path }),
+        Err(error) => Err(Error::io("open", &path, error)),
     }
 }
 
-/// Appends the chunk of a record to `out`, or nothing. The checksum of the payload is not looked at: the hash says
+/// Fails if a record is not the one that its place names.
+fn check_place(header: &ChunkHeader, place: &ChunkPlace) -> Result<(), Corruption> {
+    let told = ChunkPlace { id: header.id, stored_len: header.stored_len, raw_len: header.raw_len, ..*place };
+    if told == *place { Ok(()) } else { Err(Corruption { offset: 0, what: "the chunk that its place names" }) }
+}
+
+/// Fills `out` with the chunk of a record. The checksum of the payload is not looked at: the hash says
 /// more.
-pub(crate) fn restore(
+fn restore(
     record: &[u8],
     seed: u32,
-    line: &Line,
+    place: &ChunkPlace,
     scope: &Scope,
     decoder: &mut Decoder,
-    out: &mut Vec<u8>,
+    out: &mut [u8],
 ) -> Result<(), Corruption> {
-    let header = ChunkHeader::decode(record, seed, line.offset).map_err(BadChunk::corruption)?;
-    if Line::of(&header, line.offset) != *line {
-        return Err(Corruption { offset: 0, what: "the chunk that its place names" });
-    }
+    let header = ChunkHeader::decode(record, seed, place.offset).map_err(BadChunk::corruption)?;
+    check_place(&header, place)?;
     let (payload, _) = header.stored(record)?;
-    let from = out.len();
-    out.resize(from + header.raw_len as usize, 0);
-    let chunk = out.get_mut(from..).unwrap_or_default();
-    let read = match decoder.decode(header.codec, record.get(payload).unwrap_or_default(), chunk) {
-        Ok(()) if scope.id(header.kind, chunk) == header.id => Ok(()),
-        Ok(()) => Err(Corruption { offset: RECORD_HEADER_LEN as u64, what: "a chunk that hashes to its id" }),
-        Err(bad) => Err(bad),
-    };
-    if read.is_err() {
-        out.truncate(from);
+    decoder.decode(header.codec, record.get(payload).unwrap_or_default(), out)?;
+    if scope.id(header.kind, out) == header.id {
+        return Ok(());
     }
-    read
+    Err(Corruption { offset: RECORD_HEADER_LEN as u64, what: "a chunk that hashes to its id" })
 }
 
-/// Good records of a pack that has no table: those before the first bad one, and where they end.
+/// Good records of a pack that has no table.
 #[derive(Debug)]
 pub(crate) struct Scanned {
     pub(crate) lines: Vec<Line>,
+    /// Where the records before the first bad one end: how far the pack reaches.
     pub(crate) end: u64,
-    /// The pack's bytes.
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) seed: u32,
+    pub(crate) reader: PackReader,
 }
 
-impl Scanned {
-    /// Appends a chunk to `out`, as [`Pack::chunk`] does.
-    ///
-    /// # Errors
-    /// If it does not hash to its id.
-    pub(crate) fn chunk(
-        &self,
-        line: &Line,
-        scope: &Scope,
-        decoder: &mut Decoder,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Corruption> {
-        let start = usize::try_from(line.offset).unwrap_or(usize::MAX);
-        let record = self.bytes.get(start..).unwrap_or_default();
-        restore(record, self.seed, line, scope, decoder, out)
+/// Bytes read at once by a scan.
+const WINDOW_LEN: usize = 1 << 20;
+
+/// A window that moves over a file.
+struct Window<'f> {
+    file: &'f dyn File,
+    len: u64,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    /// Returns the bytes at an offset: as many as asked for, or up to the end of the file.
+    fn get(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let end = offset.saturating_add(len as u64).min(self.len);
+        if offset < self.at || end > self.at + self.bytes.len() as u64 {
+            let wanted = len.max(WINDOW_LEN) as u64;
+            let room = usize::try_from(self.len.saturating_sub(offset).min(wanted)).unwrap_or_default();
+            self.bytes.resize(room, 0);
+            self.at = offset;
+            if room > 0 {
+                self.file.read_at(offset, &mut self.bytes)?;
+            }
+        }
+        let from = usize::try_from(offset - self.at).unwrap_or(usize::MAX);
+        let rest = self.bytes.get(from..).unwrap_or_default();
+        Ok(rest.get(..len).unwrap_or(rest))
     }
 }
 
 /// Reads a pack that no flush has sealed, as a crash left it. A header that never reached the disk means no record.
 ///
+/// One damaged record costs its own chunk alone: a record behind it counts if header and payload are intact, at each
+/// aligned offset. A chunk is what its name says, whatever is before it.
+///
 /// # Errors
 /// If it cannot be read, is of a later release, or is longer than any pack.
-pub(crate) fn scan(dir: &dyn Dir, number: FileNumber) -> Result<Scanned> {
-    let name = name::pack(number);
-    let path = dir.path().join(&name);
-    let file = dir.open(&name).at("open", || path.clone())?;
+pub(crate) fn scan(files: &Arc<Files>, number: FileNumber) -> Result<Scanned> {
+    let (pooled, path) = open(files, number)?;
+    let file = pooled.get().at("open", || path.clone())?;
     let len = file.len().at("read the length of", || path.clone())?;
-    let len = Some(len).filter(|len| *len <= PACK_LEN_MAX).and_then(|len| usize::try_from(len).ok());
-    let Some(len) = len else {
+    if len > PACK_LEN_MAX {
         return Err(Corruption { offset: 0, what: "a pack no longer than its places reach" }.of(&path, 0));
-    };
-    let mut bytes = vec![0; len];
-    file.read_at(0, &mut bytes).at("read", || path.clone())?;
-    let header = match Header::decode(&bytes, FileKind::Pack) {
-        Ok(header) if header.number == number => header,
-        Err(bad @ BadHeader::Newer(_)) => return Err(bad.of(&path)),
-        Ok(_) | Err(BadHeader::Corrupt(_)) => return Ok(Scanned { lines: Vec::new(), end: 0, bytes, seed: 0 }),
-    };
-    let seed = header.record_seed();
-    let (mut lines, mut end) = (Vec::new(), FIRST_RECORD);
-    loop {
-        let start = usize::try_from(end).unwrap_or(usize::MAX);
-        let record = bytes.get(start..).unwrap_or_default();
-        let header = match ChunkHeader::decode(record, seed, end) {
-            Ok(header) => header,
-            Err(BadChunk::Corrupt(_)) => break,
-            Err(BadChunk::Unknown(bad)) => return Err(bad.of(&path, end)),
-        };
-        let whole = record.get(..usize::try_from(header.record_len()).unwrap_or(usize::MAX));
-        let Some(whole) = whole.filter(|record| header.payload(record).is_ok()) else { break };
-        lines.push(Line::of(&header, end));
-        end += whole.len() as u64;
     }
-    Ok(Scanned { lines, end, bytes, seed })
-}
-
-/// Returns the line of an id in a table.
-pub(crate) fn find<'a>(lines: &'a [Line], id: &ChunkId) -> Option<&'a Line> {
-    lines.binary_search_by_key(id, |line| line.id).ok().and_then(|at| lines.get(at))
+    let mut window = Window { file: &*file, len, at: 0, bytes: Vec::new() };
+    let head = window.get(0, Header::LEN).at("read", || path.clone())?;
+    let seed = match Header::decode(head, FileKind::Pack) {
+        Ok(header) if header.number == number => Some(header.record_seed()),
+        Err(bad @ BadHeader::Newer(_)) => return Err(bad.of(&path)),
+        Ok(_) | Err(BadHeader::Corrupt(_)) => None,
+    };
+    let (mut lines, mut at, mut end) = (Vec::new(), FIRST_RECORD, None);
+    while let Some(seed) = seed.filter(|_| at < len) {
+        let head = window.get(at, RECORD_HEADER_LEN).at("read", || path.clone())?;
+        // Right behind a good record any header counts, also one that this release does not know.
+        let wanted = end.is_none() || may_be_chunk(head);
+        let header = match wanted.then(|| ChunkHeader::decode(head, seed, at)) {
+            Some(Ok(header)) => header,
+            Some(Err(BadChunk::Unknown(bad))) => return Err(bad.of(&path, at)),
+            Some(Err(BadChunk::Corrupt(_))) | None => {
+                end.get_or_insert(at);
+                at += ALIGN as u64;
+                continue;
+            }
+        };
+        let record_len = header.record_len();
+        let whole = usize::try_from(record_len).unwrap_or(usize::MAX);
+        let record = window.get(at, whole).at("read", || path.clone())?;
+        if record.len() == whole && header.payload(record).is_ok() {
+            lines.push(Line::of(&header, at));
+        } else {
+            end.get_or_insert(at);
+        }
+        at += record_len;
+    }
+    let end = if seed.is_some() { end.unwrap_or(at) } else { 0 };
+    Ok(Scanned { lines, end, reader: PackReader { seed: seed.unwrap_or(0), path, file: PackFile::Pooled(pooled) } })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, path::Path};
+    use std::collections::HashMap;
 
     use super::*;
     use crate::{
@@ -379,6 +504,18 @@ mod tests {
         let dir = env.open_dir(Path::new("/db"), true).unwrap();
         dir.create_dir(name::PACKS).unwrap();
         dir
+    }
+
+    fn pool(dir: &Arc<dyn Dir>) -> Arc<Files> {
+        Arc::new(Files::new(Arc::clone(dir), 100))
+    }
+
+    /// Reads a chunk, after what is in `out`.
+    fn read_chunk(reader: &PackReader, line: &Line, scope: &Scope, out: &mut Vec<u8>) -> Result<()> {
+        let mut chunk = vec![7; line.raw_len as usize];
+        reader.chunk(&line.into(), scope, &mut Decoder::new()?, &mut vec![9; 77], &mut chunk)?;
+        out.extend(chunk);
+        Ok(())
     }
 
     fn noise(seed: usize, len: usize) -> Vec<u8> {
@@ -418,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn every_chunk_of_a_sealed_pack_reads_back_mapped_and_by_position_in_every_scope() {
+    fn every_chunk_of_a_pack_reads_back_while_it_is_written_and_once_it_is_sealed_in_every_scope() {
         for scope in [Scope::Open, Scope::keyed(&[1; 32], "tenant")] {
             let dir = dir(&Memory::new());
             let (mut writer, lines) = filled(&*dir, &scope);
@@ -427,21 +564,25 @@ mod tests {
             let raw: usize = chunks().iter().map(|(_, chunk, _)| chunk.len()).sum();
             assert_eq!((meta.records as usize, meta.raw_bytes), (lines.len(), raw as u64));
             assert!(meta.stored_bytes < meta.raw_bytes, "{meta:?}");
-            for map in [true, false] {
-                let pack = Pack::open(&*dir, meta, map).unwrap();
-                assert_eq!(pack.meta(), &meta);
-                let table = pack.lines().unwrap();
-                let mut decoder = Decoder::new().unwrap();
+            let pack = Pack::open(&pool(&dir), meta).unwrap();
+            assert_eq!(pack.meta(), &meta);
+            let table = pack.lines().unwrap();
+            let held = writer.reader();
+            for reader in [&held, pack.reader()] {
                 for ((kind, chunk, _), line) in chunks().iter().zip(&lines) {
-                    assert_eq!(find(&table, &scope.id(*kind, chunk)), Some(line));
+                    let id = scope.id(*kind, chunk);
+                    assert_eq!(table.iter().find(|line| line.id == id), Some(line));
                     let mut read = b"before".to_vec();
-                    pack.chunk(line, &scope, &mut decoder, &mut read).unwrap();
+                    read_chunk(reader, line, &scope, &mut read).unwrap();
                     assert_eq!(read, [b"before", &chunk[..]].concat());
+                    // As it is stored it can go to another pack.
+                    let stored = reader.stored(&line.into(), &mut Vec::new()).unwrap();
+                    assert_eq!((stored.header.id, stored.header.raw_len as usize), (id, chunk.len()));
                 }
                 // Another scope has other ids for the same bytes.
                 let other = Scope::keyed(&[2; 32], "tenant");
                 let mut read = Vec::new();
-                let refused = pack.chunk(&lines[0], &other, &mut decoder, &mut read).unwrap_err();
+                let refused = read_chunk(reader, &lines[0], &other, &mut read).unwrap_err();
                 assert!(matches!(refused, Error::Corrupt { what, .. } if what.contains("hashes")), "{refused}");
                 assert!(read.is_empty());
                 // A place that is not the record's.
@@ -453,7 +594,8 @@ mod tests {
                     Line { id: lines[1].id, ..lines[0] },
                     Line { stored_len: u32::MAX, ..lines[0] },
                 ] {
-                    assert!(pack.chunk(&wrong, &scope, &mut decoder, &mut read).is_err(), "{wrong:?}");
+                    assert!(read_chunk(reader, &wrong, &scope, &mut read).is_err(), "{wrong:?}");
+                    assert!(reader.stored(&(&wrong).into(), &mut Vec::new()).is_err(), "{wrong:?}");
                 }
             }
         }
@@ -474,17 +616,16 @@ mod tests {
         let meta = writer.seal().unwrap();
         let path = Path::new("/db/packs/3.pack");
         let good = env.read_file(path).unwrap();
-        let mut decoder = Decoder::new().unwrap();
         let mut opened = 0u64;
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 0x41;
             env.write_file(path, bad);
-            let Ok(pack) = Pack::open(&*dir, meta, at % 2 == 0) else { continue };
+            let Ok(pack) = Pack::open(&pool(&dir), meta) else { continue };
             opened += 1;
             let damaged = lines.iter().zip(&chunks).filter(|(line, chunk)| {
                 let mut read = Vec::new();
-                match pack.chunk(line, &Scope::Open, &mut decoder, &mut read) {
+                match read_chunk(pack.reader(), line, &Scope::Open, &mut read) {
                     Ok(()) => {
                         assert_eq!(read, **chunk, "byte {at}");
                         false
@@ -503,12 +644,12 @@ mod tests {
         assert!(opened >= meta.stored_bytes, "{opened}");
         for len in 0..good.len() {
             env.write_file(path, good[..len].to_vec());
-            assert!(Pack::open(&*dir, meta, false).is_err(), "{len} bytes of a pack");
+            assert!(Pack::open(&pool(&dir), meta).is_err(), "{len} bytes of a pack");
         }
     }
 
     #[test]
-    fn a_pack_without_a_table_has_the_records_before_the_first_bad_one_wherever_it_was_cut() {
+    fn a_pack_without_a_table_has_every_good_record_and_reaches_to_the_first_bad_one() {
         let env = Sim::new(1);
         let dir = dir(&env);
         let mut encoder = Encoder::new(Some(1)).unwrap();
@@ -518,23 +659,25 @@ mod tests {
             writer.append(&encoded(&Scope::Open, &mut encoder, ChunkKind::Data, chunk, "")).unwrap();
         }
         let path = Path::new("/db/packs/3.pack");
-        assert!(scan(&*dir, FileNumber(3)).unwrap().lines.is_empty(), "what is in the buffer alone does not count");
+        assert!(
+            scan(&pool(&dir), FileNumber(3)).unwrap().lines.is_empty(),
+            "what is in the buffer alone does not count"
+        );
         writer.write_out().unwrap();
         writer.file().sync().unwrap();
         let good = env.read_file(path).unwrap();
-        let whole = scan(&*dir, FileNumber(3)).unwrap();
+        let whole = scan(&pool(&dir), FileNumber(3)).unwrap();
         assert_eq!((whole.lines.as_slice(), whole.end), (writer.lines(), writer.end()));
-        let mut decoder = Decoder::new().unwrap();
         for (line, chunk) in whole.lines.iter().zip(&chunks) {
             let mut read = Vec::new();
-            whole.chunk(line, &Scope::Open, &mut decoder, &mut read).unwrap();
+            read_chunk(&whole.reader, line, &Scope::Open, &mut read).unwrap();
             assert_eq!(read, *chunk);
         }
         for len in 0..good.len() {
             // Cut, and cut with zeros behind, as reserved space reads.
             for zeros in [0, 100] {
                 env.write_file(path, [&good[..len], &vec![0; zeros]].concat());
-                let cut = scan(&*dir, FileNumber(3)).unwrap();
+                let cut = scan(&pool(&dir), FileNumber(3)).unwrap();
                 let before = whole.lines.iter().filter(|line| {
                     let end = line.offset + RECORD_HEADER_LEN as u64 + u64::from(line.stored_len);
                     end.next_multiple_of(8) <= len as u64 || zeros > 0 && end <= len as u64
@@ -545,18 +688,21 @@ mod tests {
             let mut bad = good.clone();
             bad[len] ^= 0x41;
             env.write_file(path, bad);
-            let read = scan(&*dir, FileNumber(3)).unwrap();
-            assert_eq!(read.lines, whole.lines[..read.lines.len()], "byte {len}");
-            let end = |line: &&Line| line.offset + RECORD_HEADER_LEN as u64 + u64::from(line.stored_len);
-            let before = whole.lines.iter().filter(|line| end(line) <= len as u64).count();
-            let before = if len < Header::LEN { 0 } else { before };
-            assert!(read.lines.len() >= before, "byte {len} voids what is before it");
+            let read = scan(&pool(&dir), FileNumber(3)).unwrap();
+            let end = |line: &Line| line.offset + RECORD_HEADER_LEN as u64 + u64::from(line.stored_len);
+            let is_in = |line: &&Line| (line.offset..end(line)).contains(&(len as u64));
+            let hit = whole.lines.iter().find(is_in);
+            let good: Vec<Line> = whole.lines.iter().filter(|line| Some(*line) != hit).copied().collect();
+            let good = if len < Header::LEN { Vec::new() } else { good };
+            assert_eq!(read.lines, good, "byte {len}");
+            let reaches = if len < Header::LEN { 0 } else { hit.map_or(whole.end, |line| line.offset) };
+            assert_eq!(read.end, reaches, "byte {len}");
         }
         env.write_file(path, good);
         writer.seal().unwrap();
-        let sealed = scan(&*dir, FileNumber(3)).unwrap();
+        let sealed = scan(&pool(&dir), FileNumber(3)).unwrap();
         assert_eq!((sealed.lines, sealed.end), (whole.lines, whole.end), "sealed, and not named when the power failed");
-        assert!(matches!(scan(&*dir, FileNumber(4)), Err(Error::Io { .. })), "no such file");
+        assert!(matches!(scan(&pool(&dir), FileNumber(4)), Err(Error::Missing { .. })), "no such file");
     }
 
     /// L11 and the rules of full disks: whoever is refused has stored nothing, and the next attempt is whole.
@@ -586,14 +732,13 @@ mod tests {
                     failed += 1;
                     writer.seal()
                 });
-                let pack = Pack::open(&*dir, meta.unwrap(), false);
-                let pack = pack.or_else(|_| Pack::open(&*dir, writer.seal().unwrap(), false)).unwrap();
-                let mut decoder = Decoder::new().unwrap();
+                let pack = Pack::open(&pool(&dir), meta.unwrap());
+                let pack = pack.or_else(|_| Pack::open(&pool(&dir), writer.seal().unwrap())).unwrap();
                 for (line, chunk) in lines.iter().zip(&chunks) {
                     let mut read = Vec::new();
-                    let first = pack.chunk(line, &Scope::Open, &mut decoder, &mut read);
+                    let first = read_chunk(pack.reader(), line, &Scope::Open, &mut read);
                     if first.is_err() {
-                        pack.chunk(line, &Scope::Open, &mut decoder, &mut read).unwrap();
+                        read_chunk(pack.reader(), line, &Scope::Open, &mut read).unwrap();
                     }
                     assert!(read == *chunk, "{fault:?} at call {call}");
                 }
@@ -639,10 +784,9 @@ mod tests {
     }
 
     fn load(recipe: &Recipe, known: &HashMap<ChunkId, Line>, pack: &Pack) -> Vec<u8> {
-        let mut decoder = Decoder::new().unwrap();
-        let mut get = |id: &ChunkId| {
+        let get = |id: &ChunkId| {
             let mut chunk = Vec::new();
-            pack.chunk(&known[id], &Scope::Open, &mut decoder, &mut chunk).unwrap();
+            read_chunk(pack.reader(), &known[id], &Scope::Open, &mut chunk).unwrap();
             chunk
         };
         let mut references = recipe.references.clone();
@@ -673,18 +817,18 @@ mod tests {
         for version in 0..5usize {
             let at = version * 411_113;
             value.splice(at..at, *b"inserted");
-            for chunking in [Chunking::ContentDefined(2048), Chunking::Fixed(65_536), Chunking::WHOLE] {
+            for chunking in [Chunking::content_defined(2048), Chunking::fixed(65_536), Chunking::WHOLE] {
                 let before = known.len();
                 let recipe = store(&value, chunking, &mut known, &mut writer);
                 let new = known.len() - before;
-                if version > 0 && chunking == Chunking::ContentDefined(2048) {
+                if version > 0 && chunking == Chunking::content_defined(2048) {
                     assert!(new < 30, "{new} new chunks and nodes for eight bytes");
                 }
                 stored.push((recipe, value.clone()));
             }
         }
         let meta = writer.seal().unwrap();
-        let pack = Pack::open(&*dir, meta, true).unwrap();
+        let pack = Pack::open(&pool(&dir), meta).unwrap();
         for (recipe, value) in &stored {
             assert!(load(recipe, &known, &pack) == *value, "{:?} of {} bytes", recipe.chunking, recipe.len);
         }

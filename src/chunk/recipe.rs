@@ -206,7 +206,7 @@ impl Recipe {
         chunking.u8(1 << 3 | VARINT);
         chunking.varint(u64::from(policy));
         chunking.u8(2 << 3 | VARINT);
-        chunking.varint(u64::from(size));
+        chunking.varint(size);
         out.u8(2 << 3 | BYTES);
         out.prefixed(chunking.bytes());
         if self.height > 0 {

@@ -117,6 +117,15 @@ impl EncodedChunk {
         Self { header, record }
     }
 
+    /// Takes the chunk of another pack's record, whose header was decoded, as it is stored there.
+    pub(crate) fn of_record(header: ChunkHeader, record: &[u8]) -> Result<Self, Corruption> {
+        header.payload(record)?;
+        let end = RECORD_HEADER_LEN + header.stored_len as usize;
+        let mut record = record.get(..end).unwrap_or_default().to_vec();
+        record.resize(end.next_multiple_of(ALIGN), 0);
+        Ok(Self { header, record })
+    }
+
     /// Returns the length of its record.
     pub(crate) fn len(&self) -> usize {
         self.record.len()
@@ -129,6 +138,12 @@ impl EncodedChunk {
         out.extend_from_slice(&own.to_le_bytes());
         out.extend_from_slice(rest);
     }
+}
+
+/// Returns whether bytes may be the header of a record of this release, at a glance: they have a kind and a codec, and
+/// the zero.
+pub(crate) fn may_be_chunk(bytes: &[u8]) -> bool {
+    matches!(bytes.get(16..20), Some([1 | 2, 0 | 1, _, 0]))
 }
 
 /// Returns the length of a record with so many stored bytes.

@@ -78,11 +78,11 @@ fn cuts_ids_and_recipes_are_those_of_the_format() {
         ("noise 6 6000000", noise(6, 6_000_000)),
     ];
     let policies = [
-        Chunking::Fixed(512),
-        Chunking::Fixed(4096),
+        Chunking::fixed(512),
+        Chunking::fixed(4096),
         Chunking::WHOLE,
-        Chunking::ContentDefined(1024),
-        Chunking::ContentDefined(1027),
+        Chunking::content_defined(1024),
+        Chunking::content_defined(1027),
         Chunking::AUTOMATIC,
     ];
     let mut text = HEAD.to_owned();
@@ -94,7 +94,7 @@ fn cuts_ids_and_recipes_are_those_of_the_format() {
     }
     let tenant = Scope::keyed(&[7; 32], "tenant 7");
     let (name, input) = &inputs[2];
-    writeln!(text, "{name} | 2 1024 | {} | tenant 7", vector(input, Chunking::ContentDefined(1024), &tenant)).unwrap();
+    writeln!(text, "{name} | 2 1024 | {} | tenant 7", vector(input, Chunking::content_defined(1024), &tenant)).unwrap();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chunking-1.txt");
     if std::env::var_os("CHRONOLITH_GOLDEN").is_some() {
         fs::write(&golden, &text).unwrap();

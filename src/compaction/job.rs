@@ -32,6 +32,8 @@ pub(crate) struct Job<S> {
     pub(crate) retention: Retention,
     /// Length at which an output is cut, at the next new key.
     pub(crate) output_len: u64,
+    /// Whether every output has a filter, also at the last level: most keys that are looked up are not there.
+    pub(crate) filtered: bool,
 }
 
 /// Inputs of a merge in the history tier, and what stays of them.
@@ -56,6 +58,7 @@ pub(crate) struct Outcome {
     pub(crate) dropped: Dropped,
     pub(crate) entries_in: u64,
     pub(crate) entries_out: u64,
+    filtered: bool,
 }
 
 /// Runs a job. `create` begins each output segment; the caller removes those segments if the job fails. `goes_on` is
@@ -65,9 +68,9 @@ pub(crate) fn run<S: Source>(
     create: impl FnMut(Tier) -> Result<SegmentWriter>,
     mut goes_on: impl FnMut(u64) -> Result<()>,
 ) -> Result<Outcome> {
-    let Job { sources, base, tombstones, retention, output_len } = job;
+    let Job { sources, base, tombstones, retention, output_len, filtered } = job;
     let mut survivors = Survivors::new(retention, &tombstones);
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { filtered, ..Outcome::default() };
     let mut writers = Writers::new(create);
     let mut inputs = Inputs::new(base);
 
@@ -172,7 +175,8 @@ impl Outcome {
             assert!(ranges.is_empty(), "{} range tombstones without a segment", ranges.len());
             return Ok(());
         };
-        let segment = writer.finish(ranges, |span| survivors.passed(span))?;
+        let filtered = self.filtered;
+        let segment = writer.finish(ranges, |span| filtered || survivors.passed(span))?;
         self.add(segment, survivors.take_held());
         Ok(())
     }

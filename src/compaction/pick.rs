@@ -382,6 +382,7 @@ mod tests {
                 min_seqno: seqno,
                 max_seqno: seqno,
                 lowest_affected: seqno,
+                recipes: false,
                 times: None,
                 history: None,
             },

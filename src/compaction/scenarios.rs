@@ -260,6 +260,7 @@ fn segment(span: &KeySpan) -> SegmentMeta {
         min_seqno: Seqno(1),
         max_seqno: Seqno(1),
         lowest_affected: Seqno(1),
+        recipes: false,
         times: None,
         history: None,
     };

@@ -334,6 +334,7 @@ mod tests {
             min_seqno: Seqno(1),
             max_seqno: Seqno(1),
             lowest_affected: Seqno(1),
+            recipes: false,
             times: None,
             history: None,
         };

@@ -20,13 +20,16 @@ pub(crate) struct KeyspaceRef {
     pub(crate) id: KeyspaceId,
     pub(crate) born: Seqno,
     pub(crate) strategy: MergeStrategy,
+    /// Number of its dedup scope.
+    pub(crate) scope: u32,
     /// Name it was opened with, even if it has been dropped.
     pub(crate) name: Arc<str>,
 }
 
 impl KeyspaceRef {
     fn new(keyspace: &KeyspaceVersion, strategy: MergeStrategy) -> Self {
-        Self { id: keyspace.id, born: keyspace.born, strategy, name: keyspace.name.as_str().into() }
+        let KeyspaceVersion { id, born, ref options, ref name, .. } = *keyspace;
+        Self { id, born, strategy, scope: options.scope, name: name.as_str().into() }
     }
 
     /// Adds the name of the keyspace to an error that names a key.

@@ -4,7 +4,7 @@
 //! copy gets its own manifest, its own id, and no log.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io::ErrorKind,
     path::Path,
     sync::Arc,
@@ -13,13 +13,20 @@ use std::{
 use super::{
     Engine, KeyspaceRef, Watch,
     catalogue::readers_of,
-    files::superversion::{Moment, SuperVersion},
+    files::{
+        chunks::{ChunkFacts, damage, encode_place, write_places},
+        superversion::{Moment, SuperVersion},
+    },
     jobs::{copying, flush},
-    read::{ViewCore, history, state_as_of},
+    read::{References, ViewCore, history, state_as_of},
     timeline::write_stamps,
 };
 use crate::{
-    base::{Corruption, Error, FileNumber, IoContext, KeySpan, Micros, Result, Seqno, TIMELINE},
+    base::{Corruption, Error, FileNumber, IoContext, KeySpan, Kind, Micros, PLACES, Result, Seqno, TIMELINE},
+    chunk::{
+        pack::{PackMeta, PackWriter},
+        record::Line,
+    },
     env::Dir,
     format::name,
     manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
@@ -49,13 +56,13 @@ pub(crate) fn checkpoint(engine: &Arc<Engine>, path: &Path, watch: &mut Watch<'_
     engine.ctx.pass("checkpoint: moment, then links");
     copy_to(engine, path, |target| {
         let segments = || version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
-        watch.begin(segments().map(|segment| segment.file_len).sum())?;
-        for segment in segments() {
-            watch.begin_part(segment.file_len);
-            let name = name::segment(segment.number);
-            if engine.ctx.dir.link(&name, &**target, &name).is_err() {
-                copy(&*engine.ctx.dir, &**target, &name, watch)?;
-            }
+        let segments = segments().map(|segment| (name::segment(segment.number), segment.file_len));
+        let packs = version.packs.values().map(|pack| (name::pack(pack.number), pack.file_len));
+        let all: Vec<_> = segments.chain(packs).collect();
+        watch.begin(all.iter().map(|(_, len)| len).sum())?;
+        for (name, len) in all {
+            watch.begin_part(len);
+            link_or_copy(engine, &**target, &name, watch)?;
             watch.end_part()?;
         }
         // Keeps the copied files alive up to here.
@@ -101,7 +108,7 @@ fn checkpoint_dir(engine: &Engine, path: &Path) -> Result<Arc<dyn Dir>> {
     }
     // Empty apart from empty directories that an earlier copy may have left.
     let is_free = |name: &String| {
-        let ours = name == name::LOGS || name == name::SEGMENTS;
+        let ours = [name::LOGS, name::SEGMENTS, name::PACKS].contains(&name.as_str());
         Ok::<_, Error>(ours && target.list(name).at("list", at)?.is_empty())
     };
     let names = target.list("").at("list", at)?;
@@ -110,7 +117,7 @@ fn checkpoint_dir(engine: &Engine, path: &Path) -> Result<Arc<dyn Dir>> {
         return Err(Error::invalid(what));
     }
     target.restrict().at("restrict", at)?;
-    for sub in [name::LOGS, name::SEGMENTS] {
+    for sub in [name::LOGS, name::SEGMENTS, name::PACKS] {
         target.create_dir(sub).at("create", || target.path().join(sub))?;
     }
     Ok(target)
@@ -118,7 +125,9 @@ fn checkpoint_dir(engine: &Engine, path: &Path) -> Result<Arc<dyn Dir>> {
 
 /// Turns the segments of a copy into a database. CURRENT comes last, so an interrupted copy is none.
 fn name_checkpoint(engine: &Engine, target: &Arc<dyn Dir>, version: &Version) -> Result<()> {
-    target.sync_dir(name::SEGMENTS).at("sync", || target.path().join(name::SEGMENTS))?;
+    for sub in [name::SEGMENTS, name::PACKS] {
+        target.sync_dir(sub).at("sync", || target.path().join(sub))?;
+    }
     target.sync_dir("").at("sync", || target.path().to_path_buf())?;
     let mut manifest = ManifestStore::new(Arc::clone(target), engine.ctx.env.entropy());
     let committed = manifest.commit(&version.snapshot());
@@ -149,6 +158,9 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
         pins,
         logs_from,
         decisions,
+        // Packs and scopes only grow in what a moment needs of them.
+        packs: _,
+        scopes: _,
         // The copy has no logs, and numbers of its own.
         log_ends: _,
         next_file: _,
@@ -207,6 +219,9 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
     }
     let copied_files: HashSet<FileNumber> =
         copied.values().flat_map(|keyspace| keyspace.segments()).map(|segment| segment.number).collect();
+    // Places are at seqnos of no commit, which the copy must not give out again.
+    let places = copied.get(&PLACES).into_iter().flat_map(|keyspace| keyspace.segments());
+    let newest = places.map(|segment| segment.summary.max_seqno).max().unwrap_or(Seqno(0)).max(moment.seqno);
     Version {
         keyspaces: copied,
         next_keyspace: *next_keyspace,
@@ -214,9 +229,11 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
         log_ends: BTreeMap::new(),
         next_file: now.next_file,
         last_seqno: moment.seqno,
-        next_seqno: moment.seqno.next(),
-        seqno_ceiling: moment.seqno.next(),
+        next_seqno: newest.next(),
+        seqno_ceiling: newest.next(),
         time: moment.time,
+        packs: Arc::clone(&now.packs),
+        scopes: Arc::clone(&now.scopes),
         pins,
         decisions: Arc::clone(decisions),
         held: Arc::new(
@@ -227,13 +244,13 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
 
 /// Removes what a failed copy has left; nothing refers to what cannot be removed.
 fn clear(target: &dyn Dir) {
-    for sub in [name::SEGMENTS, name::LOGS, ""] {
+    for sub in [name::SEGMENTS, name::LOGS, name::PACKS, ""] {
         for file in target.list(sub).unwrap_or_default() {
             let name = if sub.is_empty() { file } else { format!("{sub}/{file}") };
             let _removed = target.remove(&name);
         }
     }
-    for sub in [name::SEGMENTS, name::LOGS] {
+    for sub in [name::SEGMENTS, name::LOGS, name::PACKS] {
         let _removed = target.remove_dir(sub);
     }
 }
@@ -251,11 +268,11 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
     let mut version = Version {
         next_keyspace: files.version.next_keyspace,
         last_seqno: view.seqno(),
-        next_seqno: view.seqno().next(),
-        seqno_ceiling: view.seqno().next(),
         time: view.time(),
+        scopes: Arc::clone(&files.version.scopes),
         ..Version::default()
     };
+    let mut needed = References::default();
     engine.ctx.pass("view checkpoint: files, then keyspaces");
     let keyspaces = view.keyspaces()?;
     let bytes_of = |id| {
@@ -277,7 +294,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         copied.expired_upto = Micros::ZERO;
         copied.options.ttls = ttls_of_copy(view, &keyspace.options.ttls);
         let reference = engine.catalogue.keyspace_ref(keyspace)?;
-        let segments = copy_keyspace(view, &**target, keyspace, &reference, &mut version.next_file, watch)?;
+        let segments = copy_keyspace(view, &**target, keyspace, &reference, &mut needed, watch)?;
         if !segments.is_empty() {
             copied.levels = vec![Vec::new(), segments];
         }
@@ -288,8 +305,8 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
     // The timeline of the copy has the view's moment alone.
     let mut made = Vec::new();
     let stamp = Stamp { seqno: view.seqno(), time: view.time(), writes: 0 };
-    let stamps = write_stamps(&engine.ctx, &**target, version.next_file, &[stamp], &mut made)?;
-    version.next_file = version.next_file.next();
+    // Numbers of the database itself: what is linked keeps its own.
+    let stamps = write_stamps(&engine.ctx, &**target, engine.files.take_number(), &[stamp], &mut made)?;
     let timeline = KeyspaceVersion {
         id: TIMELINE,
         name: String::new(),
@@ -303,6 +320,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         history: Vec::new(),
     };
     version.keyspaces.insert(TIMELINE, Arc::new(timeline));
+    copy_chunks(engine, &**target, &view.files(), needed, &mut version, watch)?;
     name_checkpoint(engine, target, &version)?;
     watch.end();
     Ok(())
@@ -324,7 +342,7 @@ fn copy_keyspace(
     target: &dyn Dir,
     keyspace: &KeyspaceVersion,
     reference: &KeyspaceRef,
-    next_file: &mut FileNumber,
+    needed: &mut References,
     watch: &mut Watch<'_>,
 ) -> Result<Vec<Arc<SegmentMeta>>> {
     let engine = view.engine();
@@ -380,7 +398,6 @@ fn copy_keyspace(
         let (seqno, time) = version.map_or((view.seqno(), view.time()), |version| (version.seqno, version.time));
         let entry = Entry { time: keeps_time.then_some(time), ..Entry::new(kind, seqno) };
         if writer.is_none() {
-            *next_file = next_file.next();
             let purpose = Purpose {
                 keyspace: keyspace.id,
                 base: Seqno(0),
@@ -389,17 +406,104 @@ fn copy_keyspace(
                 index: keyspace.options.point_index,
                 hash_seed: engine.ctx.database_id,
             };
-            writer = Some(SegmentWriter::create(target, *next_file, engine.ctx.env.entropy(), purpose)?);
+            let number = engine.files.take_number();
+            writer = Some(SegmentWriter::create(target, number, engine.ctx.env.entropy(), purpose)?);
+        }
+        let value = wide.as_deref().unwrap_or_else(|| scan.entry().1);
+        if kind == Kind::Recipe {
+            needed.add(scan.chunks(), reference, scan.key(), value)?;
         }
         if let Some(open) = &mut writer {
-            open.add(&entry, scan.key(), wide.as_deref().unwrap_or_else(|| scan.entry().1))?;
+            open.add(&entry, scan.key(), value)?;
         }
     }
     if let Some(last) = writer {
         finish(last)?;
     }
-    *next_file = next_file.next();
     Ok(segments)
+}
+
+/// Links the packs that a copy needs, with all places, of which those in other packs say nothing; and copies what is
+/// in packs without a name.
+fn copy_chunks(
+    engine: &Engine,
+    target: &dyn Dir,
+    files: &SuperVersion,
+    needed: References,
+    version: &mut Version,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    let (packs, unnamed) = needed.into_packs();
+    let mut packs: BTreeSet<FileNumber> = packs.into_keys().collect();
+    let chunks = &files.chunks;
+    let mut copied: Option<PackWriter> = None;
+    let mut room = Vec::new();
+    for id in unnamed {
+        if let Some(ChunkFacts { pack: Some(pack), .. }) = chunks.facts(&id)? {
+            // Flushed since.
+            packs.insert(pack);
+            continue;
+        }
+        let chunk = match chunks.unnamed(&id, &mut room) {
+            Err(error) if damage(&error).is_some() => None,
+            read => read?,
+        };
+        let Some(chunk) = chunk else { continue };
+        if copied.is_none() {
+            let number = engine.files.take_number();
+            copied = Some(PackWriter::create(target, number, engine.ctx.env.entropy())?);
+        }
+        copied.as_mut().map(|pack| pack.append(&chunk)).transpose()?;
+    }
+    let named = packs.into_iter().filter_map(|number| chunks.packs.get(&number));
+    let mut all: BTreeMap<FileNumber, PackMeta> = BTreeMap::new();
+    for handle in named {
+        link_or_copy(engine, target, &name::pack(handle.meta.number), watch)?;
+        all.insert(handle.meta.number, handle.meta);
+    }
+    let mut keyspace = version.keyspaces.get(&PLACES).map(|places| KeyspaceVersion::clone(places));
+    if let Some(keyspace) = keyspace.as_mut().filter(|_| !all.is_empty()) {
+        for level in &chunks.places().levels {
+            for segment in level {
+                link_or_copy(engine, target, &name::segment(segment.meta.number), watch)?;
+            }
+            keyspace.levels.push(level.iter().map(|segment| Arc::clone(&segment.meta)).collect());
+        }
+    }
+    let newest = keyspace.iter().flat_map(KeyspaceVersion::segments).map(|segment| segment.summary.max_seqno).max();
+    // Places are at seqnos of no commit, which the copy must not give out again.
+    let mut newest = newest.unwrap_or(Seqno(0)).max(version.last_seqno);
+    if let Some(mut pack) = copied {
+        let meta = pack.seal()?;
+        pack.sync()?;
+        let mut lines = pack.lines().to_vec();
+        lines.sort_unstable_by_key(|line| line.id);
+        let place = |(ordinal, line): (usize, &Line)| (line.id, encode_place(meta.number, line, ordinal));
+        let places: Vec<_> = lines.iter().enumerate().map(place).collect();
+        newest = newest.next();
+        let segment = write_places(&engine.ctx, target, engine.files.take_number(), newest, &places)?;
+        if let Some((keyspace, segment)) = keyspace.as_mut().zip(segment) {
+            if keyspace.levels.is_empty() {
+                keyspace.levels.push(Vec::new());
+            }
+            // Newer than all others: first in level 0.
+            keyspace.levels.iter_mut().take(1).for_each(|level| level.insert(0, Arc::new(segment.clone())));
+        }
+        all.insert(meta.number, meta);
+    }
+    version.next_file = engine.files.take_number();
+    version.keyspaces.extend(keyspace.map(|keyspace| (PLACES, Arc::new(keyspace))));
+    version.packs = Arc::new(all);
+    (version.next_seqno, version.seqno_ceiling) = (newest.next(), newest.next());
+    Ok(())
+}
+
+/// Gives the copy a finished file: a second name for it, or its bytes where that is not possible.
+fn link_or_copy(engine: &Engine, target: &dyn Dir, name: &str, watch: &mut Watch<'_>) -> Result<()> {
+    match engine.ctx.dir.link(name, target, name) {
+        Ok(()) => Ok(()),
+        Err(_) => copy(&*engine.ctx.dir, target, name, watch),
+    }
 }
 
 fn copy(from: &dyn Dir, to: &dyn Dir, name: &str, watch: &mut Watch<'_>) -> Result<()> {

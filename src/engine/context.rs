@@ -62,6 +62,11 @@ impl Context {
         self.dir.sync_dir(name::SEGMENTS).at("sync", || self.dir.path().join(name::SEGMENTS))
     }
 
+    /// Makes the names of new packs durable.
+    pub(super) fn sync_pack_names(&self) -> Result<()> {
+        self.dir.sync_dir(name::PACKS).at("sync", || self.dir.path().join(name::PACKS))
+    }
+
     /// Makes segments durable that were written without a sync, several at a time.
     pub(super) fn sync_segments(&self, numbers: &[FileNumber]) -> Result<()> {
         let names: Vec<String> = numbers.iter().copied().map(name::segment).collect();

@@ -4,9 +4,9 @@ use std::{ops::RangeInclusive, sync::Arc};
 
 use super::{Engine, KeyspaceOptions, KeyspaceRef, files::Editing, jobs::flush_recovered};
 use crate::{
-    base::{Error, FIRST_KEYSPACE, KeyspaceId, Micros, Result, Seqno},
+    base::{Error, FIRST_KEYSPACE, IoContext, KeyspaceId, Micros, Result, Seqno},
     compaction::Policy,
-    manifest::{Change, Edit, KeyspaceVersion, StoredOptions},
+    manifest::{Change, Edit, KeyspaceVersion, StoredChunking, StoredOptions, Version},
     merge::MergeStrategy,
     segment::PointIndex,
 };
@@ -28,7 +28,52 @@ fn configured(keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Option<S
     {
         stored.ttls = stored.ttls.iter().copied().chain([(StoredOptions::FROM_NOW, ttl)]).collect();
     }
+    stored.large = options.large(stored.large);
     (stored != keyspace.options).then_some(stored)
+}
+
+/// Fails for options of large values where values are folded: those are never cut.
+fn check_no_chunks(name: &str, options: &KeyspaceOptions) -> Result<()> {
+    let KeyspaceOptions { chunk_threshold, chunking, dedup_scope, compression, .. } = options;
+    if chunk_threshold.is_some() || chunking.is_some() || dedup_scope.is_some() || compression.is_some() {
+        return Err(Error::invalid(format!(
+            "keyspace \"{name}\" combines values (Sum, Append or custom), which are never cut into chunks; use another strategy or no options of large values"
+        )));
+    }
+    Ok(())
+}
+
+/// Returns the number of the dedup scope of a name, and the changes that make it if there is none; 0 is the default
+/// scope.
+fn scope_of(engine: &Engine, version: &Version, name: Option<&str>) -> Result<(u32, Edit)> {
+    let mut edit = Edit::default();
+    let Some(name) = name else { return Ok((0, edit)) };
+    if let Some(number) = version.scopes.number(name) {
+        return Ok((number, edit));
+    }
+    if version.scopes.secret.is_none() {
+        let secret = engine.ctx.env.secret().at("draw a secret for", || engine.path())?;
+        edit.push(Change::Secret { secret });
+    }
+    let number = u32::try_from(version.scopes.names.len() + 1).unwrap_or(u32::MAX);
+    edit.push(Change::Scope { number, name: name.to_owned() });
+    Ok((number, edit))
+}
+
+/// Fails for another dedup scope than the one that the keyspace was created with.
+fn check_scope(version: &Version, keyspace: &KeyspaceVersion, options: &KeyspaceOptions) -> Result<()> {
+    let (Some(wanted), scope) = (&options.dedup_scope, version.scopes.name(keyspace.options.scope)) else {
+        return Ok(());
+    };
+    if scope == Some(wanted) {
+        return Ok(());
+    }
+    let has =
+        scope.map_or_else(|| "the default dedup scope".to_owned(), |scope| format!("the dedup scope \"{scope}\""));
+    let name = &keyspace.name;
+    Err(Error::invalid(format!(
+        "keyspace \"{name}\" was created with {has}, and keeps it; open it without another, or copy it into a keyspace of \"{wanted}\""
+    )))
 }
 
 /// Fails for a time to live where operands are folded: they have no age of their own.
@@ -159,15 +204,20 @@ pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Re
     if let Some(policy) = &options.policy {
         policy.check_name()?;
     }
+    options.check_large(name)?;
     let found = engine.files.current().version.by_name(name).cloned();
     if found.is_none() && !options.create {
         return Err(no_keyspace(engine, name));
+    }
+    if let Some(keyspace) = &found {
+        check_scope(&engine.files.current().version, keyspace, options)?;
     }
     if let Some(keyspace) = found.filter(|keyspace| configured(keyspace, options).is_none()) {
         return engine.catalogue.give(&keyspace, options);
     }
     if options.merge.as_ref().is_some_and(MergeStrategy::folds) {
         check_no_ttl(name, options)?;
+        check_no_chunks(name, options)?;
     }
     engine.health.check_writable()?;
     // Recovered writes go to segments first: a change that is durable at once may only come after them.
@@ -177,16 +227,18 @@ pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Re
     let found = editing.version().by_name(name).cloned();
     if let Some(keyspace) = found {
         let (id, changed) = (keyspace.id, configured(&keyspace, options));
+        check_scope(editing.version(), &keyspace, options)?;
         let given = engine.catalogue.give(&keyspace, options)?;
         if given.strategy.folds() {
             check_no_ttl(name, options)?;
+            check_no_chunks(name, options)?;
         }
         let Some(changed) = changed else { return Ok(given) };
         check_ttls(engine, name, &keyspace, &changed)?;
         commit_change(engine, &mut editing, |seqno, _| {
             // Commits wait, so nothing is written to it meanwhile.
             let options = changed.with_ttl_from(seqno).without_idle_ttls(&seqnos_of(engine, &keyspace));
-            Change::Configure { id, options, seqno }
+            Edit::new([Change::Configure { id, options, seqno }])
         })?;
     } else if !options.create {
         // Dropped a moment ago.
@@ -194,6 +246,7 @@ pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Re
     } else {
         let id = KeyspaceId(editing.version().next_keyspace.max(FIRST_KEYSPACE));
         let strategy = options.merge.clone().unwrap_or_default();
+        let (scope, mut edit) = scope_of(engine, editing.version(), options.dedup_scope.as_deref())?;
         let stored = StoredOptions {
             policy: options.policy.as_ref().map(Policy::stored).unwrap_or_default(),
             merge: strategy.number(),
@@ -205,12 +258,13 @@ pub(crate) fn open(engine: &Engine, name: &str, options: &KeyspaceOptions) -> Re
                 .map(|ttl| (StoredOptions::FROM_NOW, ttl))
                 .into_iter()
                 .collect(),
+            large: options.large(StoredChunking::default()),
+            scope,
         };
-        commit_change(engine, &mut editing, |seqno, _| Change::Create {
-            id,
-            name: name.to_owned(),
-            options: stored.with_ttl_from(seqno),
-            seqno,
+        commit_change(engine, &mut editing, |seqno, _| {
+            let (name, options) = (name.to_owned(), stored.with_ttl_from(seqno));
+            edit.push(Change::Create { id, name, options, seqno });
+            edit
         })?;
     }
     let keyspace = editing.version().by_name(name);
@@ -250,7 +304,7 @@ pub(crate) fn drop_keyspace(engine: &Engine, name: &str) -> Result<()> {
         return Err(Error::invalid(format!("there is no keyspace \"{name}\" to drop; {}", meant(name, &names))));
     };
     let id = keyspace.id;
-    commit_change(engine, &mut editing, |seqno, _| Change::Drop { id, seqno })?;
+    commit_change(engine, &mut editing, |seqno, _| Edit::new([Change::Drop { id, seqno }]))?;
     drop(editing);
     engine.work.wake();
     Ok(())
@@ -270,7 +324,7 @@ pub(crate) fn keyspace_names(engine: &Engine) -> Vec<String> {
 pub(super) fn commit_change(
     engine: &Engine,
     editing: &mut Editing<'_>,
-    change: impl FnOnce(Seqno, Micros) -> Change,
+    edit: impl FnOnce(Seqno, Micros) -> Edit,
 ) -> Result<Seqno> {
     let Engine { log, files, health, .. } = engine;
     let mut commit = log.lock();
@@ -279,8 +333,9 @@ pub(super) fn commit_change(
         log.sync_locked(&mut commit, files)?;
         let seqno = log.take_seqno(&mut commit)?;
         let time = commit.time_for(engine.now());
-        let stamp = Change::reached(seqno, time);
-        let version = editing.commit_decision(&Edit::new([change(seqno, time), stamp]))?;
+        let mut edit = edit(seqno, time);
+        edit.push(Change::reached(seqno, time));
+        let version = editing.commit_decision(&edit)?;
         editing.install(&version, None, None);
         log.publish(&mut commit, seqno, time);
         log.syncing.raise(seqno);

@@ -14,11 +14,16 @@
 //! | `Registry` | files | the registered readers and pins | fixing the moment of a view; building the next superversion |
 //! | `ViewFiles` | files | the files that one view reads next | none |
 //! | `Current` | files | the superversion that new reads take | building the next one |
+//! | `Epoch` | files | the pack of a memtable and its places | creating the pack and making its name durable; writing what was appended; sealing it |
 //! | `Clock` | clock | the time of the database | none |
 //! | `Policies`, `Strategies` | catalogue | custom policies and merge strategies of this process | none |
 //! | `Slots` | jobs | the keyspaces under compaction | none |
 //! | `Idle`, `Cleared` | jobs | start of the time without commits; when keyspaces were cleared out | none |
+//! | `Reserved` | chunk store | ids of chunks that are being stored | none |
+//! | `Writers` | chunk store | writers of large values under way, condemned packs | none |
+//! | `Coders`, `Cache` | chunk store | coders to be used again; decoded chunks | none |
 //! | `Doubtful` | files | segments of edits that failed | none |
+//! | `RecoveredPacks` | files | the packs of a recovery, until they are needed no more | none |
 //! | `Removing` | files | the right to remove files | removing files |
 //! | `Unread` | files | names of files without readers | none |
 //! | `Synced` | log | how far the log is synced, and who syncs | none |
@@ -52,13 +57,19 @@ pub(super) enum Rank {
     Registry,
     ViewFiles,
     Current,
+    Epoch,
     Clock,
     Policies,
     Strategies,
     Slots,
     Idle,
     Cleared,
+    Reserved,
+    Writers,
+    Coders,
+    Cache,
     Doubtful,
+    RecoveredPacks,
     Removing,
     Unread,
     Synced,

@@ -16,6 +16,7 @@
 //!   files/                                   manifest, versions, readers, files to remove: all edits
 //!   catalogue                                custom policies and strategies of this process
 //!   clock  health  work  context  counters   the ground: time, whether it may be used, pending work
+//!   chunk_store                              coders, decoded chunks, chunks being stored
 //!   watch  options  locks
 //! ```
 //!
@@ -33,6 +34,7 @@
 mod catalogue;
 mod check;
 pub(crate) mod checkpoint;
+mod chunk_store;
 mod clock;
 mod context;
 mod counters;
@@ -60,15 +62,19 @@ pub use check::{Report, VerifyFinding};
 pub use jobs::Compacted;
 pub use keyspaces::KeyspaceSpace;
 pub(crate) use open::Running;
-pub use options::{Durability, KeyspaceOptions, Options};
+pub use options::{Compression, Durability, KeyspaceOptions, Options};
 pub use pins::Pin;
-pub use read::explain::{Explain, ReadOutcome, ReadStep};
+pub use read::{
+    Recipe, Stat,
+    explain::{Explain, ReadOutcome, ReadStep},
+};
 pub(crate) use stats::collect as stats;
-pub use stats::{LevelStats, PinStats, SpaceUse, Stats, ViewStats};
+pub use stats::{ChunkStats, LevelStats, PinStats, SpaceUse, Stats, ViewStats};
 pub use watch::Progress;
 pub(crate) use watch::Watch;
 
 use catalogue::Catalogue;
+use chunk_store::ChunkStore;
 use clock::Clock;
 use context::Context;
 use counters::Counters;
@@ -95,6 +101,8 @@ pub(crate) struct Engine {
     files: FileSet,
     log: Log,
     jobs: Jobs,
+    /// What readers and writers of large values share.
+    store: Arc<ChunkStore>,
     /// Spans known to hold nothing.
     dead: Arc<DeadSpans>,
 }

@@ -8,8 +8,10 @@ use std::{
 
 use crate::{
     base::{Error, Micros, Result},
+    chunk::{codec::is_level, cut::Chunking},
     compaction::{Policy, Shape},
     env::{Env, Os},
+    manifest::StoredChunking,
     merge::MergeStrategy,
 };
 
@@ -67,11 +69,22 @@ pub(crate) struct Limits {
     pub(crate) timeline_bytes: u64,
     /// TTLs of one keyspace under each of which something was written that still exists.
     pub(crate) ttls: usize,
+    /// Stored bytes of chunks after which a memtable is sealed.
+    pub(crate) epoch_bytes: u64,
+    /// Places of chunks after which a memtable is sealed: each takes some memory. `None`: by the budget.
+    pub(crate) epoch_places: Option<u64>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { seqno_reserve: 1 << 32, recent_bytes: 16 << 20, timeline_bytes: 4 << 20, ttls: 1 << 16 }
+        Self {
+            seqno_reserve: 1 << 32,
+            recent_bytes: 16 << 20,
+            timeline_bytes: 4 << 20,
+            ttls: 1 << 16,
+            epoch_bytes: 64 << 20,
+            epoch_places: None,
+        }
     }
 }
 
@@ -246,6 +259,16 @@ impl Options {
         (self.memory_budget / 8).min(MEMTABLE_MAX)
     }
 
+    /// Returns the bytes for decoded chunks: a sixteenth of the budget, 16 MiB by default.
+    pub(crate) fn chunk_cache_bytes(&self) -> usize {
+        usize::try_from(self.memory_budget / 16).unwrap_or(usize::MAX)
+    }
+
+    /// Returns the number of new chunks after which a memtable is sealed: their places take about 80 bytes each.
+    pub(crate) fn epoch_places(&self) -> u64 {
+        self.limits.epoch_places.unwrap_or(self.memtable_bytes() / 256)
+    }
+
     /// Returns the bytes for spans known to hold nothing: a thirty-second of the budget, 8 MiB by default, room for
     /// both ends of ten thousand queues.
     pub(crate) fn dead_bytes(&self) -> usize {
@@ -267,6 +290,36 @@ impl Options {
     }
 }
 
+/// How the chunks of large values are stored: see [`KeyspaceOptions::compression`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compression {
+    /// As they are.
+    None,
+    /// Compressed by zstd with a level of 1 to 22, or of −7 to −1 for less and faster; where a quick probe of a chunk
+    /// says that it would not shrink, as it is. The default is level 1.
+    Zstd(i32),
+}
+
+impl Compression {
+    /// Returns the level of zstd, if there is one.
+    fn level(self) -> Option<i32> {
+        match self {
+            Self::None => None,
+            Self::Zstd(level) => Some(level),
+        }
+    }
+}
+
+/// Shortest value that is cut: the recipe of a shorter one would not be much shorter.
+pub(crate) const CHUNK_THRESHOLD_MIN: u64 = 512;
+
+/// Longest value that is kept in its entry where the threshold allows it.
+pub(crate) const UNCUT_MAX: u64 = 1 << 20;
+
+/// Maximum length of the name of a dedup scope, in bytes.
+const SCOPE_LEN_MAX: usize = 255;
+
 /// Options of a keyspace. What is not set keeps its stored value; a new keyspace gets the default.
 #[derive(Clone, Debug)]
 #[must_use = "options do nothing until `Db::keyspace`"]
@@ -276,12 +329,26 @@ pub struct KeyspaceOptions {
     pub(crate) point_index: Option<bool>,
     /// In microseconds; 0 is for ever.
     pub(crate) ttl: Option<Micros>,
+    pub(crate) chunk_threshold: Option<u64>,
+    pub(crate) chunking: Option<Chunking>,
+    pub(crate) dedup_scope: Option<String>,
+    pub(crate) compression: Option<Compression>,
     pub(crate) create: bool,
 }
 
 impl Default for KeyspaceOptions {
     fn default() -> Self {
-        Self { policy: None, merge: None, point_index: None, ttl: None, create: true }
+        Self {
+            policy: None,
+            merge: None,
+            point_index: None,
+            ttl: None,
+            chunk_threshold: None,
+            chunking: None,
+            dedup_scope: None,
+            compression: None,
+            create: true,
+        }
     }
 }
 
@@ -349,5 +416,91 @@ impl KeyspaceOptions {
     pub fn point_index(mut self, index: bool) -> Self {
         self.point_index = Some(index);
         self
+    }
+
+    /// Sets the length in bytes from which on a value is stored as a large value: cut into chunks, each of which is
+    /// stored once for all values of its [scope](KeyspaceOptions::dedup_scope). By default 32 KiB.
+    ///
+    /// Values shorter than 512 bytes are never cut; values longer than 1 MiB always are, also with [`u64::MAX`].
+    /// Strategies that combine values (Sum, Append, custom) take no options of large values: theirs are never cut.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let pages = db.keyspace("pages", KeyspaceOptions::new().chunk_threshold(4096))?;
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    #[doc(alias = "min_blob_size")]
+    pub fn chunk_threshold(mut self, bytes: u64) -> Self {
+        self.chunk_threshold = Some(bytes);
+        self
+    }
+
+    /// Sets where large values are cut; by default [`Chunking::automatic`]. Existing values stay as they were cut: they
+    /// share no chunks with values that are cut in another way.
+    pub fn chunking(mut self, chunking: Chunking) -> Self {
+        self.chunking = Some(chunking);
+        self
+    }
+
+    /// Sets the dedup scope: 1 to 255 bytes of UTF-8. Equal chunks are stored once for all keyspaces of one scope, and
+    /// once again for those of another. A keyspace keeps the scope it was created with; without one it belongs to the
+    /// default scope, in which the id of a chunk is the BLAKE3 hash that `b3sum` prints.
+    ///
+    /// In a scope with a name, ids are keyed by a secret of this database, so that nobody can tell from ids, or from
+    /// how much a write added, what another scope holds.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let files = db.keyspace("files of 7", KeyspaceOptions::new().dedup_scope("tenant 7"))?;
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    pub fn dedup_scope(mut self, name: impl Into<String>) -> Self {
+        self.dedup_scope = Some(name.into());
+        self
+    }
+
+    /// Sets how chunks are stored from now on; by default [`Zstd`](Compression::Zstd) with level 1.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = Some(compression);
+        self
+    }
+
+    /// Fails for options of large values that are out of bounds.
+    pub(super) fn check_large(&self, keyspace: &str) -> Result<()> {
+        if let Some(chunking) = self.chunking.filter(|chunking| !chunking.is_valid()) {
+            return Err(Error::invalid(format!(
+                "keyspace \"{keyspace}\": {chunking} is out of bounds; fixed chunks have 512 to 1048576 bytes, content-defined ones 1024 to 524288 on average"
+            )));
+        }
+        if let Some(level) = self.compression.and_then(Compression::level)
+            && !is_level(level)
+        {
+            return Err(Error::invalid(format!(
+                "keyspace \"{keyspace}\": zstd has levels from -7 to -1 and from 1 to 22, not {level}"
+            )));
+        }
+        if let Some(name) = self.dedup_scope.as_ref().filter(|name| !(1..=SCOPE_LEN_MAX).contains(&name.len())) {
+            return Err(Error::invalid(format!(
+                "keyspace \"{keyspace}\": the name of a dedup scope has 1 to {SCOPE_LEN_MAX} bytes, not {}",
+                name.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Applies those that are set to what is stored.
+    pub(super) fn large(&self, mut stored: StoredChunking) -> StoredChunking {
+        if let Some(bytes) = self.chunk_threshold {
+            stored.threshold = Some(bytes.max(CHUNK_THRESHOLD_MIN)).filter(|bytes| *bytes < u64::MAX);
+        }
+        if let Some(chunking) = self.chunking {
+            stored.chunking = chunking;
+        }
+        if let Some(compression) = self.compression {
+            stored.level = compression.level();
+        }
+        stored
     }
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::{Engine, jobs::flush_recovered, keyspaces::commit_change};
 use crate::{
     base::{Error, Result, Seqno},
-    manifest::{Change, PinnedAt},
+    manifest::{Change, Edit, PinnedAt},
 };
 
 /// The longest name, in bytes.
@@ -34,7 +34,7 @@ pub(crate) fn pin(engine: &Engine, name: &str) -> Result<Seqno> {
     if editing.version().pins.contains_key(name) {
         return Err(Error::invalid(format!("there is a pin \"{name}\" already; `unpin` it first")));
     }
-    let pin = |seqno, time| Change::Pin { name: name.to_owned(), seqno, time };
+    let pin = |seqno, time| Edit::new([Change::Pin { name: name.to_owned(), seqno, time }]);
     let seqno = commit_change(engine, &mut editing, pin)?;
     Ok(seqno)
 }
@@ -47,7 +47,7 @@ pub(crate) fn unpin(engine: &Engine, name: &str) -> Result<()> {
     if !editing.version().pins.contains_key(name) {
         return Err(Error::invalid(format!("there is no pin \"{name}\"; `pins` lists all of them")));
     }
-    commit_change(engine, &mut editing, |_, _| Change::Unpin { name: name.to_owned() })?;
+    commit_change(engine, &mut editing, |_, _| Edit::new([Change::Unpin { name: name.to_owned() }]))?;
     engine.work.wake();
     Ok(())
 }

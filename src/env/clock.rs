@@ -42,6 +42,13 @@ pub(super) fn entropy() -> u64 {
     hasher.finish()
 }
 
+/// Returns bytes from the random source of the operating system.
+pub(super) fn secret() -> std::io::Result<[u8; 32]> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret)?;
+    Ok(secret)
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     #[test]

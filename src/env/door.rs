@@ -33,6 +33,16 @@ pub trait Env: Debug + Send + Sync + 'static {
     /// Returns 64 random bits.
     fn entropy(&self) -> u64;
 
+    /// Returns bytes that nobody can guess, for a secret; by default made from [`entropy`](Env::entropy), which is
+    /// good enough for tests alone.
+    ///
+    /// # Errors
+    /// If the system has none.
+    fn secret(&self) -> io::Result<[u8; 32]> {
+        let words = [(); 4].map(|()| self.entropy().to_le_bytes());
+        Ok(std::array::from_fn(|at| words.as_flattened().get(at).copied().unwrap_or_default()))
+    }
+
     /// Returns which threads run background work; by default [`Background::Threads`].
     fn background(&self) -> Background {
         Background::Threads

@@ -3,6 +3,7 @@
 use super::options::StoredOptions;
 use crate::{
     base::{FileNumber, KeyspaceId, Micros, Seqno},
+    chunk::pack::PackMeta,
     segment::SegmentMeta,
     wal::LogEnd,
 };
@@ -40,6 +41,14 @@ pub(crate) enum Change {
     Pin { name: String, seqno: Seqno, time: Micros },
     /// Removes a pin.
     Unpin { name: String },
+    /// Adds a pack of chunks.
+    AddPack { pack: PackMeta },
+    /// Removes a pack.
+    RemovePack { number: FileNumber },
+    /// Sets the secret that the keys of dedup scopes are made from, once.
+    Secret { secret: [u8; 32] },
+    /// Gives the next number to the dedup scope of a name.
+    Scope { number: u32, name: String },
     /// Bytes of a segment that are kept only for readers of a seqno. A hint: readers may skip it.
     Held { number: FileNumber, bytes: Vec<(Seqno, u64)> },
 }

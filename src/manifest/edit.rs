@@ -10,7 +10,7 @@
 
 use super::{
     change::Change,
-    changes::{counters, keyspaces, logs, pins, segments},
+    changes::{counters, keyspaces, logs, packs, pins, scopes, segments},
 };
 use crate::{
     base::Corruption,
@@ -90,6 +90,10 @@ fn encode(change: &Change) -> (u8, Vec<u8>) {
         Change::Seqnos { last, next, ceiling, time } => counters::encode_seqnos(out, *last, *next, *ceiling, *time),
         Change::Pin { name, seqno, time } => pins::encode_pin(out, name, *seqno, *time),
         Change::Unpin { name } => pins::encode_unpin(out, name),
+        Change::AddPack { pack } => packs::encode_add(out, pack),
+        Change::RemovePack { number } => packs::encode_remove(out, *number),
+        Change::Secret { secret } => scopes::encode_secret(out, secret),
+        Change::Scope { number, name } => scopes::encode_scope(out, *number, name),
         Change::Held { number, bytes } => segments::encode_held(out, *number, bytes),
     };
     (tag, body.into_bytes())
@@ -113,6 +117,10 @@ fn decode(tag: u8, body: &mut Reader<'_>) -> Result<Option<Change>, Corruption> 
         counters::SEQNOS => counters::decode_seqnos(body),
         pins::PIN => pins::decode_pin(body),
         pins::UNPIN => pins::decode_unpin(body),
+        packs::ADD => packs::decode_add(body),
+        packs::REMOVE => packs::decode_remove(body),
+        scopes::SECRET => scopes::decode_secret(body),
+        scopes::SCOPE => scopes::decode_scope(body),
         segments::HELD => segments::decode_held(body),
         _ => return Ok(None),
     };
@@ -124,6 +132,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         base::{FileNumber, KeySpan, KeyspaceId, Micros, Seqno},
+        chunk::pack::PackMeta,
         manifest::options::{StoredOptions, StoredPolicy},
         merge::NUMBER_CUSTOM,
         segment::{PointIndex, SegmentMeta, Summary},
@@ -146,9 +155,22 @@ pub(super) mod tests {
                 min_seqno: seqnos.0,
                 max_seqno: seqnos.1,
                 lowest_affected: seqnos.0,
+                recipes: false,
                 times: None,
                 history: None,
             },
+        }
+    }
+
+    pub(crate) fn pack(number: u64) -> PackMeta {
+        PackMeta {
+            number: FileNumber(number),
+            file_id: number * 3,
+            file_len: 2000,
+            footer_digest: 6,
+            records: 2,
+            stored_bytes: 128,
+            raw_bytes: 300,
         }
     }
 
@@ -186,6 +208,10 @@ pub(super) mod tests {
             Change::Remove { keyspace: id, number: FileNumber(1 << 40) },
             Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto: Micros::ZERO },
             Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto: Micros(1 << 50) },
+            Change::AddPack { pack: pack(9) },
+            Change::RemovePack { number: FileNumber(9) },
+            Change::Secret { secret: [7; 32] },
+            Change::Scope { number: 1, name: "tenant 7".into() },
             Change::LogsFrom { number: FileNumber(3) },
             Change::LogEnd { number: FileNumber(2), end: LogEnd::Exactly(99) },
             Change::LogEnd { number: FileNumber(3), end: LogEnd::AtMost(0) },
@@ -230,6 +256,13 @@ pub(super) mod tests {
             (Change::Configure { id, options: custom, seqno: Seqno(8) }, b"\x0d\x08\xac\x02\x08\x01\x03\x03\x01f"),
             (Change::Pin { name: "p".into(), seqno: Seqno(8), time: Micros(6) }, b"\x0e\x04\x01p\x08\x06"),
             (Change::Unpin { name: "p".into() }, b"\x0f\x02\x01p"),
+            (
+                Change::AddPack { pack: pack(128) },
+                b"\x10\x15\x80\x01\x80\x01\x00\x00\x00\x00\x00\x00\xd0\x0f\x06\x00\x00\x00\x02\x80\x01\xac\x02",
+            ),
+            (Change::RemovePack { number: FileNumber(128) }, b"\x11\x02\x80\x01"),
+            (Change::Secret { secret: [0x41; 32] }, b"\x12\x20AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+            (Change::Scope { number: 1, name: "t".into() }, b"\x13\x03\x01\x01t"),
             (Change::Held { number: FileNumber(4), bytes: vec![(Seqno(7), 100)] }, b"\x80\x04\x04\x01\x07\x64"),
         ];
         for (change, bytes) in cases {

@@ -72,6 +72,9 @@ impl KeyspaceVersion {
         if (self.options.merge, &self.options.merge_name) != (options.merge, &options.merge_name) {
             return Err(broken("a keyspace that keeps its merge strategy (V5)"));
         }
+        if self.options.scope != options.scope {
+            return Err(broken("a keyspace that keeps its dedup scope (V8)"));
+        }
         self.options = options.clone();
         Ok(())
     }

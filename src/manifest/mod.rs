@@ -20,6 +20,6 @@ mod version;
 pub(crate) use change::Change;
 pub(crate) use edit::Edit;
 pub(crate) use keyspace::KeyspaceVersion;
-pub(crate) use options::{StoredOptions, StoredPolicy};
+pub(crate) use options::{StoredChunking, StoredOptions, StoredPolicy};
 pub(crate) use store::{CommitFailure, ManifestStore, read_all};
 pub(crate) use version::{PinnedAt, Version};

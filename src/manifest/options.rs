@@ -7,9 +7,10 @@
 
 use std::{ops::RangeInclusive, sync::Arc};
 
-use super::fields::{LIST_MAX, seqno_field, text};
+use super::fields::{LIST_MAX, bounded, seqno_field, text};
 use crate::{
     base::{Corruption, Micros, Seqno},
+    chunk::{codec::is_level, cut::Chunking},
     format::{Reader, Writer},
     merge::{MergeStrategy, NUMBER_CUSTOM},
     segment::PointIndex,
@@ -20,6 +21,9 @@ const POLICY: u8 = 1;
 const MERGE: u8 = 2;
 const POINT_INDEX: u8 = 3;
 const TTLS: u8 = 4;
+const CHUNKING: u8 = 5;
+const SCOPE: u8 = 6;
+const COMPRESSION: u8 = 7;
 
 /// Lowest number of a field that a reader may skip.
 const FIRST_OPTIONAL_FIELD: u8 = 128;
@@ -72,6 +76,22 @@ impl StoredPolicy {
     }
 }
 
+/// Which values of a keyspace go to the chunk store, and how they are cut and stored there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StoredChunking {
+    /// Length from which on values are cut; `None`: none that need not be.
+    pub(crate) threshold: Option<u64>,
+    pub(crate) chunking: Chunking,
+    /// Level of zstd; `None` stores every chunk as it is.
+    pub(crate) level: Option<i32>,
+}
+
+impl Default for StoredChunking {
+    fn default() -> Self {
+        Self { threshold: Some(32 << 10), chunking: Chunking::AUTOMATIC, level: Some(1) }
+    }
+}
+
 /// Options of a keyspace on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StoredOptions {
@@ -82,6 +102,9 @@ pub(crate) struct StoredOptions {
     pub(crate) point_index: PointIndex,
     /// TTLs in microseconds (0: none), each with the seqno from which on it applies to writes, oldest first.
     pub(crate) ttls: Arc<[(Seqno, Micros)]>,
+    pub(crate) large: StoredChunking,
+    /// Number of the dedup scope; 0 is the default.
+    pub(crate) scope: u32,
 }
 
 impl StoredOptions {
@@ -142,6 +165,29 @@ impl StoredOptions {
                 }
             });
         }
+        let usual = StoredChunking::default();
+        let StoredChunking { threshold, chunking, level } = self.large;
+        if (threshold, chunking) != (usual.threshold, usual.chunking) {
+            field(CHUNKING, &|body| {
+                body.varint(threshold.unwrap_or(0));
+                let automatic = chunking == Chunking::AUTOMATIC;
+                let (policy, size) = if automatic { (0, 0) } else { chunking.numbers() };
+                body.u8(policy);
+                body.varint(size);
+            });
+        }
+        if self.scope != 0 {
+            field(SCOPE, &|body| body.varint(u64::from(self.scope)));
+        }
+        if level != usual.level {
+            field(COMPRESSION, &|body| match level {
+                None => body.u8(0),
+                Some(level) => {
+                    body.u8(1);
+                    body.u8(i8::try_from(level).unwrap_or_default().to_le_bytes()[0]);
+                }
+            });
+        }
     }
 
     /// Reads the fields that fill the rest of a change.
@@ -164,12 +210,38 @@ impl StoredOptions {
                     options.point_index = index.ok_or_else(|| body.corrupt("a point index that this release knows"))?;
                 }
                 TTLS => options.ttls = ttls(&mut body)?,
+                CHUNKING => {
+                    let threshold = body.varint("chunk threshold")?;
+                    options.large.threshold = Some(threshold).filter(|threshold| *threshold > 0);
+                    options.large.chunking = match (body.u8("chunking")?, body.varint("size of chunks")?) {
+                        (0, 0) => Chunking::AUTOMATIC,
+                        (policy, size) => Chunking::from_numbers(u64::from(policy), size)?,
+                    };
+                }
+                SCOPE => {
+                    let scope = bounded(&mut body, "dedup scope", u64::from(u32::MAX))?;
+                    let scope = u32::try_from(scope).ok().filter(|scope| *scope > 0);
+                    options.scope = scope.ok_or_else(|| body.corrupt("dedup scope"))?;
+                }
+                COMPRESSION => options.large.level = level(&mut body)?,
                 FIRST_OPTIONAL_FIELD.. => continue,
                 _ => return Err(reader.corrupt("an option that this release knows")),
             }
             body.finish("end of an option")?;
         }
         Ok(options)
+    }
+}
+
+/// Reads a compression: none, or a level of zstd.
+fn level(body: &mut Reader<'_>) -> Result<Option<i32>, Corruption> {
+    match body.u8("compression")? {
+        0 => Ok(None),
+        1 => {
+            let level = i32::from(i8::from_le_bytes([body.u8("level of zstd")?]));
+            Some(level).filter(|level| is_level(*level)).map(Some).ok_or_else(|| body.corrupt("level of zstd"))
+        }
+        _ => Err(body.corrupt("a compression that this release knows")),
     }
 }
 

@@ -82,9 +82,9 @@ impl ManifestStore {
         let expected = Header { kind: FileKind::Manifest, ..header };
         let mut version = Version::default();
         let mut edits = 0;
-        replay(&path, &bytes, expected, sealed.map(LogEnd::Exactly), |place| {
-            let base = place.start as u64;
-            let edit = Edit::decode(bytes.get(place).unwrap_or_default()).map_err(|bad| bad.of(&path, base))?;
+        replay(&path, &bytes, expected, sealed.map(LogEnd::Exactly), |shown| {
+            let base = shown.place.start as u64;
+            let edit = Edit::decode(bytes.get(shown.place).unwrap_or_default()).map_err(|bad| bad.of(&path, base))?;
             version = version.apply(&edit).map_err(|bad| bad.of(&path, base))?;
             edits += 1;
             Ok(Verdict::Accept)

@@ -10,9 +10,13 @@
 //! * V4: `vanished`, `horizon` and every counter only move forward.
 //! * V5: a keyspace keeps the merge strategy it was created with.
 //! * V6: segments of one run of the history tier do not overlap.
+//! * V7: every pack has a number of its own, also among segments.
+//! * V8: dedup scopes are numbered from 1 without a gap, and there is a secret once there is one; a keyspace keeps its
+//!   scope, which exists.
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fmt,
     sync::Arc,
 };
 
@@ -26,6 +30,7 @@ use super::{
 };
 use crate::{
     base::{Corruption, FIRST_KEYSPACE, FileNumber, HIDDEN, KeyspaceId, Micros, Seqno},
+    chunk::pack::PackMeta,
     segment::SegmentMeta,
     wal::LogEnd,
 };
@@ -56,6 +61,37 @@ pub(crate) struct Version {
     /// Bytes of each segment that are kept only for readers of a seqno.
     pub(crate) held: Arc<BTreeMap<FileNumber, Vec<(Seqno, u64)>>>,
     pub(crate) decisions: Arc<Decisions>,
+    /// The packs of chunks.
+    pub(crate) packs: Arc<BTreeMap<FileNumber, PackMeta>>,
+    pub(crate) scopes: Arc<Scopes>,
+}
+
+/// The dedup scopes of the database.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Scopes {
+    /// The secret that their keys are made from; there is one once there is a scope.
+    pub(crate) secret: Option<[u8; 32]>,
+    /// Names; that of scope 1 comes first.
+    pub(crate) names: Vec<String>,
+}
+
+impl fmt::Debug for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scopes({:?})", self.names)
+    }
+}
+
+impl Scopes {
+    /// Returns the number of the scope of a name, if there is one.
+    pub(crate) fn number(&self, name: &str) -> Option<u32> {
+        let at = self.names.iter().position(|known| known == name)?;
+        u32::try_from(at + 1).ok()
+    }
+
+    /// Returns the name of a scope.
+    pub(crate) fn name(&self, number: u32) -> Option<&str> {
+        self.names.get((number as usize).checked_sub(1)?).map(String::as_str)
+    }
 }
 
 impl Default for Version {
@@ -75,6 +111,8 @@ impl Default for Version {
             pins: BTreeMap::new(),
             held: Arc::default(),
             decisions: Arc::default(),
+            packs: Arc::default(),
+            scopes: Arc::default(),
         }
     }
 }
@@ -113,7 +151,15 @@ impl Version {
         if counters.max().is_some_and(|most| most > COUNTER_START_MAX) {
             return Err(broken("numbers that can still be counted up"));
         }
-        Self::check(&self.keyspaces.values().collect::<Vec<_>>())
+        let all = self.keyspaces.values().collect::<Vec<_>>();
+        if all.iter().flat_map(|keyspace| keyspace.segments()).any(|segment| self.packs.contains_key(&segment.number)) {
+            return Err(broken("packs with numbers of their own (V7)"));
+        }
+        let scopes = self.scopes.names.len();
+        if all.iter().any(|keyspace| keyspace.options.scope as usize > scopes) {
+            return Err(broken("a dedup scope that exists (V8)"));
+        }
+        Self::check(&all)
     }
 
     /// Forgets the bytes that a removed segment held.
@@ -139,9 +185,14 @@ impl Version {
         for (&number, &end) in &self.log_ends {
             edit.push(Change::LogEnd { number, end });
         }
+        edit.changes.extend(self.scopes.secret.map(|secret| Change::Secret { secret }));
+        for (number, name) in (1u32..).zip(&self.scopes.names) {
+            edit.push(Change::Scope { number, name: name.clone() });
+        }
         for keyspace in self.keyspaces.values() {
             keyspace.snapshot(&mut edit);
         }
+        edit.changes.extend(self.packs.values().map(|pack| Change::AddPack { pack: *pack }));
         for (name, PinnedAt { seqno, time }) in &self.pins {
             edit.push(Change::Pin { name: name.clone(), seqno: *seqno, time: *time });
         }
@@ -201,6 +252,17 @@ impl Version {
                 self.keyspace_mut(*keyspace)?.remove(*number)?;
             }
             Change::Held { number, bytes } => self.record_held(*number, bytes),
+            Change::AddPack { pack } => self.add_pack(pack)?,
+            Change::RemovePack { number } => {
+                Arc::make_mut(&mut self.packs).remove(number).ok_or(broken("a pack to remove that exists (V7)"))?;
+            }
+            Change::Secret { secret } => {
+                if self.scopes.secret.is_some() {
+                    return Err(broken("one secret for ever (V8)"));
+                }
+                Arc::make_mut(&mut self.scopes).secret = Some(*secret);
+            }
+            Change::Scope { number, name } => self.add_scope(*number, name)?,
             Change::LogsFrom { number } => {
                 self.logs_from = self.logs_from.max(*number);
                 self.log_ends = self.log_ends.split_off(&self.logs_from);
@@ -252,6 +314,26 @@ impl Version {
         }
         self.next_file = self.next_file.max(segment.number.next());
         self.keyspace_mut(segment.summary.keyspace)?.add(level, segment);
+        Ok(())
+    }
+
+    fn add_pack(&mut self, pack: &PackMeta) -> Result<(), Corruption> {
+        self.next_file = self.next_file.max(pack.number.next());
+        match Arc::make_mut(&mut self.packs).insert(pack.number, *pack) {
+            None => Ok(()),
+            Some(_) => Err(broken("packs with numbers of their own (V7)")),
+        }
+    }
+
+    fn add_scope(&mut self, number: u32, name: &str) -> Result<(), Corruption> {
+        let next = self.scopes.names.len() + 1;
+        if number as usize != next || name.is_empty() || self.scopes.number(name).is_some() {
+            return Err(broken("dedup scopes with new names, numbered without a gap (V8)"));
+        }
+        if self.scopes.secret.is_none() {
+            return Err(broken("a secret before the first dedup scope (V8)"));
+        }
+        Arc::make_mut(&mut self.scopes).names.push(name.to_owned());
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use super::{
     reader::Segment,
     sections::Sections,
     summary::{SegmentMeta, Summary},
+    writer::PLACE_UNIT,
 };
 use crate::{
     base::{Corruption, Kind, Result},
@@ -22,7 +23,7 @@ impl Segment {
     /// Reads and checks everything: each page, each entry, their order, and that the summary is correct.
     pub(crate) fn check(self: &Arc<Self>, expected: &SegmentMeta) -> Result<()> {
         let summary = &expected.summary;
-        self.check_sections(expected)?;
+        let mut recipes = self.check_sections(expected)?.into_iter();
         self.pages().check()?;
         let mut last: Option<(Vec<u8>, u64, Kind, bool)> = None;
         let (mut keys, mut entries) = (0, 0);
@@ -51,10 +52,17 @@ impl Segment {
                 if !same && !self.is_indexed(key, offset)? {
                     return Err(wrong("every key in the index, with the place of its newest entry"));
                 }
+                let is_recipe = decoded.entry.kind == Kind::Recipe;
+                if is_recipe && recipes.next().map(|place| place as usize * PLACE_UNIT as usize) != Some(offset) {
+                    return Err(wrong("every recipe where its section says"));
+                }
                 keys += u64::from(!same);
                 entries += 1;
                 last = Some((key.to_vec(), seqno.0, decoded.entry.kind, older_follows));
             }
+        }
+        if recipes.next().is_some() {
+            return Err(self.corrupt(0, "as many recipes as their section names"));
         }
         if (keys, entries) != (summary.keys, summary.entries) || last.is_some_and(|(.., follows)| follows) {
             return Err(self.corrupt(0, "as many entries as the manifest names"));
@@ -70,9 +78,10 @@ impl Segment {
     }
 
     /// Reads every section of a known tag again, including those that opening does not need, and compares the summary
-    /// with the manifest's.
-    fn check_sections(&self, expected: &SegmentMeta) -> Result<()> {
+    /// with the manifest's. Returns the places of recipes.
+    fn check_sections(&self, expected: &SegmentMeta) -> Result<Vec<u32>> {
         let reading = self.pages().reading()?;
+        let mut recipes = None;
         for section in Sections::find(&reading, expected)?.all() {
             let (tag, body) = section?;
             if tag == Tag::Summary {
@@ -81,8 +90,18 @@ impl Segment {
                     return Err(self.corrupt(body.offset, "the summary that the manifest names"));
                 }
             }
+            if tag == Tag::Recipes {
+                let (mut reader, mut places) = (Reader::new(&body.bytes), Vec::new());
+                while reader.remaining() > 0 {
+                    places.push(reader.u32("place of a recipe").map_err(|bad| body.wrong(bad))?);
+                }
+                recipes = Some(places);
+            }
         }
-        Ok(())
+        if recipes.is_some() != expected.summary.recipes {
+            return Err(self.corrupt(0, "places of recipes if there are any"));
+        }
+        Ok(recipes.unwrap_or_default())
     }
 
     /// Reads every version with its whole value.

@@ -42,12 +42,22 @@ pub(super) enum Tag {
     Summary = u32::from_le_bytes(*b"SUMM"),
     /// Perfect-hash index: a reader that does not know it finds keys with the fences.
     Index = u32::from_le_bytes(*b"INDX"),
+    /// Places of the recipes of large values: whoever collects chunks must know them all.
+    Recipes = u32::from_le_bytes(*b"RCPT"),
 }
 
 impl Tag {
     /// All tags that this release writes and reads.
-    const ALL: [Self; 7] =
-        [Self::Fences, Self::Pages, Self::Ranges, Self::RangeTimes, Self::Whole, Self::Summary, Self::Index];
+    const ALL: [Self; 8] = [
+        Self::Fences,
+        Self::Pages,
+        Self::Ranges,
+        Self::RangeTimes,
+        Self::Whole,
+        Self::Summary,
+        Self::Index,
+        Self::Recipes,
+    ];
 
     fn from_number(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|tag| *tag as u32 == number)
@@ -56,7 +66,13 @@ impl Tag {
     fn flags(self) -> u32 {
         match self {
             Self::Index => OPTIONAL,
-            Self::Fences | Self::Pages | Self::Ranges | Self::RangeTimes | Self::Whole | Self::Summary => 0,
+            Self::Fences
+            | Self::Pages
+            | Self::Ranges
+            | Self::RangeTimes
+            | Self::Whole
+            | Self::Summary
+            | Self::Recipes => 0,
         }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Summary {
     /// Lowest seqno at which it can affect a read: the smallest of its seqnos and gap starts, or 0 if it holds a purge
     /// (K9). A read below it may skip the segment.
     pub(crate) lowest_affected: Seqno,
+    /// Whether recipes of large values are inside.
+    pub(crate) recipes: bool,
     /// Commit times inside, if entries carry them.
     pub(crate) times: Option<Times>,
     /// Intervals inside, for a segment of the history tier; `None` for one of the main tree.
@@ -68,6 +70,7 @@ pub(crate) struct HistorySummary {
 
 /// Bits of the tier.
 const TIER_HISTORY: u8 = 0x01;
+const TIER_RECIPES: u8 = 0x02;
 const TIER_TIMES: u8 = 0x80;
 
 impl SegmentMeta {
@@ -84,7 +87,8 @@ impl Summary {
     pub(crate) fn encode(&self, out: &mut Writer) {
         out.varint(u64::from(self.keyspace.0));
         let bit = |bit: u8, set: bool| if set { bit } else { 0 };
-        out.u8(bit(TIER_HISTORY, self.history.is_some()) | bit(TIER_TIMES, self.times.is_some()));
+        let tiers = bit(TIER_HISTORY, self.history.is_some()) | bit(TIER_TIMES, self.times.is_some());
+        out.u8(tiers | bit(TIER_RECIPES, self.recipes));
         out.prefixed(&self.span.start);
         match &self.span.end {
             None => out.u8(0),
@@ -121,7 +125,7 @@ impl Summary {
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Corruption> {
         let keyspace = u32::try_from(reader.varint("keyspace")?).map_err(|_| reader.corrupt("keyspace"))?;
         let tier = reader.u8("tier")?;
-        if tier & !(TIER_HISTORY | TIER_TIMES) != 0 {
+        if tier & !(TIER_HISTORY | TIER_RECIPES | TIER_TIMES) != 0 {
             return Err(reader.corrupt("tier"));
         }
         let start = reader.prefixed("first key")?.to_vec();
@@ -141,6 +145,7 @@ impl Summary {
             min_seqno: Seqno(reader.varint("smallest seqno")?),
             max_seqno: Seqno(reader.varint("largest seqno")?),
             lowest_affected: Seqno(reader.varint("lowest affected seqno")?),
+            recipes: tier & TIER_RECIPES != 0,
             times: None,
             history: None,
         };

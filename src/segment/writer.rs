@@ -26,6 +26,9 @@ const CHUNK: usize = 256 << 10;
 /// Maximum length of a value that is compared with another: beyond it, comparing takes longer than it saves.
 const COMPARED_MAX: usize = 1 << 20;
 
+/// Unit in which places of entries are stored.
+pub(super) const PLACE_UNIT: u32 = 4;
+
 /// A segment being written.
 #[derive(Debug)]
 pub(crate) struct SegmentWriter {
@@ -44,6 +47,8 @@ pub(crate) struct SegmentWriter {
     fences: FenceWriter,
     index: IndexWriter,
     pages: Vec<u32>,
+    /// Places of recipes, in units of 4 bytes.
+    recipes: Vec<u32>,
     /// Last entry: its key, its seqno, and whether it says that an older version of the key follows.
     last_key: Option<Vec<u8>>,
     last_seqno: Seqno,
@@ -109,6 +114,7 @@ impl SegmentWriter {
             // The id of the file is random, so no one can choose keys that are hard to index.
             index: IndexWriter::new(hash_seed, file_id, index),
             pages: Vec::new(),
+            recipes: Vec::new(),
             last_key: None,
             last_seqno: Seqno::MAX,
             older_follows: false,
@@ -125,6 +131,7 @@ impl SegmentWriter {
                 min_seqno: Seqno::MAX,
                 max_seqno: Seqno(0),
                 lowest_affected: Seqno::MAX,
+                recipes: false,
                 times: time_base.map(|base| Times { base, oldest: base, newest: base }),
                 history: run.map(|run| HistorySummary {
                     end: Seqno(0),
@@ -261,6 +268,10 @@ impl SegmentWriter {
         if !same_key {
             self.index.push(key, self.position()?);
         }
+        if entry.kind == Kind::Recipe {
+            self.recipes.push(self.position()? / PLACE_UNIT);
+            self.summary.recipes = true;
+        }
         self.offsets.push(self.out.len() - self.block_at);
         let stored_key = if entry.follower.is_some() { &[] } else { key };
         let run_at = encode(&mut self.out, entry, self.base, stored_key, stored);
@@ -333,6 +344,11 @@ impl SegmentWriter {
         }
         if let Some(index) = &index {
             self.section(&mut sections, Tag::Index, &index.section)?;
+        }
+        if !self.recipes.is_empty() {
+            let mut places = Writer::default();
+            self.recipes.iter().for_each(|place| places.u32(*place));
+            self.section(&mut sections, Tag::Recipes, places.bytes())?;
         }
         let mut summary = Writer::default();
         self.summary.encode(&mut summary);

@@ -6,6 +6,7 @@
 //!  ├───────┼──────┼───────┼───────┼─────
 //!  │ seqno │ time │ count │ flags │ operations …
 //!
+//!  with bit 0 of the flags, reaches follow: count varint · for each pack its number and offset, varints
 //!  operation: kind u8 · keyspace varint · key (length, bytes) · value (length, bytes)
 //!  a range tombstone's value is a byte 1 and its end, or a byte 0 alone for "to the end of the keyspace"
 //! ```
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use super::record::RECORD_HEADER_LEN;
 use crate::{
-    base::{Corruption, KeySpan, KeyspaceId, Kind, Micros, Seqno},
+    base::{Corruption, FileNumber, KeySpan, KeyspaceId, Kind, Micros, Seqno},
     format::Reader,
 };
 
@@ -25,6 +26,13 @@ use crate::{
 pub(crate) const BATCH_LEN_MAX: usize = 64 << 20;
 
 const HEADER_LEN: usize = 24;
+
+/// Offset of the flags, and the flag that says that reaches follow the operations.
+const FLAGS_AT: usize = 20;
+const REACHES: u32 = 1;
+
+/// How far a pack reached when a batch was written: its number, and an offset.
+pub(crate) type Reach = (FileNumber, u64);
 
 /// Offsets of an operation, from the start of its batch's payload.
 #[derive(Clone, Copy, Debug)]
@@ -94,11 +102,14 @@ pub(crate) struct BatchBuf {
     record: Vec<u8>,
     places: Places,
     operands: u32,
+    recipes: bool,
+    flags: u32,
 }
 
 impl Default for BatchBuf {
     fn default() -> Self {
-        Self { record: vec![0; RECORD_HEADER_LEN + HEADER_LEN], places: Places::default(), operands: 0 }
+        let record = vec![0; RECORD_HEADER_LEN + HEADER_LEN];
+        Self { record, places: Places::default(), operands: 0, recipes: false, flags: 0 }
     }
 }
 
@@ -132,6 +143,7 @@ impl BatchBuf {
         let (key_len, value_len) = (narrow(key.len()), narrow(value_len));
         self.places.push(Place { kind, keyspace, key_at, key_len, value_at, value_len });
         self.operands += u32::from(kind == Kind::Operand);
+        self.recipes |= kind == Kind::Recipe;
     }
 
     /// Returns the encoded length so far.
@@ -142,6 +154,22 @@ impl BatchBuf {
     /// Returns how many of the operations are operands.
     pub(crate) fn operands(&self) -> u32 {
         self.operands
+    }
+
+    /// Returns whether a large value is among them.
+    pub(crate) fn has_recipes(&self) -> bool {
+        self.recipes
+    }
+
+    /// Ends the batch with how far each unflushed pack reaches. Nothing is pushed afterwards.
+    pub(crate) fn push_reaches(&mut self, reaches: &[Reach]) {
+        assert!(self.flags & REACHES == 0, "reaches of a batch, told twice");
+        self.flags |= REACHES;
+        self.varint(reaches.len() as u64);
+        for (number, end) in reaches {
+            self.varint(number.0);
+            self.varint(*end);
+        }
     }
 
     /// Iterates over the operations, in order.
@@ -160,7 +188,7 @@ impl BatchBuf {
         let count = u32::try_from(self.count());
         assert!(count.is_ok(), "a batch of {} operations", self.count());
         let count = count.unwrap_or_default().to_le_bytes();
-        let fields = [&seqno.0.to_le_bytes()[..], &time.0.to_le_bytes(), &count, &0u32.to_le_bytes()];
+        let fields = [&seqno.0.to_le_bytes()[..], &time.0.to_le_bytes(), &count, &self.flags.to_le_bytes()];
         let mut at = RECORD_HEADER_LEN;
         for field in fields {
             if let Some(room) = self.record.get_mut(at..at + field.len()) {
@@ -226,6 +254,14 @@ impl<'a> Op<'a> {
     }
 }
 
+fn read_reaches(reader: &mut Reader<'_>) -> Result<Vec<Reach>, Corruption> {
+    let mut reaches = Vec::new();
+    for _ in 0..reader.varint("count of reaches")? {
+        reaches.push((FileNumber(reader.varint("pack of a reach")?), reader.varint("offset of a reach")?));
+    }
+    Ok(reaches)
+}
+
 impl BatchView {
     /// Reads the payload at `start..end` of a log's bytes: the one pass that finds its operations.
     #[expect(clippy::rc_buffer, reason = "the buffer is shared as it was filled, not copied")]
@@ -233,7 +269,10 @@ impl BatchView {
         let mut reader = Reader::starting_at(owner.get(..end).unwrap_or_default(), start);
         reader.take(16, "batch header")?;
         let count = reader.u32("operation count")?;
-        reader.expect_u32(0, "batch flags")?;
+        let flags = reader.u32("batch flags")?;
+        if flags & !REACHES != 0 {
+            return Err(reader.corrupt("batch flags"));
+        }
         let mut places = Places::default();
         for _ in 0..count {
             let number = reader.u8("kind")?;
@@ -248,8 +287,24 @@ impl BatchView {
             let ((key_at, key_len), (value_at, value_len)) = (part("key")?, part("value")?);
             places.push(Place { kind, keyspace: KeyspaceId(keyspace), key_at, key_len, value_at, value_len });
         }
+        if flags & REACHES != 0 {
+            read_reaches(&mut reader)?;
+        }
         reader.finish("end of the batch")?;
         Ok(Self { owner: Arc::clone(owner), start, end, places })
+    }
+
+    /// Returns how far the packs reached that its large values need.
+    pub(crate) fn reaches(&self) -> Vec<Reach> {
+        let flags = slice(&self.owner, self.start + FLAGS_AT, 4);
+        if flags.first().is_none_or(|flags| u32::from(*flags) & REACHES == 0) {
+            return Vec::new();
+        }
+        let behind = self.ops().last().map_or(self.start + HEADER_LEN, |op| op.value_at + op.value.len());
+        let mut reader = Reader::starting_at(self.owner.get(..self.end).unwrap_or_default(), behind);
+        let reaches = read_reaches(&mut reader);
+        assert!(reaches.is_ok(), "reaches that were read before: {reaches:?}");
+        reaches.unwrap_or_default()
     }
 
     /// Returns its length in bytes, header included.
@@ -320,9 +375,31 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_with_large_values_says_how_far_the_packs_reach() {
+        for reaches in [vec![], vec![(FileNumber(7), 88)], vec![(FileNumber(900), 1 << 32), (FileNumber(7), 300)]] {
+            let mut buf = BatchBuf::default();
+            buf.push(Kind::Put, KeyspaceId(16), b"a", b"1");
+            assert!(!buf.has_recipes());
+            buf.push(Kind::Recipe, KeyspaceId(16), b"b", b"recipe");
+            assert!(buf.has_recipes());
+            buf.push_reaches(&reaches);
+            buf.stamp(Seqno(9), Micros(77));
+            let view = view(buf);
+            let read = BatchView::read(view.owner(), view.start, view.end).unwrap();
+            assert_eq!((read.reaches(), read.ops().count()), (reaches.clone(), 2));
+            assert_eq!(view.reaches(), reaches);
+        }
+        let mut plain = BatchBuf::default();
+        plain.push(Kind::Put, KeyspaceId(16), b"a", b"1");
+        plain.stamp(Seqno(9), Micros(77));
+        assert!(view(plain).reaches().is_empty());
+    }
+
+    #[test]
     fn a_batch_cut_anywhere_is_corruption() {
         let mut buf = BatchBuf::default();
-        buf.push(Kind::Put, KeyspaceId(16), b"key", b"value");
+        buf.push(Kind::Recipe, KeyspaceId(16), b"key", b"value");
+        buf.push_reaches(&[(FileNumber(7), 88)]);
         buf.stamp(Seqno(1), Micros(1));
         let whole = view(buf);
         for end in whole.start..whole.end {

@@ -37,6 +37,6 @@ mod record;
 mod writer;
 
 pub(crate) use batch::{BATCH_LEN_MAX, BatchBuf, BatchView, Op};
-pub(crate) use reader::{Ending, LogEnd, Verdict, replay};
+pub(crate) use reader::{Ending, LogEnd, Shown, Verdict, replay, was_synced};
 pub(crate) use record::RecordKind;
 pub(crate) use writer::{LogFile, LogWriter};

@@ -8,7 +8,7 @@
 //!
 //! Pages reach the disk in any order, so a good record after a bad one proves nothing by itself (W2); only a mark does.
 
-use std::{ops::Range, path::Path};
+use std::{cell::OnceCell, ops::Range, path::Path};
 
 use super::record::{
     ALIGN, BadRecord, FIRST_RECORD, RECORD_HEADER_LEN, RecordHeader, RecordKind, decode_header, may_be_header,
@@ -65,12 +65,33 @@ pub(crate) struct Replay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Accept,
-    /// The data that the record refers to is missing. Beyond the synced mark that makes the record part of the torn
-    /// tail.
+    /// The data that the record refers to is missing, and nothing proves that it was ever on the disk: the record is
+    /// the first of the torn tail. No answer for a record that is proven.
     Refuse,
 }
 
-/// Replays the log whose header must be `expected`, calling `each` with the place of each record's payload.
+/// A record, as its receiver is shown it.
+pub(crate) struct Shown<'l> {
+    /// Place of its payload in the bytes of the log.
+    pub(crate) place: Range<usize>,
+    log: &'l Log<'l>,
+    at: u64,
+    exact: bool,
+}
+
+impl Shown<'_> {
+    /// Returns whether something in this log proves that the record, and what it refers to, was on the disk once.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.exact || self.log.is_marked(self.at)
+    }
+}
+
+/// Returns whether the log carries proof that it was synced once.
+pub(crate) fn was_synced(bytes: &[u8], expected: Header) -> bool {
+    Log { path: Path::new(""), bytes, seed: expected.record_seed(), mark: OnceCell::new() }.is_marked(0)
+}
+
+/// Replays the log whose header must be `expected`, calling `each` with each record.
 ///
 /// `known` is the end recorded in the manifest.
 ///
@@ -81,9 +102,9 @@ pub(crate) fn replay(
     bytes: &[u8],
     expected: Header,
     known: Option<LogEnd>,
-    mut each: impl FnMut(Range<usize>) -> Result<Verdict>,
+    mut each: impl FnMut(Shown<'_>) -> Result<Verdict>,
 ) -> Result<Replay> {
-    let log = Log { path, bytes, seed: expected.record_seed() };
+    let log = Log { path, bytes, seed: expected.record_seed(), mark: OnceCell::new() };
     let ends_at = known.map(LogEnd::offset);
     let exact = known.is_some_and(LogEnd::is_exact);
     if ends_at == Some(0) {
@@ -111,7 +132,7 @@ pub(crate) fn replay(
         };
         match record.kind {
             RecordKind::Data => {
-                if each(payload)? == Verdict::Refuse {
+                if each(Shown { place: payload, log: &log, at, exact })? == Verdict::Refuse {
                     if exact || log.is_marked(at) {
                         return Err(log.corrupt(at, "the target of a synced record"));
                     }
@@ -135,6 +156,8 @@ struct Log<'a> {
     path: &'a Path,
     bytes: &'a [u8],
     seed: u32,
+    /// The largest mark of any header; computed when it is first asked for.
+    mark: OnceCell<u64>,
 }
 
 impl Log<'_> {
@@ -154,27 +177,35 @@ impl Log<'_> {
         Ok((header, from..from + payload.len()))
     }
 
-    /// Returns whether a record header at or after `at` says that the log was synced beyond `at`, or may say so in a
-    /// way that this release does not know.
+    /// Returns whether a record header says that the log was synced beyond `at`, or may say so in a way that this
+    /// release does not know.
     ///
-    /// Checks headers alone, at each aligned offset: a payload cannot help to hide what was synced, and the cost stays
-    /// linear whatever the bytes are.
+    /// Checks headers alone, at each aligned offset, once: a payload cannot help to hide what was synced, and the cost
+    /// stays linear whatever the bytes are. No header marks more than lies before it, so those before `at` do not
+    /// count.
     fn is_marked(&self, at: u64) -> bool {
-        let first = at.max(FIRST_RECORD);
-        let mut place = usize::try_from(first).unwrap_or(usize::MAX);
+        *self.mark.get_or_init(|| self.largest_mark()) > at
+    }
+
+    fn largest_mark(&self) -> u64 {
+        let mut largest = 0;
+        let mut place = usize::try_from(FIRST_RECORD).unwrap_or(usize::MAX);
         while let Some(rest) = self.bytes.get(place..)
             && rest.len() >= RECORD_HEADER_LEN
         {
             if may_be_header(rest) {
                 match decode_header(rest, self.seed, place as u64) {
-                    Ok(header) if u64::from(header.synced_upto) > at => return true,
-                    Err(BadRecord::Unknown(_)) => return true,
+                    Ok(header) if u64::from(header.synced_upto) <= place as u64 => {
+                        largest = largest.max(u64::from(header.synced_upto));
+                    }
+                    // It was written: everything before it was.
+                    Err(BadRecord::Unknown(_)) => largest = largest.max(place as u64 + 1),
                     Ok(_) | Err(BadRecord::Corrupt(_)) => {}
                 }
             }
             place += ALIGN;
         }
-        false
+        largest
     }
 
     fn corrupt(&self, offset: u64, what: &'static str) -> Error {
@@ -227,8 +258,8 @@ mod tests {
         let owner = Arc::new(bytes.to_vec());
         let mut seqnos = Vec::new();
         let path = PathBuf::from("wal/1.wal");
-        let replay = replay(&path, bytes, HEADER, known, |place| {
-            let view = BatchView::read(&owner, place.start, place.end).unwrap();
+        let replay = replay(&path, bytes, HEADER, known, |shown| {
+            let view = BatchView::read(&owner, shown.place.start, shown.place.end).unwrap();
             seqnos.push(view.stamp().0.0);
             Ok(Verdict::Accept)
         })?;

@@ -11,6 +11,8 @@
 //! state change in the same order, and a file is named in the manifest before it is read and removed after its last
 //! read (E3).
 
+pub(super) mod chunks;
+pub(super) mod epoch;
 mod reclaim;
 mod registry;
 pub(super) mod runs;
@@ -22,6 +24,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use chunks::{ChunkSet, RecoveredChunks};
+use epoch::Epoch;
 use reclaim::Reclaim;
 use registry::{Held, Registry};
 pub(super) use registry::{JobInputs, ReaderList, ViewHold};
@@ -61,10 +65,43 @@ pub(crate) struct FileSet {
     in_doubt: AtomicBool,
     /// Set when segments with purges have been compacted away: the manifest names keys of them until it is rewritten.
     names_purged: AtomicBool,
-    /// Segments of failed edits, kept until the next edit has been committed.
-    doubtful: Lock<Vec<FileNumber>>,
+    /// Files that failed edits name, kept until the next edit has been committed.
+    doubtful: Lock<Vec<String>>,
+    /// Packs of a recovery, and the log of its newest memtable: with the flush of that they are needed no more.
+    recovered: Lock<Option<(FileNumber, Arc<RecoveredChunks>)>>,
     opener: Arc<Opener>,
     reclaim: Arc<Reclaim>,
+}
+
+/// What is in memory when a database is opened.
+#[derive(Debug)]
+pub(super) struct InMemory {
+    pub(super) active: Arc<Memtable>,
+    /// Recovered memtables, newest first.
+    pub(super) sealed: Vec<Arc<Memtable>>,
+    /// Moment of the newest commit in the memtables and segments.
+    pub(super) newest: Moment,
+    pub(super) chunks: ChunkSet,
+}
+
+/// Files that a job has made and that no edit names yet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct NewFiles {
+    pub(super) segments: Vec<FileNumber>,
+    pub(super) packs: Vec<FileNumber>,
+}
+
+impl From<Vec<FileNumber>> for NewFiles {
+    fn from(segments: Vec<FileNumber>) -> Self {
+        Self { segments, packs: Vec::new() }
+    }
+}
+
+impl NewFiles {
+    fn names(&self) -> impl Iterator<Item = String> {
+        let segments = self.segments.iter().copied().map(name::segment);
+        segments.chain(self.packs.iter().copied().map(name::pack))
+    }
 }
 
 /// Returns a reader for each pin. Every purge applies to it, since its views will be opened later than any purge so
@@ -75,23 +112,21 @@ fn pinned_readers(version: &Version) -> Vec<Reader> {
 }
 
 impl FileSet {
-    /// Creates the file set of a database that is being opened, from the manifest and the memtables; sealed ones newest
-    /// first.
-    ///
-    /// `newest` is the moment of the newest commit in the memtables and segments.
+    /// Creates the file set of a database that is being opened.
     pub(super) fn new(
         ctx: &Arc<Context>,
         health: &Arc<Health>,
         work: &Arc<Work>,
         manifest: ManifestStore,
-        active: Arc<Memtable>,
-        sealed: Vec<Arc<Memtable>>,
-        newest: Moment,
+        recovered: InMemory,
     ) -> Self {
+        let InMemory { active, sealed, newest, chunks } = recovered;
         let version = Arc::clone(manifest.version());
         let reclaim = Arc::new(Reclaim::new(ctx, health, work));
         let opener = Arc::new(Opener::new(ctx, &reclaim));
-        let mut current = SuperVersion::new(active, sealed).with_version(&version, &opener);
+        let newest_log = sealed.first().map(|newest| newest.log());
+        let recovered = newest_log.zip(chunks.recovered.clone());
+        let mut current = SuperVersion::new(active, sealed, chunks).with_version(&version, &opener);
         match current.sealed.first() {
             // Only all of them together reach this moment; the moments at which older ones were sealed are not known.
             Some(memtable) => drop(current.sealed_at.insert(memtable.log(), newest)),
@@ -112,6 +147,7 @@ impl FileSet {
             in_doubt: AtomicBool::new(false),
             names_purged: AtomicBool::new(false),
             doubtful: ctx.order.lock(Rank::Doubtful, Vec::new()),
+            recovered: ctx.order.lock(Rank::RecoveredPacks, recovered),
             opener,
             reclaim,
         }
@@ -145,8 +181,8 @@ impl FileSet {
     }
 
     /// Seals the active memtable at a moment and replaces it with `active`.
-    pub(super) fn seal(&self, active: Arc<Memtable>, moment: impl FnOnce(&Arc<Version>) -> Moment) {
-        self.replace(|current| current.with_sealed(active, moment(&current.version)));
+    pub(super) fn seal(&self, active: Arc<Memtable>, epoch: Arc<Epoch>, moment: impl FnOnce(&Arc<Version>) -> Moment) {
+        self.replace(|current| current.with_sealed(active, epoch, moment(&current.version)));
     }
 
     /// Records a moment at which the active memtable is empty.
@@ -162,6 +198,14 @@ impl FileSet {
     /// Returns the change that records which file numbers have been taken.
     pub(super) fn numbers_taken(&self) -> Change {
         Change::NextFile { number: FileNumber(self.next_file.load(Ordering::Relaxed)) }
+    }
+
+    /// Returns the packs of a recovery once its newest memtable is flushed: what they held has been copied, and no log
+    /// needs them. They are removed with their last reader.
+    fn superseded_packs(&self, flushed: &Memtable) -> Option<Arc<RecoveredChunks>> {
+        let (_, packs) = self.recovered.lock().take_if(|(newest, _)| flushed.log() >= *newest)?;
+        packs.mark_obsolete(&self.reclaim);
+        Some(packs)
     }
 
     /// Begins an edit; other edits wait until it is dropped.
@@ -198,7 +242,7 @@ impl FileSet {
         }
         let mut editing = self.edit();
         editing.manifest.roll_at_next();
-        let rolled = editing.commit(&Edit::new([self.numbers_taken()]), &[]);
+        let rolled = editing.commit(&Edit::new([self.numbers_taken()]), &NewFiles::default());
         let version = rolled.inspect_err(|_| self.names_purged.store(true, Ordering::Release))?;
         editing.install(&version, None, None);
         Ok(())
@@ -291,9 +335,14 @@ impl FileSet {
         self.ctx.sync_segment_names().inspect_err(|error| self.health.poison_unless_unopened(error))
     }
 
-    /// Removes segment files that no edit has named.
-    pub(super) fn discard(&self, made: &[FileNumber]) {
-        self.reclaim.add_segments(made.iter().copied());
+    /// Makes the names of new packs durable.
+    pub(super) fn sync_pack_names(&self) -> Result<()> {
+        self.ctx.sync_pack_names().inspect_err(|error| self.health.poison_unless_unopened(error))
+    }
+
+    /// Removes files that no edit has named.
+    pub(super) fn discard(&self, made: &NewFiles) {
+        self.reclaim.add(made.names());
         self.reclaim.run();
     }
 
@@ -331,24 +380,23 @@ impl Editing<'_> {
         &self.manifest
     }
 
-    /// Commits an edit. `added` are the new segments that it names: if it fails, they are removed as soon as that is
-    /// safe.
+    /// Commits an edit. `added` are the new files that it names: if it fails, they are removed as soon as that is safe.
     ///
     /// Fails after the database was closed: another process may hold the directory lock by then.
-    pub(super) fn commit(&mut self, edit: &Edit, added: &[FileNumber]) -> Result<Arc<Version>> {
+    pub(super) fn commit(&mut self, edit: &Edit, added: &NewFiles) -> Result<Arc<Version>> {
         let FileSet { health, doubtful, reclaim, .. } = self.files;
         health.check_open()?;
         match self.manifest.commit(edit) {
             Ok(version) => {
                 let certain = std::mem::take(&mut *doubtful.lock());
-                reclaim.add_segments(certain);
+                reclaim.add(certain);
                 Ok(version)
             }
             Err(CommitFailure::NotCommitted(error)) => {
                 if self.manifest.in_doubt() {
-                    doubtful.lock().extend(added);
+                    doubtful.lock().extend(added.names());
                 } else {
-                    reclaim.add_segments(added.iter().copied());
+                    reclaim.add(added.names());
                 }
                 Err(error)
             }
@@ -362,7 +410,7 @@ impl Editing<'_> {
     /// Commits a decision of the user. One that fails must not take later commits with it after a crash: if it may
     /// still prove committed, no commit is accepted until that is resolved.
     pub(super) fn commit_decision(&mut self, edit: &Edit) -> Result<Arc<Version>> {
-        let committed = self.commit(edit, &[]);
+        let committed = self.commit(edit, &NewFiles::default());
         committed.inspect_err(|_| self.files.in_doubt.store(self.manifest.in_doubt(), Ordering::Release))
     }
 
@@ -383,21 +431,23 @@ impl Editing<'_> {
         }
         let mut current = files.current.write();
         let mut next = current.with_version(version, &files.opener);
+        let mut superseded = None;
         if let Some(flushed) = flushed {
             next.remove_flushed(flushed);
+            superseded = files.superseded_packs(flushed);
         }
         files.generation.store(next.generation, Ordering::Release);
         let old = std::mem::replace(&mut *current, Arc::new(next));
         drop(current);
         drop(registry);
-        // Outside both locks, since this may drop the last reference to a memtable or segment.
-        drop(old);
+        // Outside both locks, since this may drop the last reference to a memtable, a segment or a pack.
+        drop((old, superseded));
         files.work.wake_writers();
     }
 
     /// Commits an edit without new segments, and makes it current.
     pub(super) fn apply(&mut self, edit: &Edit) -> Result<Arc<Version>> {
-        let version = self.commit(edit, &[])?;
+        let version = self.commit(edit, &NewFiles::default())?;
         self.install(&version, None, None);
         Ok(version)
     }
@@ -456,7 +506,9 @@ impl Seat {
 
     /// Returns an unregistered seat on no files, for a view in a forked process, where no lock is taken.
     pub(super) fn outside() -> Self {
-        Self::on(&Arc::new(SuperVersion::new(Arc::new(Memtable::new(FileNumber(0))), Vec::new())), LockOrder::new())
+        let order = LockOrder::new();
+        let memtable = Arc::new(Memtable::new(FileNumber(0)));
+        Self::on(&Arc::new(SuperVersion::new(memtable, Vec::new(), ChunkSet::none(order))), order)
     }
 
     /// Returns a token that marks an iterator as running while it is held.

@@ -45,8 +45,13 @@ impl Reclaim {
 
     /// Adds the file of a segment that lost its last reader, and wakes background work.
     pub(super) fn add_unread(&self, number: FileNumber) {
+        self.add_unread_file(name::segment(number));
+    }
+
+    /// Adds a file that lost its last reader, and wakes background work.
+    pub(super) fn add_unread_file(&self, name: String) {
         if !self.health.is_forked() {
-            self.add([name::segment(number)]);
+            self.add([name]);
             self.work.wake();
         }
     }

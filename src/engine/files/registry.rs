@@ -176,9 +176,12 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memtable::Memtable;
 
-    use crate::base::FileNumber;
+    use crate::{
+        base::FileNumber,
+        engine::{files::chunks::ChunkSet, locks::LockOrder},
+        memtable::Memtable,
+    };
 
     fn at(seqno: u64) -> Reader {
         let seqno = Seqno(seqno);
@@ -186,7 +189,8 @@ mod tests {
     }
 
     fn inputs(registry: &Registry, newest: Seqno) -> JobInputs {
-        let files = Arc::new(SuperVersion::new(Arc::new(Memtable::new(FileNumber(1))), Vec::new()));
+        let chunks = ChunkSet::none(LockOrder::new());
+        let files = Arc::new(SuperVersion::new(Arc::new(Memtable::new(FileNumber(1))), Vec::new(), chunks));
         JobInputs { files, registered: registry.list(), newest }
     }
 

@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::tree::{Opener, SegmentHandle, Tree};
+use super::{
+    chunks::ChunkSet,
+    epoch::Epoch,
+    tree::{Opener, SegmentHandle, Tree},
+};
 use crate::{
-    base::{FileNumber, KeyspaceId, Micros, Seqno, TIMELINE},
+    base::{FileNumber, KeyspaceId, Micros, PLACES, Seqno, TIMELINE},
     manifest::Version,
     memtable::Memtable,
 };
@@ -34,10 +38,12 @@ pub(crate) struct SuperVersion {
     /// Newest moment that the segments hold in full, with nothing newer; `None` while recovered entries are in
     /// memtables.
     pub(crate) flushed: Option<Moment>,
+    /// Chunks of large values.
+    pub(crate) chunks: Arc<ChunkSet>,
 }
 
 impl SuperVersion {
-    pub(in crate::engine) fn new(active: Arc<Memtable>, sealed: Vec<Arc<Memtable>>) -> Self {
+    pub(in crate::engine) fn new(active: Arc<Memtable>, sealed: Vec<Arc<Memtable>>, chunks: ChunkSet) -> Self {
         Self {
             generation: 0,
             active,
@@ -46,6 +52,7 @@ impl SuperVersion {
             trees: Arc::default(),
             sealed_at: BTreeMap::new(),
             flushed: None,
+            chunks: Arc::new(chunks),
         }
     }
 
@@ -77,14 +84,18 @@ impl SuperVersion {
             });
         }
         before.for_each(|(_, forgotten)| forgotten.mark_obsolete(&none));
+        let trees: BTreeMap<_, _> = trees.into_iter().collect();
+        let Opener { ctx, reclaim, .. } = &**opener;
+        let chunks = self.chunks.with_version(version, &self.version, trees.get(&PLACES), ctx, reclaim);
         Self {
             generation: self.generation + 1,
             active: Arc::clone(&self.active),
             sealed: self.sealed.clone(),
             version: Arc::clone(version),
-            trees: Arc::new(trees.into_iter().collect()),
+            trees: Arc::new(trees),
             sealed_at: self.sealed_at.clone(),
             flushed: self.flushed.clone(),
+            chunks: Arc::new(chunks),
         }
     }
 
@@ -96,8 +107,9 @@ impl SuperVersion {
     }
 
     /// Returns a copy with the active memtable sealed at a moment, and a new one.
-    pub(in crate::engine) fn with_sealed(&self, active: Arc<Memtable>, moment: Moment) -> Self {
+    pub(in crate::engine) fn with_sealed(&self, active: Arc<Memtable>, epoch: Arc<Epoch>, moment: Moment) -> Self {
         let mut next = self.with_moment(self.active.log(), moment);
+        Arc::make_mut(&mut next.chunks).epochs.insert(0, epoch);
         next.sealed.insert(0, std::mem::replace(&mut next.active, active));
         next
     }
@@ -125,21 +137,26 @@ impl SuperVersion {
             trees: Arc::clone(&self.trees),
             sealed_at,
             flushed: self.flushed.clone(),
+            chunks: Arc::clone(&self.chunks),
         }
     }
 
     /// Removes a memtable that is now in segments.
     pub(in crate::engine) fn remove_flushed(&mut self, flushed: &Arc<Memtable>) {
         self.sealed.retain(|memtable| !Arc::ptr_eq(memtable, flushed));
+        Arc::make_mut(&mut self.chunks).remove_flushed(flushed);
         if let Some(moment) = self.sealed_at.remove(&flushed.log()) {
             self.flushed = Some(moment);
         }
     }
 
-    /// Returns the newest seqno in sealed memtables and segments.
+    /// Returns the newest seqno of a commit in sealed memtables and segments.
     pub(crate) fn newest_below_active(&self) -> Seqno {
-        let sealed = self.sealed.first().map_or(Seqno(0), |memtable| memtable.last_seqno());
-        self.trees.values().map(|tree| tree.newest).max().unwrap_or(Seqno(0)).max(sealed)
+        // A memtable of chunks alone has no commit.
+        let sealed = self.sealed.iter().map(|memtable| memtable.last_seqno()).max().unwrap_or(Seqno(0));
+        // Places are at seqnos of no commit, which may be above all that is visible.
+        let trees = self.trees.iter().filter(|(id, _)| **id != PLACES);
+        trees.map(|(_, tree)| tree.newest).max().unwrap_or(Seqno(0)).max(sealed)
     }
 
     /// Returns whether a log holds entries that no segment does.

@@ -19,8 +19,8 @@ use crate::{
 /// Opens segments, and has their files removed in the end.
 #[derive(Debug)]
 pub(super) struct Opener {
-    ctx: Arc<Context>,
-    reclaim: Arc<Reclaim>,
+    pub(super) ctx: Arc<Context>,
+    pub(super) reclaim: Arc<Reclaim>,
 }
 
 impl Opener {

@@ -3,7 +3,9 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    aging, expiry_cutoff,
+    aging,
+    collect::collect,
+    expiry_cutoff,
     flush::flush,
     forget::forget_dropped,
     seen_from,
@@ -108,6 +110,9 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
         watch.end_part()?;
     }
     engine.files.forget_purged_names()?;
+    if matches!(scope, Scope::All) {
+        collect(engine)?;
+    }
     watch.end();
     report.still_held_by = still_held_by(engine, scope, held);
     report.bytes_after = segment_bytes_in(engine, scope);

@@ -1,16 +1,39 @@
-//! Flush: the oldest sealed memtable becomes one segment for each keyspace, in one edit (E2).
+//! Flush: the oldest sealed memtable becomes one segment for each keyspace, in one edit (E2), which also names the
+//! packs of its chunks and a segment of their places (L2).
+//!
+//! ```text
+//!   chunks of its epoch       table and tail on their pack, synced      ┐
+//!   chunks of a recovery      copied into packs of this flush (L4)      ├ packs and places ┐
+//!   entries                   segments, one for each keyspace           ┘                  ├ one edit
+//!   commits                   a segment of the timeline                                    ┘
+//! ```
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{Outputs, retention};
 use crate::{
-    base::{FileNumber, KeyspaceId, Result, Seqno},
+    base::{ChunkId, FileNumber, KeyspaceId, Result, Seqno},
+    chunk::{
+        pack::{PackMeta, PackWriter},
+        record::Line,
+    },
     compaction::{Job, Outcome, run},
-    engine::{Engine, files::JobInputs, timeline::write_stamps},
+    engine::{
+        Engine,
+        files::{
+            JobInputs, NewFiles,
+            chunks::{ChunkSet, RecoveredChunks, damage, encode_place, write_places},
+            superversion::SuperVersion,
+        },
+        timeline::write_stamps,
+    },
     manifest::{Change, Edit},
     memtable::{MemCursor, Memtable},
     merge::Direction,
-    segment::SegmentWriter,
+    segment::{SegmentMeta, SegmentWriter},
 };
 
 /// Seals the active memtable and flushes everything that is sealed by then. Does not wait for later writes.
@@ -26,6 +49,13 @@ pub(crate) fn flush(engine: &Engine) -> Result<()> {
     newest.map_or(Ok(()), |newest| flush_upto(engine, newest))?;
     engine.work.record_flush(None);
     engine.ctx.check_there()
+}
+
+/// Flushes what the packs of a recovery hold, so that a new recipe may refer to it: no recovery of a later crash asks
+/// for those packs.
+pub(in crate::engine) fn flush_recovered_chunks(engine: &Engine) -> Result<()> {
+    let recovered = engine.files.with_current(|now| now.chunks.recovered.as_ref().map(|recovered| recovered.log));
+    recovered.map_or(Ok(()), |log| flush_upto(engine, log))
 }
 
 /// Flushes what was recovered after an unclean close. The log was read from pages that may be clean in memory and old
@@ -55,7 +85,7 @@ pub(super) fn flush_oldest(engine: &Engine) -> Result<bool> {
         let inputs = engine.files.job_inputs("flush: files, then list");
         let Some(memtable) = inputs.files.sealed.last() else { return Ok(false) };
         engine.health.check_writable()?;
-        let mut made = Vec::new();
+        let mut made = NewFiles::default();
         let written = write(engine, &inputs, memtable, &mut made).inspect_err(|_| engine.files.discard(&made))?;
         engine.ctx.pass("flush: written, then installed");
         install(engine, &inputs, memtable, written, &made)?;
@@ -63,15 +93,18 @@ pub(super) fn flush_oldest(engine: &Engine) -> Result<bool> {
     })
 }
 
-/// Outcome of a flush: for each keyspace, and for the timeline.
+/// Outcome of a flush: for each keyspace, for the timeline, and for chunks.
 struct Written {
     outcomes: Vec<(KeyspaceId, Outcome)>,
-    stamps: Option<crate::segment::SegmentMeta>,
+    stamps: Option<SegmentMeta>,
+    packs: Vec<PackMeta>,
+    places: Option<SegmentMeta>,
 }
 
-/// Writes the segments of a memtable, one for each keyspace, and makes them durable with their names.
-fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &mut Vec<FileNumber>) -> Result<Written> {
+/// Writes what the edit of a memtable's flush names, and makes it durable with its names.
+fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &mut NewFiles) -> Result<Written> {
     let current = &inputs.files;
+    let (packs, places) = end_packs(engine, current, memtable, made)?;
     let mut outcomes = Vec::new();
     for id in memtable.keyspaces() {
         // A forgotten keyspace has no readers.
@@ -84,21 +117,105 @@ fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &m
             retention: retention(engine, keyspace, inputs, Seqno(0), keyspace.main().cloned().collect()),
             // One segment for a memtable: two would share seqnos in level 0 (V1).
             output_len: u64::MAX,
+            filtered: false,
         };
         // A memtable is small: its flush is finished even while the database is being closed.
         let ran = run(job, |tier| outputs.create(tier).map(SegmentWriter::sync_later), |_| Ok(()));
-        made.append(&mut outputs.made);
+        made.segments.append(&mut outputs.made);
         outcomes.push((id, ran?));
     }
     // All files are written, then synced at once: of thousands, each would wait for the one before.
-    engine.ctx.sync_segments(made)?;
+    engine.ctx.sync_segments(&made.segments)?;
     let number = engine.files.take_number();
     let stamps = memtable.with_stamps(<[_]>::to_vec);
-    let stamps = write_stamps(&engine.ctx, &*engine.ctx.dir, number, &stamps, made)?;
-    if !made.is_empty() {
+    let stamps = write_stamps(&engine.ctx, &*engine.ctx.dir, number, &stamps, &mut made.segments)?;
+    let mut named = None;
+    if !places.is_empty() {
+        // At a seqno that no commit and no other segment of places has (L6). A failed flush leaves a hole.
+        let seqno = engine.log.take_seqno(&mut engine.log.lock())?;
+        let number = engine.files.take_number();
+        made.segments.push(number);
+        named = write_places(&engine.ctx, &*engine.ctx.dir, number, seqno, &places)?;
+    }
+    if !made.segments.is_empty() {
         engine.files.sync_names()?;
     }
-    Ok(Written { outcomes, stamps })
+    Ok(Written { outcomes, stamps, packs, places: named })
+}
+
+/// Places of chunks, by id, each as its entry has it.
+type Places = Vec<(ChunkId, Vec<u8>)>;
+
+/// Ends the pack of the memtable's epoch, copies what a recovery found for it, and returns the packs to name, with
+/// the places of their chunks, by id. The pack of an epoch is not the flush's to remove: it stays if the flush fails.
+fn end_packs(
+    engine: &Engine,
+    current: &SuperVersion,
+    memtable: &Memtable,
+    made: &mut NewFiles,
+) -> Result<(Vec<PackMeta>, Places)> {
+    let ChunkSet { epochs, recovered, .. } = &*current.chunks;
+    let mut packs = Vec::new();
+    let mut places = BTreeMap::new();
+    let mut add = |pack: PackMeta, lines: &[Line]| {
+        assert_eq!(pack.records as usize, lines.len(), "the places of pack {}", pack.number);
+        for (ordinal, line) in lines.iter().enumerate() {
+            places.insert(line.id, encode_place(pack.number, line, ordinal));
+        }
+        packs.push(pack);
+    };
+    if let Some(epoch) = epochs.iter().find(|epoch| epoch.log() == memtable.log())
+        && let Some(pack) = epoch.seal()?
+    {
+        add(pack, &epoch.lines());
+    }
+    if let Some(recovered) = recovered.as_ref().filter(|recovered| recovered.log == memtable.log()) {
+        for (pack, lines) in copy_recovered(engine, current, recovered, made)? {
+            add(pack, &lines);
+        }
+    }
+    Ok((packs, places.into_iter().collect()))
+}
+
+/// Copies the chunks of a recovery into packs of this flush. Of those that an earlier flush has named already there is
+/// nothing to copy, and a damaged one is left out: a flush that failed over it would never succeed.
+fn copy_recovered(
+    engine: &Engine,
+    current: &SuperVersion,
+    recovered: &RecoveredChunks,
+    made: &mut NewFiles,
+) -> Result<Vec<(PackMeta, Vec<Line>)>> {
+    let mut packs: Vec<PackWriter> = Vec::new();
+    let mut room = Vec::new();
+    for (line, reader) in recovered.chunks() {
+        if current.chunks.is_named(&line.id)? {
+            continue;
+        }
+        let chunk = match reader.stored(&line.into(), &mut room) {
+            Err(error) if damage(&error).is_some() => continue,
+            read => read?,
+        };
+        if packs.last().is_none_or(|pack| !pack.has_room(&chunk)) {
+            let number = engine.files.take_number();
+            made.packs.push(number);
+            packs.push(PackWriter::create(&*engine.ctx.dir, number, engine.ctx.env.entropy())?);
+        }
+        if let Some(pack) = packs.last_mut() {
+            pack.append(&chunk)?;
+        }
+    }
+    let mut ended = Vec::new();
+    for mut pack in packs {
+        let meta = pack.seal()?;
+        pack.sync()?;
+        let mut lines = pack.lines().to_vec();
+        lines.sort_unstable_by_key(|line| line.id);
+        ended.push((meta, lines));
+    }
+    if !ended.is_empty() {
+        engine.files.sync_pack_names()?;
+    }
+    Ok(ended)
 }
 
 /// Commits what was written in one edit, makes it current, and discards the log.
@@ -107,9 +224,9 @@ fn install(
     inputs: &JobInputs,
     memtable: &Arc<Memtable>,
     written: Written,
-    made: &[FileNumber],
+    made: &NewFiles,
 ) -> Result<()> {
-    let Written { outcomes, stamps } = written;
+    let Written { outcomes, stamps, packs, places } = written;
     let current = &inputs.files;
     let mut editing = engine.files.edit();
     let mut edit = Edit::default();
@@ -131,7 +248,11 @@ fn install(
         }
         superseder = superseder.max(dropped.newest_change(keyspace.vanished));
     }
-    if let Some(segment) = stamps {
+    for pack in packs {
+        engine.counters.flushed_bytes.fetch_add(pack.stored_bytes, Ordering::Relaxed);
+        edit.push(Change::AddPack { pack });
+    }
+    for segment in [stamps, places].into_iter().flatten() {
         edit.push(Change::Add { level: 0, segment });
     }
     // Empty logs in between are not needed either: they may never have been synced, and would void what follows.

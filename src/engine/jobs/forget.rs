@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
     base::{Result, Seqno},
-    engine::{Engine, catalogue::readers_of},
+    engine::{Engine, catalogue::readers_of, files::NewFiles},
     manifest::{Change, Edit, KeyspaceVersion},
 };
 
@@ -33,7 +33,7 @@ pub(super) fn forget_dropped(engine: &Engine) -> Result<bool> {
     }
     let there = |gone: &&&Arc<KeyspaceVersion>| editing.version().keyspaces.contains_key(&gone.id);
     let forget = Edit::new(gone.iter().filter(there).map(|gone| Change::Forget { id: gone.id }));
-    let version = editing.commit(&forget, &[])?;
+    let version = editing.commit(&forget, &NewFiles::default())?;
     // A view that was opened meanwhile, below a drop, keeps its files.
     let newest = gone.iter().filter_map(|gone| gone.dropped).max().unwrap_or(Seqno(0));
     editing.install(&version, None, Some((&inputs, newest)));

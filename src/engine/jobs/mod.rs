@@ -4,6 +4,7 @@
 //! ([`FileSet::job_inputs`](crate::engine::files::FileSet::job_inputs)), writes new segments ([`Outputs`]), and ends
 //! with one edit. This file holds what all of them decide by.
 
+mod collect;
 mod compact;
 mod flush;
 mod forget;
@@ -24,13 +25,13 @@ use std::{
 pub use compact::Compacted;
 pub(crate) use compact::{Scope, compact};
 pub(crate) use flush::flush;
-pub(super) use flush::flush_recovered;
+pub(super) use flush::{flush_recovered, flush_recovered_chunks};
 use slots::CompactionSlots;
 pub(super) use worker::{WorkKind, background_step, drawn_step, idle_step, work_on};
 
 use crate::{
-    base::{FileNumber, KeyspaceId, Micros, Result, Seqno},
-    compaction::{Aging, Demands, OlderSegments, Retention, Rules, Tier},
+    base::{FileNumber, KeyspaceId, Micros, PLACES, Result, Seqno},
+    compaction::{Aging, Demands, OlderSegments, Readers, Retention, Rules, Tier},
     engine::{
         Engine,
         files::{JobInputs, ReaderList, superversion::SuperVersion},
@@ -155,8 +156,11 @@ fn rules(engine: &Engine, keyspace: &KeyspaceVersion, current: &Arc<SuperVersion
     }
 }
 
-/// Returns the readers for which a job must keep versions.
+/// Returns the readers for which a job must keep versions. Nobody reads places of the past.
 fn demands(keyspace: &KeyspaceVersion, registered: &ReaderList) -> Demands {
+    if keyspace.id == PLACES {
+        return Demands::new(&Arc::new(Readers::default()), keyspace.vanished, keyspace.expired_upto);
+    }
     Demands::new(&registered.readers, keyspace.vanished, keyspace.expired_upto)
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{Outputs, demands, retention};
 use crate::{
-    base::{Error, FileNumber, Result, Seqno},
+    base::{Error, FileNumber, PLACES, Result, Seqno},
     compaction::{HistoryJob, HistorySurvivors, HistoryTask, Job, Outcome, Purges, Task, run, run_history},
     engine::{
         Engine,
@@ -47,6 +47,7 @@ pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: Seqno, watch: 
         tombstones,
         retention: retention(engine, keyspace, &inputs, purged_upto, task.below.clone()),
         output_len: engine.ctx.options.segment_bytes(),
+        filtered: keyspace.id == PLACES,
     };
     let goes_on = step_or_stop(engine, &task.inputs, watch);
     let ran = run(job, |tier| outputs.create(tier), goes_on);
@@ -152,6 +153,7 @@ fn end_job(
         }
         Ok(outcome)
     });
+    let made = made.into();
     let outcome = named.inspect_err(|_| engine.files.discard(&made))?;
 
     let id = keyspace.id;

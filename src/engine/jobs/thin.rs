@@ -106,6 +106,7 @@ pub(super) fn thin_timeline(engine: &Engine, all: bool) -> Result<bool> {
         engine.files.sync_names()?;
         Ok(thinned)
     });
+    let made = made.into();
     let (segments, horizon) = thinned.inspect_err(|_| engine.files.discard(&made))?;
     let removed = inputs.iter().map(|handle| Change::Remove { keyspace: TIMELINE, number: handle.meta.number });
     let mut edit = Edit::new(removed);

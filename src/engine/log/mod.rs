@@ -30,7 +30,11 @@ use crate::{
     engine::{
         context::Context,
         counters::Counters,
-        files::{FileSet, superversion::Moment},
+        files::{
+            FileSet,
+            epoch::{Epoch, PackSync},
+            superversion::Moment,
+        },
         health::Health,
         locks::{Guard, Lock, Rank},
         work::Work,
@@ -63,6 +67,7 @@ pub(super) struct CommitState {
     /// `None` in a read-only database.
     writer: Option<LogWriter>,
     memtable: Arc<Memtable>,
+    epoch: Arc<Epoch>,
     next_seqno: Seqno,
     /// Commit time of the newest batch, and a lower bound for the next one.
     time: Micros,
@@ -96,22 +101,39 @@ impl CommitState {
         self.time_floor = self.time_floor.max(floor);
     }
 
-    /// Returns whether the memtable holds at least `bytes`.
+    /// Returns whether the memtable holds at least `bytes`, or its chunks as much as they may.
     pub(super) fn is_full(&self, bytes: u64) -> bool {
-        self.memtable.bytes() >= bytes
+        self.memtable.bytes() >= bytes || self.epoch.is_full()
     }
 
-    /// Returns the logs to sync, oldest first, with their ends.
-    fn files_to_sync(&self) -> Vec<(Arc<LogFile>, u64)> {
-        let mut files = self.unsynced.clone();
-        files.extend(self.writer.as_ref().map(|log| (Arc::clone(log.file()), log.offset())));
-        files
+    /// Returns whether this epoch is the active one, and full.
+    pub(super) fn has_filled(&self, epoch: &Arc<Epoch>) -> bool {
+        Arc::ptr_eq(&self.epoch, epoch) && epoch.is_full()
     }
 
-    /// Syncs the logs without recording them as synced; stops at the first failure.
-    pub(super) fn sync_bytes(&self) -> Result<()> {
-        self.files_to_sync().iter().try_for_each(|(file, _)| file.sync_bytes())
+    /// Returns what is to be synced now: how far each log reaches, and each pack that they need. Taken together under
+    /// the lock: what is appended from here on lies beyond every mark that this sync raises (L1).
+    fn positions(&self, files: &FileSet) -> Positions {
+        let mut logs = self.unsynced.clone();
+        logs.extend(self.writer.as_ref().map(|log| (Arc::clone(log.file()), log.offset())));
+        let packs = files.with_current(|now| now.chunks.epochs.iter().filter_map(Epoch::to_sync).collect());
+        Positions { packs, logs }
     }
+
+    /// Syncs packs and logs without recording them as synced; stops at the first failure.
+    pub(super) fn sync_bytes(&self, files: &FileSet) -> Result<()> {
+        let Positions { packs, logs } = self.positions(files);
+        packs.iter().try_for_each(PackSync::sync)?;
+        logs.iter().try_for_each(|(file, _)| file.sync_bytes())
+    }
+}
+
+/// What one sync makes durable: first the packs, then the logs that need them.
+#[derive(Debug)]
+struct Positions {
+    packs: Vec<PackSync>,
+    /// Oldest first, with their ends.
+    logs: Vec<(Arc<LogFile>, u64)>,
 }
 
 /// Initial state of the log when a database is opened.
@@ -120,6 +142,7 @@ pub(super) struct LogStart {
     /// `None` in a read-only database.
     pub(super) writer: Option<LogWriter>,
     pub(super) memtable: Arc<Memtable>,
+    pub(super) epoch: Arc<Epoch>,
     /// Newest recovered commit, and the seqno of the next one.
     pub(super) visible: Seqno,
     pub(super) next_seqno: Seqno,
@@ -138,11 +161,12 @@ impl Log {
         counters: &Arc<Counters>,
         start: LogStart,
     ) -> Self {
-        let LogStart { writer, memtable, visible, next_seqno, ceiling, time, synced, recovered } = start;
+        let LogStart { writer, memtable, epoch, visible, next_seqno, ceiling, time, synced, recovered } = start;
         assert!(visible < next_seqno && next_seqno <= ceiling, "{next_seqno} follows {visible} below {ceiling}");
         let commit = CommitState {
             writer,
             memtable,
+            epoch,
             next_seqno,
             time,
             time_floor: time,
@@ -206,14 +230,24 @@ impl Log {
         Ok(seqno)
     }
 
-    /// Appends a batch to the log and the memtable and publishes it; `now_us` is the time of the clock.
+    /// Appends a batch to the log and the memtable and publishes it; `now_us` is the time of the clock. Every chunk
+    /// that it needs is in a pack by now, and told to the file (L1).
     pub(super) fn append(
         &self,
         commit: &mut CommitState,
         mut batch: BatchBuf,
         now: Micros,
         dead: &DeadSpans,
+        files: &FileSet,
     ) -> Result<Receipt> {
+        if batch.has_recipes() {
+            // How far the packs reached when it was written: by this a recovery knows whether all of them survived
+            // (L3).
+            batch
+                .push_reaches(&files.with_current(|now| {
+                    now.chunks.epochs.iter().filter_map(|epoch| epoch.reach()).collect::<Vec<_>>()
+                }));
+        }
         let seqno = self.take_seqno(commit)?;
         let time = commit.time_for(now);
         batch.stamp(seqno, time);
@@ -248,11 +282,12 @@ impl Log {
         commit.writer.as_mut().ok_or(Error::Closed)
     }
 
-    /// Seals the memtable and its log, and starts new ones. An empty memtable stays.
+    /// Seals the memtable with its log and its pack, and starts new ones. An empty memtable stays, unless there are
+    /// chunks in its pack.
     pub(super) fn rotate(&self, commit: &mut CommitState, files: &FileSet) -> Result<()> {
         let (seqno, time) = (self.visible(), commit.time);
         let moment = |version: &Arc<Version>| Moment { seqno, time, version: Arc::clone(version) };
-        if commit.memtable.is_empty() {
+        if commit.memtable.is_empty() && commit.epoch.is_empty() {
             files.record_idle_moment(moment);
             return Ok(());
         }
@@ -288,8 +323,12 @@ impl Log {
 
         let active = Arc::new(Memtable::new(number));
         commit.memtable = Arc::clone(&active);
+        let epoch = Arc::new(Epoch::new(&self.ctx, &self.health, number));
+        let closed = std::mem::replace(&mut commit.epoch, Arc::clone(&epoch));
         // No keyspace or pin changes under the commit lock: this is the version of this very moment.
-        files.seal(active, moment);
+        files.seal(active, epoch, moment);
+        // Whoever finds it closed finds the next one current.
+        closed.close();
         self.work.wake();
         Ok(())
     }
@@ -304,13 +343,13 @@ impl Log {
 
     /// Syncs all logs, oldest first; returns the seqno up to which everything is durable.
     fn sync_all(&self, files: &FileSet) -> Result<Seqno> {
-        let (upto, logs) = {
+        let (upto, positions) = {
             let commit = self.commit.lock();
-            (self.visible(), commit.files_to_sync())
+            (self.visible(), commit.positions(files))
         };
         self.ctx.pass("sync: positions, then files");
-        self.sync_files(&logs, files)?;
-        let newest = logs.last().map_or(FileNumber(0), |(file, _)| file.number);
+        self.sync_files(&positions, files)?;
+        let newest = positions.logs.last().map_or(FileNumber(0), |(file, _)| file.number);
         self.commit.lock().unsynced.retain(|(file, _)| file.number >= newest);
         Ok(upto)
     }
@@ -318,15 +357,17 @@ impl Log {
     /// Syncs everything under the commit lock, for edits that must not overtake the log. Recovered commits have been
     /// flushed before.
     pub(super) fn sync_locked(&self, commit: &mut CommitState, files: &FileSet) -> Result<()> {
-        self.sync_files(&commit.files_to_sync(), files)?;
+        self.sync_files(&commit.positions(files), files)?;
         commit.unsynced.clear();
         self.syncing.raise(self.visible());
         Ok(())
     }
 
-    fn sync_files(&self, logs: &[(Arc<LogFile>, u64)], files: &FileSet) -> Result<()> {
+    fn sync_files(&self, positions: &Positions, files: &FileSet) -> Result<()> {
+        let Positions { packs, logs } = positions;
         assert!(logs.is_sorted_by_key(|(file, _)| file.number), "logs are synced oldest first (W1): {logs:?}");
-        let synced = logs.iter().try_for_each(|(file, end)| self.sync_file(file, *end, files));
+        let synced = packs.iter().try_for_each(PackSync::sync);
+        let synced = synced.and_then(|()| logs.iter().try_for_each(|(file, end)| self.sync_file(file, *end, files)));
         synced.inspect_err(|error| self.health.poison(error))
     }
 
@@ -360,7 +401,8 @@ impl Log {
             // Best effort: this only gives back preallocated space.
             let _trimmed = log.trim();
         }
-        let ends = commit.files_to_sync().iter().map(|(file, end)| (file.number, LogEnd::Exactly(*end))).collect();
+        let logs = commit.positions(files).logs;
+        let ends = logs.iter().map(|(file, end)| (file.number, LogEnd::Exactly(*end))).collect();
         self.sync_locked(commit, files)?;
         Ok(ends)
     }

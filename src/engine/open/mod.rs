@@ -22,8 +22,17 @@ pub(crate) use threads::Running;
 use crate::{
     base::{Error, FileNumber, IoContext, Result, Seqno},
     engine::{
-        Catalogue, Clock, Context, Counters, Engine, FileSet, Health, Jobs, Log, Options, Work,
-        files::superversion::Moment, jobs::flush_recovered, keyspaces::closest, locks::LockOrder, log::LogStart,
+        Catalogue, ChunkStore, Clock, Context, Counters, Engine, FileSet, Health, Jobs, Log, Options, Work,
+        files::{
+            InMemory,
+            chunks::{ChunkSet, RecoveredChunks},
+            epoch::Epoch,
+            superversion::Moment,
+        },
+        jobs::flush_recovered,
+        keyspaces::closest,
+        locks::LockOrder,
+        log::LogStart,
     },
     env::{Dir, Env, Files},
     format::{FileKind, Header, name},
@@ -32,7 +41,7 @@ use crate::{
     merge::DeadSpans,
     wal::LogWriter,
 };
-use recover::{Recovered, replay_logs};
+use recover::{Recovered, pack_numbers, replay_logs};
 
 /// Opens the database in a directory.
 fn open(options: &Options, path: &Path) -> Result<Engine> {
@@ -48,7 +57,7 @@ fn open(options: &Options, path: &Path) -> Result<Engine> {
         None => create(&*env, &dir, options)?,
     };
     check_files(&*dir, manifest.version())?;
-    let recovered = replay_logs(&*dir, &manifest)?;
+    let recovered = replay_logs(&pool, &manifest)?;
     if !options.read_only {
         sign(&*dir)?;
     }
@@ -80,18 +89,32 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
         }
         edit.push(Change::NextFile { number: unused_file(&*ctx.dir)?.max(before.next_file) });
         manifest.commit(&edit).map_err(|(CommitFailure::NotCommitted(e) | CommitFailure::Unknown(e))| e)?;
+        if ctx.dir.list(name::PACKS).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            make_dir(&*ctx.dir, name::PACKS)?;
+            ctx.dir.sync_dir("").at("sync", || ctx.path())?;
+        }
         writer = Some(begin_log(&ctx, log_number)?);
-        remove_strangers(&*ctx.dir, &manifest, log_number);
+        remove_strangers(&*ctx.dir, &manifest, &recovered, log_number);
     }
 
     let active = Arc::new(Memtable::new(log_number));
     let health = Arc::new(Health::new(ctx.path(), ctx.options.read_only, ctx.order));
+    let epoch = Arc::new(Epoch::new(&ctx, &health, log_number));
+    let store = Arc::new(ChunkStore::new(ctx.order, ctx.options.chunk_cache_bytes()));
+    let mut chunks = ChunkSet::new(&store, ctx.dir.path().join(name::PACKS));
+    chunks.epochs.push(Arc::clone(&epoch));
+    let Recovered { memtables, mut packs, .. } = recovered;
+    packs.retain(|_, scanned| !scanned.lines.is_empty());
+    let oldest = memtables.last().map(|oldest| oldest.log()).filter(|_| !packs.is_empty());
+    chunks.recovered = oldest.map(|log| Arc::new(RecoveredChunks::new(log, packs)));
     let (work, counters) = (Arc::new(Work::new(ctx.order)), Arc::<Counters>::default());
     let opened = Moment { seqno: last, time, version: Arc::clone(manifest.version()) };
-    let replayed = recovered.memtables.first().map(|newest| newest.log()).filter(|_| !clean);
+    let replayed = memtables.first().map(|newest| newest.log()).filter(|_| !clean);
+    let in_memory = InMemory { active: Arc::clone(&active), sealed: memtables, newest: opened, chunks };
     let start = LogStart {
         writer,
         memtable: Arc::clone(&active),
+        epoch,
         visible: last,
         next_seqno: first,
         ceiling,
@@ -102,9 +125,10 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
     Ok(Engine {
         clock: Clock::new(Arc::clone(&ctx.env), time, ctx.order),
         catalogue: Catalogue::new(ctx.order),
-        files: FileSet::new(&ctx, &health, &work, manifest, Arc::clone(&active), recovered.memtables, opened),
+        files: FileSet::new(&ctx, &health, &work, manifest, in_memory),
         log: Log::new(&ctx, &health, &work, &counters, start),
         jobs: Jobs::new(ctx.order),
+        store,
         dead: Arc::new(DeadSpans::new(ctx.options.dead_bytes())),
         ctx,
         health,
@@ -156,7 +180,7 @@ fn seal(engine: &Engine, recovered: Result<()>) -> Result<()> {
     health.close();
     // Syncs the bytes only and records nothing in the log: while commits of an earlier log may be in no segment, no
     // later log may claim to be synced (W1).
-    commit.sync_bytes().inspect_err(|error| health.poison(error))?;
+    commit.sync_bytes(files).inspect_err(|error| health.poison(error))?;
     recovered?;
     let ends = log.seal(&mut commit, files)?;
     let (last, next, time) = (log.visible(), commit.next_seqno(), commit.time());
@@ -246,7 +270,8 @@ fn look_around(dir: &dyn Dir) -> Result<()> {
             dir.path().display()
         )));
     }
-    for sub in [name::SEGMENTS, name::LOGS].into_iter().filter(|sub| names.iter().any(|name| name == sub)) {
+    for sub in [name::SEGMENTS, name::LOGS, name::PACKS].into_iter().filter(|sub| names.iter().any(|name| name == sub))
+    {
         let inside = dir.list(sub).at("list", || dir.path().join(sub))?;
         if !inside.is_empty() {
             return Err(Error::Missing { path: dir.path().join(name::CURRENT) });
@@ -261,33 +286,48 @@ fn create(env: &dyn Env, dir: &Arc<dyn Dir>, options: &Options) -> Result<Manife
         return Err(no_database(env, dir.path(), options));
     }
     dir.restrict().at("restrict", || dir.path().to_path_buf())?;
-    for sub in [name::LOGS, name::SEGMENTS] {
-        dir.create_dir(sub).at("create", || dir.path().join(sub))?;
+    for sub in [name::LOGS, name::SEGMENTS, name::PACKS] {
+        make_dir(&**dir, sub)?;
     }
     dir.sync_dir("").at("sync", || dir.path().to_path_buf())?;
     Ok(ManifestStore::new(Arc::clone(dir), env.entropy()))
 }
 
-/// Checks that every segment that the manifest names exists. Contents are checked when a segment is opened.
+fn make_dir(dir: &dyn Dir, name: &str) -> Result<()> {
+    dir.create_dir(name).at("create", || dir.path().join(name))
+}
+
+/// Checks that every segment and pack that the manifest names exists. Contents are checked when they are opened.
 fn check_files(dir: &dyn Dir, version: &Version) -> Result<()> {
     let names = dir.list(name::SEGMENTS).at("list", || dir.path().join(name::SEGMENTS))?;
     let there: HashSet<FileNumber> = names.iter().filter_map(|name| name::parse(name, ".seg")).collect();
     let mut segments = version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
     match segments.find(|segment| !there.contains(&segment.number)) {
+        None => {}
+        Some(missing) => return Err(Error::Missing { path: dir.path().join(name::segment(missing.number)) }),
+    }
+    if version.packs.is_empty() {
+        return Ok(());
+    }
+    let there: HashSet<FileNumber> = pack_numbers(dir)?.into_iter().collect();
+    match version.packs.keys().find(|number| !there.contains(number)) {
         None => Ok(()),
-        Some(missing) => Err(Error::Missing { path: dir.path().join(name::segment(missing.number)) }),
+        Some(missing) => Err(Error::Missing { path: dir.path().join(name::pack(*missing)) }),
     }
 }
 
-/// Returns a file number above that of every existing segment, named or not.
+/// Returns a file number above that of every existing segment and pack, named or not.
 fn unused_file(dir: &dyn Dir) -> Result<FileNumber> {
     let names = dir.list(name::SEGMENTS).at("list", || dir.path().join(name::SEGMENTS))?;
-    Ok(names.iter().filter_map(|name| name::parse(name, ".seg")).max().map_or(FileNumber(1), FileNumber::next))
+    let segments = names.iter().filter_map(|name| name::parse(name, ".seg"));
+    Ok(segments.chain(pack_numbers(dir)?).max().map_or(FileNumber(1), FileNumber::next))
 }
 
 /// Removes files that the manifest does not name: leftovers of a crash. Those that cannot be removed are harmless and
 /// wait for the next open.
-fn remove_strangers(dir: &dyn Dir, manifest: &ManifestStore, newest_log: FileNumber) {
+///
+/// Packs that a recovery found stay while a memtable of it is in no segment: nothing else holds its chunks.
+fn remove_strangers(dir: &dyn Dir, manifest: &ManifestStore, recovered: &Recovered, newest_log: FileNumber) {
     let version = manifest.version();
     let live: HashSet<FileNumber> =
         version.keyspaces.values().flat_map(|keyspace| keyspace.segments()).map(|segment| segment.number).collect();
@@ -302,7 +342,16 @@ fn remove_strangers(dir: &dyn Dir, manifest: &ManifestStore, newest_log: FileNum
     let top = list("");
     let manifests =
         top.iter().filter_map(|name| name::parse_manifest(name)).filter(|number| *number != manifest.number());
-    let gone = segments.map(name::segment).chain(logs.map(name::log)).chain(manifests.map(name::manifest));
+    let needed = |number: &FileNumber| {
+        let found = recovered.packs.get(number).filter(|_| !recovered.memtables.is_empty());
+        version.packs.contains_key(number) || found.is_some_and(|scanned| !scanned.lines.is_empty())
+    };
+    let packs = pack_numbers(dir).unwrap_or_default().into_iter().filter(|number| !needed(number));
+    let gone = segments
+        .map(name::segment)
+        .chain(packs.map(name::pack))
+        .chain(logs.map(name::log))
+        .chain(manifests.map(name::manifest));
     for name in gone {
         let _removed = dir.remove(&name);
     }

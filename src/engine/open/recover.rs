@@ -1,14 +1,15 @@
 //! Recovery: what the logs hold beyond the segments, and where each of them ends.
 
-use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
+use std::{collections::BTreeMap, io::ErrorKind, ops::Range, path::Path, sync::Arc};
 
 use crate::{
     base::{Corruption, Error, FIRST_KEYSPACE, FileNumber, IoContext, Micros, Result, Seqno},
-    env::Dir,
+    chunk::pack::{Scanned, scan},
+    env::{Dir, Files},
     format::{FileKind, Header, name},
     manifest::{ManifestStore, Version, read_all},
     memtable::Memtable,
-    wal::{BatchView, Ending, LogEnd, Verdict, replay},
+    wal::{BatchView, Ending, LogEnd, Shown, Verdict, replay, was_synced},
 };
 
 /// Contents of the replayed logs.
@@ -22,10 +23,38 @@ pub(super) struct Recovered {
     pub(super) last_seqno: Seqno,
     pub(super) time: Micros,
     pub(super) next_log: FileNumber,
+    /// Packs that no version names, as far as they are good: chunks of the memtables, if there are any.
+    pub(super) packs: BTreeMap<FileNumber, Scanned>,
+}
+
+/// Reads the packs that the version does not name.
+fn scan_packs(files: &Arc<Files>, version: &Version) -> Result<BTreeMap<FileNumber, Scanned>> {
+    let numbers = pack_numbers(&**files)?;
+    let unnamed = numbers.into_iter().filter(|number| !version.packs.contains_key(number));
+    unnamed.map(|number| Ok((number, scan(files, number)?))).collect()
+}
+
+/// Lists the packs in the directory; a database without large values may have no place for any.
+pub(super) fn pack_numbers(dir: &dyn Dir) -> Result<Vec<FileNumber>> {
+    match dir.list(name::PACKS) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        listed => {
+            let names = listed.at("list", || dir.path().join(name::PACKS))?;
+            Ok(names.iter().filter_map(|name| name::parse(name, ".pack")).collect())
+        }
+    }
+}
+
+/// Returns whether the chunks that a batch needs have survived (L3). A pack that the version names is whole, and one
+/// that is not there was removed once all it held was named elsewhere: its name was durable before anything was
+/// written to it.
+fn has_chunks(batch: &BatchView, packs: &BTreeMap<FileNumber, Scanned>) -> bool {
+    batch.reaches().iter().all(|(number, end)| packs.get(number).is_none_or(|pack| pack.end >= *end))
 }
 
 /// Replays the logs from the oldest needed one to the first torn one.
-pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Recovered> {
+pub(super) fn replay_logs(files: &Arc<Files>, manifest: &ManifestStore) -> Result<Recovered> {
+    let dir: &dyn Dir = &**files;
     let version = manifest.version();
     let names = dir.list(name::LOGS).at("list", || dir.path().join(name::LOGS))?;
     let mut numbers: Vec<FileNumber> = names.iter().filter_map(|name| name::parse(name, ".wal")).collect();
@@ -39,6 +68,7 @@ pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Rec
     let mut recovered = Recovered {
         last_seqno: segments.map(|segment| segment.summary.max_seqno).max().unwrap_or_default(),
         next_log: newest.map_or(version.logs_from.max(FileNumber(1)), FileNumber::next),
+        packs: scan_packs(files, version)?,
         ..Recovered::default()
     };
     // First log that lost its end; the logs after it are void.
@@ -61,10 +91,25 @@ pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Rec
         let file = dir.open(&name::log(number)).at("open", || path.clone())?;
         let owner = Arc::new(read_all(&*file, &path)?);
         let header = Header { kind: FileKind::Log, file_id: manifest.database_id(), number };
+        let later = || {
+            let later = numbers.iter().filter(|later| **later > number);
+            later
+                .map(|later| is_synced(dir, manifest, *later))
+                .find(|synced| !matches!(synced, Ok(false)))
+                .unwrap_or(Ok(false))
+        };
         // Decoded only once the log is known not to be void.
         let mut batches = Vec::new();
-        let replayed = replay(&path, &owner, header, known, |place| {
-            batches.push(place);
+        let replayed = replay(&path, &owner, header, known, |shown: Shown<'_>| {
+            if torn.is_none() && !recovered.packs.is_empty() {
+                let batch =
+                    BatchView::read(&owner, shown.place.start, shown.place.end).map_err(|bad| bad.of(&path, 0))?;
+                // A later log is synced only after this one, and the chunks that it needs (L1, W1).
+                if !has_chunks(&batch, &recovered.packs) && !shown.is_proven() && !later()? {
+                    return Ok(Verdict::Refuse);
+                }
+            }
+            batches.push(shown.place);
             Ok(Verdict::Accept)
         })?;
         if let Some(torn) = torn {
@@ -89,6 +134,14 @@ pub(super) fn replay_logs(dir: &dyn Dir, manifest: &ManifestStore) -> Result<Rec
         }
     }
     Ok(recovered)
+}
+
+/// Returns whether a log carries proof that it was synced once.
+fn is_synced(dir: &dyn Dir, manifest: &ManifestStore, number: FileNumber) -> Result<bool> {
+    let path = dir.path().join(name::log(number));
+    let file = dir.open(&name::log(number)).at("open", || path.clone())?;
+    let bytes = read_all(&*file, &path)?;
+    Ok(was_synced(&bytes, Header { kind: FileKind::Log, file_id: manifest.database_id(), number }))
 }
 
 impl Recovered {

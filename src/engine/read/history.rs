@@ -458,7 +458,7 @@ impl VersionWalk {
         let found = meaning(kind, seqno, None, None).unwrap_or(Meaning::Operand);
         if let Some(answer) = found.answer(value) {
             let stored = answer.into_stored(&self.key).map_err(|error| self.keyspace.named(error))?;
-            return stored.map(|stored| assemble(&self.keyspace, &self.key, stored)).transpose();
+            return stored.map(|stored| assemble(&self.files.chunks, &self.keyspace, &self.key, stored)).transpose();
         }
         let read_at = ReadAt { seqno, ..self.read_at.clone() };
         get_as_of(&self.files, &self.keyspace, &self.key, read_at, self.view.counters())

@@ -1,71 +1,237 @@
 //! Large values, put together from their recipes.
 //!
+//! ```text
+//!   recipe ▸ leaves: its references in order, nodes read as they are reached ▸ chunks ▸ bytes
+//! ```
+//!
 //! Only whoever wants the bytes of a value comes here: presence, keys, and equality of equal recipes read no chunk (L14
-//! of `docs/chunks.md`).
+//! of `docs/chunks.md`). A recipe is resolved in the superversion it was read from, or in the files of its view (L7).
 
 use crate::{
-    base::{Bytes, Corruption, Error, Result},
-    chunk::recipe::{Recipe, Reference},
-    engine::KeyspaceRef,
+    base::{Bytes, ChunkId, Corruption, Error, Result},
+    chunk::recipe::{Recipe, Reference, decode_node},
+    engine::{
+        KeyspaceRef,
+        chunk_store::ReadRoom,
+        files::chunks::{ChunkSet, damage},
+    },
     merge::Stored,
 };
 
 /// Maximum length of a value in memory: offsets in [`Bytes`] have 32 bits.
-const VALUE_LEN_MAX: u64 = u32::MAX as u64;
+pub(crate) const VALUE_LEN_MAX: u64 = u32::MAX as u64;
 
 /// Returns the bytes of a value.
 ///
 /// # Errors
-/// [`CorruptChunk`](Error::CorruptChunk) for a chunk that is not there; [`Invalid`](Error::Invalid) for a value of 4
-/// GiB or more, or a recipe that cannot be decoded.
+/// [`CorruptChunk`](Error::CorruptChunk) for a chunk that is damaged or not there; [`Invalid`](Error::Invalid) for a
+/// value of 4 GiB or more, or a recipe that cannot be decoded.
 #[inline]
-pub(crate) fn assemble(keyspace: &KeyspaceRef, key: &[u8], stored: Stored) -> Result<Bytes> {
+pub(crate) fn assemble(chunks: &ChunkSet, keyspace: &KeyspaceRef, key: &[u8], stored: Stored) -> Result<Bytes> {
     match stored {
         Stored::Bytes(bytes) => Ok(bytes),
-        Stored::Recipe(recipe) => follow(keyspace, key, &recipe),
+        Stored::Recipe(recipe) => LargeValue { chunks, keyspace, key }.whole(&recipe),
     }
 }
 
-/// Returns whether two values are equal. Equal values may have different recipes: then bytes are compared.
-pub(crate) fn equal(keyspace: &KeyspaceRef, key: &[u8], one: &Stored, other: &Stored) -> Result<bool> {
+/// Returns whether two values are equal, each resolved in the files that it was read from. Equal values may have
+/// different recipes: then bytes are compared.
+pub(crate) fn equal(
+    keyspace: &KeyspaceRef,
+    key: &[u8],
+    (one, one_in): (&Stored, &ChunkSet),
+    (other, other_in): (&Stored, &ChunkSet),
+) -> Result<bool> {
     if one == other {
         return Ok(true);
     }
     match (one, other) {
         (Stored::Bytes(_), Stored::Bytes(_)) => Ok(false),
-        _ => Ok(assemble(keyspace, key, one.clone())? == assemble(keyspace, key, other.clone())?),
+        _ if len(keyspace, key, one)? != len(keyspace, key, other)? => Ok(false),
+        _ => Ok(assemble(one_in, keyspace, key, one.clone())? == assemble(other_in, keyspace, key, other.clone())?),
     }
 }
 
-#[cold]
-fn follow(keyspace: &KeyspaceRef, key: &[u8], recipe: &[u8]) -> Result<Bytes> {
-    let Recipe { len, references, .. } = Recipe::decode(recipe).map_err(|Corruption { offset, what }| {
+/// Returns the length of a value; reads no chunk.
+fn len(keyspace: &KeyspaceRef, key: &[u8], stored: &Stored) -> Result<u64> {
+    match stored {
+        Stored::Bytes(bytes) => Ok(bytes.len() as u64),
+        Stored::Recipe(recipe) => Ok(decode(keyspace, key, recipe)?.len),
+    }
+}
+
+/// Decodes the recipe of a key.
+pub(crate) fn decode(keyspace: &KeyspaceRef, key: &[u8], recipe: &[u8]) -> Result<Recipe> {
+    Recipe::decode(recipe).map_err(|Corruption { offset, what }| {
         let key = key.escape_ascii();
         keyspace.named(Error::invalid(format!(
             "key \"{key}\" has no readable recipe (at byte {offset}: {what}); `verify` names damaged files"
         )))
-    })?;
-    let room = Some(len).filter(|len| *len <= VALUE_LEN_MAX).and_then(|len| usize::try_from(len).ok());
-    let Some(room) = room else {
-        let key = key.escape_ascii();
-        return Err(keyspace.named(Error::invalid(format!(
-            "key \"{key}\" has a value of {len} bytes, of which at most {VALUE_LEN_MAX} can be read at once"
-        ))));
-    };
-    for Reference { id, .. } in &references {
-        if let Some(chunk) = *id {
-            // No write stores chunks yet, so that none is ever there.
-            return Err(Error::CorruptChunk {
-                path: "packs".into(),
-                offset: 0,
-                keyspace: keyspace.name.to_string(),
-                key: key.to_vec(),
-                chunk,
-            });
+    })
+}
+
+/// The value of a key, whose chunks are being read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LargeValue<'v> {
+    pub(crate) chunks: &'v ChunkSet,
+    pub(crate) keyspace: &'v KeyspaceRef,
+    pub(crate) key: &'v [u8],
+}
+
+impl LargeValue<'_> {
+    /// Returns all bytes of the value.
+    #[cold]
+    fn whole(self, recipe: &[u8]) -> Result<Bytes> {
+        let recipe = decode(self.keyspace, self.key, recipe)?;
+        let len = recipe.len;
+        let room = Some(len).filter(|len| *len <= VALUE_LEN_MAX).and_then(|len| usize::try_from(len).ok());
+        let Some(room) = room else {
+            let key = self.key.escape_ascii();
+            return Err(self.keyspace.named(Error::invalid(format!(
+                "key \"{key}\" has a value of {len} bytes, of which at most {VALUE_LEN_MAX} can be read at once; use `reader` or `read_at`"
+            ))));
+        };
+        // Zeroed memory is not touched before it is filled or read: holes cost nothing.
+        let mut value = vec![0; room];
+        let aside = self.chunks.store.passes_cache(len);
+        self.chunks.store.with_reader(|reader| {
+            let mut leaves = Leaves::new(recipe);
+            while let Some((at, reference)) = leaves.next(|node, height| self.node(node, height, reader))? {
+                let Some(id) = &reference.id else { continue };
+                let at = usize::try_from(at).unwrap_or(usize::MAX);
+                let len = usize::try_from(reference.len).unwrap_or(usize::MAX);
+                let out = value.get_mut(at..at.saturating_add(len)).unwrap_or_default();
+                self.chunk(id, reference.len, aside, reader, out)?;
+            }
+            Ok(())
+        })?;
+        Ok(Bytes::from(value))
+    }
+
+    /// Fills `out`, which is as long as the chunk.
+    pub(crate) fn chunk(
+        self,
+        id: &ChunkId,
+        len: u64,
+        aside: bool,
+        reader: &mut ReadRoom,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let scope = self.chunks.scope(self.keyspace.scope)?;
+        let read = if aside {
+            self.chunks.read(id, len, scope, reader, out)
+        } else {
+            self.chunks.read_cached(id, len, scope, reader).map(|chunk| out.copy_from_slice(&chunk))
+        };
+        read.map_err(|error| self.damaged(*id, error))
+    }
+
+    /// Returns a decoded chunk, to keep.
+    pub(crate) fn kept(self, id: &ChunkId, len: u64, reader: &mut ReadRoom) -> Result<Bytes> {
+        let scope = self.chunks.scope(self.keyspace.scope)?;
+        self.chunks.read_cached(id, len, scope, reader).map_err(|error| self.damaged(*id, error))
+    }
+
+    /// Reads a node, which makes up so many bytes of the value.
+    pub(crate) fn node(self, reference: &Reference, height: u32, reader: &mut ReadRoom) -> Result<Vec<Reference>> {
+        let gone = |what| Corruption { offset: 0, what }.of(self.chunks.path(), 0);
+        // Holes are references to chunks alone, as the decoder has checked.
+        let Some(id) = reference.id else { return Err(gone("a node with an id")) };
+        let scope = self.chunks.scope(self.keyspace.scope)?;
+        let read = self
+            .chunks
+            .read_node(&id, scope, reader)
+            .and_then(|node| decode_node(&node, height, reference.len).map_err(|Corruption { what, .. }| gone(what)));
+        read.map_err(|error| self.damaged(id, error))
+    }
+
+    /// Names the value that a damaged chunk belongs to.
+    #[cold]
+    fn damaged(self, chunk: ChunkId, error: Error) -> Error {
+        let Some((path, offset)) = damage(&error) else { return error };
+        Error::CorruptChunk { path, offset, keyspace: self.keyspace.name.to_string(), key: self.key.to_vec(), chunk }
+    }
+}
+
+/// The references of a value to chunks and holes, in order. One node of each level is in memory.
+#[derive(Debug)]
+pub(crate) struct Leaves {
+    len: u64,
+    /// From the recipe's own references down to those of chunks: the references of a node, and how many have been
+    /// passed.
+    levels: Vec<(Vec<Reference>, usize)>,
+    /// Levels of nodes below the recipe's references.
+    height: u32,
+    /// Where the next reference begins in the value.
+    at: u64,
+}
+
+impl Leaves {
+    pub(crate) fn new(recipe: Recipe) -> Self {
+        Self { len: recipe.len, levels: vec![(recipe.references, 0)], height: recipe.height, at: 0 }
+    }
+
+    /// Returns the length of the value.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Returns the next reference and where it begins; `node` reads the references of a node of a height.
+    pub(crate) fn next(
+        &mut self,
+        mut node: impl FnMut(&Reference, u32) -> Result<Vec<Reference>>,
+    ) -> Result<Option<(u64, Reference)>> {
+        loop {
+            let depth = self.levels.len();
+            let Some((references, passed)) = self.levels.last_mut() else { return Ok(None) };
+            let Some(reference) = references.get(*passed).copied() else {
+                if depth == 1 {
+                    return Ok(None);
+                }
+                self.levels.pop();
+                continue;
+            };
+            let below = self.height - u32::try_from(depth - 1).unwrap_or(self.height);
+            if below == 0 {
+                *passed += 1;
+                let at = self.at;
+                self.at += reference.len;
+                return Ok(Some((at, reference)));
+            }
+            let references = node(&reference, below - 1)?;
+            // Passed only once it was read, so that a failed call can be repeated.
+            *passed += 1;
+            self.levels.push((references, 0));
         }
     }
-    // What is left are holes. Zeroed memory is not touched before it is read.
-    Ok(Bytes::from(vec![0; room]))
+
+    /// Goes to the reference that holds the byte at `offset`, or to the end; reads no chunk, and one node of each
+    /// level.
+    pub(crate) fn seek(
+        &mut self,
+        offset: u64,
+        mut node: impl FnMut(&Reference, u32) -> Result<Vec<Reference>>,
+    ) -> Result<()> {
+        self.levels.truncate(1);
+        self.at = 0;
+        loop {
+            let depth = self.levels.len();
+            let Some((references, passed)) = self.levels.last_mut() else { return Ok(()) };
+            *passed = 0;
+            while let Some(reference) = references.get(*passed).filter(|of| self.at + of.len <= offset) {
+                self.at += reference.len;
+                *passed += 1;
+            }
+            let below = self.height - u32::try_from(depth - 1).unwrap_or(self.height);
+            let Some(reference) = references.get(*passed).copied() else { return Ok(()) };
+            if below == 0 {
+                return Ok(());
+            }
+            let references = node(&reference, below - 1)?;
+            *passed += 1;
+            self.levels.push((references, 0));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -230,7 +396,9 @@ mod tests {
             // Equal recipes are equal values: nothing is read.
             assert_eq!(db.diff(&then, &db.snapshot(), &k).count(), 0);
             assert!(k.insert_if_absent("b", "other").unwrap().is_none());
-            assert!(db.verify().unwrap().is_clean());
+            let report = db.verify().unwrap();
+            assert!(report.to_string().contains("key \"b\": chunk 0707"), "{report}");
+            assert!(report.findings.iter().all(|finding| finding.keyspace.as_deref() == Some("k")), "{report}");
             if round == 0 {
                 db.compact().unwrap();
             }

@@ -12,15 +12,20 @@
 pub(super) mod explain;
 mod history;
 mod large;
+mod references;
 mod scan;
+mod value;
 mod view;
 
 use std::sync::Arc;
 
 pub(crate) use explain::explain;
 pub(crate) use history::{KeyVersion, RangeWalk, VersionWalk, history, history_range};
-pub(crate) use large::{assemble, equal};
+pub(crate) use large::{LargeValue, Leaves, VALUE_LEN_MAX, assemble, decode, equal};
+pub(crate) use references::References;
 pub(crate) use scan::Scan;
+pub use value::{Recipe, Stat};
+pub(crate) use value::{ValueReader, read_at, recipe, stat};
 pub(crate) use view::ViewCore;
 
 pub(crate) use crate::engine::timeline::CommitWalk;
@@ -31,6 +36,7 @@ use crate::{
         catalogue::dropped,
         counters::{Counters, READS},
         files::{
+            chunks::ChunkSet,
             superversion::SuperVersion,
             tree::{SegmentHandle, Tree},
         },
@@ -72,6 +78,21 @@ pub(crate) fn contains(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> R
     Ok(finish(lookup, found, keyspace, key)?.is_some())
 }
 
+/// Returns a key's present value as it is stored, with the chunks of the files that it was read from.
+pub(crate) fn get_stored(
+    engine: &Engine,
+    keyspace: &KeyspaceRef,
+    key: &[u8],
+) -> Result<Option<(Stored, Arc<ChunkSet>)>> {
+    let (current, read_at) = present(engine, keyspace)?;
+    let mut tally = Tally::default();
+    let mut lookup = Lookup::new(read_at);
+    let count = |place: Place<'_>| tally.count(&place);
+    let found = look_up(&current, keyspace.id, &mut PointKey::new(key), &mut lookup, |_| true, count);
+    tally.add_to(&engine.counters, 1);
+    Ok(finish(lookup, found, keyspace, key)?.map(|stored| (stored, Arc::clone(&current.chunks))))
+}
+
 /// Returns the value that a look-up found, as it is stored.
 fn finish(lookup: Lookup, found: Result<Option<Answer>>, keyspace: &KeyspaceRef, key: &[u8]) -> Result<Option<Stored>> {
     let value = found.and_then(|answer| lookup.finish(answer, &keyspace.strategy, key));
@@ -81,6 +102,7 @@ fn finish(lookup: Lookup, found: Result<Option<Answer>>, keyspace: &KeyspaceRef,
 /// Returns the bytes of the value that a look-up found.
 #[inline]
 fn value_of(
+    current: &SuperVersion,
     lookup: Lookup,
     found: Result<Option<Answer>>,
     keyspace: &KeyspaceRef,
@@ -90,7 +112,7 @@ fn value_of(
         // The usual answer needs nothing more, and is moved once.
         Ok(Some(Answer::Value(value))) if lookup.operands() == 0 => Ok(Some(value)),
         found => match finish(lookup, found, keyspace, key)? {
-            Some(stored) => assemble(keyspace, key, stored).map(Some),
+            Some(stored) => assemble(&current.chunks, keyspace, key, stored).map(Some),
             None => Ok(None),
         },
     }
@@ -287,7 +309,7 @@ fn get_now(
     let name = key.key();
     let mut lookup = Lookup::new(read_at);
     let found = look_up(current, keyspace.id, key, &mut lookup, |_| true, |place| tally.count(&place));
-    value_of(lookup, found, keyspace, name)
+    value_of(current, lookup, found, keyspace, name)
 }
 
 #[inline]
@@ -301,7 +323,7 @@ fn get_counted(
     let name = key.key();
     let mut lookup = Lookup::new(read_at);
     let found = look_up_as_of(current, keyspace.id, key, &mut lookup, tally);
-    value_of(lookup, found, keyspace, name)
+    value_of(current, lookup, found, keyspace, name)
 }
 
 /// Looks a key up as of a moment: in the history tier first, since an interval that holds the moment is the truth, then

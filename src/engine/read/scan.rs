@@ -9,6 +9,7 @@ use crate::{
     engine::{
         KeyspaceRef,
         files::{
+            chunks::ChunkSet,
             runs::{AsOfRunCursor, RunCursor, VersionRunCursor},
             superversion::SuperVersion,
         },
@@ -107,6 +108,8 @@ impl Source for AnySource {
 pub(crate) struct Scan {
     visible: Visible<AnySource>,
     keyspace: KeyspaceRef,
+    /// Of the files that it reads (L7).
+    chunks: Arc<ChunkSet>,
     /// A large value that was lent.
     lent: Bytes,
 }
@@ -140,7 +143,7 @@ impl Scan {
 
     #[cold]
     fn assemble(&self) -> Result<Bytes> {
-        assemble(&self.keyspace, self.key(), Stored::Recipe(self.visible.value()))
+        assemble(&self.chunks, &self.keyspace, self.key(), Stored::Recipe(self.visible.value()))
     }
 
     /// Lends the current key and value until the next step.
@@ -151,6 +154,11 @@ impl Scan {
             return Ok((self.visible.key(), &self.lent));
         }
         Ok((self.visible.key(), self.visible.value_ref()))
+    }
+
+    /// Returns the chunks of the files that it reads.
+    pub(crate) fn chunks(&self) -> &Arc<ChunkSet> {
+        &self.chunks
     }
 
     /// Returns the current value as it is stored, to keep.
@@ -197,7 +205,8 @@ pub(super) fn scan_in(
     }
     let merge = Kway::new(sources, direction);
     let visible = Visible::new(merge, tombstones, read_at, span, direction, keyspace.strategy.clone());
-    Ok(Scan { visible: visible.with_dead(dead, id), keyspace: keyspace.clone(), lent: Bytes::default() })
+    let chunks = Arc::clone(&current.chunks);
+    Ok(Scan { visible: visible.with_dead(dead, id), keyspace: keyspace.clone(), chunks, lent: Bytes::default() })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
     engine::{
         Engine, KeyspaceRef,
         counters::Counters,
-        files::{Seat, superversion::SuperVersion},
+        files::{Seat, chunks::ChunkSet, superversion::SuperVersion},
         timeline::Timeline,
     },
     manifest::{Change, Edit, KeyspaceVersion, PinnedAt, Version},
@@ -173,6 +173,19 @@ impl ViewCore {
         let Some(read_at) = self.read_at(keyspace)? else { return Ok(None) };
         let got = get_stored_as_of(&self.files(), keyspace, key, read_at, &self.engine.counters);
         got.map_err(|refused| self.readable_instead(keyspace, key, refused))
+    }
+
+    /// Reads a value as it is stored, with the chunks of the files that it was read from.
+    pub(crate) fn get_with_chunks(
+        &self,
+        keyspace: &KeyspaceRef,
+        key: &[u8],
+    ) -> Result<Option<(Stored, Arc<ChunkSet>)>> {
+        let Some(read_at) = self.read_at(keyspace)? else { return Ok(None) };
+        let files = self.files();
+        let got = get_stored_as_of(&files, keyspace, key, read_at, &self.engine.counters);
+        let got = got.map_err(|refused| self.readable_instead(keyspace, key, refused))?;
+        Ok(got.map(|stored| (stored, Arc::clone(&files.chunks))))
     }
 
     /// Reads several keys; a refusal names the horizon.

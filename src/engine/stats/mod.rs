@@ -10,10 +10,10 @@ use std::{
 };
 
 pub(super) use render::counted;
-pub use report::{LevelStats, PinStats, SpaceUse, Stats, ViewStats};
+pub use report::{ChunkStats, LevelStats, PinStats, SpaceUse, Stats, ViewStats};
 
 use crate::{
-    base::{FileNumber, IoContext, Result, Seqno, TIMELINE},
+    base::{FileNumber, IoContext, PLACES, Result, Seqno, TIMELINE},
     engine::{
         Engine,
         catalogue::readers_of,
@@ -68,6 +68,7 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
         memtable_bytes: current.memtables(Seqno::MAX).map(|memtable| memtable.bytes()).sum(),
         sealed_memtables: current.sealed.len() as u64,
         index_bytes: current.segments().map(|handle| handle.memory() as u64).sum(),
+        chunks: chunks(engine, &current),
         views: views as u64,
         oldest_view,
         held_by_views: held_by_views(engine, &current, &kept),
@@ -103,6 +104,32 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
         }
     }
     stats
+}
+
+/// Collects what is known of large values.
+fn chunks(engine: &Engine, current: &SuperVersion) -> ChunkStats {
+    let counts = &engine.store.counts;
+    let packs = || current.chunks.packs.values().map(|handle| &handle.meta);
+    ChunkStats {
+        values: counts.values.load(Relaxed),
+        value_bytes: counts.value_bytes.load(Relaxed),
+        new_chunks: counts.new_chunks.load(Relaxed),
+        new_bytes: counts.new_bytes.load(Relaxed),
+        stored_bytes: counts.stored_bytes.load(Relaxed),
+        known_chunks: counts.known_chunks.load(Relaxed),
+        known_bytes: counts.known_bytes.load(Relaxed),
+        hole_bytes: counts.hole_bytes.load(Relaxed),
+        lengths: counts.lens.each_ref().map(|count| count.load(Relaxed)),
+        cache_hits: counts.cache_hits.load(Relaxed),
+        cache_misses: counts.cache_misses.load(Relaxed),
+        read_aside: counts.read_aside.load(Relaxed),
+        cache_bytes: engine.store.cached_bytes() as u64,
+        packs: packs().count() as u64,
+        pack_chunks: packs().map(|pack| u64::from(pack.records)).sum(),
+        pack_raw_bytes: packs().map(|pack| pack.raw_bytes).sum(),
+        pack_stored_bytes: packs().map(|pack| pack.stored_bytes).sum(),
+        unflushed_chunks: current.chunks.epochs.iter().map(|epoch| epoch.len()).sum(),
+    }
 }
 
 /// Returns what views hold, besides the current files.
@@ -146,6 +173,7 @@ fn space(engine: &Engine) -> Result<SpaceUse> {
         let gone = || current.trees.get(&summary.keyspace).is_some_and(|tree| tree.dropped);
         let cause = match summary.history {
             _ if summary.keyspace == TIMELINE => 2,
+            _ if summary.keyspace == PLACES => 4,
             _ if gone() => 3,
             history => usize::from(history.is_some()),
         };
@@ -162,6 +190,7 @@ fn space(engine: &Engine) -> Result<SpaceUse> {
             Some(0) => &mut space.live,
             Some(1) => &mut space.history,
             Some(2) => &mut space.timeline,
+            Some(4) => &mut space.places,
             Some(_) => &mut space.dropped,
             None => &mut space.garbage,
         };
@@ -170,8 +199,14 @@ fn space(engine: &Engine) -> Result<SpaceUse> {
     for number in list(name::LOGS)?.iter().filter_map(|name| name::parse(name, ".wal")) {
         space.log += len(&name::log(number));
     }
+    let unnamed: HashSet<FileNumber> = current.chunks.unnamed_packs().collect();
+    for name in engine.ctx.dir.list(name::PACKS).unwrap_or_default() {
+        let Some(number) = name::parse(&name, ".pack") else { continue };
+        let is_live = current.version.packs.contains_key(&number) || unnamed.contains(&number);
+        *if is_live { &mut space.chunks } else { &mut space.garbage } += len(&name::pack(number));
+    }
     for name in list("")? {
-        if ![name::LOGS, name::SEGMENTS].contains(&name.as_str()) {
+        if ![name::LOGS, name::SEGMENTS, name::PACKS].contains(&name.as_str()) {
             space.manifest += len(&name);
         }
     }

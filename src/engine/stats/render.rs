@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use super::report::{LevelStats, PinStats, SpaceUse, Stats, ViewStats, ratio};
+use super::report::{ChunkStats, LevelStats, PinStats, SpaceUse, Stats, ViewStats, ratio};
 
 impl Stats {
     /// Returns name, kind, number and meaning of everything that is always a single number.
-    fn numbers(&self) -> [(&'static str, Kind, u64, &'static str); 24] {
+    fn numbers(&self) -> [(&'static str, Kind, u64, &'static str); 40] {
         use Kind::{Counter, Gauge};
         [
             ("seqno", Gauge, self.seqno.into(), "Seqno of the newest commit."),
@@ -47,17 +47,35 @@ impl Stats {
             ("memtable_bytes", Gauge, self.memtable_bytes, "Bytes in memtables."),
             ("sealed_memtables", Gauge, self.sealed_memtables, "Memtables waiting to be flushed."),
             ("index_bytes", Gauge, self.index_bytes, "Bytes of memory held by open segments."),
+            ("chunk_values", Counter, self.chunks.values, "Large values written."),
+            ("chunk_value_bytes", Counter, self.chunks.value_bytes, "Bytes of large values written."),
+            ("new_chunks", Counter, self.chunks.new_chunks, "Chunks and nodes that were new."),
+            ("new_chunk_bytes", Counter, self.chunks.new_bytes, "Bytes of chunks and nodes that were new."),
+            ("new_chunk_stored_bytes", Counter, self.chunks.stored_bytes, "Bytes that new chunks and nodes take."),
+            ("known_chunks", Counter, self.chunks.known_chunks, "Chunks that were stored already."),
+            ("known_chunk_bytes", Counter, self.chunks.known_bytes, "Bytes of chunks that were stored already."),
+            ("hole_bytes", Counter, self.chunks.hole_bytes, "Bytes of zeros in large values."),
+            ("chunk_cache_hits", Counter, self.chunks.cache_hits, "Chunks found in the cache."),
+            ("chunk_cache_misses", Counter, self.chunks.cache_misses, "Chunks decoded into the cache."),
+            ("values_read_aside", Counter, self.chunks.read_aside, "Large values read beside the cache."),
+            ("chunk_cache_bytes", Gauge, self.chunks.cache_bytes, "Bytes in the cache of chunks."),
+            ("packs", Gauge, self.chunks.packs, "Packs."),
+            ("pack_chunks", Gauge, self.chunks.pack_chunks, "Chunks and nodes in packs."),
+            ("pack_raw_bytes", Gauge, self.chunks.pack_raw_bytes, "Bytes of the chunks and nodes in packs."),
+            ("pack_stored_bytes", Gauge, self.chunks.pack_stored_bytes, "Bytes that they take."),
             ("views", Gauge, self.views, "Open views, iterators included."),
         ]
     }
 
-    fn causes(&self) -> [(&'static str, u64); 7] {
-        let SpaceUse { live, history, dropped, timeline, garbage, log, manifest } = self.space;
+    fn causes(&self) -> [(&'static str, u64); 9] {
+        let SpaceUse { live, history, dropped, timeline, chunks, places, garbage, log, manifest } = self.space;
         [
             ("live", live),
             ("history", history),
             ("dropped", dropped),
             ("timeline", timeline),
+            ("chunks", chunks),
+            ("places", places),
             ("garbage", garbage),
             ("log", log),
             ("manifest", manifest),
@@ -260,6 +278,20 @@ impl fmt::Display for Stats {
             self.write_amplification()
         )?;
         writeln!(f, "memory: memtables {}, indexes {}", size(self.memtable_bytes), size(self.index_bytes))?;
+        let ChunkStats { values, value_bytes, packs, pack_raw_bytes, pack_stored_bytes, .. } = self.chunks;
+        if values > 0 || packs > 0 {
+            writeln!(
+                f,
+                "large values: {} of {}, dedup {:.2}, compression {:.2}; {} with {} in {}",
+                counted(values, "value", "values"),
+                size(value_bytes),
+                self.chunks.dedup_ratio(),
+                self.chunks.compression_ratio(),
+                counted(packs, "pack", "packs"),
+                size(pack_raw_bytes),
+                size(pack_stored_bytes),
+            )?;
+        }
         for level in &self.levels {
             // The index size of segments that are not open is unknown.
             let index = match level.indexed_keys {

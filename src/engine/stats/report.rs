@@ -48,12 +48,72 @@ pub struct SpaceUse {
     pub dropped: u64,
     /// Segments of the timeline, which records the time of each commit.
     pub timeline: u64,
-    /// Replaced segments that open views and iterators still read, or that wait to be removed.
+    /// Packs: the chunks of large values.
+    pub chunks: u64,
+    /// Segments that say where each chunk is.
+    pub places: u64,
+    /// Replaced segments and packs that open views and iterators still read, or that wait to be removed.
     pub garbage: u64,
     /// Logs, reserved room included.
     pub log: u64,
     /// Manifest and small files.
     pub manifest: u64,
+}
+
+/// Large values since the database was opened, and the packs that hold them now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChunkStats {
+    /// Large values written since then.
+    pub values: u64,
+    /// Bytes of them.
+    pub value_bytes: u64,
+    /// Chunks and nodes that were new and were stored.
+    pub new_chunks: u64,
+    /// Bytes of those.
+    pub new_bytes: u64,
+    /// Bytes that they take in packs, compressed where that pays.
+    pub stored_bytes: u64,
+    /// Chunks that were stored already.
+    pub known_chunks: u64,
+    /// Bytes of chunks that were stored already.
+    pub known_bytes: u64,
+    /// Bytes of zeros, which are never stored.
+    pub hole_bytes: u64,
+    /// New chunks by length: up to 1 KiB, 2 KiB, 4 KiB, and so on up to 1 MiB.
+    pub lengths: [u64; 11],
+    /// Chunks that reads found decoded in the cache.
+    pub cache_hits: u64,
+    /// Chunks that reads decoded into the cache.
+    pub cache_misses: u64,
+    /// Values read beside the cache, which they would have emptied.
+    pub read_aside: u64,
+    /// Bytes in the cache.
+    pub cache_bytes: u64,
+    /// Packs that the database has.
+    pub packs: u64,
+    /// Chunks and nodes in them.
+    pub pack_chunks: u64,
+    /// Bytes of those chunks.
+    pub pack_raw_bytes: u64,
+    /// Bytes that they take.
+    pub pack_stored_bytes: u64,
+    /// Chunks of memtables that are not flushed yet.
+    pub unflushed_chunks: u64,
+}
+
+impl ChunkStats {
+    /// Returns the bytes of large values written for each byte that was new: 1 if nothing repeats.
+    #[must_use]
+    pub fn dedup_ratio(&self) -> f64 {
+        ratio(self.value_bytes, self.new_bytes)
+    }
+
+    /// Returns the bytes of new chunks for each byte that they take.
+    #[must_use]
+    pub fn compression_ratio(&self) -> f64 {
+        ratio(self.new_bytes, self.stored_bytes)
+    }
 }
 
 /// Space held by a pin.
@@ -151,6 +211,8 @@ pub struct Stats {
     pub sealed_memtables: u64,
     /// Bytes of memory held by open segments.
     pub index_bytes: u64,
+    /// Large values: what was written, stored and found again.
+    pub chunks: ChunkStats,
     /// Open views, iterators included.
     pub views: u64,
     /// Oldest seqno that a view reads.

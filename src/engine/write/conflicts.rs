@@ -147,7 +147,10 @@ impl ReadSet {
         for KeyspaceReads { keyspace, keys, spans } in self.keyspaces.values() {
             for key in keys {
                 let same = match (self.view.get_stored(keyspace, key)?, now.get_stored(keyspace, key)?) {
-                    (Some(then), Some(now)) => equal(keyspace, key, &then, &now)?,
+                    (Some(then), Some(new)) => {
+                        let (old_in, new_in) = (self.view.files(), now.files());
+                        equal(keyspace, key, (&then, &old_in.chunks), (&new, &new_in.chunks))?
+                    }
                     (then, now) => then.is_none() && now.is_none(),
                 };
                 if !same {
@@ -166,6 +169,12 @@ impl ReadSet {
 fn compare_spans(then: &ViewCore, now: &ViewCore, keyspace: &KeyspaceRef, span: &KeySpan) -> Result<()> {
     let begin = |view: &ViewCore| view.scan(keyspace, span.clone(), Direction::Forward);
     let (mut then, mut now) = (begin(then)?, begin(now)?);
+    let chunks = |walk: &Option<Scan>| walk.as_ref().map(|walk| Arc::clone(walk.chunks()));
+    let (old_in, new_in) = (chunks(&then), chunks(&now));
+    let same = |key: &[u8], then: &Stored, now: &Stored| match old_in.as_deref().zip(new_in.as_deref()) {
+        Some((old_in, new_in)) => equal(keyspace, key, (then, old_in), (now, new_in)),
+        None => Ok(false),
+    };
     let step = |walk: &mut Option<Scan>| -> Result<Option<(Vec<u8>, Stored)>> {
         let Some(walk) = walk else { return Ok(None) };
         Ok(walk.step()?.then(|| (walk.key().to_vec(), walk.stored())))
@@ -173,7 +182,7 @@ fn compare_spans(then: &ViewCore, now: &ViewCore, keyspace: &KeyspaceRef, span: 
     loop {
         match (step(&mut then)?, step(&mut now)?) {
             (None, None) => return Ok(()),
-            (Some((key, then)), Some((other, now))) if key == other && equal(keyspace, &key, &then, &now)? => {}
+            (Some((key, then)), Some((other, now))) if key == other && same(&key, &then, &now)? => {}
             (then, now) => {
                 // The smaller key exists in one of them only, or has another value.
                 let key = then.into_iter().chain(now).map(|(key, _)| key).min().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Write path: the one way in for writes.
 //!
 //! ```text
-//!  1 stage      strategies and limits; the batch is encoded, once (stage.rs)
+//!  1 stage      strategies and limits; large values are stored (large.rs); the batch is encoded, once (stage.rs)
 //!  2 decide     first values that stay, duplicates that are refused (decide.rs)
 //!  3 room       slow down or wait while flushes and compactions are behind (room.rs)
 //!  4 check      keyspaces alive, reads still hold (conflicts.rs)
@@ -17,6 +17,7 @@
 mod conflicts;
 mod decide;
 mod durability;
+mod large;
 mod room;
 mod stage;
 mod update;
@@ -25,6 +26,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 pub(crate) use durability::persist;
 pub(super) use durability::sync_at_intervals;
+pub(crate) use large::{LargeWriter, StagedLarge, stage_copy, stage_recipe};
 pub(crate) use room::health;
 pub(crate) use stage::{Staged, Write};
 pub(crate) use update::update;
@@ -45,7 +47,8 @@ use conflicts::{ReadCheck, ReadSet};
 
 /// Commits staged writes.
 pub(crate) fn commit(engine: &Arc<Engine>, staged: Staged, durability: Option<Durability>) -> Result<Receipt> {
-    let Staged { batch, keyspaces, wrong } = staged;
+    // Held to the end: from then on the recipes in the log keep their chunks.
+    let Staged { batch, keyspaces, writing: _writing, wrong } = staged;
     match wrong {
         Some(error) => Err(error),
         None => decide_and_commit(engine, batch, &keyspaces, durability, None),
@@ -55,7 +58,7 @@ pub(crate) fn commit(engine: &Arc<Engine>, staged: Staged, durability: Option<Du
 /// Commits a single write, without what a batch of several needs.
 pub(crate) fn commit_one(engine: &Arc<Engine>, keyspace: &KeyspaceRef, write: Write<'_>) -> Result<Receipt> {
     let mut batch = BatchBuf::default();
-    stage::stage(&mut batch, keyspace, write)?;
+    let _writing = stage::stage(engine, &mut batch, keyspace, write)?;
     decide_and_commit(engine, batch, std::slice::from_ref(keyspace), None, None)
 }
 
@@ -102,6 +105,11 @@ fn commit_checked(
         // This writes segments, for which the disk may be full: better before the append than after it.
         flush_recovered(engine)?;
     }
+    if batch.has_recipes() {
+        // Before the log record that needs them (L1). Also those of other writers: their chunks may be in this batch.
+        let epochs = engine.files.with_current(|now| now.chunks.epochs.clone());
+        epochs.iter().try_for_each(|epoch| epoch.write_out())?;
+    }
     engine.ctx.pass("commit: read, then applied");
 
     let receipt = {
@@ -118,7 +126,7 @@ fn commit_checked(
             if batch.operands() > 0 {
                 decide::end_long_chains(engine, &mut commit, &mut batch, keyspaces);
             }
-            engine.log.append(&mut commit, batch, engine.now(), &engine.dead)
+            engine.log.append(&mut commit, batch, engine.now(), &engine.dead, &engine.files)
         })?
     };
     engine.counters.commits.fetch_add(1, Ordering::Relaxed);

@@ -1,9 +1,13 @@
 //! Staging: turns writes into operations of a batch. The one place where strategies and limits are applied before the
 //! encoding.
 
+use std::sync::Arc;
+
+use super::large::{StagedEntry, StagedLarge, check_takes_large, cut_by, store_value};
 use crate::{
     base::{Error, KEY_LEN_MAX, KeySpan, Kind, Result},
-    engine::KeyspaceRef,
+    engine::{Engine, KeyspaceRef, chunk_store::Writing, options::CHUNK_THRESHOLD_MIN, read::VALUE_LEN_MAX},
+    manifest::StoredChunking,
     wal::{BATCH_LEN_MAX, BatchBuf},
 };
 
@@ -32,20 +36,21 @@ pub(crate) enum Write<'a> {
 pub(crate) struct Staged {
     pub(super) batch: BatchBuf,
     pub(super) keyspaces: Vec<KeyspaceRef>,
+    /// Keeps the chunks of large values until the commit.
+    pub(super) writing: Option<Arc<Writing>>,
     /// First error; the commit returns it.
     pub(super) wrong: Option<Error>,
 }
 
 impl Staged {
     /// Adds a write; if it is refused, so is the whole batch.
-    pub(crate) fn add(&mut self, keyspace: &KeyspaceRef, write: Write<'_>) {
+    pub(crate) fn add(&mut self, engine: &Arc<Engine>, keyspace: &KeyspaceRef, write: Write<'_>) {
         if self.wrong.is_some() {
             return;
         }
-        if let Err(error) = stage(&mut self.batch, keyspace, write) {
-            self.refuse(error);
-        } else if !self.keyspaces.iter().any(|known| known.id == keyspace.id) {
-            self.keyspaces.push(keyspace.clone());
+        match stage(engine, &mut self.batch, keyspace, write) {
+            Err(error) => self.refuse(error),
+            Ok(writing) => self.keep(keyspace, writing),
         }
     }
 
@@ -54,6 +59,27 @@ impl Staged {
     pub(crate) fn add_recipe(&mut self, keyspace: &KeyspaceRef, key: &[u8], recipe: &[u8]) {
         self.batch.push(Kind::Recipe, keyspace.id, key, recipe);
         self.keyspaces.push(keyspace.clone());
+    }
+
+    /// Adds a value whose chunks are stored.
+    pub(crate) fn adopt(&mut self, keyspace: &KeyspaceRef, key: &[u8], staged: &StagedLarge) {
+        if self.wrong.is_some() {
+            return;
+        }
+        match stage_adopted(&mut self.batch, keyspace, key, staged) {
+            Err(error) => self.refuse(error),
+            Ok(()) => self.keep(keyspace, Some(Arc::clone(&staged.writing))),
+        }
+    }
+
+    /// Records what a write needs until the commit.
+    fn keep(&mut self, keyspace: &KeyspaceRef, writing: Option<Arc<Writing>>) {
+        if let Some(writing) = writing {
+            self.writing = Some(writing.older(self.writing.take()));
+        }
+        if !self.keyspaces.iter().any(|known| known.id == keyspace.id) {
+            self.keyspaces.push(keyspace.clone());
+        }
     }
 
     /// Refuses all writes, including later ones.
@@ -67,21 +93,68 @@ impl Staged {
     }
 }
 
-/// Adds a write to a batch; adds nothing if it is refused.
-pub(super) fn stage(batch: &mut BatchBuf, keyspace: &KeyspaceRef, write: Write<'_>) -> Result<()> {
+/// Adds a write to a batch; adds nothing if it is refused. A large value is stored now, and only its recipe added;
+/// returns what keeps its chunks, to be held until the commit.
+pub(super) fn stage(
+    engine: &Arc<Engine>,
+    batch: &mut BatchBuf,
+    keyspace: &KeyspaceRef,
+    write: Write<'_>,
+) -> Result<Option<Arc<Writing>>> {
     let (kind, key, value): (Kind, &[u8], &[u8]) = match write {
         Write::Put(key, value) => (Kind::Put, key, value),
         Write::Merge(key, operand) => (keyspace.strategy.operand_kind(), key, operand),
         Write::Delete(key) => (Kind::Delete, key, &[]),
         Write::Purge(key) => (Kind::Purge, key, &[]),
-        Write::DeleteRange(span) => return stage_range(batch, keyspace, Kind::RangeDelete, span),
-        Write::PurgeRange(span) => return stage_range(batch, keyspace, Kind::RangePurge, span),
+        Write::DeleteRange(span) => return stage_range(batch, keyspace, Kind::RangeDelete, span).map(|()| None),
+        Write::PurgeRange(span) => return stage_range(batch, keyspace, Kind::RangePurge, span).map(|()| None),
     };
+    if kind == Kind::Put
+        && value.len() as u64 >= CHUNK_THRESHOLD_MIN
+        && let Some(options) = cut_by(engine, keyspace, value.len())
+    {
+        return stage_large(engine, batch, keyspace, (key, value), options).map(Some);
+    }
     let has_value = matches!(write, Write::Put(..) | Write::Merge(..));
     let stored = has_value.then(|| keyspace.strategy.stored(value)).transpose();
     let stored = stored.map_err(|error| refused(keyspace, key, error))?;
     let value = stored.as_deref().unwrap_or_default();
     check_key_of(keyspace, key)?;
+    check_len(batch, key.len().saturating_add(value.len()))?;
+    batch.push(kind, keyspace.id, key, value);
+    Ok(None)
+}
+
+fn stage_large(
+    engine: &Arc<Engine>,
+    batch: &mut BatchBuf,
+    keyspace: &KeyspaceRef,
+    (key, value): (&[u8], &[u8]),
+    options: StoredChunking,
+) -> Result<Arc<Writing>> {
+    check_key_of(keyspace, key)?;
+    if value.len() as u64 > VALUE_LEN_MAX {
+        let what = format!("a value has at most {VALUE_LEN_MAX} bytes, not {}; write it with `writer`", value.len());
+        return Err(refused(keyspace, key, Error::invalid(what)));
+    }
+    let (recipe, writing) = store_value(engine, keyspace, key, value, options)?;
+    check_len(batch, key.len().saturating_add(recipe.len()))?;
+    batch.push(Kind::Recipe, keyspace.id, key, &recipe);
+    Ok(writing)
+}
+
+fn stage_adopted(batch: &mut BatchBuf, keyspace: &KeyspaceRef, key: &[u8], staged: &StagedLarge) -> Result<()> {
+    let StagedLarge { entry, scope, .. } = staged;
+    check_key_of(keyspace, key)?;
+    check_takes_large(keyspace)?;
+    let (kind, value) = match entry {
+        StagedEntry::Kept(bytes) => (Kind::Put, bytes),
+        StagedEntry::Recipe(_) if *scope != keyspace.scope => {
+            let what = "the value was written for another dedup scope, where chunks have other ids; write it for this";
+            return Err(refused(keyspace, key, Error::invalid(what)));
+        }
+        StagedEntry::Recipe(recipe) => (Kind::Recipe, recipe),
+    };
     check_len(batch, key.len().saturating_add(value.len()))?;
     batch.push(kind, keyspace.id, key, value);
     Ok(())

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     base::{Bytes, Error, Receipt, Result},
-    engine::{Engine, KeyspaceRef, read::assemble},
+    engine::{
+        Engine, KeyspaceRef,
+        read::{ViewCore, assemble},
+    },
     merge::{MergeStrategy, Stored},
     wal::BatchBuf,
 };
@@ -39,6 +42,7 @@ pub(crate) struct Old<'a> {
     keyspace: &'a KeyspaceRef,
     key: &'a [u8],
     stored: Option<Stored>,
+    view: &'a ViewCore,
 }
 
 impl Old<'_> {
@@ -49,7 +53,10 @@ impl Old<'_> {
 
     /// Returns the value.
     pub(crate) fn value(&self) -> Result<Option<Bytes>> {
-        self.stored.clone().map(|stored| assemble(self.keyspace, self.key, stored)).transpose()
+        self.stored
+            .clone()
+            .map(|stored| assemble(&self.view.files().chunks, self.keyspace, self.key, stored))
+            .transpose()
     }
 
     /// Returns whether it has this value; `None` is absence.
@@ -74,7 +81,7 @@ pub(crate) fn update(
     optimistic(engine, |reading| {
         let mut reads = ReadSet::new(&reading.view);
         reads.key(keyspace, key);
-        let old = Old { keyspace, key, stored: reading.view.get_stored(keyspace, key)? };
+        let old = Old { keyspace, key, stored: reading.view.get_stored(keyspace, key)?, view: &reading.view };
         let Some(new) = decide(&old)? else { return Ok(None) };
         if old.exists() && new.is_some() && matches!(keyspace.strategy, MergeStrategy::FirstWins) {
             // A put would change nothing, and its receipt would say that it did.
@@ -85,7 +92,7 @@ pub(crate) fn update(
         }
         let write = new.as_ref().map_or(Write::Delete(key), |value| Write::Put(key, value));
         let mut batch = BatchBuf::default();
-        stage(&mut batch, keyspace, write)?;
+        let _writing = stage(engine, &mut batch, keyspace, write)?;
         let keyspaces = std::slice::from_ref(keyspace);
         decide_and_commit(engine, batch, keyspaces, None, Some(&reads)).map(Some)
     })

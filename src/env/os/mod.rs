@@ -74,6 +74,10 @@ impl Env for Os {
         clock::entropy()
     }
 
+    fn secret(&self) -> io::Result<[u8; 32]> {
+        clock::secret()
+    }
+
     fn background(&self) -> Background {
         Background::Threads
     }

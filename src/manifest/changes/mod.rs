@@ -3,5 +3,7 @@
 pub(super) mod counters;
 pub(super) mod keyspaces;
 pub(super) mod logs;
+pub(super) mod packs;
 pub(super) mod pins;
+pub(super) mod scopes;
 pub(super) mod segments;

@@ -1,10 +1,12 @@
-//! Verification: reads every page, every entry and every log, and checks that they agree.
+//! Verification: reads every page, every entry, every log and every chunk, and checks that they agree.
+
+mod chunks;
 
 use std::{fmt, io::ErrorKind, path::PathBuf, sync::Arc};
 
-use super::{Engine, Watch, stats::counted};
 use crate::{
     base::{Error, IoContext, Result},
+    engine::{Engine, Watch, stats::counted},
     env::Dir,
     format::{FileKind, Header, name},
     manifest::{ManifestStore, read_all},
@@ -34,6 +36,8 @@ pub struct Report {
     pub files: u64,
     /// Entries read in segments.
     pub entries: u64,
+    /// Chunks read in packs, each decoded and hashed.
+    pub chunks: u64,
     /// Bytes read.
     pub bytes: u64,
 }
@@ -50,7 +54,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let files = counted(self.files, "file", "files");
         let entries = counted(self.entries, "entry", "entries");
-        writeln!(f, "read {files}, {entries}, {}", counted(self.bytes, "byte", "bytes"))?;
+        let chunks = counted(self.chunks, "chunk", "chunks");
+        writeln!(f, "read {files}, {entries}, {chunks}, {}", counted(self.bytes, "byte", "bytes"))?;
         for VerifyFinding { path, keyspace, what } in &self.findings {
             let of = keyspace.as_ref().map(|name| format!(" (keyspace \"{name}\")")).unwrap_or_default();
             writeln!(f, "damaged: {}{of}: {what}", path.display())?;
@@ -70,7 +75,8 @@ pub(crate) fn verify(engine: &Engine, watch: &mut Watch<'_>) -> Result<Report> {
     verify_manifest(engine, &mut report)?;
     // Held while it is read, so none of these files is removed.
     let current = engine.files.current();
-    watch.begin(current.segments().map(|handle| handle.meta.file_len).sum())?;
+    let packs: u64 = current.chunks.packs.values().map(|handle| handle.meta.file_len).sum();
+    watch.begin(current.segments().map(|handle| handle.meta.file_len).sum::<u64>() + packs)?;
     for (id, tree) in current.trees.iter() {
         let keyspace = current.version.keyspaces.get(id).map(|keyspace| keyspace.name.clone());
         for handle in tree.segments() {
@@ -86,6 +92,8 @@ pub(crate) fn verify(engine: &Engine, watch: &mut Watch<'_>) -> Result<Report> {
             watch.end_part()?;
         }
     }
+    let damaged = chunks::verify_packs(engine, &current, &mut report, watch)?;
+    chunks::verify_recipes(engine, &current, damaged, &mut report)?;
     if !engine.ctx.options.read_only {
         for memtable in &current.sealed {
             verify_log(engine, &mut report, memtable, None)?;

@@ -1,0 +1,386 @@
+//! What all readers and writers of large values share: ids that are being stored, coders, and decoded chunks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use super::locks::{Condvar, Lock, LockOrder, Rank};
+use crate::{
+    base::{Bytes, ChunkId, FileNumber, Result},
+    chunk::codec::{Decoder, Encoder},
+};
+
+/// Interval at which a writer that waits for another checks whether to go on.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Coders kept for the next user; more are made when more threads read or write at once, and dropped afterwards.
+const CODERS_MAX: usize = 16;
+
+/// What readers and writers of large values share.
+#[derive(Debug)]
+pub(crate) struct ChunkStore {
+    /// Ids that a writer is storing: nobody else stores them meanwhile (L11).
+    reserved: Lock<HashSet<ChunkId>>,
+    freed: Condvar,
+    writers: Lock<Writers>,
+    readers: Lock<Vec<ReadRoom>>,
+    encoders: Lock<Vec<(Option<i32>, Encoder)>>,
+    cache: Lock<Cache>,
+    cache_bytes: usize,
+    pub(super) counts: ChunkCounts,
+}
+
+/// Counts since the database was opened.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkCounts {
+    /// Large values written, and their bytes.
+    pub(super) values: AtomicU64,
+    pub(super) value_bytes: AtomicU64,
+    /// Chunks and nodes that were stored, the bytes in them, and the bytes that they take.
+    pub(super) new_chunks: AtomicU64,
+    pub(super) new_bytes: AtomicU64,
+    pub(super) stored_bytes: AtomicU64,
+    /// Chunks that were there already, and their bytes.
+    pub(super) known_chunks: AtomicU64,
+    pub(super) known_bytes: AtomicU64,
+    /// Bytes of zeros, which are never stored.
+    pub(super) hole_bytes: AtomicU64,
+    /// Chunks found in the cache, read into it, and read beside it.
+    pub(super) cache_hits: AtomicU64,
+    pub(super) cache_misses: AtomicU64,
+    pub(super) read_aside: AtomicU64,
+    /// New chunks by length: up to 1 KiB, 2 KiB, and so on up to 1 MiB.
+    pub(super) lens: [AtomicU64; LEN_CLASSES],
+}
+
+/// Classes of lengths of chunks: powers of two from 1 KiB to 1 MiB.
+pub(super) const LEN_CLASSES: usize = 11;
+
+impl ChunkCounts {
+    /// Counts a chunk that was stored.
+    pub(super) fn stored(&self, raw_len: usize, stored_len: usize) {
+        self.new_chunks.fetch_add(1, Relaxed);
+        self.new_bytes.fetch_add(raw_len as u64, Relaxed);
+        self.stored_bytes.fetch_add(stored_len as u64, Relaxed);
+        let class = raw_len.next_power_of_two().trailing_zeros().saturating_sub(10) as usize;
+        if let Some(count) = self.lens.get(class.min(LEN_CLASSES - 1)) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts a chunk that was there already.
+    pub(super) fn known(&self, raw_len: usize) {
+        self.known_chunks.fetch_add(1, Relaxed);
+        self.known_bytes.fetch_add(raw_len as u64, Relaxed);
+    }
+}
+
+/// Writers of large values that are under way, and packs that no new one may refer to (L9).
+#[derive(Debug, Default)]
+struct Writers {
+    next: u64,
+    active: BTreeSet<u64>,
+    /// Each with the number that the next writer had then.
+    condemned: BTreeMap<FileNumber, u64>,
+}
+
+/// A writer of large values, from before it first looks for a chunk until its recipe is committed or given up. What it
+/// has found stays.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    store: Arc<ChunkStore>,
+    number: u64,
+    beside_condemned: bool,
+}
+
+impl Writing {
+    /// Returns whether packs were condemned when it began: then it may refer to a chunk only after asking where that
+    /// is, even to one that a recipe in force refers to. That recipe may go, and nobody waits for this writer.
+    pub(super) fn is_beside_condemned(&self) -> bool {
+        self.beside_condemned
+    }
+
+    /// Returns whichever began first: it keeps what the other keeps.
+    pub(super) fn older(self: Arc<Self>, other: Option<Arc<Self>>) -> Arc<Self> {
+        other.filter(|other| other.number < self.number).unwrap_or(self)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.store.writers.lock().active.remove(&self.number);
+    }
+}
+
+/// What one read of chunks works with: used again by the next.
+#[derive(Debug)]
+pub(crate) struct ReadRoom {
+    pub(super) decoder: Decoder,
+    pub(super) room: Vec<u8>,
+}
+
+/// The right to store a chunk, until it is dropped. Nobody holds one across a call of the user's.
+#[derive(Debug)]
+pub(crate) struct Reserved<'s> {
+    store: &'s ChunkStore,
+    id: ChunkId,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.store.reserved.lock().remove(&self.id);
+        self.store.freed.notify_all();
+    }
+}
+
+impl ChunkStore {
+    /// Returns a store whose cache holds at most `cache_bytes`.
+    pub(super) fn new(order: LockOrder, cache_bytes: usize) -> Self {
+        Self {
+            reserved: order.lock(Rank::Reserved, HashSet::new()),
+            freed: Condvar::new(),
+            writers: order.lock(Rank::Writers, Writers::default()),
+            readers: order.lock(Rank::Coders, Vec::new()),
+            encoders: order.lock(Rank::Coders, Vec::new()),
+            cache: order.lock(Rank::Cache, Cache { bytes_max: cache_bytes, ..Cache::default() }),
+            cache_bytes,
+            counts: ChunkCounts::default(),
+        }
+    }
+
+    /// Waits until nobody else is storing the chunk, then returns the right to. `go_on` fails once waiting is
+    /// pointless.
+    pub(super) fn reserve(&self, id: ChunkId, go_on: impl Fn() -> Result<()>) -> Result<Reserved<'_>> {
+        let mut reserved = self.reserved.lock();
+        while !reserved.insert(id) {
+            go_on()?;
+            reserved.wait_for(&self.freed, LOOK_AGAIN);
+        }
+        Ok(Reserved { store: self, id })
+    }
+
+    /// Registers a writer.
+    pub(super) fn begin_writing(self: &Arc<Self>) -> Arc<Writing> {
+        let mut writers = self.writers.lock();
+        let number = writers.next;
+        writers.next += 1;
+        writers.active.insert(number);
+        let beside_condemned = !writers.condemned.is_empty();
+        Arc::new(Writing { store: Arc::clone(self), number, beside_condemned })
+    }
+
+    /// Condemns packs: writers that begin from now on do not refer to them.
+    pub(super) fn condemn(&self, packs: impl IntoIterator<Item = FileNumber>) {
+        let mut writers = self.writers.lock();
+        let next = writers.next;
+        for pack in packs {
+            writers.condemned.entry(pack).or_insert(next);
+        }
+    }
+
+    /// Returns the condemned packs to which no writer under way may still refer.
+    pub(super) fn unwritten(&self) -> Vec<FileNumber> {
+        let Writers { active, condemned, .. } = &*self.writers.lock();
+        let oldest = active.first().copied().unwrap_or(u64::MAX);
+        condemned.iter().filter(|(_, next)| **next <= oldest).map(|(pack, _)| *pack).collect()
+    }
+
+    /// Takes packs back, which are gone or needed after all.
+    pub(super) fn pardon(&self, packs: impl IntoIterator<Item = FileNumber>) {
+        let mut writers = self.writers.lock();
+        for pack in packs {
+            writers.condemned.remove(&pack);
+        }
+    }
+
+    /// Returns whether a pack is condemned: a writer that meets a chunk in it stores the chunk anew.
+    pub(super) fn is_condemned(&self, pack: FileNumber) -> bool {
+        self.writers.lock().condemned.contains_key(&pack)
+    }
+
+    /// Calls `read` with a decoder and memory that were used before.
+    pub(super) fn with_reader<T>(&self, read: impl FnOnce(&mut ReadRoom) -> Result<T>) -> Result<T> {
+        let taken = self.readers.lock().pop();
+        let mut reader = match taken {
+            Some(reader) => reader,
+            None => ReadRoom { decoder: Decoder::new()?, room: Vec::new() },
+        };
+        let done = read(&mut reader);
+        let mut readers = self.readers.lock();
+        if readers.len() < CODERS_MAX {
+            readers.push(reader);
+        }
+        done
+    }
+
+    /// Calls `write` with an encoder for a level of zstd that was used before.
+    pub(super) fn with_encoder<T>(&self, level: Option<i32>, write: impl FnOnce(&mut Encoder) -> T) -> Result<T> {
+        let taken = {
+            let mut encoders = self.encoders.lock();
+            let at = encoders.iter().position(|(of, _)| *of == level);
+            at.map(|at| encoders.swap_remove(at).1)
+        };
+        let mut encoder = match taken {
+            Some(encoder) => encoder,
+            None => Encoder::new(level)?,
+        };
+        let done = write(&mut encoder);
+        let mut encoders = self.encoders.lock();
+        if encoders.len() >= CODERS_MAX {
+            encoders.remove(0);
+        }
+        encoders.push((level, encoder));
+        Ok(done)
+    }
+
+    /// Returns a decoded chunk, if the cache has it.
+    pub(super) fn cached(&self, id: &ChunkId) -> Option<Bytes> {
+        let found = self.cache.lock().get(id);
+        if found.is_some() {
+            self.counts.cache_hits.fetch_add(1, Relaxed);
+        }
+        found
+    }
+
+    /// Puts a decoded chunk into the cache.
+    pub(super) fn cache(&self, id: ChunkId, chunk: &Bytes) {
+        self.counts.cache_misses.fetch_add(1, Relaxed);
+        let gone = self.cache.lock().insert(id, chunk.clone());
+        // Dropped outside the lock.
+        drop(gone);
+    }
+
+    /// Returns whether a value of this length is read beside the cache, which it would empty.
+    pub(super) fn passes_cache(&self, len: u64) -> bool {
+        let passes = len > self.cache_bytes as u64 / 4;
+        if passes {
+            self.counts.read_aside.fetch_add(1, Relaxed);
+        }
+        passes
+    }
+
+    /// Returns the bytes in the cache.
+    pub(super) fn cached_bytes(&self) -> usize {
+        self.cache.lock().bytes
+    }
+}
+
+/// Decoded chunks, bounded by bytes. What was not used since it was last considered goes first (the clock algorithm:
+/// Corbató, 1968).
+#[derive(Debug, Default)]
+struct Cache {
+    bytes_max: usize,
+    bytes: usize,
+    chunks: HashMap<ChunkId, (Bytes, bool)>,
+    /// The order in which they are considered.
+    order: VecDeque<ChunkId>,
+}
+
+/// Cost of a cached chunk beyond its bytes.
+const CACHED_OVERHEAD: usize = 160;
+
+impl Cache {
+    fn get(&mut self, id: &ChunkId) -> Option<Bytes> {
+        let (chunk, used) = self.chunks.get_mut(id)?;
+        *used = true;
+        Some(chunk.clone())
+    }
+
+    /// Adds a chunk; returns those that had to go.
+    fn insert(&mut self, id: ChunkId, chunk: Bytes) -> Vec<Bytes> {
+        let mut gone = Vec::new();
+        let cost = |chunk: &Bytes| chunk.len() + CACHED_OVERHEAD;
+        if self.chunks.contains_key(&id) || cost(&chunk) > self.bytes_max {
+            return gone;
+        }
+        self.bytes += cost(&chunk);
+        while self.bytes > self.bytes_max
+            && let Some(oldest) = self.order.pop_front()
+        {
+            match self.chunks.get_mut(&oldest) {
+                Some((_, used)) if *used => {
+                    *used = false;
+                    self.order.push_back(oldest);
+                }
+                _ => {
+                    if let Some((chunk, _)) = self.chunks.remove(&oldest) {
+                        self.bytes -= cost(&chunk);
+                        gone.push(chunk);
+                    }
+                }
+            }
+        }
+        self.order.push_back(id);
+        self.chunks.insert(id, (chunk, false));
+        gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Error;
+
+    fn id(number: u8) -> ChunkId {
+        ChunkId::from_bytes([number; 32])
+    }
+
+    #[test]
+    fn the_cache_stays_within_its_bytes_and_keeps_what_is_used() {
+        let store = ChunkStore::new(LockOrder::new(), 10 * (1000 + CACHED_OVERHEAD));
+        for number in 0..200 {
+            store.cache(id(number), &Bytes::from(vec![number; 1000]));
+            assert!(store.cached_bytes() <= 10 * (1000 + CACHED_OVERHEAD));
+            assert_eq!(store.cached(&id(0)).unwrap(), vec![0; 1000], "used each time");
+        }
+        assert_eq!(store.cached(&id(199)).unwrap(), vec![199; 1000]);
+        assert!(store.cached(&id(100)).is_none());
+        store.cache(id(201), &Bytes::from(vec![1; 1 << 20]));
+        assert!(store.cached(&id(201)).is_none() && store.cached(&id(0)).is_some(), "larger than the cache");
+    }
+
+    /// L9: what an older writer may have found stays until that writer has ended.
+    #[test]
+    fn a_condemned_pack_waits_for_the_writers_that_began_before_and_for_no_others() {
+        let store = Arc::new(ChunkStore::new(LockOrder::new(), 0));
+        let pack = FileNumber(7);
+        let (first, second) = (store.begin_writing(), store.begin_writing());
+        store.condemn([pack]);
+        let later = store.begin_writing();
+        assert!(store.is_condemned(pack) && store.unwritten().is_empty());
+        drop(first);
+        assert!(store.unwritten().is_empty());
+        // Condemned again it does not wait for those that began in between.
+        store.condemn([pack]);
+        drop(second);
+        assert_eq!(store.unwritten(), [pack]);
+        assert_eq!(Arc::clone(&later).older(Some(store.begin_writing())).number, later.number);
+        store.pardon([pack]);
+        assert!(!store.is_condemned(pack) && store.unwritten().is_empty());
+    }
+
+    #[test]
+    fn an_id_is_reserved_by_one_at_a_time_and_handed_on_whatever_happens() {
+        let store = ChunkStore::new(LockOrder::new(), 0);
+        let first = store.reserve(id(1), || Ok(())).unwrap();
+        let other = store.reserve(id(2), || Ok(())).unwrap();
+        assert!(store.reserve(id(1), || Err(Error::Closed)).is_err());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| store.reserve(id(1), || Ok(())).map(drop));
+            drop(first);
+            waits.join().unwrap().unwrap();
+        });
+        drop(other);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _reserved = store.reserve(id(1), || Ok(())).unwrap();
+            panic!("in the middle");
+        }));
+        assert!(panicked.is_err());
+        drop(store.reserve(id(1), || Err(Error::Closed)).unwrap());
+    }
+}

@@ -1,0 +1,410 @@
+//! The chunks that a superversion can read: where each is, and the packs that hold them (L6, L7 of `docs/chunks.md`).
+//!
+//! ```text
+//!   id ▸ epochs of the memtables ▸ packs of a recovery ▸ keyspace 2 ▸ pack ▸ record ▸ chunk
+//! ```
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::{epoch::Epoch, reclaim::Reclaim, tree::Tree};
+use crate::{
+    base::{Bytes, ChunkId, Corruption, Error, FileNumber, Kind, PLACES, Result, Seqno},
+    chunk::{
+        cut::CHUNK_LEN_MAX,
+        id::Scope,
+        pack::{ChunkPlace, Pack, PackMeta, PackReader, Scanned},
+        record::{EncodedChunk, Line},
+    },
+    engine::{
+        chunk_store::{ChunkStore, ReadRoom},
+        context::Context,
+        locks::LockOrder,
+    },
+    env::Dir,
+    format::{Reader, Writer, name},
+    manifest::Version,
+    memtable::Memtable,
+    merge::{Answer, Lookup, ReadAt, Tombstones},
+    segment::{Entry, PointIndex, PointKey, Probe, Purpose, SegmentMeta, SegmentWriter},
+};
+
+/// A pack that the version names, opened when it is first read.
+#[derive(Debug)]
+pub(crate) struct PackHandle {
+    pub(crate) meta: PackMeta,
+    ctx: Arc<Context>,
+    reclaim: Arc<Reclaim>,
+    pack: OnceLock<Pack>,
+    /// Set when no version names it any more: its file is removed with the last reader.
+    obsolete: AtomicBool,
+}
+
+impl PackHandle {
+    /// Returns the pack, and opens it on first use.
+    pub(crate) fn pack(&self) -> Result<&Pack> {
+        if let Some(pack) = self.pack.get() {
+            return Ok(pack);
+        }
+        // Two threads may open it at once; one of the two is kept.
+        let pack = Pack::open(&self.ctx.pool, self.meta)?;
+        Ok(self.pack.get_or_init(|| pack))
+    }
+}
+
+impl Drop for PackHandle {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Acquire) {
+            self.reclaim.add_unread_file(name::pack(self.meta.number));
+        }
+    }
+}
+
+/// Packs that a recovery found and that no version names. The flush of the oldest recovered memtable copies what they
+/// hold (L4).
+#[derive(Debug)]
+pub(crate) struct RecoveredChunks {
+    /// Log of the memtable that names the copy.
+    pub(crate) log: FileNumber,
+    places: HashMap<ChunkId, (usize, Line)>,
+    packs: Vec<RecoveredPack>,
+}
+
+#[derive(Debug)]
+struct RecoveredPack {
+    number: FileNumber,
+    reader: PackReader,
+    /// Set with the last pack of a recovery that is not needed any more.
+    reclaim: OnceLock<Arc<Reclaim>>,
+}
+
+impl Drop for RecoveredPack {
+    fn drop(&mut self) {
+        if let Some(reclaim) = self.reclaim.get() {
+            reclaim.add_unread_file(name::pack(self.number));
+        }
+    }
+}
+
+impl RecoveredChunks {
+    /// Returns what the packs hold, for the memtable of a log to copy.
+    pub(in crate::engine) fn new(log: FileNumber, scanned: BTreeMap<FileNumber, Scanned>) -> Self {
+        let (mut places, mut packs) = (HashMap::new(), Vec::new());
+        for (number, Scanned { lines, reader, .. }) in scanned {
+            places.extend(lines.into_iter().map(|line| (line.id, (packs.len(), line))));
+            packs.push(RecoveredPack { number, reader, reclaim: OnceLock::new() });
+        }
+        Self { log, places, packs }
+    }
+
+    /// Has the files removed with the last reader.
+    pub(super) fn mark_obsolete(&self, reclaim: &Arc<Reclaim>) {
+        for pack in &self.packs {
+            pack.reclaim.get_or_init(|| Arc::clone(reclaim));
+        }
+    }
+
+    /// Returns the chunks, in the order of their packs and offsets, each with what reads it.
+    pub(in crate::engine) fn chunks(&self) -> Vec<(&Line, &PackReader)> {
+        let mut places: Vec<&(usize, Line)> = self.places.values().collect();
+        places.sort_unstable_by_key(|(pack, line)| (*pack, line.offset));
+        places.into_iter().filter_map(|(pack, line)| Some((line, &self.packs.get(*pack)?.reader))).collect()
+    }
+}
+
+/// The chunks of one superversion.
+#[derive(Clone, Debug)]
+pub(crate) struct ChunkSet {
+    pub(in crate::engine) store: Arc<ChunkStore>,
+    /// Of the memtables, newest first: the active one's first.
+    pub(in crate::engine) epochs: Vec<Arc<Epoch>>,
+    pub(in crate::engine) recovered: Option<Arc<RecoveredChunks>>,
+    places: Arc<Tree>,
+    pub(in crate::engine) packs: Arc<BTreeMap<FileNumber, Arc<PackHandle>>>,
+    /// By number; 0 is the default scope.
+    scopes: Arc<[Scope]>,
+    /// Names what holds a chunk that is nowhere.
+    packs_path: PathBuf,
+}
+
+/// Where a chunk was found.
+enum Found<'s> {
+    Open(&'s PackReader, ChunkPlace),
+    Named(&'s PackHandle, ChunkPlace, u32),
+}
+
+/// What is known of a chunk that is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChunkFacts {
+    /// The pack that the manifest names and that holds it; `None` before its flush.
+    pub(crate) pack: Option<FileNumber>,
+    /// Number of its record in the table of that pack.
+    pub(crate) ordinal: u32,
+    pub(crate) place: ChunkPlace,
+}
+
+impl ChunkSet {
+    /// Returns the chunks of a database without any.
+    pub(in crate::engine) fn new(store: &Arc<ChunkStore>, packs_path: PathBuf) -> Self {
+        Self {
+            store: Arc::clone(store),
+            epochs: Vec::new(),
+            recovered: None,
+            places: Arc::default(),
+            packs: Arc::default(),
+            scopes: Arc::new([Scope::Open]),
+            packs_path,
+        }
+    }
+
+    /// Returns the chunks of no database.
+    pub(super) fn none(order: LockOrder) -> Self {
+        Self::new(&Arc::new(ChunkStore::new(order, 0)), PathBuf::new())
+    }
+
+    /// Returns the same epochs over another version. Packs that it no longer names are marked.
+    pub(super) fn with_version(
+        &self,
+        version: &Version,
+        before: &Version,
+        places: Option<&Arc<Tree>>,
+        ctx: &Arc<Context>,
+        reclaim: &Arc<Reclaim>,
+    ) -> Self {
+        let mut next = self.clone();
+        if let Some(places) = places {
+            next.places = Arc::clone(places);
+        }
+        if !Arc::ptr_eq(&version.packs, &before.packs) {
+            let handle = |(number, meta): (&FileNumber, &PackMeta)| {
+                let known = self.packs.get(number).cloned();
+                let handle = known.unwrap_or_else(|| {
+                    Arc::new(PackHandle {
+                        meta: *meta,
+                        ctx: Arc::clone(ctx),
+                        reclaim: Arc::clone(reclaim),
+                        pack: OnceLock::new(),
+                        obsolete: AtomicBool::new(false),
+                    })
+                });
+                (*number, handle)
+            };
+            next.packs = Arc::new(version.packs.iter().map(handle).collect());
+            for (_, gone) in self.packs.iter().filter(|(number, _)| !version.packs.contains_key(number)) {
+                gone.obsolete.store(true, Ordering::Release);
+            }
+        }
+        if version.scopes.names.len() + 1 != self.scopes.len() {
+            let secret = version.scopes.secret.unwrap_or_default();
+            let named = version.scopes.names.iter().map(|name| Scope::keyed(&secret, name));
+            next.scopes = std::iter::once(Scope::Open).chain(named).collect();
+        }
+        next
+    }
+
+    /// Removes the epoch of a memtable that was flushed, and what its flush copied.
+    pub(super) fn remove_flushed(&mut self, flushed: &Memtable) {
+        self.epochs.retain(|epoch| epoch.log() != flushed.log());
+        if self.recovered.as_ref().is_some_and(|recovered| recovered.log == flushed.log()) {
+            self.recovered = None;
+        }
+    }
+
+    /// Returns the packs that no version names yet and that are needed all the same.
+    pub(in crate::engine) fn unnamed_packs(&self) -> impl Iterator<Item = FileNumber> {
+        let recovered = self.recovered.iter().flat_map(|recovered| recovered.packs.iter().map(|pack| pack.number));
+        self.epochs.iter().filter_map(|epoch| epoch.pack()).chain(recovered)
+    }
+
+    /// Returns the dedup scope of a number.
+    ///
+    /// # Errors
+    /// If the version has no such scope.
+    pub(in crate::engine) fn scope(&self, number: u32) -> Result<&Scope> {
+        let what = "a dedup scope that the manifest names";
+        self.scopes.get(number as usize).ok_or_else(|| Corruption { offset: 0, what }.of(&self.packs_path, 0))
+    }
+
+    fn find(&self, id: &ChunkId) -> Result<Option<Found<'_>>> {
+        for epoch in &self.epochs {
+            if let Some((line, reader)) = epoch.place(id).zip(epoch.reader()) {
+                return Ok(Some(Found::Open(reader, (&line).into())));
+            }
+        }
+        let recovered = self.recovered.as_deref();
+        let of_recovery =
+            recovered.and_then(|all| all.places.get(id).and_then(|(pack, line)| Some((all.packs.get(*pack)?, line))));
+        if let Some((pack, line)) = of_recovery {
+            return Ok(Some(Found::Open(&pack.reader, line.into())));
+        }
+        let Some((number, place, ordinal)) = self.place(id)? else { return Ok(None) };
+        Ok(self.packs.get(&number).map(|pack| Found::Named(pack, place, ordinal)))
+    }
+
+    /// Looks an id up in the keyspace of places.
+    fn place(&self, id: &ChunkId) -> Result<Option<(FileNumber, ChunkPlace, u32)>> {
+        let mut key = PointKey::new(id.as_bytes());
+        let mut lookup = Lookup::new(ReadAt::present(Seqno::MAX, None));
+        for handle in self.places.holding(id.as_bytes()) {
+            match handle.segment()?.get(&mut key, &mut lookup, &mut Probe::default())? {
+                Some(Answer::Value(value)) => {
+                    let decoded = decode_place(*id, &value);
+                    let path = || self.packs_path.with_file_name(name::segment(handle.meta.number));
+                    return decoded.map(Some).map_err(|bad| bad.of(&path(), 0));
+                }
+                Some(_) => return Ok(None),
+                None => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns whether a pack that the version names holds a chunk.
+    pub(in crate::engine) fn is_named(&self, id: &ChunkId) -> Result<bool> {
+        Ok(self.place(id)?.is_some_and(|(number, ..)| self.packs.contains_key(&number)))
+    }
+
+    /// Returns a chunk as it is stored in a pack that no version names; `None` if there is none such.
+    pub(in crate::engine) fn unnamed(&self, id: &ChunkId, room: &mut Vec<u8>) -> Result<Option<EncodedChunk>> {
+        match self.find(id)? {
+            Some(Found::Open(reader, place)) => reader.stored(&place, room).map(Some),
+            Some(Found::Named(..)) | None => Ok(None),
+        }
+    }
+
+    /// Returns the segments of places.
+    pub(in crate::engine) fn places(&self) -> &Arc<Tree> {
+        &self.places
+    }
+
+    /// Returns what is known of a chunk; `None` if it is not stored.
+    pub(in crate::engine) fn facts(&self, id: &ChunkId) -> Result<Option<ChunkFacts>> {
+        Ok(self.find(id)?.map(|found| match found {
+            Found::Open(_, place) => ChunkFacts { pack: None, ordinal: 0, place },
+            Found::Named(handle, place, ordinal) => ChunkFacts { pack: Some(handle.meta.number), ordinal, place },
+        }))
+    }
+
+    /// Returns where packs are, to name what holds a chunk that is nowhere.
+    pub(in crate::engine) fn path(&self) -> &Path {
+        &self.packs_path
+    }
+
+    /// Fills `out` with the chunk of an id, which is as long as this.
+    ///
+    /// # Errors
+    /// [`Corrupt`](Error::Corrupt) or [`Missing`](Error::Missing), naming what should hold it.
+    pub(in crate::engine) fn read(
+        &self,
+        id: &ChunkId,
+        len: u64,
+        scope: &Scope,
+        room: &mut ReadRoom,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let gone = |what| Corruption { offset: 0, what }.of(&self.packs_path, 0);
+        let Some(found) = self.find(id)? else { return Err(gone("a place for the chunk")) };
+        let (reader, place) = match &found {
+            Found::Open(reader, place) => (*reader, place),
+            Found::Named(handle, place, _) => (handle.pack()?.reader(), place),
+        };
+        if u64::from(place.raw_len) != len || out.len() as u64 != len {
+            return Err(
+                Corruption { offset: 0, what: "a chunk as long as its reference says" }.of(reader.path(), place.offset)
+            );
+        }
+        let ReadRoom { decoder, room } = room;
+        reader.chunk(place, scope, decoder, room, out)
+    }
+
+    /// Returns the chunk of an id from the cache, or reads it into the cache.
+    pub(in crate::engine) fn read_cached(
+        &self,
+        id: &ChunkId,
+        len: u64,
+        scope: &Scope,
+        room: &mut ReadRoom,
+    ) -> Result<Bytes> {
+        if let Some(chunk) = self.store.cached(id).filter(|chunk| chunk.len() as u64 == len) {
+            return Ok(chunk);
+        }
+        // A chunk of more is refused below.
+        let mut out = vec![0; usize::try_from(len.min(CHUNK_LEN_MAX as u64)).unwrap_or_default()];
+        self.read(id, len, scope, room, &mut out)?;
+        let chunk = Bytes::from(out);
+        self.store.cache(*id, &chunk);
+        Ok(chunk)
+    }
+
+    /// Reads a node, whose length no reference says.
+    pub(in crate::engine) fn read_node(&self, id: &ChunkId, scope: &Scope, room: &mut ReadRoom) -> Result<Bytes> {
+        let facts = self.facts(id)?;
+        let gone = || Corruption { offset: 0, what: "a place for the node" }.of(&self.packs_path, 0);
+        let len = facts.ok_or_else(gone)?.place.raw_len;
+        self.read_cached(id, u64::from(len), scope, room)
+    }
+}
+
+/// Encodes the place of the record numbered `ordinal` in the table of a pack.
+pub(in crate::engine) fn encode_place(pack: FileNumber, line: &Line, ordinal: usize) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.varint(pack.0);
+    out.varint(line.offset / 8);
+    out.varint(u64::from(line.stored_len));
+    out.varint(u64::from(line.raw_len));
+    out.varint(ordinal as u64);
+    out.into_bytes()
+}
+
+fn decode_place(id: ChunkId, value: &[u8]) -> Result<(FileNumber, ChunkPlace, u32), Corruption> {
+    let mut reader = Reader::new(value);
+    let pack = FileNumber(reader.varint("pack of a chunk")?);
+    let offset = reader.varint("place of a chunk")?.checked_mul(8).ok_or_else(|| reader.corrupt("place of a chunk"))?;
+    let mut number = |what| u32::try_from(reader.varint(what)?).map_err(|_| Corruption { offset: 0, what });
+    let (stored_len, raw_len) = (number("stored length")?, number("raw length")?);
+    let ordinal = number("ordinal of a chunk")?;
+    reader.finish("end of a place")?;
+    Ok((pack, ChunkPlace { id, offset, stored_len, raw_len }, ordinal))
+}
+
+/// Returns whether an error says that a chunk is damaged or missing, and where.
+pub(in crate::engine) fn damage(error: &Error) -> Option<(PathBuf, u64)> {
+    match error {
+        Error::Corrupt { path, offset, .. } => Some((path.clone(), *offset)),
+        Error::Missing { path } => Some((path.clone(), 0)),
+        _ => None,
+    }
+}
+
+/// Writes a segment of places to `dir`, all at one seqno (L6); `places` ascend by id. `None` if there are none.
+pub(in crate::engine) fn write_places(
+    ctx: &Context,
+    dir: &dyn Dir,
+    number: FileNumber,
+    seqno: Seqno,
+    places: &[(ChunkId, Vec<u8>)],
+) -> Result<Option<SegmentMeta>> {
+    if places.is_empty() {
+        return Ok(None);
+    }
+    let purpose = Purpose {
+        keyspace: PLACES,
+        base: seqno,
+        time_base: None,
+        run: None,
+        index: PointIndex::Auto,
+        hash_seed: ctx.database_id,
+    };
+    let mut writer = SegmentWriter::create(dir, number, ctx.env.entropy(), purpose)?;
+    for (id, place) in places {
+        writer.add(&Entry::new(Kind::Put, seqno), id.as_bytes(), place)?;
+    }
+    // Most ids that are looked up are new: filters let them pass.
+    writer.finish(&Tombstones::default(), |_| true).map(Some)
+}

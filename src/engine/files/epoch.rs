@@ -1,0 +1,234 @@
+//! An epoch: one memtable with its log, and the pack that its chunks go to (L2 of `docs/chunks.md`).
+//!
+//! ```text
+//!   open     appended to by any writer; how far the file reaches is told to batches and to syncs
+//!   closed   its memtable was sealed: appends go to the next epoch
+//!   sealed   the flush of its memtable has written table and tail, and synced them
+//! ```
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::{
+    base::{ChunkId, FileNumber, IoContext, Result},
+    chunk::{
+        pack::{PackMeta, PackReader, PackWriter},
+        record::{EncodedChunk, FIRST_RECORD, Line},
+    },
+    engine::{
+        context::Context,
+        health::Health,
+        locks::{Rank, RwLock},
+    },
+    env::File,
+    format::name,
+};
+
+/// The pack of one memtable.
+#[derive(Debug)]
+pub(crate) struct Epoch {
+    ctx: Arc<Context>,
+    health: Arc<Health>,
+    /// Number of the memtable's log.
+    log: FileNumber,
+    state: RwLock<State>,
+    /// The file of the pack, once there is one.
+    open: OnceLock<Open>,
+    /// How far the file holds whole records, and how far they are known to be on the disk.
+    written: AtomicU64,
+    synced: AtomicU64,
+    /// Number of places, and bytes of the records.
+    places: AtomicU64,
+    bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Open {
+    number: FileNumber,
+    file: Arc<dyn File>,
+    reader: PackReader,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pack: Option<PackWriter>,
+    /// Where each chunk is. The hasher is random: ids can be ground to share bits.
+    places: HashMap<ChunkId, Line>,
+    closed: bool,
+    sealed: Option<PackMeta>,
+}
+
+/// A pack to sync, and how far it is known to reach.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct PackSync {
+    epoch: Arc<Epoch>,
+    upto: u64,
+}
+
+impl Epoch {
+    pub(in crate::engine) fn new(ctx: &Arc<Context>, health: &Arc<Health>, log: FileNumber) -> Self {
+        Self {
+            ctx: Arc::clone(ctx),
+            health: Arc::clone(health),
+            log,
+            state: ctx.order.rw_lock(Rank::Epoch, State::default()),
+            open: OnceLock::new(),
+            written: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            places: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    pub(in crate::engine) fn log(&self) -> FileNumber {
+        self.log
+    }
+
+    /// Returns whether it has no chunk.
+    pub(in crate::engine) fn is_empty(&self) -> bool {
+        self.open.get().is_none()
+    }
+
+    /// Returns the number of its chunks.
+    pub(in crate::engine) fn len(&self) -> u64 {
+        self.places.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether its memtable should be sealed.
+    pub(in crate::engine) fn is_full(&self) -> bool {
+        let options = &self.ctx.options;
+        self.bytes.load(Ordering::Relaxed) >= options.limits.epoch_bytes
+            || self.places.load(Ordering::Relaxed) >= options.epoch_places()
+    }
+
+    /// Returns the number of its pack, if it has one.
+    pub(super) fn pack(&self) -> Option<FileNumber> {
+        self.open.get().map(|open| open.number)
+    }
+
+    /// Returns where a chunk is.
+    pub(super) fn place(&self, id: &ChunkId) -> Option<Line> {
+        if self.is_empty() {
+            return None;
+        }
+        self.state.read().places.get(id).copied()
+    }
+
+    /// Returns what reads its chunks.
+    pub(super) fn reader(&self) -> Option<&PackReader> {
+        self.open.get().map(|open| &open.reader)
+    }
+
+    /// Appends a chunk that is in no pack yet; `false` if the epoch is closed. The first one creates the pack, whose
+    /// name is made durable: a log may need it before any flush names it. `number` gives a number to a new file.
+    pub(in crate::engine) fn append(&self, chunk: &EncodedChunk, number: impl FnOnce() -> FileNumber) -> Result<bool> {
+        let mut state = self.state.write();
+        let State { pack, places, closed, sealed } = &mut *state;
+        assert!(sealed.is_none() || *closed, "the pack of log {} was sealed while its memtable is active", self.log);
+        if *closed {
+            return Ok(false);
+        }
+        if pack.is_none() {
+            let number = number();
+            let made = self.create(number)?;
+            self.open.get_or_init(|| Open { number, file: Arc::clone(made.file()), reader: made.reader() });
+            *pack = Some(made);
+        }
+        let Some(pack) = pack else { return Ok(false) };
+        let appended = pack.append(chunk);
+        // Also after an error, which leaves what was written before.
+        self.written.fetch_max(pack.written(), Ordering::Release);
+        let line = appended?;
+        let before = places.insert(line.id, line);
+        assert!(before.is_none(), "chunk {} twice in the pack of log {} (L11)", line.id, self.log);
+        self.places.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    fn create(&self, number: FileNumber) -> Result<PackWriter> {
+        let Context { dir, env, .. } = &*self.ctx;
+        let made = PackWriter::create(&**dir, number, env.entropy())?;
+        let named = self.ctx.sync_pack_names();
+        named.inspect_err(|error| {
+            self.health.poison_unless_unopened(error);
+            let _removed = dir.remove(&name::pack(number));
+        })?;
+        Ok(made)
+    }
+
+    /// Writes what was appended to the file: whoever commits a recipe calls this first (L1).
+    pub(in crate::engine) fn write_out(&self) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.state.write();
+        if let Some(pack) = &mut state.pack {
+            let written = pack.write_out();
+            self.written.fetch_max(pack.written(), Ordering::Release);
+            written?;
+        }
+        Ok(())
+    }
+
+    /// Returns the number of the pack and how far its file reaches; `None` if it holds no record.
+    pub(in crate::engine) fn reach(&self) -> Option<(FileNumber, u64)> {
+        let written = self.written.load(Ordering::Acquire);
+        self.open.get().map(|open| (open.number, written)).filter(|(_, written)| *written > FIRST_RECORD)
+    }
+
+    /// Returns what of the pack is not known to be on the disk.
+    pub(in crate::engine) fn to_sync(self: &Arc<Self>) -> Option<PackSync> {
+        let upto = self.written.load(Ordering::Acquire);
+        (self.synced.load(Ordering::Acquire) < upto).then(|| PackSync { epoch: Arc::clone(self), upto })
+    }
+
+    /// Closes it: appends go to the next epoch from here on.
+    pub(in crate::engine) fn close(&self) {
+        self.state.write().closed = true;
+    }
+
+    /// Ends the pack with its table and syncs it; `None` if there is none. A flush that failed later finds it sealed.
+    pub(in crate::engine) fn seal(&self) -> Result<Option<PackMeta>> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        let mut state = self.state.write();
+        assert!(state.closed, "the pack of log {} is sealed while its memtable is active (L2)", self.log);
+        if let Some(sealed) = state.sealed {
+            return Ok(Some(sealed));
+        }
+        let Some(pack) = &mut state.pack else { return Ok(None) };
+        let meta = pack.seal()?;
+        self.written.fetch_max(pack.written(), Ordering::Release);
+        // The pages of a failed sync are clean: a later one would prove nothing.
+        pack.sync().inspect_err(|error| self.health.poison(error))?;
+        state.sealed = Some(meta);
+        Ok(Some(meta))
+    }
+
+    /// Returns the records of the pack, ascending by id: the order of its table.
+    pub(in crate::engine) fn lines(&self) -> Vec<Line> {
+        let mut lines: Vec<Line> = self.state.read().places.values().copied().collect();
+        lines.sort_unstable_by_key(|line| line.id);
+        lines
+    }
+}
+
+impl PackSync {
+    /// Makes the pack durable as far as it reached.
+    pub(in crate::engine) fn sync(&self) -> Result<()> {
+        let Epoch { open, synced, ctx, .. } = &*self.epoch;
+        let Some(Open { number, file, .. }) = open.get() else { return Ok(()) };
+        if synced.load(Ordering::Acquire) < self.upto {
+            file.sync().at("sync", || ctx.dir.path().join(name::pack(*number)))?;
+            synced.fetch_max(self.upto, Ordering::Release);
+        }
+        Ok(())
+    }
+}

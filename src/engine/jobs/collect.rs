@@ -1,0 +1,214 @@
+//! Collection: chunks that nothing needs are let go.
+//!
+//! ```text
+//!   mark     what every recipe of a superversion refers to (L8)
+//!   condemn  the packs that it has not met: writers that begin from now on store their chunks anew
+//!   wait     for the writers that began before: what they have found is in a memtable then, or given up
+//!   mark     again, over a superversion taken after that (L9)
+//!   copy     what this has met in the condemned packs
+//!   edit     packs − and +, places +
+//! ```
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    base::{Error, FileNumber, Kind, Result, Seqno},
+    chunk::{
+        pack::{PackMeta, PackWriter},
+        record::EncodedChunk,
+    },
+    engine::{
+        Engine, KeyspaceRef,
+        files::{
+            NewFiles,
+            chunks::{PackHandle, damage, encode_place, write_places},
+            superversion::SuperVersion,
+        },
+        read::References,
+    },
+    manifest::{Change, Edit},
+    memtable::MemCursor,
+    merge::{Direction, Source},
+    segment::{SegmentCursor, SegmentMeta, VersionCursor},
+};
+
+/// Packs that one edit replaces: what is needed of them is in memory as places.
+const PACKS_MAX: usize = 64;
+
+/// Bytes after which a pack of copies is ended.
+const PACK_BYTES: u64 = 64 << 20;
+
+/// Lets go of every chunk that nothing needs. A pack to which a writer under way may still refer is condemned, and goes
+/// the next time.
+pub(super) fn collect(engine: &Engine) -> Result<()> {
+    let first = engine.files.current();
+    if first.version.packs.is_empty() {
+        return Ok(());
+    }
+    let marked = mark(engine, &first)?;
+    if marked.is_incomplete() {
+        return Ok(());
+    }
+    let wastes = |pack: &&PackMeta| marked.of(pack.number).is_none_or(|needed| needed.count() < pack.records);
+    engine.store.condemn(first.version.packs.values().filter(wastes).map(|pack| pack.number));
+    drop((marked, first));
+    engine.ctx.pass("collect: condemned, then marked again");
+    loop {
+        let mut dead = engine.store.unwritten();
+        dead.truncate(PACKS_MAX);
+        if dead.is_empty() {
+            return Ok(());
+        }
+        engine.health.check_writable()?;
+        let replaced = replace(engine, &dead);
+        // After a failure they stay condemned: if the outcome is in doubt, both old and new packs stay (L10), and the
+        // next collection tries again.
+        replaced?;
+        engine.store.pardon(dead);
+    }
+}
+
+/// Replaces packs by what is needed of them, in one edit.
+fn replace(engine: &Engine, dead: &[FileNumber]) -> Result<()> {
+    // Only one at a time writes places (L6).
+    let _one = engine.jobs.flushing.lock();
+    // Taken after the writers were asked for: what they have committed is in it.
+    let files = engine.files.current();
+    let marked = mark(engine, &files)?;
+    let known: Vec<&Arc<PackHandle>> = dead.iter().filter_map(|pack| files.chunks.packs.get(pack)).collect();
+    if marked.is_incomplete() || known.is_empty() {
+        return Ok(());
+    }
+    let mut made = NewFiles::default();
+    let moved = copy_needed(engine, &files, &marked, &known, &mut made);
+    let Moved { gone, packs, places } = moved.inspect_err(|_| engine.files.discard(&made))?;
+    engine.ctx.pass("collect: written, then installed");
+    let mut editing = engine.files.edit();
+    let mut edit = Edit::new(gone.iter().map(|pack| Change::RemovePack { number: *pack }));
+    edit.changes.extend(packs.into_iter().map(|pack| Change::AddPack { pack }));
+    edit.changes.extend(places.map(|segment| Change::Add { level: 0, segment }));
+    edit.push(engine.files.numbers_taken());
+    let version = editing.commit(&edit, &made)?;
+    editing.install(&version, None, None);
+    drop(editing);
+    engine.files.reclaim();
+    Ok(())
+}
+
+/// What takes the place of packs.
+struct Moved {
+    gone: Vec<FileNumber>,
+    packs: Vec<PackMeta>,
+    places: Option<SegmentMeta>,
+}
+
+/// Copies what is needed of some packs into others. A pack of which something needed cannot be read stays as it is.
+fn copy_needed(
+    engine: &Engine,
+    files: &SuperVersion,
+    marked: &References,
+    dead: &[&Arc<PackHandle>],
+    made: &mut NewFiles,
+) -> Result<Moved> {
+    let (mut gone, mut writers, mut room) = (Vec::new(), Vec::<PackWriter>::new(), Vec::new());
+    for handle in dead {
+        if engine.health.is_stopping() {
+            return Err(Error::Closed);
+        }
+        let number = handle.meta.number;
+        let needed = match marked.of(number) {
+            None => Vec::new(),
+            // Needed as it is, after all.
+            Some(needed) if needed.count() >= handle.meta.records => continue,
+            Some(needed) => {
+                let mut read = || -> Result<Vec<EncodedChunk>> {
+                    let pack = handle.pack()?;
+                    let lines = pack.lines()?;
+                    let needed = needed.of(&lines, &files.chunks)?;
+                    needed.into_iter().map(|line| pack.reader().stored(&line.into(), &mut room)).collect()
+                };
+                match read() {
+                    Err(error) if damage(&error).is_some() => continue,
+                    read => read?,
+                }
+            }
+        };
+        for chunk in needed {
+            if writers.last().is_none_or(|pack| !pack.has_room(&chunk) || pack.end() >= PACK_BYTES) {
+                let number = engine.files.take_number();
+                made.packs.push(number);
+                writers.push(PackWriter::create(&*engine.ctx.dir, number, engine.ctx.env.entropy())?);
+            }
+            if let Some(pack) = writers.last_mut() {
+                pack.append(&chunk)?;
+            }
+        }
+        gone.push(number);
+    }
+    let (mut packs, mut places) = (Vec::new(), BTreeMap::new());
+    for mut pack in writers {
+        let meta = pack.seal()?;
+        pack.sync()?;
+        let mut lines = pack.lines().to_vec();
+        lines.sort_unstable_by_key(|line| line.id);
+        for (ordinal, line) in lines.iter().enumerate() {
+            places.insert(line.id, encode_place(meta.number, line, ordinal));
+        }
+        packs.push(meta);
+    }
+    let mut segment = None;
+    if !packs.is_empty() {
+        engine.files.sync_pack_names()?;
+        let seqno = engine.log.take_seqno(&mut engine.log.lock())?;
+        let number = engine.files.take_number();
+        made.segments.push(number);
+        let places: Vec<_> = places.into_iter().collect();
+        segment = write_places(&engine.ctx, &*engine.ctx.dir, number, seqno, &places)?;
+        engine.files.sync_names()?;
+    }
+    Ok(Moved { gone, packs, places: segment })
+}
+
+/// Returns what the recipes of a superversion refer to: of every keyspace, dropped ones too, in both tiers and all
+/// memtables.
+fn mark(engine: &Engine, files: &Arc<SuperVersion>) -> Result<References> {
+    let mut marked = References::default();
+    for (id, tree) in files.trees.iter() {
+        let Some(keyspace) = files.version.keyspaces.get(id).filter(|keyspace| !keyspace.is_hidden()) else {
+            continue;
+        };
+        // Of a strategy that this process was not given: it combines values, which are never cut.
+        let Ok(keyspace) = engine.catalogue.keyspace_ref(keyspace) else { continue };
+        for memtable in files.memtables(Seqno::MAX) {
+            add(engine, files, &keyspace, MemCursor::new(memtable, *id, Direction::Forward), &mut marked)?;
+        }
+        for handle in tree.segments().filter(|handle| handle.meta.summary.recipes) {
+            let segment = Arc::clone(handle.segment()?);
+            if handle.meta.summary.history.is_some() {
+                add(engine, files, &keyspace, VersionCursor::new(segment), &mut marked)?;
+            } else {
+                add(engine, files, &keyspace, SegmentCursor::new(segment, Direction::Forward), &mut marked)?;
+            }
+        }
+    }
+    Ok(marked)
+}
+
+fn add(
+    engine: &Engine,
+    files: &SuperVersion,
+    keyspace: &KeyspaceRef,
+    mut source: impl Source,
+    marked: &mut References,
+) -> Result<()> {
+    source.seek(Some(&[]))?;
+    while let Some(entry) = source.entry() {
+        if entry.kind == Kind::Recipe {
+            engine.health.check_writable()?;
+            let key = entry.key.to_vec();
+            marked.add(&files.chunks, keyspace, &key, &source.value())?;
+        }
+        source.advance()?;
+    }
+    Ok(())
+}

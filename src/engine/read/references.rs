@@ -1,0 +1,129 @@
+//! What recipes refer to: the packs that copies need and that collections keep.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::large::{LargeValue, Leaves, decode};
+use crate::{
+    base::{ChunkId, Corruption, Error, FileNumber, Result},
+    chunk::{recipe::Reference, record::Line},
+    engine::{
+        KeyspaceRef,
+        files::chunks::{ChunkFacts, ChunkSet},
+    },
+};
+
+/// Records of a pack, a bit for each: 8 MiB for 64 million chunks.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    bits: Vec<u64>,
+    count: u32,
+    /// The ids of the records, added up: numbers of records come from places, which a file may lie about.
+    sum: u128,
+}
+
+impl Records {
+    fn add(&mut self, ordinal: u32, id: &ChunkId) {
+        let (word, bit) = (ordinal as usize / 64, 1 << (ordinal % 64));
+        if self.bits.len() <= word {
+            self.bits.resize(word + 1, 0);
+        }
+        if let Some(word) = self.bits.get_mut(word).filter(|word| **word & bit == 0) {
+            *word |= bit;
+            self.count += 1;
+            self.sum = self.sum.wrapping_add(part(id));
+        }
+    }
+
+    /// Returns the number of records.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Returns the records among the lines of the pack's table.
+    ///
+    /// # Errors
+    /// [`Corrupt`](Error::Corrupt) if they are not those that were added.
+    pub(crate) fn of<'l>(&self, lines: &'l [Line], chunks: &ChunkSet) -> Result<Vec<&'l Line>> {
+        let is_in = |at: usize| self.bits.get(at / 64).is_some_and(|word| word & 1 << (at % 64) != 0);
+        let found: Vec<&Line> = lines.iter().enumerate().filter(|(at, _)| is_in(*at)).map(|(_, line)| line).collect();
+        let sum = found.iter().fold(0u128, |sum, line| sum.wrapping_add(part(&line.id)));
+        if found.len() != self.count as usize || sum != self.sum {
+            let what = "records where their places say";
+            return Err(Corruption { offset: 0, what }.of(chunks.path(), 0));
+        }
+        Ok(found)
+    }
+}
+
+/// Returns a part of an id as a number.
+fn part(id: &ChunkId) -> u128 {
+    id.as_bytes().iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+/// What the recipes shown to it refer to.
+#[derive(Debug, Default)]
+pub(crate) struct References {
+    packs: BTreeMap<FileNumber, Records>,
+    /// Chunks in packs without a name: at most those of the unflushed memtables.
+    unnamed: BTreeSet<ChunkId>,
+    /// Nodes that have been followed: versions of a value share most of theirs.
+    followed: HashSet<ChunkId>,
+    incomplete: bool,
+}
+
+impl References {
+    /// Adds what the recipe of a key refers to. What is damaged is passed over, and remembered.
+    pub(crate) fn add(&mut self, chunks: &ChunkSet, keyspace: &KeyspaceRef, key: &[u8], entry: &[u8]) -> Result<()> {
+        let Ok(recipe) = decode(keyspace, key, entry) else {
+            self.incomplete = true;
+            return Ok(());
+        };
+        let value = LargeValue { chunks, keyspace, key };
+        chunks.store.with_reader(|reader| {
+            let mut leaves = Leaves::new(recipe);
+            loop {
+                let next = leaves.next(|node, height| {
+                    let hole = || vec![Reference { id: None, len: node.len }];
+                    let Some(id) = node.id.filter(|id| self.followed.insert(*id)) else { return Ok(hole()) };
+                    self.add_chunk(chunks, &id)?;
+                    match value.node(node, height, reader) {
+                        Err(Error::CorruptChunk { .. }) => {
+                            self.incomplete = true;
+                            Ok(hole())
+                        }
+                        read => read,
+                    }
+                })?;
+                match next {
+                    None => return Ok(()),
+                    Some((_, Reference { id: Some(id), .. })) => self.add_chunk(chunks, &id)?,
+                    Some(_) => {}
+                }
+            }
+        })
+    }
+
+    fn add_chunk(&mut self, chunks: &ChunkSet, id: &ChunkId) -> Result<()> {
+        match chunks.facts(id)? {
+            Some(ChunkFacts { pack: Some(pack), ordinal, .. }) => self.packs.entry(pack).or_default().add(ordinal, id),
+            Some(ChunkFacts { pack: None, .. }) => drop(self.unnamed.insert(*id)),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Returns whether a recipe or a node could not be read: nobody knows what it refers to.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.incomplete
+    }
+
+    /// Returns the records of a pack that are referred to; `None` if none is.
+    pub(crate) fn of(&self, pack: FileNumber) -> Option<&Records> {
+        self.packs.get(&pack)
+    }
+
+    /// Returns the packs with a name that are referred to, and the chunks in packs without one.
+    pub(crate) fn into_packs(self) -> (BTreeMap<FileNumber, Records>, BTreeSet<ChunkId>) {
+        (self.packs, self.unnamed)
+    }
+}

@@ -1,0 +1,518 @@
+//! Large values, written: cut, named by their content, and stored where they are new.
+//!
+//! ```text
+//!   bytes ▸ cut ▸ id ▸ reserve ▸ stored already? ─yes──────────────────────▶ a reference
+//!                                   └─no─▶ compress ▸ pack of the active epoch ─┘
+//!   references ▸ nodes, stored like chunks ▸ recipe ▸ an operation of a batch
+//! ```
+//!
+//! Rules L1, L2 and L11 of `docs/chunks.md`.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{room, stage::check_key_of};
+use crate::{
+    base::{Bytes, ChunkId, Error, Result},
+    chunk::{
+        cut::Chunking,
+        id::{ChunkKind, Scope},
+        recipe::{self, Reference},
+        record::{EncodedChunk, ORIGIN_LEN_MAX},
+        tree::RecipeBuilder,
+    },
+    engine::{
+        Engine, KeyspaceRef,
+        catalogue::dropped,
+        chunk_store::{ReadRoom, Writing},
+        files::chunks::{ChunkFacts, ChunkSet},
+        jobs::flush_recovered_chunks,
+        options::UNCUT_MAX,
+        read::{LargeValue, Leaves, Recipe, ValueReader, decode, get_stored},
+    },
+    manifest::StoredChunking,
+    merge::Stored,
+};
+
+/// Zeros to compare with.
+static ZEROS: [u8; 4096] = [0; 4096];
+
+/// Returns whether all bytes are zero.
+fn is_hole(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&0) && bytes.chunks(ZEROS.len()).all(|part| ZEROS.starts_with(part))
+}
+
+/// How the large values of a keyspace are written now; `None` if none are.
+fn options_of(engine: &Engine, keyspace: &KeyspaceRef) -> Option<StoredChunking> {
+    if keyspace.strategy.folds() {
+        return None;
+    }
+    engine.files.with_current(|now| now.version.keyspaces.get(&keyspace.id).map(|keyspace| keyspace.options.large))
+}
+
+/// Returns how a value of this length is to be cut; `None` if it is kept in its entry.
+pub(super) fn cut_by(engine: &Engine, keyspace: &KeyspaceRef, len: usize) -> Option<StoredChunking> {
+    let len = len as u64;
+    let options = options_of(engine, keyspace)?;
+    (len > UNCUT_MAX || options.threshold.is_some_and(|threshold| len >= threshold)).then_some(options)
+}
+
+/// What was stored of one value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Chunks of the value, holes not counted.
+    pub(crate) chunks: u64,
+    /// Those that were not stored before, nodes not counted.
+    pub(crate) new_chunks: u64,
+    /// Bytes of those, before compression.
+    pub(crate) new_bytes: u64,
+    /// Bytes that this value added to packs, nodes included.
+    pub(crate) stored_bytes: u64,
+}
+
+/// Stores the chunks of one value.
+#[derive(Debug)]
+struct ChunkWriter {
+    engine: Arc<Engine>,
+    keyspace: KeyspaceRef,
+    scope: Scope,
+    level: Option<i32>,
+    chunking: Chunking,
+    origin: String,
+    builder: RecipeBuilder,
+    tally: Tally,
+    writing: Arc<Writing>,
+}
+
+impl ChunkWriter {
+    /// Begins a value.
+    ///
+    /// # Errors
+    /// If nothing can be written.
+    fn begin(engine: &Arc<Engine>, keyspace: &KeyspaceRef, options: StoredChunking, origin: String) -> Result<Self> {
+        engine.health.check_writable()?;
+        // A new recipe may refer to what a recovery found only once that is in packs with a name (L4).
+        flush_recovered_chunks(engine)?;
+        let StoredChunking { chunking, level, threshold: _ } = options;
+        let scope = engine.files.current().chunks.scope(keyspace.scope)?.clone();
+        let writing = engine.store.begin_writing();
+        Ok(Self {
+            engine: Arc::clone(engine),
+            keyspace: keyspace.clone(),
+            scope,
+            level,
+            chunking,
+            origin,
+            builder: RecipeBuilder::new(chunking),
+            tally: Tally::default(),
+            writing,
+        })
+    }
+
+    /// Returns the length so far.
+    fn len(&self) -> u64 {
+        self.builder.len()
+    }
+
+    /// Adds the chunks that the bytes begin with, all of them if no more bytes follow; returns the bytes that they
+    /// take.
+    fn chunks_of(&mut self, bytes: &[u8], last: bool) -> Result<usize> {
+        let mut rest = bytes;
+        while !rest.is_empty()
+            && let Some(len) = self.chunking.cut(rest, last)
+        {
+            let (chunk, behind) = rest.split_at(len);
+            self.chunk(chunk)?;
+            rest = behind;
+        }
+        Ok(bytes.len() - rest.len())
+    }
+
+    /// Adds the next chunk.
+    fn chunk(&mut self, bytes: &[u8]) -> Result<()> {
+        let Self { engine, keyspace, scope, level, origin, builder, tally, .. } = self;
+        let len = bytes.len() as u64;
+        if is_hole(bytes) {
+            engine.store.counts.hole_bytes.fetch_add(len, Ordering::Relaxed);
+            return builder.zeros(len);
+        }
+        let mut put = |kind, bytes: &[u8]| {
+            let stored = Chunk { kind, id: scope.id(kind, bytes), bytes, scope: keyspace.scope, level: *level, origin };
+            let added = stored.store(engine, keyspace)?;
+            if let Some(stored_len) = added {
+                tally.stored_bytes += stored_len;
+                if kind == ChunkKind::Data {
+                    tally.new_chunks += 1;
+                    tally.new_bytes += bytes.len() as u64;
+                }
+            }
+            Ok(stored.id)
+        };
+        let id = put(ChunkKind::Data, bytes)?;
+        builder.chunk(id, len, &mut |node: Vec<u8>| put(ChunkKind::Node, &node))?;
+        tally.chunks += 1;
+        Ok(())
+    }
+
+    /// Ends a value that has at least one byte.
+    fn finish(self) -> Result<(recipe::Recipe, Tally, Arc<Writing>)> {
+        let Self { engine, keyspace, scope, level, origin, builder, mut tally, writing, .. } = self;
+        let len = builder.len();
+        let mut put = |node: Vec<u8>| {
+            let kind = ChunkKind::Node;
+            let (id, scope_number) = (scope.id(kind, &node), keyspace.scope);
+            let stored = Chunk { kind, id, bytes: &node, scope: scope_number, level, origin: &origin };
+            tally.stored_bytes += stored.store(&engine, &keyspace)?.unwrap_or(0);
+            Ok(id)
+        };
+        let recipe = builder.finish(origin.clone(), &mut put)?;
+        engine.store.counts.values.fetch_add(1, Ordering::Relaxed);
+        engine.store.counts.value_bytes.fetch_add(len, Ordering::Relaxed);
+        Ok((recipe, tally, writing))
+    }
+}
+
+/// A chunk to store.
+struct Chunk<'c> {
+    kind: ChunkKind,
+    id: ChunkId,
+    bytes: &'c [u8],
+    scope: u32,
+    level: Option<i32>,
+    origin: &'c str,
+}
+
+impl Chunk<'_> {
+    /// Stores the chunk unless it is stored already; returns the bytes that this added.
+    fn store(&self, engine: &Engine, keyspace: &KeyspaceRef) -> Result<Option<u64>> {
+        let Self { kind, id, bytes, scope, level, origin } = *self;
+        let store = &engine.store;
+        let reserved = store.reserve(id, || engine.health.check_writable())?;
+        // Taken after the reservation: whoever stored it before has made it visible by then (L11).
+        let known = engine.files.current().chunks.facts(&id)?;
+        if known.is_some_and(|known| known.pack.is_none_or(|pack| !store.is_condemned(pack))) {
+            store.counts.known(bytes.len());
+            return Ok(None);
+        }
+        let encoded = store.with_encoder(level, |encoder| {
+            EncodedChunk::new(kind, scope, id, bytes, origin, |out| encoder.encode(bytes, out))
+        })?;
+        let full = loop {
+            let epoch = engine.files.with_current(|now| now.chunks.epochs.first().cloned());
+            // A database that was opened read-only is refused before.
+            let Some(epoch) = epoch else { return Err(Error::Closed) };
+            if epoch.append(&encoded, || engine.files.take_number())? {
+                break epoch.is_full().then_some(epoch);
+            }
+            engine.health.check_writable()?;
+        };
+        drop(reserved);
+        store.counts.stored(bytes.len(), encoded.len());
+        if let Some(epoch) = full {
+            // An epoch ends by its chunks as a memtable does by its entries, and whoever fills it waits like a commit.
+            room::wait_for_room(engine, std::slice::from_ref(keyspace))?;
+            engine.health.contain("the end of an epoch", || {
+                let mut commit = engine.log.lock();
+                engine.health.check_writable()?;
+                if commit.has_filled(&epoch) {
+                    engine.log.rotate(&mut commit, &engine.files)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Some(encoded.len() as u64))
+    }
+}
+
+/// Bytes gathered before they are cut: with so many, all but a last chunk are certain.
+const WINDOW_LEN: usize = 4 << 20;
+
+/// A value that arrives in pieces. It is in no key until a batch adopts it; dropped before, it is nobody's.
+#[derive(Debug)]
+pub(crate) struct LargeWriter {
+    value: ChunkWriter,
+    /// Length from which on the value is cut; a shorter one is kept in its entry.
+    cut_from: usize,
+    /// Bytes that are in no chunk yet.
+    gathered: Vec<u8>,
+    /// What an earlier write met: what it was given may be stored in part.
+    failed: bool,
+}
+
+/// A value whose chunks are stored, for a batch to adopt.
+#[derive(Debug)]
+pub(crate) struct StagedLarge {
+    pub(super) entry: StagedEntry,
+    /// Scope of its chunks.
+    pub(super) scope: u32,
+    pub(crate) bytes: u64,
+    pub(crate) tally: Tally,
+    /// Keeps its chunks until a batch with it is committed.
+    pub(super) writing: Arc<Writing>,
+}
+
+/// The entry of a staged value.
+#[derive(Debug)]
+pub(super) enum StagedEntry {
+    Kept(Vec<u8>),
+    Recipe(Vec<u8>),
+}
+
+/// Fails for a keyspace that combines values.
+pub(super) fn check_takes_large(keyspace: &KeyspaceRef) -> Result<()> {
+    if keyspace.strategy.folds() {
+        return Err(keyspace.named(Error::invalid(
+            "it combines values (Sum, Append or custom), which are never streamed; use `put` and `merge`",
+        )));
+    }
+    Ok(())
+}
+
+impl LargeWriter {
+    /// Begins a value.
+    ///
+    /// # Errors
+    /// For a key that is too long, an origin that is too long, a keyspace that was dropped or combines values; if
+    /// nothing can be written.
+    pub(crate) fn begin(engine: &Arc<Engine>, keyspace: &KeyspaceRef, key: &[u8], origin: String) -> Result<Self> {
+        check_key_of(keyspace, key)?;
+        check_takes_large(keyspace)?;
+        if origin.len() > ORIGIN_LEN_MAX {
+            let what = format!("an origin has at most {ORIGIN_LEN_MAX} bytes, not {}", origin.len());
+            return Err(keyspace.of_key(key, Error::invalid(what)));
+        }
+        let options = options_of(engine, keyspace).ok_or_else(|| dropped(keyspace))?;
+        let most = UNCUT_MAX + 1;
+        let cut_from = usize::try_from(options.threshold.map_or(most, |from| from.min(most))).unwrap_or(usize::MAX);
+        let value = ChunkWriter::begin(engine, keyspace, options, origin)?;
+        Ok(Self { value, cut_from, gathered: Vec::new(), failed: false })
+    }
+
+    /// Adds bytes.
+    ///
+    /// # Errors
+    /// After an error the value cannot be finished: what it was given is stored in part.
+    pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.check_whole()?;
+        self.value.engine.health.check_writable()?;
+        while !bytes.is_empty() {
+            let room = WINDOW_LEN.saturating_sub(self.gathered.len()).min(bytes.len());
+            let (now, later) = bytes.split_at(room);
+            self.gathered.extend_from_slice(now);
+            bytes = later;
+            if self.gathered.len() >= WINDOW_LEN {
+                self.failed = true;
+                self.cut(false)?;
+                self.failed = false;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_whole(&self) -> Result<()> {
+        if self.failed {
+            return Err(Error::invalid("an earlier write to this value failed; begin it again with `writer`"));
+        }
+        Ok(())
+    }
+
+    /// Stores what is certain to be a chunk; with `last`, everything.
+    fn cut(&mut self, last: bool) -> Result<()> {
+        let used = self.value.chunks_of(&self.gathered, last)?;
+        self.gathered.drain(..used);
+        Ok(())
+    }
+
+    /// Ends the value.
+    pub(crate) fn stage(mut self) -> Result<StagedLarge> {
+        self.check_whole()?;
+        let scope = self.value.keyspace.scope;
+        if self.value.len() == 0 && self.gathered.len() < self.cut_from {
+            let bytes = self.gathered.len() as u64;
+            let entry = StagedEntry::Kept(self.gathered);
+            return Ok(StagedLarge { entry, scope, bytes, tally: Tally::default(), writing: self.value.writing });
+        }
+        self.cut(true)?;
+        let bytes = self.value.len();
+        let (recipe, tally, writing) = self.value.finish()?;
+        Ok(StagedLarge { entry: StagedEntry::Recipe(recipe.encode()), scope, bytes, tally, writing })
+    }
+}
+
+/// Stages the value of a key for another key: by its recipe within one scope, so that no chunk is read or written.
+pub(crate) fn stage_copy(
+    engine: &Arc<Engine>,
+    from: &KeyspaceRef,
+    key: &[u8],
+    to: &KeyspaceRef,
+    to_key: &[u8],
+) -> Result<Option<StagedLarge>> {
+    check_key_of(to, to_key)?;
+    check_takes_large(to)?;
+    engine.health.check_writable()?;
+    flush_recovered_chunks(engine)?;
+    let writing = engine.store.begin_writing();
+    let Some((stored, chunks)) = get_stored(engine, from, key)? else { return Ok(None) };
+    let tally = Tally::default();
+    Ok(Some(match stored {
+        Stored::Bytes(bytes) => {
+            let mut writer = LargeWriter::begin(engine, to, to_key, String::new())?;
+            writer.write(&bytes)?;
+            writer.stage()?
+        }
+        Stored::Recipe(entry) if from.scope == to.scope && !writing.is_beside_condemned() => {
+            let bytes = decode(from, key, &entry)?.len;
+            StagedLarge { entry: StagedEntry::Recipe(entry.to_vec()), scope: to.scope, bytes, tally, writing }
+        }
+        Stored::Recipe(entry) => {
+            let origin = decode(from, key, &entry)?.origin;
+            let mut reader = ValueReader::new(engine, from, key, (Stored::Recipe(entry), chunks))?;
+            let mut writer = LargeWriter::begin(engine, to, to_key, origin)?;
+            let mut room = vec![0; WINDOW_LEN];
+            loop {
+                let count = reader.read_some(&mut room)?;
+                if count == 0 {
+                    break writer.stage()?;
+                }
+                writer.write(room.get(..count).unwrap_or_default())?;
+            }
+        }
+    }))
+}
+
+/// Stages a value by its recipe: every chunk must be there, as long as the recipe says.
+pub(crate) fn stage_recipe(
+    engine: &Arc<Engine>,
+    keyspace: &KeyspaceRef,
+    key: &[u8],
+    recipe: &Recipe,
+) -> Result<StagedLarge> {
+    check_key_of(keyspace, key)?;
+    check_takes_large(keyspace)?;
+    engine.health.check_writable()?;
+    flush_recovered_chunks(engine)?;
+    let Recipe { recipe, scope } = recipe;
+    if *scope != keyspace.scope {
+        let what = "the recipe belongs to another dedup scope, where chunks have other ids; use `copy`";
+        return Err(keyspace.of_key(key, Error::invalid(what)));
+    }
+    let writing = engine.store.begin_writing();
+    let current = engine.files.current();
+    let value = LargeValue { chunks: &current.chunks, keyspace, key };
+    let gone = |id: ChunkId| {
+        keyspace.of_key(key, Error::invalid(format!("chunk {id} of the recipe is not stored here; write the value")))
+    };
+    let check = |reference: &Reference, len: Option<u64>| {
+        let Some(id) = reference.id else { return Ok(()) };
+        let is_there = |facts: &ChunkFacts| {
+            len.is_none_or(|len| u64::from(facts.place.raw_len) == len)
+                && facts.pack.is_none_or(|pack| !engine.store.is_condemned(pack))
+        };
+        current.chunks.facts(&id)?.filter(is_there).map(drop).ok_or_else(|| gone(id))
+    };
+    current.chunks.store.with_reader(|reader| {
+        let mut leaves = Leaves::new(recipe.clone());
+        let node = |node: &Reference, height: u32, reader: &mut ReadRoom| {
+            check(node, None)?;
+            value.node(node, height, reader).map_err(|error| match error {
+                Error::CorruptChunk { chunk, .. } => gone(chunk),
+                error => error,
+            })
+        };
+        while let Some((_, reference)) = leaves.next(|of, height| node(of, height, reader))? {
+            check(&reference, Some(reference.len))?;
+        }
+        Ok(())
+    })?;
+    let (bytes, tally) = (recipe.len, Tally::default());
+    Ok(StagedLarge { entry: StagedEntry::Recipe(recipe.encode()), scope: *scope, bytes, tally, writing })
+}
+
+/// Stores a value; returns the entry that it gets, and what keeps its chunks until that is committed.
+pub(super) fn store_value(
+    engine: &Arc<Engine>,
+    keyspace: &KeyspaceRef,
+    key: &[u8],
+    value: &[u8],
+    options: StoredChunking,
+) -> Result<(Vec<u8>, Arc<Writing>)> {
+    let writing = engine.store.begin_writing();
+    if !writing.is_beside_condemned()
+        && let Some(same) = same_value(engine, keyspace, key, value, options.chunking)?
+    {
+        let counts = &engine.store.counts;
+        counts.values.fetch_add(1, Ordering::Relaxed);
+        counts.value_bytes.fetch_add(value.len() as u64, Ordering::Relaxed);
+        counts.known_bytes.fetch_add(value.len() as u64, Ordering::Relaxed);
+        return Ok((same.to_vec(), writing));
+    }
+    let mut writer = ChunkWriter::begin(engine, keyspace, options, String::new())?;
+    writer.chunks_of(value, true)?;
+    let (recipe, _, _) = writer.finish()?;
+    Ok((recipe.encode(), writing))
+}
+
+/// Returns the recipe of the key's present value, if that has the same bytes and is cut the same way: the new value is
+/// hashed along its cuts, up to the first chunk that differs. Nothing is cut, and no chunk is read or looked up.
+fn same_value(
+    engine: &Arc<Engine>,
+    keyspace: &KeyspaceRef,
+    key: &[u8],
+    value: &[u8],
+    chunking: Chunking,
+) -> Result<Option<Bytes>> {
+    // What cannot be read says nothing about the new value.
+    let Ok(Some((Stored::Recipe(entry), chunks))) = get_stored(engine, keyspace, key) else { return Ok(None) };
+    let Ok(recipe) = recipe::Recipe::decode(&entry) else { return Ok(None) };
+    if recipe.len != value.len() as u64 || recipe.chunking != chunking || chunks.recovered.is_some() {
+        return Ok(None);
+    }
+    Ok(is_cut_from(&chunks, keyspace, key, recipe, value)?.then_some(entry))
+}
+
+fn is_cut_from(
+    chunks: &ChunkSet,
+    keyspace: &KeyspaceRef,
+    key: &[u8],
+    recipe: recipe::Recipe,
+    value: &[u8],
+) -> Result<bool> {
+    let scope = chunks.scope(keyspace.scope)?;
+    let old = LargeValue { chunks, keyspace, key };
+    chunks.store.with_reader(|reader| {
+        let mut leaves = Leaves::new(recipe);
+        loop {
+            // A node that cannot be read is no reason to refuse a new value.
+            let Ok(next) = leaves.next(|node, height| old.node(node, height, reader)) else { return Ok(false) };
+            let Some((at, Reference { id, len })) = next else { return Ok(true) };
+            let from = usize::try_from(at).unwrap_or(usize::MAX);
+            let part = usize::try_from(len).ok().and_then(|len| value.get(from..from.saturating_add(len)));
+            let Some(part) = part else { return Ok(false) };
+            let same = match id {
+                Some(id) => scope.id(ChunkKind::Data, part) == id,
+                None => is_hole(part),
+            };
+            if !same {
+                return Ok(false);
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_is_zero_in_every_byte() {
+        for len in [1, 2, 4095, 4096, 4097, 20_000] {
+            let mut bytes = vec![0; len];
+            assert!(is_hole(&bytes), "{len} zeros");
+            for at in [0, len / 2, len - 1] {
+                bytes[at] = 1;
+                assert!(!is_hole(&bytes), "{len} bytes with a one at {at}");
+                bytes[at] = 0;
+            }
+        }
+        assert!(!is_hole(&[]));
+    }
+}
