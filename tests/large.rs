@@ -396,6 +396,243 @@ fn a_damaged_chunk_is_the_error_of_its_values_alone_and_is_named_in_full() {
     }
 }
 
+/// Where chunks are can be told by the packs alone: without its index a database opens, reads, writes, and makes the
+/// index anew.
+#[test]
+fn places_that_are_damaged_or_gone_cost_no_value_and_are_made_anew() {
+    for (gone, crashed) in [(true, false), (false, false), (true, true), (false, true)] {
+        let machine = Sim::new(1);
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        for seed in 0..4 {
+            k.put(format!("{seed}"), noise(seed, 300_000)).unwrap();
+            db.flush().unwrap();
+        }
+        k.put("unflushed", noise(9, 300_000)).unwrap();
+        drop(k);
+        if crashed {
+            machine.cut_power_with(Loss::Nothing);
+            drop(db);
+        } else {
+            db.close().unwrap();
+        }
+        // A segment of places names no key of the user: the smallest that holds the id of a chunk.
+        let id = {
+            let copy = machine.fork();
+            let db = Options::new().env(copy).open("/db").unwrap();
+            let recipe = db.keyspace("k", KeyspaceOptions::new()).unwrap().recipe("2").unwrap().unwrap();
+            recipe.references().next().unwrap().0.unwrap()
+        };
+        let holds = |file: &std::path::PathBuf| {
+            let bytes = machine.read_file(file).unwrap();
+            let at = bytes.windows(32).position(|part| part == id.as_bytes());
+            at.filter(|_| file.extension().is_some_and(|ending| ending == "seg") && bytes.get(32..40).is_some())
+        };
+        let segments: Vec<_> = machine.files().into_iter().filter(|file| holds(file).is_some()).collect();
+        // The value's own segment has its recipe; the other one its places.
+        let places = segments
+            .iter()
+            .min_by_key(|file| machine.read_file(file).unwrap().windows(4).filter(|part| part == b"RCPT").count());
+        let places = places.unwrap().clone();
+        if gone {
+            machine.remove_file(&places);
+        } else {
+            let mut bytes = machine.read_file(&places).unwrap();
+            let at = holds(&places).unwrap();
+            bytes[at + 3] ^= 1;
+            machine.write_file(&places, bytes);
+        }
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        let all = |k: &chronolith::Keyspace| {
+            for seed in 0..4 {
+                assert!(k.get(format!("{seed}")).unwrap().unwrap() == noise(seed, 300_000), "{seed}, gone {gone}");
+            }
+            assert!(k.get("unflushed").unwrap().unwrap() == noise(9, 300_000));
+        };
+        all(&k);
+        assert!(!db.verify().unwrap().is_clean());
+        k.put("new", noise(20, 300_000)).unwrap();
+        k.put("again", noise(2, 300_000)).unwrap();
+        db.flush().unwrap();
+        db.compact().unwrap();
+        all(&k);
+        assert!(k.get("again").unwrap().unwrap() == noise(2, 300_000));
+        assert!(db.verify().unwrap().is_clean(), "{}", db.verify().unwrap());
+        drop(k);
+        db.close().unwrap();
+        let db = open(&machine);
+        all(&db.keyspace("k", KeyspaceOptions::new()).unwrap());
+        db.health().unwrap();
+    }
+}
+
+/// What was damaged is whole again once a read has found the damage and the same bytes are written.
+#[test]
+fn a_value_that_is_written_again_heals() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    let value = noise(1, 200_000);
+    k.put("a", &value).unwrap();
+    k.put("b", &value).unwrap();
+    db.flush().unwrap();
+    drop(k);
+    db.close().unwrap();
+    let pack = machine.files().into_iter().find(|file| file.to_string_lossy().contains("/packs/")).unwrap();
+    let mut bytes = machine.read_file(&pack).unwrap();
+    bytes[100_000] ^= 4;
+    machine.write_file(&pack, bytes);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    assert!(k.get("a").is_err());
+    k.put("a", &value).unwrap();
+    for _ in 0..2 {
+        assert!(k.get("a").unwrap().unwrap() == value && k.get("b").unwrap().unwrap() == value);
+        db.compact().unwrap();
+    }
+    assert!(db.verify().unwrap().is_clean());
+}
+
+/// A failed read leaves nothing behind that could be taken for the value: zeros were, once.
+#[test]
+fn a_reader_that_failed_and_went_back_reads_the_same_bytes() {
+    use std::io::{Read, Seek, SeekFrom};
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let options = KeyspaceOptions::new().compression(Compression::None).chunking(Chunking::fixed(4096));
+    let k = db.keyspace("k", options).unwrap();
+    let value = noise(1, 100_000);
+    k.put("a", &value).unwrap();
+    db.flush().unwrap();
+    let mut reader = k.reader("a").unwrap().unwrap();
+    let mut room = vec![0; 1000];
+    for back in [0, 8, 4095, 4097, 8192] {
+        reader.seek(SeekFrom::Start(0)).unwrap();
+        reader.read_exact(&mut room).unwrap();
+        machine.fail_read_at(machine.reads());
+        reader.seek(SeekFrom::Start(4096)).unwrap();
+        assert!(reader.read(&mut room).is_err());
+        machine.clear_faults();
+        reader.seek(SeekFrom::Start(back)).unwrap();
+        reader.read_exact(&mut room).unwrap();
+        let at = usize::try_from(back).unwrap();
+        assert!(room == value[at..at + 1000], "from {back}");
+    }
+}
+
+/// Runs `verb` once, at the first pass of a point.
+fn once_at(machine: &Sim, point: &'static str, verb: impl FnOnce() + Send + 'static) {
+    let mut verb = Some(verb);
+    machine.on_point(move |at| {
+        if at == point
+            && let Some(verb) = verb.take()
+        {
+            verb();
+        }
+    });
+}
+
+/// L8: a chunk that a writer has just stored anew, in a pack that is on no disk, is not yet the one that older recipes
+/// live by.
+#[test]
+fn a_collection_beside_a_writer_that_stores_a_chunk_anew_costs_no_durable_value() {
+    for staged in [false, true] {
+        let machine = Sim::new(1);
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        let value = noise(1, 300_000);
+        k.put("a", &value).unwrap();
+        k.put("junk", noise(2, 300_000)).unwrap();
+        db.flush().unwrap();
+        k.delete("junk").unwrap();
+        let (other, same, kept) = (k.clone(), value.clone(), std::sync::Arc::new(std::sync::Mutex::new(None)));
+        let keeps = std::sync::Arc::clone(&kept);
+        once_at(&machine, "collect: condemned, then marked again", move || {
+            if staged {
+                let mut writer = other.writer("b").unwrap();
+                std::io::Write::write_all(&mut writer, &same).unwrap();
+                *keeps.lock().unwrap() = Some(writer.stage().unwrap());
+            } else {
+                other.put("b", &same).unwrap();
+            }
+        });
+        db.compact().unwrap();
+        machine.ignore_points();
+        // Also while the new copy is in memory alone.
+        assert!(k.get("a").unwrap().unwrap() == value);
+        assert!(db.verify().unwrap().is_clean());
+        machine.cut_power_with(if staged { Loss::Nothing } else { Loss::Everything });
+        drop((k, kept, db));
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        assert!(k.get("a").unwrap().unwrap() == value);
+        assert!(db.verify().unwrap().is_clean());
+    }
+}
+
+/// L7: all parts of a copy are of one superversion, whatever is collected meanwhile.
+#[test]
+fn a_view_is_copied_whole_beside_a_collection() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    for name in ["a", "b"] {
+        let k = db.keyspace(name, KeyspaceOptions::new()).unwrap();
+        k.put("key", noise(1, 300_000)).unwrap();
+        k.put("junk", noise(2, 300_000)).unwrap();
+    }
+    db.flush().unwrap();
+    let view = db.snapshot();
+    for name in ["a", "b"] {
+        db.keyspace(name, KeyspaceOptions::new()).unwrap().delete("junk").unwrap();
+    }
+    let copied = db.snapshot();
+    drop(view);
+    let other = db.clone();
+    once_at(&machine, "view checkpoint: one keyspace, then the next", move || drop(other.compact().unwrap()));
+    copied.checkpoint("/copy").unwrap();
+    machine.ignore_points();
+    let copy = Options::new().env(machine.clone()).open("/copy").unwrap();
+    for name in ["a", "b"] {
+        let k = copy.keyspace(name, KeyspaceOptions::new()).unwrap();
+        assert!(k.get("key").unwrap().unwrap() == noise(1, 300_000), "{name}");
+    }
+    assert!(copy.verify().unwrap().is_clean());
+}
+
+/// A live value can be adopted also while a writer keeps a collection from its end.
+#[test]
+fn a_live_value_is_adopted_whatever_is_condemned() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    for key in ["a", "junk"] {
+        k.put(key, noise(key.len() as u64, 5 << 20)).unwrap();
+    }
+    db.flush().unwrap();
+    k.delete("junk").unwrap();
+    let recipe = k.recipe("a").unwrap().unwrap();
+    assert!(recipe.height() > 0, "a tree");
+    let other = k.clone();
+    once_at(&machine, "collect: condemned, then marked again", move || {
+        other.adopt("b", &recipe).unwrap();
+        other.copy("a", &other, "c").unwrap().unwrap();
+    });
+    db.compact().unwrap();
+    machine.ignore_points();
+    for key in ["a", "b", "c"] {
+        assert!(k.get(key).unwrap().unwrap() == noise(1, 5 << 20), "{key}");
+    }
+    k.delete("a").unwrap();
+    k.delete("b").unwrap();
+    db.compact().unwrap();
+    assert!(k.get("c").unwrap().unwrap() == noise(1, 5 << 20) && db.verify().unwrap().is_clean());
+    k.delete("c").unwrap();
+    let gone = k.recipe("c").unwrap();
+    assert!(gone.is_none() && db.compact().is_ok());
+    assert_eq!(db.stats().space.chunks, 0);
+}
+
 #[test]
 fn options_out_of_bounds_and_options_of_keyspaces_that_combine_values_are_refused_by_name() {
     let db = Options::new().env(Sim::new(1)).open("/db").unwrap();

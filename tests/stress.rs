@@ -194,7 +194,7 @@ impl Round {
 
     fn value(&self, own: &mut Own, kind: &Kind) -> Vec<u8> {
         let len = if own.dice.one_in(4) { own.dice.below(4000) } else { 0 };
-        let len = if kind.strategy == Strategy::LastWins { len } else { len.min(20) };
+        let len = if kind.strategy.folds() { len.min(20) } else { len };
         kind.value(self.tags.fetch_add(1, Ordering::Relaxed), len)
     }
 

@@ -291,6 +291,11 @@ impl Line {
     fn record_len(&self) -> u64 {
         record_len(self.stored_len)
     }
+
+    /// Returns where its record ends.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset + self.record_len()
+    }
 }
 
 /// Returns whether records of these lengths fill a pack up to `table_at` without a gap. With that, no two overlap

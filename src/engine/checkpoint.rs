@@ -4,7 +4,7 @@
 //! copy gets its own manifest, its own id, and no log.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     io::ErrorKind,
     path::Path,
     sync::Arc,
@@ -14,15 +14,15 @@ use super::{
     Engine, KeyspaceRef, Watch,
     catalogue::readers_of,
     files::{
-        chunks::{ChunkFacts, damage, encode_place, write_places},
+        chunks::{damage, encode_place, write_places},
         superversion::{Moment, SuperVersion},
     },
     jobs::{copying, flush},
-    read::{References, ViewCore, history, state_as_of},
+    read::{References, ViewCore, newest_version, state_as_of},
     timeline::write_stamps,
 };
 use crate::{
-    base::{Corruption, Error, FileNumber, IoContext, KeySpan, Kind, Micros, PLACES, Result, Seqno, TIMELINE},
+    base::{Corruption, Error, FileNumber, IoContext, Kind, Micros, PLACES, Result, Seqno, TIMELINE},
     chunk::{
         pack::{PackMeta, PackWriter},
         record::Line,
@@ -31,7 +31,7 @@ use crate::{
     format::name,
     manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
     memtable::Stamp,
-    merge::{Direction, ReadAt, Tombstones},
+    merge::{ReadAt, Tombstones},
     segment::{Entry, Purpose, SegmentMeta, SegmentWriter},
 };
 
@@ -264,6 +264,7 @@ pub(crate) fn checkpoint_view(view: &Arc<ViewCore>, path: &Path, watch: &mut Wat
 
 fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>) -> Result<()> {
     let engine = view.engine();
+    // One superversion for everything: a collection may move chunks between two of them.
     let files = view.files();
     let mut version = Version {
         next_keyspace: files.version.next_keyspace,
@@ -294,7 +295,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         copied.expired_upto = Micros::ZERO;
         copied.options.ttls = ttls_of_copy(view, &keyspace.options.ttls);
         let reference = engine.catalogue.keyspace_ref(keyspace)?;
-        let segments = copy_keyspace(view, &**target, keyspace, &reference, &mut needed, watch)?;
+        let segments = copy_keyspace(view, &files, &**target, keyspace, &reference, &mut needed, watch)?;
         if !segments.is_empty() {
             copied.levels = vec![Vec::new(), segments];
         }
@@ -320,7 +321,7 @@ fn copy_into(view: &Arc<ViewCore>, target: &Arc<dyn Dir>, watch: &mut Watch<'_>)
         history: Vec::new(),
     };
     version.keyspaces.insert(TIMELINE, Arc::new(timeline));
-    copy_chunks(engine, &**target, &view.files(), needed, &mut version, watch)?;
+    copy_chunks(engine, &**target, &files, needed, &mut version, watch)?;
     name_checkpoint(engine, target, &version)?;
     watch.end();
     Ok(())
@@ -339,6 +340,7 @@ fn ttls_of_copy(view: &ViewCore, known: &[(Seqno, Micros)]) -> Arc<[(Seqno, Micr
 /// Writes the keys of a keyspace that this view sees to segments, and returns those.
 fn copy_keyspace(
     view: &Arc<ViewCore>,
+    current: &Arc<SuperVersion>,
     target: &dyn Dir,
     keyspace: &KeyspaceVersion,
     reference: &KeyspaceRef,
@@ -347,16 +349,13 @@ fn copy_keyspace(
 ) -> Result<Vec<Arc<SegmentMeta>>> {
     let engine = view.engine();
     let keeps_time = engine.catalogue.keeps_time(keyspace);
-    let Some(mut scan) = view.scan(reference, KeySpan { start: Vec::new(), end: None }, Direction::Forward)? else {
-        return Ok(Vec::new());
-    };
+    let Some(mut scan) = view.scan_on(current, reference)? else { return Ok(Vec::new()) };
     let mut segments = Vec::new();
     let mut writer: Option<SegmentWriter> = None;
     let mut finish = |writer: SegmentWriter| {
         segments.push(Arc::new(writer.finish(&Tombstones::default(), |_| false)?));
         Ok::<_, Error>(())
     };
-    let current = view.files();
     let read_at = view.read_at(reference)?;
     let main = || current.version.keyspaces.get(&keyspace.id).into_iter().flat_map(|now| now.main());
     let keys = main().map(|segment| segment.summary.keys).sum::<u64>();
@@ -369,7 +368,7 @@ fn copy_keyspace(
             Ok(true) => (scan.entry().0, None),
             Err(error) if scan.has_ended() => return Err(error),
             Err(error) => {
-                let state = |read_at: &ReadAt| state_as_of(&current, reference, scan.key(), read_at.clone());
+                let state = |read_at: &ReadAt| state_as_of(current, reference, scan.key(), read_at.clone());
                 let state = read_at.as_ref().map(state).transpose()?.flatten();
                 let Some((kind, state)) = state else { return Err(reference.of_key(scan.key(), error)) };
                 (kind, Some(state))
@@ -391,11 +390,8 @@ fn copy_keyspace(
             finish(full)?;
         }
         // Its version: the newest in its history up to the moment.
-        let version = history(view, reference, scan.key(), Seqno(0)..Seqno::MAX)?
-            .map(|mut walk| walk.next())
-            .transpose()?
-            .flatten();
-        let (seqno, time) = version.map_or((view.seqno(), view.time()), |version| (version.seqno, version.time));
+        let version = newest_version(view, current, reference, scan.key())?;
+        let (seqno, time) = version.unwrap_or((view.seqno(), view.time()));
         let entry = Entry { time: keeps_time.then_some(time), ..Entry::new(kind, seqno) };
         if writer.is_none() {
             let purpose = Purpose {
@@ -434,16 +430,11 @@ fn copy_chunks(
     watch: &mut Watch<'_>,
 ) -> Result<()> {
     let (packs, unnamed) = needed.into_packs();
-    let mut packs: BTreeSet<FileNumber> = packs.into_keys().collect();
+
     let chunks = &files.chunks;
     let mut copied: Option<PackWriter> = None;
     let mut room = Vec::new();
     for id in unnamed {
-        if let Some(ChunkFacts { pack: Some(pack), .. }) = chunks.facts(&id)? {
-            // Flushed since.
-            packs.insert(pack);
-            continue;
-        }
         let chunk = match chunks.unnamed(&id, &mut room) {
             Err(error) if damage(&error).is_some() => None,
             read => read?,
@@ -455,7 +446,8 @@ fn copy_chunks(
         }
         copied.as_mut().map(|pack| pack.append(&chunk)).transpose()?;
     }
-    let named = packs.into_iter().filter_map(|number| chunks.packs.get(&number));
+    // All of one superversion: what its recipes refer to is in its packs.
+    let named = packs.keys().filter_map(|number| chunks.packs.get(number));
     let mut all: BTreeMap<FileNumber, PackMeta> = BTreeMap::new();
     for handle in named {
         link_or_copy(engine, target, &name::pack(handle.meta.number), watch)?;

@@ -21,6 +21,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Coders kept for the next user; more are made when more threads read or write at once, and dropped afterwards.
 const CODERS_MAX: usize = 16;
 
+/// Damaged chunks that are remembered: more of them are found again by the next read.
+const DAMAGED_MAX: usize = 1 << 16;
+
 /// What readers and writers of large values share.
 #[derive(Debug)]
 pub(crate) struct ChunkStore {
@@ -28,6 +31,9 @@ pub(crate) struct ChunkStore {
     reserved: Lock<HashSet<ChunkId>>,
     freed: Condvar,
     writers: Lock<Writers>,
+    ended: Condvar,
+    /// Chunks that a read has found damaged: a writer that has one of them stores it anew.
+    damaged: Lock<HashSet<ChunkId>>,
     readers: Lock<Vec<ReadRoom>>,
     encoders: Lock<Vec<(Option<i32>, Encoder)>>,
     cache: Lock<Cache>,
@@ -87,6 +93,22 @@ struct Writers {
     active: BTreeSet<u64>,
     /// Each with the number that the next writer had then.
     condemned: BTreeMap<FileNumber, u64>,
+    /// Those that are gone, with the number that the next writer had then: a writer that began before may have looked a
+    /// chunk up in files that still name the pack.
+    gone: BTreeMap<FileNumber, u64>,
+}
+
+impl Writers {
+    /// Returns the number of the writer under way that began first; above all if there is none.
+    fn oldest(&self) -> u64 {
+        self.active.first().copied().unwrap_or(u64::MAX)
+    }
+
+    /// Forgets the packs that no writer can meet any more.
+    fn forget_gone(&mut self) {
+        let oldest = self.oldest();
+        self.gone.retain(|_, next| *next > oldest);
+    }
 }
 
 /// A writer of large values, from before it first looks for a chunk until its recipe is committed or given up. What it
@@ -114,6 +136,7 @@ impl Writing {
 impl Drop for Writing {
     fn drop(&mut self) {
         self.store.writers.lock().active.remove(&self.number);
+        self.store.ended.notify_all();
     }
 }
 
@@ -145,6 +168,8 @@ impl ChunkStore {
             reserved: order.lock(Rank::Reserved, HashSet::new()),
             freed: Condvar::new(),
             writers: order.lock(Rank::Writers, Writers::default()),
+            ended: Condvar::new(),
+            damaged: order.lock(Rank::Damaged, HashSet::new()),
             readers: order.lock(Rank::Coders, Vec::new()),
             encoders: order.lock(Rank::Coders, Vec::new()),
             cache: order.lock(Rank::Cache, Cache { bytes_max: cache_bytes, ..Cache::default() }),
@@ -167,10 +192,11 @@ impl ChunkStore {
     /// Registers a writer.
     pub(super) fn begin_writing(self: &Arc<Self>) -> Arc<Writing> {
         let mut writers = self.writers.lock();
+        writers.forget_gone();
         let number = writers.next;
         writers.next += 1;
         writers.active.insert(number);
-        let beside_condemned = !writers.condemned.is_empty();
+        let beside_condemned = !writers.condemned.is_empty() || !writers.gone.is_empty();
         Arc::new(Writing { store: Arc::clone(self), number, beside_condemned })
     }
 
@@ -185,12 +211,36 @@ impl ChunkStore {
 
     /// Returns the condemned packs to which no writer under way may still refer.
     pub(super) fn unwritten(&self) -> Vec<FileNumber> {
-        let Writers { active, condemned, .. } = &*self.writers.lock();
-        let oldest = active.first().copied().unwrap_or(u64::MAX);
-        condemned.iter().filter(|(_, next)| **next <= oldest).map(|(pack, _)| *pack).collect()
+        let writers = self.writers.lock();
+        let oldest = writers.oldest();
+        writers.condemned.iter().filter(|(_, next)| **next <= oldest).map(|(pack, _)| *pack).collect()
     }
 
-    /// Takes packs back, which are gone or needed after all.
+    /// Waits for a writer to end, for at most `longest`.
+    pub(super) fn wait_for_writers(&self, longest: Duration) {
+        self.writers.lock().wait_for(&self.ended, longest);
+    }
+
+    /// Records that a chunk was found damaged.
+    pub(super) fn record_damaged(&self, id: ChunkId) {
+        let mut damaged = self.damaged.lock();
+        if damaged.len() < DAMAGED_MAX {
+            damaged.insert(id);
+        }
+    }
+
+    /// Returns whether a chunk was found damaged; with `None`, whether any was.
+    pub(super) fn is_damaged(&self, id: Option<&ChunkId>) -> bool {
+        let damaged = self.damaged.lock();
+        id.map_or(!damaged.is_empty(), |id| damaged.contains(id))
+    }
+
+    /// Records that a chunk is stored anew.
+    pub(super) fn record_stored(&self, id: &ChunkId) {
+        self.damaged.lock().remove(id);
+    }
+
+    /// Takes packs back, which stay after all.
     pub(super) fn pardon(&self, packs: impl IntoIterator<Item = FileNumber>) {
         let mut writers = self.writers.lock();
         for pack in packs {
@@ -198,9 +248,21 @@ impl ChunkStore {
         }
     }
 
-    /// Returns whether a pack is condemned: a writer that meets a chunk in it stores the chunk anew.
+    /// Records that packs are gone from the files that are current now.
+    pub(super) fn record_gone(&self, packs: impl IntoIterator<Item = FileNumber>) {
+        let mut writers = self.writers.lock();
+        let next = writers.next;
+        for pack in packs {
+            writers.condemned.remove(&pack);
+            writers.gone.insert(pack, next);
+        }
+        writers.forget_gone();
+    }
+
+    /// Returns whether a pack is condemned or gone: a writer that meets a chunk in it stores the chunk anew.
     pub(super) fn is_condemned(&self, pack: FileNumber) -> bool {
-        self.writers.lock().condemned.contains_key(&pack)
+        let writers = self.writers.lock();
+        writers.condemned.contains_key(&pack) || writers.gone.contains_key(&pack)
     }
 
     /// Calls `read` with a decoder and memory that were used before.
@@ -360,8 +422,15 @@ mod tests {
         drop(second);
         assert_eq!(store.unwritten(), [pack]);
         assert_eq!(Arc::clone(&later).older(Some(store.begin_writing())).number, later.number);
+        // A writer that looked it up before it went asks afterwards.
+        store.record_gone([pack]);
+        assert!(store.is_condemned(pack) && store.unwritten().is_empty());
+        drop(later);
+        drop(store.begin_writing());
+        assert!(!store.is_condemned(pack));
+        store.condemn([pack]);
         store.pardon([pack]);
-        assert!(!store.is_condemned(pack) && store.unwritten().is_empty());
+        assert!(!store.is_condemned(pack));
     }
 
     #[test]

@@ -15,12 +15,14 @@
 //! | `ViewFiles` | files | the files that one view reads next | none |
 //! | `Current` | files | the superversion that new reads take | building the next one |
 //! | `Epoch` | files | the pack of a memtable and its places | creating the pack and making its name durable; writing what was appended; sealing it |
+//! | `PackSync` | files | whether the pack of a memtable could be synced | syncing it |
 //! | `Clock` | clock | the time of the database | none |
 //! | `Policies`, `Strategies` | catalogue | custom policies and merge strategies of this process | none |
 //! | `Slots` | jobs | the keyspaces under compaction | none |
 //! | `Idle`, `Cleared` | jobs | start of the time without commits; when keyspaces were cleared out | none |
 //! | `Reserved` | chunk store | ids of chunks that are being stored | none |
 //! | `Writers` | chunk store | writers of large values under way, condemned packs | none |
+//! | `Damaged` | chunk store | chunks that were found damaged | none |
 //! | `Coders`, `Cache` | chunk store | coders to be used again; decoded chunks | none |
 //! | `Doubtful` | files | segments of edits that failed | none |
 //! | `RecoveredPacks` | files | the packs of a recovery, until they are needed no more | none |
@@ -58,6 +60,7 @@ pub(super) enum Rank {
     ViewFiles,
     Current,
     Epoch,
+    PackSync,
     Clock,
     Policies,
     Strategies,
@@ -66,6 +69,7 @@ pub(super) enum Rank {
     Cleared,
     Reserved,
     Writers,
+    Damaged,
     Coders,
     Cache,
     Doubtful,

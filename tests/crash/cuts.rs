@@ -94,8 +94,13 @@ fn a_process_that_dies_loses_nothing() {
 fn a_second_power_cut_during_recovery_changes_nothing() {
     let started = Instant::now();
     let (tally, exist) = (Tally::default(), AtomicU64::new(0));
-    let some =
-        ["batches across keyspaces", "create, drop, create again", "close and open again", "past: asked for by time"];
+    let some = [
+        "batches across keyspaces",
+        "create, drop, create again",
+        "close and open again",
+        "large values, buffered, streamed, and of a scope",
+        "past: asked for by time",
+    ];
     // Every call is met in the first sweep already; here every call of a recovery is, after some of them.
     let (workloads, stride) = if is_full() { (workloads(), 1) } else { (named(&some), 5) };
     let losses = [Loss::Everything, Loss::Torn];

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use chronolith::{CompactionPolicy, KeyspaceOptions, Policy, VersionInfo, merge::append_items};
+use chronolith::{Chunking, CompactionPolicy, Compression, KeyspaceOptions, Policy, VersionInfo, merge::append_items};
 
 use crate::strategies::Strategy;
 
@@ -67,6 +67,7 @@ impl Sort {
             "first" => Self::First,
             "once" => Self::Once,
             "kept" | "kept indexed" | "graves" | "odd" => Self::Alike,
+            _ if is_large(name) => Self::Alike,
             "brief" | "brief kept" => Self::Brief,
             _ => Self::Plain,
         }
@@ -134,9 +135,25 @@ impl Sort {
     }
 }
 
+/// Whether values are cut: those that differ in a few bytes share most of their chunks.
+pub(crate) fn is_large(name: &str) -> bool {
+    name.starts_with("large")
+}
+
+/// Whether large values are written as streams.
+pub(crate) fn is_streamed(name: &str) -> bool {
+    name.starts_with("large stream")
+}
+
 /// How a keyspace is made.
 pub(crate) fn options_of(name: &str) -> KeyspaceOptions {
     let new = stored_options_of(name);
+    let new = if is_large(name) {
+        new.chunk_threshold(512).chunking(Chunking::content_defined(1024)).compression(Compression::None)
+    } else {
+        new
+    };
+    let new = if name == "large tenant" { new.dedup_scope("tenant 7") } else { new };
     let new = policy_of(name).map_or(new.clone(), |policy| new.policy(policy));
     let new = new.merge(Sort::of(name).strategy().option());
     match Sort::of(name) {

@@ -1,11 +1,11 @@
 //! Runs a workload, and writes down what was answered.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, time::Duration};
 
-use chronolith::{Db, Durability, Error, Keyspace, Receipt, View, env::Sim};
+use chronolith::{Db, Durability, Error, Keyspace, Receipt, StagedValue, View, env::Sim};
 
 use crate::{
-    keyspaces::{Sort, options_of, stored_options_of},
+    keyspaces::{Sort, is_streamed, options_of, stored_options_of},
     observe::{observe, observe_keyspace},
     oracle::{Event, Fate, Run, State, What, mark_of, us},
     traced::Traced,
@@ -17,6 +17,18 @@ use crate::{
 pub(crate) enum After {
     Stop,
     GoOn,
+}
+
+/// A value that was written in pieces, without a key yet.
+fn staged(keyspace: &Keyspace, key: u16, value: &[u8]) -> Result<StagedValue, Error> {
+    let mut writer = keyspace.writer(key_of(key))?;
+    for piece in value.chunks(1000) {
+        writer.write_all(piece).map_err(|error| match error.downcast::<Error>() {
+            Ok(error) => error,
+            Err(other) => Error::Invalid { what: other.to_string() },
+        })?;
+    }
+    writer.stage()
 }
 
 /// A workload under way.
@@ -99,7 +111,11 @@ impl<'a> Runner<'a> {
 
     /// Reads go on, and show what was acknowledged.
     pub(crate) fn after_error(&mut self, step: &Step, error: &Error) -> Result<(), String> {
-        if let Error::Corrupt { .. } | Error::Locked { .. } | Error::NewerFormat { .. } | Error::Conflict { .. } = error
+        if let Error::Corrupt { .. }
+        | Error::CorruptChunk { .. }
+        | Error::Locked { .. }
+        | Error::NewerFormat { .. }
+        | Error::Conflict { .. } = error
         {
             return Err(format!("a failing call is no reason to say {error}"));
         }
@@ -294,6 +310,16 @@ impl<'a> Runner<'a> {
             };
             let sort = Sort::of(op.keyspace());
             match *op {
+                Op::Put { key, len, .. } if is_streamed(op.keyspace()) => {
+                    match staged(&keyspace, key, &sort.value(number, key, len)) {
+                        Ok(value) => batch.adopt(&keyspace, key_of(key), value),
+                        Err(error) => {
+                            // Nothing of the batch was tried.
+                            self.event(What::Write(ops.to_vec()), Fate::Void);
+                            return Ok(Err(error));
+                        }
+                    }
+                }
                 Op::Put { key, len, .. } => batch.put(&keyspace, key_of(key), sort.value(number, key, len)),
                 Op::Merge { key, len, .. } => batch.merge(&keyspace, key_of(key), sort.value(number, key, len)),
                 Op::Delete { key, .. } => batch.delete(&keyspace, key_of(key)),

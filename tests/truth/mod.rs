@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use chronolith::{Bytes, CompactionPolicy, Db, Error, Keyspace, KeyspaceOptions, Policy, VersionInfo, View};
+use chronolith::{Bytes, Chunking, CompactionPolicy, Db, Error, Keyspace, KeyspaceOptions, Policy, VersionInfo, View};
 
 #[path = "../support/dice.rs"]
 #[expect(dead_code, reason = "a part of it is for other tests")]
@@ -101,7 +101,11 @@ pub(crate) const KINDS: [Kind; 13] = [
 
 impl Kind {
     pub(crate) fn options(&self) -> KeyspaceOptions {
-        let options = KeyspaceOptions::new().merge(self.strategy.option()).policy(self.keeping.policy());
+        let mut options = KeyspaceOptions::new().merge(self.strategy.option()).policy(self.keeping.policy());
+        if !self.strategy.folds() {
+            // Values of a few hundred bytes are cut already.
+            options = options.chunk_threshold(512).chunking(Chunking::content_defined(1024));
+        }
         self.ttl.map_or(options.clone(), |ttl| options.ttl(ttl))
     }
 
@@ -111,7 +115,10 @@ impl Kind {
             return tag.to_le_bytes().to_vec();
         }
         let mut value = tag.to_string().into_bytes();
-        value.resize(value.len().max(len), b'.');
+        // Values share their second half with others, and most of their chunks.
+        let half = value.len().max(len / 2);
+        value.resize(half, b'a' + u8::try_from(tag % 5).unwrap_or_default());
+        value.resize(half.max(len), b'.');
         value
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct PackHandle {
     ctx: Arc<Context>,
     reclaim: Arc<Reclaim>,
     pack: OnceLock<Pack>,
+    /// Its table, once it had to be asked where a chunk is.
+    table: OnceLock<Vec<Line>>,
     /// Set when no version names it any more: its file is removed with the last reader.
     obsolete: AtomicBool,
 }
@@ -55,6 +57,18 @@ impl PackHandle {
         // Two threads may open it at once; one of the two is kept.
         let pack = Pack::open(&self.ctx.pool, self.meta)?;
         Ok(self.pack.get_or_init(|| pack))
+    }
+
+    /// Looks a chunk up in the table of the pack, which stays in memory afterwards.
+    fn search(&self, id: &ChunkId) -> Result<Option<(ChunkPlace, u32)>> {
+        let table = if let Some(table) = self.table.get() {
+            table
+        } else {
+            let table = self.pack()?.lines()?;
+            self.table.get_or_init(|| table)
+        };
+        let Ok(at) = table.binary_search_by_key(id, |line| line.id) else { return Ok(None) };
+        Ok(table.get(at).map(|line| (line.into(), u32::try_from(at).unwrap_or(u32::MAX))))
     }
 }
 
@@ -190,9 +204,13 @@ impl ChunkSet {
                         ctx: Arc::clone(ctx),
                         reclaim: Arc::clone(reclaim),
                         pack: OnceLock::new(),
+                        table: OnceLock::new(),
                         obsolete: AtomicBool::new(false),
                     })
                 });
+                if let Some(epoch) = self.epochs.iter().find(|epoch| epoch.pack() == Some(*number)) {
+                    epoch.keep(&handle);
+                }
                 (*number, handle)
             };
             next.packs = Arc::new(version.packs.iter().map(handle).collect());
@@ -231,9 +249,11 @@ impl ChunkSet {
         self.scopes.get(number as usize).ok_or_else(|| Corruption { offset: 0, what }.of(&self.packs_path, 0))
     }
 
+    /// Finds a chunk that a committed recipe refers to. What a writer has appended since, and no file holds yet, does
+    /// not count: the chunk stands where it stood before.
     fn find(&self, id: &ChunkId) -> Result<Option<Found<'_>>> {
         for epoch in &self.epochs {
-            if let Some((line, reader)) = epoch.place(id).zip(epoch.reader()) {
+            if let Some((line, reader)) = epoch.written_place(id).zip(epoch.reader()) {
                 return Ok(Some(Found::Open(reader, (&line).into())));
             }
         }
@@ -247,16 +267,43 @@ impl ChunkSet {
         Ok(self.packs.get(&number).map(|pack| Found::Named(pack, place, ordinal)))
     }
 
-    /// Looks an id up in the keyspace of places.
+    /// Looks an id up in the keyspace of places. Where that is damaged, the tables of the packs say the same, slowly.
     fn place(&self, id: &ChunkId) -> Result<Option<(FileNumber, ChunkPlace, u32)>> {
+        match self.place_of(id) {
+            Err(error) if damage(&error).is_some() => self.search(id),
+            placed => placed,
+        }
+    }
+
+    #[cold]
+    fn search(&self, id: &ChunkId) -> Result<Option<(FileNumber, ChunkPlace, u32)>> {
+        // The newest copy first, as places have it.
+        for (number, handle) in self.packs.iter().rev() {
+            match handle.search(id) {
+                Ok(Some((place, ordinal))) => return Ok(Some((*number, place, ordinal))),
+                Ok(None) => {}
+                // Of a pack whose table is damaged too nothing is known.
+                Err(error) if damage(&error).is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn place_of(&self, id: &ChunkId) -> Result<Option<(FileNumber, ChunkPlace, u32)>> {
         let mut key = PointKey::new(id.as_bytes());
         let mut lookup = Lookup::new(ReadAt::present(Seqno::MAX, None));
         for handle in self.places.holding(id.as_bytes()) {
             match handle.segment()?.get(&mut key, &mut lookup, &mut Probe::default())? {
                 Some(Answer::Value(value)) => {
-                    let decoded = decode_place(*id, &value);
-                    let path = || self.packs_path.with_file_name(name::segment(handle.meta.number));
-                    return decoded.map(Some).map_err(|bad| bad.of(&path(), 0));
+                    let wrong =
+                        |bad: Corruption| bad.of(&self.packs_path.with_file_name(name::segment(handle.meta.number)), 0);
+                    let (number, place, ordinal) = decode_place(*id, &value).map_err(wrong)?;
+                    let is_there = |pack: &Arc<PackHandle>| ordinal < pack.meta.records;
+                    if self.packs.get(&number).is_some_and(|pack| !is_there(pack)) {
+                        return Err(wrong(Corruption { offset: 0, what: "the number of a record in its pack" }));
+                    }
+                    return Ok(Some((number, place, ordinal)));
                 }
                 Some(_) => return Ok(None),
                 None => {}
@@ -265,9 +312,10 @@ impl ChunkSet {
         Ok(None)
     }
 
-    /// Returns whether a pack that the version names holds a chunk.
-    pub(in crate::engine) fn is_named(&self, id: &ChunkId) -> Result<bool> {
-        Ok(self.place(id)?.is_some_and(|(number, ..)| self.packs.contains_key(&number)))
+    /// Returns the pack that the version names and that holds a chunk, and the number of its record there.
+    pub(in crate::engine) fn named(&self, id: &ChunkId) -> Result<Option<(FileNumber, u32)>> {
+        let place = self.place(id)?.filter(|(number, ..)| self.packs.contains_key(number));
+        Ok(place.map(|(number, _, ordinal)| (number, ordinal)))
     }
 
     /// Returns a chunk as it is stored in a pack that no version names; `None` if there is none such.
@@ -283,7 +331,16 @@ impl ChunkSet {
         &self.places
     }
 
-    /// Returns what is known of a chunk; `None` if it is not stored.
+    /// Returns what a writer has to know of a chunk: `None` if it is to be stored.
+    pub(in crate::engine) fn known(&self, id: &ChunkId) -> Result<Option<ChunkFacts>> {
+        let appended = self.epochs.iter().find_map(|epoch| epoch.place(id));
+        match appended {
+            Some(line) => Ok(Some(ChunkFacts { pack: None, ordinal: 0, place: (&line).into() })),
+            None => self.facts(id),
+        }
+    }
+
+    /// Returns what is known of a chunk that a committed recipe refers to; `None` if it is not stored.
     pub(in crate::engine) fn facts(&self, id: &ChunkId) -> Result<Option<ChunkFacts>> {
         Ok(self.find(id)?.map(|found| match found {
             Found::Open(_, place) => ChunkFacts { pack: None, ordinal: 0, place },

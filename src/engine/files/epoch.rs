@@ -14,8 +14,9 @@ use std::{
     },
 };
 
+use super::chunks::PackHandle;
 use crate::{
-    base::{ChunkId, FileNumber, IoContext, Result},
+    base::{ChunkId, Error, FileNumber, IoContext, Result},
     chunk::{
         pack::{PackMeta, PackReader, PackWriter},
         record::{EncodedChunk, FIRST_RECORD, Line},
@@ -23,7 +24,7 @@ use crate::{
     engine::{
         context::Context,
         health::Health,
-        locks::{Rank, RwLock},
+        locks::{Lock, Rank, RwLock},
     },
     env::File,
     format::name,
@@ -39,9 +40,13 @@ pub(crate) struct Epoch {
     state: RwLock<State>,
     /// The file of the pack, once there is one.
     open: OnceLock<Open>,
+    /// The same pack once a version names it. Whoever still reads it here keeps the file.
+    named: OnceLock<Arc<PackHandle>>,
     /// How far the file holds whole records, and how far they are known to be on the disk.
     written: AtomicU64,
     synced: AtomicU64,
+    /// Held while the file is synced; set once that failed. A system may tell an error to one of two callers alone.
+    sync_failed: Lock<bool>,
     /// Number of places, and bytes of the records.
     places: AtomicU64,
     bytes: AtomicU64,
@@ -78,8 +83,10 @@ impl Epoch {
             log,
             state: ctx.order.rw_lock(Rank::Epoch, State::default()),
             open: OnceLock::new(),
+            named: OnceLock::new(),
             written: AtomicU64::new(0),
             synced: AtomicU64::new(0),
+            sync_failed: ctx.order.lock(Rank::PackSync, false),
             places: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         }
@@ -106,17 +113,28 @@ impl Epoch {
             || self.places.load(Ordering::Relaxed) >= options.epoch_places()
     }
 
+    /// Keeps the pack that a version has named, for readers of this epoch.
+    pub(super) fn keep(&self, handle: &Arc<PackHandle>) {
+        self.named.get_or_init(|| Arc::clone(handle));
+    }
+
     /// Returns the number of its pack, if it has one.
     pub(super) fn pack(&self) -> Option<FileNumber> {
         self.open.get().map(|open| open.number)
     }
 
-    /// Returns where a chunk is.
+    /// Returns where a chunk is, or will be once it is written.
     pub(super) fn place(&self, id: &ChunkId) -> Option<Line> {
         if self.is_empty() {
             return None;
         }
         self.state.read().places.get(id).copied()
+    }
+
+    /// Returns where a chunk is that the file holds.
+    pub(super) fn written_place(&self, id: &ChunkId) -> Option<Line> {
+        let line = self.place(id)?;
+        (line.end() <= self.written.load(Ordering::Acquire)).then_some(line)
     }
 
     /// Returns what reads its chunks.
@@ -195,9 +213,6 @@ impl Epoch {
 
     /// Ends the pack with its table and syncs it; `None` if there is none. A flush that failed later finds it sealed.
     pub(in crate::engine) fn seal(&self) -> Result<Option<PackMeta>> {
-        if self.is_empty() {
-            return Ok(None);
-        }
         let mut state = self.state.write();
         assert!(state.closed, "the pack of log {} is sealed while its memtable is active (L2)", self.log);
         if let Some(sealed) = state.sealed {
@@ -206,10 +221,24 @@ impl Epoch {
         let Some(pack) = &mut state.pack else { return Ok(None) };
         let meta = pack.seal()?;
         self.written.fetch_max(pack.written(), Ordering::Release);
-        // The pages of a failed sync are clean: a later one would prove nothing.
-        pack.sync().inspect_err(|error| self.health.poison(error))?;
+        self.sync_file(pack.file())?;
         state.sealed = Some(meta);
         Ok(Some(meta))
+    }
+
+    /// Syncs the file of the pack. Once that has failed it fails for ever: the pages are clean, and a later sync would
+    /// prove nothing.
+    fn sync_file(&self, file: &Arc<dyn File>) -> Result<()> {
+        let mut failed = self.sync_failed.lock();
+        if *failed {
+            return Err(Error::Poisoned { why: self.health.poisoned_by().unwrap_or_default() });
+        }
+        let number = self.pack().unwrap_or_default();
+        let synced = file.sync().at("sync", || self.ctx.dir.path().join(name::pack(number)));
+        synced.inspect_err(|error| {
+            *failed = true;
+            self.health.poison(error);
+        })
     }
 
     /// Returns the records of the pack, ascending by id: the order of its table.
@@ -223,10 +252,10 @@ impl Epoch {
 impl PackSync {
     /// Makes the pack durable as far as it reached.
     pub(in crate::engine) fn sync(&self) -> Result<()> {
-        let Epoch { open, synced, ctx, .. } = &*self.epoch;
-        let Some(Open { number, file, .. }) = open.get() else { return Ok(()) };
+        let Epoch { open, synced, .. } = &*self.epoch;
+        let Some(Open { file, .. }) = open.get() else { return Ok(()) };
         if synced.load(Ordering::Acquire) < self.upto {
-            file.sync().at("sync", || ctx.dir.path().join(name::pack(*number)))?;
+            self.epoch.sync_file(file)?;
             synced.fetch_max(self.upto, Ordering::Release);
         }
         Ok(())

@@ -9,10 +9,10 @@
 //!   edit     packs − and +, places +
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    base::{Error, FileNumber, Kind, Result, Seqno},
+    base::{Error, FileNumber, Kind, Micros, Result, Seqno},
     chunk::{
         pack::{PackMeta, PackWriter},
         record::EncodedChunk,
@@ -35,11 +35,14 @@ use crate::{
 /// Packs that one edit replaces: what is needed of them is in memory as places.
 const PACKS_MAX: usize = 64;
 
+/// Longest time that a collection waits for writers, in microseconds, and interval at which it looks.
+const WAIT: Micros = Micros(1_000_000);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// Bytes after which a pack of copies is ended.
 const PACK_BYTES: u64 = 64 << 20;
 
-/// Lets go of every chunk that nothing needs. A pack to which a writer under way may still refer is condemned, and goes
-/// the next time.
+/// Lets go of every chunk that nothing needs. A pack to which a writer under way may still refer stays for now.
 pub(super) fn collect(engine: &Engine) -> Result<()> {
     let first = engine.files.current();
     if first.version.packs.is_empty() {
@@ -50,21 +53,38 @@ pub(super) fn collect(engine: &Engine) -> Result<()> {
         return Ok(());
     }
     let wastes = |pack: &&PackMeta| marked.of(pack.number).is_none_or(|needed| needed.count() < pack.records);
-    engine.store.condemn(first.version.packs.values().filter(wastes).map(|pack| pack.number));
+    let condemned: Vec<FileNumber> = first.version.packs.values().filter(wastes).map(|pack| pack.number).collect();
+    engine.store.condemn(condemned.iter().copied());
+    let all = condemned.clone();
     drop((marked, first));
     engine.ctx.pass("collect: condemned, then marked again");
-    loop {
-        let mut dead = engine.store.unwritten();
-        dead.truncate(PACKS_MAX);
-        if dead.is_empty() {
-            return Ok(());
+    let condemned = wait_for_writers(engine, condemned);
+    let mut collected = Ok(());
+    for dead in condemned.chunks(PACKS_MAX) {
+        collected = engine.health.check_writable().and_then(|()| replace(engine, dead));
+        if collected.is_err() {
+            break;
         }
-        engine.health.check_writable()?;
-        let replaced = replace(engine, &dead);
-        // After a failure they stay condemned: if the outcome is in doubt, both old and new packs stay (L10), and the
-        // next collection tries again.
-        replaced?;
-        engine.store.pardon(dead);
+    }
+    // If the outcome of an edit is in doubt, both old and new packs stay (L10), and so does what is condemned.
+    if collected.is_ok() {
+        engine.store.pardon(all);
+    }
+    collected
+}
+
+/// Waits a while for the writers that began before packs were condemned; returns the packs to which none of them may
+/// refer any more. A stream may go on for hours: then its packs are left to a later collection.
+fn wait_for_writers(engine: &Engine, condemned: Vec<FileNumber>) -> Vec<FileNumber> {
+    let began = engine.ctx.monotonic();
+    loop {
+        let free = engine.store.unwritten();
+        let waited = engine.ctx.monotonic().saturating_sub(began) >= WAIT;
+        let all = condemned.iter().all(|pack| free.contains(pack));
+        if all || waited || engine.ctx.runs_inline() || engine.health.is_stopping() {
+            return condemned.into_iter().filter(|pack| free.contains(pack)).collect();
+        }
+        engine.store.wait_for_writers(LOOK_AGAIN);
     }
 }
 
@@ -72,6 +92,9 @@ pub(super) fn collect(engine: &Engine) -> Result<()> {
 fn replace(engine: &Engine, dead: &[FileNumber]) -> Result<()> {
     // Only one at a time writes places (L6).
     let _one = engine.jobs.flushing.lock();
+    // Another collection may have taken some of them back in the meantime.
+    let still = engine.store.unwritten();
+    let dead: Vec<FileNumber> = dead.iter().copied().filter(|pack| still.contains(pack)).collect();
     // Taken after the writers were asked for: what they have committed is in it.
     let files = engine.files.current();
     let marked = mark(engine, &files)?;
@@ -82,7 +105,7 @@ fn replace(engine: &Engine, dead: &[FileNumber]) -> Result<()> {
     let mut made = NewFiles::default();
     let moved = copy_needed(engine, &files, &marked, &known, &mut made);
     let Moved { gone, packs, places } = moved.inspect_err(|_| engine.files.discard(&made))?;
-    engine.ctx.pass("collect: written, then installed");
+    engine.ctx.pass("collect under the right to flush: written, then installed");
     let mut editing = engine.files.edit();
     let mut edit = Edit::new(gone.iter().map(|pack| Change::RemovePack { number: *pack }));
     edit.changes.extend(packs.into_iter().map(|pack| Change::AddPack { pack }));
@@ -91,6 +114,7 @@ fn replace(engine: &Engine, dead: &[FileNumber]) -> Result<()> {
     let version = editing.commit(&edit, &made)?;
     editing.install(&version, None, None);
     drop(editing);
+    engine.store.record_gone(gone);
     engine.files.reclaim();
     Ok(())
 }

@@ -8,16 +8,18 @@ use super::{
     expiry_cutoff,
     flush::flush,
     forget::forget_dropped,
+    places::rebuild_places,
     seen_from,
     task::{run_history_task, run_task},
     thin::thin_timeline,
 };
 use crate::{
-    base::{KeySpan, KeyspaceId, Kind, Micros, Result, Seqno, TIMELINE},
+    base::{KeySpan, KeyspaceId, Kind, Micros, PLACES, Result, Seqno, TIMELINE},
     compaction::{HistoryTask, Purges, down_in_span, everything, pick_history},
     engine::{
         Engine,
         catalogue::{KeyspaceRef, dropped, readers_of},
+        files::chunks::damage,
         watch::Watch,
     },
     manifest::KeyspaceVersion,
@@ -93,6 +95,7 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
     report.bytes_before = segment_bytes_in(engine, scope);
     watch.begin(report.bytes_before)?;
     let mut held: Vec<Seqno> = Vec::new();
+    let mut rebuild = false;
     let ids: Vec<_> = engine.files.current().version.keyspaces.keys().copied().filter(|id| scope.holds(*id)).collect();
     for id in ids {
         let _one = engine.jobs.slots.take(id)?;
@@ -103,13 +106,19 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
             Scope::Span(_, span) => compact_span(engine, id, span, &mut held, watch)?,
             _ if id == TIMELINE && thin_timeline(engine, true)? => {}
             _ => {
-                compact_whole(engine, &keyspace, &mut held, watch)?;
+                match compact_whole(engine, &keyspace, &mut held, watch) {
+                    Err(error) if id == PLACES && damage(&error).is_some() => rebuild = true,
+                    compacted => compacted?,
+                }
                 engine.work.record_compaction(id, None, Micros::ZERO);
             }
         }
         watch.end_part()?;
     }
     engine.files.forget_purged_names()?;
+    if rebuild {
+        rebuild_places(engine)?;
+    }
     if matches!(scope, Scope::All) {
         collect(engine)?;
     }

@@ -51,9 +51,12 @@ pub(crate) fn flush(engine: &Engine) -> Result<()> {
     engine.ctx.check_there()
 }
 
-/// Flushes what the packs of a recovery hold, so that a new recipe may refer to it: no recovery of a later crash asks
-/// for those packs.
+/// Flushes what the packs of a recovery hold, so that a new recipe may refer to it: after an unclean close nothing says
+/// that those packs are on the disk, and no batch says how far they reached (L4).
 pub(in crate::engine) fn flush_recovered_chunks(engine: &Engine) -> Result<()> {
+    if engine.log.syncing.recovered().is_none() {
+        return Ok(());
+    }
     let recovered = engine.files.with_current(|now| now.chunks.recovered.as_ref().map(|recovered| recovered.log));
     recovered.map_or(Ok(()), |log| flush_upto(engine, log))
 }
@@ -188,7 +191,7 @@ fn copy_recovered(
     let mut packs: Vec<PackWriter> = Vec::new();
     let mut room = Vec::new();
     for (line, reader) in recovered.chunks() {
-        if current.chunks.is_named(&line.id)? {
+        if current.chunks.named(&line.id)?.is_some() {
             continue;
         }
         let chunk = match reader.stored(&line.into(), &mut room) {

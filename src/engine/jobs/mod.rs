@@ -8,6 +8,7 @@ mod collect;
 mod compact;
 mod flush;
 mod forget;
+mod places;
 mod slots;
 mod task;
 mod thin;

@@ -324,11 +324,10 @@ impl Log {
         let active = Arc::new(Memtable::new(number));
         commit.memtable = Arc::clone(&active);
         let epoch = Arc::new(Epoch::new(&self.ctx, &self.health, number));
-        let closed = std::mem::replace(&mut commit.epoch, Arc::clone(&epoch));
+        // Before it can be flushed: an append behind that would be in no pack that anybody names (L2).
+        std::mem::replace(&mut commit.epoch, Arc::clone(&epoch)).close();
         // No keyspace or pin changes under the commit lock: this is the version of this very moment.
         files.seal(active, epoch, moment);
-        // Whoever finds it closed finds the next one current.
-        closed.close();
         self.work.wake();
         Ok(())
     }

@@ -20,7 +20,7 @@ use std::{collections::HashSet, io::ErrorKind, path::Path, sync::Arc};
 pub(crate) use threads::Running;
 
 use crate::{
-    base::{Error, FileNumber, IoContext, Result, Seqno},
+    base::{Error, FileNumber, IoContext, PLACES, Result, Seqno},
     engine::{
         Catalogue, ChunkStore, Clock, Context, Counters, Engine, FileSet, Health, Jobs, Log, Options, Work,
         files::{
@@ -301,7 +301,9 @@ fn make_dir(dir: &dyn Dir, name: &str) -> Result<()> {
 fn check_files(dir: &dyn Dir, version: &Version) -> Result<()> {
     let names = dir.list(name::SEGMENTS).at("list", || dir.path().join(name::SEGMENTS))?;
     let there: HashSet<FileNumber> = names.iter().filter_map(|name| name::parse(name, ".seg")).collect();
-    let mut segments = version.keyspaces.values().flat_map(|keyspace| keyspace.segments());
+    // Places can be made anew from the packs: until then those are asked.
+    let kept = version.keyspaces.values().filter(|keyspace| keyspace.id != PLACES);
+    let mut segments = kept.flat_map(|keyspace| keyspace.segments());
     match segments.find(|segment| !there.contains(&segment.number)) {
         None => {}
         Some(missing) => return Err(Error::Missing { path: dir.path().join(name::segment(missing.number)) }),

@@ -122,6 +122,7 @@ impl LiveWalk {
 
 /// A walk over the versions of a key.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent of each other")]
 pub(crate) struct VersionWalk {
     view: Arc<ViewCore>,
     /// Files it started with. It stays with them, also to fold an operand: a read at a seqno that is not registered.
@@ -143,6 +144,8 @@ pub(crate) struct VersionWalk {
     moved_from: Option<Seqno>,
     /// Lowest gap of the main-tree entries so far.
     floor: Seqno,
+    /// Whether values are read at all.
+    reads_values: bool,
     /// Whether a source failed to read on.
     unread: bool,
     ended: bool,
@@ -158,6 +161,19 @@ pub(crate) fn history(
 ) -> Result<Option<VersionWalk>> {
     let Some(read_at) = view.read_at(keyspace)? else { return Ok(None) };
     history_in(view, &view.files().of_keyspace(keyspace.id), read_at, keyspace, key, seqnos).map(Some)
+}
+
+/// Returns seqno and time of the newest version of a key that this view can see in files of it; reads no value.
+pub(crate) fn newest_version(
+    view: &Arc<ViewCore>,
+    files: &Arc<SuperVersion>,
+    keyspace: &KeyspaceRef,
+    key: &[u8],
+) -> Result<Option<(Seqno, Micros)>> {
+    let Some(read_at) = view.read_at(keyspace)? else { return Ok(None) };
+    let mut walk = history_in(view, files, read_at, keyspace, key, Seqno(0)..Seqno::MAX)?;
+    walk.reads_values = false;
+    Ok(walk.next()?.map(|version| (version.seqno, version.time)))
 }
 
 /// Walks the versions of a key in the files given.
@@ -215,6 +231,7 @@ fn history_in(
         begins: None,
         moved_from: None,
         floor: Seqno::MAX,
+        reads_values: true,
         unread: false,
         ended: false,
     })
@@ -455,6 +472,9 @@ impl VersionWalk {
 
     /// Returns the value of a version, expired or not; for an operand, what a read at its seqno folds.
     fn value_of(&self, kind: Kind, seqno: Seqno, value: impl FnOnce() -> Bytes) -> Result<Option<Bytes>> {
+        if !self.reads_values {
+            return Ok(None);
+        }
         let found = meaning(kind, seqno, None, None).unwrap_or(Meaning::Operand);
         if let Some(answer) = found.answer(value) {
             let stored = answer.into_stored(&self.key).map_err(|error| self.keyspace.named(error))?;

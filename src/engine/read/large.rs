@@ -149,6 +149,7 @@ impl LargeValue<'_> {
     #[cold]
     fn damaged(self, chunk: ChunkId, error: Error) -> Error {
         let Some((path, offset)) = damage(&error) else { return error };
+        self.chunks.store.record_damaged(chunk);
         Error::CorruptChunk { path, offset, keyspace: self.keyspace.name.to_string(), key: self.key.to_vec(), chunk }
     }
 }

@@ -20,7 +20,7 @@ mod view;
 use std::sync::Arc;
 
 pub(crate) use explain::explain;
-pub(crate) use history::{KeyVersion, RangeWalk, VersionWalk, history, history_range};
+pub(crate) use history::{KeyVersion, RangeWalk, VersionWalk, history, history_range, newest_version};
 pub(crate) use large::{LargeValue, Leaves, VALUE_LEN_MAX, assemble, decode, equal};
 pub(crate) use references::References;
 pub(crate) use scan::Scan;

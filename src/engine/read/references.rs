@@ -6,10 +6,7 @@ use super::large::{LargeValue, Leaves, decode};
 use crate::{
     base::{ChunkId, Corruption, Error, FileNumber, Result},
     chunk::{recipe::Reference, record::Line},
-    engine::{
-        KeyspaceRef,
-        files::chunks::{ChunkFacts, ChunkSet},
-    },
+    engine::{KeyspaceRef, files::chunks::ChunkSet},
 };
 
 /// Records of a pack, a bit for each: 8 MiB for 64 million chunks.
@@ -104,10 +101,11 @@ impl References {
     }
 
     fn add_chunk(&mut self, chunks: &ChunkSet, id: &ChunkId) -> Result<()> {
-        match chunks.facts(id)? {
-            Some(ChunkFacts { pack: Some(pack), ordinal, .. }) => self.packs.entry(pack).or_default().add(ordinal, id),
-            Some(ChunkFacts { pack: None, .. }) => drop(self.unnamed.insert(*id)),
-            None => {}
+        // A pack with a name is on the disk, and one without may be not: what stands in both is kept in the former.
+        if let Some((pack, ordinal)) = chunks.named(id)? {
+            self.packs.entry(pack).or_default().add(ordinal, id);
+        } else if chunks.facts(id)?.is_some() {
+            self.unnamed.insert(*id);
         }
         Ok(())
     }

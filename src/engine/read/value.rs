@@ -253,14 +253,14 @@ impl ValueReader {
                     (*begins, *len, *follows) = (start, reference_len, true);
                     return Ok(Some(bytes));
                 }
-                match id {
-                    Some(id) => {
-                        let mut room = piece.take().unwrap_or_default();
-                        room.resize(bytes, 0);
-                        value.chunk(&id, reference_len, true, reader, &mut room)?;
-                        *piece = Some(room);
-                    }
-                    None => *piece = None,
+                // From here on nothing is at hand: an error leaves no piece that could be taken for another.
+                let room = piece.take();
+                (*begins, *len) = (start, 0);
+                if let Some(id) = id {
+                    let mut room = room.unwrap_or_default();
+                    room.resize(bytes, 0);
+                    value.chunk(&id, reference_len, true, reader, &mut room)?;
+                    *piece = Some(room);
                 }
                 (*begins, *len, *follows) = (start, reference_len, true);
                 Ok(Some(0))

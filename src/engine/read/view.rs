@@ -207,6 +207,14 @@ impl ViewCore {
         scan_in(&self.files(), keyspace, span, read_at, direction, &self.engine.dead).map(Some)
     }
 
+    /// Scans a keyspace in files of this view, taken before: for a copy, whose parts are of one superversion.
+    pub(in crate::engine) fn scan_on(&self, files: &SuperVersion, keyspace: &KeyspaceRef) -> Result<Option<Scan>> {
+        let read_at = self.read_at(keyspace)?.map(|read_at| self.of_many(keyspace.id, read_at));
+        let Some(read_at) = read_at else { return Ok(None) };
+        let span = KeySpan { start: Vec::new(), end: None };
+        scan_in(files, keyspace, span, read_at, Direction::Forward, &self.engine.dead).map(Some)
+    }
+
     /// Returns whether what it sees was the present, or has been kept ever since.
     pub(in crate::engine) fn is_complete(&self) -> bool {
         self.complete

@@ -46,7 +46,10 @@ fn options_of(engine: &Engine, keyspace: &KeyspaceRef) -> Option<StoredChunking>
     if keyspace.strategy.folds() {
         return None;
     }
-    engine.files.with_current(|now| now.version.keyspaces.get(&keyspace.id).map(|keyspace| keyspace.options.large))
+    engine.files.with_current(|now| {
+        let alive = now.version.keyspaces.get(&keyspace.id).filter(|keyspace| keyspace.dropped.is_none());
+        alive.map(|keyspace| keyspace.options.large)
+    })
 }
 
 /// Returns how a value of this length is to be cut; `None` if it is kept in its entry.
@@ -171,6 +174,22 @@ impl ChunkWriter {
     }
 }
 
+/// Ends an epoch whose chunks are as many as they may be, before another one is added: whoever does waits like a
+/// commit. Several writers at once may go beyond the bound by a chunk each.
+fn make_room(engine: &Engine, keyspace: &KeyspaceRef) -> Result<()> {
+    let active = || engine.files.with_current(|now| now.chunks.epochs.first().cloned());
+    let Some(full) = active().filter(|epoch| epoch.is_full()) else { return Ok(()) };
+    room::wait_for_room(engine, std::slice::from_ref(keyspace))?;
+    engine.health.contain("the end of an epoch", || {
+        let mut commit = engine.log.lock();
+        engine.health.check_writable()?;
+        if commit.has_filled(&full) {
+            engine.log.rotate(&mut commit, &engine.files)?;
+        }
+        Ok(())
+    })
+}
+
 /// A chunk to store.
 struct Chunk<'c> {
     kind: ChunkKind,
@@ -186,39 +205,37 @@ impl Chunk<'_> {
     fn store(&self, engine: &Engine, keyspace: &KeyspaceRef) -> Result<Option<u64>> {
         let Self { kind, id, bytes, scope, level, origin } = *self;
         let store = &engine.store;
+        make_room(engine, keyspace)?;
         let reserved = store.reserve(id, || engine.health.check_writable())?;
         // Taken after the reservation: whoever stored it before has made it visible by then (L11).
-        let known = engine.files.current().chunks.facts(&id)?;
-        if known.is_some_and(|known| known.pack.is_none_or(|pack| !store.is_condemned(pack))) {
+        let current = engine.files.current();
+        let known = current.chunks.known(&id)?;
+        let is_good = |known: &ChunkFacts| match known.pack {
+            Some(pack) => !store.is_condemned(pack) && !store.is_damaged(Some(&id)),
+            None => true,
+        };
+        if known.as_ref().is_some_and(is_good) {
             store.counts.known(bytes.len());
             return Ok(None);
         }
+        drop(current);
         let encoded = store.with_encoder(level, |encoder| {
             EncodedChunk::new(kind, scope, id, bytes, origin, |out| encoder.encode(bytes, out))
         })?;
-        let full = loop {
+        loop {
             let epoch = engine.files.with_current(|now| now.chunks.epochs.first().cloned());
             // A database that was opened read-only is refused before.
             let Some(epoch) = epoch else { return Err(Error::Closed) };
             if epoch.append(&encoded, || engine.files.take_number())? {
-                break epoch.is_full().then_some(epoch);
+                break;
             }
+            // Its memtable is being sealed: the next epoch is current in a moment.
             engine.health.check_writable()?;
-        };
+            std::thread::yield_now();
+        }
+        store.record_stored(&id);
         drop(reserved);
         store.counts.stored(bytes.len(), encoded.len());
-        if let Some(epoch) = full {
-            // An epoch ends by its chunks as a memtable does by its entries, and whoever fills it waits like a commit.
-            room::wait_for_room(engine, std::slice::from_ref(keyspace))?;
-            engine.health.contain("the end of an epoch", || {
-                let mut commit = engine.log.lock();
-                engine.health.check_writable()?;
-                if commit.has_filled(&epoch) {
-                    engine.log.rotate(&mut commit, &engine.files)?;
-                }
-                Ok(())
-            })?;
-        }
         Ok(Some(encoded.len() as u64))
     }
 }
@@ -285,6 +302,11 @@ impl LargeWriter {
         let cut_from = usize::try_from(options.threshold.map_or(most, |from| from.min(most))).unwrap_or(usize::MAX);
         let value = ChunkWriter::begin(engine, keyspace, options, origin)?;
         Ok(Self { value, cut_from, gathered: Vec::new(), failed: false })
+    }
+
+    /// Begins a value that is cut, however short.
+    fn of(value: ChunkWriter) -> Self {
+        Self { value, cut_from: 0, gathered: Vec::new(), failed: false }
     }
 
     /// Adds bytes.
@@ -366,17 +388,21 @@ pub(crate) fn stage_copy(
         Stored::Recipe(entry) => {
             let origin = decode(from, key, &entry)?.origin;
             let mut reader = ValueReader::new(engine, from, key, (Stored::Recipe(entry), chunks))?;
-            let mut writer = LargeWriter::begin(engine, to, to_key, origin)?;
-            let mut room = vec![0; WINDOW_LEN];
-            loop {
-                let count = reader.read_some(&mut room)?;
-                if count == 0 {
-                    break writer.stage()?;
-                }
-                writer.write(room.get(..count).unwrap_or_default())?;
-            }
+            copy_value(&mut reader, LargeWriter::begin(engine, to, to_key, origin)?)?
         }
     }))
+}
+
+/// Reads a value and writes it like a new one.
+fn copy_value(reader: &mut ValueReader, mut writer: LargeWriter) -> Result<StagedLarge> {
+    let mut room = vec![0; WINDOW_LEN];
+    loop {
+        let count = reader.read_some(&mut room)?;
+        if count == 0 {
+            return writer.stage();
+        }
+        writer.write(room.get(..count).unwrap_or_default())?;
+    }
 }
 
 /// Stages a value by its recipe: every chunk must be there, as long as the recipe says.
@@ -401,13 +427,30 @@ pub(crate) fn stage_recipe(
     let gone = |id: ChunkId| {
         keyspace.of_key(key, Error::invalid(format!("chunk {id} of the recipe is not stored here; write the value")))
     };
+    if writing.is_beside_condemned() {
+        // Chunks in a condemned pack may go: the value is read, and stored like a new one.
+        let stored = (Stored::Recipe(recipe.encode().into()), Arc::clone(&current.chunks));
+        let options = options_of(engine, keyspace).ok_or_else(|| dropped(keyspace))?;
+        let value = ChunkWriter::begin(
+            engine,
+            keyspace,
+            StoredChunking { chunking: recipe.chunking, ..options },
+            recipe.origin.clone(),
+        )?;
+        let mut reader = ValueReader::new(engine, keyspace, key, stored)?;
+        let copied = copy_value(&mut reader, LargeWriter::of(value));
+        return copied.map_err(|error| match error {
+            Error::CorruptChunk { chunk, .. } => gone(chunk),
+            error => error,
+        });
+    }
     let check = |reference: &Reference, len: Option<u64>| {
         let Some(id) = reference.id else { return Ok(()) };
         let is_there = |facts: &ChunkFacts| {
             len.is_none_or(|len| u64::from(facts.place.raw_len) == len)
                 && facts.pack.is_none_or(|pack| !engine.store.is_condemned(pack))
         };
-        current.chunks.facts(&id)?.filter(is_there).map(drop).ok_or_else(|| gone(id))
+        current.chunks.known(&id)?.filter(is_there).map(drop).ok_or_else(|| gone(id))
     };
     current.chunks.store.with_reader(|reader| {
         let mut leaves = Leaves::new(recipe.clone());
@@ -437,6 +480,7 @@ pub(super) fn store_value(
 ) -> Result<(Vec<u8>, Arc<Writing>)> {
     let writing = engine.store.begin_writing();
     if !writing.is_beside_condemned()
+        && !engine.store.is_damaged(None)
         && let Some(same) = same_value(engine, keyspace, key, value, options.chunking)?
     {
         let counts = &engine.store.counts;
@@ -460,10 +504,13 @@ fn same_value(
     value: &[u8],
     chunking: Chunking,
 ) -> Result<Option<Bytes>> {
-    // What cannot be read says nothing about the new value.
+    // What a recovery found is copied first (L4); what cannot be read says nothing about the new value.
+    if engine.log.syncing.recovered().is_some() {
+        return Ok(None);
+    }
     let Ok(Some((Stored::Recipe(entry), chunks))) = get_stored(engine, keyspace, key) else { return Ok(None) };
     let Ok(recipe) = recipe::Recipe::decode(&entry) else { return Ok(None) };
-    if recipe.len != value.len() as u64 || recipe.chunking != chunking || chunks.recovered.is_some() {
+    if recipe.len != value.len() as u64 || recipe.chunking != chunking {
         return Ok(None);
     }
     Ok(is_cut_from(&chunks, keyspace, key, recipe, value)?.then_some(entry))

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
-use chronolith::{Db, Error, Keyspace, KeyspaceOptions};
+use chronolith::{Chunking, Compression, Db, Error, Keyspace, KeyspaceOptions};
 
 use crate::{
     outcome::{Outcome, ensure},
@@ -163,7 +163,11 @@ impl World {
 }
 
 pub(crate) fn options(strategy: Strategy, index: Option<bool>) -> KeyspaceOptions {
-    let options = KeyspaceOptions::new().merge(strategy.option());
+    let mut options = KeyspaceOptions::new().merge(strategy.option());
+    if !strategy.folds() && index != Some(true) {
+        // Values of a few hundred bytes are cut already. Uncompressed, so that what was purged can be looked for.
+        options = options.chunk_threshold(512).chunking(Chunking::content_defined(1024)).compression(Compression::None);
+    }
     if let Some(index) = index { options.point_index(index) } else { options }
 }
 
