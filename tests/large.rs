@@ -2,11 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::time::Duration;
+use std::{io::Write as _, time::Duration};
 
 use chronolith::{
     Bytes, Chunking, Compression, Db, Durability, Error, KeyspaceOptions, Options, Policy,
-    env::{Loss, Sim},
+    env::{Loss, Memory, Sim},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -631,6 +631,90 @@ fn a_live_value_is_adopted_whatever_is_condemned() {
     let gone = k.recipe("c").unwrap();
     assert!(gone.is_none() && db.compact().is_ok());
     assert_eq!(db.stats().space.chunks, 0);
+}
+
+/// L11 and L13: however many threads store a value, and whoever else stores a neighbour of it at the same time, cuts
+/// and ids are the same, and each chunk is stored once.
+#[test]
+fn writers_of_neighbouring_versions_store_each_chunk_once_and_cut_as_one_thread_does() {
+    let versions: Vec<Vec<u8>> = (0..8usize)
+        .map(|version| {
+            let mut value = noise(1, 6 << 20);
+            value.splice(version * 700_000..version * 700_000, noise(100 + version as u64, 5000));
+            value
+        })
+        .collect();
+    let alone = open(&Sim::new(1));
+    let expected = alone.keyspace("k", KeyspaceOptions::new()).unwrap();
+    let db = Options::new().env(Memory::new()).open("/db").unwrap();
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    for (number, version) in versions.iter().enumerate() {
+        expected.put(format!("{number}"), version).unwrap();
+    }
+    std::thread::scope(|scope| {
+        for (number, version) in versions.iter().enumerate() {
+            let k = &k;
+            scope.spawn(move || {
+                if number % 2 == 0 {
+                    k.put(format!("{number}"), version).unwrap();
+                } else {
+                    let mut writer = k.writer(format!("{number}")).unwrap();
+                    version.chunks(333_333).for_each(|part| writer.write_all(part).unwrap());
+                    writer.finish().unwrap();
+                }
+            });
+        }
+    });
+    for (number, version) in versions.iter().enumerate() {
+        let key = format!("{number}");
+        assert_eq!(k.recipe(&key).unwrap(), expected.recipe(&key).unwrap());
+        assert!(k.get(&key).unwrap().unwrap() == *version);
+    }
+    let (many, one) = (db.stats().chunks, alone.stats().chunks);
+    assert_eq!((many.new_chunks, many.new_bytes), (one.new_chunks, one.new_bytes));
+    assert!(db.verify().unwrap().is_clean());
+}
+
+/// L1: what a log says to be on the disk has its chunks there. The system may write a log back and not the packs: at
+/// every point of a sync such an image has each value whole, or not at all.
+#[test]
+fn a_log_that_reaches_the_disk_before_the_packs_never_shows_a_value_without_its_chunks() {
+    for point in ["sync: positions, then files", "sync: packs, then logs"] {
+        let machine = Sim::new(1);
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        k.put("before", noise(1, 100_000)).unwrap();
+        let (other, at_point) = (k.clone(), machine.clone());
+        let image = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let taken = std::sync::Arc::clone(&image);
+        once_at(&machine, point, move || {
+            other.put("beside", noise(2, 100_000)).unwrap();
+            other.put("small", "behind").unwrap();
+            *taken.lock().unwrap() = Some(at_point.fork());
+        });
+        db.persist().unwrap();
+        machine.ignore_points();
+        k.put("after", "a record with the mark of the sync").unwrap();
+        let at_point = image.lock().unwrap().take().unwrap();
+        for (when, whole) in [("at the point", at_point), ("behind the sync", machine.fork())] {
+            let image = whole.fork();
+            image.cut_power_with(Loss::Everything);
+            // Whatever was not synced is lost, but for the logs.
+            for log in whole.files().into_iter().filter(|file| file.extension().is_some_and(|ending| ending == "wal")) {
+                image.write_file(&log, whole.read_file(&log).unwrap());
+            }
+            let db = open(&image);
+            let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+            for (key, seed) in [("before", 1), ("beside", 2)] {
+                if let Some(value) = k.get(key).unwrap_or_else(|error| panic!("{key} {when} {point}: {error}")) {
+                    assert!(value == noise(seed, 100_000), "{key} {when} {point}");
+                } else {
+                    assert!(when == "at the point" || key == "beside", "{key} was synced");
+                }
+            }
+            assert!(db.verify().unwrap().is_clean());
+        }
+    }
 }
 
 #[test]

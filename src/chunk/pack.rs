@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    codec::Decoder,
+    codec::{Codec, Decoder},
     cut::CHUNK_LEN_MAX,
     id::Scope,
     record::{
@@ -175,6 +175,12 @@ impl ChunkPlace {
     fn record_len(&self) -> usize {
         RECORD_HEADER_LEN + self.stored_len as usize
     }
+
+    /// Returns whether it can be that of a record.
+    fn is_possible(&self) -> bool {
+        let most = RECORD_HEADER_LEN + CHUNK_LEN_MAX + 2 + ORIGIN_LEN_MAX;
+        (FIRST_RECORD..TABLE_AT_MAX).contains(&self.offset) && self.record_len() <= most
+    }
 }
 
 impl From<&Line> for ChunkPlace {
@@ -238,6 +244,47 @@ impl PackReader {
         restore(record, self.seed, place, scope, decoder, out).map_err(|bad| bad.of(&self.path, place.offset))
     }
 
+    /// Fills `value` from `at` on with the chunk at a place, as [`PackReader::chunk`] does. A chunk that is stored as
+    /// it is is read in place, with its header over what precedes it in the value, which is put back: no byte is
+    /// copied.
+    ///
+    /// # Errors
+    /// Those of [`PackReader::chunk`].
+    pub(crate) fn chunk_into(
+        &self,
+        place: &ChunkPlace,
+        scope: &Scope,
+        decoder: &mut Decoder,
+        room: &mut Vec<u8>,
+        value: &mut [u8],
+        at: usize,
+    ) -> Result<()> {
+        let end = at.saturating_add(place.raw_len as usize);
+        let from = at.checked_sub(RECORD_HEADER_LEN).filter(|_| place.stored_len == place.raw_len);
+        let record = from.and_then(|from| value.get_mut(from..end)).filter(|_| place.is_possible());
+        let Some(record) = record else {
+            let out = value.get_mut(at..end).unwrap_or_default();
+            return self.chunk(place, scope, decoder, room, out);
+        };
+        let mut before = [0; RECORD_HEADER_LEN];
+        let (head, _) = record.split_at(RECORD_HEADER_LEN);
+        before.copy_from_slice(head);
+        let read = self.read(place.offset, record).and_then(|()| {
+            let header = ChunkHeader::decode(record, self.seed, place.offset).map_err(BadChunk::corruption);
+            let checked = header.and_then(|header| {
+                check_place(&header, place)?;
+                let chunk = record.get(RECORD_HEADER_LEN..).unwrap_or_default();
+                let plain = header.codec == Codec::Raw && !header.has_origin;
+                Ok(plain && scope.id(header.kind, chunk) == header.id)
+            });
+            checked.map_err(|bad| bad.of(&self.path, place.offset))
+        });
+        let (head, out) = record.split_at_mut(RECORD_HEADER_LEN);
+        head.copy_from_slice(&before);
+        // Compressed behind an origin to just this length, or damaged: the other way tells.
+        if read? { Ok(()) } else { self.chunk(place, scope, decoder, room, out) }
+    }
+
     /// Reads the chunk at a place and checks everything about it; `scope` returns the dedup scope of a number.
     ///
     /// # Errors
@@ -269,8 +316,7 @@ impl PackReader {
     }
 
     fn record<'r>(&self, place: &ChunkPlace, room: &'r mut Vec<u8>) -> Result<&'r [u8]> {
-        let most = RECORD_HEADER_LEN + CHUNK_LEN_MAX + 2 + ORIGIN_LEN_MAX;
-        if place.offset < FIRST_RECORD || place.offset >= TABLE_AT_MAX || place.record_len() > most {
+        if !place.is_possible() {
             return Err(Corruption { offset: 0, what: "a chunk inside the pack" }.of(&self.path, place.offset));
         }
         let record = reused(room, place.record_len());
@@ -575,6 +621,14 @@ mod tests {
                     let mut read = b"before".to_vec();
                     read_chunk(reader, line, &scope, &mut read).unwrap();
                     assert_eq!(read, [b"before", &chunk[..]].concat());
+                    // In the middle of a value, whose other bytes stay as they are.
+                    let mut value = vec![3; 200 + chunk.len()];
+                    let (mut room, mut decoder) = (Vec::new(), Decoder::new().unwrap());
+                    reader.chunk_into(&line.into(), &scope, &mut decoder, &mut room, &mut value, 100).unwrap();
+                    assert_eq!(value, [&[3; 100][..], chunk, &[3; 100]].concat());
+                    let other = Scope::keyed(&[2; 32], "tenant");
+                    let told = reader.chunk_into(&line.into(), &other, &mut decoder, &mut room, &mut value, 100);
+                    assert!(told.is_err() && value.starts_with(&[3; 100]) && value.ends_with(&[3; 100]));
                     // As it is stored it can go to another pack.
                     let stored = reader.stored(&line.into(), &mut Vec::new()).unwrap();
                     assert_eq!((stored.header.id, stored.header.raw_len as usize), (id, chunk.len()));

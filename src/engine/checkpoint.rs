@@ -14,7 +14,7 @@ use super::{
     Engine, KeyspaceRef, Watch,
     catalogue::readers_of,
     files::{
-        chunks::{damage, encode_place, write_places},
+        chunks::{NamedPlace, damage, write_places},
         superversion::{Moment, SuperVersion},
     },
     jobs::{copying, flush},
@@ -23,10 +23,7 @@ use super::{
 };
 use crate::{
     base::{Corruption, Error, FileNumber, IoContext, Kind, Micros, PLACES, Result, Seqno, TIMELINE},
-    chunk::{
-        pack::{PackMeta, PackWriter},
-        record::Line,
-    },
+    chunk::pack::{PackMeta, PackWriter},
     env::Dir,
     format::name,
     manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
@@ -470,8 +467,7 @@ fn copy_chunks(
         pack.sync()?;
         let mut lines = pack.lines().to_vec();
         lines.sort_unstable_by_key(|line| line.id);
-        let place = |(ordinal, line): (usize, &Line)| (line.id, encode_place(meta.number, line, ordinal));
-        let places: Vec<_> = lines.iter().enumerate().map(place).collect();
+        let places: Vec<_> = NamedPlace::of(meta.number, &lines).collect();
         newest = newest.next();
         let segment = write_places(&engine.ctx, target, engine.files.take_number(), newest, &places)?;
         if let Some((keyspace, segment)) = keyspace.as_mut().zip(segment) {

@@ -4,8 +4,9 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    thread,
     time::Duration,
 };
 
@@ -20,6 +21,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Coders kept for the next user; more are made when more threads read or write at once, and dropped afterwards.
 const CODERS_MAX: usize = 16;
+
+/// Most threads that help to store values, on however many cores.
+const HELPERS_MAX: usize = 7;
 
 /// Damaged chunks that are remembered: more of them are found again by the next read.
 const DAMAGED_MAX: usize = 1 << 16;
@@ -38,6 +42,8 @@ pub(crate) struct ChunkStore {
     encoders: Lock<Vec<(Option<i32>, Encoder)>>,
     cache: Lock<Cache>,
     cache_bytes: usize,
+    /// Threads that may help to store values, of all writers together.
+    helpers: AtomicUsize,
     pub(super) counts: ChunkCounts,
 }
 
@@ -140,6 +146,19 @@ impl Drop for Writing {
     }
 }
 
+/// The right to helping threads, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Helpers<'s> {
+    store: &'s ChunkStore,
+    pub(super) count: usize,
+}
+
+impl Drop for Helpers<'_> {
+    fn drop(&mut self) {
+        self.store.helpers.fetch_add(self.count, Relaxed);
+    }
+}
+
 /// What one read of chunks works with: used again by the next.
 #[derive(Debug)]
 pub(crate) struct ReadRoom {
@@ -174,6 +193,9 @@ impl ChunkStore {
             encoders: order.lock(Rank::Coders, Vec::new()),
             cache: order.lock(Rank::Cache, Cache { bytes_max: cache_bytes, ..Cache::default() }),
             cache_bytes,
+            helpers: AtomicUsize::new(
+                thread::available_parallelism().map_or(0, |cores| (cores.get() - 1).min(HELPERS_MAX)),
+            ),
             counts: ChunkCounts::default(),
         }
     }
@@ -187,6 +209,13 @@ impl ChunkStore {
             reserved.wait_for(&self.freed, LOOK_AGAIN);
         }
         Ok(Reserved { store: self, id })
+    }
+
+    /// Takes the right to as many helping threads as there are, up to `most`.
+    pub(super) fn take_helpers(&self, most: usize) -> Helpers<'_> {
+        let take = |free: usize| Some(free - free.min(most));
+        let before = self.helpers.fetch_update(Relaxed, Relaxed, take).unwrap_or(0);
+        Helpers { store: self, count: before.min(most) }
     }
 
     /// Registers a writer.
@@ -317,9 +346,10 @@ impl ChunkStore {
         drop(gone);
     }
 
-    /// Returns whether a value of this length is read beside the cache, which it would empty.
+    /// Returns whether a value of this length is read beside the cache: it would empty the cache, and straight into the
+    /// value its chunks are copied less.
     pub(super) fn passes_cache(&self, len: u64) -> bool {
-        let passes = len > self.cache_bytes as u64 / 4;
+        let passes = len > self.cache_bytes as u64 / 64;
         if passes {
             self.counts.read_aside.fetch_add(1, Relaxed);
         }
@@ -434,12 +464,24 @@ mod tests {
     }
 
     #[test]
+    fn helpers_are_given_out_once_and_given_back() {
+        let store = ChunkStore::new(LockOrder::new(), 0);
+        store.helpers.store(3, Relaxed);
+        let (first, second, third) = (store.take_helpers(2), store.take_helpers(9), store.take_helpers(1));
+        assert_eq!((first.count, second.count, third.count), (2, 1, 0));
+        drop((first, third));
+        assert_eq!(store.take_helpers(9).count, 2);
+        drop(second);
+        assert_eq!(store.take_helpers(9).count, 3);
+    }
+
+    #[test]
     fn an_id_is_reserved_by_one_at_a_time_and_handed_on_whatever_happens() {
         let store = ChunkStore::new(LockOrder::new(), 0);
         let first = store.reserve(id(1), || Ok(())).unwrap();
         let other = store.reserve(id(2), || Ok(())).unwrap();
         assert!(store.reserve(id(1), || Err(Error::Closed)).is_err());
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let waits = scope.spawn(|| store.reserve(id(1), || Ok(())).map(drop));
             drop(first);
             waits.join().unwrap().unwrap();

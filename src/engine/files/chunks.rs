@@ -5,6 +5,7 @@
 //! ```
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{
@@ -353,7 +354,7 @@ impl ChunkSet {
         &self.packs_path
     }
 
-    /// Fills `out` with the chunk of an id, which is as long as this.
+    /// Fills `value` from `at` on with the chunk of an id, which is as long as this.
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt) or [`Missing`](Error::Missing), naming what should hold it.
@@ -363,7 +364,7 @@ impl ChunkSet {
         len: u64,
         scope: &Scope,
         room: &mut ReadRoom,
-        out: &mut [u8],
+        (value, at): (&mut [u8], usize),
     ) -> Result<()> {
         let gone = |what| Corruption { offset: 0, what }.of(&self.packs_path, 0);
         let Some(found) = self.find(id)? else { return Err(gone("a place for the chunk")) };
@@ -371,13 +372,13 @@ impl ChunkSet {
             Found::Open(reader, place) => (*reader, place),
             Found::Named(handle, place, _) => (handle.pack()?.reader(), place),
         };
-        if u64::from(place.raw_len) != len || out.len() as u64 != len {
+        if u64::from(place.raw_len) != len || at.saturating_add(place.raw_len as usize) > value.len() {
             return Err(
                 Corruption { offset: 0, what: "a chunk as long as its reference says" }.of(reader.path(), place.offset)
             );
         }
         let ReadRoom { decoder, room } = room;
-        reader.chunk(place, scope, decoder, room, out)
+        reader.chunk_into(place, scope, decoder, room, value, at)
     }
 
     /// Returns the chunk of an id from the cache, or reads it into the cache.
@@ -393,7 +394,7 @@ impl ChunkSet {
         }
         // A chunk of more is refused below.
         let mut out = vec![0; usize::try_from(len.min(CHUNK_LEN_MAX as u64)).unwrap_or_default()];
-        self.read(id, len, scope, room, &mut out)?;
+        self.read(id, len, scope, room, (&mut out, 0))?;
         let chunk = Bytes::from(out);
         self.store.cache(*id, &chunk);
         Ok(chunk)
@@ -408,15 +409,36 @@ impl ChunkSet {
     }
 }
 
-/// Encodes the place of the record numbered `ordinal` in the table of a pack.
-pub(in crate::engine) fn encode_place(pack: FileNumber, line: &Line, ordinal: usize) -> Vec<u8> {
-    let mut out = Writer::default();
-    out.varint(pack.0);
-    out.varint(line.offset / 8);
-    out.varint(u64::from(line.stored_len));
-    out.varint(u64::from(line.raw_len));
-    out.varint(ordinal as u64);
-    out.into_bytes()
+/// Where a chunk is in a pack with a name.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) struct NamedPlace {
+    pub(in crate::engine) place: ChunkPlace,
+    pub(in crate::engine) pack: FileNumber,
+    /// Number of its record in the table of the pack.
+    pub(in crate::engine) ordinal: usize,
+}
+
+impl NamedPlace {
+    /// Returns the places of a pack's records; `lines` are those of its table, ascending by id.
+    pub(in crate::engine) fn of(pack: FileNumber, lines: &[Line]) -> impl Iterator<Item = Self> + '_ {
+        lines.iter().enumerate().map(move |(ordinal, line)| Self { place: line.into(), pack, ordinal })
+    }
+
+    fn encode(&self, out: &mut Writer) {
+        let ChunkPlace { offset, stored_len, raw_len, .. } = self.place;
+        out.clear();
+        out.varint(self.pack.0);
+        out.varint(offset / 8);
+        out.varint(u64::from(stored_len));
+        out.varint(u64::from(raw_len));
+        out.varint(self.ordinal as u64);
+    }
+}
+
+/// Brings places into the order of their ids; of one id, that in the newest pack stays.
+pub(in crate::engine) fn sort_places(places: &mut Vec<NamedPlace>) {
+    places.sort_unstable_by_key(|place| (place.place.id, Reverse(place.pack)));
+    places.dedup_by_key(|place| place.place.id);
 }
 
 fn decode_place(id: ChunkId, value: &[u8]) -> Result<(FileNumber, ChunkPlace, u32), Corruption> {
@@ -445,7 +467,7 @@ pub(in crate::engine) fn write_places(
     dir: &dyn Dir,
     number: FileNumber,
     seqno: Seqno,
-    places: &[(ChunkId, Vec<u8>)],
+    places: &[NamedPlace],
 ) -> Result<Option<SegmentMeta>> {
     if places.is_empty() {
         return Ok(None);
@@ -459,8 +481,10 @@ pub(in crate::engine) fn write_places(
         hash_seed: ctx.database_id,
     };
     let mut writer = SegmentWriter::create(dir, number, ctx.env.entropy(), purpose)?;
-    for (id, place) in places {
-        writer.add(&Entry::new(Kind::Put, seqno), id.as_bytes(), place)?;
+    let mut value = Writer::default();
+    for place in places {
+        place.encode(&mut value);
+        writer.add(&Entry::new(Kind::Put, seqno), place.place.id.as_bytes(), value.bytes())?;
     }
     // Most ids that are looked up are new: filters let them pass.
     writer.finish(&Tombstones::default(), |_| true).map(Some)

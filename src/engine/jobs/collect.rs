@@ -9,7 +9,7 @@
 //!   edit     packs − and +, places +
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     base::{Error, FileNumber, Kind, Micros, Result, Seqno},
@@ -21,7 +21,7 @@ use crate::{
         Engine, KeyspaceRef,
         files::{
             NewFiles,
-            chunks::{PackHandle, damage, encode_place, write_places},
+            chunks::{NamedPlace, PackHandle, damage, sort_places, write_places},
             superversion::SuperVersion,
         },
         read::References,
@@ -169,15 +169,13 @@ fn copy_needed(
         }
         gone.push(number);
     }
-    let (mut packs, mut places) = (Vec::new(), BTreeMap::new());
+    let (mut packs, mut places) = (Vec::new(), Vec::new());
     for mut pack in writers {
         let meta = pack.seal()?;
         pack.sync()?;
         let mut lines = pack.lines().to_vec();
         lines.sort_unstable_by_key(|line| line.id);
-        for (ordinal, line) in lines.iter().enumerate() {
-            places.insert(line.id, encode_place(meta.number, line, ordinal));
-        }
+        places.extend(NamedPlace::of(meta.number, &lines));
         packs.push(meta);
     }
     let mut segment = None;
@@ -186,7 +184,7 @@ fn copy_needed(
         let seqno = engine.log.take_seqno(&mut engine.log.lock())?;
         let number = engine.files.take_number();
         made.segments.push(number);
-        let places: Vec<_> = places.into_iter().collect();
+        sort_places(&mut places);
         segment = write_places(&engine.ctx, &*engine.ctx.dir, number, seqno, &places)?;
         engine.files.sync_names()?;
     }

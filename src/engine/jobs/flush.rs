@@ -8,14 +8,11 @@
 //!   commits                   a segment of the timeline                                    ┘
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use super::{Outputs, retention};
 use crate::{
-    base::{ChunkId, FileNumber, KeyspaceId, Result, Seqno},
+    base::{FileNumber, KeyspaceId, Result, Seqno},
     chunk::{
         pack::{PackMeta, PackWriter},
         record::Line,
@@ -25,7 +22,7 @@ use crate::{
         Engine,
         files::{
             JobInputs, NewFiles,
-            chunks::{ChunkSet, RecoveredChunks, damage, encode_place, write_places},
+            chunks::{ChunkSet, NamedPlace, RecoveredChunks, damage, sort_places, write_places},
             superversion::SuperVersion,
         },
         timeline::write_stamps,
@@ -146,9 +143,6 @@ fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &m
     Ok(Written { outcomes, stamps, packs, places: named })
 }
 
-/// Places of chunks, by id, each as its entry has it.
-type Places = Vec<(ChunkId, Vec<u8>)>;
-
 /// Ends the pack of the memtable's epoch, copies what a recovery found for it, and returns the packs to name, with
 /// the places of their chunks, by id. The pack of an epoch is not the flush's to remove: it stays if the flush fails.
 fn end_packs(
@@ -156,15 +150,13 @@ fn end_packs(
     current: &SuperVersion,
     memtable: &Memtable,
     made: &mut NewFiles,
-) -> Result<(Vec<PackMeta>, Places)> {
+) -> Result<(Vec<PackMeta>, Vec<NamedPlace>)> {
     let ChunkSet { epochs, recovered, .. } = &*current.chunks;
     let mut packs = Vec::new();
-    let mut places = BTreeMap::new();
+    let mut places = Vec::new();
     let mut add = |pack: PackMeta, lines: &[Line]| {
         assert_eq!(pack.records as usize, lines.len(), "the places of pack {}", pack.number);
-        for (ordinal, line) in lines.iter().enumerate() {
-            places.insert(line.id, encode_place(pack.number, line, ordinal));
-        }
+        places.extend(NamedPlace::of(pack.number, lines));
         packs.push(pack);
     };
     if let Some(epoch) = epochs.iter().find(|epoch| epoch.log() == memtable.log())
@@ -177,7 +169,8 @@ fn end_packs(
             add(pack, &lines);
         }
     }
-    Ok((packs, places.into_iter().collect()))
+    sort_places(&mut places);
+    Ok((packs, places))
 }
 
 /// Copies the chunks of a recovery into packs of this flush. Of those that an earlier flush has named already there is

@@ -1,7 +1,5 @@
 //! Making the keyspace of places anew from the tables of the packs, where one of its segments is damaged or gone.
 
-use std::collections::BTreeMap;
-
 use crate::{
     base::{ChunkId, FileNumber, PLACES, Result},
     chunk::pack::Pack,
@@ -9,7 +7,7 @@ use crate::{
         Engine,
         files::{
             NewFiles,
-            chunks::{damage, encode_place, write_places},
+            chunks::{NamedPlace, damage, sort_places, write_places},
         },
     },
     manifest::{Change, Edit},
@@ -48,8 +46,7 @@ fn write_anew(engine: &Engine, made: &mut NewFiles) -> Result<Vec<SegmentMeta>> 
     let seqno = engine.log.take_seqno(&mut engine.log.lock())?;
     let mut written = Vec::new();
     for part in 0..parts {
-        let mut places: BTreeMap<ChunkId, Vec<u8>> = BTreeMap::new();
-        // Ascending numbers: the newest copy of a chunk counts.
+        let mut places: Vec<NamedPlace> = Vec::new();
         for handle in files.chunks.packs.values() {
             engine.health.check_writable()?;
             let lines = match handle.pack().and_then(Pack::lines) {
@@ -57,13 +54,13 @@ fn write_anew(engine: &Engine, made: &mut NewFiles) -> Result<Vec<SegmentMeta>> 
                 Err(error) if damage(&error).is_some() => continue,
                 lines => lines?,
             };
-            for (ordinal, line) in lines.iter().enumerate().filter(|(_, line)| part_of(&line.id, parts) == part) {
-                places.insert(line.id, encode_place(handle.meta.number, line, ordinal));
-            }
+            let all = NamedPlace::of(handle.meta.number, &lines);
+            places.extend(all.filter(|place| part_of(&place.place.id, parts) == part));
         }
         let number: FileNumber = engine.files.take_number();
         made.segments.push(number);
-        let places: Vec<_> = places.into_iter().collect();
+        // The newest copy of a chunk counts.
+        sort_places(&mut places);
         written.extend(write_places(&engine.ctx, &*engine.ctx.dir, number, seqno, &places)?);
     }
     if !written.is_empty() {

@@ -347,7 +347,9 @@ impl Log {
             (self.visible(), commit.positions(files))
         };
         self.ctx.pass("sync: positions, then files");
-        self.sync_files(&positions, files)?;
+        self.sync_packs(&positions)?;
+        self.ctx.pass("sync: packs, then logs");
+        self.sync_logs(&positions, files)?;
         let newest = positions.logs.last().map_or(FileNumber(0), |(file, _)| file.number);
         self.commit.lock().unsynced.retain(|(file, _)| file.number >= newest);
         Ok(upto)
@@ -362,11 +364,20 @@ impl Log {
         Ok(())
     }
 
+    /// Syncs packs, then the logs that need them (L1).
     fn sync_files(&self, positions: &Positions, files: &FileSet) -> Result<()> {
-        let Positions { packs, logs } = positions;
+        self.sync_packs(positions)?;
+        self.sync_logs(positions, files)
+    }
+
+    fn sync_packs(&self, positions: &Positions) -> Result<()> {
+        positions.packs.iter().try_for_each(PackSync::sync).inspect_err(|error| self.health.poison(error))
+    }
+
+    fn sync_logs(&self, positions: &Positions, files: &FileSet) -> Result<()> {
+        let logs = &positions.logs;
         assert!(logs.is_sorted_by_key(|(file, _)| file.number), "logs are synced oldest first (W1): {logs:?}");
-        let synced = packs.iter().try_for_each(PackSync::sync);
-        let synced = synced.and_then(|()| logs.iter().try_for_each(|(file, end)| self.sync_file(file, *end, files)));
+        let synced = logs.iter().try_for_each(|(file, end)| self.sync_file(file, *end, files));
         synced.inspect_err(|error| self.health.poison(error))
     }
 

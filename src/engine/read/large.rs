@@ -99,29 +99,31 @@ impl LargeValue<'_> {
             while let Some((at, reference)) = leaves.next(|node, height| self.node(node, height, reader))? {
                 let Some(id) = &reference.id else { continue };
                 let at = usize::try_from(at).unwrap_or(usize::MAX);
-                let len = usize::try_from(reference.len).unwrap_or(usize::MAX);
-                let out = value.get_mut(at..at.saturating_add(len)).unwrap_or_default();
-                self.chunk(id, reference.len, aside, reader, out)?;
+                self.chunk(id, reference.len, aside, reader, (&mut value, at))?;
             }
             Ok(())
         })?;
         Ok(Bytes::from(value))
     }
 
-    /// Fills `out`, which is as long as the chunk.
+    /// Fills `value` with a chunk, from `at` on.
     pub(crate) fn chunk(
         self,
         id: &ChunkId,
         len: u64,
         aside: bool,
         reader: &mut ReadRoom,
-        out: &mut [u8],
+        (value, at): (&mut [u8], usize),
     ) -> Result<()> {
         let scope = self.chunks.scope(self.keyspace.scope)?;
         let read = if aside {
-            self.chunks.read(id, len, scope, reader, out)
+            self.chunks.read(id, len, scope, reader, (value, at))
         } else {
-            self.chunks.read_cached(id, len, scope, reader).map(|chunk| out.copy_from_slice(&chunk))
+            self.chunks.read_cached(id, len, scope, reader).map(|chunk| {
+                let out = value.get_mut(at..).and_then(|rest| rest.get_mut(..chunk.len())).unwrap_or_default();
+                assert_eq!(out.len(), chunk.len(), "room for a chunk at {at} of a value");
+                out.copy_from_slice(&chunk);
+            })
         };
         read.map_err(|error| self.damaged(*id, error))
     }

@@ -249,7 +249,7 @@ impl ValueReader {
                 let bytes = usize::try_from(reference_len).unwrap_or(usize::MAX);
                 if let (Some(id), true, Some(out)) = (id, start == *at, buf.get_mut(..bytes)) {
                     // A whole chunk that the caller has room for is read in place.
-                    value.chunk(&id, reference_len, true, reader, out)?;
+                    value.chunk(&id, reference_len, true, reader, (out, 0))?;
                     (*begins, *len, *follows) = (start, reference_len, true);
                     return Ok(Some(bytes));
                 }
@@ -259,7 +259,7 @@ impl ValueReader {
                 if let Some(id) = id {
                     let mut room = room.unwrap_or_default();
                     room.resize(bytes, 0);
-                    value.chunk(&id, reference_len, true, reader, &mut room)?;
+                    value.chunk(&id, reference_len, true, reader, (&mut room, 0))?;
                     *piece = Some(room);
                 }
                 (*begins, *len, *follows) = (start, reference_len, true);

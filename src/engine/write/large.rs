@@ -8,7 +8,14 @@
 //!
 //! Rules L1, L2 and L11 of `docs/chunks.md`.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    panic::resume_unwind,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use super::{room, stage::check_key_of};
 use crate::{
@@ -30,7 +37,7 @@ use crate::{
         read::{LargeValue, Leaves, Recipe, ValueReader, decode, get_stored},
     },
     manifest::StoredChunking,
-    merge::Stored,
+    merge::Stored as StoredValue,
 };
 
 /// Zeros to compare with.
@@ -119,41 +126,109 @@ impl ChunkWriter {
     /// Adds the chunks that the bytes begin with, all of them if no more bytes follow; returns the bytes that they
     /// take.
     fn chunks_of(&mut self, bytes: &[u8], last: bool) -> Result<usize> {
-        let mut rest = bytes;
-        while !rest.is_empty()
-            && let Some(len) = self.chunking.cut(rest, last)
-        {
-            let (chunk, behind) = rest.split_at(len);
-            self.chunk(chunk)?;
-            rest = behind;
+        let mut used = 0;
+        while used < bytes.len() {
+            let window = bytes.get(used..).unwrap_or_default();
+            // What is cut at once bounds what the helpers work on; the end of a window is no end of the value.
+            let (window, ends) = match window.get(..WINDOW_LEN) {
+                Some(part) if window.len() > WINDOW_LEN => (part, false),
+                _ => (window, last),
+            };
+            let (mut chunks, mut rest) = (Vec::new(), window);
+            while !rest.is_empty()
+                && let Some(len) = self.chunking.cut(rest, ends)
+            {
+                let (chunk, behind) = rest.split_at(len);
+                chunks.push(chunk);
+                rest = behind;
+            }
+            if chunks.is_empty() {
+                break;
+            }
+            self.add(&chunks)?;
+            used += window.len() - rest.len();
         }
-        Ok(bytes.len() - rest.len())
+        Ok(used)
     }
 
-    /// Adds the next chunk.
-    fn chunk(&mut self, bytes: &[u8]) -> Result<()> {
+    /// Adds the next chunks.
+    fn add(&mut self, chunks: &[&[u8]]) -> Result<()> {
+        let stored = self.store_all(chunks)?;
         let Self { engine, keyspace, scope, level, origin, builder, tally, .. } = self;
-        let len = bytes.len() as u64;
-        if is_hole(bytes) {
-            engine.store.counts.hole_bytes.fetch_add(len, Ordering::Relaxed);
-            return builder.zeros(len);
+        for (chunk, stored) in chunks.iter().zip(stored) {
+            let len = chunk.len() as u64;
+            let Stored { id, added } = stored;
+            let Some(id) = id else {
+                engine.store.counts.hole_bytes.fetch_add(len, Ordering::Relaxed);
+                builder.zeros(len)?;
+                continue;
+            };
+            tally.chunks += 1;
+            if let Some(added) = added {
+                tally.new_chunks += 1;
+                tally.new_bytes += len;
+                tally.stored_bytes += added;
+            }
+            builder.chunk(id, len, &mut |node: Vec<u8>| {
+                let kind = ChunkKind::Node;
+                let (id, scope) = (scope.id(kind, &node), keyspace.scope);
+                let node = Chunk { kind, id, bytes: &node, scope, level: *level, origin };
+                tally.stored_bytes += node.store(engine, keyspace)?.unwrap_or(0);
+                Ok(id)
+            })?;
         }
-        let mut put = |kind, bytes: &[u8]| {
-            let stored = Chunk { kind, id: scope.id(kind, bytes), bytes, scope: keyspace.scope, level: *level, origin };
-            let added = stored.store(engine, keyspace)?;
-            if let Some(stored_len) = added {
-                tally.stored_bytes += stored_len;
-                if kind == ChunkKind::Data {
-                    tally.new_chunks += 1;
-                    tally.new_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Stores chunks, with the help of other threads where there are enough bytes to be worth it. Whatever is drawn up
+    /// here is bounded by the window; whoever calls waits for all.
+    fn store_all(&self, chunks: &[&[u8]]) -> Result<Vec<Stored>> {
+        let bytes: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        let most = if self.engine.ctx.runs_inline() { 0 } else { (bytes / HELPED_MIN).min(chunks.len() / 2) };
+        let helpers = self.engine.store.take_helpers(most);
+        if helpers.count == 0 {
+            return chunks.iter().map(|chunk| self.store_one(chunk)).collect();
+        }
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(usize, Stored)>> {
+            let mut stored = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(chunk) = chunks.get(at) else { return Ok(stored) };
+                match self.store_one(chunk) {
+                    Ok(one) => stored.push((at, one)),
+                    Err(error) => {
+                        // The others have nothing more to do.
+                        next.store(chunks.len(), Ordering::Relaxed);
+                        return Err(error);
+                    }
                 }
             }
-            Ok(stored.id)
         };
-        let id = put(ChunkKind::Data, bytes)?;
-        builder.chunk(id, len, &mut |node: Vec<u8>| put(ChunkKind::Node, &node))?;
-        tally.chunks += 1;
-        Ok(())
+        let parts = thread::scope(|scope| {
+            let spawn = |_| thread::Builder::new().name("chronolith-chunks".to_owned()).spawn_scoped(scope, work);
+            // A thread that cannot be started is one helper less.
+            let started: Vec<_> = (0..helpers.count).map_while(|number| spawn(number).ok()).collect();
+            let own = work();
+            let joined = started.into_iter().map(|helper| helper.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            std::iter::once(own).chain(joined.collect::<Vec<_>>()).collect::<Result<Vec<_>>>()
+        });
+        let mut stored: Vec<(usize, Stored)> = parts?.into_iter().flatten().collect();
+        stored.sort_unstable_by_key(|(at, _)| *at);
+        assert_eq!(stored.len(), chunks.len(), "chunks that were stored");
+        Ok(stored.into_iter().map(|(_, one)| one).collect())
+    }
+
+    /// Names a chunk, and stores it unless it is a hole.
+    fn store_one(&self, bytes: &[u8]) -> Result<Stored> {
+        if is_hole(bytes) {
+            return Ok(Stored { id: None, added: None });
+        }
+        let Self { engine, keyspace, scope, level, origin, .. } = self;
+        let kind = ChunkKind::Data;
+        let id = scope.id(kind, bytes);
+        let chunk = Chunk { kind, id, bytes, scope: keyspace.scope, level: *level, origin };
+        Ok(Stored { id: Some(id), added: chunk.store(engine, keyspace)? })
     }
 
     /// Ends a value that has at least one byte.
@@ -188,6 +263,13 @@ fn make_room(engine: &Engine, keyspace: &KeyspaceRef) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// A chunk that is stored: `None` for a hole, and the bytes that this added, if it is new.
+#[derive(Debug)]
+struct Stored {
+    id: Option<ChunkId>,
+    added: Option<u64>,
 }
 
 /// A chunk to store.
@@ -226,12 +308,13 @@ impl Chunk<'_> {
             let epoch = engine.files.with_current(|now| now.chunks.epochs.first().cloned());
             // A database that was opened read-only is refused before.
             let Some(epoch) = epoch else { return Err(Error::Closed) };
-            if epoch.append(&encoded, || engine.files.take_number())? {
+            let appended = || epoch.append(&encoded, || engine.files.take_number());
+            if engine.health.contain("a chunk", appended)? {
                 break;
             }
             // Its memtable is being sealed: the next epoch is current in a moment.
             engine.health.check_writable()?;
-            std::thread::yield_now();
+            thread::yield_now();
         }
         store.record_stored(&id);
         drop(reserved);
@@ -242,6 +325,9 @@ impl Chunk<'_> {
 
 /// Bytes gathered before they are cut: with so many, all but a last chunk are certain.
 const WINDOW_LEN: usize = 4 << 20;
+
+/// Bytes for which another thread is started: that takes some 50 µs, and to compress so many 500.
+const HELPED_MIN: usize = 256 << 10;
 
 /// A value that arrives in pieces. It is in no key until a batch adopts it; dropped before, it is nobody's.
 #[derive(Debug)]
@@ -376,18 +462,18 @@ pub(crate) fn stage_copy(
     let Some((stored, chunks)) = get_stored(engine, from, key)? else { return Ok(None) };
     let tally = Tally::default();
     Ok(Some(match stored {
-        Stored::Bytes(bytes) => {
+        StoredValue::Bytes(bytes) => {
             let mut writer = LargeWriter::begin(engine, to, to_key, String::new())?;
             writer.write(&bytes)?;
             writer.stage()?
         }
-        Stored::Recipe(entry) if from.scope == to.scope && !writing.is_beside_condemned() => {
+        StoredValue::Recipe(entry) if from.scope == to.scope && !writing.is_beside_condemned() => {
             let bytes = decode(from, key, &entry)?.len;
             StagedLarge { entry: StagedEntry::Recipe(entry.to_vec()), scope: to.scope, bytes, tally, writing }
         }
-        Stored::Recipe(entry) => {
+        StoredValue::Recipe(entry) => {
             let origin = decode(from, key, &entry)?.origin;
-            let mut reader = ValueReader::new(engine, from, key, (Stored::Recipe(entry), chunks))?;
+            let mut reader = ValueReader::new(engine, from, key, (StoredValue::Recipe(entry), chunks))?;
             copy_value(&mut reader, LargeWriter::begin(engine, to, to_key, origin)?)?
         }
     }))
@@ -429,7 +515,7 @@ pub(crate) fn stage_recipe(
     };
     if writing.is_beside_condemned() {
         // Chunks in a condemned pack may go: the value is read, and stored like a new one.
-        let stored = (Stored::Recipe(recipe.encode().into()), Arc::clone(&current.chunks));
+        let stored = (StoredValue::Recipe(recipe.encode().into()), Arc::clone(&current.chunks));
         let options = options_of(engine, keyspace).ok_or_else(|| dropped(keyspace))?;
         let value = ChunkWriter::begin(
             engine,
@@ -508,7 +594,7 @@ fn same_value(
     if engine.log.syncing.recovered().is_some() {
         return Ok(None);
     }
-    let Ok(Some((Stored::Recipe(entry), chunks))) = get_stored(engine, keyspace, key) else { return Ok(None) };
+    let Ok(Some((StoredValue::Recipe(entry), chunks))) = get_stored(engine, keyspace, key) else { return Ok(None) };
     let Ok(recipe) = recipe::Recipe::decode(&entry) else { return Ok(None) };
     if recipe.len != value.len() as u64 || recipe.chunking != chunking {
         return Ok(None);
