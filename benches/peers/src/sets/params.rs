@@ -21,7 +21,7 @@ pub struct Params {
     /// Keys of the as-of set, each written 10 times
     #[arg(long, default_value_t = 50_000)]
     pub asof_keys: u64,
-    /// Synced writes
+    /// Synced writes; a tenth of it of large values
     #[arg(long, default_value_t = 3_000)]
     pub syncs: u64,
     /// Multiplies every time cap

@@ -1,12 +1,31 @@
-//! `sync`: writes that are durable when they return, alone, in batches and from four threads.
+//! `sync`: writes that are durable when they return, alone, in batches and from four threads;
+//! `sync64k`: large values, of which no two have anything in common.
 
 use super::ctx::{Batcher, Ctx, SMALL, set_key};
 use crate::data::*;
 use crate::engine::*;
 use crate::meter::*;
 use anyhow::{Result, bail};
+use measure::Random;
+
+/// Length of a large value.
+const LARGE: usize = 64 << 10;
 
 impl Ctx {
+    pub(super) fn sync_large(&self) -> Result<()> {
+        let opts = OpenOpts { sync: true, large_values: true, ..self.opts() };
+        let db = self.open(&opts)?;
+        let mut noise = Random::new(mix(43));
+        let mut v = vec![0; LARGE];
+        self.phase("large-fillsync", self.p.syncs / 10, 10.0, |m, i| {
+            noise.fill(&mut v);
+            m.user_bytes += (KEY_LEN + LARGE) as u64;
+            let k = key(i);
+            m.time(|| db.put(&k, &v))
+        })?;
+        Ok(())
+    }
+
     pub(super) fn sync(&self) -> Result<()> {
         let n = self.p.syncs;
         let db = self.open(&OpenOpts { sync: true, ..self.opts() })?;
