@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`operations`] takes the input as calls, checked against a map. Perfect-hash functions and map files are damaged
-//! in [`maps`], the past is in [`past`].
+//! in [`maps`], the past is in [`past`], large values are in [`chunks`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,12 +22,14 @@ use chronolith::{
     env::{Loss, Sim},
 };
 
+mod chunks;
 mod maps;
 mod past;
 #[path = "../support/strategies.rs"]
 #[expect(dead_code, reason = "a part of it is for other tests")]
 mod strategies;
 
+pub use chunks::{chunker, pack_open, recipe_decode};
 pub use maps::{map_merge, map_open, mphf_open};
 pub use past::{past_open, timeline_open, versions};
 
@@ -35,7 +37,7 @@ pub use past::{past_open, timeline_open, versions};
 pub type Body = fn(&[u8]);
 
 /// A body by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Body); 10] = [
+pub const TARGETS: [(&str, Body); 13] = [
     ("wal_replay", wal_replay),
     ("segment_open", segment_open),
     ("manifest_replay", manifest_replay),
@@ -46,6 +48,9 @@ pub const TARGETS: [(&str, Body); 10] = [
     ("past_open", past_open),
     ("timeline_open", timeline_open),
     ("versions", versions),
+    ("recipe_decode", recipe_decode),
+    ("pack_open", pack_open),
+    ("chunker", chunker),
 ];
 
 fn options(sim: &Sim) -> Options {
@@ -445,6 +450,7 @@ pub fn original(target: &str) -> Option<Vec<u8>> {
     let wanted = match target {
         "mphf_open" | "map_open" | "map_merge" => return maps::original(target),
         "past_open" | "timeline_open" => return past::original(target),
+        "recipe_decode" | "pack_open" => return chunks::original(target),
         "wal_replay" => ".wal",
         "segment_open" => ".seg",
         "manifest_replay" => "MANIFEST-",

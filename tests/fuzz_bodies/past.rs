@@ -129,12 +129,12 @@ fn template() -> &'static Template {
     })
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
     let four: [u8; 4] = bytes.get(at..)?.first_chunk().copied()?;
     usize::try_from(u32::from_le_bytes(four)).ok()
 }
 
-fn put_u32(bytes: &mut [u8], at: usize, number: u32) {
+pub(super) fn put_u32(bytes: &mut [u8], at: usize, number: u32) {
     if let Some(room) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
         *room = number.to_le_bytes();
     }
@@ -190,11 +190,16 @@ fn reseal_segment(bytes: &mut [u8]) {
 }
 
 /// Writes another digest into a manifest, and its checksums anew.
-fn reseal_manifest(bytes: &mut [u8], old: u32, new: u32) {
+pub(super) fn reseal_manifest(bytes: &mut [u8], old: u32, new: u32) {
     let places = bytes.windows(4).enumerate().filter(|(_, four)| *four == old.to_le_bytes());
     for at in places.map(|(at, _)| at).collect::<Vec<_>>() {
         put_u32(bytes, at, new);
     }
+    reseal_records(bytes);
+}
+
+/// Computes the checksums of the records of a log or manifest anew.
+pub(super) fn reseal_records(bytes: &mut [u8]) {
     let seed = bytes.get(4..24).map(crc32fast::hash).unwrap_or_default();
     let (mut at, mut previous) = (HEADER_LEN, 0);
     while let Some(len) = u32_at(bytes, at + 4)
@@ -214,7 +219,7 @@ fn reseal_manifest(bytes: &mut [u8], old: u32, new: u32) {
     }
 }
 
-fn manifest(sim: &Sim) -> PathBuf {
+pub(super) fn manifest(sim: &Sim) -> PathBuf {
     sim.files().into_iter().rfind(|path| path.to_string_lossy().contains("MANIFEST-")).expect("a manifest")
 }
 
