@@ -40,8 +40,14 @@ impl LogFile {
     /// Makes everything appended so far durable; `end` is the writer's offset when the caller read it.
     pub(crate) fn sync(&self, end: u64) -> Result<()> {
         self.sync_bytes()?;
-        self.synced_upto.fetch_max(end, Ordering::Release);
+        self.mark_synced(end);
         Ok(())
+    }
+
+    /// Lets later records claim that everything before `end` is durable, with all that it needs: the writer's offset
+    /// when the caller read it, before the sync.
+    pub(crate) fn mark_synced(&self, end: u64) {
+        self.synced_upto.fetch_max(end, Ordering::Release);
     }
 }
 
