@@ -679,7 +679,7 @@ fn writers_of_neighbouring_versions_store_each_chunk_once_and_cut_as_one_thread_
 /// every point of a sync such an image has each value whole, or not at all.
 #[test]
 fn a_log_that_reaches_the_disk_before_the_packs_never_shows_a_value_without_its_chunks() {
-    for point in ["sync: positions, then files", "sync: packs, then logs"] {
+    for point in ["sync: positions, then files", "sync: logs, then packs", "sync: files, then marks"] {
         let machine = Sim::new(1);
         let db = open(&machine);
         let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
@@ -715,6 +715,47 @@ fn a_log_that_reaches_the_disk_before_the_packs_never_shows_a_value_without_its_
             assert!(db.verify().unwrap().is_clean());
         }
     }
+}
+
+/// Keeps what is longer than 100,000 bytes, and counts what else it is asked about.
+#[derive(Clone, Default)]
+struct KeepsLong(std::sync::Arc<std::sync::Mutex<Vec<usize>>>);
+
+impl chronolith::CompactionPolicy for KeepsLong {
+    fn keep(&self, version: &chronolith::VersionInfo, _now: std::time::SystemTime) -> bool {
+        self.0.lock().unwrap().push(version.bytes);
+        version.bytes > 100_000
+    }
+}
+
+/// A recipe has some hundred bytes, whatever hangs on it: what asks for the length of a version means the value.
+#[test]
+fn a_policy_and_the_space_of_a_pin_count_a_large_value_by_its_own_length() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let asked = KeepsLong::default();
+    let long = KeyspaceOptions::new().policy(Policy::custom("keeps long", asked.clone()));
+    let (k, brief) = (db.keyspace("k", long).unwrap(), db.keyspace("brief", KeyspaceOptions::new()).unwrap());
+    for len in [200_000, 50_000, 10, 300_000, 7] {
+        k.put("k", noise(len as u64, len)).unwrap();
+    }
+    brief.put("k", noise(1, 400_000)).unwrap();
+    let _seqno = db.pin("a pin").unwrap();
+    brief.put("k", "short").unwrap();
+    for _ in 0..2 {
+        db.compact().unwrap();
+        let kept: Vec<usize> = k.history("k").map(|version| version.unwrap().value.unwrap().len()).collect();
+        assert!(kept.starts_with(&[7]) && kept.ends_with(&[300_000, 200_000]), "{kept:?}");
+        assert!(!kept.contains(&50_000) && !kept.contains(&10), "{kept:?}");
+        // Flushes ask, and so do merges within the history tier, where only what was kept is left.
+        k.put("k", noise(7, 7)).unwrap();
+    }
+    let asked = asked.0.lock().unwrap().clone();
+    for len in [200_001, 50_001, 11, 300_001] {
+        assert!(asked.contains(&len), "{len} of {asked:?}");
+    }
+    assert!(asked.iter().all(|len| [200_001, 50_001, 11, 300_001, 8].contains(len)), "{asked:?}");
+    assert!(db.stats().pins.iter().any(|pin| pin.bytes > 400_000), "{:?}", db.stats().pins);
 }
 
 #[test]

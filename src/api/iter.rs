@@ -17,6 +17,8 @@ use crate::{
 /// A key whose value cannot be read (a sum that no `i64` holds, a damaged chunk, an error of a custom
 /// [`Merge`](crate::Merge)) yields an error that names the key, and iteration continues after it. Any other error ends
 /// it.
+///
+/// Each item is read in full, also by `count` and `skip`; [`keys`](Range::keys) reads no chunk of a large value.
 #[must_use = "iterators are lazy"]
 pub struct Range {
     view: View,

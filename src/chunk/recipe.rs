@@ -183,6 +183,14 @@ pub(crate) fn decode_node(bytes: &[u8], height: u32, len: u64) -> Result<Vec<Ref
     Err(fields.reader.corrupt("a node as long as its reference says"))
 }
 
+/// Returns the length of the value that an entry's recipe tells, and nothing else of it; `None` if it is not the first
+/// thing there.
+pub(crate) fn value_len(value: &[u8]) -> Option<u64> {
+    let mut reader = Reader::new(value);
+    let _form = reader.u8("form of a recipe").ok()?;
+    (reader.u8("field of a recipe").ok()? == 1 << 3 | VARINT).then(|| reader.varint("length of a value").ok())?
+}
+
 impl Recipe {
     /// Encodes the value of its entry; [`Recipe::decode`] is the exact inverse.
     pub(crate) fn encode(&self) -> Vec<u8> {

@@ -33,11 +33,11 @@ impl Dropped {
         }
     }
 
-    pub(super) fn record_held(&mut self, by: Option<Seqno>, bytes: usize) {
+    pub(super) fn record_held(&mut self, by: Option<Seqno>, bytes: u64) {
         let Some(seqno) = by else { return };
         match self.held_by.iter_mut().find(|(known, _)| *known == seqno) {
-            Some((_, sum)) => *sum += bytes as u64,
-            None => self.held_by.push((seqno, bytes as u64)),
+            Some((_, sum)) => *sum += bytes,
+            None => self.held_by.push((seqno, bytes)),
         }
     }
 

@@ -7,7 +7,7 @@
 
 use super::{
     dropped::Dropped,
-    policy::{Policy, PolicyCandidate},
+    policy::{Policy, PolicyCandidate, entry_bytes},
     rules::Demands,
 };
 use crate::{
@@ -95,7 +95,7 @@ impl HistorySurvivors {
             // longer for that than the others.
             ended_by_delete: true,
             deleted_since: self.deleted_since,
-            bytes: entry.key.len() + entry.value.len(),
+            bytes: entry_bytes(entry.kind, entry.key, entry.value),
         };
         self.count += 1;
         if is_delete {

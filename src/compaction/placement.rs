@@ -7,7 +7,7 @@
 use super::{
     dropped::Dropped,
     output::{Output, Tier},
-    policy::PolicyCandidate,
+    policy::{PolicyCandidate, entry_bytes},
     rules::{Retention, Rules},
     tombstones::JobTombstones,
 };
@@ -331,7 +331,7 @@ fn retire_newest(
             is_delete: true,
             ended_by_delete: false,
             deleted_since: None,
-            bytes: key.len(),
+            bytes: key.len() as u64,
         });
         if owed {
             newest.entry.until = Some(Until::Open);
@@ -340,7 +340,9 @@ fn retire_newest(
             dropped.tombstone_left(seqno, gap_start);
             newest.tier = None;
         }
-    } else if let Some(expiry) = rules.expiry_if_gone(&newest.entry, key.len() + newest.value.len(), demands) {
+    } else if let Some(expiry) =
+        rules.expiry_if_gone(&newest.entry, entry_bytes(newest.entry.kind, key, &newest.value), demands)
+    {
         dropped.tombstone_left(seqno, gap_start);
         dropped.expired_upto = dropped.expired_upto.max(expiry);
         newest.tier = None;

@@ -20,7 +20,8 @@ use std::{
 };
 
 use crate::{
-    base::{Error, Micros, Result, Seqno, callback},
+    base::{Error, Kind as EntryKind, Micros, Result, Seqno, callback},
+    chunk::recipe,
     manifest::StoredPolicy,
 };
 
@@ -92,8 +93,14 @@ pub struct VersionInfo {
     pub superseded_at: Option<SystemTime>,
     /// Whether it is a delete.
     pub is_delete: bool,
-    /// Length of its key and value, in bytes.
+    /// Length of its key and value, in bytes: of a large value that of the value itself, whoever shares its chunks.
     pub bytes: usize,
+}
+
+/// Returns the length of a key and its value, in bytes: of a large value that of the value, not of its recipe.
+pub(super) fn entry_bytes(kind: EntryKind, key: &[u8], value: &[u8]) -> u64 {
+    let large = if kind == EntryKind::Recipe { recipe::value_len(value) } else { None };
+    key.len() as u64 + large.unwrap_or(value.len() as u64)
 }
 
 /// What is known of a version that may be dropped.
@@ -109,7 +116,7 @@ pub(crate) struct PolicyCandidate {
     pub(crate) ended_by_delete: bool,
     /// Time of the oldest delete above it, if there is one.
     pub(crate) deleted_since: Option<Micros>,
-    pub(crate) bytes: usize,
+    pub(crate) bytes: u64,
 }
 
 impl Policy {
@@ -229,7 +236,8 @@ impl Policy {
                     time: version.time.to_time(),
                     superseded_at: version.superseded_at.map(Micros::to_time),
                     is_delete: version.is_delete,
-                    bytes: version.bytes,
+                    // On a machine whose memory is smaller than the value: more than it could hold.
+                    bytes: usize::try_from(version.bytes).unwrap_or(usize::MAX),
                 };
                 callback(|| catch_unwind(AssertUnwindSafe(|| by.keep(&info, now.to_time())))).unwrap_or(true)
             }

@@ -57,7 +57,7 @@ impl Rules {
 
     /// Returns when the newest value of a key expired, if no view sees it, past ones included, and the policy does not
     /// keep it.
-    pub(super) fn expiry_if_gone(&self, entry: &Entry, bytes: usize, demands: &Demands) -> Option<Micros> {
+    pub(super) fn expiry_if_gone(&self, entry: &Entry, bytes: u64, demands: &Demands) -> Option<Micros> {
         let Entry { seqno, gap_start, kind, .. } = *entry;
         let time = entry.time?;
         let expiry = self.expiry(seqno, time).filter(|expiry| kind.is_value() && *expiry <= self.now)?;

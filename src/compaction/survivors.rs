@@ -19,7 +19,7 @@ use super::{
     dropped::Dropped,
     output::Output,
     placement::{KeptVersion, KeyVersions},
-    policy::PolicyCandidate,
+    policy::{PolicyCandidate, entry_bytes},
     rules::{Retention, Rules},
     tombstones::JobTombstones,
 };
@@ -70,7 +70,7 @@ struct Candidate {
     /// Commit time in microseconds; 0 where nothing depends on it.
     time: Micros,
     /// Length of its key and value.
-    bytes: usize,
+    bytes: u64,
     /// Whether it is a range tombstone, as a version of the key.
     by_tombstone: bool,
 }
@@ -146,7 +146,7 @@ impl Survivors {
             gap_start: entry.gap_start,
             moved: entry.moved,
             time: entry.time.unwrap_or_else(|| self.retention.rules.time_of(entry.seqno)),
-            bytes: entry.key.len() + entry.value.len(),
+            bytes: entry_bytes(entry.kind, entry.key, entry.value),
             by_tombstone: false,
         };
         self.judge(&candidate, value);

@@ -32,7 +32,8 @@ use crate::{
 pub enum Durability {
     /// When the operating system writes it back. The fastest; a power cut may lose whatever had not been written back.
     Buffered,
-    /// At most this long after the write, plus the time of one sync. The default, with 100 ms.
+    /// At most this long after the write, plus the time of one sync, which writes up to 64 MiB of new chunks of large
+    /// values (a tenth of a second on a fast disk). The default, with 100 ms.
     Interval(Duration),
     /// Before the write returns. Concurrent writers share one sync.
     Sync,

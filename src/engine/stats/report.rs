@@ -124,8 +124,8 @@ pub struct PinStats {
     pub name: String,
     /// Seqno that it keeps readable.
     pub seqno: Seqno,
-    /// Bytes of keys and values in segments kept only for it (or for a view of the same moment), as flushes and
-    /// compactions have recorded.
+    /// Bytes of keys and values kept only for it (or for a view of the same moment), as flushes and compactions have
+    /// recorded; large values in full, although others may share their chunks.
     pub bytes: u64,
     /// Bytes of files of keyspaces dropped since, counted in full for each view or pin that reads them.
     pub dropped_bytes: u64,
@@ -142,8 +142,8 @@ pub struct ViewStats {
     /// Iterators under way in them. Each holds the files it started with, which are among the `garbage` of [`SpaceUse`]
     /// once they are replaced.
     pub iterators: u64,
-    /// Bytes of keys and values in segments kept only for it (or for a pin of the same moment), as flushes and
-    /// compactions have recorded.
+    /// Bytes of keys and values kept only for it (or for a pin of the same moment), as flushes and compactions have
+    /// recorded; large values in full, although others may share their chunks.
     pub bytes: u64,
     /// Bytes of files of keyspaces dropped since, counted in full for each view or pin that reads them.
     pub dropped_bytes: u64,
