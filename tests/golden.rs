@@ -12,7 +12,8 @@ use std::{
 };
 
 use chronolith::{
-    Durability, Error, KeyspaceOptions, MergeStrategy, Options, Policy, ReadStep, env,
+    Chunking, Compression, Durability, Error, KeyspaceOptions, MergeStrategy, Options, Policy, ReadStep, WriteOptions,
+    env,
     merge::append_items,
     phash::{Hash, Map, MapBuilder, MergeOptions, Mphf, merge_to},
 };
@@ -315,6 +316,104 @@ fn whole_ranges_of_format_1_are_written_to_the_byte_and_go_on() {
     assert!(whole > 0, "no segment tells them whole");
     check_ranges(&read("format-1-ranges"));
     check_ranges(&machine);
+}
+
+/// Blocks of 512 bytes by their numbers, of which no two are equal; 0 is all zeros.
+fn blocks(numbers: impl IntoIterator<Item = u16>) -> Vec<u8> {
+    numbers.into_iter().flat_map(|number| number.to_le_bytes().repeat(256)).collect()
+}
+
+/// One with large values: lists, a tree, holes and an origin; two scopes; recipes in both tiers, in segments and in a
+/// log, and a pack of each.
+fn build_large(compression: Compression) -> env::Sim {
+    use std::io::Write as _;
+    let machine = env::Sim::new(12);
+    machine.set_time(minute(0));
+    let db = Options::new().env(machine.clone()).durability(Durability::Buffered).open(DATABASE).unwrap();
+    let large = || KeyspaceOptions::new().chunk_threshold(512).compression(compression);
+    let hour = Policy::mvcc(3, Duration::from_secs(3600));
+    let disks = db.keyspace("disks", large().chunking(Chunking::fixed(512)).policy(hour)).unwrap();
+    let tenant = db.keyspace("tenant", large().chunking(Chunking::content_defined(1024)).dedup_scope("seven")).unwrap();
+    disks.put("list", blocks([1, 2, 0, 0, 3])).unwrap();
+    disks.put("tree", blocks((0..300).map(|number| number % 5 + 1))).unwrap();
+    tenant.put("list", blocks(1..9)).unwrap();
+    db.flush().unwrap();
+    machine.set_time(minute(1));
+    let mut writer = disks.writer_with("list", WriteOptions::new().origin("a machine")).unwrap();
+    writer.write_all(&blocks([1, 2, 7])).unwrap();
+    writer.finish().unwrap();
+    disks.copy("tree", &disks, "copy").unwrap();
+    db.flush().unwrap();
+    machine.set_time(minute(2));
+    disks.put("list", blocks([5, 6])).unwrap();
+    tenant.put("log", blocks(5..12)).unwrap();
+    db.close().unwrap();
+    machine
+}
+
+/// What that one says.
+fn check_large(machine: &env::Sim) {
+    machine.set_time(minute(3));
+    let db = Options::new().env(machine.clone()).open(DATABASE).unwrap();
+    let [disks, tenant] = ["disks", "tenant"].map(|name| db.keyspace(name, KeyspaceOptions::new()).unwrap());
+    let check = || {
+        let versions: Vec<Vec<u8>> =
+            disks.history("list").map(|version| version.unwrap().value.unwrap().to_vec()).collect();
+        assert_eq!(versions, [blocks([5, 6]), blocks([1, 2, 7]), blocks([1, 2, 0, 0, 3])]);
+        let then = db.as_of_time(minute(1)).unwrap();
+        assert_eq!(then.stat(&disks, "list").unwrap().unwrap().origin.as_deref(), Some("a machine"));
+        for key in ["tree", "copy"] {
+            assert_eq!(disks.get(key).unwrap().unwrap(), blocks((0..300).map(|number| number % 5 + 1)));
+            assert_eq!(disks.recipe(key).unwrap().unwrap().height(), 1);
+        }
+        assert_eq!(tenant.get("list").unwrap().unwrap(), blocks(1..9));
+        assert_eq!(tenant.get("log").unwrap().unwrap(), blocks(5..12));
+        let report = db.verify().unwrap();
+        assert!(report.is_clean(), "{report}");
+    };
+    check();
+    // What is there is found: by its ids, of which those of a scope have the database's secret in them.
+    let before = db.stats().chunks.new_chunks;
+    disks.put("again", blocks([3, 1, 4, 5])).unwrap();
+    tenant.put("again", blocks(1..9)).unwrap();
+    assert_eq!(db.stats().chunks.new_chunks, before);
+    db.compact().unwrap();
+    check();
+}
+
+/// Chunks that are stored raw: what zstd makes of bytes is not of this format, that it is read is.
+#[test]
+fn large_values_of_format_1_are_written_to_the_byte_and_go_on() {
+    let machine = build_large(Compression::None);
+    let mut packs = 0;
+    for path in machine.files().into_iter().filter(|path| !path.ends_with("LOCK")) {
+        packs += usize::from(path.extension().is_some_and(|end| end == "pack"));
+        let bytes = machine.read_file(&path).unwrap();
+        pin(&folder("format-1-large").join(path.strip_prefix(DATABASE).unwrap()), &bytes);
+    }
+    assert_eq!(packs, 3, "two that a flush sealed, and one of the log");
+    check_large(&read("format-1-large"));
+    check_large(&machine);
+}
+
+#[test]
+fn compressed_chunks_of_format_1_are_read_and_go_on() {
+    let machine = build_large(Compression::Zstd(1));
+    if writes() {
+        for path in machine.files().into_iter().filter(|path| !path.ends_with("LOCK")) {
+            let golden = folder("format-1-zstd").join(path.strip_prefix(DATABASE).unwrap());
+            fs::create_dir_all(golden.parent().unwrap()).unwrap();
+            fs::write(golden, machine.read_file(&path).unwrap()).unwrap();
+        }
+    }
+    let kept = read("format-1-zstd");
+    let len = |machine: &env::Sim| {
+        let packs = machine.files().into_iter().filter(|path| path.extension().is_some_and(|end| end == "pack"));
+        packs.map(|path| machine.read_file(&path).unwrap().len()).sum::<usize>()
+    };
+    assert!(len(&kept) < len(&build_large(Compression::None)) / 2, "{} bytes of packs", len(&kept));
+    check_large(&kept);
+    check_large(&machine);
 }
 
 /// The files of a database that was kept.

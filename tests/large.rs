@@ -717,6 +717,37 @@ fn a_log_that_reaches_the_disk_before_the_packs_never_shows_a_value_without_its_
     }
 }
 
+/// L11: short pieces are gathered and long ones are cut where they are, in any order.
+#[test]
+fn pieces_short_and_long_in_any_order_are_cut_as_the_whole_is() {
+    let db = open(&Sim::new(1));
+    let value = [noise(1, 3 << 20), vec![0; 1_500_000], noise(2, 2_000_003)].concat();
+    let longest = Chunking::content_defined(512 << 10);
+    for chunking in [Chunking::automatic(), longest, Chunking::fixed(4096), Chunking::whole()] {
+        let k = db.keyspace("k", KeyspaceOptions::new().chunking(chunking)).unwrap();
+        k.put("put", &value).unwrap();
+        for steps in [[1 << 20, 1, 1 << 20], [1, 1 << 20, 700_000], [40_000, (1 << 20) + 13, 1 << 21], [1 << 21, 9, 0]]
+        {
+            let mut writer = k.writer("stream").unwrap();
+            let (mut rest, mut steps) = (value.as_slice(), steps.iter().cycle());
+            while !rest.is_empty() {
+                let (piece, behind) = rest.split_at(rest.len().min(*steps.next().unwrap()));
+                writer.write_all(piece).unwrap();
+                rest = behind;
+            }
+            writer.finish().unwrap();
+            assert_eq!(k.recipe("stream").unwrap(), k.recipe("put").unwrap(), "{chunking}, pieces of {steps:?}");
+            assert!(k.get("stream").unwrap().unwrap() == value, "{chunking}");
+        }
+    }
+    // A value that is not long enough is kept in its entry, however long its pieces are.
+    let k = db.keyspace("uncut", KeyspaceOptions::new().chunk_threshold(u64::MAX)).unwrap();
+    let mut writer = k.writer("k").unwrap();
+    writer.write_all(&value[..1 << 20]).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(k.stat("k").unwrap().unwrap().chunks, 0);
+}
+
 /// Keeps what is longer than 100,000 bytes, and counts what else it is asked about.
 #[derive(Clone, Default)]
 struct KeepsLong(std::sync::Arc<std::sync::Mutex<Vec<usize>>>);
