@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     base::{ChunkId, Corruption, Error, FileNumber, IoContext, Result},
-    env::{Dir, File, Files, ReadFile},
+    env::{Dir, File, Files, ReadFile, written},
     format::{BadHeader, FileKind, Header, crc, name},
 };
 
@@ -70,7 +70,7 @@ impl PackWriter {
     pub(crate) fn create(dir: &dyn Dir, number: FileNumber, file_id: u64) -> Result<Self> {
         let name = name::pack(number);
         let path = dir.path().join(&name);
-        let file = dir.create(&name).at("create", || path.clone())?;
+        let file = written(dir.create(&name).at("create", || path.clone())?);
         let header = Header { kind: FileKind::Pack, file_id, number };
         let buffer = header.encode();
         Ok(Self { header, seed: header.record_seed(), path, file, written: 0, buffer, lines: Vec::new(), raw_bytes: 0 })

@@ -15,7 +15,6 @@
 //! | `ViewFiles` | files | the files that one view reads next | none |
 //! | `Current` | files | the superversion that new reads take | building the next one |
 //! | `Epoch` | files | the pack of a memtable and its places | creating the pack and making its name durable; writing what was appended; sealing it |
-//! | `PackSync` | files | whether the pack of a memtable could be synced | syncing it |
 //! | `Clock` | clock | the time of the database | none |
 //! | `Policies`, `Strategies` | catalogue | custom policies and merge strategies of this process | none |
 //! | `Slots` | jobs | the keyspaces under compaction | none |
@@ -60,7 +59,6 @@ pub(super) enum Rank {
     ViewFiles,
     Current,
     Epoch,
-    PackSync,
     Clock,
     Policies,
     Strategies,

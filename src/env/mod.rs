@@ -24,6 +24,7 @@ mod memory;
 mod os;
 mod ram;
 mod sim;
+mod written;
 
 pub use door::{Background, Dir, Env, File};
 pub(crate) use files::{Files, ReadFile};
@@ -32,3 +33,4 @@ pub use map::Region;
 pub use memory::Memory;
 pub use os::Os;
 pub use sim::{Fault, Loss, Sim};
+pub(crate) use written::written;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     base::{FileNumber, IoContext, Result},
-    env::{Dir, File},
+    env::{Dir, File, written},
     format::{FileKind, Header, name},
 };
 
@@ -72,7 +72,7 @@ impl LogWriter {
             _ => (name::log(header.number), false),
         };
         let path = dir.path().join(&name);
-        let file = dir.create(&name).at("create", || path.clone())?;
+        let file = written(dir.create(&name).at("create", || path.clone())?);
         file.write_at(0, &header.encode()).at("write", || path.clone())?;
         let log = Arc::new(LogFile { number: header.number, path, file, synced_upto: AtomicU64::new(0) });
         Ok(Self {

@@ -1,12 +1,15 @@
 //! Calls that fail, once or for ever; open files that run out; reads that fail.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
 use chronolith::{
-    Db, Durability, Error,
+    Db, Durability, Error, KeyspaceOptions, Options,
     env::{Fault, Loss, Sim},
 };
 
@@ -178,4 +181,47 @@ fn a_read_that_fails_is_told_and_never_gives_wrong_data() {
     });
     println!("{} failing reads, {:.1?}", tally.tried(), started.elapsed());
     tally.end(exist.into_inner());
+}
+
+/// A failed sync is told once by the system, to one of those who sync the file: a second sync, behind it or beside it,
+/// finds clean pages and succeeds, although nothing is on the disk. Whoever was told, no other caller may be promised
+/// what was lost.
+#[test]
+fn a_sync_that_failed_for_one_caller_succeeds_for_no_other() {
+    let open = |sim: &Sim| Options::new().env(sim.clone()).durability(Durability::Buffered).open("db").unwrap();
+    let (mut failed, mut others) = (0, 0);
+    for large in [false, true] {
+        for call in 0..12 {
+            let sim = Sim::new(seed());
+            let db = open(&sim);
+            let data = db.keyspace("data", KeyspaceOptions::new()).unwrap();
+            let value = if large { vec![7; 100_000] } else { b"value".to_vec() };
+            let (other, machine, told) = (db.clone(), sim.clone(), Arc::new(AtomicU64::new(0)));
+            let tells = Arc::clone(&told);
+            let mut once = true;
+            sim.on_point(move |point| {
+                if point == "sync: positions, then files" && std::mem::take(&mut once) {
+                    machine.fail_at(machine.calls() + call, Fault::Eio);
+                    // Syncs the logs too, before its edit.
+                    let made = other.keyspace("another", KeyspaceOptions::new());
+                    tells.store(u64::from(made.is_err()), Ordering::Relaxed);
+                }
+            });
+            let mut batch = db.batch();
+            batch.put(&data, "key", &value);
+            let answer = batch.commit_with(Durability::Sync);
+            sim.ignore_points();
+            failed += u64::from(answer.is_err());
+            others += told.load(Ordering::Relaxed);
+            sim.clear_faults();
+            drop((data, db));
+            sim.cut_power_with(Loss::Everything);
+            let db = open(&sim);
+            let data = db.keyspace("data", KeyspaceOptions::new()).unwrap();
+            let found = data.get("key").unwrap();
+            assert!(answer.is_err() || found.is_some(), "large {large}, call {call}: promised, and lost");
+            assert!(found.is_none_or(|found| found == value), "large {large}, call {call}: another value");
+        }
+    }
+    assert!(others > 4 && failed > 4, "{others} others and {failed} commits were told");
 }

@@ -16,7 +16,7 @@ use std::{
 
 use super::chunks::PackHandle;
 use crate::{
-    base::{ChunkId, Error, FileNumber, IoContext, Result},
+    base::{ChunkId, FileNumber, IoContext, Result},
     chunk::{
         pack::{PackMeta, PackReader, PackWriter},
         record::{EncodedChunk, FIRST_RECORD, Line},
@@ -24,7 +24,7 @@ use crate::{
     engine::{
         context::Context,
         health::Health,
-        locks::{Lock, Rank, RwLock},
+        locks::{Rank, RwLock},
     },
     env::File,
     format::name,
@@ -45,8 +45,6 @@ pub(crate) struct Epoch {
     /// How far the file holds whole records, and how far they are known to be on the disk.
     written: AtomicU64,
     synced: AtomicU64,
-    /// Held while the file is synced; set once that failed. A system may tell an error to one of two callers alone.
-    sync_failed: Lock<bool>,
     /// Number of places, and bytes of the records.
     places: AtomicU64,
     bytes: AtomicU64,
@@ -86,7 +84,6 @@ impl Epoch {
             named: OnceLock::new(),
             written: AtomicU64::new(0),
             synced: AtomicU64::new(0),
-            sync_failed: ctx.order.lock(Rank::PackSync, false),
             places: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         }
@@ -226,19 +223,11 @@ impl Epoch {
         Ok(Some(meta))
     }
 
-    /// Syncs the file of the pack. Once that has failed it fails for ever: the pages are clean, and a later sync would
-    /// prove nothing.
+    /// Syncs the file of the pack.
     fn sync_file(&self, file: &Arc<dyn File>) -> Result<()> {
-        let mut failed = self.sync_failed.lock();
-        if *failed {
-            return Err(Error::Poisoned { why: self.health.poisoned_by().unwrap_or_default() });
-        }
         let number = self.pack().unwrap_or_default();
         let synced = file.sync().at("sync", || self.ctx.dir.path().join(name::pack(number)));
-        synced.inspect_err(|error| {
-            *failed = true;
-            self.health.poison(error);
-        })
+        synced.inspect_err(|error| self.health.poison(error))
     }
 
     /// Returns the records of the pack, ascending by id: the order of its table.
