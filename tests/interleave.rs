@@ -178,7 +178,7 @@ const TOGETHER: [&[Verb]; 6] = [
 fn may_run(verb: Verb, point: &str) -> bool {
     match point.split(':').next() {
         Some("flush" | "collect under the right to flush") => !matches!(verb, Flush | Compact | Checkpoint | Close),
-        Some("compact" | "compact past") => !matches!(verb, Compact | Close),
+        Some("collect" | "compact" | "compact past") => !matches!(verb, Compact | Close),
         Some("sync") => verb != Persist,
         _ => true,
     }

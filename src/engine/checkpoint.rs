@@ -14,7 +14,8 @@ use super::{
     Engine, KeyspaceRef, Watch,
     catalogue::readers_of,
     files::{
-        chunks::{NamedPlace, damage, write_places},
+        chunks::{damage, sort_places, write_places},
+        copies::PackCopies,
         superversion::{Moment, SuperVersion},
     },
     jobs::{copying, flush},
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     base::{Corruption, Error, FileNumber, IoContext, Kind, Micros, PLACES, Result, Seqno, TIMELINE},
-    chunk::pack::{PackMeta, PackWriter},
+    chunk::pack::PackMeta,
     env::Dir,
     format::name,
     manifest::{CommitFailure, KeyspaceVersion, ManifestStore, StoredOptions, Version},
@@ -429,7 +430,7 @@ fn copy_chunks(
     let (packs, unnamed) = needed.into_packs();
 
     let chunks = &files.chunks;
-    let mut copied: Option<PackWriter> = None;
+    let mut writer = PackCopies::new(&engine.ctx, target);
     let mut room = Vec::new();
     for id in unnamed {
         let chunk = match chunks.unnamed(&id, &mut room) {
@@ -437,12 +438,9 @@ fn copy_chunks(
             read => read?,
         };
         let Some(chunk) = chunk else { continue };
-        if copied.is_none() {
-            let number = engine.files.take_number();
-            copied = Some(PackWriter::create(target, number, engine.ctx.env.entropy())?);
-        }
-        copied.as_mut().map(|pack| pack.append(&chunk)).transpose()?;
+        writer.append(&chunk, || engine.files.take_number())?;
     }
+    let (copied, mut places) = writer.finish()?;
     // All of one superversion: what its recipes refer to is in its packs.
     let named = packs.keys().filter_map(|number| chunks.packs.get(number));
     let mut all: BTreeMap<FileNumber, PackMeta> = BTreeMap::new();
@@ -462,12 +460,8 @@ fn copy_chunks(
     let newest = keyspace.iter().flat_map(KeyspaceVersion::segments).map(|segment| segment.summary.max_seqno).max();
     // Places are at seqnos of no commit, which the copy must not give out again.
     let mut newest = newest.unwrap_or(Seqno(0)).max(version.last_seqno);
-    if let Some(mut pack) = copied {
-        let meta = pack.seal()?;
-        pack.sync()?;
-        let mut lines = pack.lines().to_vec();
-        lines.sort_unstable_by_key(|line| line.id);
-        let places: Vec<_> = NamedPlace::of(meta.number, &lines).collect();
+    if !copied.is_empty() {
+        sort_places(&mut places);
         newest = newest.next();
         let segment = write_places(&engine.ctx, target, engine.files.take_number(), newest, &places)?;
         if let Some((keyspace, segment)) = keyspace.as_mut().zip(segment) {
@@ -477,7 +471,7 @@ fn copy_chunks(
             // Newer than all others: first in level 0.
             keyspace.levels.iter_mut().take(1).for_each(|level| level.insert(0, Arc::new(segment.clone())));
         }
-        all.insert(meta.number, meta);
+        all.extend(copied.into_iter().map(|meta| (meta.number, meta)));
     }
     version.next_file = engine.files.take_number();
     version.keyspaces.extend(keyspace.map(|keyspace| (PLACES, Arc::new(keyspace))));

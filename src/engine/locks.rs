@@ -7,6 +7,7 @@
 //! | --- | --- | --- | --- |
 //! | `Threads` | open | the threads of the database, and the right to close | joining them; closing |
 //! | `Leading` | log | the right to sync the log for all waiters | flushes what was recovered; syncs logs |
+//! | `Collecting` | jobs | the right to condemn packs | the whole collection, with its wait for writers |
 //! | `Flushing` | jobs | the right to flush, and to close | the whole flush; closing |
 //! | `Compacting` | jobs | the right to compact one keyspace | the whole compaction |
 //! | `Manifest` | files | the log of edits | appending and syncing an edit; reading it back to verify it |
@@ -51,6 +52,7 @@ pub(super) use parking_lot::Condvar;
 pub(super) enum Rank {
     Threads,
     Leading,
+    Collecting,
     Flushing,
     Compacting,
     Manifest,

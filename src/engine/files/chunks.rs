@@ -319,6 +319,22 @@ impl ChunkSet {
         Ok(place.map(|(number, _, ordinal)| (number, ordinal)))
     }
 
+    /// Returns whether a pack that the version names holds a chunk whole.
+    pub(in crate::engine) fn stands_named(&self, id: &ChunkId, room: &mut Vec<u8>) -> Result<bool> {
+        let Some((number, place, _)) = self.place(id)? else { return Ok(false) };
+        let Some(handle) = self.packs.get(&number) else { return Ok(false) };
+        match handle.pack().and_then(|pack| pack.reader().stored(&place, room)) {
+            Err(error) if damage(&error).is_some() => Ok(false),
+            stored => stored.map(|_| true),
+        }
+    }
+
+    /// Returns whether a pack that no version names holds a chunk.
+    pub(in crate::engine) fn stands_unnamed(&self, id: &ChunkId) -> bool {
+        let of_recovery = || self.recovered.as_ref().is_some_and(|recovered| recovered.places.contains_key(id));
+        self.epochs.iter().any(|epoch| epoch.written_place(id).is_some()) || of_recovery()
+    }
+
     /// Returns a chunk as it is stored in a pack that no version names; `None` if there is none such.
     pub(in crate::engine) fn unnamed(&self, id: &ChunkId, room: &mut Vec<u8>) -> Result<Option<EncodedChunk>> {
         match self.find(id)? {

@@ -12,6 +12,7 @@
 //! read (E3).
 
 pub(super) mod chunks;
+pub(super) mod copies;
 pub(super) mod epoch;
 mod reclaim;
 mod registry;
@@ -98,6 +99,13 @@ impl From<Vec<FileNumber>> for NewFiles {
 }
 
 impl NewFiles {
+    /// Takes the number of a new pack.
+    pub(super) fn take_pack(&mut self, files: &FileSet) -> FileNumber {
+        let number = files.take_number();
+        self.packs.push(number);
+        number
+    }
+
     fn names(&self) -> impl Iterator<Item = String> {
         let segments = self.segments.iter().copied().map(name::segment);
         segments.chain(self.packs.iter().copied().map(name::pack))

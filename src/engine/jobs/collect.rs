@@ -5,26 +5,25 @@
 //!   condemn  the packs that it has not met: writers that begin from now on store their chunks anew
 //!   wait     for the writers that began before: what they have found is in a memtable then, or given up
 //!   mark     again, over a superversion taken after that (L9)
-//!   copy     what this has met in the condemned packs
-//!   edit     packs − and +, places +
+//!   for each group of packs, those of which least is needed first:
+//!     copy   what the mark has met in them
+//!     edit   packs − and +, places +
 //! ```
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{
     base::{Error, FileNumber, Kind, Micros, Result, Seqno},
-    chunk::{
-        pack::{PackMeta, PackWriter},
-        record::EncodedChunk,
-    },
+    chunk::pack::{Pack, PackMeta},
     engine::{
         Engine, KeyspaceRef,
         files::{
             NewFiles,
-            chunks::{NamedPlace, PackHandle, damage, sort_places, write_places},
+            chunks::{PackHandle, damage, sort_places, write_places},
+            copies::{PACK_BYTES, PackCopies},
             superversion::SuperVersion,
         },
-        read::References,
+        read::{Records, References},
     },
     manifest::{Change, Edit},
     memtable::MemCursor,
@@ -32,18 +31,17 @@ use crate::{
     segment::{SegmentCursor, SegmentMeta, VersionCursor},
 };
 
-/// Packs that one edit replaces: what is needed of them is in memory as places.
-const PACKS_MAX: usize = 64;
+/// Packs that one edit replaces.
+const PACKS_MAX: usize = 1024;
 
 /// Longest time that a collection waits for writers, in microseconds, and interval at which it looks.
 const WAIT: Micros = Micros(1_000_000);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Bytes after which a pack of copies is ended.
-const PACK_BYTES: u64 = 64 << 20;
-
 /// Lets go of every chunk that nothing needs. A pack to which a writer under way may still refer stays for now.
 pub(super) fn collect(engine: &Engine) -> Result<()> {
+    // One at a time: each condemns packs, and takes back those that stay.
+    let _one = engine.jobs.collecting.lock();
     let first = engine.files.current();
     if first.version.packs.is_empty() {
         return Ok(());
@@ -55,56 +53,97 @@ pub(super) fn collect(engine: &Engine) -> Result<()> {
     let wastes = |pack: &&PackMeta| marked.of(pack.number).is_none_or(|needed| needed.count() < pack.records);
     let condemned: Vec<FileNumber> = first.version.packs.values().filter(wastes).map(|pack| pack.number).collect();
     engine.store.condemn(condemned.iter().copied());
-    let all = condemned.clone();
     drop((marked, first));
     engine.ctx.pass("collect: condemned, then marked again");
-    let condemned = wait_for_writers(engine, condemned);
-    let mut collected = Ok(());
-    for dead in condemned.chunks(PACKS_MAX) {
-        collected = engine.health.check_writable().and_then(|()| replace(engine, dead));
-        if collected.is_err() {
-            break;
-        }
-    }
+    let collected = collect_condemned(engine, &condemned);
     // If the outcome of an edit is in doubt, both old and new packs stay (L10), and so does what is condemned.
-    if collected.is_ok() {
-        engine.store.pardon(all);
+    if engine.health.check_writable().is_ok() {
+        engine.store.pardon(condemned);
     }
     collected
 }
 
+/// Lets go of those condemned packs to which no writer may refer any more.
+fn collect_condemned(engine: &Engine, condemned: &[FileNumber]) -> Result<()> {
+    let free = wait_for_writers(engine, condemned);
+    if free.is_empty() {
+        return Ok(());
+    }
+    // Taken after the writers were asked for: what they have committed is in it. No recipe comes to need a condemned
+    // pack afterwards, so that one mark serves for all edits.
+    let files = engine.files.current();
+    let marked = mark(engine, &files)?;
+    if marked.is_incomplete() {
+        return Ok(());
+    }
+    let packs = free.iter().filter_map(|number| files.version.packs.get(number));
+    let packs: Vec<_> = packs.map(|pack| (needed_bytes(pack, &marked), pack.number)).collect();
+    // The files of packs that are gone are removed with their last reader.
+    drop(files);
+    groups(packs, PACK_BYTES, PACKS_MAX).into_iter().try_for_each(|group| replace(engine, &group, &marked))
+}
+
+/// Returns about how many bytes of a pack are needed: how long each record is, only the pack itself tells.
+fn needed_bytes(pack: &PackMeta, marked: &References) -> u64 {
+    let count = marked.of(pack.number).map_or(0, Records::count);
+    (pack.stored_bytes / u64::from(pack.records.max(1)) + 1).saturating_mul(count.into()).min(pack.stored_bytes)
+}
+
+/// Divides packs, each with what is needed of it, into groups to be replaced together. Those of which nothing is needed
+/// go first, those of which most is needed last: on a full disk the former make room for copies of the latter. A group
+/// of several needs at most `bytes_max`.
+fn groups(mut packs: Vec<(u64, FileNumber)>, bytes_max: u64, packs_max: usize) -> Vec<Vec<FileNumber>> {
+    packs.sort_unstable();
+    let mut groups: Vec<Vec<FileNumber>> = Vec::new();
+    let mut bytes = 0u64;
+    for (needed, number) in packs {
+        // The first that needs something is not in one group with those that need nothing.
+        let begins = bytes == 0 && needed > 0;
+        bytes = bytes.saturating_add(needed);
+        match groups.last_mut() {
+            Some(group) if !begins && bytes <= bytes_max && group.len() < packs_max => group.push(number),
+            _ => {
+                groups.push(vec![number]);
+                bytes = needed;
+            }
+        }
+    }
+    groups
+}
+
 /// Waits a while for the writers that began before packs were condemned; returns the packs to which none of them may
 /// refer any more. A stream may go on for hours: then its packs are left to a later collection.
-fn wait_for_writers(engine: &Engine, condemned: Vec<FileNumber>) -> Vec<FileNumber> {
+fn wait_for_writers(engine: &Engine, condemned: &[FileNumber]) -> Vec<FileNumber> {
     let began = engine.ctx.monotonic();
     loop {
         let free = engine.store.unwritten();
         let waited = engine.ctx.monotonic().saturating_sub(began) >= WAIT;
         let all = condemned.iter().all(|pack| free.contains(pack));
         if all || waited || engine.ctx.runs_inline() || engine.health.is_stopping() {
-            return condemned.into_iter().filter(|pack| free.contains(pack)).collect();
+            return condemned.iter().copied().filter(|pack| free.contains(pack)).collect();
         }
         engine.store.wait_for_writers(LOOK_AGAIN);
     }
 }
 
+/// Fails once the collection should give up: closing waits for it.
+fn check_going_on(engine: &Engine) -> Result<()> {
+    if engine.health.is_stopping() { Err(Error::Closed) } else { engine.health.check_writable() }
+}
+
 /// Replaces packs by what is needed of them, in one edit.
-fn replace(engine: &Engine, dead: &[FileNumber]) -> Result<()> {
+fn replace(engine: &Engine, dead: &[FileNumber], marked: &References) -> Result<()> {
+    check_going_on(engine)?;
     // Only one at a time writes places (L6).
     let _one = engine.jobs.flushing.lock();
-    // Another collection may have taken some of them back in the meantime.
-    let still = engine.store.unwritten();
-    let dead: Vec<FileNumber> = dead.iter().copied().filter(|pack| still.contains(pack)).collect();
-    // Taken after the writers were asked for: what they have committed is in it.
     let files = engine.files.current();
-    let marked = mark(engine, &files)?;
     let known: Vec<&Arc<PackHandle>> = dead.iter().filter_map(|pack| files.chunks.packs.get(pack)).collect();
-    if marked.is_incomplete() || known.is_empty() {
+    let mut made = NewFiles::default();
+    let moved = copy_needed(engine, &files, marked, &known, &mut made);
+    let Moved { gone, packs, places } = moved.inspect_err(|_| engine.files.discard(&made))?;
+    if gone.is_empty() && packs.is_empty() {
         return Ok(());
     }
-    let mut made = NewFiles::default();
-    let moved = copy_needed(engine, &files, &marked, &known, &mut made);
-    let Moved { gone, packs, places } = moved.inspect_err(|_| engine.files.discard(&made))?;
     engine.ctx.pass("collect under the right to flush: written, then installed");
     let mut editing = engine.files.edit();
     let mut edit = Edit::new(gone.iter().map(|pack| Change::RemovePack { number: *pack }));
@@ -115,6 +154,7 @@ fn replace(engine: &Engine, dead: &[FileNumber]) -> Result<()> {
     editing.install(&version, None, None);
     drop(editing);
     engine.store.record_gone(gone);
+    drop(files);
     engine.files.reclaim();
     Ok(())
 }
@@ -126,7 +166,8 @@ struct Moved {
     places: Option<SegmentMeta>,
 }
 
-/// Copies what is needed of some packs into others. A pack of which something needed cannot be read stays as it is.
+/// Copies what is needed of some packs into others. A pack of which something needed cannot be read stays, without
+/// what was copied of it.
 fn copy_needed(
     engine: &Engine,
     files: &SuperVersion,
@@ -134,50 +175,18 @@ fn copy_needed(
     dead: &[&Arc<PackHandle>],
     made: &mut NewFiles,
 ) -> Result<Moved> {
-    let (mut gone, mut writers, mut room) = (Vec::new(), Vec::<PackWriter>::new(), Vec::new());
+    let mut gone = Vec::new();
+    let mut copies = PackCopies::new(&engine.ctx, &*engine.ctx.dir);
     for handle in dead {
-        if engine.health.is_stopping() {
-            return Err(Error::Closed);
-        }
-        let number = handle.meta.number;
-        let needed = match marked.of(number) {
-            None => Vec::new(),
-            // Needed as it is, after all.
-            Some(needed) if needed.count() >= handle.meta.records => continue,
-            Some(needed) => {
-                let mut read = || -> Result<Vec<EncodedChunk>> {
-                    let pack = handle.pack()?;
-                    let lines = pack.lines()?;
-                    let needed = needed.of(&lines, &files.chunks)?;
-                    needed.into_iter().map(|line| pack.reader().stored(&line.into(), &mut room)).collect()
-                };
-                match read() {
-                    Err(error) if damage(&error).is_some() => continue,
-                    read => read?,
-                }
-            }
+        let is_copied = match marked.of(handle.meta.number) {
+            None => true,
+            Some(needed) => copy_records(engine, files, handle, needed, &mut copies, made)?,
         };
-        for chunk in needed {
-            if writers.last().is_none_or(|pack| !pack.has_room(&chunk) || pack.end() >= PACK_BYTES) {
-                let number = engine.files.take_number();
-                made.packs.push(number);
-                writers.push(PackWriter::create(&*engine.ctx.dir, number, engine.ctx.env.entropy())?);
-            }
-            if let Some(pack) = writers.last_mut() {
-                pack.append(&chunk)?;
-            }
+        if is_copied {
+            gone.push(handle.meta.number);
         }
-        gone.push(number);
     }
-    let (mut packs, mut places) = (Vec::new(), Vec::new());
-    for mut pack in writers {
-        let meta = pack.seal()?;
-        pack.sync()?;
-        let mut lines = pack.lines().to_vec();
-        lines.sort_unstable_by_key(|line| line.id);
-        places.extend(NamedPlace::of(meta.number, &lines));
-        packs.push(meta);
-    }
+    let (packs, mut places) = copies.finish()?;
     let mut segment = None;
     if !packs.is_empty() {
         engine.files.sync_pack_names()?;
@@ -189,6 +198,39 @@ fn copy_needed(
         engine.files.sync_names()?;
     }
     Ok(Moved { gone, packs, places: segment })
+}
+
+/// Copies records of a pack, in the order of their offsets; returns whether all could be read.
+fn copy_records(
+    engine: &Engine,
+    files: &SuperVersion,
+    handle: &PackHandle,
+    needed: &Records,
+    copies: &mut PackCopies<'_>,
+    made: &mut NewFiles,
+) -> Result<bool> {
+    let lines = match handle.pack().and_then(Pack::lines) {
+        Err(error) if damage(&error).is_some() => return Ok(false),
+        lines => lines?,
+    };
+    let mut needed = match needed.of(&lines, &files.chunks) {
+        Err(error) if damage(&error).is_some() => return Ok(false),
+        needed => needed?,
+    };
+    needed.sort_unstable_by_key(|line| line.offset);
+    let (mut all, mut room) = (true, Vec::new());
+    for line in needed {
+        check_going_on(engine)?;
+        let chunk = match handle.pack()?.reader().stored(&line.into(), &mut room) {
+            Err(error) if damage(&error).is_some() => {
+                all = false;
+                continue;
+            }
+            chunk => chunk?,
+        };
+        copies.append(&chunk, || made.take_pack(&engine.files))?;
+    }
+    Ok(all)
 }
 
 /// Returns what the recipes of a superversion refer to: of every keyspace, dropped ones too, in both tiers and all
@@ -226,11 +268,28 @@ fn add(
     source.seek(Some(&[]))?;
     while let Some(entry) = source.entry() {
         if entry.kind == Kind::Recipe {
-            engine.health.check_writable()?;
+            check_going_on(engine)?;
             let key = entry.key.to_vec();
             marked.add(&files.chunks, keyspace, &key, &source.value())?;
         }
         source.advance()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_packs_go_first_and_no_group_of_several_needs_more_than_its_bound() {
+        let packs = [50, 0, 60, 10, 0, 500, 40, 0].into_iter().zip(1..).map(|(needed, n)| (needed, FileNumber(n)));
+        let grouped = |packs_max| -> Vec<Vec<u64>> {
+            let groups = groups(packs.clone().collect(), 100, packs_max);
+            groups.iter().map(|group| group.iter().map(|number| number.0).collect()).collect()
+        };
+        assert_eq!(grouped(9), [vec![2, 5, 8], vec![4, 7, 1], vec![3], vec![6]]);
+        assert_eq!(grouped(2), [vec![2, 5], vec![8], vec![4, 7], vec![1], vec![3], vec![6]]);
+        assert!(groups(Vec::new(), 100, 9).is_empty());
+    }
 }

@@ -13,16 +13,14 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{Outputs, retention};
 use crate::{
     base::{FileNumber, KeyspaceId, Result, Seqno},
-    chunk::{
-        pack::{PackMeta, PackWriter},
-        record::Line,
-    },
+    chunk::pack::PackMeta,
     compaction::{Job, Outcome, run},
     engine::{
         Engine,
         files::{
             JobInputs, NewFiles,
             chunks::{ChunkSet, NamedPlace, RecoveredChunks, damage, sort_places, write_places},
+            copies::PackCopies,
             superversion::SuperVersion,
         },
         timeline::write_stamps,
@@ -152,66 +150,50 @@ fn end_packs(
     made: &mut NewFiles,
 ) -> Result<(Vec<PackMeta>, Vec<NamedPlace>)> {
     let ChunkSet { epochs, recovered, .. } = &*current.chunks;
-    let mut packs = Vec::new();
-    let mut places = Vec::new();
-    let mut add = |pack: PackMeta, lines: &[Line]| {
-        assert_eq!(pack.records as usize, lines.len(), "the places of pack {}", pack.number);
-        places.extend(NamedPlace::of(pack.number, lines));
-        packs.push(pack);
-    };
+    let (mut packs, mut places) = (Vec::new(), Vec::new());
     if let Some(epoch) = epochs.iter().find(|epoch| epoch.log() == memtable.log())
         && let Some(pack) = epoch.seal()?
     {
-        add(pack, &epoch.lines());
+        places.extend(NamedPlace::of(pack.number, &epoch.lines()));
+        packs.push(pack);
     }
     if let Some(recovered) = recovered.as_ref().filter(|recovered| recovered.log == memtable.log()) {
-        for (pack, lines) in copy_recovered(engine, current, recovered, made)? {
-            add(pack, &lines);
-        }
+        let (copies, their_places) = copy_recovered(engine, current, recovered, made)?;
+        packs.extend(copies);
+        places.extend(their_places);
     }
+    let records: usize = packs.iter().map(|pack| pack.records as usize).sum();
+    assert_eq!(records, places.len(), "records of {} packs, and their places", packs.len());
     sort_places(&mut places);
     Ok((packs, places))
 }
 
-/// Copies the chunks of a recovery into packs of this flush. Of those that an earlier flush has named already there is
-/// nothing to copy, and a damaged one is left out: a flush that failed over it would never succeed.
+/// Copies the chunks of a recovery into packs of this flush. Of those that stand whole in a pack with a name there is
+/// nothing to copy. A damaged one is left out: a flush that failed over it would never succeed.
 fn copy_recovered(
     engine: &Engine,
     current: &SuperVersion,
     recovered: &RecoveredChunks,
     made: &mut NewFiles,
-) -> Result<Vec<(PackMeta, Vec<Line>)>> {
-    let mut packs: Vec<PackWriter> = Vec::new();
+) -> Result<(Vec<PackMeta>, Vec<NamedPlace>)> {
+    let mut copies = PackCopies::new(&engine.ctx, &*engine.ctx.dir);
     let mut room = Vec::new();
     for (line, reader) in recovered.chunks() {
-        if current.chunks.named(&line.id)?.is_some() {
+        // Stored anew because the other copy was damaged: that copy is no reason to leave this one out.
+        if current.chunks.stands_named(&line.id, &mut room)? {
             continue;
         }
         let chunk = match reader.stored(&line.into(), &mut room) {
             Err(error) if damage(&error).is_some() => continue,
-            read => read?,
+            chunk => chunk?,
         };
-        if packs.last().is_none_or(|pack| !pack.has_room(&chunk)) {
-            let number = engine.files.take_number();
-            made.packs.push(number);
-            packs.push(PackWriter::create(&*engine.ctx.dir, number, engine.ctx.env.entropy())?);
-        }
-        if let Some(pack) = packs.last_mut() {
-            pack.append(&chunk)?;
-        }
+        copies.append(&chunk, || made.take_pack(&engine.files))?;
     }
-    let mut ended = Vec::new();
-    for mut pack in packs {
-        let meta = pack.seal()?;
-        pack.sync()?;
-        let mut lines = pack.lines().to_vec();
-        lines.sort_unstable_by_key(|line| line.id);
-        ended.push((meta, lines));
-    }
-    if !ended.is_empty() {
+    let (packs, places) = copies.finish()?;
+    if !packs.is_empty() {
         engine.files.sync_pack_names()?;
     }
-    Ok(ended)
+    Ok((packs, places))
 }
 
 /// Commits what was written in one edit, makes it current, and discards the log.

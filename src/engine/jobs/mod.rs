@@ -50,6 +50,7 @@ const CLEAR_OUT_REST: Micros = Micros(10_000_000);
 /// State of the jobs of a database.
 #[derive(Debug)]
 pub(crate) struct Jobs {
+    collecting: Lock<()>,
     flushing: Lock<()>,
     slots: CompactionSlots,
     /// Number of running checkpoints: while there is one, no dropped keyspace is forgotten.
@@ -70,6 +71,7 @@ struct Idle {
 impl Jobs {
     pub(super) fn new(order: LockOrder) -> Self {
         Self {
+            collecting: order.lock(Rank::Collecting, ()),
             flushing: order.lock(Rank::Flushing, ()),
             slots: CompactionSlots::new(order),
             copying: AtomicUsize::new(0),
@@ -79,10 +81,11 @@ impl Jobs {
     }
 
     /// Prevents further jobs and waits for the running ones, which check whether to stop.
-    pub(super) fn end(&self) -> Guard<'_, ()> {
+    pub(super) fn end(&self) -> [Guard<'_, ()>; 2] {
+        let no_collection = self.collecting.lock();
         let no_flush = self.flushing.lock();
         self.slots.end();
-        no_flush
+        [no_collection, no_flush]
     }
 
     /// Returns whether a keyspace may be cleared of dead entries now. Limited in rate, since something may still need

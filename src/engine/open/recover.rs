@@ -1,6 +1,12 @@
 //! Recovery: what the logs hold beyond the segments, and where each of them ends.
 
-use std::{collections::BTreeMap, io::ErrorKind, ops::Range, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::ErrorKind,
+    ops::Range,
+    path::Path,
+    sync::Arc,
+};
 
 use crate::{
     base::{Corruption, Error, FIRST_KEYSPACE, FileNumber, IoContext, Micros, Result, Seqno},
@@ -23,8 +29,10 @@ pub(super) struct Recovered {
     pub(super) last_seqno: Seqno,
     pub(super) time: Micros,
     pub(super) next_log: FileNumber,
-    /// Packs that no version names, as far as they are good: chunks of the memtables, if there are any.
+    /// Packs that no version names and of which a batch tells, as far as they are good: they may hold chunks of the
+    /// memtables. Others are leftovers: a batch tells of every pack without a name that its recipes may need (L3).
     pub(super) packs: BTreeMap<FileNumber, Scanned>,
+    told: BTreeSet<FileNumber>,
 }
 
 /// Reads the packs that the version does not name.
@@ -133,6 +141,8 @@ pub(super) fn replay_logs(files: &Arc<Files>, manifest: &ManifestStore) -> Resul
             torn = Some(number);
         }
     }
+    let Recovered { packs, told, .. } = &mut recovered;
+    packs.retain(|number, _| told.contains(number));
     Ok(recovered)
 }
 
@@ -171,6 +181,7 @@ impl Recovered {
             }
             self.last_seqno = seqno;
             self.time = time;
+            self.told.extend(batch.reaches().into_iter().map(|(pack, _)| pack));
             batches.push(batch);
         }
         if !batches.is_empty() {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub(crate) use explain::explain;
 pub(crate) use history::{KeyVersion, RangeWalk, VersionWalk, history, history_range, newest_version};
 pub(crate) use large::{LargeValue, Leaves, VALUE_LEN_MAX, assemble, decode, equal};
-pub(crate) use references::References;
+pub(crate) use references::{Records, References};
 pub(crate) use scan::Scan;
 pub use value::{Recipe, Stat};
 pub(crate) use value::{ValueReader, read_at, recipe, stat};

@@ -101,10 +101,12 @@ impl References {
     }
 
     fn add_chunk(&mut self, chunks: &ChunkSet, id: &ChunkId) -> Result<()> {
-        // A pack with a name is on the disk, and one without may be not: what stands in both is kept in the former.
+        // What stands in both is needed in both: a pack without a name may be not on the disk, and it may hold what
+        // was stored anew because the copy with a name is damaged.
         if let Some((pack, ordinal)) = chunks.named(id)? {
             self.packs.entry(pack).or_default().add(ordinal, id);
-        } else if chunks.facts(id)?.is_some() {
+        }
+        if chunks.stands_unnamed(id) {
             self.unnamed.insert(*id);
         }
         Ok(())

@@ -532,10 +532,8 @@ pub(crate) fn stage_recipe(
     }
     let check = |reference: &Reference, len: Option<u64>| {
         let Some(id) = reference.id else { return Ok(()) };
-        let is_there = |facts: &ChunkFacts| {
-            len.is_none_or(|len| u64::from(facts.place.raw_len) == len)
-                && facts.pack.is_none_or(|pack| !engine.store.is_condemned(pack))
-        };
+        // A pack that was condemned since is kept for this writer, which began before.
+        let is_there = |facts: &ChunkFacts| len.is_none_or(|len| u64::from(facts.place.raw_len) == len);
         current.chunks.known(&id)?.filter(is_there).map(drop).ok_or_else(|| gone(id))
     };
     current.chunks.store.with_reader(|reader| {

@@ -1,0 +1,277 @@
+//! Chunks that nothing needs go, and no others.
+
+use super::*;
+
+/// L8 and L9: what nothing refers to any more goes, from packs that hold other chunks too; what anything does refer to
+/// stays.
+#[test]
+fn compact_lets_go_of_chunks_that_nothing_needs_and_of_no_others() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    let versions = db.keyspace("v", KeyspaceOptions::new().policy(Policy::mvcc(2, Duration::ZERO))).unwrap();
+    let chunks = |db: &Db| db.stats().space.chunks;
+    let value = |seed: u64| noise(seed, 300_000);
+    let holds = |machine: &Sim, seed: u64| {
+        let mark = &value(seed)[150_000..150_100];
+        machine.files().iter().any(|file| {
+            let bytes = machine.read_file(file).unwrap_or_default();
+            bytes.windows(mark.len()).any(|part| part == mark)
+        })
+    };
+    for seed in 0..6 {
+        k.put(format!("{seed}"), value(seed)).unwrap();
+    }
+    k.copy("5", &k, "copy of 5").unwrap();
+    for seed in 10..14 {
+        versions.put("key", value(seed)).unwrap();
+    }
+    db.compact().unwrap();
+    assert!((0..6).chain([12, 13]).all(|seed| holds(&machine, seed)));
+    assert!(!holds(&machine, 10) && !holds(&machine, 11), "versions beyond the policy");
+    let view = db.snapshot();
+    let mut reader = k.reader("3").unwrap().unwrap();
+    k.delete("0").unwrap();
+    k.purge("1").unwrap();
+    k.put("2", "small").unwrap();
+    k.delete("3").unwrap();
+    k.delete("5").unwrap();
+    db.drop_keyspace("v").unwrap();
+    drop(versions);
+    db.compact().unwrap();
+    // The view and the copy keep theirs.
+    assert!(view.get(&k, "0").unwrap().unwrap() == value(0) && view.get(&k, "2").unwrap().unwrap() == value(2));
+    assert!(k.get("copy of 5").unwrap().unwrap() == value(5));
+    let before = chunks(&db);
+    // A reader keeps its value, in files that no version names any more.
+    drop(view);
+    db.compact().unwrap();
+    let mut read = Vec::new();
+    std::io::Read::read_to_end(&mut reader, &mut read).unwrap();
+    assert!(read == value(3) && holds(&machine, 3));
+    drop(reader);
+    db.compact().unwrap();
+    for (seed, kept) in [(0, false), (1, false), (2, false), (3, false), (4, true), (5, true), (12, false), (13, false)]
+    {
+        assert_eq!(holds(&machine, seed), kept, "{seed}");
+    }
+    let after = chunks(&db);
+    assert!(after < before && after < 700_000, "{after} of {before} bytes");
+    assert!(db.verify().unwrap().is_clean());
+    drop(k);
+    db.close().unwrap();
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    assert!(k.get("copy of 5").unwrap().unwrap() == value(5) && k.get("4").unwrap().unwrap() == value(4));
+    // What went is new again.
+    k.put("again", value(0)).unwrap();
+    assert!(k.get("again").unwrap().unwrap() == value(0));
+    assert!(db.verify().unwrap().is_clean());
+}
+
+/// A writer that began before a collection keeps what it has found; one that began later stores it anew.
+#[test]
+fn writers_under_way_keep_the_chunks_that_they_have_found() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    let value = noise(1, 300_000);
+    k.put("a", &value).unwrap();
+    db.flush().unwrap();
+    // Found in three ways, and then deleted under each.
+    let mut batch = db.batch();
+    batch.put(&k, "b", &value);
+    let mut writer = k.writer("c").unwrap();
+    std::io::Write::write_all(&mut writer, &value).unwrap();
+    let staged = writer.stage().unwrap();
+    k.delete("a").unwrap();
+    db.compact().unwrap();
+    let mut late = k.writer("d").unwrap();
+    std::io::Write::write_all(&mut late, &value).unwrap();
+    late.finish().unwrap();
+    k.delete("d").unwrap();
+    db.compact().unwrap();
+    batch.adopt(&k, "c", staged);
+    batch.commit().unwrap();
+    for key in ["b", "c"] {
+        assert!(k.get(key).unwrap().unwrap() == value, "{key}");
+    }
+    db.compact().unwrap();
+    assert!(k.get("b").unwrap().unwrap() == value && db.verify().unwrap().is_clean());
+    assert!(db.stats().space.chunks < 320_000, "{:?}", db.stats().space);
+}
+
+/// L8: a chunk that a writer has just stored anew, in a pack that is on no disk, is not yet the one that older recipes
+/// live by.
+#[test]
+fn a_collection_beside_a_writer_that_stores_a_chunk_anew_costs_no_durable_value() {
+    for staged in [false, true] {
+        let machine = Sim::new(1);
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        let value = noise(1, 300_000);
+        k.put("a", &value).unwrap();
+        k.put("junk", noise(2, 300_000)).unwrap();
+        db.flush().unwrap();
+        k.delete("junk").unwrap();
+        let (other, same, kept) = (k.clone(), value.clone(), Arc::new(Mutex::new(None)));
+        let keeps = Arc::clone(&kept);
+        once_at(&machine, "collect: condemned, then marked again", move || {
+            if staged {
+                let mut writer = other.writer("b").unwrap();
+                std::io::Write::write_all(&mut writer, &same).unwrap();
+                *keeps.lock().unwrap() = Some(writer.stage().unwrap());
+            } else {
+                other.put("b", &same).unwrap();
+            }
+        });
+        db.compact().unwrap();
+        machine.ignore_points();
+        // Also while the new copy is in memory alone.
+        assert!(k.get("a").unwrap().unwrap() == value);
+        assert!(db.verify().unwrap().is_clean());
+        machine.cut_power_with(if staged { Loss::Nothing } else { Loss::Everything });
+        drop((k, kept, db));
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        assert!(k.get("a").unwrap().unwrap() == value);
+        assert!(db.verify().unwrap().is_clean());
+    }
+}
+
+/// A live value can be adopted also while a writer keeps a collection from its end.
+#[test]
+fn a_live_value_is_adopted_whatever_is_condemned() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    for key in ["a", "junk"] {
+        k.put(key, noise(key.len() as u64, 5 << 20)).unwrap();
+    }
+    db.flush().unwrap();
+    k.delete("junk").unwrap();
+    let recipe = k.recipe("a").unwrap().unwrap();
+    assert!(recipe.height() > 0, "a tree");
+    let other = k.clone();
+    once_at(&machine, "collect: condemned, then marked again", move || {
+        other.adopt("b", &recipe).unwrap();
+        other.copy("a", &other, "c").unwrap().unwrap();
+    });
+    db.compact().unwrap();
+    machine.ignore_points();
+    for key in ["a", "b", "c"] {
+        assert!(k.get(key).unwrap().unwrap() == noise(1, 5 << 20), "{key}");
+    }
+    k.delete("a").unwrap();
+    k.delete("b").unwrap();
+    db.compact().unwrap();
+    assert!(k.get("c").unwrap().unwrap() == noise(1, 5 << 20) && db.verify().unwrap().is_clean());
+    k.delete("c").unwrap();
+    let gone = k.recipe("c").unwrap();
+    assert!(gone.is_none() && db.compact().is_ok());
+    assert_eq!(db.stats().space.chunks, 0);
+}
+
+/// L9: an adoption that began before packs were condemned is waited for, so that nothing it needs goes.
+#[test]
+fn a_live_value_is_adopted_while_collections_begin_and_end() {
+    let db = Options::new().env(Memory::new()).open("/db").unwrap();
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    k.put("a", noise(1, 8 << 20)).unwrap();
+    k.put("junk", noise(2, 300_000)).unwrap();
+    db.flush().unwrap();
+    let recipe = k.recipe("a").unwrap().unwrap();
+    let rounds = 30;
+    std::thread::scope(|scope| {
+        let collecting = scope.spawn(|| {
+            for round in 0..rounds {
+                // Garbage beside what is needed, in the newest pack.
+                k.put("junk", noise(3 + round, 300_000)).unwrap();
+                k.copy("a", &k, "a").unwrap().unwrap();
+                db.flush().unwrap();
+                k.delete("junk").unwrap();
+                db.compact().unwrap();
+            }
+        });
+        while !collecting.is_finished() {
+            k.adopt("b", &recipe).unwrap();
+        }
+    });
+    assert!(k.get("b").unwrap().unwrap() == noise(1, 8 << 20));
+}
+
+/// One that ended would take packs back that the other has condemned, and writers would refer to what is about to go.
+#[test]
+fn a_collection_waits_for_the_one_that_is_under_way() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    k.put("a", noise(1, 300_000)).unwrap();
+    db.flush().unwrap();
+    k.delete("a").unwrap();
+    let (other, begun) = (db.clone(), Arc::new(Mutex::new(None)));
+    let second = Arc::clone(&begun);
+    once_at(&machine, "collect: condemned, then marked again", move || {
+        let (ended, ends) = std::sync::mpsc::channel();
+        let collects = std::thread::spawn(move || {
+            other.compact().unwrap();
+            let _told = ended.send(());
+        });
+        assert!(ends.recv_timeout(Duration::from_millis(200)).is_err(), "a second collection beside the first");
+        *second.lock().unwrap() = Some(collects);
+    });
+    db.compact().unwrap();
+    let second = begun.lock().unwrap().take();
+    second.unwrap().join().unwrap();
+    assert_eq!(db.stats().space.chunks, 0);
+}
+
+/// Packs of which nothing is needed go first: their room serves for copies of what is needed of others.
+#[test]
+fn a_full_disk_is_emptied_by_deleting() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    k.put("kept", noise(100, 3_000_000)).unwrap();
+    for seed in 0..10 {
+        k.put(format!("{seed}"), noise(seed, 2_000_000)).unwrap();
+        db.flush().unwrap();
+    }
+    // Room for less than is needed of the oldest pack.
+    machine.set_space(Some(bytes_of(&machine, &machine.files()) + 2_000_000));
+    for seed in 0..10 {
+        k.delete(format!("{seed}")).unwrap();
+    }
+    db.compact().unwrap();
+    let left = bytes_of(&machine, &packs(&machine));
+    assert!(left < 3_200_000, "{left} bytes of packs");
+    assert!(k.get("kept").unwrap().unwrap() == noise(100, 3_000_000));
+    assert!(db.verify().unwrap().is_clean());
+}
+
+/// A collection that fails leaves nothing condemned: what stays is found again by writers.
+#[test]
+fn a_collection_without_room_fails_costs_nothing_and_can_be_repeated() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    k.put("kept", noise(1, 3_000_000)).unwrap();
+    k.put("gone", noise(2, 100_000)).unwrap();
+    db.flush().unwrap();
+    k.delete("gone").unwrap();
+    db.flush().unwrap();
+    let full = bytes_of(&machine, &machine.files()) + 1_000_000;
+    machine.set_space(Some(full));
+    assert!(matches!(db.compact(), Err(Error::DiskFull)));
+    k.put("again", noise(1, 3_000_000)).unwrap();
+    let used = bytes_of(&machine, &machine.files());
+    assert!(used < full, "{used} of {full} bytes: the same value takes no room");
+    for key in ["kept", "again"] {
+        assert!(k.get(key).unwrap().unwrap() == noise(1, 3_000_000), "{key}");
+    }
+    machine.set_space(None);
+    db.compact().unwrap();
+    let left = bytes_of(&machine, &packs(&machine));
+    assert!(left < 3_100_000, "{left} bytes of packs");
+    assert!(db.verify().unwrap().is_clean());
+}

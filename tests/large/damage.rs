@@ -1,0 +1,215 @@
+//! Damage costs the values that it hits, and can be mended.
+
+use super::*;
+
+/// One flipped byte is the error of the values that need it: the database opens, the others are readable, `verify`
+/// lists every victim.
+#[test]
+fn a_damaged_chunk_is_the_error_of_its_values_alone_and_is_named_in_full() {
+    for flushed in [true, false] {
+        let machine = Sim::new(1);
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+        let shared = noise(1, 100_000);
+        k.put("a", &shared).unwrap();
+        k.put("b", [&shared[..], &noise(2, 100_000)].concat()).unwrap();
+        k.put("c", noise(3, 100_000)).unwrap();
+        if flushed {
+            db.flush().unwrap();
+        } else {
+            db.persist().unwrap();
+            k.put("d", "behind").unwrap();
+        }
+        drop(k);
+        machine.cut_power_with(Loss::Nothing);
+        drop(db);
+        let pack = machine.files().into_iter().find(|file| file.to_string_lossy().contains("/packs/")).unwrap();
+        let mut bytes = machine.read_file(&pack).unwrap();
+        let at = bytes.windows(50).position(|part| part == &shared[200..250]).unwrap();
+        bytes[at] ^= 4;
+        machine.write_file(&pack, bytes);
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        assert!(k.get("c").unwrap().unwrap() == noise(3, 100_000));
+        for key in ["a", "b"] {
+            let Err(Error::CorruptChunk { path, keyspace, key: named, .. }) = k.get(key) else { panic!("{key}") };
+            assert_eq!((keyspace.as_str(), named.as_slice()), ("k", key.as_bytes()));
+            assert!(path.to_string_lossy().contains("packs"), "{}", path.display());
+            assert_eq!(k.stat(key).unwrap().unwrap().bytes, if key == "a" { 100_000 } else { 200_000 });
+            assert!(k.contains(key).unwrap());
+        }
+        let told = db.verify().unwrap().to_string();
+        assert!(told.contains("key \"a\"") && told.contains("key \"b\""), "{told}");
+        // A flush does not fail over it.
+        k.put("e", noise(5, 100_000)).unwrap();
+        db.compact().unwrap();
+        assert!(k.get("e").unwrap().unwrap() == noise(5, 100_000) && k.get("a").is_err());
+    }
+}
+
+/// Where chunks are can be told by the packs alone: without its index a database opens, reads, writes, and makes the
+/// index anew.
+#[test]
+fn places_that_are_damaged_or_gone_cost_no_value_and_are_made_anew() {
+    for (gone, crashed) in [(true, false), (false, false), (true, true), (false, true)] {
+        let machine = Sim::new(1);
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        for seed in 0..4 {
+            k.put(format!("{seed}"), noise(seed, 300_000)).unwrap();
+            db.flush().unwrap();
+        }
+        k.put("unflushed", noise(9, 300_000)).unwrap();
+        drop(k);
+        if crashed {
+            machine.cut_power_with(Loss::Nothing);
+            drop(db);
+        } else {
+            db.close().unwrap();
+        }
+        // A segment of places names no key of the user: the smallest that holds the id of a chunk.
+        let id = {
+            let copy = machine.fork();
+            let db = Options::new().env(copy).open("/db").unwrap();
+            let recipe = db.keyspace("k", KeyspaceOptions::new()).unwrap().recipe("2").unwrap().unwrap();
+            recipe.references().next().unwrap().0.unwrap()
+        };
+        let holds = |file: &PathBuf| {
+            let bytes = machine.read_file(file).unwrap();
+            let at = bytes.windows(32).position(|part| part == id.as_bytes());
+            at.filter(|_| file.extension().is_some_and(|ending| ending == "seg") && bytes.get(32..40).is_some())
+        };
+        let segments: Vec<_> = machine.files().into_iter().filter(|file| holds(file).is_some()).collect();
+        // The value's own segment has its recipe; the other one its places.
+        let places = segments
+            .iter()
+            .min_by_key(|file| machine.read_file(file).unwrap().windows(4).filter(|part| part == b"RCPT").count());
+        let places = places.unwrap().clone();
+        if gone {
+            machine.remove_file(&places);
+        } else {
+            let mut bytes = machine.read_file(&places).unwrap();
+            let at = holds(&places).unwrap();
+            bytes[at + 3] ^= 1;
+            machine.write_file(&places, bytes);
+        }
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        let all = |k: &chronolith::Keyspace| {
+            for seed in 0..4 {
+                assert!(k.get(format!("{seed}")).unwrap().unwrap() == noise(seed, 300_000), "{seed}, gone {gone}");
+            }
+            assert!(k.get("unflushed").unwrap().unwrap() == noise(9, 300_000));
+        };
+        all(&k);
+        assert!(!db.verify().unwrap().is_clean());
+        k.put("new", noise(20, 300_000)).unwrap();
+        k.put("again", noise(2, 300_000)).unwrap();
+        db.flush().unwrap();
+        db.compact().unwrap();
+        all(&k);
+        assert!(k.get("again").unwrap().unwrap() == noise(2, 300_000));
+        assert!(db.verify().unwrap().is_clean(), "{}", db.verify().unwrap());
+        drop(k);
+        db.close().unwrap();
+        let db = open(&machine);
+        all(&db.keyspace("k", KeyspaceOptions::new()).unwrap());
+        db.health().unwrap();
+    }
+}
+
+/// What was damaged is whole again once a read has found the damage and the same bytes are written.
+#[test]
+fn a_value_that_is_written_again_heals() {
+    let value = noise(1, 200_000);
+    let machine = damaged(&value);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    assert!(k.get("a").is_err());
+    k.put("a", &value).unwrap();
+    for _ in 0..2 {
+        assert!(k.get("a").unwrap().unwrap() == value && k.get("b").unwrap().unwrap() == value);
+        db.compact().unwrap();
+    }
+    assert!(db.verify().unwrap().is_clean());
+}
+
+/// Returns a machine with a value in two keys, and a damaged chunk of it.
+fn damaged(value: &[u8]) -> Sim {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    k.put("a", value).unwrap();
+    k.put("b", value).unwrap();
+    db.flush().unwrap();
+    drop(k);
+    db.close().unwrap();
+    damage_packs(&machine);
+    machine
+}
+
+/// L4: what was stored anew because the other copy is damaged is not left out where that copy would do.
+#[test]
+fn a_healed_value_stays_whole_through_crash_recovery_close_and_checkpoints_of_views() {
+    let value = noise(1, 200_000);
+    for crashes in [false, true] {
+        let machine = damaged(&value);
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        assert!(k.get("a").is_err());
+        k.put("a", &value).unwrap();
+        db.persist().unwrap();
+        let view = db.snapshot();
+        view.checkpoint("/copy").unwrap();
+        drop((view, k));
+        if crashes {
+            machine.cut_power_with(Loss::Nothing);
+            drop(db);
+        } else {
+            db.close().unwrap();
+        }
+        let open_copy = || Options::new().env(machine.fork()).open("/copy").unwrap();
+        // Whatever has been read is in the cache: each look is a database of its own.
+        let check = |db: &Db, when: &str| {
+            let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+            for key in ["a", "b"] {
+                assert!(k.get(key).is_ok_and(|read| read.unwrap() == value), "{key} {when}, crashes {crashes}");
+            }
+        };
+        check(&open_copy(), "in the copy");
+        check(&open(&machine.fork()), "behind the restart");
+        let db = open(&machine);
+        db.flush().unwrap();
+        check(&db, "behind the flush of what was recovered");
+        db.compact().unwrap();
+        drop(db);
+        check(&open(&machine), "behind a compaction");
+    }
+}
+
+/// A failed read leaves nothing behind that could be taken for the value: zeros were, once.
+#[test]
+fn a_reader_that_failed_and_went_back_reads_the_same_bytes() {
+    use std::io::{Read, Seek, SeekFrom};
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let options = KeyspaceOptions::new().compression(Compression::None).chunking(Chunking::fixed(4096));
+    let k = db.keyspace("k", options).unwrap();
+    let value = noise(1, 100_000);
+    k.put("a", &value).unwrap();
+    db.flush().unwrap();
+    let mut reader = k.reader("a").unwrap().unwrap();
+    let mut room = vec![0; 1000];
+    for back in [0, 8, 4095, 4097, 8192] {
+        reader.seek(SeekFrom::Start(0)).unwrap();
+        reader.read_exact(&mut room).unwrap();
+        machine.fail_read_at(machine.reads());
+        reader.seek(SeekFrom::Start(4096)).unwrap();
+        assert!(reader.read(&mut room).is_err());
+        machine.clear_faults();
+        reader.seek(SeekFrom::Start(back)).unwrap();
+        reader.read_exact(&mut room).unwrap();
+        let at = usize::try_from(back).unwrap();
+        assert!(room == value[at..at + 1000], "from {back}");
+    }
+}
