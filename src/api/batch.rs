@@ -46,7 +46,8 @@ impl Batch {
         Self { owner: Arc::clone(owner), staged: Staged::default() }
     }
 
-    /// Writes a value. See [`Keyspace::put`].
+    /// Writes a value. See [`Keyspace::put`]. Chunks of a large value are stored at once; if the batch is dropped,
+    /// [`Db::compact`](crate::Db::compact) frees their space.
     pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.add(keyspace, Write::Put(key.as_ref(), value.as_ref()));
     }
@@ -77,8 +78,8 @@ impl Batch {
     }
 
     /// Gives a key the value that a [`ValueWriter`](crate::ValueWriter) has stored: the value becomes visible together
-    /// with the other writes of the batch. A value may be given to several keys. Into a keyspace of another dedup scope
-    /// than it was written for it is refused.
+    /// with the other writes of the batch. A value may be given to several keys. `commit` refuses a large value in a
+    /// keyspace of another dedup scope than it was written for.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};

@@ -303,7 +303,9 @@ impl Db {
     }
 
     /// Compacts every keyspace: everything written before the call ends up in one sorted level, without anything that
-    /// may be dropped.
+    /// may be dropped. Then lets go of every chunk that nothing refers to: a pack of which only a part is needed is
+    /// copied without the rest, however little that is. What a [`ValueWriter`](crate::ValueWriter), a
+    /// [`StagedValue`](crate::StagedValue) or an uncommitted batch with large values may need stays for now.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -315,7 +317,8 @@ impl Db {
     ///
     /// # Errors
     /// [`DiskFull`](crate::Error::DiskFull) or [`Io`](crate::Error::Io), and [`Corrupt`](crate::Error::Corrupt) for a
-    /// damaged input. What was compacted by then stays so.
+    /// damaged input. [`CorruptChunk`](crate::Error::CorruptChunk) for a value of which nobody knows what it refers to:
+    /// until it is written again or deleted, all chunks stay. What was compacted by then stays so.
     #[doc(alias = "compact_range", alias = "vacuum")]
     pub fn compact(&self) -> Result<Compacted> {
         self.compact_with(|_| ControlFlow::Continue(()))
@@ -392,7 +395,8 @@ impl Db {
     /// Copies everything committed before the call to a new directory, by hard links where possible. The copy opens as
     /// a database of its own.
     ///
-    /// Missing parents of the directory are created. A copy that fails removes what it has made, those parents aside,
+    /// Damage is copied as well: [`verify`](Db::verify) the database before, or the copy, where that matters. Missing
+    /// parents of the directory are created. A copy that fails removes what it has made, those parents aside,
     /// and can be repeated. Pins removed while it runs are not in the copy. From a database that is open read-only the
     /// present is copied, as [`View::checkpoint`] does.
     ///

@@ -5,9 +5,10 @@ use std::{fmt, ops::ControlFlow, sync::Arc, time::Duration};
 use super::{Cursor, History, HistoryRange, Range, ValueReader, ValueWriter, View, WriteOptions, foreign};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Micros, Receipt, Result, Seqno, SeqnoRange},
+    chunk::cut::Chunking,
     compaction::Policy,
     engine::{
-        Compacted, Engine, Explain, KeyspaceRef, KeyspaceSpace, Progress, Recipe, Running, Stat, Watch,
+        Compacted, Compression, Engine, Explain, KeyspaceRef, KeyspaceSpace, Progress, Recipe, Running, Stat, Watch,
         jobs::{self, Scope},
         keyspaces,
         read::{self, ViewCore},
@@ -367,8 +368,8 @@ impl Keyspace {
         stored.map(|(stored, chunks)| read::stat(&self.inner, key, &stored, &chunks)).transpose()
     }
 
-    /// Returns the recipe of a large value; reads no chunk. `None` if the key does not exist, or its value is kept in
-    /// its entry.
+    /// Returns the recipe of a large value; reads no chunk. `None` if the key does not exist, or its value is stored
+    /// inline.
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt), [`Io`](Error::Io), [`Closed`](Error::Closed) and others: see
@@ -403,7 +404,9 @@ impl Keyspace {
     }
 
     /// Gives the value of a key to a key of the same or another keyspace of this database; `None` if the key does not
-    /// exist. Within one dedup scope no byte of a large value is read or written, whatever its length.
+    /// exist. Within one dedup scope no byte of a large value is read or written, whatever its length: the copy stays
+    /// cut as it is, whatever [`chunking`](crate::KeyspaceOptions::chunking) the other keyspace has. While a compaction
+    /// lets chunks go, and across scopes, the value is read and written like a new one.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -574,14 +577,36 @@ impl Keyspace {
         keyspaces::ttl(self.engine(), self.id()).map(Micros::to_duration)
     }
 
-    /// Returns the keyspace's bytes by what holds them. What all keyspaces share (logs, manifest, timeline) is in
-    /// [`Stats::space`](crate::Stats::space).
+    /// Returns the length from which on values are cut into chunks; `None` if only those above 1 MiB are, or none
+    /// because the keyspace combines values.
+    pub fn chunk_threshold(&self) -> Option<u64> {
+        keyspaces::large(self.engine(), self.id())?.threshold
+    }
+
+    /// Returns how large values are cut from now on; `None` in a keyspace that combines values.
+    pub fn chunking(&self) -> Option<Chunking> {
+        keyspaces::large(self.engine(), self.id()).map(|large| large.chunking)
+    }
+
+    /// Returns how new chunks are stored; `None` in a keyspace that combines values.
+    pub fn compression(&self) -> Option<Compression> {
+        let level = keyspaces::large(self.engine(), self.id())?.level;
+        Some(level.map_or(Compression::None, Compression::Zstd))
+    }
+
+    /// Returns the name of the dedup scope, if the keyspace has one of its own.
+    pub fn dedup_scope(&self) -> Option<String> {
+        keyspaces::scope_name(self.engine(), self.inner.scope)
+    }
+
+    /// Returns the keyspace's bytes by what holds them. What all keyspaces share (chunks of large values, logs,
+    /// manifest, timeline) is in [`Stats::space`](crate::Stats::space).
     pub fn space(&self) -> KeyspaceSpace {
         keyspaces::space_of(self.engine(), self.id())
     }
 
     /// Compacts this keyspace, as [`Db::compact`](crate::Db::compact) does for all. The report is of this keyspace
-    /// alone.
+    /// alone. Chunks of large values are shared by all keyspaces, and only `Db::compact` lets go of them.
     ///
     /// # Errors
     /// [`DiskFull`](Error::DiskFull), [`Io`](Error::Io), [`Corrupt`](Error::Corrupt): see

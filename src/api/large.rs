@@ -30,7 +30,8 @@ impl WriteOptions {
     }
 
     /// Sets where the value comes from, in at most 255 bytes: [`Stat::origin`](crate::Stat::origin) returns it, and
-    /// each chunk that this value is the first to store keeps it.
+    /// each chunk that this value is the first to store keeps it. A value stored inline, below
+    /// [`chunk_threshold`](crate::KeyspaceOptions::chunk_threshold), has none.
     pub fn origin(mut self, origin: impl Into<String>) -> Self {
         self.origin = origin.into();
         self
@@ -40,11 +41,11 @@ impl WriteOptions {
 /// What a [`ValueWriter`] has stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Receipt of the commit that made the value visible.
+    /// Receipt of the commit. Under [`FirstWins`](crate::MergeStrategy::FirstWins) a key that has a value keeps it.
     pub receipt: Receipt,
     /// Length of the value.
     pub bytes: u64,
-    /// Chunks of the value, stretches of zeros not counted; 0 for a value that is kept in its entry.
+    /// Chunks of the value, stretches of zeros not counted; 0 for a value stored inline (below `chunk_threshold`).
     pub chunks: u64,
     /// Those that were not stored before.
     pub new_chunks: u64,
@@ -55,8 +56,11 @@ pub struct Stored {
 /// Writes a value of any length in bounded memory: see [`Keyspace::writer`].
 ///
 /// The key is untouched until [`finish`](ValueWriter::finish). A writer that is dropped, or whose [`Write`] failed, has
-/// written no value; the space of its chunks is free again after the next collection. Of two writers of one key the one
-/// that finishes later counts.
+/// written no value; [`Db::compact`](crate::Db::compact) frees the space of its chunks. After an error of your own
+/// source, drop the writer or [`abort`](ValueWriter::abort): `finish` would commit what has arrived. If two writers
+/// write one key, the last to finish wins.
+///
+/// While a writer or a [`StagedValue`] exists, `Db::compact` lets no chunk go that was stored before it was called.
 ///
 /// ```
 /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
@@ -97,7 +101,8 @@ impl ValueWriter {
         self.commit(None)
     }
 
-    /// Commits the value with a durability of its own.
+    /// Commits the value with a durability of its own. For a value and its metadata in one commit see
+    /// [`stage`](ValueWriter::stage).
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid), [`DiskFull`](Error::DiskFull) and others: see [`finish`](ValueWriter::finish).
@@ -117,7 +122,7 @@ impl ValueWriter {
     }
 
     /// Stores the rest of the value without a key: [`Batch::adopt`](crate::Batch::adopt) commits it together with other
-    /// writes. Dropped before, it is nobody's value.
+    /// writes. If it is dropped without being adopted, the value is discarded.
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) after a failed write; [`DiskFull`](Error::DiskFull), [`Io`](Error::Io),
@@ -132,9 +137,9 @@ impl ValueWriter {
 }
 
 impl Write for ValueWriter {
-    /// Takes all bytes. An error holds an [`Error`] of this crate.
+    /// Takes all bytes. An error holds an [`Error`] of this crate, and has the kind that fits it.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.writer.write(buf).map_err(io::Error::other)?;
+        self.writer.write(buf).map_err(Error::into_io)?;
         Ok(buf.len())
     }
 
@@ -174,6 +179,21 @@ impl StagedValue {
     /// Returns whether the value is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Returns the number of chunks of the value, as [`Stored::chunks`] counts them.
+    pub fn chunks(&self) -> u64 {
+        self.staged.tally.chunks
+    }
+
+    /// Returns the number of those that were not stored before.
+    pub fn new_chunks(&self) -> u64 {
+        self.staged.tally.new_chunks
+    }
+
+    /// Returns the bytes of those, before compression.
+    pub fn new_bytes(&self) -> u64 {
+        self.staged.tally.new_bytes
     }
 }
 
@@ -227,7 +247,8 @@ impl ValueReader {
 }
 
 impl Read for ValueReader {
-    /// Reads up to the end of a chunk. An error holds an [`Error`] of this crate; the call can be repeated.
+    /// Reads up to the end of a chunk. An error holds an [`Error`] of this crate, and has the kind that fits it; the
+    /// call can be repeated.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.reading.read(buf)
     }

@@ -6,7 +6,7 @@ use super::{Cursor, History, HistoryRange, Keyspace, Range, ValueReader, foreign
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, Result, Seqno, SeqnoRange},
     engine::{
-        Progress, Running, Stat, Watch, checkpoint,
+        Progress, Recipe, Running, Stat, Watch, checkpoint,
         read::{self, ViewCore},
     },
 };
@@ -185,6 +185,31 @@ impl View {
         let (keyspace, key) = (keyspace.keyspace_ref(), key.as_ref());
         let stored = self.core.get_with_chunks(keyspace, key)?;
         stored.map(|(stored, chunks)| read::stat(keyspace, key, &stored, &chunks)).transpose()
+    }
+
+    /// Returns the recipe of the large value that a key had; `None` if it did not exist, or its value is stored inline.
+    /// With [`Keyspace::adopt`] an old value becomes the present one without a byte of it being read or written.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let models = db.keyspace("models", KeyspaceOptions::new())?;
+    /// models.put("model.bin", vec![7; 100_000])?;
+    /// let before = db.snapshot();
+    /// models.put("model.bin", "a mistake")?;
+    /// models.adopt("model.bin", &before.recipe(&models, "model.bin")?.unwrap())?;
+    /// assert_eq!(models.get("model.bin")?.unwrap(), [7; 100_000].as_slice());
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`HistoryTrimmed`](Error::HistoryTrimmed), [`Corrupt`](Error::Corrupt), [`Io`](Error::Io) and others: see
+    /// [`get`](View::get).
+    pub fn recipe(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Recipe>> {
+        self.check(keyspace)?;
+        let (keyspace, key) = (keyspace.keyspace_ref(), key.as_ref());
+        let stored = self.core.get_with_chunks(keyspace, key)?;
+        stored.map_or(Ok(None), |(stored, _)| read::recipe(keyspace, key, &stored))
     }
 
     /// Returns whether a key existed.

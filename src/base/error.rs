@@ -38,16 +38,18 @@ pub enum Error {
         what: &'static str,
     },
 
-    /// A chunk of a large value is damaged or missing. Other values stay readable; restore the file from a copy.
+    /// A chunk of a large value is damaged or missing. Other values stay readable. Write the value again, or restore
+    /// the file from a copy.
     #[error(
-        "chunk {chunk} of key \"{}\" in keyspace \"{keyspace}\" is damaged or missing: {} at byte {offset}; restore the file from a copy",
+        "chunk {chunk} of key \"{}\" in keyspace \"{}\" is {}; write the value again or restore the file from a copy",
         key.escape_ascii(),
-        path.display()
+        keyspace.escape_debug(),
+        lost_from(path, *offset)
     )]
     CorruptChunk {
-        /// The pack that should hold it.
+        /// The pack that should hold it; the folder of the packs if none does.
         path: PathBuf,
-        /// Byte at which its record begins.
+        /// Byte of the pack at which the damage was found; 0 if no pack holds the chunk.
         offset: u64,
         /// Keyspace of the value.
         keyspace: String,
@@ -175,6 +177,19 @@ impl Error {
         Self::Invalid { what: what.into() }
     }
 
+    /// Wraps the error for callers of [`std::io`], under the kind that they look for.
+    pub(crate) fn into_io(self) -> io::Error {
+        let kind = match &self {
+            Self::Io { source, .. } => source.kind(),
+            Self::DiskFull => io::ErrorKind::StorageFull,
+            Self::Corrupt { .. } | Self::CorruptChunk { .. } | Self::NewerFormat { .. } => io::ErrorKind::InvalidData,
+            Self::Missing { .. } => io::ErrorKind::NotFound,
+            Self::Invalid { .. } => io::ErrorKind::InvalidInput,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, self)
+    }
+
     /// Wraps a system error; a full disk or quota and a file too large become [`Error::DiskFull`].
     pub(crate) fn io(op: &'static str, path: &Path, source: io::Error) -> Self {
         let full = matches!(
@@ -238,6 +253,15 @@ fn remedy(error: &io::Error) -> &'static str {
         "; close files elsewhere, raise the limit of open files, or set Options::max_open_files lower, and try again"
     } else {
         ""
+    }
+}
+
+/// Returns what is wrong with a chunk, and where.
+fn lost_from(path: &Path, offset: u64) -> String {
+    if path.extension().is_some() {
+        format!("damaged or missing: {} at byte {offset}", path.display())
+    } else {
+        format!("in no pack of {}", path.display())
     }
 }
 

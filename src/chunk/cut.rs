@@ -77,15 +77,15 @@ impl Chunking {
     }
 
     /// Cuts after every so many bytes: 512 to 1,048,576. For values made of pages or blocks that are changed in place,
-    /// such as disk images and database files. An insertion moves everything behind it, so that nothing there is found
-    /// again.
+    /// such as disk images and database files. An insertion shifts all later blocks, so that none of them deduplicates.
     #[must_use]
     pub const fn fixed(bytes: u64) -> Self {
         Self { by_content: false, size: bytes }
     }
 
     /// Cuts where the content says, on average after so many bytes: 1,024 to 524,288. No chunk but the last is shorter
-    /// than half of that, none longer than one and a half times. Behind an insertion the old chunks are found again.
+    /// than half of that, none longer than one and a half times. Boundaries are back in place soon behind an insertion,
+    /// so that later chunks deduplicate.
     ///
     /// The minimum-based chunking of Orson Peters (`MinCDC`, 2025).
     #[must_use]
@@ -93,8 +93,8 @@ impl Chunking {
         Self { by_content: true, size: average }
     }
 
-    /// Keeps a value of up to 1 MiB as one chunk, and cuts a longer one every MiB: for values that only repeat as a
-    /// whole.
+    /// Keeps a value of up to 1 MiB as one chunk, and cuts a longer one every MiB: for values that are
+    /// either equal or share nothing.
     #[must_use]
     pub const fn whole() -> Self {
         Self::WHOLE

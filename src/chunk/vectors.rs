@@ -93,8 +93,11 @@ fn cuts_ids_and_recipes_are_those_of_the_format() {
         }
     }
     let tenant = Scope::keyed(&[7; 32], "tenant 7");
-    let (name, input) = &inputs[2];
-    writeln!(text, "{name} | 2 1024 | {} | tenant 7", vector(input, Chunking::content_defined(1024), &tenant)).unwrap();
+    // A list of chunks, and nodes, which have a key of their own.
+    for (name, input) in [&inputs[2], &inputs[7]] {
+        let told = vector(input, Chunking::content_defined(1024), &tenant);
+        writeln!(text, "{name} | 2 1024 | {told} | tenant 7").unwrap();
+    }
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chunking-1.txt");
     if std::env::var_os("CHRONOLITH_GOLDEN").is_some() {
         fs::write(&golden, &text).unwrap();

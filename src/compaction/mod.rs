@@ -24,6 +24,8 @@ mod tombstones;
 pub(crate) use history::{HistorySurvivors, Purges};
 pub(crate) use job::{HistoryJob, Job, Outcome, run, run_history};
 pub(crate) use output::Tier;
-pub(crate) use pick::{Aging, HistoryTask, Shape, Task, Waste, down_in_span, everything, pick, pick_history, score};
+pub(crate) use pick::{
+    Aging, HistoryTask, Shape, Task, Waste, all_anew, down_in_span, everything, pick, pick_history, score,
+};
 pub use policy::{CompactionPolicy, Policy, VersionInfo};
 pub(crate) use rules::{Demands, OlderSegments, Reader, Readers, Retention, Rules};

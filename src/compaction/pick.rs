@@ -278,6 +278,12 @@ pub(crate) fn everything(keyspace: &KeyspaceVersion, shape: &Shape, expiry_cutof
     if deepest > 0 && upper_empty && keyspace.level(deepest).iter().all(settled) {
         return None;
     }
+    all_anew(keyspace, shape)
+}
+
+/// Returns the task that writes a whole keyspace anew, into one level; `None` if it is empty.
+pub(crate) fn all_anew(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<Task> {
+    let deepest = keyspace.levels.iter().rposition(|segments| !segments.is_empty())?;
     // The first level that can hold everything, so that later writes need not move it again.
     let bytes: u64 = keyspace.main().map(|segment| segment.file_len).sum();
     let fits = |level: &usize| {

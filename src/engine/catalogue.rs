@@ -36,7 +36,7 @@ impl KeyspaceRef {
     #[cold]
     pub(crate) fn named(&self, error: Error) -> Error {
         match error {
-            Error::Invalid { what } => Error::invalid(format!("keyspace \"{}\": {what}", self.name)),
+            Error::Invalid { what } => Error::invalid(format!("keyspace \"{}\": {what}", self.name.escape_debug())),
             other => other,
         }
     }
@@ -54,7 +54,7 @@ impl KeyspaceRef {
 /// Returns the error for a dropped keyspace.
 #[cold]
 pub(super) fn dropped(keyspace: &KeyspaceRef) -> Error {
-    let name = &keyspace.name;
+    let name = keyspace.name.escape_debug();
     Error::invalid(format!("keyspace \"{name}\" was dropped; get a new one of this name from `Db::keyspace`"))
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct ChunkCounts {
     pub(super) known_bytes: AtomicU64,
     /// Bytes of zeros, which are never stored.
     pub(super) hole_bytes: AtomicU64,
+    /// Bytes that flushes of recoveries and collections have copied from pack to pack.
+    pub(super) copied_bytes: AtomicU64,
     /// Chunks found in the cache, read into it, and read beside it.
     pub(super) cache_hits: AtomicU64,
     pub(super) cache_misses: AtomicU64,
@@ -269,12 +271,9 @@ impl ChunkStore {
         self.damaged.lock().remove(id);
     }
 
-    /// Takes packs back, which stay after all.
-    pub(super) fn pardon(&self, packs: impl IntoIterator<Item = FileNumber>) {
-        let mut writers = self.writers.lock();
-        for pack in packs {
-            writers.condemned.remove(&pack);
-        }
+    /// Takes back all packs that are condemned and not gone: they stay.
+    pub(super) fn pardon_all(&self) {
+        self.writers.lock().condemned.clear();
     }
 
     /// Records that packs are gone from the files that are current now.
@@ -459,7 +458,7 @@ mod tests {
         drop(store.begin_writing());
         assert!(!store.is_condemned(pack));
         store.condemn([pack]);
-        store.pardon([pack]);
+        store.pardon_all();
         assert!(!store.is_condemned(pack));
     }
 

@@ -162,6 +162,19 @@ pub(crate) fn ttl(engine: &Engine, id: KeyspaceId) -> Option<Micros> {
     keyspace.options.ttls.last().map(|(_, ttl)| *ttl).filter(|ttl| *ttl > Micros::ZERO)
 }
 
+/// Returns how large values are written now; `None` if none are.
+pub(crate) fn large(engine: &Engine, id: KeyspaceId) -> Option<StoredChunking> {
+    let keyspace = options_of(engine, id)?;
+    let folds = engine.catalogue.strategy_of(&keyspace).is_none_or(|strategy| strategy.folds());
+    Some(keyspace.options.large).filter(|_| !folds)
+}
+
+/// Returns the name of a dedup scope; `None` for that of the database.
+pub(crate) fn scope_name(engine: &Engine, scope: u32) -> Option<String> {
+    let at = (scope as usize).checked_sub(1)?;
+    engine.files.with_current(|now| now.version.scopes.names.get(at).map(ToString::to_string))
+}
+
 /// Returns the bytes of a keyspace by what holds them.
 pub(crate) fn space_of(engine: &Engine, id: KeyspaceId) -> KeyspaceSpace {
     if engine.is_forked() {

@@ -297,8 +297,8 @@ impl Options {
 pub enum Compression {
     /// As they are.
     None,
-    /// Compressed by zstd with a level of 1 to 22, or of −7 to −1 for less and faster; where a quick probe of a chunk
-    /// says that it would not shrink, as it is. The default is level 1.
+    /// Compressed by zstd with a level of 1 to 22, or of −7 to −1 for less and faster. A chunk that a quick probe finds
+    /// incompressible is stored as it is. The default is level 1.
     Zstd(i32),
 }
 

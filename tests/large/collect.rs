@@ -275,3 +275,238 @@ fn a_collection_without_room_fails_costs_nothing_and_can_be_repeated() {
     assert!(left < 3_100_000, "{left} bytes of packs");
     assert!(db.verify().unwrap().is_clean());
 }
+
+/// Places of packs that are gone go with them, whether chunks come back or not.
+#[test]
+fn places_of_packs_that_are_gone_take_no_space() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let options = KeyspaceOptions::new().compression(Compression::None).chunking(Chunking::fixed(512));
+    let k = db.keyspace("k", options).unwrap();
+    k.put("kept", noise(1, 100_000)).unwrap();
+    let mut most = 0;
+    for round in 0..5 {
+        // The first value comes back each time.
+        for seed in [100, 200 + round] {
+            k.put(format!("{seed}"), noise(seed, 1 << 20)).unwrap();
+        }
+        db.flush().unwrap();
+        most = most.max(db.stats().space.places);
+        k.delete_range(.."kept").unwrap();
+        db.compact().unwrap();
+        let left = db.stats().space.places;
+        assert!(left < 40_000, "{left} bytes of places for 200 chunks, of {most} at most");
+    }
+    assert!(most > 200_000, "{most}");
+    assert!(k.get("kept").unwrap().unwrap() == noise(1, 100_000) && db.verify().unwrap().is_clean());
+}
+
+#[test]
+fn a_compaction_counts_packs_in_its_report_and_its_progress_and_can_be_cancelled_there() {
+    use std::ops::ControlFlow;
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    for seed in 0..4 {
+        k.put(format!("{seed}"), noise(seed, 1_000_000)).unwrap();
+        db.flush().unwrap();
+    }
+    for seed in 0..3 {
+        k.delete(format!("{seed}")).unwrap();
+    }
+    let cancelled = db.compact_with(|progress| {
+        let packs_are_left = progress.done * 10 > progress.total && progress.total > 4_000_000;
+        if packs_are_left { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(cancelled, Err(Error::Cancelled)), "{cancelled:?}");
+    k.put("again", noise(3, 1_000_000)).unwrap();
+    let report = db.compact().unwrap();
+    let freed = report.bytes_before.saturating_sub(report.bytes_after);
+    assert!(report.bytes_before < 4_100_000 && report.bytes_after < 1_100_000, "{report}, {freed} freed");
+    assert!(k.get("again").unwrap().unwrap() == noise(3, 1_000_000) && db.verify().unwrap().is_clean());
+}
+
+/// L6: a place goes with its chunk: an id says what a value was to whoever can guess it.
+#[test]
+fn the_places_of_chunks_that_went_go_too() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let options = KeyspaceOptions::new().compression(Compression::None).chunking(Chunking::fixed(512));
+    let k = db.keyspace("k", options).unwrap();
+    k.put("a", noise(1, 512 * 2000)).unwrap();
+    k.put("secret", noise(2, 100_000)).unwrap();
+    let id = k.recipe("secret").unwrap().unwrap().references().next().unwrap().0.unwrap();
+    db.flush().unwrap();
+    k.purge("a").unwrap();
+    k.purge("secret").unwrap();
+    for _ in 0..3 {
+        db.compact().unwrap();
+    }
+    assert_eq!(db.stats().space.chunks, 0);
+    let files = machine.files();
+    let holds = |file: &PathBuf| machine.read_file(file).unwrap().windows(32).any(|part| part == id.as_bytes());
+    let (places, holding): (u64, Vec<_>) = (db.stats().space.places, files.iter().filter(|file| holds(file)).collect());
+    assert!(holding.is_empty() && places < 5000, "{places} bytes of places, the id in {holding:?}");
+}
+
+/// L9: nobody looks again behind the second mark; who writes from then on stores anew what is about to go.
+#[test]
+fn what_is_written_while_its_chunks_are_about_to_go_is_stored_anew() {
+    for streamed in [false, true] {
+        let machine = Sim::new(1);
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        k.put("a", noise(1, 300_000)).unwrap();
+        db.flush().unwrap();
+        k.delete("a").unwrap();
+        let other = k.clone();
+        once_at(&machine, "collect under the right to flush: written, then installed", move || {
+            if streamed {
+                let mut writer = other.writer("b").unwrap();
+                writer.write_all(&noise(1, 300_000)).unwrap();
+                writer.finish().unwrap();
+            } else {
+                other.put("b", noise(1, 300_000)).unwrap();
+            }
+        });
+        db.compact().unwrap();
+        machine.ignore_points();
+        assert!(k.get("b").unwrap().unwrap() == noise(1, 300_000));
+        db.compact().unwrap();
+        drop(k);
+        db.close().unwrap();
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        assert!(k.get("b").unwrap().unwrap() == noise(1, 300_000) && db.verify().unwrap().is_clean());
+    }
+}
+
+/// L8: a keyspace that was dropped keeps its chunks as long as a pin keeps its values.
+#[test]
+fn the_chunks_of_a_dropped_keyspace_stay_with_the_pin_that_reads_it_and_go_with_it() {
+    let machine = Sim::new(1);
+    let mut db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    k.put("a", noise(1, 300_000)).unwrap();
+    db.pin("before").unwrap();
+    db.drop_keyspace("k").unwrap();
+    drop(k);
+    for _ in 0..2 {
+        db.compact().unwrap();
+        let then = db.pinned("before").unwrap();
+        let k = then.keyspace("k").unwrap();
+        assert!(then.get(&k, "a").unwrap().unwrap() == noise(1, 300_000));
+        assert!(db.verify().unwrap().is_clean());
+        drop((then, k));
+        db.close().unwrap();
+        db = open(&machine);
+    }
+    db.unpin("before").unwrap();
+    db.compact().unwrap();
+    assert_eq!(db.stats().space.chunks, 0);
+}
+
+/// L8: a recipe that is in a memtable alone keeps chunks in packs that are older.
+#[test]
+fn a_value_that_was_written_again_just_before_a_mark_keeps_its_chunks() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    for (key, seed) in [("a", 1), ("junk", 2)] {
+        k.put(key, noise(seed, 300_000)).unwrap();
+    }
+    db.flush().unwrap();
+    k.delete("a").unwrap();
+    k.delete("junk").unwrap();
+    let other = k.clone();
+    once_at(&machine, "compact: installed, then reclaimed", move || {
+        other.put("b", noise(1, 300_000)).unwrap();
+    });
+    db.compact().unwrap();
+    machine.ignore_points();
+    assert!(k.get("b").unwrap().unwrap() == noise(1, 300_000));
+    db.compact().unwrap();
+    assert!(k.get("b").unwrap().unwrap() == noise(1, 300_000) && db.verify().unwrap().is_clean());
+}
+
+/// L8: `compact` leaves no chunk that nothing needs, however small its part of its pack.
+#[test]
+fn a_chunk_that_was_purged_leaves_a_pack_of_many_others() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let options = KeyspaceOptions::new().compression(Compression::None).chunking(Chunking::fixed(4096));
+    let k = db.keyspace("k", options.chunk_threshold(4096)).unwrap();
+    k.put("kept", noise(1, 4096 * 200)).unwrap();
+    let secret = noise(2, 4096);
+    k.put("secret", &secret).unwrap();
+    db.flush().unwrap();
+    let holds = |mark: &[u8]| {
+        let files = machine.files();
+        files.iter().any(|file| machine.read_file(file).unwrap().windows(mark.len()).any(|part| part == mark))
+    };
+    assert!(holds(&secret[100..200]));
+    k.purge("secret").unwrap();
+    db.compact().unwrap();
+    assert!(!holds(&secret[100..200]), "the chunk");
+    assert!(k.get("kept").unwrap().unwrap() == noise(1, 4096 * 200));
+}
+
+/// L12: what a tree repeats is followed once by a mark, however often it is referred to.
+#[test]
+fn a_mark_follows_a_node_once_however_often_a_value_repeats_it() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().chunking(Chunking::fixed(512))).unwrap();
+    k.put("a", noise(1, 512).repeat(256 * 200)).unwrap();
+    assert!(k.recipe("a").unwrap().unwrap().height() == 1);
+    db.flush().unwrap();
+    let read = |db: &Db| db.stats().chunks.cache_hits + db.stats().chunks.cache_misses;
+    let before = read(&db);
+    db.compact().unwrap();
+    assert!(read(&db) - before < 20, "{} nodes", read(&db) - before);
+}
+
+/// L6: nobody reads places of the past, whatever views are open.
+#[test]
+fn places_that_were_superseded_go_whatever_views_are_open() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let options = KeyspaceOptions::new().compression(Compression::None).chunking(Chunking::fixed(512));
+    let k = db.keyspace("k", options).unwrap();
+    k.put("kept", noise(1, 512 * 2000)).unwrap();
+    db.compact().unwrap();
+    let (before, mut views) = (db.stats().space.places, Vec::new());
+    for round in 0..6 {
+        k.put("kept too", noise(10 + round, 40_000)).unwrap();
+        db.flush().unwrap();
+        k.put("kept", [noise(1, 512 * 2000), noise(50 + round, 512)].concat()).unwrap();
+        k.delete("kept too").unwrap();
+        views.push(db.snapshot());
+        db.compact().unwrap();
+    }
+    db.compact().unwrap();
+    let after = db.stats().space.places;
+    assert!(after < before * 3 / 2, "{after} of {before} bytes");
+}
+
+/// Room for what is needed of one pack serves for many, one after the other.
+#[test]
+fn a_full_disk_with_room_for_one_pack_at_a_time_is_emptied() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    for seed in 0..10 {
+        k.put(format!("kept {seed}"), noise(100 + seed, 1_000_000)).unwrap();
+        k.put(format!("gone {seed}"), noise(seed, 1_000_000)).unwrap();
+        db.flush().unwrap();
+    }
+    for seed in 0..10 {
+        k.delete(format!("gone {seed}")).unwrap();
+    }
+    db.flush().unwrap();
+    machine.set_space(Some(bytes_of(&machine, &machine.files()) + 3_000_000));
+    db.compact().unwrap();
+    let left = bytes_of(&machine, &packs(&machine));
+    assert!(left < 11_000_000, "{left} bytes of packs");
+    assert!(db.verify().unwrap().is_clean());
+}

@@ -79,3 +79,52 @@ fn a_view_is_copied_whole_beside_a_collection() {
     }
     assert!(copy.verify().unwrap().is_clean());
 }
+
+/// L6: places are at seqnos of no commit, and a copy gives none of those out again.
+#[test]
+fn a_copy_gives_out_no_seqno_at_which_places_stand() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    k.put("kept", noise(1, 300_000)).unwrap();
+    k.put("junk", noise(2, 300_000)).unwrap();
+    k.put("junk", "small").unwrap();
+    // Places of the flush, and behind them those of a collection.
+    db.compact().unwrap();
+    db.checkpoint("/copy").unwrap();
+    let copy = Options::new().env(machine.clone()).open("/copy").unwrap();
+    let k = copy.keyspace("k", KeyspaceOptions::new()).unwrap();
+    for round in 0..6u64 {
+        k.put(format!("{round}"), noise(20 + round, 100_000)).unwrap();
+        copy.flush().unwrap();
+    }
+    assert!(k.get("kept").unwrap().unwrap() == noise(1, 300_000) && copy.verify().unwrap().is_clean());
+    copy.compact().unwrap();
+    assert!(copy.verify().unwrap().is_clean());
+}
+
+/// L7: what is linked is of the moment of the copy, also if a collection has let it go in between.
+#[test]
+fn a_database_is_copied_whole_beside_a_collection() {
+    for point in ["checkpoint: flush, then moment", "checkpoint: moment, then links"] {
+        let machine = Sim::new(1);
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        for (key, seed) in [("key", 1), ("junk", 2)] {
+            k.put(key, noise(seed, 300_000)).unwrap();
+        }
+        db.flush().unwrap();
+        let other = (db.clone(), k.clone());
+        once_at(&machine, point, move || {
+            let (db, k) = other;
+            k.delete("junk").unwrap();
+            drop(db.compact().unwrap());
+        });
+        db.checkpoint("/copy").unwrap();
+        machine.ignore_points();
+        let copy = Options::new().env(machine.clone()).open("/copy").unwrap();
+        let k = copy.keyspace("k", KeyspaceOptions::new()).unwrap();
+        assert!(k.get("key").unwrap().unwrap() == noise(1, 300_000), "{point}");
+        assert!(copy.verify().unwrap().is_clean(), "{point}");
+    }
+}

@@ -213,3 +213,147 @@ fn a_reader_that_failed_and_went_back_reads_the_same_bytes() {
         assert!(room == value[at..at + 1000], "from {back}");
     }
 }
+
+/// Returns the keys that verification names, and how many findings there are beside them.
+fn told(db: &Db) -> (Vec<String>, usize) {
+    let findings = db.verify().unwrap().findings;
+    let key_of = |what: &str| what.strip_prefix("key \"")?.split('"').next().map(str::to_owned);
+    let mut keys: Vec<String> = findings.iter().filter_map(|finding| key_of(&finding.what)).collect();
+    let others = findings.len() - keys.len();
+    keys.sort();
+    for finding in &findings {
+        let path = finding.path.display().to_string();
+        assert!(!finding.what.contains(&path), "the path is told twice: {finding:?}");
+    }
+    (keys, others)
+}
+
+/// Whatever of a pack is damaged, every value that cannot be read is named, and none that can.
+#[test]
+fn verify_names_every_value_that_a_damaged_pack_costs_and_no_other() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    for key in ["a", "b"] {
+        k.put(key, noise(key.len() as u64 + u64::from(key.as_bytes()[0]), 100_000)).unwrap();
+    }
+    db.flush().unwrap();
+    k.put("other", noise(9, 100_000)).unwrap();
+    db.flush().unwrap();
+    drop(k);
+    db.close().unwrap();
+    let pack = packs(&machine).into_iter().next().unwrap();
+    let whole = machine.read_file(&pack).unwrap();
+    let len = whole.len();
+    // The header, a record, the table, the tail, the length.
+    for (at, costs_values) in [(9, true), (50_000, true), (len - 100, false), (len - 20, true), (len, true)] {
+        let copy = machine.fork();
+        let mut bytes = whole.clone();
+        match bytes.get_mut(at) {
+            Some(byte) => *byte ^= 4,
+            None => bytes.push(0),
+        }
+        copy.write_file(&pack, bytes);
+        let db = open(&copy);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        let unreadable: Vec<String> =
+            ["a", "b", "other"].into_iter().filter(|key| k.get(key).is_err()).map(str::to_owned).collect();
+        assert_eq!(unreadable.is_empty(), !costs_values, "byte {at}: {unreadable:?}");
+        let (named, others) = told(&db);
+        assert_eq!((named, others), (unreadable, 1), "byte {at} of {len}");
+    }
+    // Missing altogether: of a database that is open.
+    let db = open(&machine);
+    machine.remove_file(&pack);
+    assert_eq!(told(&db), (vec!["a".to_owned(), "b".to_owned()], 1));
+}
+
+/// Chunks that no flush has named yet are read as well.
+#[test]
+fn verify_reads_packs_that_are_not_flushed_yet() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    k.put("a", noise(1, 100_000)).unwrap();
+    let report = db.verify().unwrap();
+    assert!(report.is_clean() && report.bytes > 100_000 && report.chunks > 3, "{report}");
+    damage_packs(&machine);
+    assert_eq!(told(&db), (vec!["a".to_owned()], 0));
+    // What verification has found is mended by writing it again.
+    k.put("a", noise(1, 100_000)).unwrap();
+    db.flush().unwrap();
+    assert_eq!(told(&db).0.len(), 0);
+    assert!(k.get("a").unwrap().unwrap() == noise(1, 100_000));
+}
+
+/// Nobody knows what a value refers to whose list of chunks is damaged: nothing goes, and whoever asked is told which
+/// value to write again or to delete.
+#[test]
+fn a_damaged_node_stops_collection_by_name_until_its_value_is_gone() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let options = KeyspaceOptions::new().compression(Compression::None).chunking(Chunking::fixed(512));
+    let k = db.keyspace("k", options).unwrap();
+    k.put("tree", noise(1, 300_000)).unwrap();
+    k.put("gone", noise(2, 300_000)).unwrap();
+    db.flush().unwrap();
+    assert!(k.recipe("tree").unwrap().unwrap().height() > 0);
+    let node = k.recipe("tree").unwrap().unwrap().references().next().unwrap().0.unwrap();
+    drop(k);
+    db.close().unwrap();
+    for pack in packs(&machine) {
+        let mut bytes = machine.read_file(&pack).unwrap();
+        let at = bytes.windows(32).position(|part| part == node.as_bytes()).unwrap();
+        *bytes.get_mut(at + 40).unwrap() ^= 1;
+        machine.write_file(&pack, bytes);
+    }
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    k.delete("gone").unwrap();
+    let failed = db.compact().unwrap_err();
+    assert!(matches!(&failed, Error::CorruptChunk { key, chunk, .. } if key == b"tree" && *chunk == node), "{failed}");
+    assert!(db.stats().space.chunks > 600_000 && db.health().is_ok());
+    k.delete("tree").unwrap();
+    db.compact().unwrap();
+    assert_eq!(db.stats().space.chunks, 0);
+}
+
+/// A chunk that goes bad after it was found good stops neither the flush that copies it nor the collection that moves
+/// its pack.
+#[test]
+fn a_chunk_that_is_damaged_under_an_open_database_stops_no_flush_and_no_collection() {
+    for recovered in [true, false] {
+        let machine = Sim::new(1);
+        let mut db = open(&machine);
+        let options = KeyspaceOptions::new().compression(Compression::None);
+        let k = db.keyspace("k", options).unwrap();
+        let [bad, good, junk] = [1, 2, 3].map(|seed| noise(seed, 100_000));
+        for (key, value) in [("bad", &bad), ("good", &good), ("junk", &junk)] {
+            k.put(key, value).unwrap();
+        }
+        drop(k);
+        if recovered {
+            machine.cut_power_with(Loss::Nothing);
+            drop(db);
+            db = open(&machine);
+        } else {
+            db.flush().unwrap();
+        }
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        let pack = packs(&machine).into_iter().next().unwrap();
+        let mut bytes = machine.read_file(&pack).unwrap();
+        let at = bytes.windows(50).position(|part| part == &bad[200..250]).unwrap();
+        bytes[at] ^= 4;
+        machine.write_file(&pack, bytes);
+        k.delete("junk").unwrap();
+        for _ in 0..2 {
+            db.flush().unwrap();
+            db.compact().unwrap();
+            assert!(k.get("good").unwrap().unwrap() == good, "recovered {recovered}");
+            assert!(matches!(k.get("bad"), Err(Error::CorruptChunk { .. })), "recovered {recovered}");
+        }
+        db.health().unwrap();
+        k.put("more", noise(4, 100_000)).unwrap();
+        db.flush().unwrap();
+    }
+}

@@ -6,9 +6,11 @@ mod collect;
 mod copies;
 mod crash;
 mod damage;
+mod doubt;
 mod write;
 
 use std::{
+    io::Write as _,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,

@@ -1,7 +1,5 @@
 //! Large values are cut the same way whoever writes them, and each chunk is stored once.
 
-use std::io::Write as _;
-
 use super::*;
 
 #[test]
@@ -255,4 +253,206 @@ fn options_out_of_bounds_and_options_of_keyspaces_that_combine_values_are_refuse
         assert!(told.contains("\"k\"") && told.contains(what), "{told}");
     }
     let _bytes: Bytes = Bytes::default();
+}
+
+#[test]
+fn what_a_keyspace_does_with_large_values_can_be_asked() {
+    let db = Options::new().env(Memory::new()).open("/db").unwrap();
+    let plain = db.keyspace("plain", KeyspaceOptions::new()).unwrap();
+    assert_eq!((plain.chunk_threshold(), plain.chunking()), (Some(32 << 10), Some(Chunking::automatic())));
+    assert_eq!((plain.compression(), plain.dedup_scope()), (Some(Compression::Zstd(1)), None));
+    let options = KeyspaceOptions::new().chunk_threshold(5000).chunking(Chunking::fixed(4096)).dedup_scope("tenant 7");
+    let own = db.keyspace("own", options.compression(Compression::None)).unwrap();
+    assert_eq!((own.chunk_threshold(), own.chunking()), (Some(5000), Some(Chunking::fixed(4096))));
+    assert_eq!((own.compression(), own.dedup_scope().as_deref()), (Some(Compression::None), Some("tenant 7")));
+    let sums = db.keyspace("sums", KeyspaceOptions::new().merge(chronolith::MergeStrategy::Sum)).unwrap();
+    assert_eq!((sums.chunk_threshold(), sums.chunking(), sums.compression()), (None, None, None));
+}
+
+#[test]
+fn ratios_say_what_they_are_where_nothing_was_new_and_where_all_was() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    assert!((db.stats().chunks.dedup_ratio() - 1.0).abs() < 1e-9);
+    k.put("a", noise(1, 1_000_000)).unwrap();
+    db.flush().unwrap();
+    let stats = db.stats();
+    assert!((stats.chunks.dedup_ratio() - 1.0).abs() < 1e-3, "{stats}");
+    assert!((1.0..1.2).contains(&stats.write_amplification()), "each chunk is written once: {stats}");
+    drop(k);
+    db.close().unwrap();
+    let db = open(&machine);
+    db.keyspace("k", KeyspaceOptions::new()).unwrap().put("b", noise(1, 1_000_000)).unwrap();
+    assert!(db.stats().chunks.dedup_ratio().is_infinite());
+    assert!(db.stats().to_json().contains("\"new_chunk_lengths\":[0,0,0,0,0,0,0,0,0,0,0]"));
+}
+
+#[test]
+fn errors_of_streams_have_the_kind_and_name_the_value() {
+    use std::io::{ErrorKind, Read, Seek, SeekFrom};
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("o\"d", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    k.put("a", noise(1, 100_000)).unwrap();
+    let recipe = k.recipe("a").unwrap().unwrap();
+    let other = Options::new().env(Memory::new()).open("/other").unwrap();
+    let refused = other.keyspace("k", KeyspaceOptions::new()).unwrap().adopt("new\n", &recipe).unwrap_err().to_string();
+    assert!(refused.starts_with("keyspace \"k\": key \"new\\n\": chunk "), "{refused}");
+
+    let mut reader = k.reader("a").unwrap().unwrap();
+    let before = reader.seek(SeekFrom::Current(-5)).unwrap_err();
+    assert_eq!(
+        (before.kind(), before.to_string().as_str()),
+        (ErrorKind::InvalidInput, "cannot seek to 0-5: a value begins at byte 0")
+    );
+    machine.set_space(Some(bytes_of(&machine, &machine.files()) + 1000));
+    let mut writer = k.writer("b").unwrap();
+    let full = writer.write_all(&noise(2, 8 << 20)).unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::StorageFull, "{full}");
+    drop(writer);
+    machine.set_space(None);
+    damage_packs(&machine);
+    let damaged = reader.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(damaged.kind(), ErrorKind::InvalidData);
+    let told = damaged.downcast::<Error>().unwrap().to_string();
+    assert!(
+        told.contains("of key \"a\" in keyspace \"o\\\"d\" is damaged") && told.contains("write the value again"),
+        "{told}"
+    );
+}
+
+/// L9: whoever adopts a recipe has every chunk of it here, and in its own scope: an id is made of the content by the
+/// key of the scope.
+#[test]
+fn a_recipe_whose_chunks_are_elsewhere_is_refused_and_a_copy_into_another_scope_stands_by_itself() {
+    // A list of chunks, and a tree.
+    for len in [300_000, 5 << 20] {
+        refuse_elsewhere(len);
+    }
+}
+
+fn refuse_elsewhere(len: usize) {
+    let (machine, elsewhere) = (Sim::new(1), open(&Sim::new(2)));
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    let tenant = db.keyspace("t", KeyspaceOptions::new().dedup_scope("tenant 7")).unwrap();
+    let value = noise(1, len);
+    let there = elsewhere.keyspace("k", KeyspaceOptions::new()).unwrap();
+    there.put("a", &value).unwrap();
+    for shared in [0, len / 2] {
+        k.put("part", value.get(..shared).unwrap()).unwrap();
+        let refused = k.adopt("a", &there.recipe("a").unwrap().unwrap()).unwrap_err();
+        assert!(matches!(&refused, Error::Invalid { what } if what.contains("not stored here")), "{refused}");
+        assert!(!k.contains("a").unwrap());
+    }
+    k.put("b", &value).unwrap();
+    k.adopt("a", &there.recipe("a").unwrap().unwrap()).unwrap();
+    let recipe = k.recipe("a").unwrap().unwrap();
+    assert!(matches!(tenant.adopt("a", &recipe), Err(Error::Invalid { .. })));
+    let mut writer = k.writer("c").unwrap();
+    writer.write_all(&value).unwrap();
+    let staged = writer.stage().unwrap();
+    let mut batch = db.batch();
+    batch.adopt(&tenant, "a", staged);
+    assert!(matches!(batch.commit(), Err(Error::Invalid { .. })));
+    assert!(!tenant.contains("a").unwrap());
+    k.copy("a", &tenant, "a").unwrap().unwrap();
+    for key in ["a", "b", "part"] {
+        k.delete(key).unwrap();
+    }
+    db.compact().unwrap();
+    assert!(tenant.get("a").unwrap().unwrap() == value && db.verify().unwrap().is_clean());
+}
+
+/// L2: an epoch ends with so many new chunks, and with so many bytes of them, also under a stream that commits nothing;
+/// the stream waits for flushes as commits do.
+#[test]
+fn a_stream_that_commits_nothing_ends_epochs_and_waits_for_their_flushes() {
+    for (chunking, len, bound) in [(Chunking::fixed(512), 48 << 20, 40_000), (Chunking::whole(), 400 << 20, 330)] {
+        let machine = Sim::new(1);
+        let db = Options::new().env(machine).memory_budget(16 << 20).open("/db").unwrap();
+        let options = KeyspaceOptions::new().compression(Compression::None).chunking(chunking);
+        let k = db.keyspace("k", options).unwrap();
+        let mut writer = k.writer("stream").unwrap();
+        let (mut most, mut part) = (0, noise(1, 1 << 20));
+        for number in 0..len >> 20 {
+            for block in part.chunks_mut(512) {
+                block[..8].copy_from_slice(&u64::try_from(number).unwrap().to_le_bytes());
+            }
+            writer.write_all(&part).unwrap();
+            most = most.max(db.stats().chunks.unflushed_chunks);
+        }
+        assert!(db.stats().chunks.packs > 1, "{chunking}");
+        assert!(most < bound, "{most} chunks were in memory at once, {chunking}");
+    }
+}
+
+/// A writer that outlives its database ends with an error, and keeps nobody from closing.
+#[test]
+fn a_writer_that_is_alive_at_a_close_is_told_so() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    let [mut one, mut two] = ["one", "two"].map(|key| k.writer(key).unwrap());
+    one.write_all(&noise(1, 5 << 20)).unwrap();
+    two.write_all(&noise(2, 100)).unwrap();
+    let staged = k.writer("three").unwrap().stage().unwrap();
+    let mut batch = db.batch();
+    batch.adopt(&k, "three", &staged);
+    db.close().unwrap();
+    let told = |error: std::io::Error| matches!(error.get_ref().unwrap().downcast_ref(), Some(Error::Closed));
+    assert!(told(one.write_all(b"more").unwrap_err()));
+    assert!(matches!(two.finish(), Err(Error::Closed)) && matches!(batch.commit(), Err(Error::Closed)));
+    let db = open(&machine);
+    assert!(db.keyspace("k", KeyspaceOptions::new()).unwrap().is_empty().unwrap());
+}
+
+/// A difference is one of bytes: how they are kept, and how they are cut, is none.
+#[test]
+fn equal_values_are_equal_however_they_are_kept() {
+    let db = open(&Sim::new(1));
+    let new = KeyspaceOptions::new;
+    let value = noise(1, 100_000);
+    let ways = [
+        new().chunk_threshold(u64::MAX),
+        new().chunk_threshold(4096).chunking(Chunking::fixed(4096)),
+        new().chunk_threshold(4096).chunking(Chunking::content_defined(2048)),
+    ];
+    let mut views = Vec::new();
+    for way in ways {
+        let k = db.keyspace("k", way).unwrap();
+        k.put("k", &value).unwrap();
+        views.push(db.snapshot());
+    }
+    let k = db.keyspace("k", new()).unwrap();
+    for (before, after) in [(0, 1), (1, 2), (0, 2), (2, 0)] {
+        assert_eq!(db.diff(&views[before], &views[after], &k).count(), 0, "{before} to {after}");
+    }
+    assert!(k.compare_and_swap("k", Some(&value), Some("new")).unwrap().is_some());
+}
+
+/// A longest key with a longest list is an entry like any other.
+#[test]
+fn the_longest_key_has_the_longest_list_of_chunks() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k =
+        db.keyspace("k", KeyspaceOptions::new().chunking(Chunking::fixed(512)).policy(Policy::mvcc(3, HOUR))).unwrap();
+    let keys = ["a".repeat(65_536), "b".repeat(65_536)];
+    for version in 0..2u64 {
+        for key in &keys {
+            k.put(key, noise(version, 512 * 256)).unwrap();
+        }
+    }
+    assert_eq!(k.recipe(&keys[0]).unwrap().unwrap().references().len(), 256);
+    for step in 0..3 {
+        for key in &keys {
+            assert!(k.get(key).unwrap().unwrap() == noise(1, 512 * 256), "{step}");
+            let versions: Vec<Bytes> = k.history(key).map(|version| version.unwrap().value.unwrap()).collect();
+            assert!(versions.len() == 2 && versions[1] == noise(0, 512 * 256), "{step}");
+        }
+        assert!(db.verify().unwrap().is_clean());
+        if step == 0 { db.flush().unwrap() } else { drop(db.compact().unwrap()) }
+    }
 }

@@ -1,20 +1,16 @@
 //! Verification of large values: every record of every pack, and every reference of every recipe.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
-use super::{Report, VerifyFinding};
+use super::{Report, VerifyFinding, told_of};
 use crate::{
-    base::{ChunkId, Error, Kind, Result, Seqno},
+    base::{ChunkId, Corruption, Error, FileNumber, Kind, Result, Seqno},
     chunk::{pack::Pack, recipe::Reference},
     engine::{
         Engine, KeyspaceRef,
         chunk_store::ReadRoom,
         files::{
-            chunks::{ChunkSet, damage},
+            chunks::{ChunkFacts, ChunkSet, damage},
             superversion::SuperVersion,
         },
         read::{LargeValue, Leaves, decode},
@@ -26,33 +22,51 @@ use crate::{
     segment::{SegmentCursor, VersionCursor},
 };
 
-/// Damaged chunks, each with the pack that holds it and what is wrong there.
-type Damaged = HashMap<ChunkId, (PathBuf, String)>;
+/// What verification has found of packs.
+#[derive(Debug, Default)]
+pub(super) struct Packs {
+    /// Damaged records, each by its pack and its chunk. A sound copy may stand in another pack.
+    damaged: HashSet<(FileNumber, ChunkId)>,
+    /// Packs that cannot be opened: nothing in them can be read.
+    lost: HashSet<FileNumber>,
+    /// Packs whose table is damaged: what values need of them is read chunk by chunk.
+    unlisted: HashSet<FileNumber>,
+}
 
-/// Reads every record of every pack that the version names; returns those that are damaged.
+/// Reads every record of every pack that the version names; returns what is damaged.
 pub(super) fn verify_packs(
     engine: &Engine,
     current: &SuperVersion,
     report: &mut Report,
     watch: &mut Watch<'_>,
-) -> Result<Damaged> {
-    let mut damaged = Damaged::new();
+) -> Result<Packs> {
+    let mut found = Packs::default();
     let chunks = &current.chunks;
     for handle in chunks.packs.values() {
+        let number = handle.meta.number;
         watch.begin_part(handle.meta.file_len);
         report.files += 1;
-        report.bytes += handle.meta.file_len;
-        let path = engine.ctx.dir.path().join(name::pack(handle.meta.number));
+        let path = engine.ctx.dir.path().join(name::pack(number));
         // Opened for this alone: checks the file as it is now.
-        let table = Pack::open(&engine.ctx.pool, handle.meta).and_then(|pack| Ok((pack.lines()?, pack)));
-        let (lines, pack) = match table {
-            Ok(read) => read,
+        let pack = match Pack::open(&engine.ctx.pool, handle.meta) {
+            Ok(pack) => pack,
             Err(error) => {
+                found.lost.insert(number);
                 report.record(path, None, Err(error))?;
                 watch.end_part()?;
                 continue;
             }
         };
+        let lines = match pack.lines() {
+            Ok(lines) => lines,
+            Err(error) => {
+                found.unlisted.insert(number);
+                report.record(path, None, Err(error))?;
+                watch.end_part()?;
+                continue;
+            }
+        };
+        report.bytes += handle.meta.file_len;
         let mut at = 0;
         for line in &lines {
             engine.check_open()?;
@@ -60,32 +74,34 @@ pub(super) fn verify_packs(
             let checked = chunks.store.with_reader(|ReadRoom { decoder, room }| {
                 pack.reader().verify(&line.into(), |scope| chunks.scope(scope), decoder, room)
             });
-            if let Err(error) = &checked
-                && damage(error).is_some()
-            {
-                damaged.insert(line.id, (path.clone(), error.in_full()));
+            if let Err(error) = checked {
+                if damage(&error).is_none() {
+                    return Err(error);
+                }
+                found.damaged.insert((number, line.id));
+                // Whoever writes the chunk again stores it anew.
+                chunks.store.record_damaged(line.id);
+                let what = format!("chunk {}: {}", line.id, told_of(&error, &path));
+                report.findings.push(VerifyFinding { path: path.clone(), keyspace: None, what });
             }
-            let named = checked.map_err(|error| match error {
-                Error::Corrupt { .. } => Error::invalid(format!("chunk {}: {}", line.id, error.in_full())),
-                error => error,
-            });
-            report.record(path.clone(), None, named)?;
             at += u64::from(line.stored_len);
             watch.step(at, handle.meta.stored_bytes)?;
         }
         watch.end_part()?;
     }
-    Ok(damaged)
+    Ok(found)
 }
 
 /// Follows every recipe, in memtables and both tiers, and records the values whose chunks are damaged or missing.
 pub(super) fn verify_recipes(
     engine: &Engine,
     current: &Arc<SuperVersion>,
-    damaged: Damaged,
+    packs: Packs,
     report: &mut Report,
 ) -> Result<()> {
-    let mut check = Check { chunks: &current.chunks, damaged, sound: HashSet::new() };
+    let chunks = &current.chunks;
+    report.files += chunks.unnamed_packs().count() as u64;
+    let mut check = Check { chunks, packs, sound: HashSet::new(), read: HashSet::new() };
     for (id, tree) in current.trees.iter() {
         let Some(keyspace) = current.version.keyspaces.get(id).filter(|keyspace| !keyspace.is_hidden()) else {
             continue;
@@ -110,9 +126,11 @@ pub(super) fn verify_recipes(
 
 struct Check<'c> {
     chunks: &'c ChunkSet,
-    damaged: Damaged,
+    packs: Packs,
     /// Nodes of which everything beneath is sound: shared by many versions, and followed once.
     sound: HashSet<ChunkId>,
+    /// Sound chunks of packs that have no table: those of unflushed memtables, and of packs whose table is damaged.
+    read: HashSet<ChunkId>,
 }
 
 impl Check<'_> {
@@ -132,7 +150,7 @@ impl Check<'_> {
             if entry.kind == Kind::Recipe {
                 engine.check_open()?;
                 let (key, value) = (entry.key.to_vec(), source.value());
-                if let Err(error) = self.value(keyspace, &key, &value) {
+                if let Err(error) = self.value(keyspace, &key, &value, report) {
                     let (path, what) = match &error {
                         Error::CorruptChunk { path, chunk, .. } => {
                             (path.clone(), format!("chunk {chunk} is damaged or missing"))
@@ -155,40 +173,61 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn value(&mut self, keyspace: &KeyspaceRef, key: &[u8], entry: &[u8]) -> Result<()> {
+    fn value(&mut self, keyspace: &KeyspaceRef, key: &[u8], entry: &[u8], report: &mut Report) -> Result<()> {
         let recipe = decode(keyspace, key, entry)?;
         let value = LargeValue { chunks: self.chunks, keyspace, key };
-        let lost = |id: ChunkId, path: PathBuf| Error::CorruptChunk {
-            path,
-            offset: 0,
-            keyspace: keyspace.name.to_string(),
-            key: key.to_vec(),
-            chunk: id,
-        };
-        let Self { chunks, damaged, sound } = self;
         let mut followed = Vec::new();
-        chunks.store.with_reader(|reader| {
+        self.chunks.store.with_reader(|reader| {
             let mut leaves = Leaves::new(recipe);
-            while let Some((_, reference)) = leaves.next(|node, height| {
-                if node.id.is_none_or(|id| sound.contains(&id)) {
+            while let Some((_, Reference { id, len })) = leaves.next(|node, height| {
+                if node.id.is_none_or(|id| self.sound.contains(&id)) {
                     // Nothing beneath needs to be looked at: one hole as long as all of it stands in.
                     return Ok(vec![Reference { id: None, len: node.len }]);
                 }
                 followed.extend(node.id);
+                node.id.map_or(Ok(()), |id| self.chunk(value, id, None, reader, report))?;
                 value.node(node, height, reader)
             })? {
-                let Some(id) = reference.id else { continue };
-                if let Some((path, _)) = damaged.get(&id) {
-                    return Err(lost(id, path.clone()));
-                }
-                let facts = chunks.facts(&id)?;
-                if facts.is_none_or(|facts| u64::from(facts.place.raw_len) != reference.len) {
-                    return Err(lost(id, chunks.path().to_path_buf()));
-                }
+                id.map_or(Ok(()), |id| self.chunk(value, id, Some(len), reader, report))?;
             }
             Ok(())
         })?;
-        sound.extend(followed);
+        self.sound.extend(followed);
+        Ok(())
+    }
+
+    /// Checks a chunk of a value, or a node, whose length no reference says.
+    fn chunk(
+        &mut self,
+        value: LargeValue<'_>,
+        id: ChunkId,
+        len: Option<u64>,
+        reader: &mut ReadRoom,
+        report: &mut Report,
+    ) -> Result<()> {
+        let Self { chunks, packs, read, .. } = self;
+        let lost = |path: &Path, offset| value.damaged(id, Corruption { offset, what: "the chunk" }.of(path, 0));
+        let facts = chunks.facts(&id)?.filter(|facts| len.is_none_or(|len| u64::from(facts.place.raw_len) == len));
+        let Some(ChunkFacts { pack, place, .. }) = facts else { return Err(lost(chunks.path(), 0)) };
+        if let Some(pack) = pack {
+            if packs.lost.contains(&pack) || packs.damaged.contains(&(pack, id)) {
+                return Err(lost(&chunks.path_of(pack), place.offset));
+            }
+            if !packs.unlisted.contains(&pack) {
+                return Ok(());
+            }
+        }
+        if read.insert(id) {
+            let scope = chunks.scope(value.keyspace.scope)?;
+            let mut bytes = vec![0; place.raw_len as usize];
+            let checked = chunks.read(&id, place.raw_len.into(), scope, reader, (&mut bytes, 0));
+            report.chunks += 1;
+            report.bytes += u64::from(place.stored_len);
+            if let Err(error) = checked {
+                read.remove(&id);
+                return Err(value.damaged(id, error));
+            }
+        }
         Ok(())
     }
 }

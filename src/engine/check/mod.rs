@@ -2,10 +2,15 @@
 
 mod chunks;
 
-use std::{fmt, io::ErrorKind, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
-    base::{Error, IoContext, Result},
+    base::{Corruption, Error, IoContext, Result},
     engine::{Engine, Watch, stats::counted},
     env::Dir,
     format::{FileKind, Header, name},
@@ -36,7 +41,7 @@ pub struct Report {
     pub files: u64,
     /// Entries read in segments.
     pub entries: u64,
-    /// Chunks read in packs, each decoded and hashed.
+    /// Chunks read in packs, each decoded and hashed; of packs that are not flushed yet those that a value needs.
     pub chunks: u64,
     /// Bytes read.
     pub bytes: u64,
@@ -138,6 +143,15 @@ fn verify_log(engine: &Engine, report: &mut Report, memtable: &Memtable, end: Op
     if needed { report.record(path, None, checked) } else { Ok(()) }
 }
 
+/// Describes the damage of a file that the finding names already.
+fn told_of(error: &Error, path: &Path) -> String {
+    match error {
+        Error::Corrupt { path: at, offset, what } if at == path => Corruption { offset: *offset, what }.to_string(),
+        Error::Missing { path: at } if at == path => "the file is missing".to_owned(),
+        error => error.in_full(),
+    }
+}
+
 /// Returns whether an error says that the file is damaged, rather than that it could not be read.
 fn tells_of_the_file(error: &Error) -> bool {
     match error {
@@ -169,7 +183,8 @@ impl Report {
     fn record(&mut self, path: PathBuf, keyspace: Option<String>, checked: Result<()>) -> Result<()> {
         match checked {
             Err(error) if tells_of_the_file(&error) => {
-                self.findings.push(VerifyFinding { path, keyspace, what: error.in_full() });
+                let what = told_of(&error, &path);
+                self.findings.push(VerifyFinding { path, keyspace, what });
                 Ok(())
             }
             checked => checked,

@@ -370,6 +370,11 @@ impl ChunkSet {
         &self.packs_path
     }
 
+    /// Returns the path of a pack.
+    pub(in crate::engine) fn path_of(&self, pack: FileNumber) -> PathBuf {
+        self.packs_path.with_file_name(name::pack(pack))
+    }
+
     /// Fills `value` from `at` on with the chunk of an id, which is as long as this.
     ///
     /// # Errors
@@ -455,6 +460,11 @@ impl NamedPlace {
 pub(in crate::engine) fn sort_places(places: &mut Vec<NamedPlace>) {
     places.sort_unstable_by_key(|place| (place.place.id, Reverse(place.pack)));
     places.dedup_by_key(|place| place.place.id);
+}
+
+/// Returns the pack that a place names; `None` if the bytes are no place.
+pub(in crate::engine) fn pack_of_place(value: &[u8]) -> Option<FileNumber> {
+    Reader::new(value).varint("pack of a chunk").ok().map(FileNumber)
 }
 
 fn decode_place(id: ChunkId, value: &[u8]) -> Result<(FileNumber, ChunkPlace, u32), Corruption> {

@@ -16,7 +16,7 @@ use std::{
 
 use super::chunks::PackHandle;
 use crate::{
-    base::{ChunkId, FileNumber, IoContext, Result},
+    base::{ChunkId, Error, FileNumber, IoContext, Result},
     chunk::{
         pack::{PackMeta, PackReader, PackWriter},
         record::{EncodedChunk, FIRST_RECORD, Line},
@@ -63,6 +63,8 @@ struct State {
     /// Where each chunk is. The hasher is random: ids can be ground to share bits.
     places: HashMap<ChunkId, Line>,
     closed: bool,
+    /// Set when the database is closed: nothing is written any more, whoever still has this.
+    ended: bool,
     sealed: Option<PackMeta>,
 }
 
@@ -121,7 +123,7 @@ impl Epoch {
     }
 
     /// Returns where a chunk is, or will be once it is written.
-    pub(super) fn place(&self, id: &ChunkId) -> Option<Line> {
+    pub(in crate::engine) fn place(&self, id: &ChunkId) -> Option<Line> {
         if self.is_empty() {
             return None;
         }
@@ -143,7 +145,10 @@ impl Epoch {
     /// name is made durable: a log may need it before any flush names it. `number` gives a number to a new file.
     pub(in crate::engine) fn append(&self, chunk: &EncodedChunk, number: impl FnOnce() -> FileNumber) -> Result<bool> {
         let mut state = self.state.write();
-        let State { pack, places, closed, sealed } = &mut *state;
+        let State { pack, places, closed, ended, sealed } = &mut *state;
+        if *ended {
+            return Err(Error::Closed);
+        }
         assert!(sealed.is_none() || *closed, "the pack of log {} was sealed while its memtable is active", self.log);
         if *closed {
             return Ok(false);
@@ -183,6 +188,9 @@ impl Epoch {
             return Ok(());
         }
         let mut state = self.state.write();
+        if state.ended {
+            return Err(Error::Closed);
+        }
         if let Some(pack) = &mut state.pack {
             let written = pack.write_out();
             self.written.fetch_max(pack.written(), Ordering::Release);
@@ -206,6 +214,11 @@ impl Epoch {
     /// Closes it: appends go to the next epoch from here on.
     pub(in crate::engine) fn close(&self) {
         self.state.write().closed = true;
+    }
+
+    /// Refuses everything from here on: the directory is another's once the database is closed.
+    pub(in crate::engine) fn end(&self) {
+        self.state.write().ended = true;
     }
 
     /// Ends the pack with its table and syncs it; `None` if there is none. A flush that failed later finds it sealed.
@@ -248,5 +261,43 @@ impl PackSync {
             synced.fetch_max(self.upto, Ordering::Release);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        KeyspaceOptions, Options,
+        chunk::{
+            id::{ChunkKind, Scope},
+            record::EncodedChunk,
+        },
+        env::Sim,
+    };
+
+    /// L2: behind the table of a pack nothing is appended; whoever took the epoch before goes to the next one.
+    #[test]
+    fn an_append_that_comes_behind_the_flush_of_its_epoch_is_sent_on() {
+        let db = Options::new().env(Sim::new(1)).open("/db").unwrap();
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        k.put("a", vec![7; 100_000]).unwrap();
+        let engine = db.engine();
+        let epoch = engine.files.with_current(|now| Arc::clone(&now.chunks.epochs[0]));
+        let bytes = b"a chunk that comes late";
+        let id = Scope::Open.id(ChunkKind::Data, bytes);
+        let made = engine.store.with_encoder(None, |encoder| {
+            EncodedChunk::new(ChunkKind::Data, 0, id, bytes, "", |out| encoder.encode(bytes, out))
+        });
+        let chunk = made.unwrap();
+        for flushed in [false, true] {
+            if flushed {
+                db.flush().unwrap();
+            } else {
+                engine.log.rotate(&mut engine.log.lock(), &engine.files).unwrap();
+            }
+            assert!(!epoch.append(&chunk, || engine.files.take_number()).unwrap(), "flushed {flushed}");
+        }
+        assert!(db.verify().unwrap().is_clean());
     }
 }

@@ -10,7 +10,10 @@
 //!     edit   packs − and +, places +
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use crate::{
     base::{Error, FileNumber, Kind, Micros, Result, Seqno},
@@ -24,6 +27,7 @@ use crate::{
             superversion::SuperVersion,
         },
         read::{Records, References},
+        watch::Watch,
     },
     manifest::{Change, Edit},
     memtable::MemCursor,
@@ -39,32 +43,35 @@ const WAIT: Micros = Micros(1_000_000);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Lets go of every chunk that nothing needs. A pack to which a writer under way may still refer stays for now.
-pub(super) fn collect(engine: &Engine) -> Result<()> {
+///
+/// # Errors
+/// If a recipe or a node cannot be read: nobody knows what it refers to, so that everything stays.
+pub(super) fn collect(engine: &Engine, watch: &mut Watch<'_>) -> Result<()> {
     // One at a time: each condemns packs, and takes back those that stay.
     let _one = engine.jobs.collecting.lock();
     let first = engine.files.current();
     if first.version.packs.is_empty() {
         return Ok(());
     }
-    let marked = mark(engine, &first)?;
-    if marked.is_incomplete() {
-        return Ok(());
-    }
+    watch.begin_part(first.version.packs.values().map(|pack| pack.file_len).sum());
+    let marked = mark(engine, &first, watch)?;
+    marked.check_complete()?;
     let wastes = |pack: &&PackMeta| marked.of(pack.number).is_none_or(|needed| needed.count() < pack.records);
     let condemned: Vec<FileNumber> = first.version.packs.values().filter(wastes).map(|pack| pack.number).collect();
     engine.store.condemn(condemned.iter().copied());
     drop((marked, first));
     engine.ctx.pass("collect: condemned, then marked again");
-    let collected = collect_condemned(engine, &condemned);
+    let collected = collect_condemned(engine, &condemned, watch);
     // If the outcome of an edit is in doubt, both old and new packs stay (L10), and so does what is condemned.
-    if engine.health.check_writable().is_ok() {
-        engine.store.pardon(condemned);
+    let is_certain = !engine.files.edit().manifest().in_doubt() && engine.health.check_writable().is_ok();
+    if is_certain {
+        engine.store.pardon_all();
     }
     collected
 }
 
 /// Lets go of those condemned packs to which no writer may refer any more.
-fn collect_condemned(engine: &Engine, condemned: &[FileNumber]) -> Result<()> {
+fn collect_condemned(engine: &Engine, condemned: &[FileNumber], watch: &mut Watch<'_>) -> Result<()> {
     let free = wait_for_writers(engine, condemned);
     if free.is_empty() {
         return Ok(());
@@ -72,15 +79,19 @@ fn collect_condemned(engine: &Engine, condemned: &[FileNumber]) -> Result<()> {
     // Taken after the writers were asked for: what they have committed is in it. No recipe comes to need a condemned
     // pack afterwards, so that one mark serves for all edits.
     let files = engine.files.current();
-    let marked = mark(engine, &files)?;
-    if marked.is_incomplete() {
-        return Ok(());
-    }
+    let marked = mark(engine, &files, watch)?;
+    marked.check_complete()?;
     let packs = free.iter().filter_map(|number| files.version.packs.get(number));
     let packs: Vec<_> = packs.map(|pack| (needed_bytes(pack, &marked), pack.number)).collect();
     // The files of packs that are gone are removed with their last reader.
     drop(files);
-    groups(packs, PACK_BYTES, PACKS_MAX).into_iter().try_for_each(|group| replace(engine, &group, &marked))
+    let (all, mut done) = (packs.len() as u64, 0);
+    for group in groups(packs, PACK_BYTES, PACKS_MAX) {
+        replace_group(engine, &group, &marked)?;
+        done += group.len() as u64;
+        watch.step(done, all)?;
+    }
+    watch.end_part()
 }
 
 /// Returns about how many bytes of a pack are needed: how long each record is, only the pack itself tells.
@@ -131,6 +142,17 @@ fn check_going_on(engine: &Engine) -> Result<()> {
     if engine.health.is_stopping() { Err(Error::Closed) } else { engine.health.check_writable() }
 }
 
+/// Replaces packs by what is needed of them: together, or one by one where the disk has no room for all.
+fn replace_group(engine: &Engine, group: &[FileNumber], marked: &References) -> Result<()> {
+    match replace(engine, group, marked) {
+        Err(Error::DiskFull) if group.len() > 1 => {
+            let mut packs = group.chunks(1);
+            packs.try_for_each(|pack| replace(engine, pack, marked))
+        }
+        replaced => replaced,
+    }
+}
+
 /// Replaces packs by what is needed of them, in one edit.
 fn replace(engine: &Engine, dead: &[FileNumber], marked: &References) -> Result<()> {
     check_going_on(engine)?;
@@ -147,6 +169,8 @@ fn replace(engine: &Engine, dead: &[FileNumber], marked: &References) -> Result<
     engine.ctx.pass("collect under the right to flush: written, then installed");
     let mut editing = engine.files.edit();
     let mut edit = Edit::new(gone.iter().map(|pack| Change::RemovePack { number: *pack }));
+    let copied: u64 = packs.iter().map(|pack| pack.stored_bytes).sum();
+    engine.store.counts.copied_bytes.fetch_add(copied, Ordering::Relaxed);
     edit.changes.extend(packs.into_iter().map(|pack| Change::AddPack { pack }));
     edit.changes.extend(places.map(|segment| Change::Add { level: 0, segment }));
     edit.push(engine.files.numbers_taken());
@@ -235,7 +259,7 @@ fn copy_records(
 
 /// Returns what the recipes of a superversion refer to: of every keyspace, dropped ones too, in both tiers and all
 /// memtables.
-fn mark(engine: &Engine, files: &Arc<SuperVersion>) -> Result<References> {
+fn mark(engine: &Engine, files: &Arc<SuperVersion>, watch: &mut Watch<'_>) -> Result<References> {
     let mut marked = References::default();
     for (id, tree) in files.trees.iter() {
         let Some(keyspace) = files.version.keyspaces.get(id).filter(|keyspace| !keyspace.is_hidden()) else {
@@ -247,6 +271,8 @@ fn mark(engine: &Engine, files: &Arc<SuperVersion>) -> Result<References> {
             add(engine, files, &keyspace, MemCursor::new(memtable, *id, Direction::Forward), &mut marked)?;
         }
         for handle in tree.segments().filter(|handle| handle.meta.summary.recipes) {
+            // Whoever watches may cancel.
+            watch.step(0, 1)?;
             let segment = Arc::clone(handle.segment()?);
             if handle.meta.summary.history.is_some() {
                 add(engine, files, &keyspace, VersionCursor::new(segment), &mut marked)?;

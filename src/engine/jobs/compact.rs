@@ -8,7 +8,7 @@ use super::{
     expiry_cutoff,
     flush::flush,
     forget::forget_dropped,
-    places::rebuild_places,
+    places::{drop_dead_places, rebuild_places},
     seen_from,
     task::{run_history_task, run_task},
     thin::thin_timeline,
@@ -35,9 +35,9 @@ pub struct Compacted {
     /// not be dropped; and those of running iterators that still read older files. Once they end, the next compaction
     /// drops the versions.
     pub still_held_by: Vec<Seqno>,
-    /// Bytes of segments before the compaction.
+    /// Bytes of segments before the compaction, and of packs if it is of the whole database: chunks are shared.
     pub bytes_before: u64,
-    /// Bytes of segments after the compaction.
+    /// Bytes of the same after the compaction. What readers hold is not among them.
     pub bytes_after: u64,
 }
 
@@ -92,7 +92,7 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
     let mut report = Compacted::default();
     flush(engine)?;
     forget_dropped(engine)?;
-    report.bytes_before = segment_bytes_in(engine, scope);
+    report.bytes_before = bytes_in(engine, scope);
     watch.begin(report.bytes_before)?;
     let mut held: Vec<Seqno> = Vec::new();
     let mut rebuild = false;
@@ -120,11 +120,13 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
         rebuild_places(engine)?;
     }
     if matches!(scope, Scope::All) {
-        collect(engine)?;
+        collect(engine, watch)?;
+        watch.begin_part(0);
+        drop_dead_places(engine, watch)?;
     }
     watch.end();
     report.still_held_by = still_held_by(engine, scope, held);
-    report.bytes_after = segment_bytes_in(engine, scope);
+    report.bytes_after = bytes_in(engine, scope);
     engine.files.reclaim();
     Ok(report)
 }
@@ -271,8 +273,10 @@ fn still_held_by(engine: &Engine, scope: Scope<'_>, mut held: Vec<Seqno>) -> Vec
     held
 }
 
-fn segment_bytes_in(engine: &Engine, scope: Scope<'_>) -> u64 {
+fn bytes_in(engine: &Engine, scope: Scope<'_>) -> u64 {
     let current = engine.files.current();
     let keyspaces = current.version.keyspaces.values().filter(|keyspace| scope.holds(keyspace.id));
-    keyspaces.flat_map(|keyspace| keyspace.segments()).map(|segment| segment.file_len).sum()
+    let segments: u64 = keyspaces.flat_map(|keyspace| keyspace.segments()).map(|segment| segment.file_len).sum();
+    let packs = current.version.packs.values().filter(|_| matches!(scope, Scope::All));
+    segments + packs.map(|pack| pack.file_len).sum::<u64>()
 }

@@ -193,6 +193,8 @@ fn copy_recovered(
     if !packs.is_empty() {
         engine.files.sync_pack_names()?;
     }
+    let bytes: u64 = packs.iter().map(|pack| pack.stored_bytes).sum();
+    engine.store.counts.copied_bytes.fetch_add(bytes, Ordering::Relaxed);
     Ok((packs, places))
 }
 
@@ -226,10 +228,7 @@ fn install(
         }
         superseder = superseder.max(dropped.newest_change(keyspace.vanished));
     }
-    for pack in packs {
-        engine.counters.flushed_bytes.fetch_add(pack.stored_bytes, Ordering::Relaxed);
-        edit.push(Change::AddPack { pack });
-    }
+    edit.changes.extend(packs.into_iter().map(|pack| Change::AddPack { pack }));
     for segment in [stamps, places].into_iter().flatten() {
         edit.push(Change::Add { level: 0, segment });
     }

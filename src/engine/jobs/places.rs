@@ -1,21 +1,124 @@
-//! Making the keyspace of places anew from the tables of the packs, where one of its segments is damaged or gone.
+//! The keyspace of places: clearing it of packs that are gone, and making it anew from the tables of the packs, where
+//! one of its segments is damaged or gone.
 
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use super::task::run_task;
 use crate::{
-    base::{ChunkId, FileNumber, PLACES, Result},
+    base::{Bytes, ChunkId, FileNumber, PLACES, Result, Seqno},
     chunk::pack::Pack,
+    compaction::all_anew,
     engine::{
         Engine,
         files::{
             NewFiles,
-            chunks::{NamedPlace, damage, sort_places, write_places},
+            chunks::{NamedPlace, PackHandle, damage, pack_of_place, sort_places, write_places},
+            runs::RunCursor,
         },
+        watch::Watch,
     },
-    manifest::{Change, Edit},
+    manifest::{Change, Edit, Version},
+    merge::{EntryRef, Source},
     segment::SegmentMeta,
 };
 
 /// Places that are in memory at once.
 const PLACES_MAX: u64 = 1 << 20;
+
+/// Dead places up to which a background job leaves them alone.
+const DEAD_PLACES_MAX: u64 = 1 << 16;
+
+/// The places of chunks in packs that the version names. A pack and the places of its chunks are named in one edit:
+/// what points to any other pack is dead for good. Where an older place of a chunk stands behind such a one, it is good
+/// again: its pack holds the chunk.
+pub(super) struct LivePlaces {
+    inner: RunCursor,
+    packs: Arc<BTreeMap<FileNumber, Arc<PackHandle>>>,
+}
+
+impl LivePlaces {
+    pub(super) fn new(inner: RunCursor, packs: &Arc<BTreeMap<FileNumber, Arc<PackHandle>>>) -> Self {
+        Self { inner, packs: Arc::clone(packs) }
+    }
+
+    fn pass_dead(&mut self) -> Result<()> {
+        while self.inner.entry().is_some() {
+            // What does not decode stays, for whoever reads it to name.
+            match pack_of_place(&self.inner.value()) {
+                Some(pack) if !self.packs.contains_key(&pack) => self.inner.advance()?,
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Source for LivePlaces {
+    fn seek(&mut self, key: Option<&[u8]>) -> Result<()> {
+        self.inner.seek(key)?;
+        self.pass_dead()
+    }
+
+    fn entry(&self) -> Option<EntryRef<'_>> {
+        self.inner.entry()
+    }
+
+    fn value(&self) -> Bytes {
+        self.inner.value()
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.inner.advance()?;
+        self.pass_dead()
+    }
+
+    fn skip_newer(&mut self, key: &[u8], seqno: Seqno, purge_horizon: Seqno) -> Result<()> {
+        self.inner.skip_newer(key, seqno, purge_horizon)?;
+        self.pass_dead()
+    }
+
+    fn turned(&self) -> Self {
+        Self { inner: self.inner.turned(), packs: Arc::clone(&self.packs) }
+    }
+
+    fn newest(&self) -> Seqno {
+        self.inner.newest()
+    }
+
+    fn file(&self) -> Option<&Path> {
+        self.inner.file()
+    }
+}
+
+/// Returns how many places there are beyond one for each record of a pack: these at least are dead.
+fn dead_places(version: &Version) -> u64 {
+    let segments = version.keyspaces.get(&PLACES).into_iter().flat_map(|keyspace| keyspace.segments());
+    let places: u64 = segments.map(|segment| segment.summary.entries).sum();
+    places.saturating_sub(records(version))
+}
+
+fn records(version: &Version) -> u64 {
+    version.packs.values().map(|pack| u64::from(pack.records)).sum()
+}
+
+/// Drops every dead place; returns whether there were any. Holds the right to compact the keyspace meanwhile.
+pub(super) fn drop_dead_places(engine: &Engine, watch: &mut Watch<'_>) -> Result<bool> {
+    let _one = engine.jobs.slots.take(PLACES)?;
+    rewrite_places(engine, |dead, _| dead > 0, watch)
+}
+
+/// Drops dead places once they are more than the others; the caller holds the right to compact the keyspace.
+pub(super) fn relieve_places(engine: &Engine) -> Result<bool> {
+    rewrite_places(engine, |dead, records| dead > records.max(DEAD_PLACES_MAX), &mut Watch::silent())
+}
+
+fn rewrite_places(engine: &Engine, is_due: impl Fn(u64, u64) -> bool, watch: &mut Watch<'_>) -> Result<bool> {
+    let version = Arc::clone(&engine.files.current().version);
+    let task = version.keyspaces.get(&PLACES).and_then(|keyspace| all_anew(keyspace, &engine.ctx.options.shape()));
+    let Some(task) = task.filter(|_| is_due(dead_places(&version), records(&version))) else { return Ok(false) };
+    run_task(engine, &task, Seqno(0), watch)?;
+    Ok(true)
+}
 
 /// Replaces all segments of places. Until then readers ask the tables of the packs themselves.
 pub(super) fn rebuild_places(engine: &Engine) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Outputs, demands, retention};
+use super::{Outputs, demands, places::LivePlaces, retention};
 use crate::{
     base::{Error, FileNumber, PLACES, Result, Seqno},
     compaction::{HistoryJob, HistorySurvivors, HistoryTask, Job, Outcome, Purges, Task, run, run_history},
@@ -41,16 +41,22 @@ pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: Seqno, watch: 
         }
     }
     let mut outputs = Outputs::of(engine, keyspace, &task.inputs);
+    let is_places = keyspace.id == PLACES;
     let job = Job {
         sources,
         base: outputs.base,
         tombstones,
         retention: retention(engine, keyspace, &inputs, purged_upto, task.below.clone()),
         output_len: engine.ctx.options.segment_bytes(),
-        filtered: keyspace.id == PLACES,
+        filtered: is_places,
     };
     let goes_on = step_or_stop(engine, &task.inputs, watch);
-    let ran = run(job, |tier| outputs.create(tier), goes_on);
+    let ran = if is_places {
+        let job = job.over(|source| LivePlaces::new(source, &current.chunks.packs));
+        run(job, |tier| outputs.create(tier), goes_on)
+    } else {
+        run(job, |tier| outputs.create(tier), goes_on)
+    };
     let replaced = Replaced { inputs: &task.inputs, output_level: Some(task.output_level), made: outputs.made };
     end_job(engine, &inputs, keyspace, replaced, ran)
 }

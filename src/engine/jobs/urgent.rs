@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    aging, expiry_cutoff, seen_from,
+    aging, expiry_cutoff,
+    places::relieve_places,
+    seen_from,
     task::{move_segment, run_history_task, run_task},
     thin::thin_timeline,
 };
 use crate::{
-    base::{Error, KeyspaceId, Micros, Result, Seqno, TIMELINE},
+    base::{Error, KeyspaceId, Micros, PLACES, Result, Seqno, TIMELINE},
     compaction::{Purges, Shape, Waste, pick, pick_history, score},
     engine::{Engine, watch::Watch},
     manifest::KeyspaceVersion,
@@ -43,6 +45,9 @@ pub(super) fn compact_most_urgent(engine: &Engine) -> Result<bool> {
         }
     }
     if try_compaction(engine, TIMELINE, &mut failed, || thin_timeline(engine, false))? {
+        return Ok(true);
+    }
+    if try_compaction(engine, PLACES, &mut failed, || relieve_places(engine))? {
         return Ok(true);
     }
     // All have been tried: an earlier error that was not met again is over.

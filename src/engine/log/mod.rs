@@ -108,9 +108,9 @@ impl CommitState {
         self.memtable.bytes() >= bytes || self.epoch.is_full()
     }
 
-    /// Returns whether this epoch is the active one, and full.
-    pub(super) fn has_filled(&self, epoch: &Arc<Epoch>) -> bool {
-        Arc::ptr_eq(&self.epoch, epoch) && epoch.is_full()
+    /// Returns whether this epoch is the active one.
+    pub(super) fn is_active(&self, epoch: &Arc<Epoch>) -> bool {
+        Arc::ptr_eq(&self.epoch, epoch)
     }
 
     /// Returns what is to be synced now: how far each log reaches, and each pack that they need. Taken together under

@@ -163,6 +163,8 @@ fn close(engine: &Engine) -> Result<()> {
         let _no_edit = files.edit();
         health.close();
     }
+    // A stream may outlive the database.
+    files.with_current(|now| now.chunks.epochs.iter().for_each(|epoch| epoch.end()));
     work.wake_writers();
     files.end();
     ctx.pool.close_all();

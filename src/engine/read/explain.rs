@@ -61,6 +61,8 @@ pub enum ReadStep {
 pub enum ReadOutcome {
     /// A value, expired or not.
     Value,
+    /// The recipe of a large value, expired or not; none of its chunks was read.
+    Large,
     /// A value folded from this many operands.
     Folded(usize),
     /// A tombstone: the key was deleted.
@@ -91,13 +93,13 @@ impl fmt::Display for Explain {
             writeln!(f, "  {step}")?;
         }
         match self.outcome {
-            ReadOutcome::Value => write!(f, "a value; {} data blocks read", self.blocks()),
-            ReadOutcome::Folded(operands) => {
-                write!(f, "{operands} operands folded; {} data blocks read", self.blocks())
-            }
-            ReadOutcome::Deleted => write!(f, "deleted; {} data blocks read", self.blocks()),
-            ReadOutcome::Absent => write!(f, "absent; {} data blocks read", self.blocks()),
+            ReadOutcome::Value => write!(f, "a value")?,
+            ReadOutcome::Large => write!(f, "the recipe of a large value, whose chunks were not read")?,
+            ReadOutcome::Folded(operands) => write!(f, "{operands} operands folded")?,
+            ReadOutcome::Deleted => write!(f, "deleted")?,
+            ReadOutcome::Absent => write!(f, "absent")?,
         }
+        write!(f, "; data blocks read: {}", self.blocks())
     }
 }
 
@@ -170,7 +172,8 @@ pub(crate) fn explain(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Re
         },
     )?;
     let outcome = match (lookup.operands(), answer) {
-        (0, Some(Answer::Value(_) | Answer::Recipe(_) | Answer::Wide(_))) => ReadOutcome::Value,
+        (0, Some(Answer::Value(_) | Answer::Wide(_))) => ReadOutcome::Value,
+        (0, Some(Answer::Recipe(_))) => ReadOutcome::Large,
         (0, Some(Answer::Deleted | Answer::Moved)) => ReadOutcome::Deleted,
         (0, None) => ReadOutcome::Absent,
         (operands, _) => ReadOutcome::Folded(operands),

@@ -149,7 +149,7 @@ impl LargeValue<'_> {
 
     /// Names the value that a damaged chunk belongs to.
     #[cold]
-    fn damaged(self, chunk: ChunkId, error: Error) -> Error {
+    pub(crate) fn damaged(self, chunk: ChunkId, error: Error) -> Error {
         let Some((path, offset)) = damage(&error) else { return error };
         self.chunks.store.record_damaged(chunk);
         Error::CorruptChunk { path, offset, keyspace: self.keyspace.name.to_string(), key: self.key.to_vec(), chunk }

@@ -65,15 +65,19 @@ pub(crate) struct References {
     unnamed: BTreeSet<ChunkId>,
     /// Nodes that have been followed: versions of a value share most of theirs.
     followed: HashSet<ChunkId>,
-    incomplete: bool,
+    /// First recipe or node that could not be read.
+    unreadable: Option<Error>,
 }
 
 impl References {
     /// Adds what the recipe of a key refers to. What is damaged is passed over, and remembered.
     pub(crate) fn add(&mut self, chunks: &ChunkSet, keyspace: &KeyspaceRef, key: &[u8], entry: &[u8]) -> Result<()> {
-        let Ok(recipe) = decode(keyspace, key, entry) else {
-            self.incomplete = true;
-            return Ok(());
+        let recipe = match decode(keyspace, key, entry) {
+            Ok(recipe) => recipe,
+            Err(error) => {
+                self.unreadable.get_or_insert(error);
+                return Ok(());
+            }
         };
         let value = LargeValue { chunks, keyspace, key };
         chunks.store.with_reader(|reader| {
@@ -84,8 +88,8 @@ impl References {
                     let Some(id) = node.id.filter(|id| self.followed.insert(*id)) else { return Ok(hole()) };
                     self.add_chunk(chunks, &id)?;
                     match value.node(node, height, reader) {
-                        Err(Error::CorruptChunk { .. }) => {
-                            self.incomplete = true;
+                        Err(error @ Error::CorruptChunk { .. }) => {
+                            self.unreadable.get_or_insert(error);
                             Ok(hole())
                         }
                         read => read,
@@ -112,9 +116,9 @@ impl References {
         Ok(())
     }
 
-    /// Returns whether a recipe or a node could not be read: nobody knows what it refers to.
-    pub(crate) fn is_incomplete(&self) -> bool {
-        self.incomplete
+    /// Fails if a recipe or a node could not be read: nobody knows what it refers to.
+    pub(crate) fn check_complete(&self) -> Result<()> {
+        self.unreadable.as_ref().map_or(Ok(()), |error| Err(error.duplicate()))
     }
 
     /// Returns the records of a pack that are referred to; `None` if none is.

@@ -22,9 +22,9 @@ use crate::{
 pub struct Stat {
     /// Length in bytes.
     pub bytes: u64,
-    /// Number of chunks, stretches of zeros not counted; 0 for a value that is kept in its entry.
+    /// Number of chunks, stretches of zeros not counted; 0 for a value stored inline.
     pub chunks: u64,
-    /// How it was cut; `None` for a value that is kept in its entry.
+    /// How it was cut; `None` for a value stored inline.
     pub chunking: Option<Chunking>,
     /// Where it came from, as its writer said.
     pub origin: Option<String>,
@@ -305,7 +305,7 @@ fn copy(from: &[u8], to: &mut [u8]) -> usize {
 
 impl Read for ValueReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.read_some(buf).map_err(io::Error::other)
+        self.read_some(buf).map_err(Error::into_io)
     }
 }
 
@@ -316,7 +316,10 @@ impl Seek for ValueReader {
             SeekFrom::End(by) => (self.len(), by),
             SeekFrom::Current(by) => (self.position(), by),
         };
-        let before = || io::Error::new(io::ErrorKind::InvalidInput, "a place before the first byte of the value");
+        let before = || {
+            let what = format!("cannot seek to {base}{by:+}: a value begins at byte 0");
+            io::Error::new(io::ErrorKind::InvalidInput, what)
+        };
         let at = base.checked_add_signed(by).ok_or_else(before)?;
         self.seek_to(at);
         Ok(at)

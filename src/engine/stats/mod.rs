@@ -119,6 +119,7 @@ fn chunks(engine: &Engine, current: &SuperVersion) -> ChunkStats {
         known_chunks: counts.known_chunks.load(Relaxed),
         known_bytes: counts.known_bytes.load(Relaxed),
         hole_bytes: counts.hole_bytes.load(Relaxed),
+        copied_bytes: counts.copied_bytes.load(Relaxed),
         lengths: counts.lens.each_ref().map(|count| count.load(Relaxed)),
         cache_hits: counts.cache_hits.load(Relaxed),
         cache_misses: counts.cache_misses.load(Relaxed),

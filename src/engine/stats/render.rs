@@ -6,7 +6,7 @@ use super::report::{ChunkStats, LevelStats, PinStats, SpaceUse, Stats, ViewStats
 
 impl Stats {
     /// Returns name, kind, number and meaning of everything that is always a single number.
-    fn numbers(&self) -> [(&'static str, Kind, u64, &'static str); 40] {
+    fn numbers(&self) -> [(&'static str, Kind, u64, &'static str); 42] {
         use Kind::{Counter, Gauge};
         [
             ("seqno", Gauge, self.seqno.into(), "Seqno of the newest commit."),
@@ -51,18 +51,25 @@ impl Stats {
             ("chunk_value_bytes", Counter, self.chunks.value_bytes, "Bytes of large values written."),
             ("new_chunks", Counter, self.chunks.new_chunks, "Chunks and nodes that were new."),
             ("new_chunk_bytes", Counter, self.chunks.new_bytes, "Bytes of chunks and nodes that were new."),
-            ("new_chunk_stored_bytes", Counter, self.chunks.stored_bytes, "Bytes that new chunks and nodes take."),
+            (
+                "new_chunk_stored_bytes",
+                Counter,
+                self.chunks.stored_bytes,
+                "Bytes on disk of chunks and nodes that were new.",
+            ),
             ("known_chunks", Counter, self.chunks.known_chunks, "Chunks that were stored already."),
             ("known_chunk_bytes", Counter, self.chunks.known_bytes, "Bytes of chunks that were stored already."),
             ("hole_bytes", Counter, self.chunks.hole_bytes, "Bytes of zeros in large values."),
+            ("copied_chunk_bytes", Counter, self.chunks.copied_bytes, "Bytes of chunks copied from pack to pack."),
             ("chunk_cache_hits", Counter, self.chunks.cache_hits, "Chunks found in the cache."),
             ("chunk_cache_misses", Counter, self.chunks.cache_misses, "Chunks decoded into the cache."),
-            ("values_read_aside", Counter, self.chunks.read_aside, "Large values read beside the cache."),
+            ("values_read_aside", Counter, self.chunks.read_aside, "Reads of large values that bypassed the cache."),
             ("chunk_cache_bytes", Gauge, self.chunks.cache_bytes, "Bytes in the cache of chunks."),
-            ("packs", Gauge, self.chunks.packs, "Packs."),
-            ("pack_chunks", Gauge, self.chunks.pack_chunks, "Chunks and nodes in packs."),
-            ("pack_raw_bytes", Gauge, self.chunks.pack_raw_bytes, "Bytes of the chunks and nodes in packs."),
-            ("pack_stored_bytes", Gauge, self.chunks.pack_stored_bytes, "Bytes that they take."),
+            ("packs", Gauge, self.chunks.packs, "Flushed packs."),
+            ("pack_chunks", Gauge, self.chunks.pack_chunks, "Chunks and nodes in flushed packs."),
+            ("pack_raw_bytes", Gauge, self.chunks.pack_raw_bytes, "Bytes of those, before compression."),
+            ("pack_stored_bytes", Gauge, self.chunks.pack_stored_bytes, "Bytes of those on disk."),
+            ("unflushed_chunks", Gauge, self.chunks.unflushed_chunks, "Chunks and nodes that are not flushed yet."),
             ("views", Gauge, self.views, "Open views, iterators included."),
         ]
     }
@@ -94,6 +101,8 @@ impl Stats {
             let number = number.map_or_else(|| "null".to_owned(), |number| number.to_string());
             fields.push(format!("\"{name}\":{number}"));
         }
+        let lengths = self.chunks.lengths.map(|count| count.to_string());
+        fields.push(format!("\"new_chunk_lengths\":[{}]", lengths.join(",")));
         let trouble = self.trouble.as_deref().map_or_else(|| "null".to_owned(), quoted);
         fields.push(format!("\"trouble\":{trouble}"));
         let space: Vec<String> = self.causes().iter().map(|(cause, bytes)| format!("\"{cause}\":{bytes}")).collect();

@@ -72,7 +72,7 @@ pub struct ChunkStats {
     pub new_chunks: u64,
     /// Bytes of those.
     pub new_bytes: u64,
-    /// Bytes that they take in packs, compressed where that pays.
+    /// Bytes of those on disk, compressed where that pays.
     pub stored_bytes: u64,
     /// Chunks that were stored already.
     pub known_chunks: u64,
@@ -82,34 +82,41 @@ pub struct ChunkStats {
     pub hole_bytes: u64,
     /// New chunks by length: up to 1 KiB, 2 KiB, 4 KiB, and so on up to 1 MiB.
     pub lengths: [u64; 11],
+    /// Bytes of chunks that flushes after a crash and compactions have copied from pack to pack.
+    pub copied_bytes: u64,
     /// Chunks that reads found decoded in the cache.
     pub cache_hits: u64,
     /// Chunks that reads decoded into the cache.
     pub cache_misses: u64,
-    /// Values read beside the cache, which they would have emptied.
+    /// Reads of values too large for the cache, which bypassed it.
     pub read_aside: u64,
     /// Bytes in the cache.
     pub cache_bytes: u64,
-    /// Packs that the database has.
+    /// Flushed packs.
     pub packs: u64,
     /// Chunks and nodes in them.
     pub pack_chunks: u64,
-    /// Bytes of those chunks.
+    /// Bytes of those chunks, before compression.
     pub pack_raw_bytes: u64,
-    /// Bytes that they take.
+    /// Bytes of those chunks on disk.
     pub pack_stored_bytes: u64,
-    /// Chunks of memtables that are not flushed yet.
+    /// Chunks and nodes that are not flushed yet.
     pub unflushed_chunks: u64,
 }
 
 impl ChunkStats {
-    /// Returns the bytes of large values written for each byte that was new: 1 if nothing repeats.
+    /// Returns the bytes of large values written for each byte that was new: 1 if nothing repeats or nothing was
+    /// written, infinite if nothing was new.
     #[must_use]
     pub fn dedup_ratio(&self) -> f64 {
-        ratio(self.value_bytes, self.new_bytes)
+        match (self.value_bytes, self.new_bytes) {
+            (0, _) => 1.0,
+            (_, 0) => f64::INFINITY,
+            (written, new) => ratio(written, new),
+        }
     }
 
-    /// Returns the bytes of new chunks for each byte that they take.
+    /// Returns the bytes of new chunks for each byte of them on disk; 0 if nothing was new.
     #[must_use]
     pub fn compression_ratio(&self) -> f64 {
         ratio(self.new_bytes, self.stored_bytes)
@@ -232,11 +239,12 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Returns the bytes written to segments and logs for each byte appended to the log.
+    /// Returns the bytes written to files for each byte that commits appended to logs and large values to packs.
     #[must_use]
     pub fn write_amplification(&self) -> f64 {
-        let written = self.log_bytes + self.flushed_bytes + self.compacted_out_bytes + self.history_out_bytes;
-        ratio(written, self.log_bytes)
+        let appended = self.log_bytes + self.chunks.stored_bytes;
+        let again = self.flushed_bytes + self.compacted_out_bytes + self.history_out_bytes + self.chunks.copied_bytes;
+        ratio(appended + again, appended)
     }
 
     /// Returns the average number of data blocks that a point read has read, without filters.

@@ -31,7 +31,10 @@ use crate::{
         Engine, KeyspaceRef,
         catalogue::dropped,
         chunk_store::{ReadRoom, Writing},
-        files::chunks::{ChunkFacts, ChunkSet},
+        files::{
+            chunks::{ChunkFacts, ChunkSet},
+            epoch::Epoch,
+        },
         jobs::flush_recovered_chunks,
         options::UNCUT_MAX,
         read::{LargeValue, Leaves, Recipe, ValueReader, decode, get_stored},
@@ -249,16 +252,16 @@ impl ChunkWriter {
     }
 }
 
-/// Ends an epoch whose chunks are as many as they may be, before another one is added: whoever does waits like a
-/// commit. Several writers at once may go beyond the bound by a chunk each.
-fn make_room(engine: &Engine, keyspace: &KeyspaceRef) -> Result<()> {
+/// Ends the active epoch if it has no room, before a chunk is added: whoever does waits like a commit. Several writers
+/// at once may go beyond the bound by a chunk each.
+fn make_room(engine: &Engine, keyspace: &KeyspaceRef, is_full: impl Fn(&Epoch) -> bool) -> Result<()> {
     let active = || engine.files.with_current(|now| now.chunks.epochs.first().cloned());
-    let Some(full) = active().filter(|epoch| epoch.is_full()) else { return Ok(()) };
+    let Some(full) = active().filter(|epoch| is_full(epoch)) else { return Ok(()) };
     room::wait_for_room(engine, std::slice::from_ref(keyspace))?;
     engine.health.contain("the end of an epoch", || {
         let mut commit = engine.log.lock();
         engine.health.check_writable()?;
-        if commit.has_filled(&full) {
+        if commit.is_active(&full) {
             engine.log.rotate(&mut commit, &engine.files)?;
         }
         Ok(())
@@ -287,16 +290,20 @@ impl Chunk<'_> {
     fn store(&self, engine: &Engine, keyspace: &KeyspaceRef) -> Result<Option<u64>> {
         let Self { kind, id, bytes, scope, level, origin } = *self;
         let store = &engine.store;
-        make_room(engine, keyspace)?;
+        make_room(engine, keyspace, Epoch::is_full)?;
+        if store.is_damaged(Some(&id)) {
+            // No id stands twice in a pack: the one that has it is ended.
+            make_room(engine, keyspace, |epoch| epoch.place(&id).is_some())?;
+        }
         let reserved = store.reserve(id, || engine.health.check_writable())?;
         // Taken after the reservation: whoever stored it before has made it visible by then (L11).
         let current = engine.files.current();
         let known = current.chunks.known(&id)?;
-        let is_good = |known: &ChunkFacts| match known.pack {
-            Some(pack) => !store.is_condemned(pack) && !store.is_damaged(Some(&id)),
-            None => true,
+        let is_good = |known: &ChunkFacts| {
+            known.pack.is_none_or(|pack| !store.is_condemned(pack)) && !store.is_damaged(Some(&id))
         };
-        if known.as_ref().is_some_and(is_good) {
+        let is_active = || current.chunks.epochs.first().is_some_and(|epoch| epoch.place(&id).is_some());
+        if known.as_ref().is_some_and(|known| is_good(known) || is_active()) {
             store.counts.known(bytes.len());
             return Ok(None);
         }
@@ -381,7 +388,7 @@ impl LargeWriter {
         check_takes_large(keyspace)?;
         if origin.len() > ORIGIN_LEN_MAX {
             let what = format!("an origin has at most {ORIGIN_LEN_MAX} bytes, not {}", origin.len());
-            return Err(keyspace.of_key(key, Error::invalid(what)));
+            return Err(of_value(keyspace, key, &what));
         }
         let options = options_of(engine, keyspace).ok_or_else(|| dropped(keyspace))?;
         let most = UNCUT_MAX + 1;
@@ -433,6 +440,7 @@ impl LargeWriter {
     /// Ends the value.
     pub(crate) fn stage(mut self) -> Result<StagedLarge> {
         self.check_whole()?;
+        self.value.engine.health.check_writable()?;
         let scope = self.value.keyspace.scope;
         if self.value.len() == 0 && self.gathered.len() < self.cut_from {
             let bytes = self.gathered.len() as u64;
@@ -444,6 +452,12 @@ impl LargeWriter {
         let (recipe, tally, writing) = self.value.finish()?;
         Ok(StagedLarge { entry: StagedEntry::Recipe(recipe.encode()), scope, bytes, tally, writing })
     }
+}
+
+/// Returns the error for a value that is refused.
+#[cold]
+fn of_value(keyspace: &KeyspaceRef, key: &[u8], what: &str) -> Error {
+    keyspace.named(Error::invalid(format!("key \"{}\": {what}", key.escape_ascii())))
 }
 
 /// Stages the value of a key for another key: by its recipe within one scope, so that no chunk is read or written.
@@ -505,14 +519,13 @@ pub(crate) fn stage_recipe(
     let Recipe { recipe, scope } = recipe;
     if *scope != keyspace.scope {
         let what = "the recipe belongs to another dedup scope, where chunks have other ids; use `copy`";
-        return Err(keyspace.of_key(key, Error::invalid(what)));
+        return Err(of_value(keyspace, key, what));
     }
     let writing = engine.store.begin_writing();
     let current = engine.files.current();
     let value = LargeValue { chunks: &current.chunks, keyspace, key };
-    let gone = |id: ChunkId| {
-        keyspace.of_key(key, Error::invalid(format!("chunk {id} of the recipe is not stored here; write the value")))
-    };
+    let gone =
+        |id: ChunkId| of_value(keyspace, key, &format!("chunk {id} of the recipe is not stored here; write the value"));
     if writing.is_beside_condemned() {
         // Chunks in a condemned pack may go: the value is read, and stored like a new one.
         let stored = (StoredValue::Recipe(recipe.encode().into()), Arc::clone(&current.chunks));

@@ -208,5 +208,5 @@ fn refused(keyspace: &KeyspaceRef, key: &[u8], error: Error) -> Error {
         || format!("\"{}\"", key.escape_ascii()),
         |start| format!("\"{}\"... of {} bytes", start.escape_ascii(), key.len()),
     );
-    Error::invalid(format!("key {shown} in keyspace \"{}\": {what}", keyspace.name))
+    Error::invalid(format!("key {shown} in keyspace \"{}\": {what}", keyspace.name.escape_debug()))
 }
