@@ -357,3 +357,123 @@ fn a_chunk_that_is_damaged_under_an_open_database_stops_no_flush_and_no_collecti
         db.flush().unwrap();
     }
 }
+
+/// Without a segment of places a database opens, without another one it does not: returns the longest of the former.
+fn longest_places(machine: &Sim) -> PathBuf {
+    let is_of_places = |file: &PathBuf| {
+        let copy = machine.fork();
+        copy.cut_power_with(Loss::Nothing);
+        copy.remove_file(file);
+        Options::new().env(copy).open("/db").is_ok()
+    };
+    let all = machine.files().into_iter().filter(|file| file.starts_with("/db/segments")).filter(is_of_places);
+    all.max_by_key(|file| machine.read_file(file).unwrap().len()).unwrap()
+}
+
+fn flip(machine: &Sim, file: &std::path::Path, at: usize) {
+    let mut bytes = machine.read_file(file).unwrap();
+    *bytes.get_mut(at).unwrap() ^= 4;
+    machine.write_file(file, bytes);
+}
+
+/// Places that are made anew beside a collection must not move a chunk into a pack that the mark of the collection has
+/// not met it in.
+#[test]
+fn places_made_anew_between_the_mark_and_the_edit_of_a_collection_cost_no_value() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    let (x, y) = (noise(1, 100_000), noise(2, 100_000));
+    k.put("a", &x).unwrap();
+    k.put("y", &y).unwrap();
+    k.put("junk", noise(3, 100_000)).unwrap();
+    db.flush().unwrap();
+    k.delete("junk").unwrap();
+    // Stored anew in the pack of an epoch, which is older than the pack of copies, but flushed after it.
+    let (other, same) = (k.clone(), x.clone());
+    once_at(&machine, "collect: condemned, then marked again", move || {
+        other.put("b", &same).unwrap();
+    });
+    db.compact().unwrap();
+    machine.ignore_points();
+    db.flush().unwrap();
+    // Garbage of which nothing is needed: the first group of the next collection. That of the pack of copies, of which
+    // x is not needed and y is, comes after it.
+    k.put("junk", noise(4, 100_000)).unwrap();
+    db.flush().unwrap();
+    k.delete("junk").unwrap();
+    let (other, beside, at_point) = (k.clone(), db.clone(), machine.clone());
+    let second = Arc::new(Mutex::new(None));
+    let began = Arc::clone(&second);
+    machine.on_point(move |point| match point {
+        // A second segment of places.
+        "collect: condemned, then marked again" => {
+            other.put("c", noise(5, 100_000)).unwrap();
+            beside.flush().unwrap();
+        }
+        "collect under the right to flush: written, then installed" => {
+            let mut began = began.lock().unwrap();
+            if began.is_none() {
+                flip(&at_point, &longest_places(&at_point), 1000);
+                let beside = beside.clone();
+                *began = Some(std::thread::spawn(move || drop(beside.compact().unwrap())));
+                // It waits for the right to flush by then.
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        }
+        _ => {}
+    });
+    db.compact().unwrap();
+    machine.ignore_points();
+    let second = second.lock().unwrap().take();
+    second.unwrap().join().unwrap();
+    for (key, value) in [("a", &x), ("b", &x), ("y", &y), ("c", &noise(5, 100_000))] {
+        let read = k.get(key).unwrap();
+        assert!(read.unwrap() == value[..], "{key}");
+    }
+    assert!(db.verify().unwrap().is_clean());
+}
+
+/// A pack whose table is damaged still has its records, which tell where each of them is. If they do not, it stays as
+/// long as a value misses a chunk.
+#[test]
+fn a_pack_with_a_damaged_table_is_not_removed_because_places_are_damaged_too() {
+    for damages_a_record in [false, true] {
+        let machine = Sim::new(1);
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+        let value = noise(1, 300_000);
+        k.put("a", &value).unwrap();
+        db.flush().unwrap();
+        let pack = packs(&machine).pop().unwrap();
+        k.put("b", noise(2, 300_000)).unwrap();
+        db.compact().unwrap();
+        drop(k);
+        db.close().unwrap();
+        let len = machine.read_file(&pack).unwrap().len();
+        flip(&machine, &pack, len - 100);
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        assert!(k.get("a").unwrap().unwrap() == value, "the table is not needed");
+        drop(k);
+        db.close().unwrap();
+        flip(&machine, &longest_places(&machine), 1000);
+        if damages_a_record {
+            flip(&machine, &pack, 50_000);
+        }
+        let db = open(&machine);
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        k.put("c", noise(3, 300_000)).unwrap();
+        db.compact().unwrap();
+        let bytes = machine.read_file(&pack).unwrap_or_default();
+        assert!(bytes.windows(100).any(|part| part == &value[1000..1100]), "the records of a value in force");
+        let read = k.get("a");
+        assert_eq!(read.is_err(), damages_a_record, "{read:?}");
+        assert!(read.is_err() || read.unwrap().unwrap() == value);
+        k.delete("a").unwrap();
+        db.compact().unwrap();
+        let left = db.stats().space.chunks;
+        assert!(left < 620_000, "{left} bytes");
+        assert!(db.verify().unwrap().is_clean());
+    }
+}

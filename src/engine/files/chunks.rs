@@ -20,7 +20,7 @@ use crate::{
     chunk::{
         cut::CHUNK_LEN_MAX,
         id::Scope,
-        pack::{ChunkPlace, Pack, PackMeta, PackReader, Scanned},
+        pack::{ChunkPlace, Pack, PackMeta, PackReader, Scanned, scan},
         record::{EncodedChunk, Line},
     },
     engine::{
@@ -60,12 +60,25 @@ impl PackHandle {
         Ok(self.pack.get_or_init(|| pack))
     }
 
+    /// Returns the records of the pack, ascending by id. Where its table is damaged, the records tell the same, if all
+    /// of them are good.
+    pub(in crate::engine) fn lines(&self) -> Result<Vec<Line>> {
+        match self.pack()?.lines() {
+            Err(error) if damage(&error).is_some() => {
+                let mut lines = scan(&self.ctx.pool, self.meta.number)?.lines;
+                lines.sort_unstable_by_key(|line| line.id);
+                if lines.len() == self.meta.records as usize { Ok(lines) } else { Err(error) }
+            }
+            lines => lines,
+        }
+    }
+
     /// Looks a chunk up in the table of the pack, which stays in memory afterwards.
     fn search(&self, id: &ChunkId) -> Result<Option<(ChunkPlace, u32)>> {
         let table = if let Some(table) = self.table.get() {
             table
         } else {
-            let table = self.pack()?.lines()?;
+            let table = self.lines()?;
             self.table.get_or_init(|| table)
         };
         let Ok(at) = table.binary_search_by_key(id, |line| line.id) else { return Ok(None) };

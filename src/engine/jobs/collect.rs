@@ -17,7 +17,7 @@ use std::{
 
 use crate::{
     base::{Error, FileNumber, Kind, Micros, Result, Seqno},
-    chunk::pack::{Pack, PackMeta},
+    chunk::pack::PackMeta,
     engine::{
         Engine, KeyspaceRef,
         files::{
@@ -203,7 +203,8 @@ fn copy_needed(
     let mut copies = PackCopies::new(&engine.ctx, &*engine.ctx.dir);
     for handle in dead {
         let is_copied = match marked.of(handle.meta.number) {
-            None => true,
+            // What is nowhere may be here, if the pack cannot tell what it holds.
+            None => !marked.misses_chunks() || handle.lines().is_ok(),
             Some(needed) => copy_records(engine, files, handle, needed, &mut copies, made)?,
         };
         if is_copied {
@@ -233,7 +234,7 @@ fn copy_records(
     copies: &mut PackCopies<'_>,
     made: &mut NewFiles,
 ) -> Result<bool> {
-    let lines = match handle.pack().and_then(Pack::lines) {
+    let lines = match handle.lines() {
         Err(error) if damage(&error).is_some() => return Ok(false),
         lines => lines?,
     };

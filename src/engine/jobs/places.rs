@@ -6,7 +6,6 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use super::task::run_task;
 use crate::{
     base::{Bytes, ChunkId, FileNumber, PLACES, Result, Seqno},
-    chunk::pack::Pack,
     compaction::all_anew,
     engine::{
         Engine,
@@ -122,6 +121,8 @@ fn rewrite_places(engine: &Engine, is_due: impl Fn(u64, u64) -> bool, watch: &mu
 
 /// Replaces all segments of places. Until then readers ask the tables of the packs themselves.
 pub(super) fn rebuild_places(engine: &Engine) -> Result<()> {
+    // The newest pack counts here, and the newest place elsewhere: behind the mark of a collection no place may move.
+    let _no_collection = engine.jobs.collecting.lock();
     // Only one at a time writes places (L6).
     let _one = engine.jobs.flushing.lock();
     let _no_compaction = engine.jobs.slots.take(PLACES)?;
@@ -152,8 +153,8 @@ fn write_anew(engine: &Engine, made: &mut NewFiles) -> Result<Vec<SegmentMeta>> 
         let mut places: Vec<NamedPlace> = Vec::new();
         for handle in files.chunks.packs.values() {
             engine.health.check_writable()?;
-            let lines = match handle.pack().and_then(Pack::lines) {
-                // What only that pack holds cannot be found without its table.
+            let lines = match handle.lines() {
+                // What only that pack holds cannot be found.
                 Err(error) if damage(&error).is_some() => continue,
                 lines => lines?,
             };

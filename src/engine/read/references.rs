@@ -65,6 +65,8 @@ pub(crate) struct References {
     unnamed: BTreeSet<ChunkId>,
     /// Nodes that have been followed: versions of a value share most of theirs.
     followed: HashSet<ChunkId>,
+    /// Whether a chunk was nowhere to be found.
+    misses_chunks: bool,
     /// First recipe or node that could not be read.
     unreadable: Option<Error>,
 }
@@ -107,18 +109,26 @@ impl References {
     fn add_chunk(&mut self, chunks: &ChunkSet, id: &ChunkId) -> Result<()> {
         // What stands in both is needed in both: a pack without a name may be not on the disk, and it may hold what
         // was stored anew because the copy with a name is damaged.
-        if let Some((pack, ordinal)) = chunks.named(id)? {
+        let named = chunks.named(id)?;
+        if let Some((pack, ordinal)) = named {
             self.packs.entry(pack).or_default().add(ordinal, id);
         }
-        if chunks.stands_unnamed(id) {
+        let is_unnamed = chunks.stands_unnamed(id);
+        if is_unnamed {
             self.unnamed.insert(*id);
         }
+        self.misses_chunks |= named.is_none() && !is_unnamed;
         Ok(())
     }
 
     /// Fails if a recipe or a node could not be read: nobody knows what it refers to.
     pub(crate) fn check_complete(&self) -> Result<()> {
         self.unreadable.as_ref().map_or(Ok(()), |error| Err(error.duplicate()))
+    }
+
+    /// Returns whether a chunk was nowhere to be found.
+    pub(crate) fn misses_chunks(&self) -> bool {
+        self.misses_chunks
     }
 
     /// Returns the records of a pack that are referred to; `None` if none is.
