@@ -510,3 +510,59 @@ fn a_full_disk_with_room_for_one_pack_at_a_time_is_emptied() {
     assert!(left < 11_000_000, "{left} bytes of packs");
     assert!(db.verify().unwrap().is_clean());
 }
+
+/// After a crash on a full disk, what nothing needs can still be let go.
+#[test]
+fn a_full_disk_is_emptied_after_a_crash() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    for seed in 0..10 {
+        k.put(format!("{seed}"), noise(seed, 2_000_000)).unwrap();
+        db.flush().unwrap();
+    }
+    for seed in 0..10 {
+        k.delete(format!("{seed}")).unwrap();
+    }
+    db.flush().unwrap();
+    k.put("unflushed", noise(20, 3_000_000)).unwrap();
+    db.persist().unwrap();
+    machine.cut_power_with(Loss::Nothing);
+    drop((k, db));
+    machine.set_space(Some(bytes_of(&machine, &machine.files()) + 2_000_000));
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    k.delete("unflushed").unwrap();
+    db.compact().unwrap();
+    let left = bytes_of(&machine, &packs(&machine));
+    assert!(left < 1_000_000, "{left} bytes of packs");
+}
+
+/// A condemned pack of which everything is needed after all stays as it is: copying it gives nothing back, and on a
+/// full disk it fails.
+#[test]
+fn a_pack_that_proves_to_be_needed_whole_is_not_copied() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    let value = noise(1, 3_000_000);
+    k.put("a", &value).unwrap();
+    db.flush().unwrap();
+    // A writer that began before the collection, and commits in the midst of it.
+    let mut batch = db.batch();
+    batch.put(&k, "b", &value);
+    k.delete("a").unwrap();
+    db.flush().unwrap();
+    let before = packs(&machine);
+    machine.set_space(Some(bytes_of(&machine, &machine.files()) + 1_000_000));
+    let batch = Arc::new(Mutex::new(Some(batch)));
+    machine.on_point(move |point| {
+        if point == "collect: condemned, then marked again"
+            && let Some(batch) = batch.lock().unwrap().take()
+        {
+            batch.commit().unwrap();
+        }
+    });
+    db.compact().unwrap();
+    assert_eq!(packs(&machine), before);
+}

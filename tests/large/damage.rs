@@ -358,8 +358,8 @@ fn a_chunk_that_is_damaged_under_an_open_database_stops_no_flush_and_no_collecti
     }
 }
 
-/// Without a segment of places a database opens, without another one it does not: returns the longest of the former.
-fn longest_places(machine: &Sim) -> PathBuf {
+/// Changes a byte in the longest segment of places: without one of those a database opens, without another it does not.
+fn flip_places(machine: &Sim) {
     let is_of_places = |file: &PathBuf| {
         let copy = machine.fork();
         copy.cut_power_with(Loss::Nothing);
@@ -367,7 +367,8 @@ fn longest_places(machine: &Sim) -> PathBuf {
         Options::new().env(copy).open("/db").is_ok()
     };
     let all = machine.files().into_iter().filter(|file| file.starts_with("/db/segments")).filter(is_of_places);
-    all.max_by_key(|file| machine.read_file(file).unwrap().len()).unwrap()
+    let (len, longest) = all.map(|file| (machine.read_file(&file).unwrap().len(), file)).max().unwrap();
+    flip(machine, &longest, len / 4);
 }
 
 fn flip(machine: &Sim, file: &std::path::Path, at: usize) {
@@ -414,7 +415,7 @@ fn places_made_anew_between_the_mark_and_the_edit_of_a_collection_cost_no_value(
         "collect under the right to flush: written, then installed" => {
             let mut began = began.lock().unwrap();
             if began.is_none() {
-                flip(&at_point, &longest_places(&at_point), 1000);
+                flip_places(&at_point);
                 let beside = beside.clone();
                 *began = Some(std::thread::spawn(move || drop(beside.compact().unwrap())));
                 // It waits for the right to flush by then.
@@ -457,7 +458,7 @@ fn a_pack_with_a_damaged_table_is_not_removed_because_places_are_damaged_too() {
         assert!(k.get("a").unwrap().unwrap() == value, "the table is not needed");
         drop(k);
         db.close().unwrap();
-        flip(&machine, &longest_places(&machine), 1000);
+        flip_places(&machine);
         if damages_a_record {
             flip(&machine, &pack, 50_000);
         }
@@ -475,5 +476,81 @@ fn a_pack_with_a_damaged_table_is_not_removed_because_places_are_damaged_too() {
         let left = db.stats().space.chunks;
         assert!(left < 620_000, "{left} bytes");
         assert!(db.verify().unwrap().is_clean());
+    }
+}
+
+/// A chunk that was healed stays healed when places are made anew: of two copies the one that is whole counts.
+#[test]
+fn places_made_anew_name_the_copy_of_a_chunk_that_is_whole() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    let (x, y) = (noise(1, 100_000), noise(2, 100_000));
+    k.put("a", &x).unwrap();
+    k.put("y", &y).unwrap();
+    k.put("junk", noise(3, 100_000)).unwrap();
+    db.flush().unwrap();
+    k.delete("junk").unwrap();
+    // The pack of this epoch has a smaller number than the pack of copies.
+    let other = k.clone();
+    once_at(&machine, "collect: condemned, then marked again", move || {
+        other.put("c", noise(5, 100_000)).unwrap();
+    });
+    db.compact().unwrap();
+    machine.ignore_points();
+    // The copy is damaged; a read finds it, and the value is written again: into the pack of the epoch.
+    let copy = packs(&machine).into_iter().find_map(|file| {
+        let bytes = machine.read_file(&file).unwrap();
+        bytes.windows(100).position(|part| part == &x[50_000..50_100]).map(|at| (file, at))
+    });
+    let (copy, at) = copy.unwrap();
+    flip(&machine, &copy, at);
+    assert!(k.get("a").is_err());
+    k.put("a", &x).unwrap();
+    db.flush().unwrap();
+    assert!(k.get("a").unwrap().unwrap() == x, "healed");
+    k.put("d", noise(6, 100_000)).unwrap();
+    drop(k);
+    db.close().unwrap();
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    assert!(k.get("a").unwrap().unwrap() == x, "healed for good");
+    drop(k);
+    db.close().unwrap();
+    flip_places(&machine);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+    db.compact().unwrap();
+    assert!(k.get("a").unwrap().unwrap() == x, "behind places that were made anew");
+}
+
+/// Damage that a read has found is mended by writing the value again, also before its pack has a name.
+#[test]
+fn a_damaged_chunk_in_a_pack_without_a_name_is_stored_anew() {
+    for recovered in [false, true] {
+        let machine = Sim::new(1);
+        let mut db = open(&machine);
+        let mut k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+        let value = noise(1, 100_000);
+        k.put("a", &value).unwrap();
+        if recovered {
+            drop(k);
+            db.close().unwrap();
+            db = open(&machine);
+            k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        } else {
+            db.persist().unwrap();
+        }
+        let pack = packs(&machine).pop().unwrap();
+        let mut bytes = machine.read_file(&pack).unwrap();
+        let at = bytes.windows(100).position(|part| part == &value[50_000..50_100]).unwrap();
+        *bytes.get_mut(at).unwrap() ^= 4;
+        machine.write_file(&pack, bytes);
+        assert!(k.get("a").is_err());
+        let mut batch = db.batch();
+        batch.put(&k, "a", &value);
+        batch.commit_with(Durability::Sync).unwrap();
+        db.flush().unwrap();
+        assert!(k.get("a").unwrap().unwrap() == value, "recovered {recovered}");
     }
 }

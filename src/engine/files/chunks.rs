@@ -73,6 +73,14 @@ impl PackHandle {
         }
     }
 
+    /// Returns whether the record at a place is good.
+    pub(in crate::engine) fn holds(&self, place: &ChunkPlace, room: &mut Vec<u8>) -> Result<bool> {
+        match self.pack().and_then(|pack| pack.reader().stored(place, room)) {
+            Err(error) if damage(&error).is_some() => Ok(false),
+            stored => stored.map(|_| true),
+        }
+    }
+
     /// Looks a chunk up in the table of the pack, which stays in memory afterwards.
     fn search(&self, id: &ChunkId) -> Result<Option<(ChunkPlace, u32)>> {
         let table = if let Some(table) = self.table.get() {
@@ -291,17 +299,24 @@ impl ChunkSet {
 
     #[cold]
     fn search(&self, id: &ChunkId) -> Result<Option<(FileNumber, ChunkPlace, u32)>> {
-        // The newest copy first, as places have it.
+        // The newest copy that is whole, as places that are made anew have it.
+        let (mut room, mut found) = (Vec::new(), None);
         for (number, handle) in self.packs.iter().rev() {
             match handle.search(id) {
-                Ok(Some((place, ordinal))) => return Ok(Some((*number, place, ordinal))),
+                Ok(Some((place, ordinal))) => {
+                    let is_whole = handle.holds(&place, &mut room)?;
+                    if is_whole {
+                        return Ok(Some((*number, place, ordinal)));
+                    }
+                    found.get_or_insert((*number, place, ordinal));
+                }
                 Ok(None) => {}
                 // Of a pack whose table is damaged too nothing is known.
                 Err(error) if damage(&error).is_some() => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     fn place_of(&self, id: &ChunkId) -> Result<Option<(FileNumber, ChunkPlace, u32)>> {
@@ -332,14 +347,12 @@ impl ChunkSet {
         Ok(place.map(|(number, _, ordinal)| (number, ordinal)))
     }
 
-    /// Returns whether a pack that the version names holds a chunk whole.
+    /// Returns whether a pack that the version names holds a chunk whole, and is not about to go.
     pub(in crate::engine) fn stands_named(&self, id: &ChunkId, room: &mut Vec<u8>) -> Result<bool> {
         let Some((number, place, _)) = self.place(id)? else { return Ok(false) };
-        let Some(handle) = self.packs.get(&number) else { return Ok(false) };
-        match handle.pack().and_then(|pack| pack.reader().stored(&place, room)) {
-            Err(error) if damage(&error).is_some() => Ok(false),
-            stored => stored.map(|_| true),
-        }
+        let handle = self.packs.get(&number).filter(|_| !self.store.is_condemned(number));
+        // A sector that cannot be read is no reason to fail: the other copy may be good.
+        Ok(handle.is_some_and(|handle| matches!(handle.holds(&place, room), Ok(true))))
     }
 
     /// Returns whether a pack that no version names holds a chunk.

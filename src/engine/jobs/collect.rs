@@ -42,11 +42,20 @@ const PACKS_MAX: usize = 1024;
 const WAIT: Micros = Micros(1_000_000);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Lets go of every chunk that nothing needs. A pack to which a writer under way may still refer stays for now.
+/// Packs that a collection lets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Those of which nothing is needed: no byte is copied.
+    Dead,
+    /// Those of which anything is not needed.
+    All,
+}
+
+/// Lets go of chunks that nothing needs. A pack to which a writer under way may still refer stays for now.
 ///
 /// # Errors
 /// If a recipe or a node cannot be read: nobody knows what it refers to, so that everything stays.
-pub(super) fn collect(engine: &Engine, watch: &mut Watch<'_>) -> Result<()> {
+pub(super) fn collect(engine: &Engine, extent: Extent, watch: &mut Watch<'_>) -> Result<()> {
     // One at a time: each condemns packs, and takes back those that stay.
     let _one = engine.jobs.collecting.lock();
     let first = engine.files.current();
@@ -56,12 +65,12 @@ pub(super) fn collect(engine: &Engine, watch: &mut Watch<'_>) -> Result<()> {
     watch.begin_part(first.version.packs.values().map(|pack| pack.file_len).sum());
     let marked = mark(engine, &first, watch)?;
     marked.check_complete()?;
-    let wastes = |pack: &&PackMeta| marked.of(pack.number).is_none_or(|needed| needed.count() < pack.records);
-    let condemned: Vec<FileNumber> = first.version.packs.values().filter(wastes).map(|pack| pack.number).collect();
+    let wasteful = first.version.packs.values().filter(|pack| wastes(pack, &marked, extent));
+    let condemned: Vec<FileNumber> = wasteful.map(|pack| pack.number).collect();
     engine.store.condemn(condemned.iter().copied());
     drop((marked, first));
     engine.ctx.pass("collect: condemned, then marked again");
-    let collected = collect_condemned(engine, &condemned, watch);
+    let collected = collect_condemned(engine, &condemned, extent, watch);
     // If the outcome of an edit is in doubt, both old and new packs stay (L10), and so does what is condemned.
     let is_certain = !engine.files.edit().manifest().in_doubt() && engine.health.check_writable().is_ok();
     if is_certain {
@@ -71,7 +80,7 @@ pub(super) fn collect(engine: &Engine, watch: &mut Watch<'_>) -> Result<()> {
 }
 
 /// Lets go of those condemned packs to which no writer may refer any more.
-fn collect_condemned(engine: &Engine, condemned: &[FileNumber], watch: &mut Watch<'_>) -> Result<()> {
+fn collect_condemned(engine: &Engine, condemned: &[FileNumber], extent: Extent, watch: &mut Watch<'_>) -> Result<()> {
     let free = wait_for_writers(engine, condemned);
     if free.is_empty() {
         return Ok(());
@@ -81,7 +90,9 @@ fn collect_condemned(engine: &Engine, condemned: &[FileNumber], watch: &mut Watc
     let files = engine.files.current();
     let marked = mark(engine, &files, watch)?;
     marked.check_complete()?;
+    // What the first mark has not met and this one has may make a pack needed as it is.
     let packs = free.iter().filter_map(|number| files.version.packs.get(number));
+    let packs = packs.filter(|pack| wastes(pack, &marked, extent));
     let packs: Vec<_> = packs.map(|pack| (needed_bytes(pack, &marked), pack.number)).collect();
     // The files of packs that are gone are removed with their last reader.
     drop(files);
@@ -92,6 +103,10 @@ fn collect_condemned(engine: &Engine, condemned: &[FileNumber], watch: &mut Watc
         watch.step(done, all)?;
     }
     watch.end_part()
+}
+
+fn wastes(pack: &PackMeta, marked: &References, extent: Extent) -> bool {
+    marked.of(pack.number).is_none_or(|needed| extent == Extent::All && needed.count() < pack.records)
 }
 
 /// Returns about how many bytes of a pack are needed: how long each record is, only the pack itself tells.

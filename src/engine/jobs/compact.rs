@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::{
     aging,
-    collect::collect,
+    collect::{Extent, collect},
     expiry_cutoff,
     flush::flush,
     forget::forget_dropped,
@@ -14,7 +14,7 @@ use super::{
     thin::thin_timeline,
 };
 use crate::{
-    base::{KeySpan, KeyspaceId, Kind, Micros, PLACES, Result, Seqno, TIMELINE},
+    base::{Error, KeySpan, KeyspaceId, Kind, Micros, PLACES, Result, Seqno, TIMELINE},
     compaction::{HistoryTask, Purges, down_in_span, everything, pick_history},
     engine::{
         Engine,
@@ -90,37 +90,26 @@ pub(crate) fn compact(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) 
 
 fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Result<Compacted> {
     let mut report = Compacted::default();
-    flush(engine)?;
+    let mut held: Vec<Seqno> = Vec::new();
+    match flush(engine) {
+        Err(Error::DiskFull) if matches!(scope, Scope::All) => {
+            // What is in segments already may make room for what is not: packs that nothing needs any more.
+            compact_keyspaces(engine, scope, &mut held, watch)?;
+            collect(engine, Extent::Dead, watch)?;
+            flush(engine)?;
+        }
+        flushed => flushed?,
+    }
     forget_dropped(engine)?;
     report.bytes_before = bytes_in(engine, scope);
     watch.begin(report.bytes_before)?;
-    let mut held: Vec<Seqno> = Vec::new();
-    let mut rebuild = false;
-    let ids: Vec<_> = engine.files.current().version.keyspaces.keys().copied().filter(|id| scope.holds(*id)).collect();
-    for id in ids {
-        let _one = engine.jobs.slots.take(id)?;
-        engine.health.check_writable()?;
-        let Some(keyspace) = engine.files.keyspace(id) else { continue };
-        watch.begin_part(keyspace.segments().map(|segment| segment.file_len).sum());
-        match scope {
-            Scope::Span(_, span) => compact_span(engine, id, span, &mut held, watch)?,
-            _ if id == TIMELINE && thin_timeline(engine, true)? => {}
-            _ => {
-                match compact_whole(engine, &keyspace, &mut held, watch) {
-                    Err(error) if id == PLACES && damage(&error).is_some() => rebuild = true,
-                    compacted => compacted?,
-                }
-                engine.work.record_compaction(id, None, Micros::ZERO);
-            }
-        }
-        watch.end_part()?;
-    }
+    let rebuild = compact_keyspaces(engine, scope, &mut held, watch)?;
     engine.files.forget_purged_names()?;
     if rebuild {
         rebuild_places(engine)?;
     }
     if matches!(scope, Scope::All) {
-        collect(engine, watch)?;
+        collect(engine, Extent::All, watch)?;
         watch.begin_part(0);
         drop_dead_places(engine, watch)?;
     }
@@ -129,6 +118,31 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
     report.bytes_after = bytes_in(engine, scope);
     engine.files.reclaim();
     Ok(report)
+}
+
+/// Compacts the keyspaces in a scope; returns whether places are to be made anew.
+fn compact_keyspaces(engine: &Engine, scope: Scope<'_>, held: &mut Vec<Seqno>, watch: &mut Watch<'_>) -> Result<bool> {
+    let mut rebuild = false;
+    let ids: Vec<_> = engine.files.current().version.keyspaces.keys().copied().filter(|id| scope.holds(*id)).collect();
+    for id in ids {
+        let _one = engine.jobs.slots.take(id)?;
+        engine.health.check_writable()?;
+        let Some(keyspace) = engine.files.keyspace(id) else { continue };
+        watch.begin_part(keyspace.segments().map(|segment| segment.file_len).sum());
+        match scope {
+            Scope::Span(_, span) => compact_span(engine, id, span, held, watch)?,
+            _ if id == TIMELINE && thin_timeline(engine, true)? => {}
+            _ => {
+                match compact_whole(engine, &keyspace, held, watch) {
+                    Err(error) if id == PLACES && damage(&error).is_some() => rebuild = true,
+                    compacted => compacted?,
+                }
+                engine.work.record_compaction(id, None, Micros::ZERO);
+            }
+        }
+        watch.end_part()?;
+    }
+    Ok(rebuild)
 }
 
 /// Brings a keyspace to its final shape, both tiers.

@@ -1,7 +1,7 @@
 //! The keyspace of places: clearing it of packs that are gone, and making it anew from the tables of the packs, where
 //! one of its segments is damaged or gone.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, path::Path, sync::Arc};
 
 use super::task::run_task;
 use crate::{
@@ -11,8 +11,9 @@ use crate::{
         Engine,
         files::{
             NewFiles,
-            chunks::{NamedPlace, PackHandle, damage, pack_of_place, sort_places, write_places},
+            chunks::{NamedPlace, PackHandle, damage, pack_of_place, write_places},
             runs::RunCursor,
+            superversion::SuperVersion,
         },
         watch::Watch,
     },
@@ -163,14 +164,35 @@ fn write_anew(engine: &Engine, made: &mut NewFiles) -> Result<Vec<SegmentMeta>> 
         }
         let number: FileNumber = engine.files.take_number();
         made.segments.push(number);
-        // The newest copy of a chunk counts.
-        sort_places(&mut places);
+        let places = best_places(places, &files)?;
         written.extend(write_places(&engine.ctx, &*engine.ctx.dir, number, seqno, &places)?);
     }
     if !written.is_empty() {
         engine.files.sync_names()?;
     }
     Ok(written)
+}
+
+/// Brings places into the order of their ids. Of several copies of a chunk the newest counts that is whole: one may
+/// have been stored because another was damaged.
+fn best_places(mut places: Vec<NamedPlace>, files: &SuperVersion) -> Result<Vec<NamedPlace>> {
+    places.sort_unstable_by_key(|place| (place.place.id, Reverse(place.pack)));
+    let mut best: Vec<NamedPlace> = Vec::with_capacity(places.len());
+    let mut room = Vec::new();
+    for copies in places.chunk_by(|one, next| one.place.id == next.place.id) {
+        let mut chosen = copies.first().copied();
+        if copies.len() > 1 {
+            for copy in copies {
+                let handle = files.chunks.packs.get(&copy.pack);
+                if handle.map_or(Ok(false), |handle| handle.holds(&copy.place, &mut room))? {
+                    chosen = Some(*copy);
+                    break;
+                }
+            }
+        }
+        best.extend(chosen);
+    }
+    Ok(best)
 }
 
 /// Returns which of some parts of all ids an id belongs to.
