@@ -304,8 +304,9 @@ impl Db {
 
     /// Compacts every keyspace: everything written before the call ends up in one sorted level, without anything that
     /// may be dropped. Then lets go of every chunk that nothing refers to: a pack of which only a part is needed is
-    /// copied without the rest, however little that is. What a [`ValueWriter`](crate::ValueWriter), a
-    /// [`StagedValue`](crate::StagedValue) or an uncommitted batch with large values may need stays for now.
+    /// copied without the rest, however little that is. What a
+    /// [`ValueWriter`](crate::ValueWriter), a [`StagedValue`](crate::StagedValue) or an uncommitted batch refers to
+    /// stays.
     ///
     /// ```
     /// # use chronolith::{env::Memory, KeyspaceOptions, Options};

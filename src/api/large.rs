@@ -60,7 +60,7 @@ pub struct Stored {
 /// source, drop the writer or [`abort`](ValueWriter::abort): `finish` would commit what has arrived. If two writers
 /// write one key, the last to finish wins.
 ///
-/// While a writer or a [`StagedValue`] exists, `Db::compact` lets no chunk go that was stored before it was called.
+/// A writer and a [`StagedValue`] keep the chunks that they refer to, and no others.
 ///
 /// ```
 /// # use chronolith::{env::Memory, KeyspaceOptions, Options};

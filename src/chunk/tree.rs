@@ -109,10 +109,16 @@ impl RecipeBuilder {
         Ok(())
     }
 
-    /// Returns every reference that is in no node yet.
-    #[cfg_attr(not(test), expect(dead_code, reason = "collection will ask writers for what they hold"))]
-    pub(crate) fn frontier(&self) -> impl Iterator<Item = &Reference> {
-        self.levels.iter().flat_map(|level| &level.open)
+    /// Returns the references that are in no node yet: of each level as a recipe of its own.
+    pub(crate) fn frontier(&self) -> Vec<Recipe> {
+        let of_level = |(height, level): (u32, &Level)| Recipe {
+            len: level.open.iter().map(|reference| reference.len).sum(),
+            chunking: self.chunking,
+            height,
+            references: level.open.clone(),
+            origin: String::new(),
+        };
+        (0..).zip(&self.levels).map(of_level).filter(|recipe| !recipe.references.is_empty()).collect()
     }
 
     /// Ends the value, which has at least one byte.
@@ -211,7 +217,7 @@ mod tests {
                 builder.chunk(id(number), number % 1000 + 1, &mut node).unwrap();
             }
             assert!(builder.levels.iter().all(|level| level.open.len() <= REFERENCES_MAX));
-            assert!(builder.frontier().count() <= REFERENCES_MAX * builder.levels.len());
+            assert!(builder.frontier().len() <= builder.levels.len());
         }
         let len = builder.len();
         let recipe = builder.finish(String::new(), &mut node).unwrap();

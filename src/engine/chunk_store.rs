@@ -10,10 +10,16 @@ use std::{
     time::Duration,
 };
 
-use super::locks::{Condvar, Lock, LockOrder, Rank};
+use super::{
+    catalogue::KeyspaceRef,
+    locks::{Condvar, Lock, LockOrder, Rank},
+};
 use crate::{
     base::{Bytes, ChunkId, FileNumber, Result},
-    chunk::codec::{Decoder, Encoder},
+    chunk::{
+        codec::{Decoder, Encoder},
+        recipe::Recipe,
+    },
 };
 
 /// Interval at which a writer that waits for another checks whether to go on.
@@ -35,7 +41,6 @@ pub(crate) struct ChunkStore {
     reserved: Lock<HashSet<ChunkId>>,
     freed: Condvar,
     writers: Lock<Writers>,
-    ended: Condvar,
     /// Chunks that a read has found damaged: a writer that has one of them stores it anew.
     damaged: Lock<HashSet<ChunkId>>,
     readers: Lock<Vec<ReadRoom>>,
@@ -94,57 +99,89 @@ impl ChunkCounts {
     }
 }
 
-/// Writers of large values that are under way, and packs that no new one may refer to (L9).
+/// Writers of large values that are under way, and packs that no new reference may be made to (L9).
 #[derive(Debug, Default)]
 struct Writers {
     next: u64,
-    active: BTreeSet<u64>,
-    /// Each with the number that the next writer had then.
-    condemned: BTreeMap<FileNumber, u64>,
-    /// Those that are gone, with the number that the next writer had then: a writer that began before may have looked a
-    /// chunk up in files that still name the pack.
-    gone: BTreeMap<FileNumber, u64>,
+    active: BTreeMap<u64, Frontier>,
+    condemned: BTreeSet<FileNumber>,
+    /// Times that packs were condemned.
+    condemnations: u64,
 }
 
-impl Writers {
-    /// Returns the number of the writer under way that began first; above all if there is none.
-    fn oldest(&self) -> u64 {
-        self.active.first().copied().unwrap_or(u64::MAX)
-    }
-
-    /// Forgets the packs that no writer can meet any more.
-    fn forget_gone(&mut self) {
-        let oldest = self.oldest();
-        self.gone.retain(|_, next| *next > oldest);
-    }
+/// What a writer refers to, beside what committed recipes refer to.
+#[derive(Clone, Debug)]
+pub(crate) struct Frontier {
+    pub(super) keyspace: KeyspaceRef,
+    /// Chunks and nodes that it has found or stored since it last told its references.
+    pub(super) found: Vec<ChunkId>,
+    /// References that are in no node of its value yet, level by level; those of a value that it has ended.
+    pub(super) open: Vec<Recipe>,
 }
 
 /// A writer of large values, from before it first looks for a chunk until its recipe is committed or given up. What it
-/// has found stays.
+/// holds stays.
 #[derive(Debug)]
 pub(crate) struct Writing {
     store: Arc<ChunkStore>,
     number: u64,
-    beside_condemned: bool,
+    /// Condemnations before it began; `None` if packs were condemned then.
+    began: Option<u64>,
 }
 
 impl Writing {
-    /// Returns whether packs were condemned when it began: then it may refer to a chunk only after asking where that
-    /// is, even to one that a recipe in force refers to. That recipe may go, and nobody waits for this writer.
-    pub(super) fn is_beside_condemned(&self) -> bool {
-        self.beside_condemned
+    fn hold(&self, hold: impl FnOnce(&mut Frontier)) {
+        if let Some(frontier) = self.store.writers.lock().active.get_mut(&self.number) {
+            hold(frontier);
+        }
     }
 
-    /// Returns whichever began first: it keeps what the other keeps.
-    pub(super) fn older(self: Arc<Self>, other: Option<Arc<Self>>) -> Arc<Self> {
-        other.filter(|other| other.number < self.number).unwrap_or(self)
+    /// Holds a chunk that it stores.
+    pub(super) fn hold_new(&self, id: ChunkId) {
+        self.hold(|frontier| frontier.found.push(id));
+    }
+
+    /// Holds a chunk that it has found in a pack; `false` if the pack is condemned. The caller keeps the version, which
+    /// has the pack, from changing.
+    pub(super) fn hold_found(&self, id: ChunkId, pack: FileNumber) -> bool {
+        let mut writers = self.store.writers.lock();
+        if writers.condemned.contains(&pack) {
+            return false;
+        }
+        if let Some(frontier) = writers.active.get_mut(&self.number) {
+            frontier.found.push(id);
+        }
+        true
+    }
+
+    /// Holds what a recipe refers to that was in force, or whose chunks were all there, since this writer began;
+    /// `false` if packs have been condemned since: then any of them may be about to go.
+    pub(super) fn hold_recipe(&self, recipe: Recipe) -> bool {
+        let mut writers = self.store.writers.lock();
+        if self.began != Some(writers.condemnations) {
+            return false;
+        }
+        if let Some(frontier) = writers.active.get_mut(&self.number) {
+            frontier.open.push(recipe);
+        }
+        true
+    }
+
+    /// Tells all that it refers to: whatever else it has found is referred to by nodes among these. Those nodes can be
+    /// read by now.
+    pub(super) fn refer_to(&self, open: Vec<Recipe>) {
+        self.hold(|frontier| {
+            frontier.found.clear();
+            frontier.open = open;
+        });
     }
 }
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        self.store.writers.lock().active.remove(&self.number);
-        self.store.ended.notify_all();
+        let gone = self.store.writers.lock().active.remove(&self.number);
+        // Dropped outside the lock.
+        drop(gone);
     }
 }
 
@@ -189,7 +226,6 @@ impl ChunkStore {
             reserved: order.lock(Rank::Reserved, HashSet::new()),
             freed: Condvar::new(),
             writers: order.lock(Rank::Writers, Writers::default()),
-            ended: Condvar::new(),
             damaged: order.lock(Rank::Damaged, HashSet::new()),
             readers: order.lock(Rank::Coders, Vec::new()),
             encoders: order.lock(Rank::Coders, Vec::new()),
@@ -221,35 +257,32 @@ impl ChunkStore {
     }
 
     /// Registers a writer.
-    pub(super) fn begin_writing(self: &Arc<Self>) -> Arc<Writing> {
+    pub(super) fn begin_writing(self: &Arc<Self>, keyspace: &KeyspaceRef) -> Arc<Writing> {
         let mut writers = self.writers.lock();
-        writers.forget_gone();
         let number = writers.next;
         writers.next += 1;
-        writers.active.insert(number);
-        let beside_condemned = !writers.condemned.is_empty() || !writers.gone.is_empty();
-        Arc::new(Writing { store: Arc::clone(self), number, beside_condemned })
+        let frontier = Frontier { keyspace: keyspace.clone(), found: Vec::new(), open: Vec::new() };
+        writers.active.insert(number, frontier);
+        let began = writers.condemned.is_empty().then_some(writers.condemnations);
+        Arc::new(Writing { store: Arc::clone(self), number, began })
     }
 
-    /// Condemns packs: writers that begin from now on do not refer to them.
+    /// Condemns packs: writers make no reference to them from now on.
     pub(super) fn condemn(&self, packs: impl IntoIterator<Item = FileNumber>) {
         let mut writers = self.writers.lock();
-        let next = writers.next;
-        for pack in packs {
-            writers.condemned.entry(pack).or_insert(next);
-        }
+        writers.condemnations += 1;
+        writers.condemned.extend(packs);
     }
 
-    /// Returns the condemned packs to which no writer under way may still refer.
-    pub(super) fn unwritten(&self) -> Vec<FileNumber> {
+    /// Returns what writers under way hold now.
+    pub(super) fn frontiers(&self) -> Vec<Frontier> {
+        self.writers.lock().active.values().cloned().collect()
+    }
+
+    /// Returns the number of writers under way, and of condemned packs.
+    pub(super) fn writers(&self) -> (usize, usize) {
         let writers = self.writers.lock();
-        let oldest = writers.oldest();
-        writers.condemned.iter().filter(|(_, next)| **next <= oldest).map(|(pack, _)| *pack).collect()
-    }
-
-    /// Waits for a writer to end, for at most `longest`.
-    pub(super) fn wait_for_writers(&self, longest: Duration) {
-        self.writers.lock().wait_for(&self.ended, longest);
+        (writers.active.len(), writers.condemned.len())
     }
 
     /// Records that a chunk was found damaged.
@@ -271,26 +304,14 @@ impl ChunkStore {
         self.damaged.lock().remove(id);
     }
 
-    /// Takes back all packs that are condemned and not gone: they stay.
+    /// Takes back all packs that are condemned: those that have gone are met by nobody.
     pub(super) fn pardon_all(&self) {
         self.writers.lock().condemned.clear();
     }
 
-    /// Records that packs are gone from the files that are current now.
-    pub(super) fn record_gone(&self, packs: impl IntoIterator<Item = FileNumber>) {
-        let mut writers = self.writers.lock();
-        let next = writers.next;
-        for pack in packs {
-            writers.condemned.remove(&pack);
-            writers.gone.insert(pack, next);
-        }
-        writers.forget_gone();
-    }
-
-    /// Returns whether a pack is condemned or gone: a writer that meets a chunk in it stores the chunk anew.
+    /// Returns whether a pack is condemned.
     pub(super) fn is_condemned(&self, pack: FileNumber) -> bool {
-        let writers = self.writers.lock();
-        writers.condemned.contains_key(&pack) || writers.gone.contains_key(&pack)
+        self.writers.lock().condemned.contains(&pack)
     }
 
     /// Calls `read` with a decoder and memory that were used before.
@@ -415,7 +436,11 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Error;
+    use crate::{
+        base::{Error, KeyspaceId, Seqno},
+        chunk::{cut::Chunking, recipe::Reference},
+        merge::MergeStrategy,
+    };
 
     fn id(number: u8) -> ChunkId {
         ChunkId::from_bytes([number; 32])
@@ -435,31 +460,39 @@ mod tests {
         assert!(store.cached(&id(201)).is_none() && store.cached(&id(0)).is_some(), "larger than the cache");
     }
 
-    /// L9: what an older writer may have found stays until that writer has ended.
+    /// L9: what a writer has found joins what it holds, or is found condemned; nothing lies in between.
     #[test]
-    fn a_condemned_pack_waits_for_the_writers_that_began_before_and_for_no_others() {
+    fn a_writer_holds_what_it_has_found_and_meets_no_condemned_pack() {
         let store = Arc::new(ChunkStore::new(LockOrder::new(), 0));
-        let pack = FileNumber(7);
-        let (first, second) = (store.begin_writing(), store.begin_writing());
+        let (name, strategy) = (Arc::from("k"), MergeStrategy::LastWins);
+        let keyspace = KeyspaceRef { id: KeyspaceId(16), born: Seqno(0), strategy, scope: 0, name };
+        let recipe = || Recipe {
+            len: 1,
+            chunking: Chunking::AUTOMATIC,
+            height: 0,
+            references: vec![Reference { id: Some(id(9)), len: 1 }],
+            origin: String::new(),
+        };
+        let (early, pack) = (store.begin_writing(&keyspace), FileNumber(7));
+        assert!(early.hold_found(id(1), pack) && early.hold_recipe(recipe()));
+        early.hold_new(id(2));
         store.condemn([pack]);
-        let later = store.begin_writing();
-        assert!(store.is_condemned(pack) && store.unwritten().is_empty());
-        drop(first);
-        assert!(store.unwritten().is_empty());
-        // Condemned again it does not wait for those that began in between.
-        store.condemn([pack]);
-        drop(second);
-        assert_eq!(store.unwritten(), [pack]);
-        assert_eq!(Arc::clone(&later).older(Some(store.begin_writing())).number, later.number);
-        // A writer that looked it up before it went asks afterwards.
-        store.record_gone([pack]);
-        assert!(store.is_condemned(pack) && store.unwritten().is_empty());
-        drop(later);
-        drop(store.begin_writing());
-        assert!(!store.is_condemned(pack));
-        store.condemn([pack]);
+        let late = store.begin_writing(&keyspace);
+        for writer in [&early, &late] {
+            assert!(!writer.hold_found(id(3), pack) && writer.hold_found(id(4), FileNumber(8)));
+            assert!(!writer.hold_recipe(recipe()), "a pack was condemned since it began, or before");
+        }
+        let held = store.frontiers();
+        assert_eq!(held.len(), 2);
+        assert_eq!((held[0].found.as_slice(), held[0].open.len()), ([id(1), id(2), id(4)].as_slice(), 1));
+        early.refer_to(vec![recipe(), recipe()]);
+        assert_eq!(store.frontiers()[0].found.len() + 10 * store.frontiers()[0].open.len(), 20);
+        assert!(store.is_condemned(pack));
         store.pardon_all();
-        assert!(!store.is_condemned(pack));
+        assert!(!store.is_condemned(pack) && late.hold_found(id(5), pack));
+        assert!(!late.hold_recipe(recipe()), "it began beside condemned packs");
+        drop((early, late));
+        assert!(store.frontiers().is_empty() && store.begin_writing(&keyspace).hold_recipe(recipe()));
     }
 
     #[test]

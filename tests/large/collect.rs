@@ -349,35 +349,72 @@ fn the_places_of_chunks_that_went_go_too() {
     assert!(holding.is_empty() && places < 5000, "{places} bytes of places, the id in {holding:?}");
 }
 
-/// L9: nobody looks again behind the second mark; who writes from then on stores anew what is about to go.
+/// L9: whatever is written while its chunks are about to go is found by the second mark, or stored anew.
 #[test]
-fn what_is_written_while_its_chunks_are_about_to_go_is_stored_anew() {
-    for streamed in [false, true] {
+fn what_is_written_at_any_moment_of_a_collection_keeps_its_chunks() {
+    let points = [
+        "collect: marked, then condemned",
+        "collect: condemned, then marked again",
+        "collect: writers, then files",
+        "collect under the right to flush: written, then installed",
+    ];
+    for (at, point) in (0..5).flat_map(|at| points.map(|point| (at, point))) {
         let machine = Sim::new(1);
-        let db = open(&machine);
+        let undrawn = Options::new().env(doubt::Broken::new(&machine)).durability(Durability::Buffered);
+        let db = undrawn.open("/db").unwrap();
         let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
         k.put("a", noise(1, 300_000)).unwrap();
+        k.put("junk", noise(2, 300_000)).unwrap();
         db.flush().unwrap();
+        let recipe = k.recipe("a").unwrap().unwrap();
+        k.delete("junk").unwrap();
+        let view = db.snapshot();
         k.delete("a").unwrap();
-        let other = k.clone();
-        once_at(&machine, "collect under the right to flush: written, then installed", move || {
-            if streamed {
-                let mut writer = other.writer("b").unwrap();
-                writer.write_all(&noise(1, 300_000)).unwrap();
-                writer.finish().unwrap();
-            } else {
-                other.put("b", noise(1, 300_000)).unwrap();
+        if at < 3 {
+            drop(view);
+        }
+        // Begun before, or at the point.
+        let mut early = k.writer("b").unwrap();
+        early.write_all(&noise(1, 10_000)).unwrap();
+        let other = (db.clone(), k.clone());
+        once_at(&machine, point, move || {
+            let (db, k) = other;
+            match at {
+                0 => {
+                    k.put("b", noise(1, 300_000)).unwrap();
+                }
+                1 => {
+                    let mut writer = k.writer("b").unwrap();
+                    writer.write_all(&noise(1, 300_000)).unwrap();
+                    writer.finish().unwrap();
+                }
+                2 => {
+                    early.write_all(&noise(1, 300_000)[10_000..]).unwrap();
+                    early.finish().unwrap();
+                }
+                3 => {
+                    k.adopt("b", &recipe).unwrap();
+                }
+                _ => {
+                    let mut batch = db.batch();
+                    batch.put(&k, "b", noise(1, 300_000));
+                    batch.commit().unwrap();
+                }
             }
         });
         db.compact().unwrap();
         machine.ignore_points();
-        assert!(k.get("b").unwrap().unwrap() == noise(1, 300_000));
-        db.compact().unwrap();
+        assert!(k.contains("b").unwrap(), "{at}, {point}");
+        for _ in 0..2 {
+            assert!(k.get("b").unwrap().unwrap() == noise(1, 300_000), "{at}, {point}");
+            db.compact().unwrap();
+        }
         drop(k);
         db.close().unwrap();
         let db = open(&machine);
         let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
-        assert!(k.get("b").unwrap().unwrap() == noise(1, 300_000) && db.verify().unwrap().is_clean());
+        assert!(k.get("b").unwrap().unwrap() == noise(1, 300_000), "{at}, {point}");
+        assert!(db.verify().unwrap().is_clean(), "{at}, {point}");
     }
 }
 
@@ -565,4 +602,55 @@ fn a_pack_that_proves_to_be_needed_whole_is_not_copied() {
     });
     db.compact().unwrap();
     assert_eq!(packs(&machine), before);
+}
+
+/// L9: a stream that goes on for hours keeps what it has met, and nothing else.
+#[test]
+fn a_long_stream_keeps_the_chunks_that_it_has_met_and_no_others() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    let mut writer = k.writer("stream").unwrap();
+    writer.write_all(&noise(1, 5 << 20)).unwrap();
+    k.put("junk", noise(2, 5 << 20)).unwrap();
+    db.flush().unwrap();
+    k.delete("junk").unwrap();
+    db.compact().unwrap();
+    let held = db.stats().space.chunks;
+    assert!(held < 6 << 20, "{held} bytes of chunks beside a stream of 5 MiB");
+    writer.finish().unwrap();
+    assert!(k.get("stream").unwrap().unwrap() == noise(1, 5 << 20));
+}
+
+/// L9: what a stream has met stays until its value is there, whatever goes meanwhile, also beneath nodes.
+#[test]
+fn a_stream_finds_everything_that_it_has_met_however_often_chunks_are_collected() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let options = KeyspaceOptions::new().compression(Compression::None).chunking(Chunking::fixed(512));
+    let k = db.keyspace("k", options).unwrap();
+    // Twice as many chunks as a writer holds by themselves.
+    let value = noise(1, 512 * 9000);
+    let mut writer = k.writer("stream").unwrap();
+    for (round, part) in value.chunks(1 << 20).enumerate() {
+        // Each part is there already, and goes from under the stream.
+        k.put("part", part).unwrap();
+        db.flush().unwrap();
+        writer.write_all(part).unwrap();
+        k.put("part", noise(100 + round as u64, 10_000)).unwrap();
+        db.compact().unwrap();
+    }
+    let staged = writer.stage().unwrap();
+    db.compact().unwrap();
+    let mut batch = db.batch();
+    batch.adopt(&k, "stream", staged);
+    db.compact().unwrap();
+    batch.commit().unwrap();
+    db.compact().unwrap();
+    assert!(k.get("stream").unwrap().unwrap() == value && db.verify().unwrap().is_clean());
+    assert_eq!(db.stats().chunks.writers, 0);
+    k.delete("stream").unwrap();
+    k.delete("part").unwrap();
+    db.compact().unwrap();
+    assert_eq!(db.stats().space.chunks, 0);
 }

@@ -11,8 +11,9 @@ use chronolith::env::{Background, Dir, Env, File, Region};
 use super::*;
 
 /// A machine on which writes to the manifest fail while it is broken, although the first of them then reaches the disk.
+/// It draws no background step, so that a commit may run at any point.
 #[derive(Clone, Debug)]
-struct Broken {
+pub(super) struct Broken {
     sim: Sim,
     fails: Arc<AtomicBool>,
     met: Arc<AtomicBool>,
@@ -25,6 +26,10 @@ struct BrokenDir(Arc<dyn Dir>, Broken);
 struct BrokenFile(Arc<dyn File>, Broken);
 
 impl Broken {
+    pub(super) fn new(sim: &Sim) -> Self {
+        Self { sim: sim.clone(), fails: Arc::default(), met: Arc::default() }
+    }
+
     fn is_broken(&self) -> bool {
         self.fails.load(Ordering::SeqCst)
     }
@@ -130,7 +135,7 @@ impl File for BrokenFile {
 #[test]
 fn a_value_that_is_written_while_the_edit_of_a_collection_is_in_doubt_survives() {
     let sim = Sim::new(1);
-    let machine = Broken { sim: sim.clone(), fails: Arc::default(), met: Arc::default() };
+    let machine = Broken::new(&sim);
     let db = Options::new().env(machine.clone()).open("/db").unwrap();
     let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
     let value = noise(1, 300_000);

@@ -208,8 +208,8 @@ impl Check<'_> {
         let Self { chunks, packs, read, .. } = self;
         let lost = |path: &Path, offset| value.damaged(id, Corruption { offset, what: "the chunk" }.of(path, 0));
         let facts = chunks.facts(&id)?.filter(|facts| len.is_none_or(|len| u64::from(facts.place.raw_len) == len));
-        let Some(ChunkFacts { pack, place, .. }) = facts else { return Err(lost(chunks.path(), 0)) };
-        if let Some(pack) = pack {
+        let Some(ChunkFacts { pack, is_named, place }) = facts else { return Err(lost(chunks.path(), 0)) };
+        if is_named {
             if packs.lost.contains(&pack) || packs.damaged.contains(&(pack, id)) {
                 return Err(lost(&chunks.path_of(pack), place.offset));
             }

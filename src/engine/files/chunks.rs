@@ -171,17 +171,17 @@ pub(crate) struct ChunkSet {
 
 /// Where a chunk was found.
 enum Found<'s> {
-    Open(&'s PackReader, ChunkPlace),
-    Named(&'s PackHandle, ChunkPlace, u32),
+    Open(FileNumber, &'s PackReader, ChunkPlace),
+    Named(&'s PackHandle, ChunkPlace),
 }
 
 /// What is known of a chunk that is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChunkFacts {
-    /// The pack that the manifest names and that holds it; `None` before its flush.
-    pub(crate) pack: Option<FileNumber>,
-    /// Number of its record in the table of that pack.
-    pub(crate) ordinal: u32,
+    /// The pack that holds it.
+    pub(crate) pack: FileNumber,
+    /// Whether the manifest names that pack, as it does from its flush on.
+    pub(crate) is_named: bool,
     pub(crate) place: ChunkPlace,
 }
 
@@ -275,18 +275,18 @@ impl ChunkSet {
     /// not count: the chunk stands where it stood before.
     fn find(&self, id: &ChunkId) -> Result<Option<Found<'_>>> {
         for epoch in &self.epochs {
-            if let Some((line, reader)) = epoch.written_place(id).zip(epoch.reader()) {
-                return Ok(Some(Found::Open(reader, (&line).into())));
+            if let Some((line, (number, reader))) = epoch.written_place(id).zip(epoch.reader()) {
+                return Ok(Some(Found::Open(number, reader, (&line).into())));
             }
         }
         let recovered = self.recovered.as_deref();
         let of_recovery =
             recovered.and_then(|all| all.places.get(id).and_then(|(pack, line)| Some((all.packs.get(*pack)?, line))));
         if let Some((pack, line)) = of_recovery {
-            return Ok(Some(Found::Open(&pack.reader, line.into())));
+            return Ok(Some(Found::Open(pack.number, &pack.reader, line.into())));
         }
-        let Some((number, place, ordinal)) = self.place(id)? else { return Ok(None) };
-        Ok(self.packs.get(&number).map(|pack| Found::Named(pack, place, ordinal)))
+        let Some((number, place, _)) = self.place(id)? else { return Ok(None) };
+        Ok(self.packs.get(&number).map(|pack| Found::Named(pack, place)))
     }
 
     /// Looks an id up in the keyspace of places. Where that is damaged, the tables of the packs say the same, slowly.
@@ -364,7 +364,7 @@ impl ChunkSet {
     /// Returns a chunk as it is stored in a pack that no version names; `None` if there is none such.
     pub(in crate::engine) fn unnamed(&self, id: &ChunkId, room: &mut Vec<u8>) -> Result<Option<EncodedChunk>> {
         match self.find(id)? {
-            Some(Found::Open(reader, place)) => reader.stored(&place, room).map(Some),
+            Some(Found::Open(_, reader, place)) => reader.stored(&place, room).map(Some),
             Some(Found::Named(..)) | None => Ok(None),
         }
     }
@@ -376,19 +376,25 @@ impl ChunkSet {
 
     /// Returns what a writer has to know of a chunk: `None` if it is to be stored.
     pub(in crate::engine) fn known(&self, id: &ChunkId) -> Result<Option<ChunkFacts>> {
-        let appended = self.epochs.iter().find_map(|epoch| epoch.place(id));
-        match appended {
-            Some(line) => Ok(Some(ChunkFacts { pack: None, ordinal: 0, place: (&line).into() })),
-            None => self.facts(id),
+        for epoch in &self.epochs {
+            if let Some((line, pack)) = epoch.place(id).zip(epoch.pack()) {
+                return Ok(Some(ChunkFacts { pack, is_named: false, place: (&line).into() }));
+            }
         }
+        self.facts(id)
     }
 
     /// Returns what is known of a chunk that a committed recipe refers to; `None` if it is not stored.
     pub(in crate::engine) fn facts(&self, id: &ChunkId) -> Result<Option<ChunkFacts>> {
         Ok(self.find(id)?.map(|found| match found {
-            Found::Open(_, place) => ChunkFacts { pack: None, ordinal: 0, place },
-            Found::Named(handle, place, ordinal) => ChunkFacts { pack: Some(handle.meta.number), ordinal, place },
+            Found::Open(pack, _, place) => ChunkFacts { pack, is_named: false, place },
+            Found::Named(handle, place) => ChunkFacts { pack: handle.meta.number, is_named: true, place },
         }))
+    }
+
+    /// Returns whether these are files with a pack, named or not.
+    pub(in crate::engine) fn has_pack(&self, number: FileNumber) -> bool {
+        self.packs.contains_key(&number) || self.unnamed_packs().any(|unnamed| unnamed == number)
     }
 
     /// Returns where packs are, to name what holds a chunk that is nowhere.
@@ -416,8 +422,8 @@ impl ChunkSet {
         let gone = |what| Corruption { offset: 0, what }.of(&self.packs_path, 0);
         let Some(found) = self.find(id)? else { return Err(gone("a place for the chunk")) };
         let (reader, place) = match &found {
-            Found::Open(reader, place) => (*reader, place),
-            Found::Named(handle, place, _) => (handle.pack()?.reader(), place),
+            Found::Open(_, reader, place) => (*reader, place),
+            Found::Named(handle, place) => (handle.pack()?.reader(), place),
         };
         if u64::from(place.raw_len) != len || at.saturating_add(place.raw_len as usize) > value.len() {
             return Err(

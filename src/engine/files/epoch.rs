@@ -136,9 +136,9 @@ impl Epoch {
         (line.end() <= self.written.load(Ordering::Acquire)).then_some(line)
     }
 
-    /// Returns what reads its chunks.
-    pub(super) fn reader(&self) -> Option<&PackReader> {
-        self.open.get().map(|open| &open.reader)
+    /// Returns the number of its pack, and what reads its chunks.
+    pub(super) fn reader(&self) -> Option<(FileNumber, &PackReader)> {
+        self.open.get().map(|open| (open.number, &open.reader))
     }
 
     /// Appends a chunk that is in no pack yet; `false` if the epoch is closed. The first one creates the pack, whose

@@ -2,21 +2,17 @@
 //!
 //! ```text
 //!   mark     what every recipe of a superversion refers to (L8)
-//!   condemn  the packs that it has not met: writers that begin from now on store their chunks anew
-//!   wait     for the writers that began before: what they have found is in a memtable then, or given up
-//!   mark     again, over a superversion taken after that (L9)
+//!   condemn  the packs that it has not met, in whole or in part: writers store their chunks anew from now on
+//!   mark     again: what writers hold, and then every recipe of a superversion taken after that (L9)
 //!   for each group of packs, those of which least is needed first:
 //!     copy   what the mark has met in them
 //!     edit   packs − and +, places +
 //! ```
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
-    base::{Error, FileNumber, Kind, Micros, Result, Seqno},
+    base::{Error, FileNumber, Kind, Result, Seqno},
     chunk::pack::PackMeta,
     engine::{
         Engine, KeyspaceRef,
@@ -38,10 +34,6 @@ use crate::{
 /// Packs that one edit replaces.
 const PACKS_MAX: usize = 1024;
 
-/// Longest time that a collection waits for writers, in microseconds, and interval at which it looks.
-const WAIT: Micros = Micros(1_000_000);
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
-
 /// Packs that a collection lets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
@@ -51,7 +43,7 @@ pub(super) enum Extent {
     All,
 }
 
-/// Lets go of chunks that nothing needs. A pack to which a writer under way may still refer stays for now.
+/// Lets go of chunks that nothing needs.
 ///
 /// # Errors
 /// If a recipe or a node cannot be read: nobody knows what it refers to, so that everything stays.
@@ -67,8 +59,12 @@ pub(super) fn collect(engine: &Engine, extent: Extent, watch: &mut Watch<'_>) ->
     marked.check_complete()?;
     let wasteful = first.version.packs.values().filter(|pack| wastes(pack, &marked, extent));
     let condemned: Vec<FileNumber> = wasteful.map(|pack| pack.number).collect();
-    engine.store.condemn(condemned.iter().copied());
     drop((marked, first));
+    if condemned.is_empty() {
+        return watch.end_part();
+    }
+    engine.ctx.pass("collect: marked, then condemned");
+    engine.store.condemn(condemned.iter().copied());
     engine.ctx.pass("collect: condemned, then marked again");
     let collected = collect_condemned(engine, &condemned, extent, watch);
     // If the outcome of an edit is in doubt, both old and new packs stay (L10), and so does what is condemned.
@@ -79,19 +75,20 @@ pub(super) fn collect(engine: &Engine, extent: Extent, watch: &mut Watch<'_>) ->
     collected
 }
 
-/// Lets go of those condemned packs to which no writer may refer any more.
+/// Lets go of what nothing needs in condemned packs.
 fn collect_condemned(engine: &Engine, condemned: &[FileNumber], extent: Extent, watch: &mut Watch<'_>) -> Result<()> {
-    let free = wait_for_writers(engine, condemned);
-    if free.is_empty() {
-        return Ok(());
-    }
-    // Taken after the writers were asked for: what they have committed is in it. No recipe comes to need a condemned
+    // Taken before the superversion: what a writer commits in between is in that. No recipe comes to need a condemned
     // pack afterwards, so that one mark serves for all edits.
+    let frontiers = engine.store.frontiers();
+    engine.ctx.pass("collect: writers, then files");
     let files = engine.files.current();
-    let marked = mark(engine, &files, watch)?;
+    let mut marked = mark(engine, &files, watch)?;
+    for frontier in &frontiers {
+        marked.add_frontier(&files.chunks, frontier)?;
+    }
     marked.check_complete()?;
     // What the first mark has not met and this one has may make a pack needed as it is.
-    let packs = free.iter().filter_map(|number| files.version.packs.get(number));
+    let packs = condemned.iter().filter_map(|number| files.version.packs.get(number));
     let packs = packs.filter(|pack| wastes(pack, &marked, extent));
     let packs: Vec<_> = packs.map(|pack| (needed_bytes(pack, &marked), pack.number)).collect();
     // The files of packs that are gone are removed with their last reader.
@@ -137,21 +134,6 @@ fn groups(mut packs: Vec<(u64, FileNumber)>, bytes_max: u64, packs_max: usize) -
     groups
 }
 
-/// Waits a while for the writers that began before packs were condemned; returns the packs to which none of them may
-/// refer any more. A stream may go on for hours: then its packs are left to a later collection.
-fn wait_for_writers(engine: &Engine, condemned: &[FileNumber]) -> Vec<FileNumber> {
-    let began = engine.ctx.monotonic();
-    loop {
-        let free = engine.store.unwritten();
-        let waited = engine.ctx.monotonic().saturating_sub(began) >= WAIT;
-        let all = condemned.iter().all(|pack| free.contains(pack));
-        if all || waited || engine.ctx.runs_inline() || engine.health.is_stopping() {
-            return condemned.iter().copied().filter(|pack| free.contains(pack)).collect();
-        }
-        engine.store.wait_for_writers(LOOK_AGAIN);
-    }
-}
-
 /// Fails once the collection should give up: closing waits for it.
 fn check_going_on(engine: &Engine) -> Result<()> {
     if engine.health.is_stopping() { Err(Error::Closed) } else { engine.health.check_writable() }
@@ -192,7 +174,6 @@ fn replace(engine: &Engine, dead: &[FileNumber], marked: &References) -> Result<
     let version = editing.commit(&edit, &made)?;
     editing.install(&version, None, None);
     drop(editing);
-    engine.store.record_gone(gone);
     drop(files);
     engine.files.reclaim();
     Ok(())

@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use super::large::{LargeValue, Leaves, decode};
 use crate::{
     base::{ChunkId, Corruption, Error, FileNumber, Result},
-    chunk::{recipe::Reference, record::Line},
-    engine::{KeyspaceRef, files::chunks::ChunkSet},
+    chunk::{
+        recipe::{Recipe, Reference},
+        record::Line,
+    },
+    engine::{KeyspaceRef, chunk_store::Frontier, files::chunks::ChunkSet},
 };
 
 /// Records of a pack, a bit for each: 8 MiB for 64 million chunks.
@@ -81,7 +84,18 @@ impl References {
                 return Ok(());
             }
         };
-        let value = LargeValue { chunks, keyspace, key };
+        self.add_recipe(LargeValue { chunks, keyspace, key }, recipe)
+    }
+
+    /// Adds what a writer under way refers to.
+    pub(crate) fn add_frontier(&mut self, chunks: &ChunkSet, frontier: &Frontier) -> Result<()> {
+        let Frontier { keyspace, found, open } = frontier;
+        found.iter().try_for_each(|id| self.add_chunk(chunks, id))?;
+        open.iter().try_for_each(|recipe| self.add_recipe(LargeValue { chunks, keyspace, key: &[] }, recipe.clone()))
+    }
+
+    fn add_recipe(&mut self, value: LargeValue<'_>, recipe: Recipe) -> Result<()> {
+        let chunks = value.chunks;
         chunks.store.with_reader(|reader| {
             let mut leaves = Leaves::new(recipe);
             loop {

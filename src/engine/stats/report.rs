@@ -102,6 +102,11 @@ pub struct ChunkStats {
     pub pack_stored_bytes: u64,
     /// Chunks and nodes that are not flushed yet.
     pub unflushed_chunks: u64,
+    /// Open [`ValueWriter`](crate::ValueWriter)s, [`StagedValue`](crate::StagedValue)s and large values in uncommitted
+    /// batches: what they refer to stays.
+    pub writers: u64,
+    /// Packs that a collection is about to let go, or that stay because the outcome of its edit is not known.
+    pub condemned_packs: u64,
 }
 
 impl ChunkStats {

@@ -9,6 +9,7 @@
 //! Rules L1, L2 and L11 of `docs/chunks.md`.
 
 use std::{
+    mem,
     panic::resume_unwind,
     sync::{
         Arc,
@@ -19,7 +20,7 @@ use std::{
 
 use super::{room, stage::check_key_of};
 use crate::{
-    base::{Bytes, ChunkId, Error, Result},
+    base::{Bytes, ChunkId, Corruption, Error, Result},
     chunk::{
         cut::Chunking,
         id::{ChunkKind, Scope},
@@ -94,7 +95,13 @@ struct ChunkWriter {
     builder: RecipeBuilder,
     tally: Tally,
     writing: Arc<Writing>,
+    /// Chunks found or stored since it last told what it refers to, and whether it ever has.
+    untold: usize,
+    has_told: bool,
 }
+
+/// Chunks after which a writer tells what it refers to: nodes stand for most of them.
+const UNTOLD_MAX: usize = 4096;
 
 impl ChunkWriter {
     /// Begins a value.
@@ -107,7 +114,7 @@ impl ChunkWriter {
         flush_recovered_chunks(engine)?;
         let StoredChunking { chunking, level, threshold: _ } = options;
         let scope = engine.files.current().chunks.scope(keyspace.scope)?.clone();
-        let writing = engine.store.begin_writing();
+        let writing = engine.store.begin_writing(keyspace);
         Ok(Self {
             engine: Arc::clone(engine),
             keyspace: keyspace.clone(),
@@ -118,6 +125,8 @@ impl ChunkWriter {
             builder: RecipeBuilder::new(chunking),
             tally: Tally::default(),
             writing,
+            untold: 0,
+            has_told: false,
         })
     }
 
@@ -157,7 +166,7 @@ impl ChunkWriter {
     /// Adds the next chunks.
     fn add(&mut self, chunks: &[&[u8]]) -> Result<()> {
         let stored = self.store_all(chunks)?;
-        let Self { engine, keyspace, scope, level, origin, builder, tally, .. } = self;
+        let Self { engine, keyspace, scope, level, origin, builder, tally, writing, .. } = self;
         for (chunk, stored) in chunks.iter().zip(stored) {
             let len = chunk.len() as u64;
             let Stored { id, added } = stored;
@@ -176,10 +185,24 @@ impl ChunkWriter {
                 let kind = ChunkKind::Node;
                 let (id, scope) = (scope.id(kind, &node), keyspace.scope);
                 let node = Chunk { kind, id, bytes: &node, scope, level: *level, origin };
-                tally.stored_bytes += node.store(engine, keyspace)?.unwrap_or(0);
+                tally.stored_bytes += node.store(engine, keyspace, writing)?.unwrap_or(0);
                 Ok(id)
             })?;
         }
+        self.untold += chunks.len();
+        if self.untold >= UNTOLD_MAX {
+            let open = self.builder.frontier();
+            self.refer_to(open)?;
+        }
+        Ok(())
+    }
+
+    /// Tells what the value refers to. A collection reads nodes among that, so they are written first.
+    fn refer_to(&mut self, open: Vec<recipe::Recipe>) -> Result<()> {
+        let epochs = self.engine.files.with_current(|now| now.chunks.epochs.clone());
+        epochs.iter().try_for_each(|epoch| epoch.write_out())?;
+        self.writing.refer_to(open);
+        (self.untold, self.has_told) = (0, true);
         Ok(())
     }
 
@@ -227,28 +250,32 @@ impl ChunkWriter {
         if is_hole(bytes) {
             return Ok(Stored { id: None, added: None });
         }
-        let Self { engine, keyspace, scope, level, origin, .. } = self;
+        let Self { engine, keyspace, scope, level, origin, writing, .. } = self;
         let kind = ChunkKind::Data;
         let id = scope.id(kind, bytes);
         let chunk = Chunk { kind, id, bytes, scope: keyspace.scope, level: *level, origin };
-        Ok(Stored { id: Some(id), added: chunk.store(engine, keyspace)? })
+        Ok(Stored { id: Some(id), added: chunk.store(engine, keyspace, writing)? })
     }
 
     /// Ends a value that has at least one byte.
-    fn finish(self) -> Result<(recipe::Recipe, Tally, Arc<Writing>)> {
-        let Self { engine, keyspace, scope, level, origin, builder, mut tally, writing, .. } = self;
+    fn finish(mut self) -> Result<(recipe::Recipe, Tally, Arc<Writing>)> {
+        let Self { engine, keyspace, scope, level, origin, builder, chunking, tally, writing, .. } = &mut self;
+        let builder = mem::replace(builder, RecipeBuilder::new(*chunking));
         let len = builder.len();
         let mut put = |node: Vec<u8>| {
             let kind = ChunkKind::Node;
             let (id, scope_number) = (scope.id(kind, &node), keyspace.scope);
-            let stored = Chunk { kind, id, bytes: &node, scope: scope_number, level, origin: &origin };
-            tally.stored_bytes += stored.store(&engine, &keyspace)?.unwrap_or(0);
+            let stored = Chunk { kind, id, bytes: &node, scope: scope_number, level: *level, origin };
+            tally.stored_bytes += stored.store(engine, keyspace, writing)?.unwrap_or(0);
             Ok(id)
         };
         let recipe = builder.finish(origin.clone(), &mut put)?;
         engine.store.counts.values.fetch_add(1, Ordering::Relaxed);
         engine.store.counts.value_bytes.fetch_add(len, Ordering::Relaxed);
-        Ok((recipe, tally, writing))
+        if self.has_told {
+            self.refer_to(vec![recipe.clone()])?;
+        }
+        Ok((recipe, self.tally, self.writing))
     }
 }
 
@@ -286,8 +313,8 @@ struct Chunk<'c> {
 }
 
 impl Chunk<'_> {
-    /// Stores the chunk unless it is stored already; returns the bytes that this added.
-    fn store(&self, engine: &Engine, keyspace: &KeyspaceRef) -> Result<Option<u64>> {
+    /// Stores the chunk unless it is stored already, and holds it for the writer; returns the bytes that this added.
+    fn store(&self, engine: &Engine, keyspace: &KeyspaceRef, writing: &Writing) -> Result<Option<u64>> {
         let Self { kind, id, bytes, scope, level, origin } = *self;
         let store = &engine.store;
         make_room(engine, keyspace, Epoch::is_full)?;
@@ -296,18 +323,27 @@ impl Chunk<'_> {
             make_room(engine, keyspace, |epoch| epoch.place(&id).is_some())?;
         }
         let reserved = store.reserve(id, || engine.health.check_writable())?;
-        // Taken after the reservation: whoever stored it before has made it visible by then (L11).
-        let current = engine.files.current();
-        let known = current.chunks.known(&id)?;
-        let is_good = |known: &ChunkFacts| {
-            known.pack.is_none_or(|pack| !store.is_condemned(pack)) && !store.is_damaged(Some(&id))
-        };
-        let is_active = || current.chunks.epochs.first().is_some_and(|epoch| epoch.place(&id).is_some());
-        if known.as_ref().is_some_and(|known| is_good(known) || is_active()) {
-            store.counts.known(bytes.len());
-            return Ok(None);
+        loop {
+            // Taken after the reservation: whoever stored it before has made it visible by then (L11).
+            let current = engine.files.current();
+            let Some(ChunkFacts { pack, is_named, .. }) = current.chunks.known(&id)? else { break };
+            let is_active = || current.chunks.epochs.first().is_some_and(|epoch| epoch.place(&id).is_some());
+            if store.is_damaged(Some(&id)) && !is_active() {
+                break;
+            }
+            // In one section with the version: in the next one the pack may have a name, or be gone (L9).
+            let held = engine.files.with_current(|now| now.chunks.has_pack(pack).then(|| writing.hold_found(id, pack)));
+            match held {
+                Some(true) => {
+                    store.counts.known(bytes.len());
+                    return Ok(None);
+                }
+                Some(false) if is_named => break,
+                // Its pack has got a name meanwhile, or what it held stands elsewhere.
+                _ => engine.health.check_writable()?,
+            }
         }
-        drop(current);
+        writing.hold_new(id);
         let encoded = store.with_encoder(level, |encoder| {
             EncodedChunk::new(kind, scope, id, bytes, origin, |out| encoder.encode(bytes, out))
         })?;
@@ -472,21 +508,21 @@ pub(crate) fn stage_copy(
     check_takes_large(to)?;
     engine.health.check_writable()?;
     flush_recovered_chunks(engine)?;
-    let writing = engine.store.begin_writing();
+    let writing = engine.store.begin_writing(to);
     let Some((stored, chunks)) = get_stored(engine, from, key)? else { return Ok(None) };
-    let tally = Tally::default();
     Ok(Some(match stored {
         StoredValue::Bytes(bytes) => {
             let mut writer = LargeWriter::begin(engine, to, to_key, String::new())?;
             writer.write(&bytes)?;
             writer.stage()?
         }
-        StoredValue::Recipe(entry) if from.scope == to.scope && !writing.is_beside_condemned() => {
-            let bytes = decode(from, key, &entry)?.len;
-            StagedLarge { entry: StagedEntry::Recipe(entry.to_vec()), scope: to.scope, bytes, tally, writing }
-        }
         StoredValue::Recipe(entry) => {
-            let origin = decode(from, key, &entry)?.origin;
+            let recipe = decode(from, key, &entry)?;
+            let (bytes, origin) = (recipe.len, recipe.origin.clone());
+            if from.scope == to.scope && writing.hold_recipe(recipe) {
+                let (entry, tally) = (StagedEntry::Recipe(entry.to_vec()), Tally::default());
+                return Ok(Some(StagedLarge { entry, scope: to.scope, bytes, tally, writing }));
+            }
             let mut reader = ValueReader::new(engine, from, key, (StoredValue::Recipe(entry), chunks))?;
             copy_value(&mut reader, LargeWriter::begin(engine, to, to_key, origin)?)?
         }
@@ -521,50 +557,45 @@ pub(crate) fn stage_recipe(
         let what = "the recipe belongs to another dedup scope, where chunks have other ids; use `copy`";
         return Err(of_value(keyspace, key, what));
     }
-    let writing = engine.store.begin_writing();
+    let writing = engine.store.begin_writing(keyspace);
     let current = engine.files.current();
     let value = LargeValue { chunks: &current.chunks, keyspace, key };
-    let gone =
-        |id: ChunkId| of_value(keyspace, key, &format!("chunk {id} of the recipe is not stored here; write the value"));
-    if writing.is_beside_condemned() {
-        // Chunks in a condemned pack may go: the value is read, and stored like a new one.
-        let stored = (StoredValue::Recipe(recipe.encode().into()), Arc::clone(&current.chunks));
-        let options = options_of(engine, keyspace).ok_or_else(|| dropped(keyspace))?;
-        let value = ChunkWriter::begin(
-            engine,
-            keyspace,
-            StoredChunking { chunking: recipe.chunking, ..options },
-            recipe.origin.clone(),
-        )?;
-        let mut reader = ValueReader::new(engine, keyspace, key, stored)?;
-        let copied = copy_value(&mut reader, LargeWriter::of(value));
-        return copied.map_err(|error| match error {
-            Error::CorruptChunk { chunk, .. } => gone(chunk),
-            error => error,
-        });
-    }
+    let gone = |error: Error| match error {
+        Error::CorruptChunk { chunk, .. } => {
+            of_value(keyspace, key, &format!("chunk {chunk} of the recipe is not stored here; write the value"))
+        }
+        error => error,
+    };
     let check = |reference: &Reference, len: Option<u64>| {
         let Some(id) = reference.id else { return Ok(()) };
-        // A pack that was condemned since is kept for this writer, which began before.
         let is_there = |facts: &ChunkFacts| len.is_none_or(|len| u64::from(facts.place.raw_len) == len);
-        current.chunks.known(&id)?.filter(is_there).map(drop).ok_or_else(|| gone(id))
+        let lost =
+            || value.damaged(id, Corruption { offset: 0, what: "a place for the chunk" }.of(current.chunks.path(), 0));
+        current.chunks.known(&id)?.filter(is_there).map(drop).ok_or_else(lost)
     };
-    current.chunks.store.with_reader(|reader| {
+    let checked = current.chunks.store.with_reader(|reader| {
         let mut leaves = Leaves::new(recipe.clone());
         let node = |node: &Reference, height: u32, reader: &mut ReadRoom| {
             check(node, None)?;
-            value.node(node, height, reader).map_err(|error| match error {
-                Error::CorruptChunk { chunk, .. } => gone(chunk),
-                error => error,
-            })
+            value.node(node, height, reader)
         };
         while let Some((_, reference)) = leaves.next(|of, height| node(of, height, reader))? {
             check(&reference, Some(reference.len))?;
         }
         Ok(())
-    })?;
-    let (bytes, tally) = (recipe.len, Tally::default());
-    Ok(StagedLarge { entry: StagedEntry::Recipe(recipe.encode()), scope: *scope, bytes, tally, writing })
+    });
+    checked.map_err(gone)?;
+    if writing.hold_recipe(recipe.clone()) {
+        let (bytes, tally) = (recipe.len, Tally::default());
+        return Ok(StagedLarge { entry: StagedEntry::Recipe(recipe.encode()), scope: *scope, bytes, tally, writing });
+    }
+    // Chunks in a condemned pack may go: the value is read, and stored like a new one.
+    let stored = (StoredValue::Recipe(recipe.encode().into()), Arc::clone(&current.chunks));
+    let options = options_of(engine, keyspace).ok_or_else(|| dropped(keyspace))?;
+    let options = StoredChunking { chunking: recipe.chunking, ..options };
+    let writer = ChunkWriter::begin(engine, keyspace, options, recipe.origin.clone())?;
+    let mut reader = ValueReader::new(engine, keyspace, key, stored)?;
+    copy_value(&mut reader, LargeWriter::of(writer)).map_err(gone)
 }
 
 /// Stores a value; returns the entry that it gets, and what keeps its chunks until that is committed.
@@ -575,10 +606,10 @@ pub(super) fn store_value(
     value: &[u8],
     options: StoredChunking,
 ) -> Result<(Vec<u8>, Arc<Writing>)> {
-    let writing = engine.store.begin_writing();
-    if !writing.is_beside_condemned()
-        && !engine.store.is_damaged(None)
-        && let Some(same) = same_value(engine, keyspace, key, value, options.chunking)?
+    let writing = engine.store.begin_writing(keyspace);
+    if !engine.store.is_damaged(None)
+        && let Some((same, recipe)) = same_value(engine, keyspace, key, value, options.chunking)?
+        && writing.hold_recipe(recipe)
     {
         let counts = &engine.store.counts;
         counts.values.fetch_add(1, Ordering::Relaxed);
@@ -600,7 +631,7 @@ fn same_value(
     key: &[u8],
     value: &[u8],
     chunking: Chunking,
-) -> Result<Option<Bytes>> {
+) -> Result<Option<(Bytes, recipe::Recipe)>> {
     // What a recovery found is copied first (L4); what cannot be read says nothing about the new value.
     if engine.log.syncing.recovered().is_some() {
         return Ok(None);
@@ -610,7 +641,7 @@ fn same_value(
     if recipe.len != value.len() as u64 || recipe.chunking != chunking {
         return Ok(None);
     }
-    Ok(is_cut_from(&chunks, keyspace, key, recipe, value)?.then_some(entry))
+    Ok(is_cut_from(&chunks, keyspace, key, recipe.clone(), value)?.then_some((entry, recipe)))
 }
 
 fn is_cut_from(

@@ -37,7 +37,7 @@ pub(crate) struct Staged {
     pub(super) batch: BatchBuf,
     pub(super) keyspaces: Vec<KeyspaceRef>,
     /// Keeps the chunks of large values until the commit.
-    pub(super) writing: Option<Arc<Writing>>,
+    pub(super) writing: Vec<Arc<Writing>>,
     /// First error; the commit returns it.
     pub(super) wrong: Option<Error>,
 }
@@ -75,7 +75,7 @@ impl Staged {
     /// Records what a write needs until the commit.
     fn keep(&mut self, keyspace: &KeyspaceRef, writing: Option<Arc<Writing>>) {
         if let Some(writing) = writing {
-            self.writing = Some(writing.older(self.writing.take()));
+            self.writing.push(writing);
         }
         if !self.keyspaces.iter().any(|known| known.id == keyspace.id) {
             self.keyspaces.push(keyspace.clone());
