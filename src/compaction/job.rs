@@ -8,11 +8,12 @@ use super::{
     history::HistorySurvivors,
     inputs::Inputs,
     output::{Output, Tier, Writers},
+    policy::entry_bytes,
     rules::Retention,
     survivors::Survivors,
 };
 use crate::{
-    base::{Bytes, FileNumber, KeySpan, Result, Seqno},
+    base::{Bytes, FileNumber, KeySpan, Kind, Result, Seqno},
     merge::{Direction, Kway, Source, Tombstones},
     segment::{Entry, SegmentMeta, SegmentWriter},
 };
@@ -66,6 +67,8 @@ pub(crate) struct Outcome {
     pub(crate) dropped: Dropped,
     pub(crate) entries_in: u64,
     pub(crate) entries_out: u64,
+    /// Bytes of the large values whose recipes came in and did not go out.
+    pub(crate) large_dropped: u64,
     filtered: bool,
 }
 
@@ -81,6 +84,7 @@ pub(crate) fn run<S: Source>(
     let mut outcome = Outcome { filtered, ..Outcome::default() };
     let mut writers = Writers::new(create);
     let mut inputs = Inputs::new(base);
+    let mut large_in = 0u64;
 
     let mut merge = Kway::new(sources, Direction::Forward);
     merge.seek(Some(&[]))?;
@@ -88,6 +92,7 @@ pub(crate) fn run<S: Source>(
         && let Some(entry) = source.entry()
     {
         let begins_key = inputs.admit(&entry, source)?;
+        large_in += large_bytes(entry.kind, || source.value());
         if inputs.count().is_multiple_of(LOOK_EVERY) {
             goes_on(inputs.count())?;
         }
@@ -114,6 +119,7 @@ pub(crate) fn run<S: Source>(
     outcome.end_segment(writers.take(Tier::History), &Tombstones::default(), &mut survivors)?;
     outcome.end_segment(writers.take(Tier::Main), &ranges, &mut survivors)?;
     (outcome.entries_in, outcome.entries_out) = (inputs.count(), writers.count());
+    outcome.large_dropped = large_in.saturating_sub(writers.large());
     outcome.check(survivors.tombstones_kept());
     outcome.dropped = survivors.into_dropped();
     Ok(outcome)
@@ -129,6 +135,7 @@ pub(crate) fn run_history<S: Source>(
     let mut outcome = Outcome::default();
     let mut writers = Writers::new(create);
     let mut inputs = Inputs::new(base);
+    let mut large_in = 0u64;
 
     let mut merge = Kway::new(sources, Direction::Forward);
     merge.seek(Some(&[]))?;
@@ -139,6 +146,7 @@ pub(crate) fn run_history<S: Source>(
         && let Some(entry) = source.entry()
     {
         let begins_key = inputs.admit_version(&entry, source)?;
+        large_in += large_bytes(entry.kind, || source.value());
         if inputs.count().is_multiple_of(LOOK_EVERY) {
             goes_on(inputs.count())?;
         }
@@ -166,9 +174,15 @@ pub(crate) fn run_history<S: Source>(
     }
     outcome.end_history(writers.take(Tier::History), &mut survivors)?;
     (outcome.entries_in, outcome.entries_out) = (inputs.count(), writers.count());
+    outcome.large_dropped = large_in.saturating_sub(writers.large());
     outcome.check(0);
     outcome.dropped = survivors.into_dropped();
     Ok(outcome)
+}
+
+/// Returns the length of the large value whose recipe an entry has; 0 for others.
+fn large_bytes(kind: Kind, value: impl FnOnce() -> Bytes) -> u64 {
+    if kind == Kind::Recipe { entry_bytes(kind, &[], &value()) } else { 0 }
 }
 
 impl Outcome {

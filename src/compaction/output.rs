@@ -1,7 +1,8 @@
 //! Destination of the versions that survive a job: the two tiers, and the segment being written in each.
 
+use super::policy::entry_bytes;
 use crate::{
-    base::Result,
+    base::{Kind, Result},
     segment::{Entry, SegmentWriter},
 };
 
@@ -25,12 +26,14 @@ pub(super) struct Writers<C> {
     history: Option<SegmentWriter>,
     /// Entries written so far, in both tiers.
     count: u64,
+    /// Bytes of the large values whose recipes are among them.
+    large: u64,
 }
 
 impl<C: FnMut(Tier) -> Result<SegmentWriter>> Writers<C> {
     /// Returns writers that begin a segment, with `create`, when there is something to write.
     pub(super) fn new(create: C) -> Self {
-        Self { create, main: None, history: None, count: 0 }
+        Self { create, main: None, history: None, count: 0, large: 0 }
     }
 
     /// Begins the segment of a tier, if none is being written.
@@ -61,6 +64,11 @@ impl<C: FnMut(Tier) -> Result<SegmentWriter>> Writers<C> {
         writer.as_ref().is_some_and(|writer| writer.is_full(len))
     }
 
+    /// Returns the bytes of the large values whose recipes were written.
+    pub(super) fn large(&self) -> u64 {
+        self.large
+    }
+
     /// Returns the number of entries written in both tiers.
     pub(super) fn count(&self) -> u64 {
         self.count
@@ -69,8 +77,11 @@ impl<C: FnMut(Tier) -> Result<SegmentWriter>> Writers<C> {
 
 impl<C: FnMut(Tier) -> Result<SegmentWriter>> Output for Writers<C> {
     fn add(&mut self, tier: Tier, entry: &Entry, key: &[u8], value: &[u8]) -> Result<()> {
-        let Self { create, main, history, count } = self;
+        let Self { create, main, history, count, large } = self;
         *count += 1;
+        if entry.kind == Kind::Recipe {
+            *large += entry_bytes(entry.kind, &[], value);
+        }
         let writer = match tier {
             Tier::Main => main,
             Tier::History => history,

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
     time::Duration,
@@ -43,6 +43,8 @@ pub(crate) struct ChunkStore {
     writers: Lock<Writers>,
     /// Chunks that a read has found damaged: a writer that has one of them stores it anew.
     damaged: Lock<HashSet<ChunkId>>,
+    /// Bytes in packs of writers that gave up, since they were last asked for.
+    abandoned: AtomicU64,
     readers: Lock<Vec<ReadRoom>>,
     encoders: Lock<Vec<(Option<i32>, Encoder)>>,
     cache: Lock<Cache>,
@@ -127,6 +129,9 @@ pub(crate) struct Writing {
     number: u64,
     /// Condemnations before it began; `None` if packs were condemned then.
     began: Option<u64>,
+    /// Bytes that it has added to packs.
+    stored: AtomicU64,
+    is_committed: AtomicBool,
 }
 
 impl Writing {
@@ -137,8 +142,14 @@ impl Writing {
     }
 
     /// Holds a chunk that it stores.
-    pub(super) fn hold_new(&self, id: ChunkId) {
+    pub(super) fn hold_new(&self, id: ChunkId, stored_len: usize) {
         self.hold(|frontier| frontier.found.push(id));
+        self.stored.fetch_add(stored_len as u64, Relaxed);
+    }
+
+    /// Records that what it holds is committed.
+    pub(super) fn set_committed(&self) {
+        self.is_committed.store(true, Relaxed);
     }
 
     /// Holds a chunk that it has found in a pack; `false` if the pack is condemned. The caller keeps the version, which
@@ -182,6 +193,9 @@ impl Drop for Writing {
         let gone = self.store.writers.lock().active.remove(&self.number);
         // Dropped outside the lock.
         drop(gone);
+        if !self.is_committed.load(Relaxed) {
+            self.store.abandoned.fetch_add(self.stored.load(Relaxed), Relaxed);
+        }
     }
 }
 
@@ -227,6 +241,7 @@ impl ChunkStore {
             freed: Condvar::new(),
             writers: order.lock(Rank::Writers, Writers::default()),
             damaged: order.lock(Rank::Damaged, HashSet::new()),
+            abandoned: AtomicU64::new(0),
             readers: order.lock(Rank::Coders, Vec::new()),
             encoders: order.lock(Rank::Coders, Vec::new()),
             cache: order.lock(Rank::Cache, Cache { bytes_max: cache_bytes, ..Cache::default() }),
@@ -264,7 +279,8 @@ impl ChunkStore {
         let frontier = Frontier { keyspace: keyspace.clone(), found: Vec::new(), open: Vec::new() };
         writers.active.insert(number, frontier);
         let began = writers.condemned.is_empty().then_some(writers.condemnations);
-        Arc::new(Writing { store: Arc::clone(self), number, began })
+        let (stored, is_committed) = (AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(Writing { store: Arc::clone(self), number, began, stored, is_committed })
     }
 
     /// Condemns packs: writers make no reference to them from now on.
@@ -277,6 +293,11 @@ impl ChunkStore {
     /// Returns what writers under way hold now.
     pub(super) fn frontiers(&self) -> Vec<Frontier> {
         self.writers.lock().active.values().cloned().collect()
+    }
+
+    /// Returns the bytes in packs of writers that gave up.
+    pub(super) fn abandoned(&self) -> &AtomicU64 {
+        &self.abandoned
     }
 
     /// Returns the number of writers under way, and of condemned packs.
@@ -475,7 +496,7 @@ mod tests {
         };
         let (early, pack) = (store.begin_writing(&keyspace), FileNumber(7));
         assert!(early.hold_found(id(1), pack) && early.hold_recipe(recipe()));
-        early.hold_new(id(2));
+        early.hold_new(id(2), 100);
         store.condemn([pack]);
         let late = store.begin_writing(&keyspace);
         for writer in [&early, &late] {
@@ -491,7 +512,9 @@ mod tests {
         store.pardon_all();
         assert!(!store.is_condemned(pack) && late.hold_found(id(5), pack));
         assert!(!late.hold_recipe(recipe()), "it began beside condemned packs");
+        late.set_committed();
         drop((early, late));
+        assert_eq!(store.abandoned().load(Relaxed), 100);
         assert!(store.frontiers().is_empty() && store.begin_writing(&keyspace).hold_recipe(recipe()));
     }
 

@@ -32,6 +32,7 @@ struct State {
     round: u64,
     stop: bool,
     flush_trouble: Option<Error>,
+    collect_trouble: Option<Error>,
     /// Last error of the compactions of each keyspace.
     compact_trouble: BTreeMap<KeyspaceId, Trouble>,
     next_trouble: u64,
@@ -86,6 +87,14 @@ impl Work {
         }
     }
 
+    /// Waits for at most `longest`, or until something changes or the threads are to end.
+    pub(super) fn pause(&self, longest: Duration) {
+        let mut state = self.state.lock();
+        if !state.stop {
+            state.wait_for(&self.changed, longest);
+        }
+    }
+
     /// Waits a while after an error, or until the threads are to end.
     pub(super) fn rest_after_error(&self) {
         let mut state = self.state.lock();
@@ -109,7 +118,8 @@ impl Work {
     pub(super) fn trouble(&self) -> Option<Error> {
         let state = self.state.lock();
         let compactions = || state.compact_trouble.values().next().map(|trouble| &trouble.error);
-        state.flush_trouble.as_ref().or_else(compactions).map(Error::duplicate)
+        let met = state.flush_trouble.as_ref().or_else(compactions).or(state.collect_trouble.as_ref());
+        met.map(Error::duplicate)
     }
 
     /// Returns the error that blocks writers of these keyspaces, if there is one.
@@ -121,6 +131,11 @@ impl Work {
 
     pub(super) fn record_flush(&self, trouble: Option<Error>) {
         self.state.lock().flush_trouble = trouble;
+    }
+
+    /// Records how a collection of chunks has ended.
+    pub(super) fn record_collection(&self, met: Option<&Error>) {
+        self.state.lock().collect_trouble = met.map(Error::duplicate);
     }
 
     /// Records how a compaction of a keyspace has ended, at a time in monotonic microseconds.

@@ -654,3 +654,40 @@ fn a_stream_finds_everything_that_it_has_met_however_often_chunks_are_collected(
     db.compact().unwrap();
     assert_eq!(db.stats().space.chunks, 0);
 }
+
+/// L9: what was stored for a commit stays until that commit, also if its pack gets a name and is looked through before.
+#[test]
+fn what_is_about_to_be_committed_is_not_collected() {
+    for at in 0..4 {
+        let machine = Sim::new(1);
+        let undrawn = Options::new().env(doubt::Broken::new(&machine)).durability(Durability::Buffered);
+        let db = undrawn.open("/db").unwrap();
+        let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+        k.put("old", noise(1, 300_000)).unwrap();
+        k.put("small", "value").unwrap();
+        let other = db.clone();
+        once_at(&machine, "commit: checked, then locked", move || drop(other.compact().unwrap()));
+        match at {
+            0 => {
+                k.put("b", noise(2, 300_000)).unwrap();
+            }
+            1 => {
+                k.update("b", |_| Some(noise(2, 300_000))).unwrap();
+            }
+            2 => {
+                let mut batch = db.batch();
+                batch.put(&k, "b", noise(2, 300_000));
+                batch.put(&k, "c", noise(3, 300_000));
+                batch.commit().unwrap();
+            }
+            _ => {
+                let mut writer = k.writer("b").unwrap();
+                writer.write_all(&noise(2, 300_000)).unwrap();
+                writer.finish().unwrap();
+            }
+        }
+        machine.ignore_points();
+        assert!(k.get("b").unwrap().unwrap() == noise(2, 300_000), "{at}");
+        assert!(db.verify().unwrap().is_clean(), "{at}");
+    }
+}

@@ -7,6 +7,7 @@ mod copies;
 mod crash;
 mod damage;
 mod doubt;
+mod garbage;
 mod write;
 
 use std::{

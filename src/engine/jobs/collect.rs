@@ -11,6 +11,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use super::garbage::{SMALL, are_small_many, rest};
 use crate::{
     base::{Error, FileNumber, Kind, Result, Seqno},
     chunk::pack::PackMeta,
@@ -18,7 +19,7 @@ use crate::{
         Engine, KeyspaceRef,
         files::{
             NewFiles,
-            chunks::{PackHandle, damage, sort_places, write_places},
+            chunks::{NamedPlace, PackHandle, damage, sort_places, write_places},
             copies::{PACK_BYTES, PackCopies},
             superversion::SuperVersion,
         },
@@ -39,7 +40,9 @@ const PACKS_MAX: usize = 1024;
 pub(super) enum Extent {
     /// Those of which nothing is needed: no byte is copied.
     Dead,
-    /// Those of which anything is not needed.
+    /// Those of which a quarter is not needed, and small ones if there are many. Rests in between.
+    Worth,
+    /// Those of which anything is not needed, and small ones if there are many.
     All,
 }
 
@@ -49,7 +52,9 @@ pub(super) enum Extent {
 /// If a recipe or a node cannot be read: nobody knows what it refers to, so that everything stays.
 pub(super) fn collect(engine: &Engine, extent: Extent, watch: &mut Watch<'_>) -> Result<()> {
     // One at a time: each condemns packs, and takes back those that stay.
+    let waiting = engine.jobs.garbage.wait();
     let _one = engine.jobs.collecting.lock();
+    drop(waiting);
     let first = engine.files.current();
     if first.version.packs.is_empty() {
         return Ok(());
@@ -57,8 +62,15 @@ pub(super) fn collect(engine: &Engine, extent: Extent, watch: &mut Watch<'_>) ->
     watch.begin_part(first.version.packs.values().map(|pack| pack.file_len).sum());
     let marked = mark(engine, &first, watch)?;
     marked.check_complete()?;
-    let wasteful = first.version.packs.values().filter(|pack| wastes(pack, &marked, extent));
-    let condemned: Vec<FileNumber> = wasteful.map(|pack| pack.number).collect();
+    let merges = are_small_many(&first.version);
+    let packs = first.version.packs.values();
+    let (wasteful, others): (Vec<&PackMeta>, Vec<&PackMeta>) =
+        packs.partition(|pack| wastes(pack, &marked, extent, merges));
+    let condemned: Vec<FileNumber> = wasteful.iter().map(|pack| pack.number).collect();
+    let live = |packs: &[&PackMeta]| packs.iter().map(|pack| needed_bytes(pack, &marked)).sum::<u64>();
+    let left: u64 = others.iter().map(|pack| pack.stored_bytes).sum();
+    engine.jobs.garbage.record_found(live(&wasteful) + live(&others), left - live(&others));
+    drop((wasteful, others));
     drop((marked, first));
     if condemned.is_empty() {
         return watch.end_part();
@@ -66,7 +78,7 @@ pub(super) fn collect(engine: &Engine, extent: Extent, watch: &mut Watch<'_>) ->
     engine.ctx.pass("collect: marked, then condemned");
     engine.store.condemn(condemned.iter().copied());
     engine.ctx.pass("collect: condemned, then marked again");
-    let collected = collect_condemned(engine, &condemned, extent, watch);
+    let collected = collect_condemned(engine, &condemned, extent, merges, watch);
     // If the outcome of an edit is in doubt, both old and new packs stay (L10), and so does what is condemned.
     let is_certain = !engine.files.edit().manifest().in_doubt() && engine.health.check_writable().is_ok();
     if is_certain {
@@ -76,7 +88,13 @@ pub(super) fn collect(engine: &Engine, extent: Extent, watch: &mut Watch<'_>) ->
 }
 
 /// Lets go of what nothing needs in condemned packs.
-fn collect_condemned(engine: &Engine, condemned: &[FileNumber], extent: Extent, watch: &mut Watch<'_>) -> Result<()> {
+fn collect_condemned(
+    engine: &Engine,
+    condemned: &[FileNumber],
+    extent: Extent,
+    merges: bool,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
     // Taken before the superversion: what a writer commits in between is in that. No recipe comes to need a condemned
     // pack afterwards, so that one mark serves for all edits.
     let frontiers = engine.store.frontiers();
@@ -89,21 +107,32 @@ fn collect_condemned(engine: &Engine, condemned: &[FileNumber], extent: Extent, 
     marked.check_complete()?;
     // What the first mark has not met and this one has may make a pack needed as it is.
     let packs = condemned.iter().filter_map(|number| files.version.packs.get(number));
-    let packs = packs.filter(|pack| wastes(pack, &marked, extent));
+    let packs = packs.filter(|pack| wastes(pack, &marked, extent, merges));
     let packs: Vec<_> = packs.map(|pack| (needed_bytes(pack, &marked), pack.number)).collect();
     // The files of packs that are gone are removed with their last reader.
     drop(files);
     let (all, mut done) = (packs.len() as u64, 0);
     for group in groups(packs, PACK_BYTES, PACKS_MAX) {
+        let began = engine.ctx.monotonic();
         replace_group(engine, &group, &marked)?;
         done += group.len() as u64;
         watch.step(done, all)?;
+        if extent == Extent::Worth && done < all && !rest(engine, began) {
+            break;
+        }
     }
     watch.end_part()
 }
 
-fn wastes(pack: &PackMeta, marked: &References, extent: Extent) -> bool {
-    marked.of(pack.number).is_none_or(|needed| extent == Extent::All && needed.count() < pack.records)
+/// Returns whether a pack is to be replaced; `merges` says that small ones are put together.
+fn wastes(pack: &PackMeta, marked: &References, extent: Extent, merges: bool) -> bool {
+    let Some(needed) = marked.of(pack.number) else { return true };
+    let wastes = match extent {
+        Extent::Dead => return false,
+        Extent::Worth => needed_bytes(pack, marked) <= pack.stored_bytes / 4 * 3,
+        Extent::All => needed.count() < pack.records,
+    };
+    wastes || merges && pack.stored_bytes < SMALL
 }
 
 /// Returns about how many bytes of a pack are needed: how long each record is, only the pack itself tells.
@@ -153,16 +182,18 @@ fn replace_group(engine: &Engine, group: &[FileNumber], marked: &References) -> 
 /// Replaces packs by what is needed of them, in one edit.
 fn replace(engine: &Engine, dead: &[FileNumber], marked: &References) -> Result<()> {
     check_going_on(engine)?;
-    // Only one at a time writes places (L6).
-    let _one = engine.jobs.flushing.lock();
     let files = engine.files.current();
     let known: Vec<&Arc<PackHandle>> = dead.iter().filter_map(|pack| files.chunks.packs.get(pack)).collect();
     let mut made = NewFiles::default();
-    let moved = copy_needed(engine, &files, marked, &known, &mut made);
-    let Moved { gone, packs, places } = moved.inspect_err(|_| engine.files.discard(&made))?;
+    let copied = copy_needed(engine, &files, marked, &known, &mut made);
+    let Moved { gone, packs, places } = copied.inspect_err(|_| engine.files.discard(&made))?;
     if gone.is_empty() && packs.is_empty() {
         return Ok(());
     }
+    engine.ctx.pass("collect: copied, then placed");
+    // Only one at a time writes places (L6); flushes wait for no copy.
+    let _one = engine.jobs.flushing.lock();
+    let places = place(engine, places, &mut made).inspect_err(|_| engine.files.discard(&made))?;
     engine.ctx.pass("collect under the right to flush: written, then installed");
     let mut editing = engine.files.edit();
     let mut edit = Edit::new(gone.iter().map(|pack| Change::RemovePack { number: *pack }));
@@ -183,7 +214,7 @@ fn replace(engine: &Engine, dead: &[FileNumber], marked: &References) -> Result<
 struct Moved {
     gone: Vec<FileNumber>,
     packs: Vec<PackMeta>,
-    places: Option<SegmentMeta>,
+    places: Vec<NamedPlace>,
 }
 
 /// Copies what is needed of some packs into others. A pack of which something needed cannot be read stays, without
@@ -207,18 +238,25 @@ fn copy_needed(
             gone.push(handle.meta.number);
         }
     }
-    let (packs, mut places) = copies.finish()?;
-    let mut segment = None;
+    let (packs, places) = copies.finish()?;
     if !packs.is_empty() {
         engine.files.sync_pack_names()?;
-        let seqno = engine.log.take_seqno(&mut engine.log.lock())?;
-        let number = engine.files.take_number();
-        made.segments.push(number);
-        sort_places(&mut places);
-        segment = write_places(&engine.ctx, &*engine.ctx.dir, number, seqno, &places)?;
-        engine.files.sync_names()?;
     }
-    Ok(Moved { gone, packs, places: segment })
+    Ok(Moved { gone, packs, places })
+}
+
+/// Writes the places of copies.
+fn place(engine: &Engine, mut places: Vec<NamedPlace>, made: &mut NewFiles) -> Result<Option<SegmentMeta>> {
+    if places.is_empty() {
+        return Ok(None);
+    }
+    let seqno = engine.log.take_seqno(&mut engine.log.lock())?;
+    let number = engine.files.take_number();
+    made.segments.push(number);
+    sort_places(&mut places);
+    let segment = write_places(&engine.ctx, &*engine.ctx.dir, number, seqno, &places)?;
+    engine.files.sync_names()?;
+    Ok(segment)
 }
 
 /// Copies records of a pack, in the order of their offsets; returns whether all could be read.

@@ -8,6 +8,7 @@ use super::{
     expiry_cutoff,
     flush::flush,
     forget::forget_dropped,
+    garbage::forget_dropped_values,
     places::{drop_dead_places, rebuild_places},
     seen_from,
     task::{run_history_task, run_task},
@@ -110,6 +111,7 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
     }
     if matches!(scope, Scope::All) {
         collect(engine, Extent::All, watch)?;
+        forget_dropped_values(engine);
         watch.begin_part(0);
         drop_dead_places(engine, watch)?;
     }

@@ -120,7 +120,9 @@ fn write(engine: &Engine, inputs: &JobInputs, memtable: &Arc<Memtable>, made: &m
         // A memtable is small: its flush is finished even while the database is being closed.
         let ran = run(job, |tier| outputs.create(tier).map(SegmentWriter::sync_later), |_| Ok(()));
         made.segments.append(&mut outputs.made);
-        outcomes.push((id, ran?));
+        let outcome = ran?;
+        engine.jobs.garbage.record_dropped(outcome.large_dropped);
+        outcomes.push((id, outcome));
     }
     // All files are written, then synced at once: of thousands, each would wait for the one before.
     engine.ctx.sync_segments(&made.segments)?;

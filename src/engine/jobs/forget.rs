@@ -34,6 +34,9 @@ pub(super) fn forget_dropped(engine: &Engine) -> Result<bool> {
     let there = |gone: &&&Arc<KeyspaceVersion>| editing.version().keyspaces.contains_key(&gone.id);
     let forget = Edit::new(gone.iter().filter(there).map(|gone| Change::Forget { id: gone.id }));
     let version = editing.commit(&forget, &NewFiles::default())?;
+    if gone.iter().any(|keyspace| keyspace.segments().any(|segment| segment.summary.recipes)) {
+        engine.jobs.garbage.record_unknown();
+    }
     // A view that was opened meanwhile, below a drop, keeps its files.
     let newest = gone.iter().filter_map(|gone| gone.dropped).max().unwrap_or(Seqno(0));
     editing.install(&version, None, Some((&inputs, newest)));

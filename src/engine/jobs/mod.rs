@@ -8,6 +8,7 @@ mod collect;
 mod compact;
 mod flush;
 mod forget;
+mod garbage;
 mod places;
 mod slots;
 mod task;
@@ -27,6 +28,7 @@ pub use compact::Compacted;
 pub(crate) use compact::{Scope, compact};
 pub(crate) use flush::flush;
 pub(super) use flush::{flush_recovered, flush_recovered_chunks};
+use garbage::Garbage;
 use slots::CompactionSlots;
 pub(super) use worker::{WorkKind, background_step, drawn_step, idle_step, work_on};
 
@@ -51,6 +53,7 @@ const CLEAR_OUT_REST: Micros = Micros(10_000_000);
 #[derive(Debug)]
 pub(crate) struct Jobs {
     collecting: Lock<()>,
+    pub(super) garbage: Garbage,
     flushing: Lock<()>,
     slots: CompactionSlots,
     /// Number of running checkpoints: while there is one, no dropped keyspace is forgotten.
@@ -72,6 +75,7 @@ impl Jobs {
     pub(super) fn new(order: LockOrder) -> Self {
         Self {
             collecting: order.lock(Rank::Collecting, ()),
+            garbage: Garbage::default(),
             flushing: order.lock(Rank::Flushing, ()),
             slots: CompactionSlots::new(order),
             copying: AtomicUsize::new(0),

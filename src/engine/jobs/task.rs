@@ -74,6 +74,9 @@ pub(super) fn run_history_task(
         HistoryTask::Merge(inputs) => inputs,
         HistoryTask::Drop(inputs) => {
             let mut outcome = Outcome::default();
+            if inputs.iter().any(|segment| segment.summary.recipes) {
+                engine.jobs.garbage.record_unknown();
+            }
             for segment in &inputs {
                 let history = segment.intervals();
                 // As if each version had been dropped by itself.
@@ -161,6 +164,7 @@ fn end_job(
     });
     let made = made.into();
     let outcome = named.inspect_err(|_| engine.files.discard(&made))?;
+    engine.jobs.garbage.record_dropped(outcome.large_dropped);
 
     let id = keyspace.id;
     let mut edit = Edit::default();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{
     flush::flush_oldest,
     forget::forget_dropped,
+    garbage::collect_if_due,
     urgent::{compact_most_urgent, relieve_timeline},
 };
 use crate::{
@@ -23,16 +24,17 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Commits for each background step, on average, on a simulated machine.
 const DRAW: u32 = 4;
 
-/// The two kinds of background work.
+/// The kinds of background work.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine) enum WorkKind {
     Flush,
     Compact,
+    Collect,
 }
 
 /// Runs a background step on the caller's thread; returns `false` if there was nothing to do.
 pub(in crate::engine) fn background_step(engine: &Engine) -> Result<bool> {
-    Ok(step(engine, WorkKind::Flush)? || step(engine, WorkKind::Compact)?)
+    Ok(step(engine, WorkKind::Flush)? || step(engine, WorkKind::Compact)? || step(engine, WorkKind::Collect)?)
 }
 
 /// Runs a background step every other time, on a machine without threads, so that a caller that polls the database
@@ -60,6 +62,7 @@ fn step(engine: &Engine, what: WorkKind) -> Result<bool> {
                 engine.work.record_flush(flushed.as_ref().err().map(Error::duplicate));
                 flushed.and_then(|flushed| Ok(flushed || relieve_timeline(engine)?))
             }
+            WorkKind::Collect => collect_if_due(engine),
             WorkKind::Compact => match forget_dropped(engine) {
                 Ok(true) => Ok(true),
                 Ok(false) => compact_most_urgent(engine),
@@ -83,7 +86,7 @@ pub(in crate::engine) fn work_on(engine: &Engine, what: WorkKind) {
         engine.work.wake_writers();
         match stepped {
             Ok(true) => {}
-            Ok(false) => engine.work.rest(round, matches!(what, WorkKind::Compact).then_some(LOOK_AGAIN)),
+            Ok(false) => engine.work.rest(round, (!matches!(what, WorkKind::Flush)).then_some(LOOK_AGAIN)),
             Err(_) => engine.work.rest_after_error(),
         }
     }

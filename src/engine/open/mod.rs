@@ -122,12 +122,17 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
         synced: if replayed.is_some() { before.last_seqno } else { last },
         recovered: replayed,
     };
+    let jobs = Jobs::new(ctx.order);
+    if !clean {
+        // What was dropped before the crash is not known any more.
+        jobs.garbage.record_unknown();
+    }
     Ok(Engine {
         clock: Clock::new(Arc::clone(&ctx.env), time, ctx.order),
         catalogue: Catalogue::new(ctx.order),
         files: FileSet::new(&ctx, &health, &work, manifest, in_memory),
         log: Log::new(&ctx, &health, &work, &counters, start),
-        jobs: Jobs::new(ctx.order),
+        jobs,
         store,
         dead: Arc::new(DeadSpans::new(ctx.options.dead_bytes())),
         ctx,

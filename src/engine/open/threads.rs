@@ -90,6 +90,7 @@ fn start(engine: &Arc<Engine>) -> Result<Vec<JoinHandle<()>>> {
     // Two: a job on a large keyspace does not keep level 0 of the others waiting.
     spawn("chronolith-compact", |engine| work_on(engine, WorkKind::Compact))?;
     spawn("chronolith-compact-2", |engine| work_on(engine, WorkKind::Compact))?;
+    spawn("chronolith-collect", |engine| work_on(engine, WorkKind::Collect))?;
     spawn("chronolith-sync", sync_at_intervals)?;
     Ok(threads)
 }

@@ -110,6 +110,7 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
 fn chunks(engine: &Engine, current: &SuperVersion) -> ChunkStats {
     let counts = &engine.store.counts;
     let (writers, condemned_packs) = engine.store.writers();
+    let (live_bytes, dead_bytes, dropped_bytes) = engine.jobs.garbage.told();
     let packs = || current.chunks.packs.values().map(|handle| &handle.meta);
     ChunkStats {
         values: counts.values.load(Relaxed),
@@ -130,6 +131,9 @@ fn chunks(engine: &Engine, current: &SuperVersion) -> ChunkStats {
         pack_chunks: packs().map(|pack| u64::from(pack.records)).sum(),
         pack_raw_bytes: packs().map(|pack| pack.raw_bytes).sum(),
         pack_stored_bytes: packs().map(|pack| pack.stored_bytes).sum(),
+        live_bytes,
+        dead_bytes,
+        dropped_bytes,
         writers: writers as u64,
         condemned_packs: condemned_packs as u64,
         unflushed_chunks: current.chunks.epochs.iter().map(|epoch| epoch.len()).sum(),

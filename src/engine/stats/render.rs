@@ -6,7 +6,7 @@ use super::report::{ChunkStats, LevelStats, PinStats, SpaceUse, Stats, ViewStats
 
 impl Stats {
     /// Returns name, kind, number and meaning of everything that is always a single number.
-    fn numbers(&self) -> [(&'static str, Kind, u64, &'static str); 44] {
+    fn numbers(&self) -> [(&'static str, Kind, u64, &'static str); 47] {
         use Kind::{Counter, Gauge};
         [
             ("seqno", Gauge, self.seqno.into(), "Seqno of the newest commit."),
@@ -70,6 +70,14 @@ impl Stats {
             ("pack_raw_bytes", Gauge, self.chunks.pack_raw_bytes, "Bytes of those, before compression."),
             ("pack_stored_bytes", Gauge, self.chunks.pack_stored_bytes, "Bytes of those on disk."),
             ("unflushed_chunks", Gauge, self.chunks.unflushed_chunks, "Chunks and nodes that are not flushed yet."),
+            (
+                "live_chunk_bytes",
+                Gauge,
+                self.chunks.live_bytes,
+                "Bytes in packs that the last collection found needed.",
+            ),
+            ("dead_chunk_bytes", Gauge, self.chunks.dead_bytes, "Bytes that nothing needed and that it left."),
+            ("dropped_value_bytes", Gauge, self.chunks.dropped_bytes, "Bytes of large values dropped since then."),
             ("chunk_writers", Gauge, self.chunks.writers, "Streams, staged values and batches that keep chunks."),
             ("condemned_packs", Gauge, self.chunks.condemned_packs, "Packs that a collection is about to let go."),
             ("views", Gauge, self.views, "Open views, iterators included."),

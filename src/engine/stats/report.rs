@@ -102,6 +102,12 @@ pub struct ChunkStats {
     pub pack_stored_bytes: u64,
     /// Chunks and nodes that are not flushed yet.
     pub unflushed_chunks: u64,
+    /// Bytes in flushed packs that the last collection since the database was opened found needed; 0 before the first.
+    pub live_bytes: u64,
+    /// Bytes that nothing needed and that it left, for being less than a quarter of their pack.
+    pub dead_bytes: u64,
+    /// Bytes of large values that flushes and compactions have dropped since then. Others may share their chunks.
+    pub dropped_bytes: u64,
     /// Open [`ValueWriter`](crate::ValueWriter)s, [`StagedValue`](crate::StagedValue)s and large values in uncommitted
     /// batches: what they refer to stays.
     pub writers: u64,

@@ -343,10 +343,11 @@ impl Chunk<'_> {
                 _ => engine.health.check_writable()?,
             }
         }
-        writing.hold_new(id);
         let encoded = store.with_encoder(level, |encoder| {
             EncodedChunk::new(kind, scope, id, bytes, origin, |out| encoder.encode(bytes, out))
         })?;
+        // Before it is anywhere: a collection must not find it in a pack and with nobody.
+        writing.hold_new(id, encoded.len());
         loop {
             let epoch = engine.files.with_current(|now| now.chunks.epochs.first().cloned());
             // A database that was opened read-only is refused before.
@@ -619,7 +620,7 @@ pub(super) fn store_value(
     }
     let mut writer = ChunkWriter::begin(engine, keyspace, options, String::new())?;
     writer.chunks_of(value, true)?;
-    let (recipe, _, _) = writer.finish()?;
+    let (recipe, _, writing) = writer.finish()?;
     Ok((recipe.encode(), writing))
 }
 

@@ -48,18 +48,20 @@ use conflicts::{ReadCheck, ReadSet};
 /// Commits staged writes.
 pub(crate) fn commit(engine: &Arc<Engine>, staged: Staged, durability: Option<Durability>) -> Result<Receipt> {
     // Held to the end: from then on the recipes in the log keep their chunks.
-    let Staged { batch, keyspaces, writing: _writing, wrong } = staged;
-    match wrong {
+    let Staged { batch, keyspaces, writing, wrong } = staged;
+    let committed = match wrong {
         Some(error) => Err(error),
         None => decide_and_commit(engine, batch, &keyspaces, durability, None),
-    }
+    };
+    committed.inspect(|_| writing.iter().for_each(|writing| writing.set_committed()))
 }
 
 /// Commits a single write, without what a batch of several needs.
 pub(crate) fn commit_one(engine: &Arc<Engine>, keyspace: &KeyspaceRef, write: Write<'_>) -> Result<Receipt> {
     let mut batch = BatchBuf::default();
-    let _writing = stage::stage(engine, &mut batch, keyspace, write)?;
-    decide_and_commit(engine, batch, std::slice::from_ref(keyspace), None, None)
+    let writing = stage::stage(engine, &mut batch, keyspace, write)?;
+    let committed = decide_and_commit(engine, batch, std::slice::from_ref(keyspace), None, None);
+    committed.inspect(|_| writing.iter().for_each(|writing| writing.set_committed()))
 }
 
 /// Commits a batch if what was read for it still holds; decides it first if the strategy of a keyspace decides at the

@@ -92,8 +92,8 @@ pub(crate) fn update(
         }
         let write = new.as_ref().map_or(Write::Delete(key), |value| Write::Put(key, value));
         let mut batch = BatchBuf::default();
-        let _writing = stage(engine, &mut batch, keyspace, write)?;
-        let keyspaces = std::slice::from_ref(keyspace);
-        decide_and_commit(engine, batch, keyspaces, None, Some(&reads)).map(Some)
+        let writing = stage(engine, &mut batch, keyspace, write)?;
+        let committed = decide_and_commit(engine, batch, std::slice::from_ref(keyspace), None, Some(&reads));
+        committed.inspect(|_| writing.iter().for_each(|writing| writing.set_committed())).map(Some)
     })
 }

@@ -1,0 +1,153 @@
+//! When chunks are collected by themselves.
+//!
+//! ```text
+//!   a job drops recipes · a writer gives up ─▶ dropped bytes, a hint ─┐
+//!   the last close was not clean: hints are lost ─────────────────────┼─▶ a collection, a group of packs at a time,
+//!   many small packs ─────────────────────────────────────────────────┘   resting as long as it works
+//! ```
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use super::collect::{Extent, collect};
+use crate::{
+    base::{Error, Micros, Result},
+    engine::{Engine, files::copies::PACK_BYTES, watch::Watch},
+    manifest::Version,
+};
+
+/// Bytes below which a pack is small, and small packs up to which they are left alone.
+pub(super) const SMALL: u64 = PACK_BYTES / 8;
+const SMALL_MAX: usize = 64;
+
+/// Shortest time between a collection that failed and the next one that nobody has asked for.
+const TRY_AGAIN: Micros = Micros(10_000_000);
+
+/// Times as long as a collection takes none begins that nobody has asked for.
+const SHARE: u64 = 10;
+
+/// Longest rest behind a group of packs, and interval at which whoever rests looks whether to go on.
+const REST_MAX: Micros = Micros(1_000_000);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// What is known of chunks that nothing needs.
+#[derive(Debug, Default)]
+pub(crate) struct Garbage {
+    /// Bytes of large values that jobs have dropped since the last collection. Others may share their chunks.
+    dropped: AtomicU64,
+    /// Whether more was dropped, of which nobody knows how much.
+    unknown: AtomicBool,
+    /// Time before which no collection begins by itself, in monotonic microseconds.
+    not_before: AtomicU64,
+    /// Callers that wait until a collection has ended.
+    waiting: AtomicUsize,
+    /// Bytes that the last collection found needed, and those that it left.
+    live: AtomicU64,
+    dead: AtomicU64,
+}
+
+impl Garbage {
+    /// Records that the recipes of so many bytes were dropped.
+    pub(super) fn record_dropped(&self, bytes: u64) {
+        self.dropped.fetch_add(bytes, Relaxed);
+    }
+
+    /// Records that nobody knows what was dropped.
+    pub(in crate::engine) fn record_unknown(&self) {
+        self.unknown.store(true, Relaxed);
+    }
+
+    pub(super) fn record_found(&self, live: u64, dead: u64) {
+        self.live.store(live, Relaxed);
+        self.dead.store(dead, Relaxed);
+    }
+
+    /// Returns the bytes that the last collection found needed, those that it left, and those dropped since.
+    pub(in crate::engine) fn told(&self) -> (u64, u64, u64) {
+        (self.live.load(Relaxed), self.dead.load(Relaxed), self.dropped.load(Relaxed))
+    }
+
+    /// Counts a caller that waits, until the guard is dropped.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Relaxed);
+        Waiting(self)
+    }
+}
+
+/// A caller that waits until a collection has ended.
+pub(super) struct Waiting<'g>(&'g Garbage);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Returns whether there are so many small packs that they are to be put together.
+pub(super) fn are_small_many(version: &Version) -> bool {
+    version.packs.values().filter(|pack| pack.stored_bytes < SMALL).count() > SMALL_MAX
+}
+
+/// Collects chunks if there is reason to; returns `false` if there is none. Reason are dropped values that could take
+/// as much as all memtables, and a tenth of all packs: a mark reads every recipe.
+pub(super) fn collect_if_due(engine: &Engine) -> Result<bool> {
+    let (garbage, abandoned) = (&engine.jobs.garbage, engine.store.abandoned());
+    let version = &engine.files.current().version;
+    let stored: u64 = version.packs.values().map(|pack| pack.stored_bytes).sum();
+    let raw: u64 = version.packs.values().map(|pack| pack.raw_bytes).sum();
+    let compressed = u128::from(garbage.dropped.load(Relaxed)) * u128::from(stored) / u128::from(raw.max(1));
+    let dropped = u64::try_from(compressed).unwrap_or(u64::MAX).saturating_add(abandoned.load(Relaxed));
+    let least = (4 * engine.ctx.options.memtable_bytes()).max(stored / 10);
+    let is_due = stored > 0 && (dropped >= least || garbage.unknown.load(Relaxed) || are_small_many(version));
+    if !is_due || engine.ctx.monotonic().0 < garbage.not_before.load(Relaxed) {
+        return Ok(false);
+    }
+    let began = engine.ctx.monotonic();
+    let before = garbage.dropped.load(Relaxed);
+    let unknown = garbage.unknown.swap(false, Relaxed);
+    let given_up = abandoned.swap(0, Relaxed);
+    let collected = collect(engine, Extent::Worth, &mut Watch::silent());
+    let now = engine.ctx.monotonic();
+    match &collected {
+        Ok(()) => {
+            // Somebody else may have collected everything meanwhile.
+            let rest = |dropped: u64| Some(dropped.saturating_sub(before));
+            let _before = garbage.dropped.fetch_update(Relaxed, Relaxed, rest);
+            let rest = Micros(now.saturating_sub(began).0.saturating_mul(SHARE));
+            garbage.not_before.store(now.saturating_add(rest).0, Relaxed);
+            engine.work.record_collection(None);
+        }
+        Err(error) => {
+            garbage.unknown.fetch_or(unknown, Relaxed);
+            abandoned.fetch_add(given_up, Relaxed);
+            garbage.not_before.store(now.saturating_add(TRY_AGAIN).0, Relaxed);
+            if !matches!(error, Error::Closed) {
+                engine.work.record_collection(Some(error));
+            }
+        }
+    }
+    collected.map(|()| true)
+}
+
+/// Forgets what was dropped: everything has been collected.
+pub(super) fn forget_dropped_values(engine: &Engine) {
+    engine.jobs.garbage.dropped.store(0, Relaxed);
+    engine.jobs.garbage.unknown.store(false, Relaxed);
+    engine.store.abandoned().store(0, Relaxed);
+    engine.work.record_collection(None);
+}
+
+/// Rests as long as a group of packs has taken, so that readers and writers get their share of the machine. Returns
+/// `false` if somebody waits for the end of the collection.
+pub(super) fn rest(engine: &Engine, worked_since: Micros) -> bool {
+    let worked = engine.ctx.monotonic().saturating_sub(worked_since).min(REST_MAX);
+    let is_wanted = || engine.jobs.garbage.waiting.load(Relaxed) > 0;
+    let rests_since = engine.ctx.monotonic();
+    let is_over = || engine.ctx.monotonic().saturating_sub(rests_since) >= worked;
+    while !is_over() && !is_wanted() && !engine.health.is_stopping() && !engine.ctx.runs_inline() {
+        engine.work.pause(LOOK_AGAIN);
+    }
+    !is_wanted()
+}

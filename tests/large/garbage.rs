@@ -1,0 +1,170 @@
+//! Space of chunks that nothing needs comes back without a call.
+
+use super::*;
+
+/// A database whose memtables are small, so that little garbage is worth a collection: two megabytes.
+fn open_small(machine: &Sim) -> Db {
+    let options = Options::new().env(machine.clone()).memory_budget(4 << 20).durability(Durability::Buffered);
+    options.open("/db").unwrap()
+}
+
+fn keyspace(db: &Db) -> chronolith::Keyspace {
+    db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap()
+}
+
+/// Lets time pass until background work has nothing more to do.
+fn settle(machine: &Sim, db: &Db) {
+    for _ in 0..3 {
+        machine.set_time(machine.now() + Duration::from_secs(20));
+        for _ in 0..200 {
+            db.health().unwrap();
+        }
+    }
+}
+
+#[test]
+fn space_of_deleted_overwritten_and_abandoned_values_comes_back_by_itself() {
+    for way in 0..5 {
+        let machine = Sim::new(way);
+        let db = open_small(&machine);
+        let k = keyspace(&db);
+        k.put("kept", noise(100, 1_000_000)).unwrap();
+        if way == 4 {
+            let mut writer = k.writer("never").unwrap();
+            writer.write_all(&noise(1, 10_000_000)).unwrap();
+            drop(writer);
+        } else {
+            for seed in 0..10 {
+                k.put(format!("{seed}"), noise(seed, 1_000_000)).unwrap();
+            }
+        }
+        db.flush().unwrap();
+        settle(&machine, &db);
+        let before = db.stats().space.chunks;
+        match way {
+            0 => drop((0..10).map(|seed| k.delete(format!("{seed}")).unwrap()).collect::<Vec<_>>()),
+            1 => drop((0..10).map(|seed| k.put(format!("{seed}"), "small").unwrap()).collect::<Vec<_>>()),
+            2 => drop(k.purge_prefix("").and_then(|_| k.put("kept", noise(100, 1_000_000))).unwrap()),
+            3 => drop(k.delete_range(.."kept").unwrap()),
+            _ => {}
+        }
+        db.flush().unwrap();
+        settle(&machine, &db);
+        let stats = db.stats();
+        assert!(way == 4 || before > 10_900_000, "way {way}: {before}");
+        assert!(stats.space.chunks < 1_400_000, "way {way}: {stats}");
+        assert!(k.get("kept").unwrap().unwrap() == noise(100, 1_000_000) && db.verify().unwrap().is_clean());
+    }
+}
+
+#[test]
+fn space_of_a_dropped_keyspace_and_of_what_a_crash_forgot_comes_back_by_itself() {
+    for crashes in [false, true] {
+        let machine = Sim::new(1);
+        let mut db = open_small(&machine);
+        let gone = db.keyspace("gone", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+        gone.put("a", noise(1, 500_000)).unwrap();
+        keyspace(&db).put("kept", noise(2, 500_000)).unwrap();
+        db.flush().unwrap();
+        if crashes {
+            gone.put("a", "less than what is worth a collection").unwrap();
+            db.flush().unwrap();
+            settle(&machine, &db);
+            assert!(db.stats().space.chunks > 1_000_000 && db.stats().chunks.dropped_bytes == 500_000);
+            machine.cut_power_with(Loss::Nothing);
+            drop((gone, db));
+            db = open_small(&machine);
+        } else {
+            drop(gone);
+            db.drop_keyspace("gone").unwrap();
+        }
+        settle(&machine, &db);
+        let held = db.stats().space.chunks;
+        assert!(held < 600_000, "crashes {crashes}: {held} bytes");
+        assert!(keyspace(&db).get("kept").unwrap().unwrap() == noise(2, 500_000));
+    }
+}
+
+/// A pack of which a little is dead is not worth being copied, except to whoever asks for it.
+#[test]
+fn a_pack_is_copied_for_a_quarter_of_it_or_on_request() {
+    let machine = Sim::new(1);
+    let db = open_small(&machine);
+    let k = keyspace(&db);
+    for pack in 0..6 {
+        k.put(format!("kept {pack}"), noise(100 + pack, 9_000_000)).unwrap();
+        k.put(format!("gone {pack}"), noise(pack, 1_500_000)).unwrap();
+        db.flush().unwrap();
+    }
+    k.delete_range("gone".."gonf").unwrap();
+    db.flush().unwrap();
+    settle(&machine, &db);
+    let stats = db.stats();
+    assert!(stats.space.chunks > 62_000_000 && stats.chunks.copied_bytes == 0, "{stats}");
+    let (live, dead) = (stats.chunks.live_bytes, stats.chunks.dead_bytes);
+    assert!(live.abs_diff(54_000_000) < 1_000_000 && dead.abs_diff(9_000_000) < 1_000_000, "{live} and {dead}");
+    db.compact().unwrap();
+    assert!(db.stats().space.chunks < 54_500_000);
+}
+
+#[test]
+fn many_small_packs_are_put_together() {
+    let machine = Sim::new(1);
+    let db = open_small(&machine);
+    let k = keyspace(&db);
+    let mut most = 0;
+    for seed in 0..300 {
+        k.put(format!("{seed}"), noise(seed, 40_000)).unwrap();
+        db.flush().unwrap();
+        if seed % 20 == 0 {
+            settle(&machine, &db);
+        }
+        most = most.max(db.stats().chunks.packs);
+    }
+    settle(&machine, &db);
+    let stats = db.stats();
+    assert!(most < 100 && stats.chunks.packs < 70, "{most} packs at most, {} at the end", stats.chunks.packs);
+    assert!(stats.chunks.copied_bytes < 6 * 300 * 40_000, "each chunk is copied a few times: {stats}");
+    assert!((0..300).all(|seed| k.get(format!("{seed}")).unwrap().unwrap() == noise(seed, 40_000)));
+    assert!(db.verify().unwrap().is_clean());
+}
+
+/// What nobody can read stops collection, and `health` says which value it is.
+#[test]
+fn a_value_that_keeps_chunks_from_being_collected_is_told_by_health() {
+    let machine = Sim::new(1);
+    let db = open_small(&machine);
+    let options = KeyspaceOptions::new().compression(Compression::None).chunking(Chunking::fixed(512));
+    let k = db.keyspace("k", options).unwrap();
+    k.put("tree", noise(1, 300_000)).unwrap();
+    let node = k.recipe("tree").unwrap().unwrap().references().next().unwrap().0.unwrap();
+    k.put("gone", noise(2, 5_000_000)).unwrap();
+    db.flush().unwrap();
+    drop(k);
+    db.close().unwrap();
+    for pack in packs(&machine) {
+        let mut bytes = machine.read_file(&pack).unwrap();
+        if let Some(at) = bytes.windows(32).position(|part| part == node.as_bytes()) {
+            *bytes.get_mut(at + 40).unwrap() ^= 1;
+            machine.write_file(&pack, bytes);
+        }
+    }
+    let db = open_small(&machine);
+    let k = keyspace(&db);
+    k.delete("gone").unwrap();
+    db.flush().unwrap();
+    let mut told = None;
+    for _ in 0..20 {
+        machine.set_time(machine.now() + Duration::from_secs(20));
+        for _ in 0..50 {
+            told = db.health().err().or(told);
+        }
+    }
+    let told = told.unwrap();
+    assert!(matches!(&told, Error::CorruptChunk { key, .. } if key == b"tree"), "{told}");
+    k.delete("tree").unwrap();
+    db.flush().unwrap();
+    db.compact().unwrap();
+    db.health().unwrap();
+    assert_eq!(db.stats().space.chunks, 0);
+}
