@@ -346,7 +346,10 @@ impl Db {
     /// # Errors
     /// [`Cancelled`](crate::Error::Cancelled), and the errors of [`compact`](Db::compact).
     pub fn compact_with(&self, mut told: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Compacted> {
-        Watch::reporting_to(&mut told).over(|watch| jobs::compact(self.engine(), Scope::All, watch))
+        let mut report =
+            Watch::reporting_to(&mut told).over(|watch| jobs::compact(self.engine(), Scope::All, watch))?;
+        report.still_read = stats(self.engine()).space.garbage;
+        Ok(report)
     }
 
     /// Collects statistics: work done, memory held, and what holds every byte of the directory.

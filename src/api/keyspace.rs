@@ -605,6 +605,28 @@ impl Keyspace {
         keyspaces::space_of(self.engine(), self.id())
     }
 
+    /// Returns the bytes on disk that only a key takes, with all its versions: its recipes, and the chunks that nothing
+    /// else refers to. Deleting the key frees them, once no policy, view or pin keeps a version. 0 for a key that has
+    /// no large value. Reads every recipe of the database.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// # let models = db.keyspace("models", KeyspaceOptions::new())?;
+    /// models.put("a", (0..=255).cycle().take(100_000).collect::<Vec<u8>>())?;
+    /// let alone = models.freeable("a")?;
+    /// models.copy("a", &models, "b")?;
+    /// assert!(models.freeable("a")? < alone, "the chunks are needed by the copy");
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`CorruptChunk`](Error::CorruptChunk) if a recipe or a node of any value cannot be read, [`Io`](Error::Io),
+    /// [`Closed`](Error::Closed).
+    pub fn freeable(&self, key: impl AsRef<[u8]>) -> Result<u64> {
+        jobs::freeable(self.engine(), &self.inner, key.as_ref())
+    }
+
     /// Compacts this keyspace, as [`Db::compact`](crate::Db::compact) does for all. The report is of this keyspace
     /// alone. Chunks of large values are shared by all keyspaces, and only `Db::compact` lets go of them.
     ///

@@ -288,7 +288,7 @@ impl Line {
     }
 
     /// Returns the length of its record.
-    fn record_len(&self) -> u64 {
+    pub(crate) fn record_len(&self) -> u64 {
         record_len(self.stored_len)
     }
 

@@ -168,3 +168,68 @@ fn a_value_that_keeps_chunks_from_being_collected_is_told_by_health() {
     db.health().unwrap();
     assert_eq!(db.stats().space.chunks, 0);
 }
+
+/// What a key alone has: not what other keys, versions of them, or writers under way refer to.
+#[test]
+fn freeable_is_what_a_delete_frees() {
+    for flushed in [false, true] {
+        let machine = Sim::new(1);
+        let db = open_small(&machine);
+        let k = keyspace(&db);
+        let (shared, own) = (noise(1, 500_000), noise(2, 400_000));
+        k.put("a", [shared.clone(), own.clone()].concat()).unwrap();
+        k.put("a", [own.clone(), noise(3, 300_000)].concat()).unwrap();
+        k.put("b", &shared).unwrap();
+        k.put("small", "value").unwrap();
+        if flushed {
+            db.flush().unwrap();
+        }
+        let told = k.freeable("a").unwrap();
+        // Versions that no flush has dropped yet count.
+        assert!((700_000..800_000).contains(&told), "{told}");
+        let of_b = k.freeable("b").unwrap();
+        assert!(if flushed { of_b > 450_000 } else { of_b < 50_000 }, "{of_b}: an older version of a has the rest");
+        assert_eq!((k.freeable("small").unwrap(), k.freeable("absent").unwrap()), (0, 0));
+        let mut writer = k.writer("c").unwrap();
+        writer.write_all(&own).unwrap();
+        let staged = writer.stage().unwrap();
+        assert!(k.freeable("a").unwrap() < told - 350_000, "a staged value refers to them");
+        drop(staged);
+        db.compact().unwrap();
+        let (told, before) = (k.freeable("a").unwrap(), db.stats().space.chunks);
+        k.delete("a").unwrap();
+        db.compact().unwrap();
+        let freed = before - db.stats().space.chunks;
+        assert!(told.abs_diff(freed) < 5_000, "{told} told, {freed} freed");
+    }
+}
+
+/// A purge is over when no file has the bytes: what keeps them is told.
+#[test]
+fn a_compaction_tells_what_readers_and_damage_keep() {
+    let machine = Sim::new(1);
+    let db = open_small(&machine);
+    let k = keyspace(&db);
+    for (key, seed) in [("secret", 1), ("other", 2)] {
+        k.put(key, noise(seed, 200_000)).unwrap();
+    }
+    db.flush().unwrap();
+    let reader = k.reader("secret").unwrap().unwrap();
+    k.purge("secret").unwrap();
+    let report = db.compact().unwrap();
+    assert!(report.still_read > 400_000 && report.to_string().contains("are still read"), "{report}");
+    drop(reader);
+    let report = db.compact().unwrap();
+    assert!(report.still_read == 0 && report.damaged_packs.is_empty(), "{report}");
+    // In one pack, whatever is flushed in between.
+    let mut batch = db.batch();
+    batch.put(&k, "more", noise(3, 200_000));
+    batch.put(&k, "gone", noise(4, 50_000));
+    batch.commit().unwrap();
+    db.flush().unwrap();
+    k.delete("gone").unwrap();
+    damage_packs(&machine);
+    let report = db.compact().unwrap();
+    assert_eq!(report.damaged_packs.len(), 1, "{report}");
+    assert!(packs(&machine).contains(&report.damaged_packs[0]) && report.to_string().contains("is damaged and stays"));
+}

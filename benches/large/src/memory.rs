@@ -48,7 +48,7 @@ pub fn run(table: &mut Table, chunks: usize) -> Result<()> {
 }
 
 /// Returns the bytes that are allocated, without those that the allocator keeps for later.
-fn in_use() -> f64 {
+pub fn in_use() -> f64 {
     // SAFETY: it takes nothing, returns a struct of numbers, and may be called at any time.
     let told = unsafe { libc::mallinfo2() };
     (told.uordblks + told.hblkhd) as f64

@@ -50,14 +50,16 @@ pub(super) enum Extent {
 ///
 /// # Errors
 /// If a recipe or a node cannot be read: nobody knows what it refers to, so that everything stays.
-pub(super) fn collect(engine: &Engine, extent: Extent, watch: &mut Watch<'_>) -> Result<()> {
+///
+/// Returns the packs that stay because something that is needed of them cannot be read.
+pub(super) fn collect(engine: &Engine, extent: Extent, watch: &mut Watch<'_>) -> Result<Vec<FileNumber>> {
     // One at a time: each condemns packs, and takes back those that stay.
     let waiting = engine.jobs.garbage.wait();
     let _one = engine.jobs.collecting.lock();
     drop(waiting);
     let first = engine.files.current();
     if first.version.packs.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     watch.begin_part(first.version.packs.values().map(|pack| pack.file_len).sum());
     let marked = mark(engine, &first, watch)?;
@@ -73,7 +75,8 @@ pub(super) fn collect(engine: &Engine, extent: Extent, watch: &mut Watch<'_>) ->
     drop((wasteful, others));
     drop((marked, first));
     if condemned.is_empty() {
-        return watch.end_part();
+        watch.end_part()?;
+        return Ok(Vec::new());
     }
     engine.ctx.pass("collect: marked, then condemned");
     engine.store.condemn(condemned.iter().copied());
@@ -94,7 +97,7 @@ fn collect_condemned(
     extent: Extent,
     merges: bool,
     watch: &mut Watch<'_>,
-) -> Result<()> {
+) -> Result<Vec<FileNumber>> {
     // Taken before the superversion: what a writer commits in between is in that. No recipe comes to need a condemned
     // pack afterwards, so that one mark serves for all edits.
     let frontiers = engine.store.frontiers();
@@ -111,17 +114,18 @@ fn collect_condemned(
     let packs: Vec<_> = packs.map(|pack| (needed_bytes(pack, &marked), pack.number)).collect();
     // The files of packs that are gone are removed with their last reader.
     drop(files);
-    let (all, mut done) = (packs.len() as u64, 0);
+    let (all, mut done, mut kept) = (packs.len() as u64, 0, Vec::new());
     for group in groups(packs, PACK_BYTES, PACKS_MAX) {
         let began = engine.ctx.monotonic();
-        replace_group(engine, &group, &marked)?;
+        kept.extend(replace_group(engine, &group, &marked)?);
         done += group.len() as u64;
         watch.step(done, all)?;
         if extent == Extent::Worth && done < all && !rest(engine, began) {
             break;
         }
     }
-    watch.end_part()
+    watch.end_part()?;
+    Ok(kept)
 }
 
 /// Returns whether a pack is to be replaced; `merges` says that small ones are put together.
@@ -168,27 +172,33 @@ fn check_going_on(engine: &Engine) -> Result<()> {
     if engine.health.is_stopping() { Err(Error::Closed) } else { engine.health.check_writable() }
 }
 
-/// Replaces packs by what is needed of them: together, or one by one where the disk has no room for all.
-fn replace_group(engine: &Engine, group: &[FileNumber], marked: &References) -> Result<()> {
+/// Replaces packs by what is needed of them: together, or one by one where the disk has no room for all. Returns those
+/// that stay.
+fn replace_group(engine: &Engine, group: &[FileNumber], marked: &References) -> Result<Vec<FileNumber>> {
     match replace(engine, group, marked) {
         Err(Error::DiskFull) if group.len() > 1 => {
-            let mut packs = group.chunks(1);
-            packs.try_for_each(|pack| replace(engine, pack, marked))
+            let mut kept = Vec::new();
+            for pack in group.chunks(1) {
+                kept.extend(replace(engine, pack, marked)?);
+            }
+            Ok(kept)
         }
         replaced => replaced,
     }
 }
 
-/// Replaces packs by what is needed of them, in one edit.
-fn replace(engine: &Engine, dead: &[FileNumber], marked: &References) -> Result<()> {
+/// Replaces packs by what is needed of them, in one edit; returns those that stay.
+fn replace(engine: &Engine, dead: &[FileNumber], marked: &References) -> Result<Vec<FileNumber>> {
     check_going_on(engine)?;
     let files = engine.files.current();
     let known: Vec<&Arc<PackHandle>> = dead.iter().filter_map(|pack| files.chunks.packs.get(pack)).collect();
     let mut made = NewFiles::default();
     let copied = copy_needed(engine, &files, marked, &known, &mut made);
     let Moved { gone, packs, places } = copied.inspect_err(|_| engine.files.discard(&made))?;
+    let numbers = known.iter().map(|handle| handle.meta.number);
+    let kept: Vec<FileNumber> = numbers.filter(|number| !gone.contains(number)).collect();
     if gone.is_empty() && packs.is_empty() {
-        return Ok(());
+        return Ok(kept);
     }
     engine.ctx.pass("collect: copied, then placed");
     // Only one at a time writes places (L6); flushes wait for no copy.
@@ -207,7 +217,7 @@ fn replace(engine: &Engine, dead: &[FileNumber], marked: &References) -> Result<
     drop(editing);
     drop(files);
     engine.files.reclaim();
-    Ok(())
+    Ok(kept)
 }
 
 /// What takes the place of packs.
@@ -292,10 +302,21 @@ fn copy_records(
     Ok(all)
 }
 
-/// Returns what the recipes of a superversion refer to: of every keyspace, dropped ones too, in both tiers and all
-/// memtables.
+/// Returns what the recipes of a superversion refer to.
 fn mark(engine: &Engine, files: &Arc<SuperVersion>, watch: &mut Watch<'_>) -> Result<References> {
     let mut marked = References::default();
+    each_recipe(engine, files, watch, |keyspace, key, recipe| marked.add(&files.chunks, keyspace, key, recipe))?;
+    Ok(marked)
+}
+
+/// Calls `told` with every recipe of a superversion: of every keyspace, dropped ones too, in both tiers and all
+/// memtables.
+fn each_recipe(
+    engine: &Engine,
+    files: &Arc<SuperVersion>,
+    watch: &mut Watch<'_>,
+    mut told: impl FnMut(&KeyspaceRef, &[u8], &[u8]) -> Result<()>,
+) -> Result<()> {
     for (id, tree) in files.trees.iter() {
         let Some(keyspace) = files.version.keyspaces.get(id).filter(|keyspace| !keyspace.is_hidden()) else {
             continue;
@@ -303,39 +324,64 @@ fn mark(engine: &Engine, files: &Arc<SuperVersion>, watch: &mut Watch<'_>) -> Re
         // Of a strategy that this process was not given: it combines values, which are never cut.
         let Ok(keyspace) = engine.catalogue.keyspace_ref(keyspace) else { continue };
         for memtable in files.memtables(Seqno::MAX) {
-            add(engine, files, &keyspace, MemCursor::new(memtable, *id, Direction::Forward), &mut marked)?;
+            each_in(engine, &keyspace, MemCursor::new(memtable, *id, Direction::Forward), &mut told)?;
         }
         for handle in tree.segments().filter(|handle| handle.meta.summary.recipes) {
             // Whoever watches may cancel.
             watch.step(0, 1)?;
             let segment = Arc::clone(handle.segment()?);
             if handle.meta.summary.history.is_some() {
-                add(engine, files, &keyspace, VersionCursor::new(segment), &mut marked)?;
+                each_in(engine, &keyspace, VersionCursor::new(segment), &mut told)?;
             } else {
-                add(engine, files, &keyspace, SegmentCursor::new(segment, Direction::Forward), &mut marked)?;
+                each_in(engine, &keyspace, SegmentCursor::new(segment, Direction::Forward), &mut told)?;
             }
         }
     }
-    Ok(marked)
+    Ok(())
 }
 
-fn add(
+fn each_in(
     engine: &Engine,
-    files: &SuperVersion,
     keyspace: &KeyspaceRef,
     mut source: impl Source,
-    marked: &mut References,
+    told: &mut impl FnMut(&KeyspaceRef, &[u8], &[u8]) -> Result<()>,
 ) -> Result<()> {
     source.seek(Some(&[]))?;
     while let Some(entry) = source.entry() {
         if entry.kind == Kind::Recipe {
-            check_going_on(engine)?;
+            engine.check_open()?;
+            if engine.health.is_stopping() {
+                return Err(Error::Closed);
+            }
             let key = entry.key.to_vec();
-            marked.add(&files.chunks, keyspace, &key, &source.value())?;
+            told(keyspace, &key, &source.value())?;
         }
         source.advance()?;
     }
     Ok(())
+}
+
+/// Returns the bytes on disk that only the versions of one key take: their recipes, and the chunks that nothing else
+/// refers to.
+pub(crate) fn freeable(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Result<u64> {
+    engine.check_open()?;
+    let (mut own, mut others, mut bytes) = (References::default(), References::default(), 0);
+    let frontiers = engine.store.frontiers();
+    let files = engine.files.current();
+    each_recipe(engine, &files, &mut Watch::silent(), |of, its_key, recipe| {
+        if (of.id, its_key) == (keyspace.id, key) {
+            bytes += (its_key.len() + recipe.len()) as u64;
+            own.add(&files.chunks, of, its_key, recipe)
+        } else {
+            others.add(&files.chunks, of, its_key, recipe)
+        }
+    })?;
+    for frontier in &frontiers {
+        others.add_frontier(&files.chunks, frontier)?;
+    }
+    own.check_complete()?;
+    others.check_complete()?;
+    Ok(bytes + own.bytes_beyond(&others, &files.chunks)?)
 }
 
 #[cfg(test)]

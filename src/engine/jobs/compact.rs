@@ -1,6 +1,6 @@
 //! Compaction on demand: brings everything, a keyspace, or a span of one to its final shape.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use super::{
     aging,
@@ -23,6 +23,7 @@ use crate::{
         files::chunks::damage,
         watch::Watch,
     },
+    format::name,
     manifest::KeyspaceVersion,
     merge::{Direction, Source},
     segment::{SegmentCursor, SegmentMeta},
@@ -40,13 +41,25 @@ pub struct Compacted {
     pub bytes_before: u64,
     /// Bytes of the same after the compaction. What readers hold is not among them.
     pub bytes_after: u64,
+    /// Packs that stay with everything in them, because a chunk that is needed of them cannot be read:
+    /// [`Db::verify`](crate::Db::verify) names the values.
+    pub damaged_packs: Vec<PathBuf>,
+    /// Bytes of replaced files that iterators and [`ValueReader`](crate::ValueReader)s under way still read, of the
+    /// whole database. They go with the last of those.
+    pub still_read: u64,
 }
 
 impl fmt::Display for Compacted {
     /// Prints the bytes before and after, and who still holds old versions.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { still_held_by, bytes_before, bytes_after } = self;
+        let Self { still_held_by, bytes_before, bytes_after, damaged_packs, still_read } = self;
         write!(f, "{bytes_before} bytes before, {bytes_after} after")?;
+        if *still_read > 0 {
+            write!(f, "; {still_read} are still read")?;
+        }
+        for pack in damaged_packs {
+            write!(f, "; {} is damaged and stays", pack.display())?;
+        }
         match still_held_by.as_slice() {
             [] => Ok(()),
             seqnos => {
@@ -110,7 +123,8 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
         rebuild_places(engine)?;
     }
     if matches!(scope, Scope::All) {
-        collect(engine, Extent::All, watch)?;
+        let kept = collect(engine, Extent::All, watch)?;
+        report.damaged_packs = kept.into_iter().map(|pack| engine.ctx.dir.path().join(name::pack(pack))).collect();
         forget_dropped_values(engine);
         watch.begin_part(0);
         drop_dead_places(engine, watch)?;

@@ -111,7 +111,7 @@ pub(super) fn collect_if_due(engine: &Engine) -> Result<bool> {
     let collected = collect(engine, Extent::Worth, &mut Watch::silent());
     let now = engine.ctx.monotonic();
     match &collected {
-        Ok(()) => {
+        Ok(_) => {
             // Somebody else may have collected everything meanwhile.
             let rest = |dropped: u64| Some(dropped.saturating_sub(before));
             let _before = garbage.dropped.fetch_update(Relaxed, Relaxed, rest);
@@ -128,7 +128,7 @@ pub(super) fn collect_if_due(engine: &Engine) -> Result<bool> {
             }
         }
     }
-    collected.map(|()| true)
+    collected.map(|_| true)
 }
 
 /// Forgets what was dropped: everything has been collected.

@@ -24,6 +24,7 @@ use std::{
     },
 };
 
+pub(crate) use collect::freeable;
 pub use compact::Compacted;
 pub(crate) use compact::{Scope, compact};
 pub(crate) use flush::flush;

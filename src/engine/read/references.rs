@@ -145,6 +145,27 @@ impl References {
         self.misses_chunks
     }
 
+    /// Returns the bytes in packs of what is referred to here and not by others.
+    pub(crate) fn bytes_beyond(&self, others: &Self, chunks: &ChunkSet) -> Result<u64> {
+        let mut bytes = 0;
+        for (number, records) in &self.packs {
+            let Some(handle) = chunks.packs.get(number) else { continue };
+            let (lines, shared) = (handle.lines()?, others.packs.get(number));
+            let shared: HashSet<ChunkId> = match shared {
+                Some(shared) => shared.of(&lines, chunks)?.iter().map(|line| line.id).collect(),
+                None => HashSet::new(),
+            };
+            let own = records.of(&lines, chunks)?;
+            bytes += own.iter().filter(|line| !shared.contains(&line.id)).map(|line| line.record_len()).sum::<u64>();
+        }
+        for id in self.unnamed.difference(&others.unnamed) {
+            let named = chunks.named(id)?.is_some();
+            let facts = chunks.facts(id)?.filter(|_| !named);
+            bytes += facts.map_or(0, |facts| u64::from(facts.place.stored_len));
+        }
+        Ok(bytes)
+    }
+
     /// Returns the records of a pack that are referred to; `None` if none is.
     pub(crate) fn of(&self, pack: FileNumber) -> Option<&Records> {
         self.packs.get(&pack)
