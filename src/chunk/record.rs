@@ -147,7 +147,7 @@ pub(crate) fn may_be_chunk(bytes: &[u8]) -> bool {
 }
 
 /// Returns the length of a record with so many stored bytes.
-fn record_len(stored_len: u32) -> u64 {
+pub(crate) fn record_len(stored_len: u32) -> u64 {
     (RECORD_HEADER_LEN as u64 + u64::from(stored_len)).next_multiple_of(ALIGN as u64)
 }
 

@@ -167,6 +167,8 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
         seqno_ceiling: _,
         time: _,
         held: _,
+        // A hint of now.
+        dropped: _,
     } = &*moment.version;
     // The past of a pin that was removed meanwhile may have been dropped.
     let pins: BTreeMap<_, _> = pins
@@ -231,6 +233,8 @@ fn version_at(moment: &Moment, now: &Version) -> Version {
         seqno_ceiling: newest.next(),
         time: moment.time,
         packs: Arc::clone(&now.packs),
+        // What was dropped since the last close is known to nobody in the copy.
+        dropped: u64::MAX,
         scopes: Arc::clone(&now.scopes),
         pins,
         decisions: Arc::clone(decisions),

@@ -182,7 +182,7 @@ impl Writing {
     /// read by now.
     pub(super) fn refer_to(&self, open: Vec<Recipe>) {
         self.hold(|frontier| {
-            frontier.found.clear();
+            frontier.found = Vec::new();
             frontier.open = open;
         });
     }

@@ -133,6 +133,11 @@ impl Work {
         self.state.lock().flush_trouble = trouble;
     }
 
+    /// Returns whether the last collection of chunks has failed.
+    pub(super) fn has_collection_failed(&self) -> bool {
+        self.state.lock().collect_trouble.is_some()
+    }
+
     /// Records how a collection of chunks has ended.
     pub(super) fn record_collection(&self, met: Option<&Error>) {
         self.state.lock().collect_trouble = met.map(Error::duplicate);

@@ -51,6 +51,9 @@ pub(crate) enum Change {
     Scope { number: u32, name: String },
     /// Bytes of a segment that are kept only for readers of a seqno. A hint: readers may skip it.
     Held { number: FileNumber, bytes: Vec<(Seqno, u64)> },
+    /// Bytes of large values that were dropped since chunks were last collected; the maximum if nobody knows. A hint:
+    /// readers may skip it.
+    Dropped { bytes: u64 },
 }
 
 impl Change {

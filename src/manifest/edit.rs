@@ -22,7 +22,7 @@ use crate::{
 const FIRST_OPTIONAL_TAG: u8 = 128;
 
 // A hint must be skippable.
-const _: () = assert!(segments::HELD >= FIRST_OPTIONAL_TAG);
+const _: () = assert!(segments::HELD >= FIRST_OPTIONAL_TAG && packs::DROPPED >= FIRST_OPTIONAL_TAG);
 
 /// Changes that become visible together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,6 +95,7 @@ fn encode(change: &Change) -> (u8, Vec<u8>) {
         Change::Secret { secret } => scopes::encode_secret(out, secret),
         Change::Scope { number, name } => scopes::encode_scope(out, *number, name),
         Change::Held { number, bytes } => segments::encode_held(out, *number, bytes),
+        Change::Dropped { bytes } => packs::encode_dropped(out, *bytes),
     };
     (tag, body.into_bytes())
 }
@@ -122,6 +123,7 @@ fn decode(tag: u8, body: &mut Reader<'_>) -> Result<Option<Change>, Corruption> 
         scopes::SECRET => scopes::decode_secret(body),
         scopes::SCOPE => scopes::decode_scope(body),
         segments::HELD => segments::decode_held(body),
+        packs::DROPPED => packs::decode_dropped(body),
         _ => return Ok(None),
     };
     change.map(Some)
@@ -210,6 +212,7 @@ pub(super) mod tests {
             Change::Watermarks { keyspace: id, vanished: Seqno(1), horizon: Seqno(2), expired_upto: Micros(1 << 50) },
             Change::AddPack { pack: pack(9) },
             Change::RemovePack { number: FileNumber(9) },
+            Change::Dropped { bytes: u64::MAX },
             Change::Secret { secret: [7; 32] },
             Change::Scope { number: 1, name: "tenant 7".into() },
             Change::LogsFrom { number: FileNumber(3) },
@@ -264,6 +267,7 @@ pub(super) mod tests {
             (Change::Secret { secret: [0x41; 32] }, b"\x12\x20AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
             (Change::Scope { number: 1, name: "t".into() }, b"\x13\x03\x01\x01t"),
             (Change::Held { number: FileNumber(4), bytes: vec![(Seqno(7), 100)] }, b"\x80\x04\x04\x01\x07\x64"),
+            (Change::Dropped { bytes: 300 }, b"\x81\x02\xac\x02"),
         ];
         for (change, bytes) in cases {
             assert_eq!(Edit::new([change.clone()]).encode(), *bytes, "{change:?}");

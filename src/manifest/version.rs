@@ -63,6 +63,8 @@ pub(crate) struct Version {
     pub(crate) decisions: Arc<Decisions>,
     /// The packs of chunks.
     pub(crate) packs: Arc<BTreeMap<FileNumber, PackMeta>>,
+    /// Bytes of large values that had been dropped at the last clean close.
+    pub(crate) dropped: u64,
     pub(crate) scopes: Arc<Scopes>,
 }
 
@@ -112,6 +114,7 @@ impl Default for Version {
             held: Arc::default(),
             decisions: Arc::default(),
             packs: Arc::default(),
+            dropped: 0,
             scopes: Arc::default(),
         }
     }
@@ -193,6 +196,7 @@ impl Version {
             keyspace.snapshot(&mut edit);
         }
         edit.changes.extend(self.packs.values().map(|pack| Change::AddPack { pack: *pack }));
+        edit.changes.extend(Some(self.dropped).filter(|bytes| *bytes > 0).map(|bytes| Change::Dropped { bytes }));
         for (name, PinnedAt { seqno, time }) in &self.pins {
             edit.push(Change::Pin { name: name.clone(), seqno: *seqno, time: *time });
         }
@@ -252,6 +256,7 @@ impl Version {
                 self.keyspace_mut(*keyspace)?.remove(*number)?;
             }
             Change::Held { number, bytes } => self.record_held(*number, bytes),
+            Change::Dropped { bytes } => self.dropped = *bytes,
             Change::AddPack { pack } => self.add_pack(pack)?,
             Change::RemovePack { number } => {
                 Arc::make_mut(&mut self.packs).remove(number).ok_or(broken("a pack to remove that exists (V7)"))?;

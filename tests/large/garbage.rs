@@ -162,10 +162,13 @@ fn a_value_that_keeps_chunks_from_being_collected_is_told_by_health() {
     }
     let told = told.unwrap();
     assert!(matches!(&told, Error::CorruptChunk { key, .. } if key == b"tree"), "{told}");
+    // Once it is gone, `health` finds out by itself, although nothing else is worth a collection.
     k.delete("tree").unwrap();
     db.flush().unwrap();
-    db.compact().unwrap();
-    db.health().unwrap();
+    k.compact().unwrap();
+    machine.set_time(machine.now() + Duration::from_secs(20));
+    assert!((0..200).any(|_| db.health().is_ok()));
+    settle(&machine, &db);
     assert_eq!(db.stats().space.chunks, 0);
 }
 
@@ -232,4 +235,145 @@ fn a_compaction_tells_what_readers_and_damage_keep() {
     let report = db.compact().unwrap();
     assert_eq!(report.damaged_packs.len(), 1, "{report}");
     assert!(packs(&machine).contains(&report.damaged_packs[0]) && report.to_string().contains("is damaged and stays"));
+}
+
+/// Returns the bytes of packs once background work has nothing more to do.
+fn settled(machine: &Sim, db: &Db) -> u64 {
+    db.flush().unwrap();
+    settle(machine, db);
+    db.stats().space.chunks
+}
+
+/// What was dropped before a clean close is known after it.
+#[test]
+fn many_short_lives_of_a_database_leave_no_more_garbage_than_a_long_one() {
+    let machine = Sim::new(1);
+    for life in 0..12 {
+        let db = open_small(&machine);
+        let k = keyspace(&db);
+        k.put("key", noise(life, 1_500_000)).unwrap();
+        k.compact().unwrap();
+        drop(k);
+        db.close().unwrap();
+    }
+    let held = settled(&machine, &open_small(&machine));
+    assert!(held < 5_000_000, "{held} bytes for a value of 1.5 MB");
+}
+
+/// A value that a first one keeps out leaves chunks that no recipe ever refers to.
+#[test]
+fn values_that_a_first_value_keeps_out_take_no_space_for_long() {
+    for streamed in [false, true] {
+        let machine = Sim::new(1);
+        let db = open_small(&machine);
+        let first = KeyspaceOptions::new().compression(Compression::None).merge(chronolith::MergeStrategy::FirstWins);
+        let k = db.keyspace("first", first).unwrap();
+        for seed in 0..12 {
+            if streamed {
+                let mut writer = k.writer("key").unwrap();
+                writer.write_all(&noise(seed, 1_000_000)).unwrap();
+                writer.finish().unwrap();
+            } else {
+                k.put("key", noise(seed, 1_000_000)).unwrap();
+            }
+        }
+        let held = settled(&machine, &db);
+        assert!(held < 5_000_000, "{held} bytes for a value of 1 MB, streamed {streamed}");
+        assert!(k.get("key").unwrap().unwrap() == noise(0, 1_000_000));
+    }
+}
+
+/// What is dropped while a collection looks for something else is not forgotten with that.
+#[test]
+fn what_is_dropped_beside_a_collection_is_collected_by_the_next() {
+    let machine = Sim::new(1);
+    let undrawn = Options::new().env(doubt::Broken::new(&machine)).memory_budget(4 << 20);
+    let db = undrawn.durability(Durability::Buffered).open("/db").unwrap();
+    let k = keyspace(&db);
+    for seed in 0..12 {
+        k.put(format!("{seed:02}"), noise(seed, 1_000_000)).unwrap();
+        db.flush().unwrap();
+    }
+    k.delete("00").unwrap();
+    let of = k.clone();
+    once_at(&machine, "collect: copied, then placed", move || {
+        of.delete_range("01"..).unwrap();
+        of.compact().unwrap();
+    });
+    db.compact().unwrap();
+    machine.ignore_points();
+    assert!(k.is_empty().unwrap() && db.stats().chunks.dropped_bytes >= 11_000_000, "{}", db.stats());
+    drop((k, db));
+    let held = settled(&machine, &open_small(&machine));
+    assert!(held < 5_000_000, "{held} bytes for nothing");
+}
+
+/// A pack is worth by its bytes: a few large chunks weigh more than many small ones.
+#[test]
+fn large_dead_chunks_between_small_needed_ones_are_let_go() {
+    let machine = Sim::new(1);
+    let db = open_small(&machine);
+    let plain = || KeyspaceOptions::new().compression(Compression::None);
+    let large = db.keyspace("large", plain().chunking(Chunking::fixed(1 << 18))).unwrap();
+    let small = db.keyspace("small", plain().chunk_threshold(512)).unwrap();
+    for seed in 0..15 {
+        large.put(format!("{seed}"), noise(seed, 1_000_000)).unwrap();
+        for number in 0..100 {
+            small.put(format!("{seed} {number}"), noise(1000 + seed * 100 + number, 520)).unwrap();
+        }
+    }
+    large.delete_range(..).unwrap();
+    db.flush().unwrap();
+    large.compact().unwrap();
+    let held = settled(&machine, &db);
+    assert!(held < 6_000_000, "{held} bytes for 0.8 MB");
+}
+
+/// A collection gives way to whoever waits for its end; if that one then gives up, the rest is not forgotten.
+#[test]
+fn what_a_collection_leaves_to_a_compaction_that_is_cancelled_is_collected_later() {
+    use std::{
+        ops::ControlFlow,
+        sync::atomic::{AtomicBool, Ordering::SeqCst},
+        thread,
+    };
+    let machine = Sim::new(1);
+    let db = open_small(&machine);
+    let k = keyspace(&db);
+    for pack in 0..20 {
+        if pack > 2 {
+            k.put(format!("kept {pack}"), noise(100 + pack, 500_000)).unwrap();
+        }
+        k.put(format!("gone {pack}"), noise(pack, 1_000_000)).unwrap();
+        db.flush().unwrap();
+    }
+    settle(&machine, &db);
+    k.delete_range("gone".."gonf").unwrap();
+    db.flush().unwrap();
+    k.compact().unwrap();
+    let (cancels, waiting) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
+    let (told, other, threads) = (Arc::clone(&cancels), db.clone(), Arc::clone(&waiting));
+    once_at(&machine, "collect: writers, then files", move || {
+        let is_cancelled = Arc::clone(&told);
+        let compact = move || {
+            let go_on = |_| if is_cancelled.load(SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+            assert!(matches!(other.compact_with(go_on), Err(Error::Cancelled)));
+        };
+        *threads.lock().unwrap() = Some(thread::spawn(compact));
+        // By then it waits for the end of this collection.
+        thread::sleep(Duration::from_millis(500));
+        told.store(true, SeqCst);
+    });
+    machine.set_time(machine.now() + Duration::from_secs(20));
+    for _ in 0..10_000 {
+        db.health().unwrap();
+        if cancels.load(SeqCst) {
+            break;
+        }
+    }
+    machine.ignore_points();
+    let compacts = waiting.lock().unwrap().take();
+    compacts.unwrap().join().unwrap();
+    let held = settled(&machine, &db);
+    assert!(held < 12_000_000, "{held} bytes for 8.5 MB");
 }

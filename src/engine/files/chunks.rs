@@ -341,10 +341,9 @@ impl ChunkSet {
         Ok(None)
     }
 
-    /// Returns the pack that the version names and that holds a chunk, and the number of its record there.
-    pub(in crate::engine) fn named(&self, id: &ChunkId) -> Result<Option<(FileNumber, u32)>> {
-        let place = self.place(id)?.filter(|(number, ..)| self.packs.contains_key(number));
-        Ok(place.map(|(number, _, ordinal)| (number, ordinal)))
+    /// Returns the pack that the version names and that holds a chunk, where it is there, and the number of its record.
+    pub(in crate::engine) fn named(&self, id: &ChunkId) -> Result<Option<(FileNumber, ChunkPlace, u32)>> {
+        Ok(self.place(id)?.filter(|(number, ..)| self.packs.contains_key(number)))
     }
 
     /// Returns whether a pack that the version names holds a chunk whole, and is not about to go.

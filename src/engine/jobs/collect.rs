@@ -121,6 +121,8 @@ fn collect_condemned(
         done += group.len() as u64;
         watch.step(done, all)?;
         if extent == Extent::Worth && done < all && !rest(engine, began) {
+            // Whoever waits collects the rest, unless that is cancelled.
+            engine.jobs.garbage.record_unknown();
             break;
         }
     }
@@ -139,10 +141,9 @@ fn wastes(pack: &PackMeta, marked: &References, extent: Extent, merges: bool) ->
     wastes || merges && pack.stored_bytes < SMALL
 }
 
-/// Returns about how many bytes of a pack are needed: how long each record is, only the pack itself tells.
+/// Returns how many bytes of a pack are needed.
 fn needed_bytes(pack: &PackMeta, marked: &References) -> u64 {
-    let count = marked.of(pack.number).map_or(0, Records::count);
-    (pack.stored_bytes / u64::from(pack.records.max(1)) + 1).saturating_mul(count.into()).min(pack.stored_bytes)
+    marked.of(pack.number).map_or(0, Records::bytes).min(pack.stored_bytes)
 }
 
 /// Divides packs, each with what is needed of it, into groups to be replaced together. Those of which nothing is needed

@@ -8,7 +8,7 @@ use super::{
     expiry_cutoff,
     flush::flush,
     forget::forget_dropped,
-    garbage::forget_dropped_values,
+    garbage::collect_all,
     places::{drop_dead_places, rebuild_places},
     seen_from,
     task::{run_history_task, run_task},
@@ -123,9 +123,8 @@ fn compact_scope(engine: &Engine, scope: Scope<'_>, watch: &mut Watch<'_>) -> Re
         rebuild_places(engine)?;
     }
     if matches!(scope, Scope::All) {
-        let kept = collect(engine, Extent::All, watch)?;
+        let kept = collect_all(engine, watch)?;
         report.damaged_packs = kept.into_iter().map(|pack| engine.ctx.dir.path().join(name::pack(pack))).collect();
-        forget_dropped_values(engine);
         watch.begin_part(0);
         drop_dead_places(engine, watch)?;
     }

@@ -13,7 +13,7 @@ use std::{
 
 use super::collect::{Extent, collect};
 use crate::{
-    base::{Error, Micros, Result},
+    base::{Error, FileNumber, Micros, Result},
     engine::{Engine, files::copies::PACK_BYTES, watch::Watch},
     manifest::Version,
 };
@@ -49,9 +49,37 @@ pub(crate) struct Garbage {
 }
 
 impl Garbage {
-    /// Records that the recipes of so many bytes were dropped.
-    pub(super) fn record_dropped(&self, bytes: u64) {
-        self.dropped.fetch_add(bytes, Relaxed);
+    /// Records that the recipes of so many bytes were dropped; the maximum says that nobody knows how many.
+    pub(in crate::engine) fn record_dropped(&self, bytes: u64) {
+        if bytes == u64::MAX {
+            self.record_unknown();
+        } else {
+            self.dropped.fetch_add(bytes, Relaxed);
+        }
+    }
+
+    /// Returns what the next process is to know of what was dropped.
+    pub(in crate::engine) fn for_close(&self, abandoned: u64) -> u64 {
+        let known = self.dropped.load(Relaxed).saturating_add(abandoned);
+        if self.unknown.load(Relaxed) { u64::MAX } else { known }
+    }
+
+    /// Returns what has been dropped by now: what a collection that begins now will have looked for.
+    pub(super) fn stock(&self, abandoned: &AtomicU64) -> Stock {
+        let (dropped, unknown) = (self.dropped.load(Relaxed), self.unknown.swap(false, Relaxed));
+        Stock { dropped, unknown, abandoned: abandoned.swap(0, Relaxed) }
+    }
+
+    /// Forgets what a collection has looked for, or takes it back if that has failed.
+    pub(super) fn settle(&self, stock: &Stock, abandoned: &AtomicU64, is_collected: bool) {
+        if is_collected {
+            // Somebody else may have collected it meanwhile.
+            let rest = |dropped: u64| Some(dropped.saturating_sub(stock.dropped));
+            let _before = self.dropped.fetch_update(Relaxed, Relaxed, rest);
+        } else {
+            self.unknown.fetch_or(stock.unknown, Relaxed);
+            abandoned.fetch_add(stock.abandoned, Relaxed);
+        }
     }
 
     /// Records that nobody knows what was dropped.
@@ -74,6 +102,14 @@ impl Garbage {
         self.waiting.fetch_add(1, Relaxed);
         Waiting(self)
     }
+}
+
+/// What had been dropped when a collection began.
+#[derive(Debug)]
+pub(super) struct Stock {
+    dropped: u64,
+    unknown: bool,
+    abandoned: u64,
 }
 
 /// A caller that waits until a collection has ended.
@@ -100,28 +136,23 @@ pub(super) fn collect_if_due(engine: &Engine) -> Result<bool> {
     let compressed = u128::from(garbage.dropped.load(Relaxed)) * u128::from(stored) / u128::from(raw.max(1));
     let dropped = u64::try_from(compressed).unwrap_or(u64::MAX).saturating_add(abandoned.load(Relaxed));
     let least = (4 * engine.ctx.options.memtable_bytes()).max(stored / 10);
-    let is_due = stored > 0 && (dropped >= least || garbage.unknown.load(Relaxed) || are_small_many(version));
-    if !is_due || engine.ctx.monotonic().0 < garbage.not_before.load(Relaxed) {
+    let failed = engine.work.has_collection_failed();
+    let reason = dropped >= least || garbage.unknown.load(Relaxed) || are_small_many(version) || failed;
+    if stored == 0 || !reason || engine.ctx.monotonic().0 < garbage.not_before.load(Relaxed) {
         return Ok(false);
     }
     let began = engine.ctx.monotonic();
-    let before = garbage.dropped.load(Relaxed);
-    let unknown = garbage.unknown.swap(false, Relaxed);
-    let given_up = abandoned.swap(0, Relaxed);
+    let stock = garbage.stock(abandoned);
     let collected = collect(engine, Extent::Worth, &mut Watch::silent());
+    garbage.settle(&stock, abandoned, collected.is_ok());
     let now = engine.ctx.monotonic();
     match &collected {
         Ok(_) => {
-            // Somebody else may have collected everything meanwhile.
-            let rest = |dropped: u64| Some(dropped.saturating_sub(before));
-            let _before = garbage.dropped.fetch_update(Relaxed, Relaxed, rest);
             let rest = Micros(now.saturating_sub(began).0.saturating_mul(SHARE));
             garbage.not_before.store(now.saturating_add(rest).0, Relaxed);
             engine.work.record_collection(None);
         }
         Err(error) => {
-            garbage.unknown.fetch_or(unknown, Relaxed);
-            abandoned.fetch_add(given_up, Relaxed);
             garbage.not_before.store(now.saturating_add(TRY_AGAIN).0, Relaxed);
             if !matches!(error, Error::Closed) {
                 engine.work.record_collection(Some(error));
@@ -131,12 +162,16 @@ pub(super) fn collect_if_due(engine: &Engine) -> Result<bool> {
     collected.map(|_| true)
 }
 
-/// Forgets what was dropped: everything has been collected.
-pub(super) fn forget_dropped_values(engine: &Engine) {
-    engine.jobs.garbage.dropped.store(0, Relaxed);
-    engine.jobs.garbage.unknown.store(false, Relaxed);
-    engine.store.abandoned().store(0, Relaxed);
-    engine.work.record_collection(None);
+/// Collects everything for a caller who has asked for it.
+pub(super) fn collect_all(engine: &Engine, watch: &mut Watch<'_>) -> Result<Vec<FileNumber>> {
+    let (garbage, abandoned) = (&engine.jobs.garbage, engine.store.abandoned());
+    let stock = garbage.stock(abandoned);
+    let collected = collect(engine, Extent::All, watch);
+    garbage.settle(&stock, abandoned, collected.is_ok());
+    if collected.is_ok() {
+        engine.work.record_collection(None);
+    }
+    collected
 }
 
 /// Rests as long as a group of packs has taken, so that readers and writers get their share of the machine. Returns

@@ -15,7 +15,12 @@
 mod recover;
 mod threads;
 
-use std::{collections::HashSet, io::ErrorKind, path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    io::ErrorKind,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
 pub(crate) use threads::Running;
 
@@ -123,10 +128,8 @@ fn begin(ctx: Arc<Context>, mut manifest: ManifestStore, recovered: Recovered) -
         recovered: replayed,
     };
     let jobs = Jobs::new(ctx.order);
-    if !clean {
-        // What was dropped before the crash is not known any more.
-        jobs.garbage.record_unknown();
-    }
+    // What was dropped before a crash is not known any more.
+    jobs.garbage.record_dropped(if clean { before.dropped } else { u64::MAX });
     Ok(Engine {
         clock: Clock::new(Arc::clone(&ctx.env), time, ctx.order),
         catalogue: Catalogue::new(ctx.order),
@@ -194,6 +197,10 @@ fn seal(engine: &Engine, recovered: Result<()>) -> Result<()> {
     let mut edit = Edit::new([Change::Seqnos { last, next, ceiling: Seqno(0), time }]);
     for (number, end) in ends {
         edit.push(Change::LogEnd { number, end });
+    }
+    let dropped = engine.jobs.garbage.for_close(engine.store.abandoned().load(Ordering::Relaxed));
+    if dropped != editing.version().dropped {
+        edit.push(Change::Dropped { bytes: dropped });
     }
     editing.seal(&edit)
 }

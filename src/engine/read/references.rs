@@ -6,8 +6,9 @@ use super::large::{LargeValue, Leaves, decode};
 use crate::{
     base::{ChunkId, Corruption, Error, FileNumber, Result},
     chunk::{
+        pack::ChunkPlace,
         recipe::{Recipe, Reference},
-        record::Line,
+        record::{Line, record_len},
     },
     engine::{KeyspaceRef, chunk_store::Frontier, files::chunks::ChunkSet},
 };
@@ -17,12 +18,13 @@ use crate::{
 pub(crate) struct Records {
     bits: Vec<u64>,
     count: u32,
+    bytes: u64,
     /// The ids of the records, added up: numbers of records come from places, which a file may lie about.
     sum: u128,
 }
 
 impl Records {
-    fn add(&mut self, ordinal: u32, id: &ChunkId) {
+    fn add(&mut self, ordinal: u32, place: &ChunkPlace) {
         let (word, bit) = (ordinal as usize / 64, 1 << (ordinal % 64));
         if self.bits.len() <= word {
             self.bits.resize(word + 1, 0);
@@ -30,8 +32,14 @@ impl Records {
         if let Some(word) = self.bits.get_mut(word).filter(|word| **word & bit == 0) {
             *word |= bit;
             self.count += 1;
-            self.sum = self.sum.wrapping_add(part(id));
+            self.bytes = self.bytes.saturating_add(record_len(place.stored_len));
+            self.sum = self.sum.wrapping_add(part(&place.id));
         }
+    }
+
+    /// Returns the bytes of the records.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Returns the number of records.
@@ -124,8 +132,8 @@ impl References {
         // What stands in both is needed in both: a pack without a name may be not on the disk, and it may hold what
         // was stored anew because the copy with a name is damaged.
         let named = chunks.named(id)?;
-        if let Some((pack, ordinal)) = named {
-            self.packs.entry(pack).or_default().add(ordinal, id);
+        if let Some((pack, place, ordinal)) = named {
+            self.packs.entry(pack).or_default().add(ordinal, &place);
         }
         let is_unnamed = chunks.stands_unnamed(id);
         if is_unnamed {

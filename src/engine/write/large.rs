@@ -272,7 +272,8 @@ impl ChunkWriter {
         let recipe = builder.finish(origin.clone(), &mut put)?;
         engine.store.counts.values.fetch_add(1, Ordering::Relaxed);
         engine.store.counts.value_bytes.fetch_add(len, Ordering::Relaxed);
-        if self.has_told {
+        // A batch may hold thousands of values: of a tree it holds the root alone.
+        if self.has_told || recipe.height > 0 {
             self.refer_to(vec![recipe.clone()])?;
         }
         Ok((recipe, self.tally, self.writing))
@@ -677,6 +678,27 @@ fn is_cut_from(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{KeyspaceOptions, Options, env::Sim};
+
+    /// A batch of thousands of values must not take more memory for what they hold than for the values' recipes.
+    #[test]
+    fn a_value_that_waits_for_its_commit_holds_the_root_of_its_tree_alone() {
+        let db = Options::new().env(Sim::new(1)).open("/db").unwrap();
+        let k = db.keyspace("k", KeyspaceOptions::new().chunking(Chunking::fixed(512))).unwrap();
+        let value: Vec<u8> = (0..512u32 * 3000).map(|at| at.wrapping_mul(0x9e37_79b9).to_le_bytes()[2]).collect();
+        let mut batch = db.batch();
+        for key in ["a", "b"] {
+            batch.put(&k, key, &value);
+        }
+        let frontiers = db.engine().store.frontiers();
+        assert_eq!(frontiers.len(), 2);
+        for frontier in frontiers {
+            let references: usize = frontier.open.iter().map(|recipe| recipe.references.len()).sum();
+            assert!(frontier.found.is_empty() && (1..=256).contains(&references), "{references} references");
+        }
+        drop(batch);
+        assert!(db.engine().store.frontiers().is_empty());
+    }
 
     #[test]
     fn a_hole_is_zero_in_every_byte() {

@@ -36,11 +36,13 @@ use crate::{
     engine::{
         Durability, Engine, KeyspaceRef,
         catalogue::dropped,
+        chunk_store::Writing,
         jobs::{drawn_step, flush_recovered},
         locks::Guard,
         log::CommitState,
     },
     manifest::{Change, Edit},
+    merge::MergeStrategy,
     wal::{BATCH_LEN_MAX, BatchBuf},
 };
 use conflicts::{ReadCheck, ReadSet};
@@ -53,7 +55,17 @@ pub(crate) fn commit(engine: &Arc<Engine>, staged: Staged, durability: Option<Du
         Some(error) => Err(error),
         None => decide_and_commit(engine, batch, &keyspaces, durability, None),
     };
-    committed.inspect(|_| writing.iter().for_each(|writing| writing.set_committed()))
+    committed.inspect(|_| record_committed(&writing, &keyspaces))
+}
+
+/// Records that what was stored for a commit is referred to now. Where the first value wins, it may not be: then it
+/// counts as given up.
+fn record_committed(writing: &[Arc<Writing>], keyspaces: &[KeyspaceRef]) {
+    if !keyspaces.iter().any(|keyspace| matches!(keyspace.strategy, MergeStrategy::FirstWins)) {
+        for writing in writing {
+            writing.set_committed();
+        }
+    }
 }
 
 /// Commits a single write, without what a batch of several needs.
@@ -61,7 +73,7 @@ pub(crate) fn commit_one(engine: &Arc<Engine>, keyspace: &KeyspaceRef, write: Wr
     let mut batch = BatchBuf::default();
     let writing = stage::stage(engine, &mut batch, keyspace, write)?;
     let committed = decide_and_commit(engine, batch, std::slice::from_ref(keyspace), None, None);
-    committed.inspect(|_| writing.iter().for_each(|writing| writing.set_committed()))
+    committed.inspect(|_| record_committed(writing.as_slice(), std::slice::from_ref(keyspace)))
 }
 
 /// Commits a batch if what was read for it still holds; decides it first if the strategy of a keyspace decides at the

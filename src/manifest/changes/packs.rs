@@ -46,3 +46,14 @@ pub(crate) fn encode_remove(out: &mut Writer, number: FileNumber) -> u8 {
 pub(crate) fn decode_remove(body: &mut Reader<'_>) -> Result<Change, Corruption> {
     Ok(Change::RemovePack { number: file_number(body, "pack number")? })
 }
+
+pub(crate) const DROPPED: u8 = 129;
+
+pub(crate) fn encode_dropped(out: &mut Writer, bytes: u64) -> u8 {
+    out.varint(bytes);
+    DROPPED
+}
+
+pub(crate) fn decode_dropped(body: &mut Reader<'_>) -> Result<Change, Corruption> {
+    Ok(Change::Dropped { bytes: body.varint("bytes dropped")? })
+}
