@@ -409,7 +409,7 @@ fn copy_keyspace(
         }
         let value = wide.as_deref().unwrap_or_else(|| scan.entry().1);
         if kind == Kind::Recipe {
-            needed.add(scan.chunks(), reference, scan.key(), value)?;
+            needed.add(scan.chunks(), (reference, scan.key()), value, &|| view.engine().check_open())?;
         }
         if let Some(open) = &mut writer {
             open.add(&entry, scan.key(), value)?;

@@ -74,14 +74,14 @@ pub(super) fn collect(engine: &Engine, extent: Extent, watch: &mut Watch<'_>) ->
     engine.jobs.garbage.record_found(live(&wasteful) + live(&others), left - live(&others));
     drop((wasteful, others));
     drop((marked, first));
-    if condemned.is_empty() {
-        watch.end_part()?;
-        return Ok(Vec::new());
-    }
-    engine.ctx.pass("collect: marked, then condemned");
-    engine.store.condemn(condemned.iter().copied());
-    engine.ctx.pass("collect: condemned, then marked again");
-    let collected = collect_condemned(engine, &condemned, extent, merges, watch);
+    let collected = if condemned.is_empty() {
+        watch.end_part().map(|()| Vec::new())
+    } else {
+        engine.ctx.pass("collect: marked, then condemned");
+        engine.store.condemn(condemned.iter().copied());
+        engine.ctx.pass("collect: condemned, then marked again");
+        collect_condemned(engine, &condemned, extent, merges, watch)
+    };
     // If the outcome of an edit is in doubt, both old and new packs stay (L10), and so does what is condemned.
     let is_certain = !engine.files.edit().manifest().in_doubt() && engine.health.check_writable().is_ok();
     if is_certain {
@@ -105,7 +105,7 @@ fn collect_condemned(
     let files = engine.files.current();
     let mut marked = mark(engine, &files, watch)?;
     for frontier in &frontiers {
-        marked.add_frontier(&files.chunks, frontier)?;
+        marked.add_frontier(&files.chunks, frontier, &|| check_not_stopping(engine))?;
     }
     marked.check_complete()?;
     // What the first mark has not met and this one has may make a pack needed as it is.
@@ -170,7 +170,13 @@ fn groups(mut packs: Vec<(u64, FileNumber)>, bytes_max: u64, packs_max: usize) -
 
 /// Fails once the collection should give up: closing waits for it.
 fn check_going_on(engine: &Engine) -> Result<()> {
-    if engine.health.is_stopping() { Err(Error::Closed) } else { engine.health.check_writable() }
+    check_not_stopping(engine)?;
+    engine.health.check_writable()
+}
+
+/// Fails once the database is being closed.
+fn check_not_stopping(engine: &Engine) -> Result<()> {
+    if engine.health.is_stopping() { Err(Error::Closed) } else { engine.check_open() }
 }
 
 /// Replaces packs by what is needed of them: together, or one by one where the disk has no room for all. Returns those
@@ -306,7 +312,10 @@ fn copy_records(
 /// Returns what the recipes of a superversion refer to.
 fn mark(engine: &Engine, files: &Arc<SuperVersion>, watch: &mut Watch<'_>) -> Result<References> {
     let mut marked = References::default();
-    each_recipe(engine, files, watch, |keyspace, key, recipe| marked.add(&files.chunks, keyspace, key, recipe))?;
+    let go_on = || check_not_stopping(engine);
+    each_recipe(engine, files, watch, |keyspace, key, recipe| {
+        marked.add(&files.chunks, (keyspace, key), recipe, &go_on)
+    })?;
     Ok(marked)
 }
 
@@ -350,10 +359,7 @@ fn each_in(
     source.seek(Some(&[]))?;
     while let Some(entry) = source.entry() {
         if entry.kind == Kind::Recipe {
-            engine.check_open()?;
-            if engine.health.is_stopping() {
-                return Err(Error::Closed);
-            }
+            check_not_stopping(engine)?;
             let key = entry.key.to_vec();
             told(keyspace, &key, &source.value())?;
         }
@@ -367,18 +373,19 @@ fn each_in(
 pub(crate) fn freeable(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Result<u64> {
     engine.check_open()?;
     let (mut own, mut others, mut bytes) = (References::default(), References::default(), 0);
+    let go_on = || check_not_stopping(engine);
     let frontiers = engine.store.frontiers();
     let files = engine.files.current();
     each_recipe(engine, &files, &mut Watch::silent(), |of, its_key, recipe| {
         if (of.id, its_key) == (keyspace.id, key) {
             bytes += (its_key.len() + recipe.len()) as u64;
-            own.add(&files.chunks, of, its_key, recipe)
+            own.add(&files.chunks, (of, its_key), recipe, &go_on)
         } else {
-            others.add(&files.chunks, of, its_key, recipe)
+            others.add(&files.chunks, (of, its_key), recipe, &go_on)
         }
     })?;
     for frontier in &frontiers {
-        others.add_frontier(&files.chunks, frontier)?;
+        others.add_frontier(&files.chunks, frontier, &go_on)?;
     }
     own.check_complete()?;
     others.check_complete()?;

@@ -146,14 +146,14 @@ pub(super) fn collect_if_due(engine: &Engine) -> Result<bool> {
     let collected = collect(engine, Extent::Worth, &mut Watch::silent());
     garbage.settle(&stock, abandoned, collected.is_ok());
     let now = engine.ctx.monotonic();
+    let rest = Micros(now.saturating_sub(began).0.saturating_mul(SHARE));
     match &collected {
         Ok(_) => {
-            let rest = Micros(now.saturating_sub(began).0.saturating_mul(SHARE));
             garbage.not_before.store(now.saturating_add(rest).0, Relaxed);
             engine.work.record_collection(None);
         }
         Err(error) => {
-            garbage.not_before.store(now.saturating_add(TRY_AGAIN).0, Relaxed);
+            garbage.not_before.store(now.saturating_add(rest.max(TRY_AGAIN)).0, Relaxed);
             if !matches!(error, Error::Closed) {
                 engine.work.record_collection(Some(error));
             }

@@ -123,7 +123,9 @@ fn rewrite_places(engine: &Engine, is_due: impl Fn(u64, u64) -> bool, watch: &mu
 /// Replaces all segments of places. Until then readers ask the tables of the packs themselves.
 pub(super) fn rebuild_places(engine: &Engine) -> Result<()> {
     // The newest pack counts here, and the newest place elsewhere: behind the mark of a collection no place may move.
+    let waiting = engine.jobs.garbage.wait();
     let _no_collection = engine.jobs.collecting.lock();
+    drop(waiting);
     // Only one at a time writes places (L6).
     let _one = engine.jobs.flushing.lock();
     let _no_compaction = engine.jobs.slots.take(PLACES)?;

@@ -83,8 +83,15 @@ pub(crate) struct References {
 }
 
 impl References {
-    /// Adds what the recipe of a key refers to. What is damaged is passed over, and remembered.
-    pub(crate) fn add(&mut self, chunks: &ChunkSet, keyspace: &KeyspaceRef, key: &[u8], entry: &[u8]) -> Result<()> {
+    /// Adds what the recipe of a key refers to. What is damaged is passed over, and remembered. `go_on` is asked before
+    /// each node: a value of a terabyte has half a million.
+    pub(crate) fn add(
+        &mut self,
+        chunks: &ChunkSet,
+        (keyspace, key): (&KeyspaceRef, &[u8]),
+        entry: &[u8],
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
         let recipe = match decode(keyspace, key, entry) {
             Ok(recipe) => recipe,
             Err(error) => {
@@ -92,17 +99,23 @@ impl References {
                 return Ok(());
             }
         };
-        self.add_recipe(LargeValue { chunks, keyspace, key }, recipe)
+        self.add_recipe(LargeValue { chunks, keyspace, key }, recipe, go_on)
     }
 
     /// Adds what a writer under way refers to.
-    pub(crate) fn add_frontier(&mut self, chunks: &ChunkSet, frontier: &Frontier) -> Result<()> {
+    pub(crate) fn add_frontier(
+        &mut self,
+        chunks: &ChunkSet,
+        frontier: &Frontier,
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
         let Frontier { keyspace, found, open } = frontier;
         found.iter().try_for_each(|id| self.add_chunk(chunks, id))?;
-        open.iter().try_for_each(|recipe| self.add_recipe(LargeValue { chunks, keyspace, key: &[] }, recipe.clone()))
+        let value = LargeValue { chunks, keyspace, key: &[] };
+        open.iter().try_for_each(|recipe| self.add_recipe(value, recipe.clone(), go_on))
     }
 
-    fn add_recipe(&mut self, value: LargeValue<'_>, recipe: Recipe) -> Result<()> {
+    fn add_recipe(&mut self, value: LargeValue<'_>, recipe: Recipe, go_on: &dyn Fn() -> Result<()>) -> Result<()> {
         let chunks = value.chunks;
         chunks.store.with_reader(|reader| {
             let mut leaves = Leaves::new(recipe);
@@ -110,6 +123,7 @@ impl References {
                 let next = leaves.next(|node, height| {
                     let hole = || vec![Reference { id: None, len: node.len }];
                     let Some(id) = node.id.filter(|id| self.followed.insert(*id)) else { return Ok(hole()) };
+                    go_on()?;
                     self.add_chunk(chunks, &id)?;
                     match value.node(node, height, reader) {
                         Err(error @ Error::CorruptChunk { .. }) => {
