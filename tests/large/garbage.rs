@@ -377,3 +377,27 @@ fn what_a_collection_leaves_to_a_compaction_that_is_cancelled_is_collected_later
     let held = settled(&machine, &db);
     assert!(held < 12_000_000, "{held} bytes for 8.5 MB");
 }
+
+/// Dead packs make room for copies also in a collection that nobody has asked for: their files go before its end.
+#[test]
+fn a_full_disk_is_emptied_by_itself() {
+    let machine = Sim::new(1);
+    let db = open_small(&machine);
+    let k = keyspace(&db);
+    let mut batch = db.batch();
+    batch.put(&k, "kept", noise(100, 6_000_000));
+    batch.put(&k, "gone", noise(101, 6_000_000));
+    batch.commit().unwrap();
+    db.flush().unwrap();
+    for seed in 0..8 {
+        k.put(format!("gone {seed}"), noise(seed, 2_000_000)).unwrap();
+        db.flush().unwrap();
+    }
+    settle(&machine, &db);
+    k.delete_range("gone".."gonf").unwrap();
+    // Room for less than is needed of the oldest pack.
+    machine.set_space(Some(bytes_of(&machine, &machine.files()) + 1_000_000));
+    let held = settled(&machine, &db);
+    assert!(held < 6_400_000, "{held} bytes");
+    assert!(k.get("kept").unwrap().unwrap() == noise(100, 6_000_000));
+}

@@ -53,6 +53,7 @@ impl<'c> PackCopies<'c> {
         pack.sync()?;
         let mut lines = pack.lines().to_vec();
         lines.sort_unstable_by_key(|line| line.id);
+        assert_eq!(meta.records as usize, lines.len(), "the places of pack {}", meta.number);
         self.places.extend(NamedPlace::of(meta.number, &lines));
         self.packs.push(meta);
         Ok(())

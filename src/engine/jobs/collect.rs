@@ -46,12 +46,11 @@ pub(super) enum Extent {
     All,
 }
 
-/// Lets go of chunks that nothing needs.
+/// Lets go of chunks that nothing needs; returns the packs that stay because something that is needed of them cannot be
+/// read.
 ///
 /// # Errors
 /// If a recipe or a node cannot be read: nobody knows what it refers to, so that everything stays.
-///
-/// Returns the packs that stay because something that is needed of them cannot be read.
 pub(super) fn collect(engine: &Engine, extent: Extent, watch: &mut Watch<'_>) -> Result<Vec<FileNumber>> {
     // One at a time: each condemns packs, and takes back those that stay.
     let waiting = engine.jobs.garbage.wait();

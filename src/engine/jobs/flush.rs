@@ -156,7 +156,9 @@ fn end_packs(
     if let Some(epoch) = epochs.iter().find(|epoch| epoch.log() == memtable.log())
         && let Some(pack) = epoch.seal()?
     {
-        places.extend(NamedPlace::of(pack.number, &epoch.lines()));
+        let lines = epoch.lines();
+        assert_eq!(pack.records as usize, lines.len(), "the places of pack {}", pack.number);
+        places.extend(NamedPlace::of(pack.number, &lines));
         packs.push(pack);
     }
     if let Some(recovered) = recovered.as_ref().filter(|recovered| recovered.log == memtable.log()) {
@@ -164,8 +166,6 @@ fn end_packs(
         packs.extend(copies);
         places.extend(their_places);
     }
-    let records: usize = packs.iter().map(|pack| pack.records as usize).sum();
-    assert_eq!(records, places.len(), "records of {} packs, and their places", packs.len());
     sort_places(&mut places);
     Ok((packs, places))
 }

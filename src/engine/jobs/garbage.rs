@@ -7,7 +7,10 @@
 //! ```
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -137,14 +140,15 @@ pub(super) fn are_small_many(version: &Version) -> bool {
 /// as much as all memtables, and a tenth of all packs: a mark reads every recipe.
 pub(super) fn collect_if_due(engine: &Engine) -> Result<bool> {
     let (garbage, abandoned) = (&engine.jobs.garbage, engine.store.abandoned());
-    let version = &engine.files.current().version;
+    // Not the files of that version: packs that go would keep their room until the end.
+    let version = Arc::clone(&engine.files.current().version);
     let stored: u64 = version.packs.values().map(|pack| pack.stored_bytes).sum();
     let raw: u64 = version.packs.values().map(|pack| pack.raw_bytes).sum();
     let compressed = u128::from(garbage.dropped.load(Relaxed)) * u128::from(stored) / u128::from(raw.max(1));
     let dropped = u64::try_from(compressed).unwrap_or(u64::MAX).saturating_add(abandoned.load(Relaxed));
     let least = (4 * engine.ctx.options.memtable_bytes()).max(stored / 10);
     let failed = engine.work.has_collection_failed();
-    let reason = dropped >= least || garbage.unknown.load(Relaxed) || are_small_many(version) || failed;
+    let reason = dropped >= least || garbage.unknown.load(Relaxed) || are_small_many(&version) || failed;
     if stored == 0 || !reason || engine.ctx.monotonic().0 < garbage.not_before.load(Relaxed) {
         return Ok(false);
     }
