@@ -25,6 +25,7 @@
 //! | store and read large values | [`Keyspace::writer`], [`Keyspace::reader`], [`Keyspace::read_at`], [`Batch::adopt`] |
 //! | set how large values are cut and shared | [`KeyspaceOptions::chunk_threshold`], [`Chunking`], [`KeyspaceOptions::dedup_scope`], [`Compression`] |
 //! | describe and copy large values | [`Keyspace::stat`], [`Keyspace::recipe`], [`Keyspace::copy`], [`Keyspace::adopt`] |
+//! | read, store and exchange single chunks | [`Db::chunks`], [`Keyspace::chunks`], [`HaveYou`] |
 //! | explain a read | [`Keyspace::explain`] |
 //! | build and merge static tables in files of their own | [`phash`] |
 //! | read the past | [`Db::snapshot`], [`Db::as_of`], [`Db::as_of_time`], [`View`] |
@@ -60,15 +61,19 @@ mod segment;
 mod wal;
 
 pub use api::{
-    Batch, Change, Commit, Commits, Cursor, Db, Diff, History, HistoryRange, Keyspace, Range, RangeKeys, StagedValue,
-    Stored, ValueReader, ValueWriter, Version, View, WriteOptions,
+    Batch, Change, ChunkIds, Chunks, Commit, Commits, Cursor, Db, Diff, History, HistoryRange, Keyspace, Lease, Range,
+    RangeKeys, StagedValue, Stored, ValueReader, ValueWriter, Version, View, WriteOptions,
 };
 pub use base::{Bytes, ChunkId, Corruption, Error, KeyRange, Receipt, Result, Seqno, SeqnoRange};
-pub use chunk::cut::Chunking;
+pub use chunk::{
+    cut::Chunking,
+    exchange::{Have, HaveYou},
+};
 pub use compaction::{CompactionPolicy, Policy, VersionInfo};
 pub use engine::{
-    ChunkStats, Compacted, Compression, Durability, Explain, KeyspaceOptions, KeyspaceSpace, LevelStats, Options, Pin,
-    PinStats, Progress, ReadOutcome, ReadStep, Recipe, Report, SpaceUse, Stat, Stats, VerifyFinding, ViewStats,
+    ChunkFacts, ChunkHolders, ChunkStats, Compacted, Compression, Durability, Explain, KeyspaceOptions, KeyspaceSpace,
+    LevelStats, Options, Pin, PinStats, Progress, ReadOutcome, ReadStep, Recipe, Report, SpaceUse, Stat, Stats,
+    VerifyFinding, ViewStats,
 };
 pub use merge::strategy::{CustomMerge, Merge, MergeStrategy};
 

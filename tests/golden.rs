@@ -6,14 +6,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use chronolith::{
-    Chunking, Compression, Durability, Error, KeyspaceOptions, MergeStrategy, Options, Policy, ReadStep, WriteOptions,
-    env,
+    ChunkId, Chunking, Compression, Durability, Error, Have, HaveYou, KeyspaceOptions, MergeStrategy, Options, Policy,
+    ReadStep, WriteOptions, env,
     merge::append_items,
     phash::{Hash, Map, MapBuilder, MergeOptions, Mphf, merge_to},
 };
@@ -512,4 +513,67 @@ fn format_1_is_read_and_goes_on() {
     let refused = Options::new().env(machine.clone()).open(DATABASE).unwrap_err();
     assert!(matches!(refused, Error::NewerFormat { version: 2, .. }), "{refused}");
     assert_eq!(files(&machine), before);
+}
+
+/// What another language must read and write too: the vectors of `docs/format/exchange.md`.
+#[test]
+fn questions_about_chunks_and_their_answers_are_those_of_the_format() {
+    let hex = |bytes: &[u8]| {
+        bytes.iter().fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").unwrap();
+            text
+        })
+    };
+    let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+    let mut text = "\
+# Messages of format 1 between stores, encoded as hexadecimal digits. The ids of a question follow each other; an answer
+# has a digit for each id, in their order. What is refused is no encoding of any message.
+"
+    .to_owned();
+    let id = |byte: u8| {
+        ChunkId::from_bytes(std::array::from_fn(|at| byte.wrapping_mul(31).wrapping_add(at.to_le_bytes()[0])))
+    };
+    for count in [1u8, 2, 9] {
+        let question = HaveYou::new((0..count).map(id)).unwrap();
+        let ids: Vec<String> = question.ids().iter().map(ToString::to_string).collect();
+        writeln!(text, "question | {} | {}", ids.join(" "), hex(&question.encode())).unwrap();
+        assert_eq!(HaveYou::decode(&question.encode()).unwrap(), question);
+    }
+    // An answer is made by a database.
+    let db = Options::new().env(env::Sim::new(1)).open("/db").unwrap();
+    for count in [1u8, 8, 9, 20] {
+        let mut ids = Vec::new();
+        let mut leases = Vec::new();
+        for at in 0..count {
+            let lease = db.chunks().put([at, count]).unwrap();
+            ids.push(if at % 3 == 0 { lease.id() } else { id(at) });
+            leases.push(lease);
+        }
+        let answer = db.chunks().answer(&HaveYou::new(ids).unwrap()).unwrap();
+        let bits: String = answer.iter().map(|has| if has { '1' } else { '0' }).collect();
+        writeln!(text, "answer | {bits} | {}", hex(&answer.encode())).unwrap();
+    }
+    let one = hex(id(1).as_bytes());
+    for (what, bytes) in [
+        ("question", format!("0a1f{}", one.get(2..).unwrap())),
+        ("question", format!("0aa000{one}")),
+        ("question", format!("0a20{one}0a20{one}")),
+        ("question", format!("0a20{one}1001")),
+        ("question", format!("1220{one}")),
+        ("answer", "120101".to_owned()),
+        ("answer", "0801".to_owned()),
+        ("answer", "08011202".to_owned() + "0100"),
+        ("answer", "08011201".to_owned() + "03"),
+        ("answer", "0808120100".to_owned() + "1801"),
+        ("answer", "080112010108".to_owned()),
+        ("answer", "0881800412010a".to_owned()),
+    ] {
+        let raw: Vec<u8> = bytes.as_bytes().chunks(2).map(byte).collect();
+        assert!(
+            if what == "question" { HaveYou::decode(&raw).is_err() } else { Have::decode(&raw).is_err() },
+            "{bytes}"
+        );
+        writeln!(text, "refused {what} | {bytes}").unwrap();
+    }
+    pin(&folder("have-you-1.txt"), text.as_bytes());
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::ControlFlow, path::Path, sync::Arc, time::SystemTime};
 
-use super::{Batch, Commits, Diff, Keyspace, View};
+use super::{Batch, Chunks, Commits, Diff, Keyspace, View};
 use crate::{
     base::{Micros, Result, Seqno, SeqnoRange},
     engine::{
@@ -103,6 +103,12 @@ impl Db {
     /// [`Invalid`](crate::Error::Invalid) when there is no such keyspace.
     pub fn drop_keyspace(&self, name: impl AsRef<str>) -> Result<()> {
         keyspaces::drop_keyspace(self.engine(), name.as_ref())
+    }
+
+    /// Returns the chunks of the default dedup scope, for pipelines that cut, send and adopt values by themselves.
+    /// [`Keyspace::chunks`] are those of a keyspace with a scope of its own.
+    pub fn chunks(&self) -> Chunks {
+        Chunks::of_database(&self.owner)
     }
 
     /// Begins a batch: writes that are applied together or not at all. See [`Batch`].

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::ControlFlow, sync::Arc, time::Duration};
 
-use super::{Cursor, History, HistoryRange, Range, ValueReader, ValueWriter, View, WriteOptions, foreign};
+use super::{Chunks, Cursor, History, HistoryRange, Range, ValueReader, ValueWriter, View, WriteOptions, foreign};
 use crate::{
     base::{Bytes, Error, KeyRange, KeySpan, KeyspaceId, Micros, Receipt, Result, Seqno, SeqnoRange},
     chunk::cut::Chunking,
@@ -378,6 +378,11 @@ impl Keyspace {
         let key = key.as_ref();
         let stored = read::get_stored(self.engine(), &self.inner, key)?;
         stored.map_or(Ok(None), |(stored, _)| read::recipe(&self.inner, key, &stored))
+    }
+
+    /// Returns the chunks of this keyspace's dedup scope, all keyspaces of the scope together.
+    pub fn chunks(&self) -> Chunks {
+        Chunks::of_keyspace(self)
     }
 
     /// Gives a key the value of a recipe, whose chunks must be stored. A recipe names chunks by their content: whoever

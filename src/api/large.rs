@@ -10,7 +10,7 @@ use super::Keyspace;
 use crate::{
     base::{Error, Receipt, Result},
     engine::{
-        Durability, Running,
+        Durability, Recipe, Running,
         read::ValueReader as Reading,
         write::{self, LargeWriter, Staged, StagedLarge},
     },
@@ -128,8 +128,7 @@ impl ValueWriter {
     /// [`Invalid`](Error::Invalid) after a failed write; [`DiskFull`](Error::DiskFull), [`Io`](Error::Io),
     /// [`Poisoned`](Error::Poisoned), [`Closed`](Error::Closed).
     pub fn stage(self) -> Result<StagedValue> {
-        let owner = Arc::clone(self.keyspace.owner());
-        Ok(StagedValue { owner, staged: self.writer.stage()? })
+        Ok(StagedValue::new(self.keyspace.owner(), self.writer.stage()?))
     }
 
     /// Ends without a value, as dropping does.
@@ -163,6 +162,10 @@ impl fmt::Debug for StagedValue {
 }
 
 impl StagedValue {
+    pub(super) fn new(owner: &Arc<Running>, staged: StagedLarge) -> Self {
+        Self { owner: Arc::clone(owner), staged }
+    }
+
     pub(super) fn belongs_to(&self, owner: &Arc<Running>) -> bool {
         Arc::ptr_eq(&self.owner, owner)
     }
@@ -179,6 +182,11 @@ impl StagedValue {
     /// Returns whether the value is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Returns the recipe of the value; `None` if it will be stored inline. Its chunks stay while this is there.
+    pub fn recipe(&self) -> Option<Recipe> {
+        self.staged.recipe()
     }
 
     /// Returns the number of chunks of the value, as [`Stored::chunks`] counts them.

@@ -2,6 +2,7 @@
 
 mod batch;
 mod changes;
+mod chunks;
 mod db;
 mod iter;
 mod keyspace;
@@ -11,6 +12,7 @@ mod view;
 
 pub use batch::Batch;
 pub use changes::{Change, Commit, Commits, Diff, History, HistoryRange, Version};
+pub use chunks::{ChunkIds, Chunks, Lease};
 pub use db::Db;
 pub use iter::{Cursor, Range, RangeKeys};
 pub use keyspace::Keyspace;
@@ -46,7 +48,10 @@ safe_to_unwind!(
     Commits,
     ValueWriter,
     ValueReader,
-    StagedValue
+    StagedValue,
+    Chunks,
+    ChunkIds,
+    Lease
 );
 
 /// Returns the error for a keyspace that was opened through another database.

@@ -14,7 +14,7 @@ use std::fmt::{self, Display, Formatter};
 
 use mincdc::{Cdc as _, MinCdcHash4};
 
-use crate::base::Corruption;
+use crate::base::{Corruption, Error, Result};
 
 /// Maximum length of a chunk, in bytes.
 pub(crate) const CHUNK_LEN_MAX: usize = 1 << 20;
@@ -114,6 +114,16 @@ impl Chunking {
         };
         let bad = Corruption { offset: 0, what: "a chunking that this release knows" };
         chunking.filter(|chunking| chunking.is_valid()).ok_or(bad)
+    }
+
+    /// Fails if its size is out of bounds.
+    pub(crate) fn check(self) -> Result<()> {
+        if self.is_valid() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "{self} is out of bounds; fixed chunks have 512 to 1048576 bytes, content-defined ones 1024 to 524288 on average"
+        )))
     }
 
     /// Returns whether its size is within bounds: no chunk may be longer than 1 MiB.

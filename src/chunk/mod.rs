@@ -11,7 +11,9 @@
 
 pub(crate) mod codec;
 pub(crate) mod cut;
+pub(crate) mod exchange;
 pub(crate) mod id;
+mod message;
 pub(crate) mod pack;
 pub(crate) mod recipe;
 pub(crate) mod record;

@@ -315,10 +315,28 @@ impl PackReader {
         stored.map_err(|bad| bad.of(&self.path, place.offset))
     }
 
-    fn record<'r>(&self, place: &ChunkPlace, room: &'r mut Vec<u8>) -> Result<&'r [u8]> {
-        if !place.is_possible() {
-            return Err(Corruption { offset: 0, what: "a chunk inside the pack" }.of(&self.path, place.offset));
+    /// Reads what the record at a place says of its chunk, not the chunk.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::Error::Corrupt) if its header is damaged.
+    pub(crate) fn header(&self, place: &ChunkPlace) -> Result<ChunkHeader> {
+        self.check_possible(place)?;
+        let mut header = [0; RECORD_HEADER_LEN];
+        self.read(place.offset, &mut header)?;
+        let read = ChunkHeader::decode(&header, self.seed, place.offset).map_err(BadChunk::corruption);
+        let read = read.and_then(|header| check_place(&header, place).map(|()| header));
+        read.map_err(|bad| bad.of(&self.path, place.offset))
+    }
+
+    fn check_possible(&self, place: &ChunkPlace) -> Result<()> {
+        if place.is_possible() {
+            return Ok(());
         }
+        Err(Corruption { offset: 0, what: "a chunk inside the pack" }.of(&self.path, place.offset))
+    }
+
+    fn record<'r>(&self, place: &ChunkPlace, room: &'r mut Vec<u8>) -> Result<&'r [u8]> {
+        self.check_possible(place)?;
         let record = reused(room, place.record_len());
         self.read(place.offset, record)?;
         Ok(record)
@@ -535,7 +553,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        base::Error,
+        base::{Error, Micros},
+        chunk::record::NewChunk,
         chunk::{
             codec::Encoder,
             cut::Chunking,
@@ -586,7 +605,8 @@ mod tests {
     }
 
     fn encoded(scope: &Scope, encoder: &mut Encoder, kind: ChunkKind, chunk: &[u8], origin: &str) -> EncodedChunk {
-        EncodedChunk::new(kind, 0, scope.id(kind, chunk), chunk, origin, |out| encoder.encode(chunk, out))
+        let chunk = NewChunk { kind, scope: 0, id: scope.id(kind, chunk), bytes: chunk, origin, time: Micros(7) };
+        EncodedChunk::new(&chunk, |out| encoder.encode(chunk.bytes, out))
     }
 
     /// A pack of those chunks, and where each of them is.
@@ -807,7 +827,8 @@ mod tests {
         let mut put = |kind: ChunkKind, chunk: &[u8], known: &mut HashMap<ChunkId, Line>, pack: &mut PackWriter| {
             let id = Scope::Open.id(kind, chunk);
             known.entry(id).or_insert_with(|| {
-                let chunk = EncodedChunk::new(kind, 0, id, chunk, "", |out| encoder.encode(chunk, out));
+                let chunk = NewChunk { kind, scope: 0, id, bytes: chunk, origin: "", time: Micros(7) };
+                let chunk = EncodedChunk::new(&chunk, |out| encoder.encode(chunk.bytes, out));
                 pack.append(&chunk).unwrap()
             });
             id

@@ -3,6 +3,7 @@
 
 use super::{
     cut::{CHUNK_LEN_MAX, Chunking},
+    message::{BYTES, Fields, UNKNOWN, VARINT, once},
     record::ORIGIN_LEN_MAX,
 };
 use crate::{
@@ -19,10 +20,6 @@ pub(crate) const HEIGHT_MAX: u32 = 8;
 /// Forms: the first byte of an entry.
 const FORM_LIST: u8 = 1;
 const FORM_TREE: u8 = 2;
-
-/// Kinds of fields: the low three bits of a tag.
-const VARINT: u8 = 0;
-const BYTES: u8 = 2;
 
 /// A piece of a value: a chunk or node, or a hole of zeros without an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,62 +42,6 @@ pub(crate) struct Recipe {
     pub(crate) origin: String,
 }
 
-/// Reads the fields of a message, which ascend; a field may repeat where its reader lets it.
-struct Fields<'a> {
-    reader: Reader<'a>,
-    last: u8,
-}
-
-impl<'a> Fields<'a> {
-    fn new(reader: Reader<'a>) -> Self {
-        Self { reader, last: 0 }
-    }
-
-    /// Returns the number and kind of the next field.
-    fn next(&mut self) -> Result<Option<(u8, u8)>, Corruption> {
-        if self.reader.remaining() == 0 {
-            return Ok(None);
-        }
-        let tag = self.reader.u8("tag of a field")?;
-        let (number, kind) = (tag >> 3, tag & 7);
-        if number < self.last {
-            return Err(self.reader.corrupt("fields in ascending order"));
-        }
-        self.last = number;
-        Ok(Some((number, kind)))
-    }
-
-    /// Reads a number that is not its default.
-    fn number(&mut self) -> Result<u64, Corruption> {
-        match self.reader.varint("a number")? {
-            0 => Err(self.reader.corrupt("a field that is left out if it is 0")),
-            number => Ok(number),
-        }
-    }
-
-    /// Reads bytes that are not empty.
-    fn bytes(&mut self) -> Result<&'a [u8], Corruption> {
-        match self.reader.prefixed("bytes")? {
-            [] => Err(self.reader.corrupt("a field that is left out if it is empty")),
-            bytes => Ok(bytes),
-        }
-    }
-
-    fn message(&mut self) -> Result<Fields<'a>, Corruption> {
-        Ok(Fields::new(Reader::new(self.bytes()?)))
-    }
-}
-
-/// Fills a field that occurs once.
-fn once<T>(field: &mut Option<T>, value: T) -> Result<(), Corruption> {
-    match field.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(Corruption { offset: 0, what: "a field that occurs once" }),
-    }
-}
-
-const UNKNOWN: Corruption = Corruption { offset: 0, what: "a field that this release knows" };
-
 impl Reference {
     fn encode(&self, number: u8, out: &mut Writer) {
         let mut body = Writer::default();
@@ -120,7 +61,7 @@ impl Reference {
             match field {
                 (1, BYTES) => {
                     let bytes = <[u8; ChunkId::LEN]>::try_from(fields.bytes()?);
-                    let bytes = bytes.map_err(|_| fields.reader.corrupt("an id of 32 bytes"))?;
+                    let bytes = bytes.map_err(|_| fields.corrupt("an id of 32 bytes"))?;
                     once(&mut id, ChunkId::from_bytes(bytes))?;
                 }
                 (2, VARINT) => once(&mut len, fields.number()?)?,
@@ -168,19 +109,30 @@ pub(crate) fn encode_node(references: &[Reference], height: usize) -> Vec<u8> {
 
 /// Decodes a node whose references are `height` levels above the chunks and make up `len` bytes of a value.
 pub(crate) fn decode_node(bytes: &[u8], height: u32, len: u64) -> Result<Vec<Reference>, Corruption> {
+    let references = decode_references(bytes)?;
+    if check(&references, height)? == len {
+        return Ok(references);
+    }
+    Err(Corruption { offset: 0, what: "a node as long as its reference says" })
+}
+
+/// Checks that these bytes are a node, of whatever height.
+pub(crate) fn check_node(bytes: &[u8]) -> Result<(), Corruption> {
+    let references = decode_references(bytes)?;
+    check(&references, 0).or_else(|_| check(&references, 1)).map(drop)
+}
+
+fn decode_references(bytes: &[u8]) -> Result<Vec<Reference>, Corruption> {
     let mut fields = Fields::new(Reader::new(bytes));
     let mut references = Vec::new();
     while let Some(field) = fields.next()? {
         match field {
             (1, BYTES) if references.len() < REFERENCES_MAX => references.push(Reference::decode(fields.message()?)?),
-            (1, BYTES) => return Err(fields.reader.corrupt("1 to 256 references")),
+            (1, BYTES) => return Err(fields.corrupt("1 to 256 references")),
             _ => return Err(UNKNOWN),
         }
     }
-    if check(&references, height)? == len {
-        return Ok(references);
-    }
-    Err(fields.reader.corrupt("a node as long as its reference says"))
+    Ok(references)
 }
 
 /// Returns the length of the value that an entry's recipe tells, and nothing else of it; `None` if it is not the first
@@ -243,15 +195,15 @@ impl Recipe {
                 (2, BYTES) => once(&mut chunking, decode_chunking(fields.message()?)?)?,
                 (3, VARINT) => {
                     let levels = u32::try_from(fields.number()?).ok().filter(|levels| *levels <= HEIGHT_MAX);
-                    once(&mut height, levels.ok_or_else(|| fields.reader.corrupt("a height of at most 8"))?)?;
+                    once(&mut height, levels.ok_or_else(|| fields.corrupt("a height of at most 8"))?)?;
                 }
                 (4, BYTES) if references.len() < REFERENCES_MAX => {
                     references.push(Reference::decode(fields.message()?)?);
                 }
-                (4, BYTES) => return Err(fields.reader.corrupt("1 to 256 references")),
+                (4, BYTES) => return Err(fields.corrupt("1 to 256 references")),
                 (5, BYTES) => {
                     let text = std::str::from_utf8(fields.bytes()?).ok().filter(|text| text.len() <= ORIGIN_LEN_MAX);
-                    let text = text.ok_or_else(|| fields.reader.corrupt("an origin of at most 255 bytes"))?;
+                    let text = text.ok_or_else(|| fields.corrupt("an origin of at most 255 bytes"))?;
                     once(&mut origin, text.to_owned())?;
                 }
                 _ => return Err(UNKNOWN),

@@ -1,9 +1,9 @@
 //! A chunk as a pack holds it, and the table of a sealed pack: `docs/format/packs.md`.
 //!
 //! ```text
-//!  0          4           8          12        16   17    18    19 20     24   56
-//!  ├──────────┼───────────┼──────────┼─────────┼────┼─────┼─────┼──┼──────┼────┼─────────
-//!  │header crc│payload crc│ stored   │ raw len │kind│codec│flags│0 │scope │ id │ payload …   padded to 8
+//!  0          4           8          12        16   17    18    19 20     24   56     64
+//!  ├──────────┼───────────┼──────────┼─────────┼────┼─────┼─────┼──┼──────┼────┼──────┼─────────
+//!  │header crc│payload crc│ stored   │ raw len │kind│codec│flags│0 │scope │ id │ time │ payload …   padded to 8
 //! ```
 //!
 //! The header crc covers the seed of the pack (its own id and number) and the record's own offset, so that nothing
@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::{codec::Codec, cut::CHUNK_LEN_MAX, id::ChunkKind};
 use crate::{
-    base::{ChunkId, Corruption},
+    base::{ChunkId, Corruption, Micros},
     format::{Header, Reader, Writer, crc, record_crc},
 };
 
@@ -21,7 +21,7 @@ use crate::{
 pub(crate) const ALIGN: usize = 8;
 
 /// Length of a record's header.
-pub(crate) const RECORD_HEADER_LEN: usize = 56;
+pub(crate) const RECORD_HEADER_LEN: usize = 64;
 
 /// Offset of the first record of a pack.
 pub(crate) const FIRST_RECORD: u64 = Header::LEN as u64;
@@ -60,7 +60,22 @@ pub(crate) struct ChunkHeader {
     pub(crate) stored_len: u32,
     /// Length of the chunk.
     pub(crate) raw_len: u32,
+    /// When it was stored first.
+    pub(crate) time: Micros,
     payload_crc: u32,
+}
+
+/// A chunk that is to be stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewChunk<'c> {
+    pub(crate) kind: ChunkKind,
+    /// Number of the dedup scope that its id was made for.
+    pub(crate) scope: u32,
+    pub(crate) id: ChunkId,
+    pub(crate) bytes: &'c [u8],
+    /// Where the value came from; may be empty.
+    pub(crate) origin: &'c str,
+    pub(crate) time: Micros,
 }
 
 /// A chunk encoded for a pack, before it has a place: hashed and compressed outside of all locks.
@@ -73,14 +88,8 @@ pub(crate) struct EncodedChunk {
 
 impl EncodedChunk {
     /// Encodes a chunk; `store` appends its stored form to the record.
-    pub(crate) fn new(
-        kind: ChunkKind,
-        scope: u32,
-        id: ChunkId,
-        chunk: &[u8],
-        origin: &str,
-        store: impl FnOnce(&mut Vec<u8>) -> Codec,
-    ) -> Self {
+    pub(crate) fn new(chunk: &NewChunk<'_>, store: impl FnOnce(&mut Vec<u8>) -> Codec) -> Self {
+        let NewChunk { kind, scope, id, bytes, origin, time } = *chunk;
         assert!(origin.len() <= ORIGIN_LEN_MAX, "an origin of {} bytes", origin.len());
         let mut out = Writer::default();
         out.raw(&[0; RECORD_HEADER_LEN]);
@@ -102,7 +111,8 @@ impl EncodedChunk {
             scope,
             id,
             stored_len: len(payload.len()),
-            raw_len: len(chunk.len()),
+            raw_len: len(bytes.len()),
+            time,
             payload_crc: crc(&[payload]),
         };
         assert!(
@@ -124,6 +134,12 @@ impl EncodedChunk {
         let mut record = record.get(..end).unwrap_or_default().to_vec();
         record.resize(end.next_multiple_of(ALIGN), 0);
         Ok(Self { header, record })
+    }
+
+    /// Returns where the value came from whose write stored this chunk first; empty if nobody said.
+    pub(crate) fn origin(&self) -> &str {
+        // Checked when the record was made.
+        self.header.stored(&self.record).map_or("", |(_, origin)| origin)
     }
 
     /// Returns the length of its record.
@@ -201,6 +217,7 @@ impl ChunkHeader {
         out.u8(0);
         out.u32(self.scope);
         out.raw(self.id.as_bytes());
+        out.u64(self.time.0);
         out.into_bytes()
     }
 
@@ -221,6 +238,7 @@ impl ChunkHeader {
         let zero = reader.u8("header of a chunk")?;
         let scope = reader.u32("scope of a chunk")?;
         let id = ChunkId::from_bytes(reader.array("id of a chunk")?);
+        let time = Micros(reader.u64("time of a chunk")?);
         let known = kind.zip(codec).filter(|_| flags & !ORIGIN == 0 && zero == 0);
         let unknown = |what| BadChunk::Unknown(Corruption { offset: 0, what });
         let (kind, codec) = known.ok_or(unknown("a known kind, codec and flags of a chunk"))?;
@@ -228,7 +246,7 @@ impl ChunkHeader {
         if !are_plausible(codec, has_origin, stored_len, raw_len) {
             return Err(unknown("lengths of a chunk"));
         }
-        Ok(Self { kind, codec, has_origin, scope, id, stored_len, raw_len, payload_crc })
+        Ok(Self { kind, codec, has_origin, scope, id, stored_len, raw_len, time, payload_crc })
     }
 
     /// Returns the length of the record.
@@ -283,7 +301,7 @@ pub(crate) struct Line {
 impl Line {
     /// Returns the line of a record.
     pub(crate) fn of(header: &ChunkHeader, offset: u64) -> Self {
-        let ChunkHeader { kind, codec, has_origin, scope: _, id, stored_len, raw_len, payload_crc: _ } = *header;
+        let ChunkHeader { kind, codec, has_origin, id, stored_len, raw_len, .. } = *header;
         Self { id, offset, stored_len, raw_len, kind, codec, has_origin }
     }
 
@@ -410,7 +428,8 @@ mod tests {
 
     fn encoded(chunk: &[u8], origin: &str) -> EncodedChunk {
         let id = Scope::Open.id(ChunkKind::Data, chunk);
-        EncodedChunk::new(ChunkKind::Data, 0, id, chunk, origin, |out| {
+        let (kind, time) = (ChunkKind::Data, Micros(1_767_225_600_000_000));
+        EncodedChunk::new(&NewChunk { kind, scope: 0, id, bytes: chunk, origin, time }, |out| {
             out.extend_from_slice(chunk);
             Codec::Raw
         })

@@ -8,7 +8,7 @@ use super::{
     options::KeyspaceOptions,
 };
 use crate::{
-    base::{Error, KeyspaceId, Result, Seqno, TIMELINE},
+    base::{Error, KeyspaceId, PLACES, Result, Seqno, TIMELINE},
     compaction::Policy,
     manifest::{KeyspaceVersion, StoredOptions, StoredPolicy},
     merge::{MergeStrategy, name_of},
@@ -30,6 +30,12 @@ impl KeyspaceRef {
     fn new(keyspace: &KeyspaceVersion, strategy: MergeStrategy) -> Self {
         let KeyspaceVersion { id, born, ref options, ref name, .. } = *keyspace;
         Self { id, born, strategy, scope: options.scope, name: name.as_str().into() }
+    }
+
+    /// Returns what stands for a keyspace where there is none: chunks of the default scope, in no value.
+    pub(crate) fn of_chunks() -> Self {
+        let (strategy, name) = (MergeStrategy::LastWins, Arc::from("chunks"));
+        Self { id: PLACES, born: Seqno(0), strategy, scope: 0, name }
     }
 
     /// Adds the name of the keyspace to an error that names a key.

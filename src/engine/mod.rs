@@ -59,13 +59,13 @@ use std::{path::PathBuf, sync::Arc};
 pub(crate) use catalogue::KeyspaceRef;
 pub(crate) use check::verify;
 pub use check::{Report, VerifyFinding};
-pub use jobs::Compacted;
+pub use jobs::{ChunkHolders, Compacted};
 pub use keyspaces::KeyspaceSpace;
 pub(crate) use open::Running;
 pub use options::{Compression, Durability, KeyspaceOptions, Options};
 pub use pins::Pin;
 pub use read::{
-    Recipe, Stat,
+    ChunkFacts, Recipe, Stat,
     explain::{Explain, ReadOutcome, ReadStep},
 };
 pub(crate) use stats::collect as stats;

@@ -470,11 +470,11 @@ impl KeyspaceOptions {
 
     /// Fails for options of large values that are out of bounds.
     pub(super) fn check_large(&self, keyspace: &str) -> Result<()> {
-        if let Some(chunking) = self.chunking.filter(|chunking| !chunking.is_valid()) {
-            return Err(Error::invalid(format!(
-                "keyspace \"{keyspace}\": {chunking} is out of bounds; fixed chunks have 512 to 1048576 bytes, content-defined ones 1024 to 524288 on average"
-            )));
-        }
+        let chunking = self.chunking.map_or(Ok(()), Chunking::check);
+        chunking.map_err(|error| match error {
+            Error::Invalid { what } => Error::invalid(format!("keyspace \"{keyspace}\": {what}")),
+            other => other,
+        })?;
         if let Some(level) = self.compression.and_then(Compression::level)
             && !is_level(level)
         {

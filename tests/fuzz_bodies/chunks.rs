@@ -16,7 +16,7 @@ const RESEAL: u8 = 2;
 
 const HEADER_LEN: usize = 32;
 const LOG_RECORD_LEN: usize = 24;
-const PACK_RECORD_LEN: usize = 56;
+const PACK_RECORD_LEN: usize = 64;
 const PACK_TAIL_LEN: usize = 40;
 
 /// Room beside what is there, as in the bodies of the past.

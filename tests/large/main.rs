@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod chunks;
 mod collect;
 mod copies;
 mod crash;

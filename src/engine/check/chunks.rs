@@ -10,7 +10,7 @@ use crate::{
         Engine, KeyspaceRef,
         chunk_store::ReadRoom,
         files::{
-            chunks::{ChunkFacts, ChunkSet, damage},
+            chunks::{ChunkSet, StoredAt, damage},
             superversion::SuperVersion,
         },
         read::{LargeValue, Leaves, decode},
@@ -207,8 +207,8 @@ impl Check<'_> {
     ) -> Result<()> {
         let Self { chunks, packs, read, .. } = self;
         let lost = |path: &Path, offset| value.damaged(id, Corruption { offset, what: "the chunk" }.of(path, 0));
-        let facts = chunks.facts(&id)?.filter(|facts| len.is_none_or(|len| u64::from(facts.place.raw_len) == len));
-        let Some(ChunkFacts { pack, is_named, place }) = facts else { return Err(lost(chunks.path(), 0)) };
+        let facts = chunks.stored_at(&id)?.filter(|facts| len.is_none_or(|len| u64::from(facts.place.raw_len) == len));
+        let Some(StoredAt { pack, is_named, place }) = facts else { return Err(lost(chunks.path(), 0)) };
         if is_named {
             if packs.lost.contains(&pack) || packs.damaged.contains(&(pack, id)) {
                 return Err(lost(&chunks.path_of(pack), place.offset));

@@ -21,7 +21,7 @@ use crate::{
         cut::CHUNK_LEN_MAX,
         id::Scope,
         pack::{ChunkPlace, Pack, PackMeta, PackReader, Scanned, scan},
-        record::{EncodedChunk, Line},
+        record::{ChunkHeader, EncodedChunk, Line},
     },
     engine::{
         chunk_store::{ChunkStore, ReadRoom},
@@ -175,9 +175,24 @@ enum Found<'s> {
     Named(&'s PackHandle, ChunkPlace),
 }
 
-/// What is known of a chunk that is stored.
+impl<'s> Found<'s> {
+    fn reader(&self) -> Result<&'s PackReader> {
+        match *self {
+            Self::Open(_, reader, _) => Ok(reader),
+            Self::Named(handle, _) => Ok(handle.pack()?.reader()),
+        }
+    }
+
+    fn place(&self) -> ChunkPlace {
+        match self {
+            Self::Open(_, _, place) | Self::Named(_, place) => *place,
+        }
+    }
+}
+
+/// Where a chunk is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ChunkFacts {
+pub(crate) struct StoredAt {
     /// The pack that holds it.
     pub(crate) pack: FileNumber,
     /// Whether the manifest names that pack, as it does from its flush on.
@@ -374,26 +389,61 @@ impl ChunkSet {
     }
 
     /// Returns what a writer has to know of a chunk: `None` if it is to be stored.
-    pub(in crate::engine) fn known(&self, id: &ChunkId) -> Result<Option<ChunkFacts>> {
+    pub(in crate::engine) fn known(&self, id: &ChunkId) -> Result<Option<StoredAt>> {
         for epoch in &self.epochs {
             if let Some((line, pack)) = epoch.place(id).zip(epoch.pack()) {
-                return Ok(Some(ChunkFacts { pack, is_named: false, place: (&line).into() }));
+                return Ok(Some(StoredAt { pack, is_named: false, place: (&line).into() }));
             }
         }
-        self.facts(id)
+        self.stored_at(id)
     }
 
     /// Returns what is known of a chunk that a committed recipe refers to; `None` if it is not stored.
-    pub(in crate::engine) fn facts(&self, id: &ChunkId) -> Result<Option<ChunkFacts>> {
+    pub(in crate::engine) fn stored_at(&self, id: &ChunkId) -> Result<Option<StoredAt>> {
         Ok(self.find(id)?.map(|found| match found {
-            Found::Open(pack, _, place) => ChunkFacts { pack, is_named: false, place },
-            Found::Named(handle, place) => ChunkFacts { pack: handle.meta.number, is_named: true, place },
+            Found::Open(pack, _, place) => StoredAt { pack, is_named: false, place },
+            Found::Named(handle, place) => StoredAt { pack: handle.meta.number, is_named: true, place },
         }))
+    }
+
+    /// Writes to the files what writers have appended: from then on it can be read.
+    pub(in crate::engine) fn write_out(&self) -> Result<()> {
+        self.epochs.iter().try_for_each(|epoch| epoch.write_out())
+    }
+
+    /// Returns what the record of a chunk says of it; `None` if it is not stored. Its bytes are not read.
+    pub(in crate::engine) fn header(&self, id: &ChunkId) -> Result<Option<ChunkHeader>> {
+        self.find(id)?.map(|found| found.reader()?.header(&found.place())).transpose()
+    }
+
+    /// Returns a chunk as it is stored; `None` if it is not.
+    pub(in crate::engine) fn record(&self, id: &ChunkId, room: &mut Vec<u8>) -> Result<Option<EncodedChunk>> {
+        self.find(id)?.map(|found| found.reader()?.stored(&found.place(), room)).transpose()
     }
 
     /// Returns whether these are files with a pack, named or not.
     pub(in crate::engine) fn has_pack(&self, number: FileNumber) -> bool {
         self.packs.contains_key(&number) || self.unnamed_packs().any(|unnamed| unnamed == number)
+    }
+
+    /// Returns the packs that hold chunks, with a name or without, oldest last.
+    pub(in crate::engine) fn all_packs(&self) -> Vec<FileNumber> {
+        self.unnamed_packs().chain(self.packs.keys().rev().copied()).collect()
+    }
+
+    /// Returns the records of a pack, whose files hold them.
+    pub(in crate::engine) fn lines_of(&self, number: FileNumber) -> Result<Vec<Line>> {
+        if let Some(epoch) = self.epochs.iter().find(|epoch| epoch.pack() == Some(number)) {
+            return Ok(epoch.lines());
+        }
+        let recovered = self.recovered.as_ref().filter(|all| all.packs.iter().any(|pack| pack.number == number));
+        if let Some(recovered) = recovered {
+            let of_pack = |(pack, line): &(usize, Line)| {
+                recovered.packs.get(*pack).is_some_and(|pack| pack.number == number).then_some(*line)
+            };
+            return Ok(recovered.places.values().filter_map(of_pack).collect());
+        }
+        self.packs.get(&number).map_or(Ok(Vec::new()), |handle| handle.lines())
     }
 
     /// Returns where packs are, to name what holds a chunk that is nowhere.
@@ -420,17 +470,14 @@ impl ChunkSet {
     ) -> Result<()> {
         let gone = |what| Corruption { offset: 0, what }.of(&self.packs_path, 0);
         let Some(found) = self.find(id)? else { return Err(gone("a place for the chunk")) };
-        let (reader, place) = match &found {
-            Found::Open(_, reader, place) => (*reader, place),
-            Found::Named(handle, place) => (handle.pack()?.reader(), place),
-        };
+        let (reader, place) = (found.reader()?, found.place());
         if u64::from(place.raw_len) != len || at.saturating_add(place.raw_len as usize) > value.len() {
             return Err(
                 Corruption { offset: 0, what: "a chunk as long as its reference says" }.of(reader.path(), place.offset)
             );
         }
         let ReadRoom { decoder, room } = room;
-        reader.chunk_into(place, scope, decoder, room, value, at)
+        reader.chunk_into(&place, scope, decoder, room, value, at)
     }
 
     /// Returns the chunk of an id from the cache, or reads it into the cache.
@@ -454,7 +501,7 @@ impl ChunkSet {
 
     /// Reads a node, whose length no reference says.
     pub(in crate::engine) fn read_node(&self, id: &ChunkId, scope: &Scope, room: &mut ReadRoom) -> Result<Bytes> {
-        let facts = self.facts(id)?;
+        let facts = self.stored_at(id)?;
         let gone = || Corruption { offset: 0, what: "a place for the node" }.of(&self.packs_path, 0);
         let len = facts.ok_or_else(gone)?.place.raw_len;
         self.read_cached(id, u64::from(len), scope, room)

@@ -269,9 +269,10 @@ mod tests {
     use super::*;
     use crate::{
         KeyspaceOptions, Options,
+        base::Micros,
         chunk::{
             id::{ChunkKind, Scope},
-            record::EncodedChunk,
+            record::{EncodedChunk, NewChunk},
         },
         env::Sim,
     };
@@ -287,7 +288,8 @@ mod tests {
         let bytes = b"a chunk that comes late";
         let id = Scope::Open.id(ChunkKind::Data, bytes);
         let made = engine.store.with_encoder(None, |encoder| {
-            EncodedChunk::new(ChunkKind::Data, 0, id, bytes, "", |out| encoder.encode(bytes, out))
+            let chunk = NewChunk { kind: ChunkKind::Data, scope: 0, id, bytes, origin: "", time: Micros(7) };
+            EncodedChunk::new(&chunk, |out| encoder.encode(bytes, out))
         });
         let chunk = made.unwrap();
         for flushed in [false, true] {

@@ -11,12 +11,15 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::garbage::{SMALL, are_small_many, rest};
+use super::{
+    garbage::{SMALL, are_small_many, rest},
+    recipes::each_recipe,
+};
 use crate::{
-    base::{Error, FileNumber, Kind, Result, Seqno},
+    base::{Error, FileNumber, Result},
     chunk::pack::PackMeta,
     engine::{
-        Engine, KeyspaceRef,
+        Engine,
         files::{
             NewFiles,
             chunks::{NamedPlace, PackHandle, damage, sort_places, write_places},
@@ -27,9 +30,7 @@ use crate::{
         watch::Watch,
     },
     manifest::{Change, Edit},
-    memtable::MemCursor,
-    merge::{Direction, Source},
-    segment::{SegmentCursor, SegmentMeta, VersionCursor},
+    segment::SegmentMeta,
 };
 
 /// Packs that one edit replaces.
@@ -174,7 +175,7 @@ fn check_going_on(engine: &Engine) -> Result<()> {
 }
 
 /// Fails once the database is being closed.
-fn check_not_stopping(engine: &Engine) -> Result<()> {
+pub(super) fn check_not_stopping(engine: &Engine) -> Result<()> {
     if engine.health.is_stopping() { Err(Error::Closed) } else { engine.check_open() }
 }
 
@@ -316,79 +317,6 @@ fn mark(engine: &Engine, files: &Arc<SuperVersion>, watch: &mut Watch<'_>) -> Re
         marked.add(&files.chunks, (keyspace, key), recipe, &go_on)
     })?;
     Ok(marked)
-}
-
-/// Calls `told` with every recipe of a superversion: of every keyspace, dropped ones too, in both tiers and all
-/// memtables.
-fn each_recipe(
-    engine: &Engine,
-    files: &Arc<SuperVersion>,
-    watch: &mut Watch<'_>,
-    mut told: impl FnMut(&KeyspaceRef, &[u8], &[u8]) -> Result<()>,
-) -> Result<()> {
-    for (id, tree) in files.trees.iter() {
-        let Some(keyspace) = files.version.keyspaces.get(id).filter(|keyspace| !keyspace.is_hidden()) else {
-            continue;
-        };
-        // Of a strategy that this process was not given: it combines values, which are never cut.
-        let Ok(keyspace) = engine.catalogue.keyspace_ref(keyspace) else { continue };
-        for memtable in files.memtables(Seqno::MAX) {
-            each_in(engine, &keyspace, MemCursor::new(memtable, *id, Direction::Forward), &mut told)?;
-        }
-        for handle in tree.segments().filter(|handle| handle.meta.summary.recipes) {
-            // Whoever watches may cancel.
-            watch.step(0, 1)?;
-            let segment = Arc::clone(handle.segment()?);
-            if handle.meta.summary.history.is_some() {
-                each_in(engine, &keyspace, VersionCursor::new(segment), &mut told)?;
-            } else {
-                each_in(engine, &keyspace, SegmentCursor::new(segment, Direction::Forward), &mut told)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn each_in(
-    engine: &Engine,
-    keyspace: &KeyspaceRef,
-    mut source: impl Source,
-    told: &mut impl FnMut(&KeyspaceRef, &[u8], &[u8]) -> Result<()>,
-) -> Result<()> {
-    source.seek(Some(&[]))?;
-    while let Some(entry) = source.entry() {
-        if entry.kind == Kind::Recipe {
-            check_not_stopping(engine)?;
-            let key = entry.key.to_vec();
-            told(keyspace, &key, &source.value())?;
-        }
-        source.advance()?;
-    }
-    Ok(())
-}
-
-/// Returns the bytes on disk that only the versions of one key take: their recipes, and the chunks that nothing else
-/// refers to.
-pub(crate) fn freeable(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8]) -> Result<u64> {
-    engine.check_open()?;
-    let (mut own, mut others, mut bytes) = (References::default(), References::default(), 0);
-    let go_on = || check_not_stopping(engine);
-    let frontiers = engine.store.frontiers();
-    let files = engine.files.current();
-    each_recipe(engine, &files, &mut Watch::silent(), |of, its_key, recipe| {
-        if (of.id, its_key) == (keyspace.id, key) {
-            bytes += (its_key.len() + recipe.len()) as u64;
-            own.add(&files.chunks, (of, its_key), recipe, &go_on)
-        } else {
-            others.add(&files.chunks, (of, its_key), recipe, &go_on)
-        }
-    })?;
-    for frontier in &frontiers {
-        others.add_frontier(&files.chunks, frontier, &go_on)?;
-    }
-    own.check_complete()?;
-    others.check_complete()?;
-    Ok(bytes + own.bytes_beyond(&others, &files.chunks)?)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod flush;
 mod forget;
 mod garbage;
 mod places;
+mod recipes;
 mod slots;
 mod task;
 mod thin;
@@ -24,12 +25,14 @@ use std::{
     },
 };
 
-pub(crate) use collect::freeable;
 pub use compact::Compacted;
 pub(crate) use compact::{Scope, compact};
 pub(crate) use flush::flush;
 pub(super) use flush::{flush_recovered, flush_recovered_chunks};
 use garbage::Garbage;
+pub(crate) use places::rebuild;
+pub use recipes::ChunkHolders;
+pub(crate) use recipes::{freeable, why};
 use slots::CompactionSlots;
 pub(super) use worker::{WorkKind, background_step, drawn_step, idle_step, work_on};
 

@@ -120,6 +120,13 @@ fn rewrite_places(engine: &Engine, is_due: impl Fn(u64, u64) -> bool, watch: &mu
     Ok(true)
 }
 
+/// Makes the index of all chunks anew, as a job of its own.
+pub(crate) fn rebuild(engine: &Engine) -> Result<()> {
+    engine.check_open()?;
+    engine.health.check_writable()?;
+    engine.health.contain("the index of chunks, made anew", || rebuild_places(engine))
+}
+
 /// Replaces all segments of places. Until then readers ask the tables of the packs themselves.
 pub(super) fn rebuild_places(engine: &Engine) -> Result<()> {
     // The newest pack counts here, and the newest place elsewhere: behind the mark of a collection no place may move.

@@ -9,6 +9,7 @@
 //! `merge/lookup.rs` ([`meaning`](crate::merge::meaning)) alone decides what an entry means to a reader, for every
 //! verb; this module only finds the entries.
 
+mod chunks;
 pub(super) mod explain;
 mod history;
 mod large;
@@ -19,6 +20,8 @@ mod view;
 
 use std::sync::Arc;
 
+pub use chunks::ChunkFacts;
+pub(crate) use chunks::{ChunkSearch, ChunkWalk, answer, chunk, facts, header};
 pub(crate) use explain::explain;
 pub(crate) use history::{KeyVersion, RangeWalk, VersionWalk, history, history_range, newest_version};
 pub(crate) use large::{LargeValue, Leaves, VALUE_LEN_MAX, assemble, decode, equal};

@@ -182,7 +182,7 @@ impl References {
         }
         for id in self.unnamed.difference(&others.unnamed) {
             let named = chunks.named(id)?.is_some();
-            let facts = chunks.facts(id)?.filter(|_| !named);
+            let facts = chunks.stored_at(id)?.filter(|_| !named);
             bytes += facts.map_or(0, |facts| u64::from(facts.place.stored_len));
         }
         Ok(bytes)

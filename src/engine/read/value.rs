@@ -7,7 +7,7 @@ use std::{
 
 use super::large::{LargeValue, Leaves, decode};
 use crate::{
-    base::{Bytes, ChunkId, Error, Result},
+    base::{Bytes, ChunkId, Corruption, Error, Result},
     chunk::{
         cut::Chunking,
         recipe::{self, Reference},
@@ -68,6 +68,21 @@ impl std::fmt::Debug for Recipe {
 }
 
 impl Recipe {
+    /// Returns the recipe of these bytes, of a dedup scope.
+    pub(crate) fn decode_in(scope: u32, bytes: &[u8]) -> Result<Self> {
+        let recipe = recipe::Recipe::decode(bytes).map_err(|Corruption { offset, what }| {
+            Error::invalid(format!("these bytes are no recipe: at byte {offset}, not {what}"))
+        })?;
+        Ok(Self { recipe, scope })
+    }
+
+    /// Returns its bytes, as other databases and languages read them (`docs/format/exchange.md`):
+    /// [`Chunks::recipe`](crate::Chunks::recipe) reads them back.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        self.recipe.encode()
+    }
+
     /// Returns the length of the value in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {

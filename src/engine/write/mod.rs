@@ -1,7 +1,7 @@
 //! Write path: the one way in for writes.
 //!
 //! ```text
-//!  1 stage      strategies and limits; large values are stored (large.rs); the batch is encoded, once (stage.rs)
+//!  1 stage      strategies and limits; large values are stored (large.rs, cutter.rs, chunks.rs); the batch is encoded, once (stage.rs)
 //!  2 decide     first values that stay, duplicates that are refused (decide.rs)
 //!  3 room       slow down or wait while flushes and compactions are behind (room.rs)
 //!  4 check      keyspaces alive, reads still hold (conflicts.rs)
@@ -14,7 +14,9 @@
 //! Everything that can be refused is checked before the append. After it there are two results: the receipt, or
 //! [`Error::NotDurable`] with the receipt.
 
+mod chunks;
 mod conflicts;
+mod cutter;
 mod decide;
 mod durability;
 mod large;
@@ -24,6 +26,7 @@ mod update;
 
 use std::sync::{Arc, atomic::Ordering};
 
+pub(crate) use chunks::{HeldChunk, hold_chunk, put_chunk};
 pub(crate) use durability::persist;
 pub(super) use durability::sync_at_intervals;
 pub(crate) use large::{LargeWriter, StagedLarge, stage_copy, stage_recipe};

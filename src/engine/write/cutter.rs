@@ -1,0 +1,241 @@
+//! One large value, cut as it arrives: its chunks stored, its references gathered into nodes.
+//!
+//! ```text
+//!   bytes ▸ cut ▸ chunks, stored by several threads ▸ references ▸ nodes, stored like chunks ▸ recipe
+//! ```
+
+use std::{
+    mem,
+    panic::resume_unwind,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use super::chunks::{ChunkSink, Stored};
+use crate::{
+    base::{ChunkId, Result},
+    chunk::{cut::Chunking, id::ChunkKind, recipe, tree::RecipeBuilder},
+    engine::{Engine, KeyspaceRef, chunk_store::Writing},
+    manifest::StoredChunking,
+};
+
+/// Zeros to compare with.
+static ZEROS: [u8; 4096] = [0; 4096];
+
+/// Returns whether all bytes are zero.
+pub(super) fn is_hole(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&0) && bytes.chunks(ZEROS.len()).all(|part| ZEROS.starts_with(part))
+}
+
+/// Bytes gathered before they are cut: with so many, all but a last chunk are certain.
+pub(super) const WINDOW_LEN: usize = 4 << 20;
+
+/// Bytes for which another thread is started: that takes some 50 µs, and to compress so many 500.
+const HELPED_MIN: usize = 256 << 10;
+
+/// What was stored of one value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Chunks of the value, holes not counted.
+    pub(crate) chunks: u64,
+    /// Those that were not stored before, nodes not counted.
+    pub(crate) new_chunks: u64,
+    /// Bytes of those, before compression.
+    pub(crate) new_bytes: u64,
+    /// Bytes that this value added to packs, nodes included.
+    pub(crate) stored_bytes: u64,
+}
+
+/// Stores the chunks of one value.
+#[derive(Debug)]
+pub(super) struct ValueCutter {
+    pub(super) sink: ChunkSink,
+    chunking: Chunking,
+    builder: RecipeBuilder,
+    tally: Tally,
+    /// Chunks found or stored since it last told what it refers to, and whether it ever has.
+    untold: usize,
+    has_told: bool,
+}
+
+/// Chunks after which a writer tells what it refers to: nodes stand for most of them.
+const UNTOLD_MAX: usize = 4096;
+
+impl ValueCutter {
+    /// Begins a value.
+    ///
+    /// # Errors
+    /// If nothing can be written.
+    pub(super) fn begin(
+        engine: &Arc<Engine>,
+        keyspace: &KeyspaceRef,
+        options: StoredChunking,
+        origin: String,
+    ) -> Result<Self> {
+        let StoredChunking { chunking, level, threshold: _ } = options;
+        Ok(Self {
+            sink: ChunkSink::begin(engine, keyspace, level, origin)?,
+            chunking,
+            builder: RecipeBuilder::new(chunking),
+            tally: Tally::default(),
+            untold: 0,
+            has_told: false,
+        })
+    }
+
+    /// Returns the length so far.
+    pub(super) fn len(&self) -> u64 {
+        self.builder.len()
+    }
+
+    /// Adds the chunks that the bytes begin with, all of them if no more bytes follow; returns the bytes that they
+    /// take.
+    pub(super) fn chunks_of(&mut self, bytes: &[u8], last: bool) -> Result<usize> {
+        let mut used = 0;
+        while used < bytes.len() {
+            let window = bytes.get(used..).unwrap_or_default();
+            // What is cut at once bounds what the helpers work on; the end of a window is no end of the value.
+            let (window, ends) = match window.get(..WINDOW_LEN) {
+                Some(part) if window.len() > WINDOW_LEN => (part, false),
+                _ => (window, last),
+            };
+            let (mut chunks, mut rest) = (Vec::new(), window);
+            while !rest.is_empty()
+                && let Some(len) = self.chunking.cut(rest, ends)
+            {
+                let (chunk, behind) = rest.split_at(len);
+                chunks.push(chunk);
+                rest = behind;
+            }
+            if chunks.is_empty() {
+                break;
+            }
+            self.add(&chunks)?;
+            used += window.len() - rest.len();
+        }
+        Ok(used)
+    }
+
+    /// Adds the next chunks.
+    fn add(&mut self, chunks: &[&[u8]]) -> Result<()> {
+        let stored = self.store_all(chunks)?;
+        let Self { sink, builder, tally, .. } = self;
+        for (chunk, stored) in chunks.iter().zip(stored) {
+            let len = chunk.len() as u64;
+            let Some(Stored { id, added }) = stored else {
+                sink.engine.store.counts.hole_bytes.fetch_add(len, Ordering::Relaxed);
+                builder.zeros(len)?;
+                continue;
+            };
+            tally.chunks += 1;
+            if let Some(added) = added {
+                tally.new_chunks += 1;
+                tally.new_bytes += len;
+                tally.stored_bytes += added;
+            }
+            builder.chunk(id, len, &mut |node: Vec<u8>| store_node(sink, &node, tally))?;
+        }
+        self.untold += chunks.len();
+        if self.untold >= UNTOLD_MAX {
+            let open = self.builder.frontier();
+            self.refer_to(open)?;
+        }
+        Ok(())
+    }
+
+    /// Tells what the value refers to. A collection reads nodes among that, so they are written first.
+    fn refer_to(&mut self, open: Vec<recipe::Recipe>) -> Result<()> {
+        self.sink.engine.files.current().chunks.write_out()?;
+        self.sink.writing.refer_to(open);
+        (self.untold, self.has_told) = (0, true);
+        Ok(())
+    }
+
+    /// Stores chunks, with the help of other threads where there are enough bytes to be worth it. Whatever is drawn up
+    /// here is bounded by the window; whoever calls waits for all.
+    fn store_all(&self, chunks: &[&[u8]]) -> Result<Vec<Option<Stored>>> {
+        let bytes: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        let most = if self.sink.engine.ctx.runs_inline() { 0 } else { (bytes / HELPED_MIN).min(chunks.len() / 2) };
+        let helpers = self.sink.engine.store.take_helpers(most);
+        if helpers.count == 0 {
+            return chunks.iter().map(|chunk| self.store_one(chunk)).collect();
+        }
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(usize, Option<Stored>)>> {
+            let mut stored = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(chunk) = chunks.get(at) else { return Ok(stored) };
+                match self.store_one(chunk) {
+                    Ok(one) => stored.push((at, one)),
+                    Err(error) => {
+                        // The others have nothing more to do.
+                        next.store(chunks.len(), Ordering::Relaxed);
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        let parts = thread::scope(|scope| {
+            let spawn = |_| thread::Builder::new().name("chronolith-chunks".to_owned()).spawn_scoped(scope, work);
+            // A thread that cannot be started is one helper less.
+            let started: Vec<_> = (0..helpers.count).map_while(|number| spawn(number).ok()).collect();
+            let own = work();
+            let joined = started.into_iter().map(|helper| helper.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            std::iter::once(own).chain(joined.collect::<Vec<_>>()).collect::<Result<Vec<_>>>()
+        });
+        let mut stored: Vec<(usize, Option<Stored>)> = parts?.into_iter().flatten().collect();
+        stored.sort_unstable_by_key(|(at, _)| *at);
+        assert_eq!(stored.len(), chunks.len(), "chunks that were stored");
+        Ok(stored.into_iter().map(|(_, one)| one).collect())
+    }
+
+    /// Stores a chunk unless it is a hole.
+    fn store_one(&self, bytes: &[u8]) -> Result<Option<Stored>> {
+        if is_hole(bytes) { Ok(None) } else { self.sink.store(ChunkKind::Data, bytes).map(Some) }
+    }
+
+    /// Ends a value that has at least one byte.
+    pub(super) fn finish(mut self) -> Result<(recipe::Recipe, Tally, Arc<Writing>)> {
+        let Self { sink, builder, chunking, tally, .. } = &mut self;
+        let builder = mem::replace(builder, RecipeBuilder::new(*chunking));
+        let len = builder.len();
+        let recipe = builder.finish(sink.origin.clone(), &mut |node: Vec<u8>| store_node(sink, &node, tally))?;
+        let counts = &sink.engine.store.counts;
+        counts.values.fetch_add(1, Ordering::Relaxed);
+        counts.value_bytes.fetch_add(len, Ordering::Relaxed);
+        // A batch may hold thousands of values: of a tree it holds the root alone.
+        if self.has_told || recipe.height > 0 {
+            self.refer_to(vec![recipe.clone()])?;
+        }
+        Ok((recipe, self.tally, self.sink.writing))
+    }
+}
+
+fn store_node(sink: &ChunkSink, node: &[u8], tally: &mut Tally) -> Result<ChunkId> {
+    let Stored { id, added } = sink.store(ChunkKind::Node, node)?;
+    tally.stored_bytes += added.unwrap_or(0);
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_is_zero_in_every_byte() {
+        for len in [1, 2, 4095, 4096, 4097, 20_000] {
+            let mut bytes = vec![0; len];
+            assert!(is_hole(&bytes), "{len} zeros");
+            for at in [0, len / 2, len - 1] {
+                bytes[at] = 1;
+                assert!(!is_hole(&bytes), "{len} bytes with a one at {at}");
+                bytes[at] = 0;
+            }
+        }
+        assert!(!is_hole(&[]));
+    }
+}
