@@ -17,10 +17,10 @@ const HEAD: &str = "\
 # state = state * 6364136223846793005 + 1442695040888963407 mod 2^64, beginning with SEED as state before the first
 # step; `repeat BYTE LENGTH` is one byte again and again; inputs joined by + follow each other.
 #
-# For each input and policy (1 fixed, 2 content-defined, then the size): lengths of the chunks (a hole as 0:LENGTH), the
-# BLAKE3 of all ids one after the other (a hole has none), and the recipe: whole if it is a list of at most three
-# references, otherwise its length and BLAKE3, and the number of nodes. The last column is the scope: - is the default,
-# otherwise the secret is 32 bytes of 7 and this is the name.
+# For each input and policy (1 fixed, 2 content-defined, then the size): lengths of the chunks (a hole as 0:LENGTH; a text
+# of more than 300 characters is told by its BLAKE3), the BLAKE3 of all ids one after the other (a hole has none), and
+# the recipe: whole if it has no height and at most three references, otherwise its length and BLAKE3, and the number of
+# nodes. The last column is the scope: - is the default, otherwise the secret is 32 bytes of 7 and this is the name.
 ";
 
 fn hex(bytes: &[u8]) -> String {

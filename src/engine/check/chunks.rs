@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 use super::{Report, VerifyFinding, told_of};
 use crate::{
     base::{ChunkId, Corruption, Error, FileNumber, Kind, Result, Seqno},
-    chunk::{pack::Pack, recipe::Reference},
+    chunk::{id::ChunkKind, pack::Pack, recipe::Reference},
     engine::{
         Engine, KeyspaceRef,
         chunk_store::ReadRoom,
@@ -209,6 +209,12 @@ impl Check<'_> {
         let lost = |path: &Path, offset| value.damaged(id, Corruption { offset, what: "the chunk" }.of(path, 0));
         let facts = chunks.stored_at(&id)?.filter(|facts| len.is_none_or(|len| u64::from(facts.place.raw_len) == len));
         let Some(StoredAt { pack, is_named, place }) = facts else { return Err(lost(chunks.path(), 0)) };
+        // Each may be whole by itself; whether it is what the recipe takes it for, its record says.
+        let kind = if len.is_some() { ChunkKind::Data } else { ChunkKind::Node };
+        let header = chunks.header(&id).map_err(|error| value.damaged(id, error))?;
+        if !header.is_some_and(|of| of.kind == kind && of.scope == value.keyspace.scope) {
+            return Err(lost(&chunks.path_of(pack), place.offset));
+        }
         if is_named {
             if packs.lost.contains(&pack) || packs.damaged.contains(&(pack, id)) {
                 return Err(lost(&chunks.path_of(pack), place.offset));
@@ -229,5 +235,52 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        Chunking, Keyspace, KeyspaceOptions, Options,
+        chunk::recipe::{Recipe, Reference},
+        engine::write::{Staged, commit},
+        env::Memory,
+    };
+
+    fn put_recipe(keyspace: &Keyspace, key: &str, references: Vec<Reference>) {
+        let len = references.iter().map(|reference| reference.len).sum();
+        let recipe = Recipe { len, chunking: Chunking::AUTOMATIC, height: 0, references, origin: String::new() };
+        let mut staged = Staged::default();
+        staged.add_recipe(keyspace.keyspace_ref(), key.as_bytes(), &recipe.encode());
+        commit(keyspace.engine(), staged, None).unwrap();
+    }
+
+    /// Each is whole by itself, as long as the recipe says, and not what the recipe takes it for.
+    #[test]
+    fn a_recipe_that_takes_a_node_for_a_chunk_or_a_chunk_of_another_scope_for_its_own_is_found() {
+        let db = Options::new().env(Memory::new()).open("/db").unwrap();
+        let k = db.keyspace("k", KeyspaceOptions::new().chunking(Chunking::fixed(512))).unwrap();
+        let tenant = db.keyspace("t", KeyspaceOptions::new().dedup_scope("tenant")).unwrap();
+        let value: Vec<u8> =
+            (0..600u32 * 512).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 13).to_le_bytes()[0]).collect();
+        k.put("tree", &value).unwrap();
+        tenant.put("key", &value).unwrap();
+        let of = |keyspace: &Keyspace, key: &str| {
+            let (id, len) = keyspace.recipe(key).unwrap().unwrap().references().next().unwrap();
+            (id, len, keyspace.chunks().facts(&id.unwrap()).unwrap().unwrap().bytes)
+        };
+        let (node, _, node_len) = of(&k, "tree");
+        let (foreign, foreign_len, _) = of(&tenant, "key");
+        put_recipe(&k, "node", vec![Reference { id: node, len: node_len }]);
+        put_recipe(&k, "foreign", vec![Reference { id: foreign, len: foreign_len }]);
+        for flushed in [false, true] {
+            if flushed {
+                db.flush().unwrap();
+            }
+            let report = db.verify().unwrap();
+            let told: Vec<_> = report.findings.iter().map(|finding| finding.what.as_str()).collect();
+            assert_eq!(told.len(), 2, "flushed {flushed}: {report}");
+            assert!(told[0].contains("key \"foreign\"") && told[1].contains("key \"node\""), "{report}");
+        }
     }
 }
