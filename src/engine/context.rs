@@ -25,6 +25,9 @@ pub(crate) struct Context {
     pub(super) order: LockOrder,
 }
 
+/// Length of a pack, in bytes, below which a full disk makes none shorter.
+const PACK_BYTES_MIN: u64 = 1 << 20;
+
 impl Context {
     /// Returns the path at which the database was opened.
     pub(super) fn path(&self) -> PathBuf {
@@ -45,6 +48,13 @@ impl Context {
     /// machine may run there, on this thread, what another one could run.
     pub(super) fn pass(&self, point: &'static str) {
         as_another_thread(|| self.env.pass(point));
+    }
+
+    /// Returns the length after which a pack that is begun now is ended: at most `most`, and a quarter of the free
+    /// space of the disk, so that even a full disk has packs that there is room to copy.
+    pub(super) fn pack_bytes(&self, most: u64) -> u64 {
+        let free = self.dir.available_space().unwrap_or(u64::MAX);
+        most.min((free / 4).max(PACK_BYTES_MIN))
     }
 
     /// Fails if the directory has been deleted: what is durable in a deleted directory is lost all the same.

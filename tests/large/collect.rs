@@ -548,6 +548,63 @@ fn a_full_disk_with_room_for_one_pack_at_a_time_is_emptied() {
     assert!(db.verify().unwrap().is_clean());
 }
 
+/// Packs get shorter as the disk fills: of one long pack that holds everything, half of it needed, nothing could be let
+/// go of with 4 MiB left.
+#[test]
+fn a_disk_that_was_filled_to_the_end_is_emptied_by_deleting_with_4_mib_left() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    machine.set_space(Some(bytes_of(&machine, &machine.files()) + 48_000_000));
+    let mut count = 0;
+    let full = loop {
+        let key = if count % 2 == 0 { "kept" } else { "gone" };
+        match k.put(format!("{key} {count}"), noise(count, 500_000)) {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, Error::DiskFull) && count > 70, "{count}: {full}");
+    // What was refused is nobody's, and the rest can be read.
+    assert!(k.get("kept 0").unwrap().unwrap() == noise(0, 500_000));
+    let used = bytes_of(&machine, &machine.files());
+    machine.set_space(Some(used + (4 << 20)));
+    k.delete_range("gone".."gonf").unwrap();
+    db.compact().unwrap();
+    let left = bytes_of(&machine, &packs(&machine));
+    assert!(left < count / 2 * 500_000 + 3_000_000, "{left} bytes of packs for {count} values");
+    for seed in (0..count).step_by(2) {
+        assert!(k.get(format!("kept {seed}")).unwrap().unwrap() == noise(seed, 500_000));
+    }
+    k.put("more", noise(1, 10_000_000)).unwrap();
+    assert!(db.verify().unwrap().is_clean());
+}
+
+/// A stream meets the end of the disk, is given up, and leaves nothing behind.
+#[test]
+fn a_stream_that_filled_the_disk_is_given_back_whole_with_4_mib_left() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = db.keyspace("k", KeyspaceOptions::new().compression(Compression::None)).unwrap();
+    k.put("kept", noise(1, 1_000_000)).unwrap();
+    db.flush().unwrap();
+    machine.set_space(Some(bytes_of(&machine, &machine.files()) + 30_000_000));
+    let mut writer = k.writer("stream").unwrap();
+    let mut written = 0u64;
+    while writer.write_all(&noise(written + 2, 250_000)).is_ok() {
+        written += 250_000;
+    }
+    assert!(written > 20_000_000 && k.writer("other").is_ok(), "{written}");
+    writer.abort();
+    machine.set_space(Some(bytes_of(&machine, &machine.files()) + (4 << 20)));
+    db.compact().unwrap();
+    let left = bytes_of(&machine, &packs(&machine));
+    assert!(left < 1_100_000, "{left} bytes of packs");
+    assert!(k.get("kept").unwrap().unwrap() == noise(1, 1_000_000) && k.get("stream").unwrap().is_none());
+    k.put("more", noise(2, 10_000_000)).unwrap();
+    assert!(db.verify().unwrap().is_clean());
+}
+
 /// After a crash on a full disk, what nothing needs can still be let go.
 #[test]
 fn a_full_disk_is_emptied_after_a_crash() {

@@ -12,7 +12,7 @@ use crate::{
     env::Dir,
 };
 
-/// Bytes after which a pack of copies is ended.
+/// Bytes after which a pack of copies is ended, on a disk that has room.
 pub(in crate::engine) const PACK_BYTES: u64 = 64 << 20;
 
 /// Writes chunks to packs, one pack after another.
@@ -21,13 +21,15 @@ pub(in crate::engine) struct PackCopies<'c> {
     ctx: &'c Context,
     dir: &'c dyn Dir,
     open: Option<PackWriter>,
+    /// Bytes after which it is ended.
+    bytes_max: u64,
     packs: Vec<PackMeta>,
     places: Vec<NamedPlace>,
 }
 
 impl<'c> PackCopies<'c> {
     pub(in crate::engine) fn new(ctx: &'c Context, dir: &'c dyn Dir) -> Self {
-        Self { ctx, dir, open: None, packs: Vec::new(), places: Vec::new() }
+        Self { ctx, dir, open: None, bytes_max: PACK_BYTES, packs: Vec::new(), places: Vec::new() }
     }
 
     /// Appends a chunk that none of them has; `number` gives a number to a new pack.
@@ -36,12 +38,15 @@ impl<'c> PackCopies<'c> {
         chunk: &EncodedChunk,
         number: impl FnOnce() -> FileNumber,
     ) -> Result<()> {
-        if self.open.as_ref().is_some_and(|pack| !pack.has_room(chunk) || pack.end() >= PACK_BYTES) {
+        if self.open.as_ref().is_some_and(|pack| !pack.has_room(chunk) || pack.end() >= self.bytes_max) {
             self.end()?;
         }
         let pack = match &mut self.open {
             Some(pack) => pack,
-            none => none.insert(PackWriter::create(self.dir, number(), self.ctx.env.entropy())?),
+            none => {
+                self.bytes_max = self.ctx.pack_bytes(PACK_BYTES);
+                none.insert(PackWriter::create(self.dir, number(), self.ctx.env.entropy())?)
+            }
         };
         pack.append(chunk).map(drop)
     }

@@ -48,6 +48,8 @@ pub(crate) struct Epoch {
     /// Number of places, and bytes of the records.
     places: AtomicU64,
     bytes: AtomicU64,
+    /// Bytes of records with which it is full.
+    bytes_max: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -88,6 +90,7 @@ impl Epoch {
             synced: AtomicU64::new(0),
             places: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            bytes_max: AtomicU64::new(ctx.options.limits.epoch_bytes),
         }
     }
 
@@ -108,7 +111,7 @@ impl Epoch {
     /// Returns whether its memtable should be sealed.
     pub(in crate::engine) fn is_full(&self) -> bool {
         let options = &self.ctx.options;
-        self.bytes.load(Ordering::Relaxed) >= options.limits.epoch_bytes
+        self.bytes.load(Ordering::Relaxed) >= self.bytes_max.load(Ordering::Relaxed)
             || self.places.load(Ordering::Relaxed) >= options.epoch_places()
     }
 
@@ -174,6 +177,7 @@ impl Epoch {
     fn create(&self, number: FileNumber) -> Result<PackWriter> {
         let Context { dir, env, .. } = &*self.ctx;
         let made = PackWriter::create(&**dir, number, env.entropy())?;
+        self.bytes_max.store(self.ctx.pack_bytes(self.ctx.options.limits.epoch_bytes), Ordering::Relaxed);
         let named = self.ctx.sync_pack_names();
         named.inspect_err(|error| {
             self.health.poison_unless_unopened(error);
