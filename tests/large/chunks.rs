@@ -232,6 +232,61 @@ fn nodes_and_chunks_are_not_taken_for_each_other_and_bad_bytes_are_refused() {
     assert!(wrong.to_string().contains("fixed(1) is out of bounds"), "{wrong}");
 }
 
+/// L12: one node on each of seven levels, 256 times in the next, claims 256⁷ chunks. Nothing that reads no bytes may
+/// walk over them.
+#[test]
+fn a_recipe_that_claims_more_chunks_than_anybody_could_count_is_taken_and_answered_for_at_once() {
+    let varint = |mut number: u64| {
+        let mut bytes = Vec::new();
+        while number >= 0x80 {
+            bytes.push(number.to_le_bytes()[0] | 0x80);
+            number >>= 7;
+        }
+        bytes.push(number.to_le_bytes()[0]);
+        bytes
+    };
+    let reference = |id: &ChunkId, len: u64| {
+        let body = [&[0x0a, 32][..], id.as_bytes(), &[0x10], &varint(len)].concat();
+        [vec![u8::try_from(body.len()).unwrap()], body].concat()
+    };
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = small_chunks(&db, "k");
+    let mut leases = vec![db.chunks().put("x").unwrap()];
+    let (mut id, mut len) = (leases[0].id(), 1u64);
+    for _ in 0..6 {
+        let node = [&[0x0a][..], &reference(&id, len)].concat().repeat(256);
+        let lease = db.chunks().put_node(node).unwrap();
+        (id, len) = (lease.id(), len * 256);
+        leases.push(lease);
+    }
+    let references = [&[0x22][..], &reference(&id, len)].concat().repeat(256);
+    len *= 256;
+    let head = [&[2, 0x08][..], &varint(len), &[0x12, 6, 0x08, 2, 0x10, 0x80, 0x80, 0x01, 0x18, 6]].concat();
+    let recipe = db.chunks().recipe(&[head, references].concat()).unwrap();
+    assert_eq!((recipe.len(), recipe.height()), (1 << 56, 6));
+    k.adopt("bomb", &recipe).unwrap();
+    let first = leases[0].id();
+    drop(leases);
+    for _ in 0..2 {
+        assert_eq!(k.stat("bomb").unwrap().unwrap().chunks, 1 << 56);
+        assert!(matches!(k.get("bomb"), Err(Error::Invalid { .. })));
+        assert_eq!(k.read_at("bomb", (1 << 56) - 2, 9).unwrap().unwrap(), b"xx");
+        assert_eq!(db.chunks().why(&first).unwrap().references, 1);
+        assert!(k.freeable("bomb").unwrap() < 100_000);
+        k.copy("bomb", &k, "copy").unwrap();
+        k.delete("copy").unwrap();
+        assert!(db.verify().unwrap().is_clean());
+        db.compact().unwrap();
+        db.checkpoint(format!("/copy {}", machine.calls())).unwrap();
+    }
+    // The same claimed with another length.
+    let mut lies = recipe.encode();
+    let at = lies.len() - 1;
+    lies[at] ^= 1;
+    assert!(db.chunks().recipe(&lies).is_err());
+}
+
 #[test]
 fn a_stream_without_a_key_has_a_recipe_and_may_be_adopted_in_a_batch() {
     let machine = Sim::new(1);

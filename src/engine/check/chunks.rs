@@ -127,8 +127,9 @@ pub(super) fn verify_recipes(
 struct Check<'c> {
     chunks: &'c ChunkSet,
     packs: Packs,
-    /// Nodes of which everything beneath is sound: shared by many versions, and followed once.
-    sound: HashSet<ChunkId>,
+    /// Nodes of which everything beneath is sound, each as long and as high as it was found to be: shared by many
+    /// versions, and followed once.
+    sound: HashSet<(ChunkId, u64, u32)>,
     /// Sound chunks of packs that have no table: those of unflushed memtables, and of packs whose table is damaged.
     read: HashSet<ChunkId>,
 }
@@ -177,23 +178,29 @@ impl Check<'_> {
         let recipe = decode(keyspace, key, entry)?;
         let value = LargeValue { chunks: self.chunks, keyspace, key };
         let mut followed = Vec::new();
-        self.chunks.store.with_reader(|reader| {
+        let checked = self.chunks.store.with_reader(|reader| {
             let mut leaves = Leaves::new(recipe);
             while let Some((_, Reference { id, len })) = leaves.next(|node, height| {
-                if node.id.is_none_or(|id| self.sound.contains(&id)) {
-                    // Nothing beneath needs to be looked at: one hole as long as all of it stands in.
-                    return Ok(vec![Reference { id: None, len: node.len }]);
-                }
-                followed.extend(node.id);
-                node.id.map_or(Ok(()), |id| self.chunk(value, id, None, reader, report))?;
+                let hole = || vec![Reference { id: None, len: node.len }];
+                // A node that is met again in this value has nothing unsound beneath it either: the walk goes down to
+                // the chunks first, and ends with the first that is not (L12: one node may be met 256⁸ times).
+                let Some(id) = node.id.filter(|id| self.sound.insert((*id, node.len, height))) else {
+                    return Ok(hole());
+                };
+                followed.push((id, node.len, height));
+                self.chunk(value, id, None, reader, report)?;
                 value.node(node, height, reader)
             })? {
                 id.map_or(Ok(()), |id| self.chunk(value, id, Some(len), reader, report))?;
             }
             Ok(())
-        })?;
-        self.sound.extend(followed);
-        Ok(())
+        });
+        if checked.is_err() {
+            for node in followed {
+                self.sound.remove(&node);
+            }
+        }
+        checked
     }
 
     /// Checks a chunk of a value, or a node, whose length no reference says.

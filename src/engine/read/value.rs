@@ -1,6 +1,7 @@
 //! One value that is read in pieces, or only described: streams, parts, facts, recipes.
 
 use std::{
+    collections::HashMap,
     io::{self, Read, Seek, SeekFrom},
     sync::Arc,
 };
@@ -12,7 +13,7 @@ use crate::{
         cut::Chunking,
         recipe::{self, Reference},
     },
-    engine::{Engine, KeyspaceRef, files::chunks::ChunkSet},
+    engine::{Engine, KeyspaceRef, chunk_store::ReadRoom, files::chunks::ChunkSet},
     merge::Stored,
 };
 
@@ -43,14 +44,39 @@ pub(crate) fn stat(keyspace: &KeyspaceRef, key: &[u8], stored: &Stored, chunks: 
     let (bytes, chunking) = (recipe.len, Some(recipe.chunking));
     let origin = Some(recipe.origin.clone()).filter(|origin| !origin.is_empty());
     let value = LargeValue { chunks, keyspace, key };
-    let count = chunks.store.with_reader(|reader| {
-        let (mut leaves, mut count) = (Leaves::new(recipe), 0);
-        while let Some((_, reference)) = leaves.next(|node, height| value.node(node, height, reader))? {
-            count += u64::from(reference.id.is_some());
-        }
-        Ok(count)
-    })?;
+    let mut counted = HashMap::new();
+    let count = chunks
+        .store
+        .with_reader(|reader| count_chunks(value, &recipe.references, recipe.height, reader, &mut counted))?;
     Ok(Stat { bytes, chunks: count, chunking, origin })
+}
+
+/// Returns how many chunks references stand for, each as often as it occurs. Nodes are counted once, however often they
+/// occur: a value may claim more chunks than anybody could count (L12).
+fn count_chunks(
+    value: LargeValue<'_>,
+    references: &[Reference],
+    height: u32,
+    reader: &mut ReadRoom,
+    counted: &mut HashMap<ChunkId, u64>,
+) -> Result<u64> {
+    let mut count = 0u64;
+    for reference in references {
+        let Some(id) = reference.id else { continue };
+        let here = match (height.checked_sub(1), counted.get(&id)) {
+            (None, _) => 1,
+            (Some(_), Some(known)) => *known,
+            (Some(below), None) => {
+                let node = value.node(reference, below, reader)?;
+                let found = count_chunks(value, &node, below, reader, counted)?;
+                counted.insert(id, found);
+                found
+            }
+        };
+        // Each has at least one byte, and their sum fits 64 bits.
+        count += here;
+    }
+    Ok(count)
 }
 
 /// The list of a large value's chunks, as [`Keyspace::recipe`](crate::Keyspace::recipe) returns it:
