@@ -136,15 +136,7 @@ impl Chunks {
     /// [`Invalid`](Error::Invalid) for a policy whose size is out of bounds.
     pub fn put_stream(&self, mut reader: impl Read, chunking: Chunking) -> io::Result<StagedValue> {
         let mut writer = LargeWriter::without_key(self.engine(), &self.keyspace, chunking).map_err(Error::into_io)?;
-        let mut room = vec![0; 64 << 10];
-        loop {
-            match reader.read(&mut room) {
-                Ok(0) => break,
-                Ok(count) => writer.write(room.get(..count).unwrap_or_default()).map_err(Error::into_io)?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        io::copy(&mut reader, &mut writer)?;
         let staged = writer.stage().map_err(Error::into_io)?;
         Ok(StagedValue::new(&self.owner, staged))
     }
@@ -153,11 +145,13 @@ impl Chunks {
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt) for a damaged chunk, naming its pack; [`Io`](Error::Io), [`Closed`](Error::Closed).
+    /// If even the header of its record is damaged, nobody knows whose scope it is of: in a named scope it is not
+    /// there. `verify` names it, and whoever stores it again heals it.
     pub fn get(&self, id: &ChunkId) -> Result<Option<Bytes>> {
         read::chunk(self.engine(), self.keyspace.scope, id)
     }
 
-    /// Returns whether a chunk or node is stored; reads the header of its record.
+    /// Returns whether a chunk or node is stored; reads the header of its record. One whose header is damaged is not.
     ///
     /// # Errors
     /// Those of [`get`](Chunks::get).
@@ -195,8 +189,8 @@ impl Chunks {
         jobs::why(self.engine(), self.keyspace.scope, id)
     }
 
-    /// Answers which of some chunks and nodes are stored. What is there now may be gone later unless it is held: see
-    /// [`lease`](Chunks::lease).
+    /// Answers which of some chunks and nodes are stored, as [`contains`](Chunks::contains) does. What is there now may
+    /// be gone later unless it is held: see [`lease`](Chunks::lease).
     ///
     /// # Errors
     /// Those of [`get`](Chunks::get).
@@ -213,8 +207,8 @@ impl Chunks {
         Recipe::decode_in(self.keyspace.scope, bytes)
     }
 
-    /// Iterates over the ids of all chunks and nodes that are stored now, needed or not, in no order. Keeps the files
-    /// of this moment while it is there. Items have the errors of [`get`](Chunks::get).
+    /// Iterates over the ids of all chunks and nodes that are stored now, needed or not, each once, in no order. Keeps
+    /// the files of this moment while it is there. Items have the errors of [`get`](Chunks::get).
     pub fn iter(&self) -> ChunkIds {
         let walk = ChunkWalk::new(self.engine(), self.keyspace.scope);
         ChunkIds { _owner: Arc::clone(&self.owner), walk: Some(walk) }
@@ -235,9 +229,10 @@ impl Chunks {
 /// Ends with the process.
 #[must_use = "a chunk that nothing needs stays only while its lease does"]
 pub struct Lease {
+    /// Given back before the database may close.
+    held: HeldChunk,
     /// Keeps the database open.
     _owner: Arc<Running>,
-    held: HeldChunk,
 }
 
 impl fmt::Debug for Lease {

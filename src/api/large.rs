@@ -138,8 +138,7 @@ impl ValueWriter {
 impl Write for ValueWriter {
     /// Takes all bytes. An error holds an [`Error`] of this crate, and has the kind that fits it.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.writer.write(buf).map_err(Error::into_io)?;
-        Ok(buf.len())
+        Write::write(&mut self.writer, buf)
     }
 
     /// Does nothing: chunks are stored as they fill, and the value counts from [`ValueWriter::finish`] on.

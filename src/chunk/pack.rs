@@ -554,12 +554,12 @@ mod tests {
     use super::*;
     use crate::{
         base::{Error, Micros},
-        chunk::record::NewChunk,
         chunk::{
             codec::Encoder,
             cut::Chunking,
             id::ChunkKind,
             recipe::{Recipe, decode_node},
+            record::NewChunk,
             tree::RecipeBuilder,
         },
         env::{Env, Fault, Memory, Sim},

@@ -1,6 +1,6 @@
 //! Chunks by their ids: leases, facts, holders, and values that come from elsewhere.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use chronolith::{ChunkId, HaveYou, Keyspace, Recipe, WriteOptions};
 
@@ -350,4 +350,237 @@ fn a_damaged_chunk_is_an_error_that_names_its_pack_and_is_stored_anew_when_it_is
     assert!(db.chunks().get(&id).unwrap().unwrap() == bytes);
     let k = db.keyspace("k", KeyspaceOptions::new()).unwrap();
     assert!(k.get("key").unwrap().unwrap() == noise(1, 40_000));
+}
+
+/// Where the record of the chunk with these bytes begins in the only pack, and that pack.
+fn record_of(machine: &Sim, bytes: &[u8]) -> (PathBuf, usize) {
+    let pack = machine.files().into_iter().find(|file| file.to_string_lossy().ends_with(".pack")).unwrap();
+    let file = machine.read_file(&pack).unwrap();
+    let begin = bytes.first_chunk::<64>().unwrap();
+    let at = file.windows(64).position(|part| part == begin).unwrap();
+    (pack, at - 64)
+}
+
+fn flip(machine: &Sim, pack: &Path, at: usize) {
+    let mut file = machine.read_file(pack).unwrap();
+    *file.get_mut(at).unwrap() ^= 1;
+    machine.write_file(pack, file);
+}
+
+fn plain(db: &Db) -> Keyspace {
+    let options = KeyspaceOptions::new().chunk_threshold(4096).chunking(Chunking::fixed(4096));
+    db.keyspace("k", options.compression(Compression::None)).unwrap()
+}
+
+/// The index is made from the tables of the packs: where one is damaged, from its good records, not without them.
+#[test]
+fn what_can_be_read_before_the_index_is_made_anew_can_be_read_afterwards() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = plain(&db);
+    for seed in 0..10 {
+        k.put(format!("{seed}"), noise(seed, 8192)).unwrap();
+    }
+    drop(k);
+    db.flush().unwrap();
+    db.close().unwrap();
+    let (pack, at) = record_of(&machine, &noise(3, 8192));
+    flip(&machine, &pack, at + 100);
+    // A line of the table, before the tail of 40 bytes.
+    let len = machine.read_file(&pack).unwrap().len();
+    flip(&machine, &pack, len - 60);
+    let readable = |db: &Db| {
+        let k = plain(db);
+        (0..10).filter(|seed| k.get(format!("{seed}")).is_ok_and(|value| value.unwrap() == noise(*seed, 8192))).count()
+    };
+    let db = open(&machine);
+    assert_eq!(readable(&db), 9);
+    db.chunks().rebuild().unwrap();
+    db.compact().unwrap();
+    db.close().unwrap();
+    let db = open(&machine);
+    assert_eq!(readable(&db), 9);
+    // What is damaged is healed by whoever writes it again.
+    assert!(!db.verify().unwrap().is_clean());
+    plain(&db).put("again", noise(3, 8192)).unwrap();
+    assert_eq!(readable(&db), 10);
+}
+
+/// A node that is whole is not taken for damaged because a recipe lies about it.
+#[test]
+fn a_recipe_that_lies_about_the_length_of_a_node_is_refused_and_costs_nothing() {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = small_chunks(&db, "k");
+    k.put("tree", noise(1, 600_000)).unwrap();
+    let recipe = k.recipe("tree").unwrap().unwrap();
+    let (node_id, len) = recipe.references().next().unwrap();
+    let node = k.chunks().get(&node_id.unwrap()).unwrap().unwrap();
+    // That node alone, a byte longer than it is: 3 bytes say how long.
+    let varint = |number: u64| {
+        let byte = |at: u32, more: u8| (number >> (7 * at)).to_le_bytes()[0] & 0x7f | more;
+        [byte(0, 0x80), byte(1, 0x80), byte(2, 0)]
+    };
+    let claims = |len: u64| {
+        let mut bytes = vec![2, 0x08];
+        bytes.extend(varint(len));
+        bytes.extend([0x12, 6, 0x08, 2, 0x10, 0x80, 0x80, 0x01, 0x18, 1, 0x22, 38, 0x0a, 32]);
+        bytes.extend(node_id.unwrap().as_bytes());
+        bytes.push(0x10);
+        bytes.extend(varint(len));
+        k.chunks().recipe(&bytes).unwrap()
+    };
+    let refused = k.adopt("lie", &claims(len + 1)).unwrap_err();
+    assert!(matches!(&refused, Error::Invalid { what } if what.contains("node")), "{refused}");
+    assert!(!k.chunks().put_node(&node).unwrap().is_new(), "it is whole");
+    k.adopt("truth", &claims(len)).unwrap();
+    assert!(k.get("truth").unwrap().unwrap() == noise(1, 600_000)[..usize::try_from(len).unwrap()]);
+}
+
+/// Runs a verb between the two marks of a collection that replaces the pack of what is kept.
+fn beside_a_collection(verb: impl Fn(&Db, ChunkId) + Send + Sync + 'static) -> (Sim, Db, ChunkId) {
+    let machine = Sim::new(1);
+    let db = open(&machine);
+    let k = plain(&db);
+    let mut writer = k.writer_with("kept", WriteOptions::new().origin("crawler 7")).unwrap();
+    writer.write_all(&noise(1, 8192)).unwrap();
+    writer.finish().unwrap();
+    k.put("gone", noise(2, 40_960)).unwrap();
+    db.flush().unwrap();
+    k.delete("gone").unwrap();
+    db.flush().unwrap();
+    let id = k.recipe("kept").unwrap().unwrap().references().next().unwrap().0.unwrap();
+    let (handle, ran) = (db.clone(), Arc::new(Mutex::new(false)));
+    let has_run = Arc::clone(&ran);
+    machine.set_time(machine.now() + HOUR);
+    machine.on_point(move |point| {
+        let mut ran = ran.lock().unwrap();
+        if point == "collect: condemned, then marked again" && !*ran {
+            *ran = true;
+            drop(ran);
+            verb(&handle, id);
+        }
+    });
+    db.compact().unwrap();
+    assert!(*has_run.lock().unwrap());
+    machine.on_point(|_| {});
+    (machine, db, id)
+}
+
+#[test]
+fn a_chunk_that_moves_beside_a_collection_keeps_its_origin_and_its_time() {
+    for put in [false, true] {
+        let (machine, db, id) = beside_a_collection(move |db, id| {
+            let held =
+                if put { db.chunks().put(&noise(1, 8192)[..4096]) } else { db.chunks().lease(&id).map(Option::unwrap) };
+            assert_eq!(held.unwrap().id(), id);
+        });
+        db.compact().unwrap();
+        let facts = db.chunks().facts(&id).unwrap().unwrap();
+        assert_eq!(facts.origin.as_deref(), Some("crawler 7"), "put {put}");
+        assert!(machine.now().duration_since(facts.stored).unwrap() >= HOUR, "put {put}: {facts:?}");
+    }
+}
+
+/// What writers store while it walks is neither missed where it stood before nor told again.
+#[test]
+fn a_walk_tells_each_chunk_once_whatever_is_stored_meanwhile() {
+    for (early, has_pack) in [(false, false), (false, true), (true, false), (true, true)] {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let out = Arc::clone(&told);
+        let walk = move |db: &Db, id: ChunkId| {
+            let other = has_pack.then(|| db.chunks().put(noise(77, 100)).unwrap());
+            let mut iter = db.chunks().iter().map(|id| id.unwrap());
+            let mut all = Vec::new();
+            if early {
+                all.extend(iter.by_ref().take_while(|told| *told != id));
+                all.push(id);
+            }
+            let held = db.chunks().put(&noise(1, 8192)[..4096]).unwrap();
+            db.chunks().get(&id).unwrap().unwrap();
+            all.extend(iter);
+            *out.lock().unwrap() = all;
+            drop((held, other));
+        };
+        let (_machine, _db, id) = beside_a_collection(walk);
+        let told = told.lock().unwrap();
+        assert_eq!(told.iter().filter(|told| **told == id).count(), 1, "early {early}, with a pack {has_pack}");
+        assert_eq!(told.iter().collect::<BTreeSet<_>>().len(), told.len());
+    }
+}
+
+/// Nobody knows whose chunk it was whose header is damaged: a tenant is not told of it.
+#[test]
+fn damage_in_one_scope_tells_nothing_and_stops_nothing_in_another() {
+    for in_header in [false, true] {
+        let machine = Sim::new(1);
+        let db = open(&machine);
+        let options = || KeyspaceOptions::new().chunk_threshold(4096).compression(Compression::None);
+        let one = db.keyspace("1", options().dedup_scope("one")).unwrap();
+        one.put("key", noise(1, 8192)).unwrap();
+        let id = one.recipe("key").unwrap().unwrap().references().next().unwrap().0.unwrap();
+        db.keyspace("2", options().dedup_scope("two")).unwrap().put("own", noise(5, 8192)).unwrap();
+        drop(one);
+        db.flush().unwrap();
+        db.close().unwrap();
+        let (pack, at) = record_of(&machine, &noise(1, 8192));
+        flip(&machine, &pack, if in_header { at + 9 } else { at + 100 });
+        let db = open(&machine);
+        let two = db.keyspace("2", KeyspaceOptions::new()).unwrap().chunks();
+        assert!(two.facts(&id).unwrap().is_none() && two.get(&id).unwrap().is_none() && !two.contains(&id).unwrap());
+        assert!(two.lease(&id).unwrap().is_none());
+        assert_eq!(two.iter().collect::<Result<Vec<_>, _>>().unwrap().len(), 1, "its own");
+        let own = db.keyspace("1", KeyspaceOptions::new()).unwrap();
+        assert!(matches!(own.get("key"), Err(Error::CorruptChunk { .. })));
+        assert_eq!(own.chunks().contains(&id).unwrap(), !in_header);
+        // Whoever is told that it is not there sends it, and that heals it.
+        assert!(own.chunks().put(noise(1, 8192)).unwrap().is_new());
+        db.flush().unwrap();
+        assert!(own.get("key").unwrap().unwrap() == noise(1, 8192), "header {in_header}");
+    }
+}
+
+/// Two verbs at the same moment, with real threads: the same chunks stored, leased, adopted and listed while others
+/// collect and make the index anew.
+#[test]
+fn threads_that_store_lease_adopt_and_list_the_same_chunks_beside_collections_lose_none() {
+    let db = Options::new().env(Memory::new()).durability(Durability::Buffered).open("/db").unwrap();
+    let parts: Vec<Vec<u8>> = (0..12).map(|seed| noise(seed, 4096)).collect();
+    let k = plain(&db);
+    k.put("all", parts.concat()).unwrap();
+    let recipe = k.recipe("all").unwrap().unwrap();
+    k.delete("all").unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4u8 {
+            let (db, k, parts, recipe) = (&db, &k, &parts, &recipe);
+            scope.spawn(move || {
+                for round in 0..600 {
+                    let leases: Vec<_> = parts.iter().map(|part| db.chunks().put(part).unwrap()).collect();
+                    let again: Vec<_> =
+                        leases.iter().map(|lease| db.chunks().lease(&lease.id()).unwrap().unwrap()).collect();
+                    drop(leases);
+                    let listed: Vec<_> = db.chunks().iter().map(|id| id.unwrap()).collect();
+                    assert_eq!(listed.iter().collect::<BTreeSet<_>>().len(), listed.len(), "each once");
+                    assert!(again.iter().all(|lease| listed.contains(&lease.id())), "none is missed");
+                    let key = format!("{thread}");
+                    k.adopt(&key, recipe).unwrap();
+                    drop(again);
+                    assert!(k.get(&key).unwrap().unwrap() == parts.concat(), "round {round}");
+                    k.delete(&key).unwrap();
+                }
+            });
+        }
+        scope.spawn(|| {
+            for round in 0..300 {
+                db.compact().unwrap();
+                if round % 4 == 0 {
+                    db.chunks().rebuild().unwrap();
+                }
+            }
+        });
+    });
+    assert_eq!(db.stats().chunks.writers, 0);
+    assert!(db.verify().unwrap().is_clean());
+    db.compact().unwrap();
+    assert_eq!(db.stats().space.chunks, 0);
 }

@@ -65,12 +65,28 @@ impl PackHandle {
     pub(in crate::engine) fn lines(&self) -> Result<Vec<Line>> {
         match self.pack()?.lines() {
             Err(error) if damage(&error).is_some() => {
-                let mut lines = scan(&self.ctx.pool, self.meta.number)?.lines;
-                lines.sort_unstable_by_key(|line| line.id);
+                let lines = self.scanned()?;
                 if lines.len() == self.meta.records as usize { Ok(lines) } else { Err(error) }
             }
             lines => lines,
         }
+    }
+
+    /// Returns the records of the pack, ascending by id; where its table is damaged, those that are good. What they are
+    /// numbered by then is not their place in the table: of such a pack nothing is copied and let go.
+    pub(in crate::engine) fn good_lines(&self) -> Result<Vec<Line>> {
+        match self.pack()?.lines() {
+            Err(error) if damage(&error).is_some() => self.scanned(),
+            lines => lines,
+        }
+    }
+
+    /// Returns the good records of the pack, ascending by id.
+    fn scanned(&self) -> Result<Vec<Line>> {
+        let mut lines = scan(&self.ctx.pool, self.meta.number)?.lines;
+        lines.sort_unstable_by_key(|line| line.id);
+        lines.dedup_by_key(|line| line.id);
+        Ok(lines)
     }
 
     /// Returns whether the record at a place is good.
@@ -86,7 +102,7 @@ impl PackHandle {
         let table = if let Some(table) = self.table.get() {
             table
         } else {
-            let table = self.lines()?;
+            let table = self.good_lines()?;
             self.table.get_or_init(|| table)
         };
         let Ok(at) = table.binary_search_by_key(id, |line| line.id) else { return Ok(None) };
@@ -326,7 +342,7 @@ impl ChunkSet {
                     found.get_or_insert((*number, place, ordinal));
                 }
                 Ok(None) => {}
-                // Of a pack whose table is damaged too nothing is known.
+                // Of a pack that cannot be opened nothing is known.
                 Err(error) if damage(&error).is_some() => {}
                 Err(error) => return Err(error),
             }
@@ -426,24 +442,11 @@ impl ChunkSet {
         self.packs.contains_key(&number) || self.unnamed_packs().any(|unnamed| unnamed == number)
     }
 
-    /// Returns the packs that hold chunks, with a name or without, oldest last.
-    pub(in crate::engine) fn all_packs(&self) -> Vec<FileNumber> {
-        self.unnamed_packs().chain(self.packs.keys().rev().copied()).collect()
-    }
-
-    /// Returns the records of a pack, whose files hold them.
-    pub(in crate::engine) fn lines_of(&self, number: FileNumber) -> Result<Vec<Line>> {
-        if let Some(epoch) = self.epochs.iter().find(|epoch| epoch.pack() == Some(number)) {
-            return Ok(epoch.lines());
-        }
-        let recovered = self.recovered.as_ref().filter(|all| all.packs.iter().any(|pack| pack.number == number));
-        if let Some(recovered) = recovered {
-            let of_pack = |(pack, line): &(usize, Line)| {
-                recovered.packs.get(*pack).is_some_and(|pack| pack.number == number).then_some(*line)
-            };
-            return Ok(recovered.places.values().filter_map(of_pack).collect());
-        }
-        self.packs.get(&number).map_or(Ok(Vec::new()), |handle| handle.lines())
+    /// Returns the ids of chunks in packs that no version names, as far as the files hold them.
+    pub(in crate::engine) fn unnamed_ids(&self) -> Vec<ChunkId> {
+        let recovered = self.recovered.iter().flat_map(|recovered| recovered.places.keys().copied());
+        let of_epochs = self.epochs.iter().flat_map(|epoch| epoch.lines()).map(|line| line.id);
+        of_epochs.filter(|id| self.stands_unnamed(id)).chain(recovered).collect()
     }
 
     /// Returns where packs are, to name what holds a chunk that is nowhere.

@@ -163,8 +163,9 @@ fn write_anew(engine: &Engine, made: &mut NewFiles) -> Result<Vec<SegmentMeta>> 
         let mut places: Vec<NamedPlace> = Vec::new();
         for handle in files.chunks.packs.values() {
             engine.health.check_writable()?;
-            let lines = match handle.lines() {
-                // What only that pack holds cannot be found.
+            // Of a pack whose table is damaged the good records: all old places go, and its chunks with them otherwise.
+            let lines = match handle.good_lines() {
+                // Of one that cannot be opened nothing can be read, whatever says where it is.
                 Err(error) if damage(&error).is_some() => continue,
                 lines => lines?,
             };

@@ -48,10 +48,24 @@ fn written(engine: &Engine) -> Result<Arc<SuperVersion>> {
     Ok(files)
 }
 
-/// Returns what the record of a chunk of a scope says of it; `None` if the scope has no such chunk.
+/// Returns what the record of a chunk of a scope says of it; `None` if the scope has no such chunk. Of a record with a
+/// damaged header nobody knows the scope: that is told to the default scope alone, whose ids anybody can make.
 pub(crate) fn header(chunks: &ChunkSet, scope: u32, id: &ChunkId) -> Result<Option<ChunkHeader>> {
-    let found = chunks.header(id).inspect_err(|error| record_damage(chunks, id, error))?;
-    Ok(found.filter(|header| header.scope == scope))
+    match chunks.header(id) {
+        Err(error) if damage(&error).is_some() => {
+            chunks.store.record_damaged(*id);
+            if scope == 0 { Err(error) } else { Ok(None) }
+        }
+        found => Ok(found?.filter(|header| header.scope == scope)),
+    }
+}
+
+/// Returns whether a scope has a chunk whose header can be read.
+fn has(chunks: &ChunkSet, scope: u32, id: &ChunkId) -> Result<bool> {
+    match header(chunks, scope, id) {
+        Err(error) if damage(&error).is_some() => Ok(false),
+        found => Ok(found?.is_some()),
+    }
 }
 
 /// Records that a chunk is damaged: whoever writes it again stores it anew.
@@ -75,9 +89,12 @@ pub(crate) fn chunk(engine: &Engine, scope: u32, id: &ChunkId) -> Result<Option<
 pub(crate) fn facts(engine: &Engine, scope: u32, id: &ChunkId) -> Result<Option<ChunkFacts>> {
     let files = written(engine)?;
     let chunks = &files.chunks;
+    if header(chunks, scope, id)?.is_none() {
+        return Ok(None);
+    }
     let read = chunks.store.with_reader(|ReadRoom { room, .. }| chunks.record(id, room));
     let found = read.inspect_err(|error| record_damage(chunks, id, error))?;
-    Ok(found.filter(|chunk| chunk.header.scope == scope).map(|chunk| ChunkFacts {
+    Ok(found.map(|chunk| ChunkFacts {
         bytes: chunk.header.raw_len.into(),
         stored_bytes: chunk.header.record_len(),
         is_node: chunk.header.kind == ChunkKind::Node,
@@ -89,17 +106,23 @@ pub(crate) fn facts(engine: &Engine, scope: u32, id: &ChunkId) -> Result<Option<
 /// Answers which chunks and nodes are there.
 pub(crate) fn answer(engine: &Engine, scope: u32, question: &HaveYou) -> Result<Have> {
     let files = written(engine)?;
-    let has = question.ids().iter().map(|id| header(&files.chunks, scope, id).map(|found| found.is_some()));
+    let has = question.ids().iter().map(|id| has(&files.chunks, scope, id));
     Ok(Have::new(&has.collect::<Result<Vec<bool>>>()?))
 }
 
-/// Walks over the ids of all chunks and nodes of a scope, pack by pack. Keeps its files meanwhile.
+/// Walks over the ids of all chunks and nodes of a scope that were stored when it began, each once: first those in
+/// packs without a name, then pack by pack. Keeps its files meanwhile.
 #[derive(Debug)]
 pub(crate) struct ChunkWalk {
     engine: Arc<Engine>,
     files: Arc<SuperVersion>,
     scope: u32,
-    /// Packs that are left, the next one last.
+    /// Ids in packs without a name, ascending: at most those of the unflushed memtables. Writers go on adding to those
+    /// packs, so what they held at the beginning is noted.
+    unnamed: Vec<ChunkId>,
+    /// How many of those are left.
+    left: usize,
+    /// Packs with a name that are left, the next one last.
     packs: Vec<FileNumber>,
     /// Records that are left of a pack, the next one last.
     lines: (FileNumber, Vec<Line>),
@@ -108,23 +131,36 @@ pub(crate) struct ChunkWalk {
 impl ChunkWalk {
     pub(crate) fn new(engine: &Arc<Engine>, scope: u32) -> Result<Self> {
         let files = written(engine)?;
-        let packs = files.chunks.all_packs();
-        Ok(Self { engine: Arc::clone(engine), files, scope, packs, lines: (FileNumber(0), Vec::new()) })
+        let chunks = &files.chunks;
+        let mut unnamed = chunks.unnamed_ids();
+        unnamed.sort_unstable();
+        unnamed.dedup();
+        let (left, packs) = (unnamed.len(), chunks.packs.keys().copied().collect());
+        Ok(Self { engine: Arc::clone(engine), files, scope, unnamed, left, packs, lines: (FileNumber(0), Vec::new()) })
     }
 
     /// Returns the next id.
     pub(crate) fn next(&mut self) -> Result<Option<ChunkId>> {
+        let Self { engine, files, scope, unnamed, left, packs, lines: (pack, lines) } = self;
+        let chunks = &files.chunks;
         loop {
-            self.engine.check_open()?;
-            let Some(line) = self.lines.1.pop() else {
-                let Some(pack) = self.packs.pop() else { return Ok(None) };
-                self.lines = (pack, Vec::new());
-                self.lines.1 = self.files.chunks.lines_of(pack)?;
+            engine.check_open()?;
+            if let Some(id) = left.checked_sub(1).and_then(|last| unnamed.get(last)) {
+                *left -= 1;
+                if has(chunks, *scope, id)? {
+                    return Ok(Some(*id));
+                }
+                continue;
+            }
+            let Some(line) = lines.pop() else {
+                let Some(next) = packs.pop() else { return Ok(None) };
+                let handle = chunks.packs.get(&next);
+                (*pack, *lines) = (next, handle.map_or(Ok(Vec::new()), |handle| handle.good_lines())?);
                 continue;
             };
             // A copy in another pack is told there.
-            let is_here = self.files.chunks.stored_at(&line.id)?.is_some_and(|at| at.pack == self.lines.0);
-            if is_here && header(&self.files.chunks, self.scope, &line.id)?.is_some() {
+            let is_here = chunks.named(&line.id)?.is_some_and(|(place, ..)| place == *pack);
+            if is_here && unnamed.binary_search(&line.id).is_err() && has(chunks, *scope, &line.id)? {
                 return Ok(Some(line.id));
             }
         }

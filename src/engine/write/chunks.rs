@@ -78,6 +78,7 @@ impl ChunkSink {
             make_room(engine, keyspace, |epoch| epoch.place(&id).is_some())?;
         }
         let reserved = store.reserve(id, || engine.health.check_writable())?;
+        let mut first = None;
         loop {
             // Taken after the reservation: whoever stored it before has made it visible by then (L11).
             let current = engine.files.current();
@@ -93,12 +94,21 @@ impl ChunkSink {
                     store.counts.known(bytes.len());
                     return Ok(Stored { id, added: None });
                 }
-                Some(false) if is_named => break,
+                Some(false) if is_named => {
+                    // The same chunk in another pack: who stored it first, and when, stays as it was. If its record
+                    // cannot be read any more, it is new.
+                    first = current.chunks.record(&id, &mut Vec::new()).ok().flatten();
+                    break;
+                }
                 // Its pack has got a name meanwhile, or what it held stands elsewhere.
                 _ => engine.health.check_writable()?,
             }
         }
-        let chunk = NewChunk { kind, scope: keyspace.scope, id, bytes, origin, time: engine.now() };
+        let (origin, time) = match &first {
+            Some(first) => (first.origin(), first.header.time),
+            None => (origin.as_str(), engine.now()),
+        };
+        let chunk = NewChunk { kind, scope: keyspace.scope, id, bytes, origin, time };
         let encoded =
             store.with_encoder(*level, |encoder| EncodedChunk::new(&chunk, |out| encoder.encode(bytes, out)))?;
         // Before it is anywhere: a collection must not find it in a pack and with nobody.
@@ -162,18 +172,14 @@ pub(crate) fn hold_chunk(engine: &Arc<Engine>, keyspace: &KeyspaceRef, id: &Chun
     loop {
         let files = engine.files.current();
         files.chunks.write_out()?;
-        if header(&files.chunks, keyspace.scope, id)?.is_none() {
-            return Ok(None);
-        }
+        let Some(found) = header(&files.chunks, keyspace.scope, id)? else { return Ok(None) };
         let Some(StoredAt { pack, is_named, .. }) = files.chunks.known(id)? else { return Ok(None) };
         match engine.files.with_current(|now| now.chunks.has_pack(pack).then(|| writing.hold_found(*id, pack))) {
             Some(true) => return Ok(Some(HeldChunk { id: *id, is_new: false, _writing: writing })),
             // Its pack may be about to go: what can still be read is stored anew.
             Some(false) if is_named => {
-                let room = &mut Vec::new();
-                let Some(record) = files.chunks.record(id, room)? else { return Ok(None) };
                 let Some(bytes) = chunk(engine, keyspace.scope, id)? else { return Ok(None) };
-                return put_chunk(engine, keyspace, record.header.kind, &bytes).map(Some);
+                return put_chunk(engine, keyspace, found.kind, &bytes).map(Some);
             }
             _ => engine.health.check_writable()?,
         }

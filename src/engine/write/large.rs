@@ -8,6 +8,7 @@
 
 use std::{
     collections::HashSet,
+    io,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -17,7 +18,7 @@ use super::{
     stage::check_key_of,
 };
 use crate::{
-    base::{Bytes, Error, Result},
+    base::{Bytes, Corruption, Error, Result},
     chunk::{
         cut::Chunking,
         id::ChunkKind,
@@ -84,7 +85,11 @@ impl StagedLarge {
     pub(crate) fn recipe(&self) -> Option<Recipe> {
         match &self.entry {
             StagedEntry::Kept(_) => None,
-            StagedEntry::Recipe(entry) => Recipe::decode_in(self.scope, entry).ok(),
+            StagedEntry::Recipe(entry) => {
+                let recipe = Recipe::decode_in(self.scope, entry);
+                assert!(recipe.is_ok(), "a staged recipe of {} bytes that its own reader refuses", entry.len());
+                recipe.ok()
+            }
         }
     }
 }
@@ -191,6 +196,17 @@ impl LargeWriter {
     }
 }
 
+impl io::Write for LargeWriter {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        Self::write(self, buf).map_err(Error::into_io)?;
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Returns the error for a value that is refused.
 #[cold]
 fn of_value(keyspace: &KeyspaceRef, key: &[u8], what: &str) -> Error {
@@ -294,6 +310,7 @@ fn check_stored(chunks: &ChunkSet, keyspace: &KeyspaceRef, key: &[u8], recipe: &
         Err(of_value(keyspace, key, &format!("{what}, is not stored here; store it first, or write the value")))
     };
     let value = LargeValue { chunks, keyspace, key };
+    let scope = chunks.scope(keyspace.scope)?;
     // A node that lists itself in disguise, 256 times on each of 8 levels, claims 256⁸ chunks (L12).
     let mut checked = HashSet::new();
     chunks.store.with_reader(|reader| {
@@ -304,7 +321,12 @@ fn check_stored(chunks: &ChunkSet, keyspace: &KeyspaceRef, key: &[u8], recipe: &
                 return Ok(vec![Reference { id: None, len: node.len }]);
             }
             check(node, ChunkKind::Node)?;
-            value.node(node, height, reader)
+            let Some(id) = node.id else { return Ok(Vec::new()) };
+            let read = chunks.read_node(&id, scope, reader).map_err(|error| value.damaged(id, error))?;
+            // A whole node of another length or height is no damage, but a recipe that lies.
+            recipe::decode_node(&read, height, node.len).map_err(|Corruption { what, .. }| {
+                of_value(keyspace, key, &format!("node {id} of the recipe is not {what}; write the value"))
+            })
         };
         while let Some((_, reference)) = leaves.next(|of, height| node(of, height, reader))? {
             check(&reference, ChunkKind::Data)?;
