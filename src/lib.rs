@@ -72,8 +72,8 @@ pub use chunk::{
 pub use compaction::{CompactionPolicy, Policy, VersionInfo};
 pub use engine::{
     ChunkFacts, ChunkHolders, ChunkStats, Compacted, Compression, Durability, Explain, KeyspaceOptions, KeyspaceSpace,
-    LevelStats, Options, Pin, PinStats, Progress, ReadOutcome, ReadStep, Recipe, Report, SpaceUse, Stat, Stats,
-    VerifyFinding, ViewStats,
+    LevelStats, Options, Pin, PinStats, Progress, ReadOutcome, ReadStep, Rechunked, Recipe, Report, SpaceUse, Stat,
+    Stats, VerifyFinding, ViewStats,
 };
 pub use merge::strategy::{CustomMerge, Merge, MergeStrategy};
 

@@ -48,6 +48,7 @@ const ENGINE_RANKS: &[(&str, u32)] = &[
     ("pins", 9),
     ("write", 10),
     ("checkpoint", 11),
+    ("rechunk", 11),
     ("stats", 11),
     ("check", 12),
     ("open", 13),

@@ -245,12 +245,18 @@ impl Diff {
                 Ok(differ) => differ,
                 Err(error) => return Ok(Some(Err(error))),
             };
+            if let (Some(one), Some(other)) = (&before, &after) {
+                // Equal values may be cut differently, and be too long to be read at once.
+                match self.before.range.is_equal(&key, one, &self.after.range, other) {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(error) => return Ok(Some(Err(error))),
+                }
+            }
             // Each in the files that it was read from.
             let before = self.before.range.assemble(&key, before);
-            match before.and_then(|before| Ok((before, self.after.range.assemble(&key, after)?))) {
-                Ok((before, after)) if before == after => {}
-                told => return Ok(Some(told.map(|(before, after)| Change { key, before, after }))),
-            }
+            let told = before.and_then(|before| Ok((before, self.after.range.assemble(&key, after)?)));
+            return Ok(Some(told.map(|(before, after)| Change { key, before, after })));
         }
     }
 }

@@ -2,15 +2,17 @@
 
 use std::{fmt, ops::ControlFlow, path::Path, sync::Arc, time::SystemTime};
 
-use super::{Batch, Chunks, Commits, Diff, Keyspace, View};
+use super::{Batch, Chunks, Commits, Diff, Keyspace, View, foreign};
 use crate::{
     base::{Micros, Result, Seqno, SeqnoRange},
+    chunk::cut::Chunking,
     engine::{
-        Compacted, Engine, KeyspaceOptions, Options, Pin, Progress, Report, Running, Stats, Watch, checkpoint,
+        Compacted, Engine, KeyspaceOptions, Options, Pin, Progress, Rechunked, Report, Running, Stats, Watch,
+        checkpoint,
         jobs::{self, Scope},
         keyspaces, pins,
         read::{self, ViewCore},
-        stats, verify, write,
+        rechunk, stats, verify, write,
     },
 };
 
@@ -356,6 +358,55 @@ impl Db {
             Watch::reporting_to(&mut told).over(|watch| jobs::compact(self.engine(), Scope::All, watch))?;
         report.still_read = stats(self.engine()).space.garbage;
         Ok(report)
+    }
+
+    /// Cuts the large values of a keyspace anew, all versions of them: [`KeyspaceOptions::chunking`] becomes this
+    /// chunking, and what was written before is read, cut the new way and stored, a recipe at a time. Values, seqnos,
+    /// times, history and origins stay as they are, and [`commits`](Db::commits) and [`diff`](Db::diff) tell of
+    /// nothing. Readers and writers go on; what was read by old recipes stays readable in views and iterators under
+    /// way. The old chunks go with the next collection, so that the disk may need room for both meanwhile.
+    ///
+    /// What is cut this way already is passed over. After a crash, an error or a cancellation the same call goes on
+    /// where it was; a call with the former chunking leads back.
+    ///
+    /// A value whose writing began before the call may come in the old way behind it, and an adopted recipe stays as it
+    /// is.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, Chunking, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let files = db.keyspace("files", KeyspaceOptions::new())?;
+    /// files.put("a", [7; 100_000])?;
+    /// let done = db.rechunk(&files, Chunking::fixed(4096))?;
+    /// assert_eq!((done.values, done.bytes), (1, 100_000));
+    /// assert_eq!(files.stat("a")?.unwrap().chunking, Some(Chunking::fixed(4096)));
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) for a keyspace that was dropped, combines values or belongs to another
+    /// database, for a chunking out of bounds, and while another call cuts the same keyspace anew;
+    /// [`DiskFull`](crate::Error::DiskFull) or [`Io`](crate::Error::Io). A value of which a chunk is damaged is no
+    /// error: it is counted as left.
+    pub fn rechunk(&self, keyspace: &Keyspace, chunking: Chunking) -> Result<Rechunked> {
+        self.rechunk_with(keyspace, chunking, |_| ControlFlow::Continue(()))
+    }
+
+    /// Cuts values anew as [`rechunk`](Db::rechunk) does, and reports progress, in bytes of values; see
+    /// [`compact_with`](Db::compact_with). What was cut anew before it is cancelled stays so.
+    ///
+    /// # Errors
+    /// [`Cancelled`](crate::Error::Cancelled), and the errors of [`rechunk`](Db::rechunk).
+    pub fn rechunk_with(
+        &self,
+        keyspace: &Keyspace,
+        chunking: Chunking,
+        mut told: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Rechunked> {
+        if !keyspace.belongs_to(&self.owner) {
+            return Err(foreign(keyspace));
+        }
+        Watch::reporting_to(&mut told).over(|watch| rechunk(self.engine(), keyspace.keyspace_ref(), chunking, watch))
     }
 
     /// Collects statistics: work done, memory held, and what holds every byte of the directory.

@@ -7,7 +7,7 @@ use crate::{
     base::{Bytes, Error, KeySpan, Result},
     engine::{
         KeyspaceRef,
-        read::{Scan, assemble},
+        read::{Scan, assemble, equal},
     },
     merge::{Direction, Stored},
 };
@@ -126,6 +126,14 @@ impl Range {
             scan.map(|scan| assemble(scan.chunks(), &self.keyspace, key, stored)).transpose()
         };
         Ok(stored.map(assembled).transpose()?.flatten())
+    }
+
+    /// Returns whether a value that this range has told equals one of another range. Chunks are read only where the two
+    /// are cut differently.
+    pub(super) fn is_equal(&self, key: &[u8], stored: &Stored, other: &Self, other_stored: &Stored) -> Result<bool> {
+        let scans = self.front.as_ref().or(self.back.as_ref()).zip(other.front.as_ref().or(other.back.as_ref()));
+        let Some((scan, other)) = scans else { return Ok(false) };
+        equal(&self.keyspace, key, (stored, scan.chunks()), (other_stored, other.chunks()))
     }
 
     fn end(&self, direction: Direction) -> Option<&Scan> {

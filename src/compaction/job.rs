@@ -37,14 +37,6 @@ pub(crate) struct Job<S> {
     pub(crate) filtered: bool,
 }
 
-impl<S> Job<S> {
-    /// Returns the same job over sources that are made of these.
-    pub(crate) fn over<T>(self, make: impl FnMut(S) -> T) -> Job<T> {
-        let Self { sources, base, tombstones, retention, output_len, filtered } = self;
-        Job { sources: sources.into_iter().map(make).collect(), base, tombstones, retention, output_len, filtered }
-    }
-}
-
 /// Inputs of a merge in the history tier, and what stays of them.
 #[derive(Debug)]
 pub(crate) struct HistoryJob<S> {

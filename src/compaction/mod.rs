@@ -25,7 +25,8 @@ pub(crate) use history::{HistorySurvivors, Purges};
 pub(crate) use job::{HistoryJob, Job, Outcome, run, run_history};
 pub(crate) use output::Tier;
 pub(crate) use pick::{
-    Aging, HistoryTask, Shape, Task, Waste, all_anew, down_in_span, everything, pick, pick_history, score,
+    Aging, HistoryTask, Shape, Task, Waste, all_anew, down_in_span, everything, in_place, pick, pick_history,
+    recipes_down, score,
 };
 pub use policy::{CompactionPolicy, Policy, VersionInfo};
 pub(crate) use rules::{Demands, OlderSegments, Reader, Readers, Retention, Rules};

@@ -301,6 +301,27 @@ pub(crate) fn all_anew(keyspace: &KeyspaceVersion, shape: &Shape) -> Option<Task
     })
 }
 
+/// Returns the task that brings level 0 down, if it holds recipes.
+pub(crate) fn recipes_down(keyspace: &KeyspaceVersion) -> Option<Task> {
+    let has_recipes = keyspace.level(0).iter().any(|segment| segment.summary.recipes);
+    let task = take_down(keyspace, 0, keyspace.level(0).to_vec()).filter(|_| has_recipes)?;
+    Some(Task { just_move: false, ..task })
+}
+
+/// Returns the task that writes a segment below level 0 anew where it is. What takes the place of a segment of level 0
+/// must be one segment as well (V1), of whatever length; below it outputs are cut as usual.
+pub(crate) fn in_place(keyspace: &KeyspaceVersion, level: usize, segment: &Arc<SegmentMeta>) -> Task {
+    assert!(level > 0, "level 0 is not written in place: its segments cannot be divided (V1)");
+    Task {
+        keyspace: keyspace.id,
+        inputs: vec![Arc::clone(segment)],
+        output_level: number(level),
+        below: deeper(keyspace, level, &segment.summary.span),
+        just_move: false,
+        clears_out: false,
+    }
+}
+
 /// Returns the task that moves what a level holds of a span one level down, or rewrites what can shrink if the level is
 /// the deepest; `None` if there is nothing to do.
 pub(crate) fn down_in_span(

@@ -2,9 +2,10 @@
 
 use std::{ops::RangeInclusive, sync::Arc};
 
-use super::{Engine, KeyspaceOptions, KeyspaceRef, files::Editing, jobs::flush_recovered};
+use super::{Engine, KeyspaceOptions, KeyspaceRef, catalogue::dropped, files::Editing, jobs::flush_recovered};
 use crate::{
     base::{Error, FIRST_KEYSPACE, IoContext, KeyspaceId, Micros, Result, Seqno},
+    chunk::cut::Chunking,
     compaction::Policy,
     manifest::{Change, Edit, KeyspaceVersion, StoredChunking, StoredOptions, Version},
     merge::MergeStrategy,
@@ -305,6 +306,21 @@ fn check_ttls(engine: &Engine, name: &str, keyspace: &KeyspaceVersion, changed: 
     Err(Error::invalid(format!(
         "keyspace \"{name}\" holds what was written under {max} times to live, as many as there may be; keep the one in force until older values have gone, or call `compact`"
     )))
+}
+
+/// Sets where the large values of a keyspace are cut from now on.
+pub(crate) fn set_chunking(engine: &Engine, keyspace: &KeyspaceRef, chunking: Chunking) -> Result<()> {
+    engine.health.check_writable()?;
+    flush_recovered(engine)?;
+    let mut editing = engine.files.edit();
+    let found = editing.version().keyspaces.get(&keyspace.id).filter(|found| found.dropped.is_none());
+    let mut options = found.ok_or_else(|| dropped(keyspace))?.options.clone();
+    if options.large.chunking != chunking {
+        options.large.chunking = chunking;
+        let id = keyspace.id;
+        commit_change(engine, &mut editing, |seqno, _| Edit::new([Change::Configure { id, options, seqno }]))?;
+    }
+    Ok(())
 }
 
 /// Drops the keyspace of this name: it is hidden at once, and forgotten when no reader is left below the drop.

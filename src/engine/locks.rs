@@ -19,6 +19,7 @@
 //! | `Clock` | clock | the time of the database | none |
 //! | `Policies`, `Strategies` | catalogue | custom policies and merge strategies of this process | none |
 //! | `Slots` | jobs | the keyspaces under compaction | none |
+//! | `Rechunked` | jobs | the keyspaces whose values are being cut anew | none |
 //! | `Idle`, `Cleared` | jobs | start of the time without commits; when keyspaces were cleared out | none |
 //! | `Reserved` | chunk store | ids of chunks that are being stored | none |
 //! | `Writers` | chunk store | writers of large values under way, condemned packs | none |
@@ -65,6 +66,7 @@ pub(super) enum Rank {
     Policies,
     Strategies,
     Slots,
+    Rechunked,
     Idle,
     Cleared,
     Reserved,

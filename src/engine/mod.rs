@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   open                                     open and close, recovery, threads
-//!   check  checkpoint  stats                 verification, copies, numbers
+//!   check  checkpoint  stats  rechunk        verification, copies, numbers, values cut anew
 //!   write/                                   stage ▸ decide ▸ conflicts ▸ commit ▸ sync
 //!   pins  keyspaces                          decisions: durable at once, at a seqno of their own (J2)
 //!   jobs/                                    flush, compact, thin, forget; the background step
@@ -48,6 +48,7 @@ mod open;
 mod options;
 pub(crate) mod pins;
 pub(crate) mod read;
+mod rechunk;
 mod stats;
 mod timeline;
 mod watch;
@@ -68,6 +69,8 @@ pub use read::{
     ChunkFacts, Recipe, Stat,
     explain::{Explain, ReadOutcome, ReadStep},
 };
+pub use rechunk::Rechunked;
+pub(crate) use rechunk::rechunk;
 pub(crate) use stats::collect as stats;
 pub use stats::{ChunkStats, LevelStats, PinStats, SpaceUse, Stats, ViewStats};
 pub use watch::Progress;

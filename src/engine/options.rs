@@ -74,6 +74,8 @@ pub(crate) struct Limits {
     pub(crate) epoch_bytes: u64,
     /// Places of chunks after which a memtable is sealed: each takes some memory. `None`: by the budget.
     pub(crate) epoch_places: Option<u64>,
+    /// Values that are cut anew before their recipes are replaced.
+    pub(crate) rechunk_values: usize,
 }
 
 impl Default for Limits {
@@ -85,6 +87,7 @@ impl Default for Limits {
             ttls: 1 << 16,
             epoch_bytes: 64 << 20,
             epoch_places: None,
+            rechunk_values: 1 << 16,
         }
     }
 }

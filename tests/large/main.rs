@@ -9,6 +9,7 @@ mod crash;
 mod damage;
 mod doubt;
 mod garbage;
+mod rechunk;
 mod write;
 
 use std::{

@@ -168,8 +168,8 @@ fn groups(mut packs: Vec<(u64, FileNumber)>, bytes_max: u64, packs_max: usize) -
     groups
 }
 
-/// Fails once the collection should give up: closing waits for it.
-fn check_going_on(engine: &Engine) -> Result<()> {
+/// Fails once a long call should give up: closing waits for it.
+pub(in crate::engine) fn check_going_on(engine: &Engine) -> Result<()> {
     check_not_stopping(engine)?;
     engine.health.check_writable()
 }

@@ -11,6 +11,7 @@ mod forget;
 mod garbage;
 mod places;
 mod recipes;
+mod replace;
 mod slots;
 mod task;
 mod thin;
@@ -18,13 +19,14 @@ mod urgent;
 mod worker;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
+pub(super) use collect::check_going_on;
 pub use compact::Compacted;
 pub(crate) use compact::{Scope, compact};
 pub(crate) use flush::flush;
@@ -33,6 +35,7 @@ use garbage::Garbage;
 pub(crate) use places::rebuild;
 pub use recipes::ChunkHolders;
 pub(crate) use recipes::{freeable, why};
+pub(super) use replace::{Replacements, bring_recipes_down, replace_recipes};
 use slots::CompactionSlots;
 pub(super) use worker::{WorkKind, background_step, drawn_step, idle_step, work_on};
 
@@ -60,6 +63,8 @@ pub(crate) struct Jobs {
     pub(super) garbage: Garbage,
     flushing: Lock<()>,
     slots: CompactionSlots,
+    /// Keyspaces whose values are being cut anew.
+    rechunked: Lock<BTreeSet<KeyspaceId>>,
     /// Number of running checkpoints: while there is one, no dropped keyspace is forgotten.
     copying: AtomicUsize,
     /// Times at which keyspaces were last cleared out, in monotonic microseconds.
@@ -82,6 +87,7 @@ impl Jobs {
             garbage: Garbage::default(),
             flushing: order.lock(Rank::Flushing, ()),
             slots: CompactionSlots::new(order),
+            rechunked: order.lock(Rank::Rechunked, BTreeSet::new()),
             copying: AtomicUsize::new(0),
             cleared: order.lock(Rank::Cleared, BTreeMap::new()),
             idle: order.lock(Rank::Idle, Idle::default()),
@@ -117,6 +123,24 @@ impl Jobs {
             *idle = Idle { visible, since: now };
         }
         now.saturating_sub(idle.since) >= CLEAR_OUT_REST
+    }
+}
+
+/// Begins to cut the values of a keyspace anew; `None` while another call does: each would undo what the other has
+/// done.
+pub(super) fn rechunking(engine: &Engine, keyspace: KeyspaceId) -> Option<Rechunking<'_>> {
+    let is_alone = engine.jobs.rechunked.lock().insert(keyspace);
+    // Created only once it is known: dropping one gives the right back.
+    is_alone.then(|| Rechunking(engine, keyspace))
+}
+
+/// The right to cut the values of a keyspace anew, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Rechunking<'e>(&'e Engine, KeyspaceId);
+
+impl Drop for Rechunking<'_> {
+    fn drop(&mut self) {
+        self.0.jobs.rechunked.lock().remove(&self.1);
     }
 }
 

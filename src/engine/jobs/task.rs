@@ -11,15 +11,33 @@ use crate::{
         files::{
             JobInputs,
             runs::{RunCursor, VersionRunCursor},
+            superversion::SuperVersion,
         },
         watch::Watch,
     },
     manifest::{Change, Edit, KeyspaceVersion},
-    merge::Direction,
+    merge::{Direction, Source},
     segment::SegmentMeta,
 };
 
+/// Runs a task of the main tree.
 pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: Seqno, watch: &mut Watch<'_>) -> Result<Outcome> {
+    if task.keyspace == PLACES {
+        let live = |source, files: &SuperVersion| LivePlaces::new(source, &files.chunks.packs);
+        run_task_over(engine, task, purged_upto, watch, live)
+    } else {
+        run_task_over(engine, task, purged_upto, watch, |source, _| source)
+    }
+}
+
+/// Runs a task of the main tree over sources that are made of its inputs.
+pub(super) fn run_task_over<S: Source>(
+    engine: &Engine,
+    task: &Task,
+    purged_upto: Seqno,
+    watch: &mut Watch<'_>,
+    over: impl Fn(RunCursor, &SuperVersion) -> S,
+) -> Result<Outcome> {
     let inputs = engine.files.job_inputs("compact: files, then list");
     let current = &inputs.files;
     let Some(keyspace) = current.version.keyspaces.get(&task.keyspace) else { return Ok(Outcome::default()) };
@@ -41,22 +59,15 @@ pub(super) fn run_task(engine: &Engine, task: &Task, purged_upto: Seqno, watch: 
         }
     }
     let mut outputs = Outputs::of(engine, keyspace, &task.inputs);
-    let is_places = keyspace.id == PLACES;
     let job = Job {
-        sources,
+        sources: sources.into_iter().map(|source| over(source, current)).collect(),
         base: outputs.base,
         tombstones,
         retention: retention(engine, keyspace, &inputs, purged_upto, task.below.clone()),
         output_len: engine.ctx.options.segment_bytes(),
-        filtered: is_places,
+        filtered: keyspace.id == PLACES,
     };
-    let goes_on = step_or_stop(engine, &task.inputs, watch);
-    let ran = if is_places {
-        let job = job.over(|source| LivePlaces::new(source, &current.chunks.packs));
-        run(job, |tier| outputs.create(tier), goes_on)
-    } else {
-        run(job, |tier| outputs.create(tier), goes_on)
-    };
+    let ran = run(job, |tier| outputs.create(tier), step_or_stop(engine, &task.inputs, watch));
     let replaced = Replaced { inputs: &task.inputs, output_level: Some(task.output_level), made: outputs.made };
     end_job(engine, &inputs, keyspace, replaced, ran)
 }
@@ -89,27 +100,53 @@ pub(super) fn run_history_task(
             return end_job(engine, job, keyspace, replaced, Ok(outcome));
         }
     };
+    let outputs = Outputs::of(engine, keyspace, &inputs);
+    merge_history(engine, job, keyspace, (&inputs, outputs), purges, watch, |source| source)
+}
+
+/// Writes a segment of the history tier anew, in its run, over a source that is made of it.
+pub(super) fn rewrite_history<S: Source>(
+    engine: &Engine,
+    job: &JobInputs,
+    keyspace: &KeyspaceVersion,
+    segment: &Arc<SegmentMeta>,
+    watch: &mut Watch<'_>,
+    over: impl Fn(VersionRunCursor) -> S,
+) -> Result<Outcome> {
+    let inputs = [Arc::clone(segment)];
+    // What replaces it lies within its keys: the run stays one (V6).
+    let outputs = Outputs { run: Some(segment.intervals().run), ..Outputs::of(engine, keyspace, &inputs) };
+    merge_history(engine, job, keyspace, (&inputs, outputs), &Purges::default(), watch, over)
+}
+
+fn merge_history<S: Source>(
+    engine: &Engine,
+    job: &JobInputs,
+    keyspace: &KeyspaceVersion,
+    (inputs, mut outputs): (&[Arc<SegmentMeta>], Outputs<'_>),
+    purges: &Purges,
+    watch: &mut Watch<'_>,
+    over: impl Fn(VersionRunCursor) -> S,
+) -> Result<Outcome> {
     let Some(tree) = job.files.trees.get(&keyspace.id) else { return Ok(Outcome::default()) };
     let is_input = |number: FileNumber| inputs.iter().any(|segment| segment.number == number);
     let mut sources = Vec::new();
     for run in &tree.history {
         let handles: Vec<_> = run.segments.iter().filter(|handle| is_input(handle.meta.number)).cloned().collect();
         if !handles.is_empty() {
-            sources.push(VersionRunCursor::new(handles, Direction::Forward, ()));
+            sources.push(over(VersionRunCursor::new(handles, Direction::Forward, ())));
         }
     }
     let demands = demands(keyspace, &job.registered);
     let policy = engine.catalogue.policy_of(keyspace);
-    let mut outputs = Outputs::of(engine, keyspace, &inputs);
     let merge = HistoryJob {
         sources,
         base: outputs.base,
         survivors: HistorySurvivors::new(policy, engine.now(), demands, purges.clone()),
         output_len: engine.ctx.options.segment_bytes(),
     };
-    let goes_on = step_or_stop(engine, &inputs, watch);
-    let ran = run_history(merge, |tier| outputs.create(tier), goes_on);
-    end_job(engine, job, keyspace, Replaced { inputs: &inputs, output_level: None, made: outputs.made }, ran)
+    let ran = run_history(merge, |tier| outputs.create(tier), step_or_stop(engine, inputs, watch));
+    end_job(engine, job, keyspace, Replaced { inputs, output_level: None, made: outputs.made }, ran)
 }
 
 pub(super) fn move_segment(engine: &Engine, task: &Task) -> Result<()> {

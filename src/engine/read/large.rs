@@ -35,7 +35,7 @@ pub(crate) fn assemble(chunks: &ChunkSet, keyspace: &KeyspaceRef, key: &[u8], st
 }
 
 /// Returns whether two values are equal, each resolved in the files that it was read from. Equal values may have
-/// different recipes: then bytes are compared.
+/// different recipes: then bytes are compared, a chunk of each at a time. What both have by the same id is not read.
 pub(crate) fn equal(
     keyspace: &KeyspaceRef,
     key: &[u8],
@@ -45,10 +45,110 @@ pub(crate) fn equal(
     if one == other {
         return Ok(true);
     }
-    match (one, other) {
-        (Stored::Bytes(_), Stored::Bytes(_)) => Ok(false),
-        _ if len(keyspace, key, one)? != len(keyspace, key, other)? => Ok(false),
-        _ => Ok(assemble(one_in, keyspace, key, one.clone())? == assemble(other_in, keyspace, key, other.clone())?),
+    if let (Stored::Bytes(_), Stored::Bytes(_)) = (one, other) {
+        return Ok(false);
+    }
+    if len(keyspace, key, one)? != len(keyspace, key, other)? {
+        return Ok(false);
+    }
+    let mut one = Pieces::new(LargeValue { chunks: one_in, keyspace, key }, one)?;
+    let mut other = Pieces::new(LargeValue { chunks: other_in, keyspace, key }, other)?;
+    one_in.store.with_reader(|reader| {
+        loop {
+            let (one_left, other_left) = (one.left(reader)?, other.left(reader)?);
+            let len = one_left.min(other_left);
+            if len == 0 {
+                return Ok(one_left == other_left);
+            }
+            if !(one.is_same(&other) || one.bytes(len, reader)?.is_equal(&other.bytes(len, reader)?)) {
+                return Ok(false);
+            }
+            one.pass(len);
+            other.pass(len);
+        }
+    })
+}
+
+/// The bytes of a value, piece by piece. What is not asked for is not read.
+struct Pieces<'v> {
+    value: LargeValue<'v>,
+    leaves: Leaves,
+    /// The current piece: where it stands, what of it has been passed, and its bytes once they are needed.
+    reference: Reference,
+    passed: u64,
+    read: Option<Bytes>,
+}
+
+/// Bytes of a piece.
+enum Piece<'p> {
+    Zeros,
+    Bytes(&'p [u8]),
+}
+
+impl Piece<'_> {
+    /// Returns whether it is equal to another one of the same length.
+    fn is_equal(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Zeros, Self::Zeros) => true,
+            (Self::Bytes(one), Self::Bytes(other)) => one == other,
+            (Self::Zeros, Self::Bytes(bytes)) | (Self::Bytes(bytes), Self::Zeros) => {
+                bytes.iter().all(|byte| *byte == 0)
+            }
+        }
+    }
+}
+
+impl<'v> Pieces<'v> {
+    fn new(value: LargeValue<'v>, stored: &Stored) -> Result<Self> {
+        Ok(match stored {
+            Stored::Bytes(bytes) => Self {
+                value,
+                leaves: Leaves::none(),
+                reference: Reference { id: None, len: bytes.len() as u64 },
+                passed: 0,
+                read: Some(bytes.clone()),
+            },
+            Stored::Recipe(entry) => Self {
+                value,
+                leaves: Leaves::new(decode(value.keyspace, value.key, entry)?),
+                reference: Reference { id: None, len: 0 },
+                passed: 0,
+                read: None,
+            },
+        })
+    }
+
+    /// Returns what is left of the current piece, or of the next one; 0 at the end of the value.
+    fn left(&mut self, reader: &mut ReadRoom) -> Result<u64> {
+        if self.passed == self.reference.len {
+            let value = self.value;
+            let next = self.leaves.next(|node, height| value.node(node, height, reader))?;
+            self.reference = next.map_or(Reference { id: None, len: 0 }, |(_, reference)| reference);
+            (self.passed, self.read) = (0, None);
+        }
+        Ok(self.reference.len - self.passed)
+    }
+
+    /// Returns whether both stand at the same place of the same chunk.
+    fn is_same(&self, other: &Self) -> bool {
+        self.reference.id.is_some() && self.reference == other.reference && self.passed == other.passed
+    }
+
+    /// Returns the next bytes; there are so many left.
+    fn bytes(&mut self, len: u64, reader: &mut ReadRoom) -> Result<Piece<'_>> {
+        if let (None, Some(id)) = (&self.read, &self.reference.id) {
+            self.read = Some(self.value.kept(id, self.reference.len, reader)?);
+        }
+        let Some(read) = &self.read else { return Ok(Piece::Zeros) };
+        let (from, len) = (usize::try_from(self.passed), usize::try_from(len));
+        let (from, len) = (from.unwrap_or(usize::MAX), len.unwrap_or(usize::MAX));
+        let bytes = read.get(from..from.saturating_add(len));
+        assert!(bytes.is_some(), "{len} bytes from {from} of a piece of {}", read.len());
+        Ok(Piece::Bytes(bytes.unwrap_or_default()))
+    }
+
+    fn pass(&mut self, len: u64) {
+        self.passed += len;
     }
 }
 
@@ -172,6 +272,11 @@ pub(crate) struct Leaves {
 impl Leaves {
     pub(crate) fn new(recipe: Recipe) -> Self {
         Self { len: recipe.len, levels: vec![(recipe.references, 0)], height: recipe.height, at: 0 }
+    }
+
+    /// Returns those of a value without any.
+    fn none() -> Self {
+        Self { len: 0, levels: Vec::new(), height: 0, at: 0 }
     }
 
     /// Returns the length of the value.

@@ -64,7 +64,7 @@ pub struct SpaceUse {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChunkStats {
-    /// Large values written since then.
+    /// Large values written since then, and those that were cut anew.
     pub values: u64,
     /// Bytes of them.
     pub value_bytes: u64,

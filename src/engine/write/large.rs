@@ -81,6 +81,15 @@ pub(crate) struct StagedLarge {
 }
 
 impl StagedLarge {
+    /// Returns the recipe as it stands in an entry, and what keeps its chunks until it does; `None` if the value is
+    /// kept in its entry.
+    pub(crate) fn into_recipe(self) -> Option<(Bytes, Arc<Writing>)> {
+        match self.entry {
+            StagedEntry::Kept(_) => None,
+            StagedEntry::Recipe(entry) => Some((entry.into(), self.writing)),
+        }
+    }
+
     /// Returns the recipe of the value; `None` if it is kept in its entry.
     pub(crate) fn recipe(&self) -> Option<Recipe> {
         match &self.entry {
@@ -241,13 +250,17 @@ pub(crate) fn stage_copy(
                 return Ok(Some(StagedLarge { entry, scope: to.scope, bytes, tally, writing }));
             }
             let mut reader = ValueReader::new(engine, from, key, (StoredValue::Recipe(entry), chunks))?;
-            copy_value(&mut reader, LargeWriter::begin(engine, to, to_key, origin)?)?
+            copy_value(&mut reader, LargeWriter::begin(engine, to, to_key, origin)?, |_| Ok(()))?
         }
     }))
 }
 
-/// Reads a value and writes it like a new one.
-fn copy_value(reader: &mut ValueReader, mut writer: LargeWriter) -> Result<StagedLarge> {
+/// Reads a value and writes it like a new one; `told` is called with the bytes copied so far, and may stop it.
+fn copy_value(
+    reader: &mut ValueReader,
+    mut writer: LargeWriter,
+    mut told: impl FnMut(u64) -> Result<()>,
+) -> Result<StagedLarge> {
     let mut room = vec![0; WINDOW_LEN];
     loop {
         let count = reader.read_some(&mut room)?;
@@ -255,7 +268,25 @@ fn copy_value(reader: &mut ValueReader, mut writer: LargeWriter) -> Result<Stage
             return writer.stage();
         }
         writer.write(room.get(..count).unwrap_or_default())?;
+        told(reader.position())?;
     }
+}
+
+/// Cuts a stored value in another way. Its bytes and its origin stay; it is in no key until its recipe replaces the old
+/// one. `told` is called with the bytes cut so far, and may stop it.
+pub(crate) fn cut_anew(
+    engine: &Arc<Engine>,
+    keyspace: &KeyspaceRef,
+    key: &[u8],
+    (entry, chunks): (Bytes, &Arc<ChunkSet>),
+    chunking: Chunking,
+    told: impl FnMut(u64) -> Result<()>,
+) -> Result<StagedLarge> {
+    let options = options_of(engine, keyspace).ok_or_else(|| dropped(keyspace))?;
+    let origin = decode(keyspace, key, &entry)?.origin;
+    let value = ValueCutter::begin(engine, keyspace, StoredChunking { chunking, ..options }, origin)?;
+    let mut reader = ValueReader::new(engine, keyspace, key, (StoredValue::Recipe(entry), Arc::clone(chunks)))?;
+    copy_value(&mut reader, LargeWriter::of(value), told)
 }
 
 /// Stages a value by its recipe: every chunk must be there, as long as the recipe says.
@@ -290,7 +321,7 @@ pub(crate) fn stage_recipe(
     let options = StoredChunking { chunking: recipe.chunking, ..options };
     let writer = ValueCutter::begin(engine, keyspace, options, recipe.origin.clone())?;
     let mut reader = ValueReader::new(engine, keyspace, key, stored)?;
-    copy_value(&mut reader, LargeWriter::of(writer))
+    copy_value(&mut reader, LargeWriter::of(writer), |_| Ok(()))
 }
 
 /// Checks that everything is stored that a recipe refers to: in its scope, of the right kind and length.

@@ -29,7 +29,7 @@ use std::sync::{Arc, atomic::Ordering};
 pub(crate) use chunks::{HeldChunk, hold_chunk, put_chunk};
 pub(crate) use durability::persist;
 pub(super) use durability::sync_at_intervals;
-pub(crate) use large::{LargeWriter, StagedLarge, stage_copy, stage_recipe};
+pub(crate) use large::{LargeWriter, StagedLarge, cut_anew, stage_copy, stage_recipe};
 pub(crate) use room::health;
 pub(crate) use stage::{Staged, Write};
 pub(crate) use update::update;
