@@ -71,9 +71,9 @@ pub use chunk::{
 };
 pub use compaction::{CompactionPolicy, Policy, VersionInfo};
 pub use engine::{
-    ChunkFacts, ChunkHolders, ChunkStats, Compacted, Compression, Durability, Explain, KeyspaceOptions, KeyspaceSpace,
-    LevelStats, Options, Pin, PinStats, Progress, ReadOutcome, ReadStep, Rechunked, Recipe, Report, SpaceUse, Stat,
-    Stats, VerifyFinding, ViewStats,
+    ArmStats, ChunkFacts, ChunkHolders, ChunkStats, Compacted, Compression, Durability, Explain, KeyspaceOptions,
+    KeyspaceSpace, LevelStats, Options, Pin, PinStats, Progress, ReadOutcome, ReadStep, Rechunked, Recipe, Report,
+    SpaceUse, Stat, Stats, TrialStats, VerifyFinding, ViewStats,
 };
 pub use merge::strategy::{CustomMerge, Merge, MergeStrategy};
 

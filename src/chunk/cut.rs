@@ -48,56 +48,26 @@ fn place_by_bytes(window: &[u8]) -> usize {
     4 + window.windows(4).enumerate().min_by_key(|(_, bytes)| score(bytes)).map_or(0, |(at, _)| at)
 }
 
-/// How the large values of a keyspace are cut into chunks: see
-/// [`KeyspaceOptions::chunking`](crate::KeyspaceOptions::chunking). Equal bytes are cut at equal places, whatever was
-/// written before and however the bytes were handed over.
-///
-/// ```
-/// use chronolith::Chunking;
-/// assert_eq!(Chunking::automatic(), Chunking::content_defined(16 << 10));
-/// assert_eq!(Chunking::fixed(4096).to_string(), "fixed(4096)");
-/// ```
+/// Where bytes are cut, as a recipe tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chunking {
+pub(crate) struct CutPolicy {
     by_content: bool,
     size: u64,
 }
 
-impl Chunking {
+impl CutPolicy {
     /// The default: content-defined, 16 KiB on average.
     pub(crate) const AUTOMATIC: Self = Self::content_defined(16 << 10);
 
     /// One chunk for values up to 1 MiB.
     pub(crate) const WHOLE: Self = Self::fixed(1 << 20);
 
-    /// Returns the default, which is [`content_defined`](Chunking::content_defined) with 16 KiB.
-    #[must_use]
-    pub const fn automatic() -> Self {
-        Self::AUTOMATIC
-    }
-
-    /// Cuts after every so many bytes: 512 to 1,048,576. For values made of pages or blocks that are changed in place,
-    /// such as disk images and database files. An insertion shifts all later blocks, so that none of them deduplicates.
-    #[must_use]
-    pub const fn fixed(bytes: u64) -> Self {
+    pub(crate) const fn fixed(bytes: u64) -> Self {
         Self { by_content: false, size: bytes }
     }
 
-    /// Cuts where the content says, on average after so many bytes: 1,024 to 524,288. No chunk but the last is shorter
-    /// than half of that, none longer than one and a half times. Boundaries are back in place soon behind an insertion,
-    /// so that later chunks deduplicate.
-    ///
-    /// The minimum-based chunking of Orson Peters (`MinCDC`, 2025).
-    #[must_use]
-    pub const fn content_defined(average: u64) -> Self {
+    pub(crate) const fn content_defined(average: u64) -> Self {
         Self { by_content: true, size: average }
-    }
-
-    /// Keeps a value of up to 1 MiB as one chunk, and cuts a longer one every MiB: for values that are
-    /// either equal or share nothing.
-    #[must_use]
-    pub const fn whole() -> Self {
-        Self::WHOLE
     }
 
     /// Returns its number on disk and its size.
@@ -107,17 +77,17 @@ impl Chunking {
 
     /// Returns the policy of a number and a size on disk.
     pub(crate) fn from_numbers(number: u64, size: u64) -> Result<Self, Corruption> {
-        let chunking = match number {
+        let policy = match number {
             1 => Some(Self::fixed(size)),
             2 => Some(Self::content_defined(size)),
             _ => None,
         };
         let bad = Corruption { offset: 0, what: "a chunking that this release knows" };
-        chunking.filter(|chunking| chunking.is_valid()).ok_or(bad)
+        policy.filter(|policy| policy.is_valid()).ok_or(bad)
     }
 
     /// Fails if its size is out of bounds.
-    pub(crate) fn check(self) -> Result<()> {
+    fn check(self) -> Result<()> {
         if self.is_valid() {
             return Ok(());
         }
@@ -160,10 +130,176 @@ impl Chunking {
     }
 }
 
-impl Display for Chunking {
+impl Display for CutPolicy {
     /// Prints the constructor with its bytes.
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}({})", if self.by_content { "content_defined" } else { "fixed" }, self.size)
+    }
+}
+
+/// How the large values of a keyspace are cut into chunks: see
+/// [`KeyspaceOptions::chunking`](crate::KeyspaceOptions::chunking). Equal bytes are cut at equal places, whatever was
+/// written before and however the bytes were handed over.
+///
+/// ```
+/// use chronolith::Chunking;
+/// assert_eq!(Chunking::automatic(), Chunking::content_defined(16 << 10));
+/// assert_eq!(Chunking::fixed(4096).to_string(), "fixed(4096)");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunking {
+    policy: CutPolicy,
+    trial: Option<Trial>,
+}
+
+/// Another policy for a share of the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Trial {
+    policy: CutPolicy,
+    /// Share in millionths; or why there can be no such trial.
+    share: Result<u32, &'static str>,
+}
+
+/// One side of a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arm {
+    Control,
+    Trial,
+}
+
+const MILLION: u32 = 1_000_000;
+
+impl Chunking {
+    /// Returns the default, which is [`content_defined`](Chunking::content_defined) with 16 KiB.
+    #[must_use]
+    pub const fn automatic() -> Self {
+        Self::of(CutPolicy::AUTOMATIC)
+    }
+
+    /// Cuts after every so many bytes: 512 to 1,048,576. For values made of pages or blocks that are changed in place,
+    /// such as disk images and database files. An insertion shifts all later blocks, so that none of them deduplicates.
+    #[must_use]
+    pub const fn fixed(bytes: u64) -> Self {
+        Self::of(CutPolicy::fixed(bytes))
+    }
+
+    /// Cuts where the content says, on average after so many bytes: 1,024 to 524,288. No chunk but the last is shorter
+    /// than half of that, none longer than one and a half times. Boundaries are back in place soon behind an insertion,
+    /// so that later chunks deduplicate.
+    ///
+    /// The minimum-based chunking of Orson Peters (`MinCDC`, 2025).
+    #[must_use]
+    pub const fn content_defined(average: u64) -> Self {
+        Self::of(CutPolicy::content_defined(average))
+    }
+
+    /// Keeps a value of up to 1 MiB as one chunk, and cuts a longer one every MiB: for values that are
+    /// either equal or share nothing.
+    #[must_use]
+    pub const fn whole() -> Self {
+        Self::of(CutPolicy::WHOLE)
+    }
+
+    /// Tries another chunking on a share of the keys, to compare the two on the data at hand:
+    /// [`Stats::trials`](crate::Stats::trials) tells what each has saved and cost. The share is more than 0 and less
+    /// than 1. It is drawn by the hash of the key, so that all values of a key are cut in one way and share chunks;
+    /// chunks that two keys have in common are found only if both keys fall on the same side.
+    ///
+    /// A trial ends with the next chunking without one. [`rechunk`](crate::Db::rechunk) then brings the values of both
+    /// sides together.
+    ///
+    /// ```
+    /// # use chronolith::{env::Memory, Chunking, KeyspaceOptions, Options};
+    /// # let db = Options::new().env(Memory::new()).open("my.db")?;
+    /// let chunking = Chunking::automatic().trial(Chunking::fixed(64 << 10), 0.1);
+    /// let files = db.keyspace("files", KeyspaceOptions::new().chunking(chunking))?;
+    /// for key in 0..100 {
+    ///     files.put(format!("{key}"), [key; 100_000])?;
+    /// }
+    /// let stats = db.stats();
+    /// let [trial] = &stats.trials[..] else { panic!("one keyspace") };
+    /// assert_eq!(trial.control.values + trial.trial.values, 100);
+    /// println!("{} against {}", trial.control.stored_ratio(), trial.trial.stored_ratio());
+    /// # Ok::<_, chronolith::Error>(())
+    /// ```
+    #[must_use]
+    pub fn trial(self, chunking: Self, share: f64) -> Self {
+        let share = if self.trial.is_some() || chunking.trial.is_some() {
+            Err("a trial compares two chunkings, neither of which is a trial itself")
+        } else {
+            millionths(share).ok_or("a trial takes a share of the keys that is more than 0 and less than 1")
+        };
+        Self { policy: self.policy, trial: Some(Trial { policy: chunking.policy, share }) }
+    }
+
+    /// Returns the chunking of a policy alone.
+    pub(crate) const fn of(policy: CutPolicy) -> Self {
+        Self { policy, trial: None }
+    }
+
+    /// Returns what is tried on a share of the keys, in millionths.
+    pub(crate) fn tried(self) -> Option<(CutPolicy, u32)> {
+        self.trial.and_then(|trial| Some((trial.policy, trial.share.ok()?)))
+    }
+
+    /// Returns the same with a policy that is tried on a share of the keys, in millionths.
+    pub(crate) fn trying(self, policy: CutPolicy, share: u64) -> Result<Self, Corruption> {
+        let share = u32::try_from(share).ok().filter(|share| (1..MILLION).contains(share));
+        let share = share.ok_or(Corruption { offset: 0, what: "a share of the keys for a trial" })?;
+        Ok(Self { trial: Some(Trial { policy, share: Ok(share) }), ..self })
+    }
+
+    /// Returns the policy for all keys that are not in a trial.
+    pub(crate) fn policy(self) -> CutPolicy {
+        self.policy
+    }
+
+    /// Returns the policy for a key, and its side if there is a trial.
+    pub(crate) fn for_key(self, key: &[u8]) -> (CutPolicy, Option<Arm>) {
+        let Some((policy, share)) = self.tried() else { return (self.policy, None) };
+        let hash = blake3::hash(key);
+        let drawn = hash.as_bytes().iter().take(4).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+        if (drawn * u64::from(MILLION)) >> 32 < u64::from(share) {
+            (policy, Some(Arm::Trial))
+        } else {
+            (self.policy, Some(Arm::Control))
+        }
+    }
+
+    /// Returns the policy of a chunking without a trial; fails for one out of bounds.
+    pub(crate) fn single(self) -> Result<CutPolicy> {
+        self.check()?;
+        if self.trial.is_some() {
+            return Err(Error::invalid(
+                "a trial is chosen by the keys of new values; give one chunking without `trial`",
+            ));
+        }
+        Ok(self.policy)
+    }
+
+    /// Fails if a size is out of bounds, or for a trial that cannot be.
+    pub(crate) fn check(self) -> Result<()> {
+        self.policy.check()?;
+        let Some(Trial { policy, share }) = self.trial else { return Ok(()) };
+        policy.check()?;
+        share.map_err(Error::invalid).map(drop)
+    }
+}
+
+/// Returns a share in millionths, at least one; `None` if it is not between 0 and 1.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within bounds, as was checked")]
+fn millionths(share: f64) -> Option<u32> {
+    let is_share = share > 0.0 && share < 1.0;
+    is_share.then(|| ((share * f64::from(MILLION)) as u32).clamp(1, MILLION - 1))
+}
+
+impl Display for Chunking {
+    /// Prints the constructors with their bytes.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.policy)?;
+        let Some(trial) = self.trial else { return Ok(()) };
+        let share = trial.share.map_or(f64::NAN, |share| f64::from(share) / f64::from(MILLION));
+        write!(f, ".trial({}, {share})", trial.policy)
     }
 }
 
@@ -173,7 +309,7 @@ mod tests {
     use crate::chunk::noise;
 
     /// The definition, in so many words.
-    fn slow(chunking: Chunking, bytes: &[u8]) -> usize {
+    fn slow(chunking: CutPolicy, bytes: &[u8]) -> usize {
         let size = usize::try_from(chunking.size).unwrap();
         if !chunking.by_content {
             return bytes.len().min(size);
@@ -189,7 +325,7 @@ mod tests {
         (min..=max.min(bytes.len())).min_by_key(|at| score(*at)).unwrap()
     }
 
-    fn cuts(chunking: Chunking, mut bytes: &[u8], cut: impl Fn(Chunking, &[u8]) -> usize) -> Vec<usize> {
+    fn cuts(chunking: CutPolicy, mut bytes: &[u8], cut: impl Fn(CutPolicy, &[u8]) -> usize) -> Vec<usize> {
         let mut lens = Vec::new();
         while !bytes.is_empty() {
             let len = cut(chunking, bytes);
@@ -213,13 +349,13 @@ mod tests {
         inputs
     }
 
-    const POLICIES: [Chunking; 6] = [
-        Chunking::content_defined(1 << 10),
-        Chunking::content_defined(1027),
-        Chunking::content_defined(4 << 10),
-        Chunking::AUTOMATIC,
-        Chunking::fixed(512),
-        Chunking::fixed(4096),
+    const POLICIES: [CutPolicy; 6] = [
+        CutPolicy::content_defined(1 << 10),
+        CutPolicy::content_defined(1027),
+        CutPolicy::content_defined(4 << 10),
+        CutPolicy::AUTOMATIC,
+        CutPolicy::fixed(512),
+        CutPolicy::fixed(4096),
     ];
 
     #[test]
@@ -281,7 +417,7 @@ mod tests {
     #[test]
     fn chunks_are_as_long_as_promised_and_behind_an_insertion_the_cuts_return() {
         let input = &inputs()[2];
-        let chunking = Chunking::content_defined(4096);
+        let chunking = CutPolicy::content_defined(4096);
         let lens = cuts(chunking, input, slow);
         let (rest, before) = lens.split_last().unwrap();
         assert!(*rest <= chunking.longest() && before.iter().all(|len| (2048..=6144).contains(len)), "{lens:?}");
@@ -297,10 +433,36 @@ mod tests {
         assert!(shared + 4 >= old.len(), "{shared} of {} cuts are the same", old.len());
     }
 
+    /// A trial takes its share of the keys, and a key always falls on the same side.
+    #[test]
+    fn a_trial_takes_its_share_of_the_keys_and_is_refused_beyond_its_bounds() {
+        let (usual, tried) = (Chunking::automatic(), Chunking::fixed(4096));
+        for share in [0.1, 0.5, 0.9] {
+            let chunking = usual.trial(tried, share);
+            chunking.check().unwrap();
+            let taken = (0..20_000).filter(|key| chunking.for_key(format!("{key}").as_bytes()).1 == Some(Arm::Trial));
+            let taken = f64::from(u32::try_from(taken.count()).unwrap()) / 20_000.0;
+            assert!((taken - share).abs() < 0.01, "{taken} of the keys instead of {share}");
+            assert_eq!(chunking.for_key(b"key"), chunking.for_key(b"key"));
+        }
+        let all = usual.trial(tried, 0.999_999_9);
+        assert_eq!(all.tried(), Some((CutPolicy::fixed(4096), 999_999)));
+        assert_eq!(usual.trial(tried, 1e-9).tried(), Some((CutPolicy::fixed(4096), 1)));
+        assert_eq!(usual.for_key(b"key"), (CutPolicy::AUTOMATIC, None));
+        assert_eq!(usual.trial(tried, 0.25).to_string(), "content_defined(16384).trial(fixed(4096), 0.25)");
+        for (share, trial) in [(0.0, tried), (1.0, tried), (-0.5, tried), (f64::NAN, tried), (f64::INFINITY, tried)] {
+            assert!(usual.trial(trial, share).check().is_err(), "{share}");
+        }
+        assert!(usual.trial(Chunking::fixed(1), 0.5).check().is_err());
+        assert!(usual.trial(tried.trial(usual, 0.5), 0.5).check().is_err());
+        assert!(usual.trial(tried, 0.5).trial(tried, 0.5).check().is_err());
+        assert!(usual.trial(tried, 0.5).single().is_err() && usual.single().is_ok());
+    }
+
     #[test]
     fn sizes_out_of_bounds_are_refused() {
         for (number, size) in [(1, 512), (1, 1 << 20), (2, 1024), (2, 1 << 19)] {
-            let chunking = Chunking::from_numbers(number, size).unwrap();
+            let chunking = CutPolicy::from_numbers(number, size).unwrap();
             let (told, bytes) = chunking.numbers();
             assert_eq!((u64::from(told), bytes), (number, size));
             assert!(chunking.longest() <= CHUNK_LEN_MAX);
@@ -308,7 +470,7 @@ mod tests {
         for (number, size) in
             [(0, 4096), (3, 4096), (1, 511), (1, (1 << 20) + 1), (2, 1023), (2, (1 << 19) + 1), (1, 1 << 40)]
         {
-            assert!(Chunking::from_numbers(number, size).is_err(), "{number} {size}");
+            assert!(CutPolicy::from_numbers(number, size).is_err(), "{number} {size}");
         }
     }
 }

@@ -556,7 +556,7 @@ mod tests {
         base::{Error, Micros},
         chunk::{
             codec::Encoder,
-            cut::Chunking,
+            cut::CutPolicy,
             id::ChunkKind,
             recipe::{Recipe, decode_node},
             record::NewChunk,
@@ -822,7 +822,7 @@ mod tests {
     }
 
     /// The way of a value into a pack and back, without an engine: equal chunks once.
-    fn store(value: &[u8], chunking: Chunking, known: &mut HashMap<ChunkId, Line>, pack: &mut PackWriter) -> Recipe {
+    fn store(value: &[u8], chunking: CutPolicy, known: &mut HashMap<ChunkId, Line>, pack: &mut PackWriter) -> Recipe {
         let mut encoder = Encoder::new(Some(1)).unwrap();
         let mut put = |kind: ChunkKind, chunk: &[u8], known: &mut HashMap<ChunkId, Line>, pack: &mut PackWriter| {
             let id = Scope::Open.id(kind, chunk);
@@ -892,11 +892,11 @@ mod tests {
         for version in 0..5usize {
             let at = version * 411_113;
             value.splice(at..at, *b"inserted");
-            for chunking in [Chunking::content_defined(2048), Chunking::fixed(65_536), Chunking::WHOLE] {
+            for chunking in [CutPolicy::content_defined(2048), CutPolicy::fixed(65_536), CutPolicy::WHOLE] {
                 let before = known.len();
                 let recipe = store(&value, chunking, &mut known, &mut writer);
                 let new = known.len() - before;
-                if version > 0 && chunking == Chunking::content_defined(2048) {
+                if version > 0 && chunking == CutPolicy::content_defined(2048) {
                     assert!(new < 30, "{new} new chunks and nodes for eight bytes");
                 }
                 stored.push((recipe, value.clone()));

@@ -2,7 +2,7 @@
 //! encoding. Whatever decodes encodes to the same bytes again.
 
 use super::{
-    cut::{CHUNK_LEN_MAX, Chunking},
+    cut::{CHUNK_LEN_MAX, CutPolicy},
     message::{BYTES, Fields, UNKNOWN, VARINT, once},
     record::ORIGIN_LEN_MAX,
 };
@@ -34,7 +34,7 @@ pub(crate) struct Reference {
 pub(crate) struct Recipe {
     /// Bytes of the value.
     pub(crate) len: u64,
-    pub(crate) chunking: Chunking,
+    pub(crate) chunking: CutPolicy,
     /// Levels of nodes between the references and the chunks.
     pub(crate) height: u32,
     pub(crate) references: Vec<Reference>,
@@ -222,7 +222,7 @@ impl Recipe {
     }
 }
 
-fn decode_chunking(mut fields: Fields<'_>) -> Result<Chunking, Corruption> {
+fn decode_chunking(mut fields: Fields<'_>) -> Result<CutPolicy, Corruption> {
     let (mut policy, mut size) = (None, None);
     while let Some(field) = fields.next()? {
         match field {
@@ -231,7 +231,7 @@ fn decode_chunking(mut fields: Fields<'_>) -> Result<Chunking, Corruption> {
             _ => return Err(UNKNOWN),
         }
     }
-    Chunking::from_numbers(policy.unwrap_or(0), size.unwrap_or(0))
+    CutPolicy::from_numbers(policy.unwrap_or(0), size.unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -248,7 +248,7 @@ mod tests {
 
     fn recipe(height: u32, references: Vec<Reference>) -> Recipe {
         let len = references.iter().map(|reference| reference.len).sum();
-        Recipe { len, chunking: Chunking::AUTOMATIC, height, references, origin: String::new() }
+        Recipe { len, chunking: CutPolicy::AUTOMATIC, height, references, origin: String::new() }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! finished node is referenced one level up.
 
 use super::{
-    cut::Chunking,
+    cut::CutPolicy,
     recipe::{HEIGHT_MAX, REFERENCES_MAX, Recipe, Reference, encode_node},
 };
 use crate::base::{ChunkId, Error, Result};
@@ -66,7 +66,7 @@ impl<F: FnMut(Vec<u8>) -> Result<ChunkId>> StoreNode for F {}
 /// The references of a value so far.
 #[derive(Clone, Debug)]
 pub(crate) struct RecipeBuilder {
-    chunking: Chunking,
+    chunking: CutPolicy,
     levels: Vec<Level>,
     /// A hole that the next chunk may prolong.
     hole: u64,
@@ -74,7 +74,7 @@ pub(crate) struct RecipeBuilder {
 }
 
 impl RecipeBuilder {
-    pub(crate) fn new(chunking: Chunking) -> Self {
+    pub(crate) fn new(chunking: CutPolicy) -> Self {
         Self { chunking, levels: Vec::new(), hole: 0, len: 0 }
     }
 
@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn build(numbers: impl IntoIterator<Item = u64>, store: &mut Store) -> Recipe {
-        let mut builder = RecipeBuilder::new(Chunking::AUTOMATIC);
+        let mut builder = RecipeBuilder::new(CutPolicy::AUTOMATIC);
         let mut node = store.node();
         for number in numbers {
             // Every seventh is a hole, in two halves.
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn ids_that_never_or_always_end_a_node_stay_within_the_bounds() {
         for first in [0, 1] {
-            let mut builder = RecipeBuilder::new(Chunking::AUTOMATIC);
+            let mut builder = RecipeBuilder::new(CutPolicy::AUTOMATIC);
             let mut lens = Vec::new();
             let mut node = |bytes: Vec<u8>| {
                 lens.push(bytes.len() / 38);
@@ -286,20 +286,20 @@ mod tests {
     #[test]
     fn zeros_alone_are_one_reference_however_many() {
         let mut store = Store::default();
-        let mut builder = RecipeBuilder::new(Chunking::AUTOMATIC);
+        let mut builder = RecipeBuilder::new(CutPolicy::AUTOMATIC);
         for _ in 0..10_000 {
             builder.zeros(8192).unwrap();
         }
         let recipe = builder.finish(String::new(), &mut store.node()).unwrap();
         assert_eq!(recipe.references, [Reference { id: None, len: 10_000 * 8192 }]);
-        let mut builder = RecipeBuilder::new(Chunking::AUTOMATIC);
+        let mut builder = RecipeBuilder::new(CutPolicy::AUTOMATIC);
         builder.zeros(u64::MAX).unwrap();
         assert!(builder.zeros(1).is_err() && builder.chunk(id(1), 1, &mut store.node()).is_err());
     }
 
     #[test]
     fn a_node_that_cannot_be_stored_is_told() {
-        let mut builder = RecipeBuilder::new(Chunking::AUTOMATIC);
+        let mut builder = RecipeBuilder::new(CutPolicy::AUTOMATIC);
         let mut full = |_: Vec<u8>| Err(Error::invalid("full"));
         let failed = (0..257).map(|number| builder.chunk(id(number), 1, &mut full)).position(|added| added.is_err());
         assert_eq!(failed, Some(256));

@@ -5,7 +5,7 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 use super::{
-    cut::Chunking,
+    cut::CutPolicy,
     id::{ChunkKind, Scope},
     noise,
     tree::RecipeBuilder,
@@ -30,7 +30,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn vector(input: &[u8], chunking: Chunking, scope: &Scope) -> String {
+fn vector(input: &[u8], chunking: CutPolicy, scope: &Scope) -> String {
     let (mut lens, mut ids, mut nodes) = (Vec::new(), Vec::new(), 0);
     let mut builder = RecipeBuilder::new(chunking);
     let mut store = |node: Vec<u8>| {
@@ -78,12 +78,12 @@ fn cuts_ids_and_recipes_are_those_of_the_format() {
         ("noise 6 6000000", noise(6, 6_000_000)),
     ];
     let policies = [
-        Chunking::fixed(512),
-        Chunking::fixed(4096),
-        Chunking::WHOLE,
-        Chunking::content_defined(1024),
-        Chunking::content_defined(1027),
-        Chunking::AUTOMATIC,
+        CutPolicy::fixed(512),
+        CutPolicy::fixed(4096),
+        CutPolicy::WHOLE,
+        CutPolicy::content_defined(1024),
+        CutPolicy::content_defined(1027),
+        CutPolicy::AUTOMATIC,
     ];
     let mut text = HEAD.to_owned();
     for (name, input) in &inputs {
@@ -95,7 +95,7 @@ fn cuts_ids_and_recipes_are_those_of_the_format() {
     let tenant = Scope::keyed(&[7; 32], "tenant 7");
     // A list of chunks, and nodes, which have a key of their own.
     for (name, input) in [&inputs[2], &inputs[7]] {
-        let told = vector(input, Chunking::content_defined(1024), &tenant);
+        let told = vector(input, CutPolicy::content_defined(1024), &tenant);
         writeln!(text, "{name} | 2 1024 | {told} | tenant 7").unwrap();
     }
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chunking-1.txt");

@@ -15,9 +15,10 @@ use super::{
     locks::{Condvar, Lock, LockOrder, Rank},
 };
 use crate::{
-    base::{Bytes, ChunkId, FileNumber, Result},
+    base::{Bytes, ChunkId, FileNumber, KeyspaceId, Micros, Result},
     chunk::{
         codec::{Decoder, Encoder},
+        cut::{Arm, Chunking},
         recipe::Recipe,
     },
 };
@@ -52,6 +53,7 @@ pub(crate) struct ChunkStore {
     /// Threads that may help to store values, of all writers together.
     helpers: AtomicUsize,
     pub(super) counts: ChunkCounts,
+    trials: Lock<BTreeMap<KeyspaceId, TrialCounts>>,
 }
 
 /// Counts since the database was opened.
@@ -77,6 +79,39 @@ pub(crate) struct ChunkCounts {
     pub(super) read_aside: AtomicU64,
     /// New chunks by length: up to 1 KiB, 2 KiB, and so on up to 1 MiB.
     pub(super) lens: [AtomicU64; LEN_CLASSES],
+}
+
+/// What one side of a trial has stored, and the time that took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ArmCounts {
+    pub(crate) values: u64,
+    pub(crate) value_bytes: u64,
+    pub(crate) chunks: u64,
+    pub(crate) new_chunks: u64,
+    pub(crate) new_bytes: u64,
+    pub(crate) stored_bytes: u64,
+    pub(crate) time: Micros,
+}
+
+impl ArmCounts {
+    fn add(&mut self, other: &Self) {
+        let Self { values, value_bytes, chunks, new_chunks, new_bytes, stored_bytes, time } = other;
+        self.values += values;
+        self.value_bytes = self.value_bytes.saturating_add(*value_bytes);
+        self.chunks += chunks;
+        self.new_chunks += new_chunks;
+        self.new_bytes += new_bytes;
+        self.stored_bytes += stored_bytes;
+        self.time = self.time.saturating_add(*time);
+    }
+}
+
+/// A trial under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TrialCounts {
+    pub(crate) chunking: Chunking,
+    pub(crate) control: ArmCounts,
+    pub(crate) trial: ArmCounts,
 }
 
 /// Classes of lengths of chunks: powers of two from 1 KiB to 1 MiB.
@@ -242,6 +277,7 @@ impl ChunkStore {
             writers: order.lock(Rank::Writers, Writers::default()),
             damaged: order.lock(Rank::Damaged, HashSet::new()),
             abandoned: AtomicU64::new(0),
+            trials: order.lock(Rank::Trials, BTreeMap::new()),
             readers: order.lock(Rank::Coders, Vec::new()),
             encoders: order.lock(Rank::Coders, Vec::new()),
             cache: order.lock(Rank::Cache, Cache { bytes_max: cache_bytes, ..Cache::default() }),
@@ -304,6 +340,25 @@ impl ChunkStore {
     pub(super) fn writers(&self) -> (usize, usize) {
         let writers = self.writers.lock();
         (writers.active.len(), writers.condemned.len())
+    }
+
+    /// Adds to what a side of the trial of a keyspace has stored. Another trial there begins with nothing.
+    pub(super) fn record_trial(&self, keyspace: KeyspaceId, chunking: Chunking, arm: Arm, counts: &ArmCounts) {
+        let begun = TrialCounts { chunking, control: ArmCounts::default(), trial: ArmCounts::default() };
+        let mut trials = self.trials.lock();
+        let of = trials.entry(keyspace).or_insert(begun);
+        if of.chunking != chunking {
+            *of = begun;
+        }
+        match arm {
+            Arm::Control => of.control.add(counts),
+            Arm::Trial => of.trial.add(counts),
+        }
+    }
+
+    /// Returns what the trial of a keyspace has stored; `None` if nothing has been written under this chunking.
+    pub(super) fn trial(&self, keyspace: KeyspaceId, chunking: Chunking) -> Option<TrialCounts> {
+        self.trials.lock().get(&keyspace).copied().filter(|of| of.chunking == chunking)
     }
 
     /// Records that a chunk was found damaged.
@@ -459,7 +514,7 @@ mod tests {
     use super::*;
     use crate::{
         base::{Error, KeyspaceId, Seqno},
-        chunk::{cut::Chunking, recipe::Reference},
+        chunk::{cut::CutPolicy, recipe::Reference},
         merge::MergeStrategy,
     };
 
@@ -489,7 +544,7 @@ mod tests {
         let keyspace = KeyspaceRef { id: KeyspaceId(16), born: Seqno(0), strategy, scope: 0, name };
         let recipe = || Recipe {
             len: 1,
-            chunking: Chunking::AUTOMATIC,
+            chunking: CutPolicy::AUTOMATIC,
             height: 0,
             references: vec![Reference { id: Some(id(9)), len: 1 }],
             origin: String::new(),

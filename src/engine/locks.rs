@@ -23,6 +23,7 @@
 //! | `Idle`, `Cleared` | jobs | start of the time without commits; when keyspaces were cleared out | none |
 //! | `Reserved` | chunk store | ids of chunks that are being stored | none |
 //! | `Writers` | chunk store | writers of large values under way, condemned packs | none |
+//! | `Trials` | chunk store | what each side of a trial has stored | none |
 //! | `Damaged` | chunk store | chunks that were found damaged | none |
 //! | `Coders`, `Cache` | chunk store | coders to be used again; decoded chunks | none |
 //! | `Doubtful` | files | segments of edits that failed | none |
@@ -72,6 +73,7 @@ pub(super) enum Rank {
     Reserved,
     Writers,
     Damaged,
+    Trials,
     Coders,
     Cache,
     Doubtful,

@@ -72,7 +72,7 @@ pub use read::{
 pub use rechunk::Rechunked;
 pub(crate) use rechunk::rechunk;
 pub(crate) use stats::collect as stats;
-pub use stats::{ChunkStats, LevelStats, PinStats, SpaceUse, Stats, ViewStats};
+pub use stats::{ArmStats, ChunkStats, LevelStats, PinStats, SpaceUse, Stats, TrialStats, ViewStats};
 pub use watch::Progress;
 pub(crate) use watch::Watch;
 

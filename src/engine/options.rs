@@ -441,7 +441,8 @@ impl KeyspaceOptions {
     }
 
     /// Sets where large values are cut; by default [`Chunking::automatic`]. Existing values stay as they were cut: they
-    /// share no chunks with values that are cut in another way.
+    /// share no chunks with values that are cut in another way, until [`rechunk`](crate::Db::rechunk) cuts them anew. A
+    /// [`trial`](Chunking::trial) compares two chunkings.
     pub fn chunking(mut self, chunking: Chunking) -> Self {
         self.chunking = Some(chunking);
         self

@@ -30,7 +30,10 @@ use super::{
 };
 use crate::{
     base::{Bytes, Error, KeySpan, Kind, Result, Seqno},
-    chunk::{cut::Chunking, recipe::Recipe},
+    chunk::{
+        cut::{Chunking, CutPolicy},
+        recipe::Recipe,
+    },
     compaction::Tier,
     merge::{Direction, Kway, Source},
 };
@@ -84,7 +87,7 @@ pub(crate) fn rechunk(
     watch: &mut Watch<'_>,
 ) -> Result<Rechunked> {
     engine.health.check_writable()?;
-    chunking.check().map_err(|error| keyspace.named(error))?;
+    let policy = chunking.single().map_err(|error| keyspace.named(error))?;
     if keyspace.strategy.folds() {
         return Err(keyspace.named(Error::invalid(
             "it combines values (Sum, Append or custom), which are never cut into chunks; there is nothing to cut anew",
@@ -99,7 +102,7 @@ pub(crate) fn rechunk(
     jobs::flush(engine)?;
     engine.health.contain("values cut anew", || {
         bring_recipes_down(engine, keyspace.id)?;
-        let mut cut = Cut { engine, keyspace, chunking, watch, done: 0, total: 0, report: Rechunked::default() };
+        let mut cut = Cut { engine, keyspace, policy, watch, done: 0, total: 0, report: Rechunked::default() };
         for tier in [Tier::Main, Tier::History] {
             cut.count(tier)?;
         }
@@ -131,7 +134,7 @@ struct At {
 struct Cut<'c, 'w> {
     engine: &'c Arc<Engine>,
     keyspace: &'c KeyspaceRef,
-    chunking: Chunking,
+    policy: CutPolicy,
     watch: &'c mut Watch<'w>,
     /// Bytes of values passed so far, and those that were met at the beginning.
     done: u64,
@@ -161,10 +164,10 @@ impl Cut<'_, '_> {
     /// Counts the bytes that are cut the old way in a tier.
     fn count(&mut self, tier: Tier) -> Result<()> {
         let files = self.engine.files.current();
-        let (chunking, mut total) = (self.chunking, 0u64);
+        let (policy, mut total) = (self.policy, 0u64);
         each_recipe(self.engine, &files, self.keyspace, tier, None, |_, entry| {
             if let Ok(recipe) = Recipe::decode(&entry)
-                && recipe.chunking != chunking
+                && recipe.chunking != policy
             {
                 total = total.saturating_add(recipe.len);
             }
@@ -206,9 +209,9 @@ impl Cut<'_, '_> {
 
     /// Cuts the value of a recipe anew, unless it is cut this way or cannot be read.
     fn add(&mut self, group: &mut Group, at: At, entry: Bytes, files: &SuperVersion) -> Result<()> {
-        let Self { engine, keyspace, chunking, watch, done, total, report } = self;
+        let Self { engine, keyspace, policy, watch, done, total, report } = self;
         let recipe = match Recipe::decode(&entry) {
-            Ok(recipe) if recipe.chunking == *chunking => return Ok(()),
+            Ok(recipe) if recipe.chunking == *policy => return Ok(()),
             Ok(recipe) if recipe.len <= LEN_MAX => recipe,
             _ => {
                 report.left += 1;
@@ -221,7 +224,7 @@ impl Cut<'_, '_> {
                 check_going_on(engine)?;
                 watch.step(before.saturating_add(bytes), *total)
             };
-            let staged = match cut_anew(engine, keyspace, &at.key, (entry.clone(), &files.chunks), *chunking, told) {
+            let staged = match cut_anew(engine, keyspace, &at.key, (entry.clone(), &files.chunks), *policy, told) {
                 // Whoever reads it is told; everything else can still be cut anew.
                 Err(Error::CorruptChunk { .. }) => {
                     report.left += 1;

@@ -10,7 +10,10 @@ use std::{ops::RangeInclusive, sync::Arc};
 use super::fields::{LIST_MAX, bounded, seqno_field, text};
 use crate::{
     base::{Corruption, Micros, Seqno},
-    chunk::{codec::is_level, cut::Chunking},
+    chunk::{
+        codec::is_level,
+        cut::{Chunking, CutPolicy},
+    },
     format::{Reader, Writer},
     merge::{MergeStrategy, NUMBER_CUSTOM},
     segment::PointIndex,
@@ -27,6 +30,12 @@ const COMPRESSION: u8 = 7;
 
 /// Lowest number of a field that a reader may skip.
 const FIRST_OPTIONAL_FIELD: u8 = 128;
+
+/// Whoever does not know trials cuts all values in the usual way.
+const TRIAL: u8 = FIRST_OPTIONAL_FIELD;
+
+/// Lowest number of a field that this release skips.
+const FIRST_UNKNOWN_HINT: u8 = TRIAL + 1;
 
 /// A compaction policy on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,7 +97,7 @@ pub(crate) struct StoredChunking {
 
 impl Default for StoredChunking {
     fn default() -> Self {
-        Self { threshold: Some(32 << 10), chunking: Chunking::AUTOMATIC, level: Some(1) }
+        Self { threshold: Some(32 << 10), chunking: Chunking::automatic(), level: Some(1) }
     }
 }
 
@@ -167,11 +176,11 @@ impl StoredOptions {
         }
         let usual = StoredChunking::default();
         let StoredChunking { threshold, chunking, level } = self.large;
-        if (threshold, chunking) != (usual.threshold, usual.chunking) {
+        let cut = chunking.policy();
+        if (threshold, cut) != (usual.threshold, CutPolicy::AUTOMATIC) {
             field(CHUNKING, &|body| {
                 body.varint(threshold.unwrap_or(0));
-                let automatic = chunking == Chunking::AUTOMATIC;
-                let (policy, size) = if automatic { (0, 0) } else { chunking.numbers() };
+                let (policy, size) = if cut == CutPolicy::AUTOMATIC { (0, 0) } else { cut.numbers() };
                 body.u8(policy);
                 body.varint(size);
             });
@@ -186,6 +195,14 @@ impl StoredOptions {
                     body.u8(1);
                     body.u8(i8::try_from(level).unwrap_or_default().to_le_bytes()[0]);
                 }
+            });
+        }
+        if let Some((policy, share)) = chunking.tried() {
+            field(TRIAL, &|body| {
+                let (policy, size) = policy.numbers();
+                body.u8(policy);
+                body.varint(size);
+                body.varint(u64::from(share));
             });
         }
     }
@@ -214,8 +231,8 @@ impl StoredOptions {
                     let threshold = body.varint("chunk threshold")?;
                     options.large.threshold = Some(threshold).filter(|threshold| *threshold > 0);
                     options.large.chunking = match (body.u8("chunking")?, body.varint("size of chunks")?) {
-                        (0, 0) => Chunking::AUTOMATIC,
-                        (policy, size) => Chunking::from_numbers(u64::from(policy), size)?,
+                        (0, 0) => Chunking::automatic(),
+                        (policy, size) => Chunking::of(CutPolicy::from_numbers(u64::from(policy), size)?),
                     };
                 }
                 SCOPE => {
@@ -224,7 +241,13 @@ impl StoredOptions {
                     options.scope = scope.ok_or_else(|| body.corrupt("dedup scope"))?;
                 }
                 COMPRESSION => options.large.level = level(&mut body)?,
-                FIRST_OPTIONAL_FIELD.. => continue,
+                TRIAL => {
+                    let policy = body.u8("chunking of a trial")?;
+                    let policy = CutPolicy::from_numbers(u64::from(policy), body.varint("size of chunks")?)?;
+                    let share = body.varint("share of a trial")?;
+                    options.large.chunking = options.large.chunking.trying(policy, share)?;
+                }
+                FIRST_UNKNOWN_HINT.. => continue,
                 _ => return Err(reader.corrupt("an option that this release knows")),
             }
             body.finish("end of an option")?;
@@ -277,13 +300,26 @@ mod tests {
     }
 
     #[test]
-    fn a_field_out_of_order_twice_unknown_or_with_its_default_is_refused_and_a_hint_is_skipped() {
+    fn a_field_out_of_order_twice_unknown_out_of_bounds_or_with_its_default_is_refused_and_a_hint_is_skipped() {
         assert_eq!(read(&[]), Ok(StoredOptions::default()));
         let index = [POINT_INDEX, 1, 2];
         assert_eq!(read(&index).unwrap().point_index, PointIndex::Always);
-        let hint = [FIRST_OPTIONAL_FIELD, 2, 7, 7];
+        let options = StoredOptions {
+            large: StoredChunking {
+                chunking: Chunking::fixed(4096).trial(Chunking::content_defined(2048), 0.125),
+                ..StoredChunking::default()
+            },
+            ..StoredOptions::default()
+        };
+        let mut out = Writer::default();
+        options.encode(&mut out);
+        assert_eq!(read(out.bytes()), Ok(options));
+        let hint = [FIRST_UNKNOWN_HINT, 2, 7, 7];
         assert_eq!(read(&[&index[..], &hint].concat()), read(&index));
-        let bad: [(&str, &[u8]); 13] = [
+        let bad: [(&str, &[u8]); 16] = [
+            ("a trial of no key", &[TRIAL, 4, 1, 0x80, 0x04, 0]),
+            ("a trial of all keys", &[TRIAL, 6, 1, 0x80, 0x04, 0xc0, 0x84, 0x3d]),
+            ("a trial of chunks too small", &[TRIAL, 3, 1, 9, 1]),
             ("twice", &[POINT_INDEX, 1, 2, POINT_INDEX, 1, 2]),
             ("out of order", &[POINT_INDEX, 1, 2, MERGE, 1, 2]),
             ("number 0", &[0, 0]),

@@ -10,6 +10,7 @@ mod damage;
 mod doubt;
 mod garbage;
 mod rechunk;
+mod trial;
 mod write;
 
 use std::{

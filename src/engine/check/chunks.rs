@@ -249,14 +249,17 @@ impl Check<'_> {
 mod tests {
     use crate::{
         Chunking, Keyspace, KeyspaceOptions, Options,
-        chunk::recipe::{Recipe, Reference},
+        chunk::{
+            cut::CutPolicy,
+            recipe::{Recipe, Reference},
+        },
         engine::write::{Staged, commit},
         env::Memory,
     };
 
     fn put_recipe(keyspace: &Keyspace, key: &str, references: Vec<Reference>) {
         let len = references.iter().map(|reference| reference.len).sum();
-        let recipe = Recipe { len, chunking: Chunking::AUTOMATIC, height: 0, references, origin: String::new() };
+        let recipe = Recipe { len, chunking: CutPolicy::AUTOMATIC, height: 0, references, origin: String::new() };
         let mut staged = Staged::default();
         staged.add_recipe(keyspace.keyspace_ref(), key.as_bytes(), &recipe.encode());
         commit(keyspace.engine(), staged, None).unwrap();

@@ -349,7 +349,7 @@ mod tests {
     use crate::{
         Bytes, ChunkId, Db, Durability, Error, Keyspace, KeyspaceOptions, MergeStrategy, Options, Policy, Receipt,
         chunk::{
-            cut::Chunking,
+            cut::CutPolicy,
             recipe::{Recipe, Reference},
         },
         engine::write::{Staged, commit},
@@ -360,7 +360,7 @@ mod tests {
 
     fn recipe(references: Vec<Reference>) -> Vec<u8> {
         let len = references.iter().map(|reference| reference.len).sum();
-        let chunking = Chunking::AUTOMATIC;
+        let chunking = CutPolicy::AUTOMATIC;
         Recipe { len, chunking, height: 0, references, origin: String::new() }.encode()
     }
 

@@ -41,7 +41,7 @@ pub(crate) fn stat(keyspace: &KeyspaceRef, key: &[u8], stored: &Stored, chunks: 
         Stored::Recipe(entry) => entry,
     };
     let recipe = decode(keyspace, key, entry)?;
-    let (bytes, chunking) = (recipe.len, Some(recipe.chunking));
+    let (bytes, chunking) = (recipe.len, Some(Chunking::of(recipe.chunking)));
     let origin = Some(recipe.origin.clone()).filter(|origin| !origin.is_empty());
     let value = LargeValue { chunks, keyspace, key };
     let mut counted = HashMap::new();
@@ -124,7 +124,7 @@ impl Recipe {
     /// Returns how the value was cut.
     #[must_use]
     pub fn chunking(&self) -> Chunking {
-        self.recipe.chunking
+        Chunking::of(self.recipe.chunking)
     }
 
     /// Returns where the value came from, as its writer said.

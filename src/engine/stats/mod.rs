@@ -10,17 +10,19 @@ use std::{
 };
 
 pub(super) use render::counted;
-pub use report::{ChunkStats, LevelStats, PinStats, SpaceUse, Stats, ViewStats};
+pub use report::{ArmStats, ChunkStats, LevelStats, PinStats, SpaceUse, Stats, TrialStats, ViewStats};
 
 use crate::{
     base::{FileNumber, IoContext, PLACES, Result, Seqno, TIMELINE},
+    chunk::cut::Chunking,
     engine::{
         Engine,
         catalogue::readers_of,
+        chunk_store::{ArmCounts, TrialCounts},
         files::{ViewHold, superversion::SuperVersion},
     },
     format::name,
-    manifest::{PinnedAt, Version},
+    manifest::{KeyspaceVersion, PinnedAt, Version},
 };
 
 /// Most moments of views that are reported.
@@ -69,6 +71,7 @@ pub(crate) fn collect(engine: &Engine) -> Stats {
         sealed_memtables: current.sealed.len() as u64,
         index_bytes: current.segments().map(|handle| handle.memory() as u64).sum(),
         chunks: chunks(engine, &current),
+        trials: trials(engine, &current.version),
         views: views as u64,
         oldest_view,
         held_by_views: held_by_views(engine, &current, &kept),
@@ -138,6 +141,23 @@ fn chunks(engine: &Engine, current: &SuperVersion) -> ChunkStats {
         condemned_packs: condemned_packs as u64,
         unflushed_chunks: current.chunks.epochs.iter().map(|epoch| epoch.len()).sum(),
     }
+}
+
+/// Collects what the trials under way have stored.
+fn trials(engine: &Engine, version: &Version) -> Vec<TrialStats> {
+    let trial = |keyspace: &KeyspaceVersion| {
+        let TrialCounts { chunking, control, trial } =
+            engine.store.trial(keyspace.id, keyspace.options.large.chunking)?;
+        let (tried, _) = chunking.tried()?;
+        let arm = |policy, counts| {
+            let ArmCounts { values, value_bytes, chunks, new_chunks, new_bytes, stored_bytes, time } = counts;
+            let (chunking, time) = (Chunking::of(policy), time.to_duration());
+            ArmStats { chunking, values, value_bytes, chunks, new_chunks, new_bytes, stored_bytes, time }
+        };
+        let keyspace = keyspace.name.clone();
+        Some(TrialStats { keyspace, control: arm(chunking.policy(), control), trial: arm(tried, trial) })
+    };
+    version.alive().filter_map(|keyspace| trial(keyspace)).collect()
 }
 
 /// Returns what views hold, besides the current files.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::report::{ChunkStats, LevelStats, PinStats, SpaceUse, Stats, ViewStats, ratio};
+use super::report::{ArmStats, ChunkStats, LevelStats, PinStats, SpaceUse, Stats, TrialStats, ViewStats, ratio};
 
 impl Stats {
     /// Returns name, kind, number and meaning of everything that is always a single number.
@@ -113,6 +113,8 @@ impl Stats {
         }
         let lengths = self.chunks.lengths.map(|count| count.to_string());
         fields.push(format!("\"new_chunk_lengths\":[{}]", lengths.join(",")));
+        let trials: Vec<String> = self.trials.iter().map(TrialStats::to_json).collect();
+        fields.push(format!("\"trials\":[{}]", trials.join(",")));
         let trouble = self.trouble.as_deref().map_or_else(|| "null".to_owned(), quoted);
         fields.push(format!("\"trouble\":{trouble}"));
         let space: Vec<String> = self.causes().iter().map(|(cause, bytes)| format!("\"{cause}\":{bytes}")).collect();
@@ -146,6 +148,23 @@ impl Stats {
         out.metric("trouble", Kind::Gauge, "Whether writes or background work have stopped.", single(Some(trouble)));
         let causes = self.causes().into_iter().map(|(cause, bytes)| (labels(&[("cause", cause)]), bytes));
         out.metric("space_bytes", Kind::Gauge, "Bytes of the directory by what holds them.", causes);
+        let of_arms: [OfEach<ArmStats>; 4] = [
+            ("trial_values", "Large values that a side of a trial has written.", |arm| arm.values),
+            ("trial_value_bytes", "Bytes of those.", |arm| arm.value_bytes),
+            ("trial_stored_bytes", "Bytes that those added to packs.", |arm| arm.stored_bytes),
+            ("trial_micros", "Microseconds that storing them took.", |arm| {
+                u64::try_from(arm.time.as_micros()).unwrap_or(u64::MAX)
+            }),
+        ];
+        for (name, meaning, of) in of_arms {
+            let arms = self.trials.iter().flat_map(|TrialStats { keyspace, control, trial }| {
+                [("control", control), ("trial", trial)].map(|(side, arm)| {
+                    let chunking = arm.chunking.to_string();
+                    (labels(&[("keyspace", keyspace), ("side", side), ("chunking", &chunking)]), of(arm))
+                })
+            });
+            out.metric(name, Kind::Counter, meaning, arms);
+        }
         let of_levels: [OfEach<LevelStats>; 4] = [
             ("level_segments", "Segments of a level of a keyspace.", |level| level.segments),
             ("level_entries", "Entries of a level of a keyspace, all versions and tombstones included.", |level| {
@@ -188,6 +207,34 @@ impl Stats {
             );
         }
         out.text
+    }
+}
+
+impl TrialStats {
+    fn to_json(&self) -> String {
+        let Self { keyspace, control, trial } = self;
+        format!("{{\"keyspace\":{},\"control\":{},\"trial\":{}}}", quoted(keyspace), control.to_json(), trial.to_json())
+    }
+}
+
+impl ArmStats {
+    fn to_json(self) -> String {
+        let Self { chunking, values, value_bytes, chunks, new_chunks, new_bytes, stored_bytes, time } = self;
+        let (chunking, micros) = (quoted(&chunking.to_string()), time.as_micros());
+        format!(
+            "{{\"chunking\":{chunking},\"values\":{values},\"value_bytes\":{value_bytes},\"chunks\":{chunks},\"new_chunks\":{new_chunks},\"new_bytes\":{new_bytes},\"stored_bytes\":{stored_bytes},\"micros\":{micros}}}"
+        )
+    }
+}
+
+impl fmt::Display for ArmStats {
+    /// Prints what it has saved, and at what rate it took values in.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { chunking, values, value_bytes, .. } = self;
+        let (stored, dedup) = (self.stored_ratio(), self.dedup_ratio());
+        let (values, bytes) = (counted(*values, "value", "values"), size(*value_bytes));
+        let rate = self.bytes_per_second() / 1_048_576.0;
+        write!(f, "{chunking}: {values} of {bytes}, stored {stored:.2} to 1, dedup {dedup:.2}, {rate:.0} MiB/s")
     }
 }
 
@@ -310,6 +357,9 @@ impl fmt::Display for Stats {
                 size(pack_raw_bytes),
                 size(pack_stored_bytes),
             )?;
+        }
+        for TrialStats { keyspace, control, trial } in &self.trials {
+            writeln!(f, "{keyspace} trial: {control}; {trial}")?;
         }
         for level in &self.levels {
             // The index size of segments that are not open is unknown.

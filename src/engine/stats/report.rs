@@ -1,6 +1,8 @@
 //! Statistics as plain data, with the ratios derived from them.
 
-use crate::base::Seqno;
+use std::time::Duration;
+
+use crate::{base::Seqno, chunk::cut::Chunking};
 
 /// One level of one keyspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,11 +122,7 @@ impl ChunkStats {
     /// written, infinite if nothing was new.
     #[must_use]
     pub fn dedup_ratio(&self) -> f64 {
-        match (self.value_bytes, self.new_bytes) {
-            (0, _) => 1.0,
-            (_, 0) => f64::INFINITY,
-            (written, new) => ratio(written, new),
-        }
+        saved(self.value_bytes, self.new_bytes)
     }
 
     /// Returns the bytes of new chunks for each byte of them on disk; 0 if nothing was new.
@@ -132,6 +130,66 @@ impl ChunkStats {
     pub fn compression_ratio(&self) -> f64 {
         ratio(self.new_bytes, self.stored_bytes)
     }
+}
+
+/// What one side of a trial has written since the database was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ArmStats {
+    /// How it cuts values.
+    pub chunking: Chunking,
+    /// Large values written.
+    pub values: u64,
+    /// Bytes of them.
+    pub value_bytes: u64,
+    /// Chunks of them, stretches of zeros not counted.
+    pub chunks: u64,
+    /// Chunks that were not stored before.
+    pub new_chunks: u64,
+    /// Bytes of those, before compression.
+    pub new_bytes: u64,
+    /// Bytes that the values added to packs: new chunks, compressed, and the nodes that list them.
+    pub stored_bytes: u64,
+    /// Time that it took to cut, hash, look up, compress and append. Values written by several threads at once add up.
+    pub time: Duration,
+}
+
+impl ArmStats {
+    /// Returns the bytes of values for each byte that they added to packs: what deduplication and compression save
+    /// together. 1 if nothing was written, infinite if nothing was added.
+    #[must_use]
+    pub fn stored_ratio(&self) -> f64 {
+        saved(self.value_bytes, self.stored_bytes)
+    }
+
+    /// Returns the bytes of values for each byte that was new: what deduplication saves alone. 1 if nothing was
+    /// written, infinite if nothing was new.
+    #[must_use]
+    pub fn dedup_ratio(&self) -> f64 {
+        saved(self.value_bytes, self.new_bytes)
+    }
+
+    /// Returns the bytes of values that it took in for each second of its time; 0 if nothing was written.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    pub fn bytes_per_second(&self) -> f64 {
+        match self.time.as_secs_f64() {
+            0.0 => 0.0,
+            seconds => self.value_bytes as f64 / seconds,
+        }
+    }
+}
+
+/// Two chunkings compared in one keyspace: see [`Chunking::trial`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TrialStats {
+    /// Name of the keyspace.
+    pub keyspace: String,
+    /// Keys that are not in the trial.
+    pub control: ArmStats,
+    /// The share of the keys that is.
+    pub trial: ArmStats,
 }
 
 /// Space held by a pin.
@@ -231,6 +289,8 @@ pub struct Stats {
     pub index_bytes: u64,
     /// Large values: what was written, stored and found again.
     pub chunks: ChunkStats,
+    /// Trials of another chunking in which anything was written, by keyspace.
+    pub trials: Vec<TrialStats>,
     /// Open views, iterators included.
     pub views: u64,
     /// Oldest seqno that a view reads.
@@ -275,6 +335,15 @@ impl Stats {
     #[must_use]
     pub fn fingerprint_false_positive_rate(&self) -> f64 {
         ratio(self.fingerprint_false_positives, self.fingerprint_false_positives + self.fingerprint_rejections)
+    }
+}
+
+/// Returns how many bytes stand for one that was stored: 1 if there are none, infinite if none were stored.
+fn saved(written: u64, stored: u64) -> f64 {
+    match (written, stored) {
+        (0, _) => 1.0,
+        (_, 0) => f64::INFINITY,
+        (written, stored) => ratio(written, stored),
     }
 }
 

@@ -14,11 +14,22 @@ use std::{
     thread,
 };
 
-use super::chunks::{ChunkSink, Stored};
+use super::{
+    chunks::{ChunkSink, Stored},
+    large::options_of,
+};
 use crate::{
-    base::{ChunkId, Result},
-    chunk::{cut::Chunking, id::ChunkKind, recipe, tree::RecipeBuilder},
-    engine::{Engine, KeyspaceRef, chunk_store::Writing},
+    base::{ChunkId, Micros, Result},
+    chunk::{
+        cut::{Arm, Chunking, CutPolicy},
+        id::ChunkKind,
+        recipe,
+        tree::RecipeBuilder,
+    },
+    engine::{
+        Engine, KeyspaceRef,
+        chunk_store::{ArmCounts, Writing},
+    },
     manifest::StoredChunking,
 };
 
@@ -35,6 +46,25 @@ pub(super) const WINDOW_LEN: usize = 4 << 20;
 
 /// Bytes for which another thread is started: that takes some 50 µs, and to compress so many 500.
 const HELPED_MIN: usize = 256 << 10;
+
+/// How one value is cut and stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cutting {
+    pub(super) policy: CutPolicy,
+    /// Level of zstd; `None` stores every chunk as it is.
+    pub(super) level: Option<i32>,
+    /// The trial that it is part of, and on which side.
+    pub(super) trial: Option<(Chunking, Arm)>,
+}
+
+impl Cutting {
+    /// Returns how the value of a key is cut.
+    pub(super) fn of_key(options: StoredChunking, key: &[u8]) -> Self {
+        let StoredChunking { chunking, level, threshold: _ } = options;
+        let (policy, arm) = chunking.for_key(key);
+        Self { policy, level, trial: arm.map(|arm| (chunking, arm)) }
+    }
+}
 
 /// What was stored of one value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,9 +83,11 @@ pub(crate) struct Tally {
 #[derive(Debug)]
 pub(super) struct ValueCutter {
     pub(super) sink: ChunkSink,
-    chunking: Chunking,
+    cutting: Cutting,
     builder: RecipeBuilder,
     tally: Tally,
+    /// Time spent here.
+    time: Micros,
     /// Chunks found or stored since it last told what it refers to, and whether it ever has.
     untold: usize,
     has_told: bool,
@@ -72,15 +104,15 @@ impl ValueCutter {
     pub(super) fn begin(
         engine: &Arc<Engine>,
         keyspace: &KeyspaceRef,
-        options: StoredChunking,
+        cutting: Cutting,
         origin: String,
     ) -> Result<Self> {
-        let StoredChunking { chunking, level, threshold: _ } = options;
         Ok(Self {
-            sink: ChunkSink::begin(engine, keyspace, level, origin)?,
-            chunking,
-            builder: RecipeBuilder::new(chunking),
+            sink: ChunkSink::begin(engine, keyspace, cutting.level, origin)?,
+            cutting,
+            builder: RecipeBuilder::new(cutting.policy),
             tally: Tally::default(),
+            time: Micros::ZERO,
             untold: 0,
             has_told: false,
         })
@@ -94,6 +126,7 @@ impl ValueCutter {
     /// Adds the chunks that the bytes begin with, all of them if no more bytes follow; returns the bytes that they
     /// take.
     pub(super) fn chunks_of(&mut self, bytes: &[u8], last: bool) -> Result<usize> {
+        let began = self.sink.engine.ctx.monotonic();
         let mut used = 0;
         while used < bytes.len() {
             let window = bytes.get(used..).unwrap_or_default();
@@ -104,7 +137,7 @@ impl ValueCutter {
             };
             let (mut chunks, mut rest) = (Vec::new(), window);
             while !rest.is_empty()
-                && let Some(len) = self.chunking.cut(rest, ends)
+                && let Some(len) = self.cutting.policy.cut(rest, ends)
             {
                 let (chunk, behind) = rest.split_at(len);
                 chunks.push(chunk);
@@ -116,6 +149,7 @@ impl ValueCutter {
             self.add(&chunks)?;
             used += window.len() - rest.len();
         }
+        self.time = self.time.saturating_add(self.sink.engine.ctx.monotonic().saturating_sub(began));
         Ok(used)
     }
 
@@ -200,18 +234,31 @@ impl ValueCutter {
 
     /// Ends a value that has at least one byte.
     pub(super) fn finish(mut self) -> Result<(recipe::Recipe, Tally, Arc<Writing>)> {
-        let Self { sink, builder, chunking, tally, .. } = &mut self;
-        let builder = mem::replace(builder, RecipeBuilder::new(*chunking));
+        let Self { sink, builder, cutting, tally, time, .. } = &mut self;
+        let builder = mem::replace(builder, RecipeBuilder::new(cutting.policy));
         let len = builder.len();
         let recipe = builder.finish(sink.origin.clone(), &mut |node: Vec<u8>| store_node(sink, &node, tally))?;
         let counts = &sink.engine.store.counts;
         counts.values.fetch_add(1, Ordering::Relaxed);
         counts.value_bytes.fetch_add(len, Ordering::Relaxed);
+        let Tally { chunks, new_chunks, new_bytes, stored_bytes } = *tally;
+        let counts =
+            ArmCounts { values: 1, value_bytes: len, chunks, new_chunks, new_bytes, stored_bytes, time: *time };
+        record_trial(&sink.engine, &sink.keyspace, *cutting, &counts);
         // A batch may hold thousands of values: of a tree it holds the root alone.
         if self.has_told || recipe.height > 0 {
             self.refer_to(vec![recipe.clone()])?;
         }
         Ok((recipe, self.tally, self.sink.writing))
+    }
+}
+
+/// Counts a value that is part of a trial, unless that has ended meanwhile.
+pub(super) fn record_trial(engine: &Engine, keyspace: &KeyspaceRef, cutting: Cutting, counts: &ArmCounts) {
+    if let Some((chunking, arm)) = cutting.trial
+        && options_of(engine, keyspace).is_some_and(|now| now.chunking == chunking)
+    {
+        engine.store.record_trial(keyspace.id, chunking, arm, counts);
     }
 }
 

@@ -14,13 +14,13 @@ use std::{
 
 use super::{
     chunks::level_of,
-    cutter::{Tally, ValueCutter, WINDOW_LEN, is_hole},
+    cutter::{Cutting, Tally, ValueCutter, WINDOW_LEN, is_hole, record_trial},
     stage::check_key_of,
 };
 use crate::{
     base::{Bytes, Corruption, Error, Result},
     chunk::{
-        cut::Chunking,
+        cut::{Chunking, CutPolicy},
         id::ChunkKind,
         recipe::{self, Reference},
         record::{ChunkHeader, ORIGIN_LEN_MAX},
@@ -28,7 +28,7 @@ use crate::{
     engine::{
         Engine, KeyspaceRef,
         catalogue::dropped,
-        chunk_store::{ReadRoom, Writing},
+        chunk_store::{ArmCounts, ReadRoom, Writing},
         files::chunks::ChunkSet,
         jobs::flush_recovered_chunks,
         options::UNCUT_MAX,
@@ -49,11 +49,12 @@ pub(super) fn options_of(engine: &Engine, keyspace: &KeyspaceRef) -> Option<Stor
     })
 }
 
-/// Returns how a value of this length is to be cut; `None` if it is kept in its entry.
-pub(super) fn cut_by(engine: &Engine, keyspace: &KeyspaceRef, len: usize) -> Option<StoredChunking> {
-    let len = len as u64;
+/// Returns how the value of a key is to be cut; `None` if it is kept in its entry.
+pub(super) fn cut_by(engine: &Engine, keyspace: &KeyspaceRef, key: &[u8], value: &[u8]) -> Option<Cutting> {
+    let len = value.len() as u64;
     let options = options_of(engine, keyspace)?;
-    (len > UNCUT_MAX || options.threshold.is_some_and(|threshold| len >= threshold)).then_some(options)
+    let is_cut = len > UNCUT_MAX || options.threshold.is_some_and(|threshold| len >= threshold);
+    is_cut.then(|| Cutting::of_key(options, key))
 }
 
 /// A value that arrives in pieces. It is in no key until a batch adopts it; dropped before, it is nobody's.
@@ -136,7 +137,7 @@ impl LargeWriter {
         let options = options_of(engine, keyspace).ok_or_else(|| dropped(keyspace))?;
         let most = UNCUT_MAX + 1;
         let cut_from = usize::try_from(options.threshold.map_or(most, |from| from.min(most))).unwrap_or(usize::MAX);
-        let value = ValueCutter::begin(engine, keyspace, options, origin)?;
+        let value = ValueCutter::begin(engine, keyspace, Cutting::of_key(options, key), origin)?;
         Ok(Self { value, cut_from, gathered: Vec::new(), failed: false })
     }
 
@@ -147,10 +148,8 @@ impl LargeWriter {
 
     /// Begins a value without a key, which is cut unless it is empty.
     pub(crate) fn without_key(engine: &Arc<Engine>, keyspace: &KeyspaceRef, chunking: Chunking) -> Result<Self> {
-        chunking.check()?;
-        let level = level_of(engine, keyspace)?;
-        let options = StoredChunking { threshold: Some(1), chunking, level };
-        Ok(Self::of(ValueCutter::begin(engine, keyspace, options, String::new())?))
+        let cutting = Cutting { policy: chunking.single()?, level: level_of(engine, keyspace)?, trial: None };
+        Ok(Self::of(ValueCutter::begin(engine, keyspace, cutting, String::new())?))
     }
 
     /// Adds bytes.
@@ -279,12 +278,11 @@ pub(crate) fn cut_anew(
     keyspace: &KeyspaceRef,
     key: &[u8],
     (entry, chunks): (Bytes, &Arc<ChunkSet>),
-    chunking: Chunking,
+    policy: CutPolicy,
     told: impl FnMut(u64) -> Result<()>,
 ) -> Result<StagedLarge> {
-    let options = options_of(engine, keyspace).ok_or_else(|| dropped(keyspace))?;
-    let origin = decode(keyspace, key, &entry)?.origin;
-    let value = ValueCutter::begin(engine, keyspace, StoredChunking { chunking, ..options }, origin)?;
+    let cutting = Cutting { policy, level: level_of(engine, keyspace)?, trial: None };
+    let value = ValueCutter::begin(engine, keyspace, cutting, decode(keyspace, key, &entry)?.origin)?;
     let mut reader = ValueReader::new(engine, keyspace, key, (StoredValue::Recipe(entry), Arc::clone(chunks)))?;
     copy_value(&mut reader, LargeWriter::of(value), told)
 }
@@ -317,9 +315,8 @@ pub(crate) fn stage_recipe(
     }
     // Chunks in a condemned pack may go: the value is read, and stored like a new one.
     let stored = (StoredValue::Recipe(recipe.encode().into()), Arc::clone(chunks));
-    let options = options_of(engine, keyspace).ok_or_else(|| dropped(keyspace))?;
-    let options = StoredChunking { chunking: recipe.chunking, ..options };
-    let writer = ValueCutter::begin(engine, keyspace, options, recipe.origin.clone())?;
+    let cutting = Cutting { policy: recipe.chunking, level: level_of(engine, keyspace)?, trial: None };
+    let writer = ValueCutter::begin(engine, keyspace, cutting, recipe.origin.clone())?;
     let mut reader = ValueReader::new(engine, keyspace, key, stored)?;
     copy_value(&mut reader, LargeWriter::of(writer), |_| Ok(()))
 }
@@ -372,20 +369,24 @@ pub(super) fn store_value(
     keyspace: &KeyspaceRef,
     key: &[u8],
     value: &[u8],
-    options: StoredChunking,
+    cutting: Cutting,
 ) -> Result<(Vec<u8>, Arc<Writing>)> {
+    let began = engine.ctx.monotonic();
     let writing = engine.store.begin_writing(keyspace);
     if !engine.store.is_damaged(None)
-        && let Some((same, recipe)) = same_value(engine, keyspace, key, value, options.chunking)?
+        && let Some((same, recipe)) = same_value(engine, keyspace, key, value, cutting.policy)?
         && writing.hold_recipe(recipe)
     {
-        let counts = &engine.store.counts;
+        let (counts, value_bytes) = (&engine.store.counts, value.len() as u64);
         counts.values.fetch_add(1, Ordering::Relaxed);
-        counts.value_bytes.fetch_add(value.len() as u64, Ordering::Relaxed);
-        counts.known_bytes.fetch_add(value.len() as u64, Ordering::Relaxed);
+        counts.value_bytes.fetch_add(value_bytes, Ordering::Relaxed);
+        counts.known_bytes.fetch_add(value_bytes, Ordering::Relaxed);
+        let time = engine.ctx.monotonic().saturating_sub(began);
+        let counts = ArmCounts { values: 1, value_bytes, time, ..ArmCounts::default() };
+        record_trial(engine, keyspace, cutting, &counts);
         return Ok((same.to_vec(), writing));
     }
-    let mut writer = ValueCutter::begin(engine, keyspace, options, String::new())?;
+    let mut writer = ValueCutter::begin(engine, keyspace, cutting, String::new())?;
     writer.chunks_of(value, true)?;
     let (recipe, _, writing) = writer.finish()?;
     Ok((recipe.encode(), writing))
@@ -398,7 +399,7 @@ fn same_value(
     keyspace: &KeyspaceRef,
     key: &[u8],
     value: &[u8],
-    chunking: Chunking,
+    policy: CutPolicy,
 ) -> Result<Option<(Bytes, recipe::Recipe)>> {
     // What a recovery found is copied first (L4); what cannot be read says nothing about the new value.
     if engine.log.syncing.recovered().is_some() {
@@ -406,7 +407,7 @@ fn same_value(
     }
     let Ok(Some((StoredValue::Recipe(entry), chunks))) = get_stored(engine, keyspace, key) else { return Ok(None) };
     let Ok(recipe) = recipe::Recipe::decode(&entry) else { return Ok(None) };
-    if recipe.len != value.len() as u64 || recipe.chunking != chunking {
+    if recipe.len != value.len() as u64 || recipe.chunking != policy {
         return Ok(None);
     }
     Ok(is_cut_from(&chunks, keyspace, key, recipe.clone(), value)?.then_some((entry, recipe)))

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
-use super::large::{StagedEntry, StagedLarge, check_takes_large, cut_by, store_value};
+use super::{
+    cutter::Cutting,
+    large::{StagedEntry, StagedLarge, check_takes_large, cut_by, store_value},
+};
 use crate::{
     base::{Error, KEY_LEN_MAX, KeySpan, Kind, Result},
     engine::{Engine, KeyspaceRef, chunk_store::Writing, options::CHUNK_THRESHOLD_MIN, read::VALUE_LEN_MAX},
-    manifest::StoredChunking,
     wal::{BATCH_LEN_MAX, BatchBuf},
 };
 
@@ -111,9 +113,9 @@ pub(super) fn stage(
     };
     if kind == Kind::Put
         && value.len() as u64 >= CHUNK_THRESHOLD_MIN
-        && let Some(options) = cut_by(engine, keyspace, value.len())
+        && let Some(cutting) = cut_by(engine, keyspace, key, value)
     {
-        return stage_large(engine, batch, keyspace, (key, value), options).map(Some);
+        return stage_large(engine, batch, keyspace, (key, value), cutting).map(Some);
     }
     let has_value = matches!(write, Write::Put(..) | Write::Merge(..));
     let stored = has_value.then(|| keyspace.strategy.stored(value)).transpose();
@@ -130,14 +132,14 @@ fn stage_large(
     batch: &mut BatchBuf,
     keyspace: &KeyspaceRef,
     (key, value): (&[u8], &[u8]),
-    options: StoredChunking,
+    cutting: Cutting,
 ) -> Result<Arc<Writing>> {
     check_key_of(keyspace, key)?;
     if value.len() as u64 > VALUE_LEN_MAX {
         let what = format!("a value has at most {VALUE_LEN_MAX} bytes, not {}; write it with `writer`", value.len());
         return Err(refused(keyspace, key, Error::invalid(what)));
     }
-    let (recipe, writing) = store_value(engine, keyspace, key, value, options)?;
+    let (recipe, writing) = store_value(engine, keyspace, key, value, cutting)?;
     check_len(batch, key.len().saturating_add(recipe.len()))?;
     batch.push(Kind::Recipe, keyspace.id, key, &recipe);
     Ok(writing)
