@@ -393,7 +393,8 @@ impl Db {
     }
 
     /// Cuts values anew as [`rechunk`](Db::rechunk) does, and reports progress, in bytes of values; see
-    /// [`compact_with`](Db::compact_with). What was cut anew before it is cancelled stays so.
+    /// [`compact_with`](Db::compact_with). What was cut anew before it is cancelled stays so. A closure that sleeps
+    /// leaves more to others: it is called at least once for every 4 MiB.
     ///
     /// # Errors
     /// [`Cancelled`](crate::Error::Cancelled), and the errors of [`rechunk`](Db::rechunk).

@@ -6,7 +6,8 @@
 //!  rates   ingest, read, write again: each way to cut and store    ┐
 //!  memory  what a million chunks leave in memory                   ├▶ store   a database in a directory of its own
 //!  insert  what one inserted byte stores anew                      │
-//!  collect what it costs to let go of chunks                       ┘
+//!  collect what it costs to let go of chunks                       │
+//!  rechunk what it costs to cut values anew                        ┘
 //!    ├▶ bare    the parts without an engine
 //!    ├▶ corpus  the files, in memory
 //!    └▶ table   lines, and the goals they are held against
@@ -18,6 +19,7 @@ mod corpus;
 mod insert;
 mod memory;
 mod rates;
+mod rechunk;
 mod store;
 mod table;
 
@@ -34,6 +36,7 @@ large-bench rates CORPUS [--rounds 3] [--case 1]
 large-bench memory [--chunks 1000000]    what chunks leave in memory
 large-bench insert [--places 20]         what one byte inserted into 1 GiB stores anew
 large-bench collect [--megabytes 1024]   what it costs to let go of three chunks in ten, and what a writer loses
+large-bench rechunk [--megabytes 1024]   what it costs to cut values anew, and what a writer loses
 CORPUS has the folders `real` and `seed30`: see README.md";
 
 fn main() -> ExitCode {
@@ -55,11 +58,13 @@ fn run(arguments: &[String]) -> Result<()> {
             memory::run(&mut table, chunks)?;
             insert::run(&mut table, places)?;
             collect::run(&mut table, 1024)?;
+            rechunk::run(&mut table, 1024)?;
             rates::run(&mut table, corpus, rounds, None)?;
         }
         "rates" => rates::run(&mut table, corpus()?, rounds, case)?,
         "memory" => memory::run(&mut table, chunks)?,
         "insert" => insert::run(&mut table, places)?,
+        "rechunk" => rechunk::run(&mut table, number(options, "--megabytes", 1024)?)?,
         "collect" => collect::run(&mut table, number(options, "--megabytes", 1024)?)?,
         _ => return Err(USAGE.into()),
     }
