@@ -1123,3 +1123,48 @@ fn what_runs_between_two_steps_of_a_verb_is_answered_as_by_the_model() {
     at.store(u64::MAX, Ordering::Relaxed);
     eprintln!("points passed: {:?}\nverbs run: {:?}", all.0, all.1);
 }
+
+/// J1: a purge that leaves is a tombstone that leaves. A view of a moment before it, opened while the job is under way,
+/// has "absent" from it; without it the watermarks would refuse that view. So the view keeps its files.
+#[test]
+fn a_view_that_is_opened_while_a_purge_leaves_goes_on_answering() {
+    for of_range in [false, true] {
+        let mut passes = 0;
+        for pass in 0.. {
+            let sim = Sim::new(1);
+            let db = Options::new().env(sim.clone()).durability(Durability::Buffered).open("/db").unwrap();
+            let keyspace = db.keyspace("k", KeyspaceOptions::new()).unwrap();
+            keyspace.put("p", "old").unwrap();
+            let then = keyspace.put("x", "old").unwrap().seqno;
+            keyspace.delete("x").unwrap();
+            // The watermark is above `then` from here on.
+            db.compact().unwrap();
+            if of_range { keyspace.purge_prefix("p") } else { keyspace.purge("p") }.unwrap();
+            db.flush().unwrap();
+            let (beside, of, opened) = (db.clone(), keyspace.clone(), Arc::new(Mutex::new(None)));
+            let (kept, mut left) = (Arc::clone(&opened), pass);
+            sim.on_point(move |point| {
+                if point == "compact: written, then installed" {
+                    if left == 0 {
+                        let view = beside.as_of(then).unwrap();
+                        assert_eq!(view.get(&of, "p").unwrap(), None, "pass {pass}");
+                        let scan = view.prefix(&of, "p").next().is_none();
+                        *kept.lock().unwrap() = Some((view, scan));
+                    }
+                    left -= 1;
+                }
+            });
+            db.compact().unwrap();
+            sim.ignore_points();
+            let view = opened.lock().unwrap().take();
+            let Some((view, is_scanned)) = view else {
+                passes = pass;
+                break;
+            };
+            assert_eq!(view.get(&keyspace, "p").unwrap(), None, "pass {pass}, behind the compaction");
+            let scan = view.prefix(&keyspace, "p").next();
+            assert!(!is_scanned || scan.is_none(), "pass {pass}, behind the compaction: {scan:?}");
+        }
+        assert!(passes > 0);
+    }
+}

@@ -188,7 +188,13 @@ impl KeyVersions {
         let wait = last_base.filter(|_| more_follow).map(|at| versions.split_off(at)).unwrap_or_default();
         if is_bottom {
             // A purge with nothing left beneath it.
-            versions.pop_if(|last| last.entry.kind == Kind::Purge && rules.may_drop_purge(last.entry.seqno, demands));
+            let gone = |last: &mut KeptVersion| {
+                last.entry.kind == Kind::Purge && rules.may_drop_purge(last.entry.seqno, demands)
+            };
+            if let Some(purge) = versions.pop_if(gone) {
+                // Views that the job does not know of may have "absent" from it (J1). What it hid leaves no trace.
+                dropped.tombstone_left(purge.entry.seqno, None);
+            }
         }
         let keeps_history = rules.policy.keeps_history();
         let operand_is_last = versions.last().is_some_and(KeptVersion::is_operand);
