@@ -170,6 +170,10 @@ impl Author {
             23 => Op::SetPolicy { slot, keeping: Keeping::draw(&mut self.dice) },
             24 => Op::SetTtl { slot, ttl: draw_ttl(&mut self.dice, self.threads) },
             25 if self.dice.one_in(2) => Op::CopyMoment { at, dice },
+            25 => {
+                let dies_at = if self.dice.one_in(2) { Some(self.dice.next() % 60) } else { None };
+                Op::Rechunk { slot, cut: at, dies_at, opening: self.opening() }
+            }
             26 => {
                 let calls = self.dice.next() % 60;
                 Op::CrashAt { calls, compact: !self.dice.one_in(3), opening: self.opening() }
@@ -215,7 +219,12 @@ impl Author {
             60..66 if self.views < 6 => Op::DropView { which: self.dice.below(1 << 20) },
             72..76 => Op::DropView { which: self.dice.below(1 << 20) },
             60..72 | 76..86 => Op::Flush,
-            86..90 => Op::Compact,
+            86..89 => Op::Compact,
+            89 if !self.dice.one_in(3) => Op::HoldChunks { slot, fill: self.fill(), staged: !self.dice.one_in(3) },
+            89 => {
+                let (which, key) = (self.dice.below(1 << 20), self.key());
+                Op::Adopt { which, slot, key, by_recipe: self.dice.one_in(2) }
+            }
             90 => Op::Persist,
             91..93 => Op::Wait { us: 1000 * self.dice.of(&[1, 60, 200, 5000]).unwrap_or(1) },
             93 => Op::Reopen { close: self.dice.one_in(2), opening: self.opening() },
@@ -245,6 +254,10 @@ impl Author {
         if self.dice.one_in(3) {
             let span = Span::draw(&mut self.dice);
             ops.push(Op::HoldRange { slot: self.slot(), span });
+        }
+        if self.dice.one_in(6) {
+            let (which, key) = (self.dice.below(1 << 20), self.key());
+            ops.push(Op::Adopt { which, slot: self.slot(), key, by_recipe: self.dice.one_in(2) });
         }
         let (front, back) = (self.dice.below(3), self.dice.below(3));
         ops.push(Op::MoveRange { which: self.dice.below(1 << 20), front, back });

@@ -199,6 +199,26 @@ pub(crate) enum Op {
         dice: u64,
     },
     Held,
+    /// A chunk, or a staged value, that is held and in no key.
+    HoldChunks {
+        slot: usize,
+        fill: Fill,
+        staged: bool,
+    },
+    /// What is held goes to a key, if it is a value, and is let go.
+    Adopt {
+        which: usize,
+        slot: usize,
+        key: &'static [u8],
+        by_recipe: bool,
+    },
+    /// All values are cut anew; the power goes at a call of that.
+    Rechunk {
+        slot: usize,
+        cut: usize,
+        dies_at: Option<u64>,
+        opening: Opening,
+    },
     LookBack {
         at: usize,
         dice: u64,

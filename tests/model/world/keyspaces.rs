@@ -32,6 +32,9 @@ impl World {
             format!("create {name} under {strategy:?}, {keeping:?}, ttl {ttl}, point index {index:?}"),
         );
         let mut asked = options(strategy, index).policy(keeping.policy());
+        if !strategy.folds() {
+            asked = asked.chunking(Chunking::content_defined(1024));
+        }
         if ttl > 0 {
             asked = asked.ttl(Duration::from_micros(ttl));
         }
@@ -166,7 +169,7 @@ pub(crate) fn options(strategy: Strategy, index: Option<bool>) -> KeyspaceOption
     let mut options = KeyspaceOptions::new().merge(strategy.option());
     if !strategy.folds() && index != Some(true) {
         // Values of a few hundred bytes are cut already. Uncompressed, so that what was purged can be looked for.
-        options = options.chunk_threshold(512).chunking(Chunking::content_defined(1024)).compression(Compression::None);
+        options = options.chunk_threshold(512).compression(Compression::None);
     }
     if let Some(index) = index { options.point_index(index) } else { options }
 }

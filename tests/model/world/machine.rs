@@ -1,14 +1,17 @@
 //! Opens, closes, crashes, and opens again.
 
-use chronolith::{Db, Error, Keyspace, Options, env};
+use chronolith::{Chunking, Db, Error, Keyspace, Options, env};
 
 use crate::{
     outcome::{Outcome, ensure},
     past::{micros, time_of},
     script::{Before, End, Opening},
     state::told,
-    world::{Held, HeldRange, Machine, World, keyspaces::open_keyspace},
+    world::{Held, HeldRange, Machine, World, keyspaces::open_keyspace, large::HeldChunks},
 };
+
+/// What keeps a database open.
+type LetGo = (Option<Db>, Vec<Held>, Vec<HeldRange>, Vec<HeldChunks>, Vec<Option<Keyspace>>);
 
 impl World {
     pub(crate) fn open(&mut self, read_only: bool, opening: Opening) -> Outcome {
@@ -52,9 +55,10 @@ impl World {
     }
 
     /// Everything that must go before the database is closed by the drop of its last handle.
-    fn let_go(&mut self) -> (Option<Db>, Vec<Held>, Vec<HeldRange>, Vec<Option<Keyspace>>) {
+    fn let_go(&mut self) -> LetGo {
         let handles = self.lives.iter_mut().map(|life| life.handle.take()).collect();
-        (self.db.take(), std::mem::take(&mut self.held), std::mem::take(&mut self.ranges), handles)
+        let (held, ranges) = (std::mem::take(&mut self.held), std::mem::take(&mut self.ranges));
+        (self.db.take(), held, ranges, std::mem::take(&mut self.chunks), handles)
     }
 
     fn look_read_only(&mut self) -> Outcome {
@@ -67,6 +71,10 @@ impl World {
         if let Some((_, keyspace)) = self.alive(0) {
             let refused = keyspace.put("a", "readonly");
             ensure!(matches!(refused, Err(Error::Invalid { .. })), "a write to a read-only database: {refused:?}");
+            let refused = keyspace.chunks().put("chunk");
+            ensure!(matches!(refused, Err(Error::Invalid { .. })), "a chunk for a read-only database: {refused:?}");
+            let refused = self.db()?.rechunk(&keyspace, Chunking::whole());
+            ensure!(matches!(refused, Err(Error::Invalid { .. })), "a read-only database is cut anew: {refused:?}");
         }
         drop(self.let_go());
         Ok(())
@@ -142,6 +150,11 @@ impl World {
         if let Err(error) = done {
             self.add(&format!(" ({error})"));
         }
+        self.restart(&sim, opening)
+    }
+
+    /// Opens again behind a cut of the power.
+    pub(crate) fn restart(&mut self, sim: &env::Sim, opening: Opening) -> Outcome {
         sim.cut_power();
         sim.clear_faults();
         drop(self.let_go());

@@ -24,6 +24,7 @@ mod compactions;
 mod copies;
 mod histories;
 mod keyspaces;
+mod large;
 mod machine;
 mod pins;
 mod reads;
@@ -31,6 +32,7 @@ mod times;
 mod views;
 mod writes;
 
+use large::HeldChunks;
 pub(crate) use times::Stamp;
 
 pub(crate) type Counts = BTreeMap<&'static str, u64>;
@@ -53,6 +55,8 @@ pub(crate) struct World {
     slots: [Option<usize>; NAMES.len()],
     held: Vec<Held>,
     ranges: Vec<HeldRange>,
+    /// Chunks that are in no key.
+    chunks: Vec<HeldChunks>,
     /// Every commit, in order, with 0.
     commits: Vec<u64>,
     /// Those that are batches.
@@ -151,6 +155,7 @@ impl World {
             slots: [None; NAMES.len()],
             held: Vec::new(),
             ranges: Vec::new(),
+            chunks: Vec::new(),
             commits: vec![0],
             stamps: Vec::new(),
             latest: Cell::new(0),
@@ -235,7 +240,13 @@ impl World {
                 self.say("read the present", "read the present".to_owned());
                 self.read_the_present(*dice)
             }
-            Op::Held => self.read_held_views(),
+            Op::Held => {
+                self.read_held_views()?;
+                self.read_held_chunks()
+            }
+            Op::HoldChunks { slot, fill, staged } => self.hold_chunks(*slot, *fill, *staged),
+            Op::Adopt { which, slot, key, by_recipe } => self.adopt(*which, *slot, key, *by_recipe),
+            Op::Rechunk { slot, cut, dies_at, opening } => self.rechunk(*slot, *cut, *dies_at, *opening),
             Op::LookBack { at, dice } => {
                 let seqno = self.moment(*at);
                 self.say("look back", format!("read as of {seqno}"));

@@ -174,7 +174,7 @@ impl World {
     }
 
     /// Which outcomes a batch may have.
-    fn judge(&self, writes: &[(usize, Write)]) -> Judged {
+    pub(crate) fn judge(&self, writes: &[(usize, Write)]) -> Judged {
         let mut there: BTreeMap<(usize, &[u8]), bool> = BTreeMap::new();
         // Of keys with a base in the batch: the sum, and whether an overflow has to be seen.
         let mut sums: BTreeMap<(usize, &[u8]), (i128, bool)> = BTreeMap::new();
@@ -228,7 +228,7 @@ impl World {
     }
 
     /// Holds what became of a batch against what may, and takes a commit into the model.
-    fn settle(
+    pub(crate) fn settle(
         &mut self,
         result: chronolith::Result<Receipt>,
         judged: Judged,
@@ -338,7 +338,7 @@ impl Life {
 
 /// The outcomes that a batch may have.
 #[derive(Clone, Copy, Debug)]
-struct Judged {
+pub(crate) struct Judged {
     applied: bool,
     invalid: bool,
     /// A duplicate of this key.
