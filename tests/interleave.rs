@@ -31,7 +31,7 @@ use std::{
 };
 
 use chronolith::{
-    Db, Durability, Error, Keyspace, KeyspaceOptions, Options, Receipt,
+    ChunkId, Chunking, Db, Durability, Error, Keyspace, KeyspaceOptions, Lease, Options, Receipt, StagedValue,
     env::{Background, Dir, Env, Sim},
 };
 use truth::{
@@ -126,17 +126,21 @@ enum Verb {
     Drop,
     Configure,
     Wait,
+    HoldChunks,
+    Adopt,
+    Rechunk,
     Close,
     Verify,
 }
 
 use Verb::{
-    AsOf, Batch, Checkpoint, Close, Compact, Configure, CopyView, Create, DeleteRange, Diff, Drop, Flush, History,
-    Insert, LetGo, Look, LookAtPin, Persist, Pin, Say, Snapshot, Swap, Unpin, Update, Verify, Wait, Wide,
+    Adopt, AsOf, Batch, Checkpoint, Close, Compact, Configure, CopyView, Create, DeleteRange, Diff, Drop, Flush,
+    History, HoldChunks, Insert, LetGo, Look, LookAtPin, Persist, Pin, Rechunk, Say, Snapshot, Swap, Unpin, Update,
+    Verify, Wait, Wide,
 };
 
 /// How often each is drawn.
-const OFTEN: [(Verb, usize); 25] = [
+const OFTEN: [(Verb, usize); 28] = [
     (Say, 26),
     (Batch, 6),
     (Update, 6),
@@ -161,24 +165,33 @@ const OFTEN: [(Verb, usize); 25] = [
     (Drop, 2),
     (Configure, 2),
     (Wait, 3),
+    (HoldChunks, 4),
+    (Adopt, 3),
+    (Rechunk, 2),
     (Close, 1),
 ];
 
 /// What belongs together more often than chance would have it.
-const TOGETHER: [&[Verb]; 6] = [
+const TOGETHER: [&[Verb]; 7] = [
     &[Pin, Say, Flush],
     &[Say, Pin, Say, Flush],
     &[Say, Pin],
     &[Say, Pin, Say],
     &[Wait, Compact],
     &[Drop, Create, Say],
+    &[HoldChunks, Adopt],
 ];
+
+/// How values are cut anew.
+const CUTS: [Chunking; 3] = [Chunking::content_defined(1024), Chunking::fixed(512), Chunking::fixed(4096)];
 
 /// Whether a verb can run at a point without waiting for the one that is there: the table of docs/testing.md.
 fn may_run(verb: Verb, point: &str) -> bool {
     match point.split(':').next() {
-        Some("flush" | "collect under the right to flush") => !matches!(verb, Flush | Compact | Checkpoint | Close),
-        Some("collect" | "compact" | "compact past") => !matches!(verb, Compact | Close),
+        Some("flush" | "collect under the right to flush") => {
+            !matches!(verb, Flush | Compact | Rechunk | Checkpoint | Close)
+        }
+        Some("collect" | "compact" | "compact past") => !matches!(verb, Compact | Rechunk | Close),
         Some("sync") => verb != Persist,
         _ => true,
     }
@@ -205,6 +218,9 @@ struct World {
     handles: Vec<Option<Keyspace>>,
     pins: BTreeMap<&'static str, u64>,
     held: Vec<Looked>,
+    /// Values and chunks that no key has, with their bytes.
+    staged: Vec<(StagedValue, Vec<u8>)>,
+    leases: Vec<(Lease, Vec<u8>)>,
     pending: Vec<Pending>,
     /// A view of a pin is registered under the lock of the manifest.
     opening_a_pin: bool,
@@ -246,6 +262,8 @@ impl World {
             handles: Vec::new(),
             pins: BTreeMap::new(),
             held: Vec::new(),
+            staged: Vec::new(),
+            leases: Vec::new(),
             pending: Vec::new(),
             opening_a_pin: false,
             outer: Say,
@@ -474,6 +492,9 @@ impl Stage {
                 self.wait();
                 Ok(())
             }
+            HoldChunks => self.hold_chunks(),
+            Adopt => self.adopt(),
+            Rechunk => self.rechunk(),
             Close => self.close(),
             Verify => self.verify(),
         };
@@ -700,6 +721,116 @@ impl Stage {
         Ok(())
     }
 
+    /// Stores a chunk or a value that no key has; what keys have, more often than not.
+    fn hold_chunks(&self) -> Outcome {
+        let db = self.db()?;
+        let (bytes, cut, is_lease) = {
+            let mut world = self.world();
+            let Some((life, _)) = world.life(|kind| !kind.strategy.folds()) else { return Ok(()) };
+            world.tag -= u64::from(world.tag > 0 && world.dice.one_in(2));
+            let (bytes, cut) = (world.value(life), CUTS[world.dice.below(CUTS.len())]);
+            let is_lease = world.dice.one_in(2);
+            world.say(if is_lease { "lease a chunk" } else { "stage a value" });
+            (bytes, cut, is_lease)
+        };
+        let error = if is_lease {
+            match db.chunks().put(&bytes) {
+                Ok(lease) => {
+                    self.world().leases.push((lease, bytes));
+                    return Ok(());
+                }
+                Err(error) => error,
+            }
+        } else {
+            match db.chunks().put_stream(&*bytes, cut) {
+                Ok(staged) => {
+                    self.world().staged.push((staged, bytes));
+                    return Ok(());
+                }
+                Err(error) => error.downcast().map_err(|error| error.to_string())?,
+            }
+        };
+        if self.world().ended(&error) { Ok(()) } else { Err(format!("hold chunks: {error}")) }
+    }
+
+    /// Gives a value that is held to a key, and lets go of some chunks.
+    fn adopt(&self) -> Outcome {
+        let db = self.db()?;
+        let (life, keyspace, number, staged, bytes) = {
+            let mut world = self.world();
+            let (left, gone) = (world.dice.below(4), world.leases.len());
+            let gone = world.leases.split_off(left.min(gone));
+            let count = world.staged.len();
+            let at = world.dice.below(count);
+            let taken = if count > 0 { Some(world.staged.swap_remove(at)) } else { None };
+            let of = world.life(|kind| kind.strategy == Strategy::LastWins);
+            drop(world);
+            drop(gone);
+            let (Some((staged, bytes)), Some((life, keyspace))) = (taken, of) else { return Ok(()) };
+            let number = self.world().key(life);
+            (life, keyspace, number, staged, bytes)
+        };
+        let recipe = staged.recipe().filter(|_| number % 2 == 0);
+        let write = Write { life, keys: (number, number + 1), what: What::Put(bytes) };
+        let words = format!("{} adopts k{number:03}: {write:?}", keyspace.name());
+        self.commit(vec![write], words, || {
+            let Some(recipe) = recipe else {
+                let mut batch = db.batch();
+                batch.adopt(&keyspace, key(number), staged);
+                return batch.commit().map(Some);
+            };
+            keyspace.adopt(key(number), &recipe).map(Some)
+        })
+    }
+
+    /// Everything that is held can be read by its ids.
+    fn read_held_chunks(&self) -> Outcome {
+        let db = self.db()?;
+        let world = self.world();
+        let silent = world.env.silent.swap(true, Ordering::Relaxed);
+        let read = |id: &ChunkId| match db.chunks().get(id) {
+            Ok(Some(bytes)) => Ok(bytes),
+            other => Err(format!("the chunk {id} is held, and {other:?}")),
+        };
+        let done = (|| {
+            for (lease, bytes) in &world.leases {
+                ensure!(read(&lease.id())? == *bytes, "a lease reads otherwise");
+            }
+            for (staged, bytes) in &world.staged {
+                let mut whole = Vec::new();
+                for (id, _) in staged.recipe().iter().flat_map(chronolith::Recipe::references) {
+                    if let Some(id) = id {
+                        whole.extend_from_slice(&read(&id)?);
+                    }
+                }
+                ensure!(staged.recipe().is_none() || whole == *bytes, "a staged value reads otherwise");
+            }
+            Ok(())
+        })();
+        world.env.silent.store(silent, Ordering::Relaxed);
+        done
+    }
+
+    fn rechunk(&self) -> Outcome {
+        let db = self.db()?;
+        let (keyspace, chunking) = {
+            let mut world = self.world();
+            let Some((_, keyspace)) = world.life(|kind| !kind.strategy.folds()) else { return Ok(()) };
+            let chunking = CUTS[world.dice.below(CUTS.len())];
+            world.say(format!("{} is cut anew by {chunking}", keyspace.name()));
+            (keyspace, chunking)
+        };
+        let done = db.rechunk(&keyspace, chunking);
+        let world = self.world();
+        match done {
+            Ok(report) => ensure!(report.left == 0, "{report}"),
+            // Dropped at a point of this, or this is a point of another one.
+            Err(Error::Invalid { ref what }) if what.contains("was dropped") || what.contains("anew already") => {}
+            Err(error) => ensure!(world.ended(&error), "rechunk: {error}"),
+        }
+        Ok(())
+    }
+
     fn verify(&self) -> Outcome {
         let db = self.db()?;
         let report = db.verify().map_err(|error| format!("verify: {error}"))?;
@@ -825,6 +956,7 @@ impl Stage {
     }
 
     fn look(&self) -> Outcome {
+        self.read_held_chunks()?;
         let Some(looked) = self.any_view()? else { return Ok(()) };
         let mut world = self.world();
         world.say(format!("read as of {} ({:?})", looked.seqno(), looked.sort));
@@ -991,7 +1123,9 @@ impl Stage {
         let left = self.world().flushes - signed(db.stats().flushes) - 2;
         let closed = db.close();
         let mut world = self.world();
-        let gone = (world.db.take(), std::mem::take(&mut world.held), world.handles.clone());
+        let held =
+            (std::mem::take(&mut world.held), std::mem::take(&mut world.staged), std::mem::take(&mut world.leases));
+        let gone = (world.db.take(), held, world.handles.clone());
         world.handles.iter_mut().for_each(|handle| *handle = None);
         world.flushes = left;
         drop(world);
@@ -1001,6 +1135,7 @@ impl Stage {
 
     /// Reads everything that can be read.
     fn read_all(&self) -> Outcome {
+        self.read_held_chunks()?;
         let db = self.db()?;
         let mut world = self.world();
         world.say("read everything");
@@ -1074,7 +1209,8 @@ fn run(seed: u64) -> (Outcome, Vec<String>, Counts) {
     let mut world = stage.world();
     let script = std::mem::take(&mut world.script);
     let counts = (std::mem::take(&mut world.passed), std::mem::take(&mut world.verbs));
-    let gone = (world.db.take(), std::mem::take(&mut world.held), std::mem::take(&mut world.handles));
+    let held = (std::mem::take(&mut world.held), std::mem::take(&mut world.staged), std::mem::take(&mut world.leases));
+    let gone = (world.db.take(), held, std::mem::take(&mut world.handles));
     drop(world);
     drop(gone);
     (done, script, counts)

@@ -144,9 +144,10 @@ impl Chunks {
     /// Reads a chunk or node, and verifies it against its id; `None` if there is none of that id.
     ///
     /// # Errors
-    /// [`Corrupt`](Error::Corrupt) for a damaged chunk, naming its pack; [`Io`](Error::Io), [`Closed`](Error::Closed).
-    /// If even the header of its record is damaged, nobody knows whose scope it is of: in a named scope it is not
-    /// there. `verify` names it, and whoever stores it again heals it.
+    /// [`Corrupt`](Error::Corrupt) for a damaged chunk, naming its pack; [`Io`](Error::Io), [`Closed`](Error::Closed);
+    /// [`DiskFull`](Error::DiskFull) for a chunk that no value needs yet and that its pack has no room for. If even the
+    /// header of its record is damaged, nobody knows whose scope it is of: in a named scope it is not there. `verify`
+    /// names it, and whoever stores it again heals it.
     pub fn get(&self, id: &ChunkId) -> Result<Option<Bytes>> {
         read::chunk(self.engine(), self.keyspace.scope, id)
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Write as _, time::Duration};
 
-use chronolith::{Db, Durability, Error, Keyspace, Receipt, StagedValue, View, env::Sim};
+use chronolith::{Chunking, Db, Durability, Error, Keyspace, Lease, Receipt, StagedValue, View, env::Sim};
 
 use crate::{
     keyspaces::{Sort, is_streamed, options_of, stored_options_of},
@@ -41,6 +41,7 @@ pub(crate) struct Runner<'a> {
     pub(crate) db: Option<Db>,
     pub(crate) handles: BTreeMap<&'static str, Keyspace>,
     pub(crate) views: Vec<(View, Vec<Keyspace>, State)>,
+    pub(crate) leases: Vec<(Lease, Keyspace, Vec<u8>)>,
     pub(crate) now_ms: u64,
     /// When each event happened.
     pub(crate) times_ms: Vec<u64>,
@@ -68,6 +69,7 @@ impl<'a> Runner<'a> {
             db: None,
             handles: BTreeMap::new(),
             views: Vec::new(),
+            leases: Vec::new(),
             now_ms: 0,
             times_ms: Vec::new(),
             poisoned: false,
@@ -224,6 +226,16 @@ impl<'a> Runner<'a> {
                     self.durable();
                 })
             }
+            Step::Rechunk(name, bytes) => return self.rechunk(&db, name, *bytes),
+            Step::Lease(op) => self.lease(*op),
+            Step::CheckLeases => {
+                self.check_leases()?;
+                Ok(())
+            }
+            Step::ForgetLeases => {
+                self.leases.clear();
+                Ok(())
+            }
             Step::AsOfNow => {
                 let time = self.sim.now();
                 db.as_of_time(time).map(|_| self.run.asked.push((time, self.run.all())))
@@ -257,6 +269,43 @@ impl<'a> Runner<'a> {
                 Ok(now) if now == *before => {}
                 Ok(_) => return Err("a view shows something else than before".to_owned()),
                 Err(error) if self.after == After::GoOn => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn rechunk(&mut self, db: &Db, name: &'static str, bytes: u64) -> Result<Result<(), Error>, String> {
+        let Some(keyspace) = self.handle(name) else {
+            return Ok(Err(Error::Invalid { what: "the keyspace was never made".to_owned() }));
+        };
+        let done = match db.rechunk(&keyspace, Chunking::fixed(bytes)) {
+            Ok(report) if report.left > 0 => return Err(format!("values are left as they were cut: {report}")),
+            done => done,
+        };
+        Ok(done.map(|_| {
+            self.run.newest = self.run.newest.max(db.seqno().into());
+            self.durable();
+        }))
+    }
+
+    /// Holds the value of a put as a chunk.
+    fn lease(&mut self, op: Op) -> Result<(), Error> {
+        let Op::Put { to, key, len } = op else { return Ok(()) };
+        let Some(keyspace) = self.handle(to) else { return Ok(()) };
+        let bytes = Sort::of(to).value(self.run.all(), key, len);
+        keyspace.chunks().put(&bytes).map(|lease| self.leases.push((lease, keyspace, bytes)))
+    }
+
+    /// Reads what leases hold.
+    fn check_leases(&self) -> Result<(), String> {
+        for (lease, keyspace, bytes) in &self.leases {
+            match keyspace.chunks().get(&lease.id()) {
+                Ok(Some(read)) if read == *bytes => {}
+                Ok(other) => return Err(format!("a lease reads {:?} bytes", other.map(|read| read.len()))),
+                // What no commit needs is in memory until the pack takes it.
+                Err(Error::DiskFull | Error::Io { .. }) => {}
+                Err(error) if self.after == After::GoOn => return Err(format!("a lease: {error}")),
                 Err(_) => {}
             }
         }
@@ -382,6 +431,7 @@ impl<'a> Runner<'a> {
         self.db = None;
         self.handles.clear();
         self.views.clear();
+        self.leases.clear();
         let closed = db.close();
         if closed.is_ok() {
             self.run.floor = self.run.all();

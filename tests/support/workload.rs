@@ -27,6 +27,9 @@
 //! | `reopen` | closes and opens again |
 //! | `view` · `check_views` · `forget_views` | opens a view, which goes on showing the same; compares; lets go |
 //! | `pass 60` | milliseconds go by |
+//! | `rechunk a 4096` | cuts the values of a keyspace anew, into chunks of so many bytes |
+//! | `lease a 1 3000` | stores the value of a put as a chunk that no key has, and holds it |
+//! | `check_leases` · `forget_leases` | reads what is held; lets go |
 //! | `pin then` · `unpin then` | keeps this moment under a name, and lets it go |
 //! | `as_of_now` | asks what had been committed by now: from then on that is the answer for this time |
 //!
@@ -132,6 +135,12 @@ pub(crate) enum Step {
     Unpin(&'static str),
     /// Asks what had been committed by now: from then on that is the answer for this time.
     AsOfNow,
+    /// Cuts the values of a keyspace anew, into chunks of so many bytes.
+    Rechunk(&'static str, u64),
+    /// Stores the value of a put as a chunk, and holds it.
+    Lease(Op),
+    CheckLeases,
+    ForgetLeases,
 }
 
 impl Step {
@@ -142,8 +151,10 @@ impl Step {
 
     /// Whether it cannot succeed when writes have stopped.
     pub(crate) fn writes(&self) -> bool {
-        matches!(self, Self::Persist | Self::Flush | Self::Compact | Self::Checkpoint | Self::Pin(_))
-            || matches!(self, Self::Write(_) | Self::WriteAs(..))
+        matches!(
+            self,
+            Self::Persist | Self::Flush | Self::Compact | Self::Checkpoint | Self::Pin(_) | Self::Rechunk(..)
+        ) || matches!(self, Self::Write(_) | Self::WriteAs(..))
     }
 }
 
@@ -200,6 +211,11 @@ impl Workload {
             "pin" => self.steps.push(Step::Pin(only_name(rest)?)),
             "unpin" => self.steps.push(Step::Unpin(only_name(rest)?)),
             "pass" => self.steps.push(Step::Pass(number(rest)?)),
+            "rechunk" => {
+                let (keyspace, bytes) = name(rest)?;
+                self.steps.push(Step::Rechunk(keyspace, number(bytes.trim())?));
+            }
+            "lease" => self.steps.push(Step::Lease(put(rest, 0)?)),
             _ => self.steps.push(match step {
                 "persist" => Step::Persist,
                 "flush" => Step::Flush,
@@ -210,6 +226,8 @@ impl Workload {
                 "forget_views" => Step::ForgetViews,
                 "checkpoint" => Step::Checkpoint,
                 "as_of_now" => Step::AsOfNow,
+                "check_leases" => Step::CheckLeases,
+                "forget_leases" => Step::ForgetLeases,
                 ops => Step::Write(commit(ops)?),
             }),
         }
@@ -237,8 +255,17 @@ fn batch(ops: &'static str, n: u16) -> Option<Vec<Op>> {
     ops.split(',').map(|text| op(text.trim(), n)).collect()
 }
 
+/// `a 1 20`: a put.
+fn put(text: &'static str, n: u16) -> Option<Op> {
+    operation("put", text, n)
+}
+
 fn op(text: &'static str, n: u16) -> Option<Op> {
     let (verb, rest) = text.split_once(' ')?;
+    operation(verb, rest, n)
+}
+
+fn operation(verb: &str, rest: &'static str, n: u16) -> Option<Op> {
     let (keyspace, rest) = name(rest)?;
     let mut words = rest.split_whitespace();
     let first = words.next()?;
