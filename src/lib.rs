@@ -24,6 +24,7 @@
 //! | sum, append, keep the first value, reject duplicates | [`MergeStrategy`], [`Keyspace::merge`], [`merge::append_items`] |
 //! | store and read large values | [`Keyspace::writer`], [`Keyspace::reader`], [`Keyspace::read_at`], [`Batch::adopt`] |
 //! | set how large values are cut and shared | [`KeyspaceOptions::chunk_threshold`], [`Chunking`], [`KeyspaceOptions::dedup_scope`], [`Compression`] |
+//! | compare ways to cut, and cut values anew | [`Chunking::trial`], [`Stats::trials`], [`Db::rechunk`] |
 //! | describe and copy large values | [`Keyspace::stat`], [`Keyspace::recipe`], [`Keyspace::copy`], [`Keyspace::adopt`] |
 //! | read, store and exchange single chunks | [`Db::chunks`], [`Keyspace::chunks`], [`HaveYou`] |
 //! | explain a read | [`Keyspace::explain`] |
