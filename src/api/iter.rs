@@ -133,7 +133,8 @@ impl Range {
     pub(super) fn is_equal(&self, key: &[u8], stored: &Stored, other: &Self, other_stored: &Stored) -> Result<bool> {
         let scans = self.front.as_ref().or(self.back.as_ref()).zip(other.front.as_ref().or(other.back.as_ref()));
         let Some((scan, other)) = scans else { return Ok(false) };
-        equal(&self.keyspace, key, (stored, scan.chunks()), (other_stored, other.chunks()))
+        let go_on = || self.view.core().engine().check_open();
+        equal(&self.keyspace, key, (stored, scan.chunks()), (other_stored, other.chunks()), &go_on)
     }
 
     fn end(&self, direction: Direction) -> Option<&Scan> {

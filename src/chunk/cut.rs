@@ -290,7 +290,7 @@ impl Chunking {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within bounds, as was checked")]
 fn millionths(share: f64) -> Option<u32> {
     let is_share = share > 0.0 && share < 1.0;
-    is_share.then(|| ((share * f64::from(MILLION)) as u32).clamp(1, MILLION - 1))
+    is_share.then(|| ((share * f64::from(MILLION)).round() as u32).clamp(1, MILLION - 1))
 }
 
 impl Display for Chunking {
@@ -437,11 +437,13 @@ mod tests {
     #[test]
     fn a_trial_takes_its_share_of_the_keys_and_is_refused_beyond_its_bounds() {
         let (usual, tried) = (Chunking::automatic(), Chunking::fixed(4096));
-        for share in [0.1, 0.5, 0.9] {
+        for share in [0.1, 0.29, 0.5, 0.57, 0.9] {
             let chunking = usual.trial(tried, share);
             chunking.check().unwrap();
             let taken = (0..20_000).filter(|key| chunking.for_key(format!("{key}").as_bytes()).1 == Some(Arm::Trial));
             let taken = f64::from(u32::try_from(taken.count()).unwrap()) / 20_000.0;
+            let told = f64::from(chunking.tried().unwrap().1) / 1e6;
+            assert!((told - share).abs() < 1e-9, "{told} instead of {share}");
             assert!((taken - share).abs() < 0.01, "{taken} of the keys instead of {share}");
             assert_eq!(chunking.for_key(b"key"), chunking.for_key(b"key"));
         }

@@ -74,7 +74,8 @@ pub(crate) struct Limits {
     pub(crate) epoch_bytes: u64,
     /// Places of chunks after which a memtable is sealed: each takes some memory. `None`: by the budget.
     pub(crate) epoch_places: Option<u64>,
-    /// Values that are cut anew before their recipes are replaced.
+    /// Bytes of recipes, with what keeps their chunks, that are cut anew before they are replaced, and the most values.
+    pub(crate) rechunk_bytes: usize,
     pub(crate) rechunk_values: usize,
 }
 
@@ -87,6 +88,7 @@ impl Default for Limits {
             ttls: 1 << 16,
             epoch_bytes: 64 << 20,
             epoch_places: None,
+            rechunk_bytes: 16 << 20,
             rechunk_values: 1 << 16,
         }
     }

@@ -25,6 +25,8 @@ use super::{
     },
     jobs::{self, Replacements, bring_recipes_down, check_going_on, replace_recipes},
     keyspaces,
+    options::Limits,
+    read::{Extent, LargeValue, extent},
     watch::Watch,
     write::cut_anew,
 };
@@ -42,7 +44,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rechunked {
-    /// Versions of values that have another recipe now.
+    /// Versions of values whose recipe was replaced; among them those that were dropped in the same step, because the
+    /// policy does not keep them.
     pub values: u64,
     /// Bytes that were read and cut: a value that many keys or versions share is cut once, or few times.
     pub bytes: u64,
@@ -50,8 +53,9 @@ pub struct Rechunked {
     pub new_chunks: u64,
     /// Bytes that this added to packs, compressed.
     pub stored_bytes: u64,
-    /// Versions that stay as they were cut, because a chunk of them cannot be read, or because they claim to be longer
-    /// than 16 TiB. [`Db::verify`](crate::Db::verify) names the damaged ones.
+    /// Versions that stay as they were cut: a chunk of them cannot be read, or their chunks have more than 16 TiB, or
+    /// are more than a million of less than 64 bytes on average. One that a compaction moves meanwhile may be counted
+    /// twice. [`Db::verify`](crate::Db::verify) names the damaged ones.
     pub left: u64,
 }
 
@@ -67,14 +71,20 @@ impl fmt::Display for Rechunked {
     }
 }
 
-/// Bytes of recipes, old and new, that are replaced together: in memory, with what keeps their chunks.
-const RECIPES_MAX: usize = 16 << 20;
+/// Bytes of values that are cut before their recipes are replaced: what a crash or an error gives up.
+const BYTES_MAX: u64 = 1 << 30;
 
-/// Bytes of values that are cut before their recipes are replaced: what a crash or a cancellation gives up.
-const BYTES_MAX: u64 = 4 << 30;
-
-/// The longest value that is cut anew. A recipe of a few bytes can claim 2⁶³ zeros (L12).
+/// Most bytes in the chunks of a value that is cut anew; and its most chunks, if they are shorter than [`SHORT`] on
+/// average: a recipe of a few KiB can claim 2⁶³ of them (L12).
 const LEN_MAX: u64 = 16 << 40;
+const CHUNKS_MAX: u64 = 1 << 20;
+const SHORT: u64 = 64;
+
+/// Free bytes of the disk below which nothing is cut: jobs need some to give back what was dropped.
+const FREE_MIN: u64 = 16 << 20;
+
+/// Memory for a value that was cut beside its recipes.
+const VALUE_OVERHEAD: usize = 512;
 
 /// Entries between two looks whether to go on.
 const LOOK_EVERY: u32 = 1024;
@@ -102,6 +112,8 @@ pub(crate) fn rechunk(
     jobs::flush(engine)?;
     engine.health.contain("values cut anew", || {
         bring_recipes_down(engine, keyspace.id)?;
+        // The total is not known yet; the call can be cancelled already.
+        watch.begin(0)?;
         let mut cut = Cut { engine, keyspace, policy, watch, done: 0, total: 0, report: Rechunked::default() };
         for tier in [Tier::Main, Tier::History] {
             cut.count(tier)?;
@@ -155,8 +167,10 @@ struct Group {
 }
 
 impl Group {
-    fn is_full(&self, values_max: usize) -> bool {
-        self.recipe_bytes >= RECIPES_MAX || self.by.recipes.len() >= values_max || self.value_bytes >= BYTES_MAX
+    fn is_full(&self, limits: &Limits) -> bool {
+        self.recipe_bytes >= limits.rechunk_bytes
+            || self.by.recipes.len() >= limits.rechunk_values
+            || self.value_bytes >= BYTES_MAX
     }
 }
 
@@ -165,11 +179,13 @@ impl Cut<'_, '_> {
     fn count(&mut self, tier: Tier) -> Result<()> {
         let files = self.engine.files.current();
         let (policy, mut total) = (self.policy, 0u64);
-        each_recipe(self.engine, &files, self.keyspace, tier, None, |_, entry| {
+        let Self { engine, keyspace, watch, .. } = self;
+        each_recipe(engine, &files, keyspace, tier, None, |step| {
+            let Step::Recipe(_, entry) = step else { return watch.step(0, 1).map(|()| true) };
             if let Ok(recipe) = Recipe::decode(&entry)
                 && recipe.chunking != policy
             {
-                total = total.saturating_add(recipe.len);
+                total = total.saturating_add(recipe.len.min(LEN_MAX));
             }
             Ok(true)
         })?;
@@ -184,9 +200,13 @@ impl Cut<'_, '_> {
         // Values are read in the files that their recipes are in (L7).
         let files = engine.files.current();
         let mut is_cut_short = false;
-        each_recipe(engine, &files, keyspace, tier, from, |at, entry| {
+        each_recipe(engine, &files, keyspace, tier, from, |step| {
+            let Step::Recipe(at, entry) = step else {
+                let (done, total) = (self.done, self.total);
+                return self.watch.step(done, total).map(|()| true);
+            };
             // Versions of one commit stay together: the place does not tell them apart.
-            is_cut_short = group.is_full(engine.ctx.options.limits.rechunk_values) && group.last.as_ref() != Some(&at);
+            is_cut_short = group.is_full(&engine.ctx.options.limits) && group.last.as_ref() != Some(&at);
             if !is_cut_short {
                 self.add(&mut group, at, entry, &files)?;
             }
@@ -198,7 +218,9 @@ impl Cut<'_, '_> {
             // No edit names a recipe before the packs of its chunks (L2).
             jobs::flush(engine)?;
             let span = KeySpan { start, end: Some([key, &[0][..]].concat()) };
-            self.report.values += replace_recipes(engine, keyspace.id, tier, &span, &Arc::new(by))?;
+            let (watch, done, total) = (&mut *self.watch, self.done, self.total);
+            let mut go_on = || watch.step(done, total);
+            self.report.values += replace_recipes(engine, keyspace.id, tier, &span, &Arc::new(by), &mut go_on)?;
             engine.jobs.garbage.record_dropped(value_bytes);
             for writing in held {
                 writing.set_committed();
@@ -212,25 +234,39 @@ impl Cut<'_, '_> {
         let Self { engine, keyspace, policy, watch, done, total, report } = self;
         let recipe = match Recipe::decode(&entry) {
             Ok(recipe) if recipe.chunking == *policy => return Ok(()),
-            Ok(recipe) if recipe.len <= LEN_MAX => recipe,
-            _ => {
+            Ok(recipe) => recipe,
+            Err(_) => {
                 report.left += 1;
                 return Ok(());
             }
         };
+        let before = *done;
+        *done = done.saturating_add(recipe.len.min(LEN_MAX));
         if !group.by.recipes.contains_key(&entry) {
-            let before = *done;
+            let value = LargeValue { chunks: &files.chunks, keyspace, key: &at.key };
             let told = |bytes: u64| {
                 check_going_on(engine)?;
+                check_room(engine)?;
                 watch.step(before.saturating_add(bytes), *total)
             };
-            let staged = match cut_anew(engine, keyspace, &at.key, (entry.clone(), &files.chunks), *policy, told) {
+            check_room(engine)?;
+            let staged = match extent(value, &recipe) {
+                Ok(Extent { chunks, bytes })
+                    if bytes <= LEN_MAX && (chunks <= CHUNKS_MAX || bytes / chunks >= SHORT) =>
+                {
+                    cut_anew(engine, keyspace, &at.key, (entry.clone(), &files.chunks), *policy, told)?.map(Some)
+                }
+                Ok(_) => Ok(None),
+                Err(error) => Err(error),
+            };
+            let staged = match staged {
+                Ok(Some(staged)) => staged,
                 // Whoever reads it is told; everything else can still be cut anew.
-                Err(Error::CorruptChunk { .. }) => {
+                Err(error) if !is_unreadable(&error) => return Err(error),
+                Ok(None) | Err(_) => {
                     report.left += 1;
                     return Ok(());
                 }
-                staged => staged?,
             };
             let tally = staged.tally;
             report.new_chunks += tally.new_chunks;
@@ -238,17 +274,40 @@ impl Cut<'_, '_> {
             let Some((new, writing)) = staged.into_recipe() else {
                 return Err(keyspace.of_key(&at.key, Error::invalid("a recipe of no bytes; `verify` names it")));
             };
-            group.recipe_bytes += entry.len() + new.len();
-            group.value_bytes += recipe.len;
+            // The new one also stands decoded in what keeps its chunks.
+            group.recipe_bytes += entry.len() + 3 * new.len() + VALUE_OVERHEAD;
+            group.value_bytes += recipe.len.min(LEN_MAX);
             group.by.recipes.insert(entry, new);
             group.held.push(writing);
             report.bytes = report.bytes.saturating_add(recipe.len);
         }
-        *done = done.saturating_add(recipe.len);
         group.first.get_or_insert_with(|| at.key.clone());
         group.last = Some(at);
         Ok(())
     }
+}
+
+/// Fails while the disk is nearly full: what is cut anew is there twice until it is collected, and a full disk lets
+/// nobody collect.
+fn check_room(engine: &Engine) -> Result<()> {
+    let is_scarce = engine.ctx.dir.available_space().is_ok_and(|free| free < FREE_MIN);
+    if is_scarce { Err(Error::DiskFull) } else { Ok(()) }
+}
+
+/// Returns whether bytes are damaged, or on a part of the disk that cannot be read.
+fn is_unreadable(error: &Error) -> bool {
+    match error {
+        Error::CorruptChunk { .. } => true,
+        Error::Io { source, .. } => source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()),
+        _ => false,
+    }
+}
+
+/// What a walk over the recipes of a tier comes to.
+enum Step {
+    Recipe(At, Bytes),
+    /// Many entries further.
+    Further,
 }
 
 /// Calls `told` with every recipe of a keyspace in a tier, in the order of their places behind `from`, until it returns
@@ -259,7 +318,7 @@ fn each_recipe(
     keyspace: &KeyspaceRef,
     tier: Tier,
     from: Option<&At>,
-    told: impl FnMut(At, Bytes) -> Result<bool>,
+    told: impl FnMut(Step) -> Result<bool>,
 ) -> Result<()> {
     let tree = files.trees.get(&keyspace.id).filter(|tree| !tree.dropped).ok_or_else(|| dropped(keyspace))?;
     let run = |handles: &[Arc<SegmentHandle>]| -> Vec<Arc<SegmentHandle>> {
@@ -285,7 +344,7 @@ fn each_in<S: Source>(
     engine: &Engine,
     sources: Vec<S>,
     from: Option<&At>,
-    mut told: impl FnMut(At, Bytes) -> Result<bool>,
+    mut told: impl FnMut(Step) -> Result<bool>,
 ) -> Result<()> {
     let mut merge = Kway::new(sources, Direction::Forward);
     merge.seek(Some(from.map_or(&[][..], |from| &from.key)))?;
@@ -296,11 +355,12 @@ fn each_in<S: Source>(
         passed = passed.wrapping_add(1);
         if passed.is_multiple_of(LOOK_EVERY) {
             check_going_on(engine)?;
+            told(Step::Further)?;
         }
         let is_told = from.is_some_and(|from| entry.key == from.key && entry.seqno >= from.seqno);
         if entry.kind == Kind::Recipe && !is_told {
             let at = At { key: entry.key.to_vec(), seqno: entry.seqno };
-            if !told(at, source.value())? {
+            if !told(Step::Recipe(at, source.value()))? {
                 return Ok(());
             }
         }
@@ -326,8 +386,11 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn open(machine: &Sim, rechunk_values: usize) -> Db {
-        let limits = Limits { rechunk_values, ..Limits::default() };
-        Options { limits, ..Options::new().env(machine.clone()) }.open("/db").unwrap()
+        open_with(machine, Limits { rechunk_values, ..Limits::default() })
+    }
+
+    fn open_with(machine: &Sim, limits: Limits) -> Db {
+        Options { limits, ..Options::new().env(machine.clone()).memory_budget(4 << 20) }.open("/db").unwrap()
     }
 
     fn value(seed: u32) -> Vec<u8> {
@@ -400,6 +463,50 @@ mod tests {
                 assert_eq!(db.rechunk(&k, new).unwrap().values, 0);
             }
         }
+    }
+
+    /// Recipes that are replaced together are bounded by their bytes, and a run of the history tier stays one run,
+    /// whichever of its segments are written anew.
+    #[test]
+    fn groups_are_bounded_by_their_bytes_and_a_run_of_the_past_stays_one() {
+        let machine = Sim::new(1);
+        let db = open_with(&machine, Limits { rechunk_bytes: 40_000, ..Limits::default() });
+        let options = KeyspaceOptions::new().chunk_threshold(1000).policy(Policy::mvcc(100, HOUR));
+        let k = db.keyspace("k", options.chunking(Chunking::fixed(512))).unwrap();
+        for round in 0..2 {
+            for key in 0..100u32 {
+                k.put(key.to_be_bytes(), value(round * 1000 + key)).unwrap();
+                // Small, so that there are segments without recipes between the others.
+                k.put([&key.to_be_bytes()[..], b"small"].concat(), [7; 900]).unwrap();
+            }
+        }
+        for key in 0..6000u32 {
+            k.put([&key.to_be_bytes()[..], b"later"].concat(), [round_of(key); 900]).unwrap();
+            k.put([&key.to_be_bytes()[..], b"later"].concat(), [8; 900]).unwrap();
+        }
+        db.compact().unwrap();
+        let runs = || -> Vec<usize> {
+            let files = db.engine().files.current();
+            files.trees[&k.keyspace_ref().id].history.iter().map(|run| run.segments.len()).collect()
+        };
+        let before = runs();
+        assert!(before.len() == 1 && before[0] > 1, "{before:?}");
+        let groups = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&groups);
+        machine.on_point(move |point| {
+            counted.fetch_add(usize::from(point == "rechunk: cut, then replaced"), Ordering::Relaxed);
+        });
+        let done = db.rechunk(&k, Chunking::fixed(4096)).unwrap();
+        machine.ignore_points();
+        assert_eq!((done.values, done.left), (200, 0));
+        // 16 references of 36 bytes before, two behind, and 512 for each value.
+        assert!((4..=10).contains(&groups.load(Ordering::Relaxed)), "{groups:?} groups of 40,000 bytes");
+        let after = runs();
+        assert_eq!((after.len(), after.iter().sum::<usize>()), (1, before[0]), "{before:?} before, {after:?}");
+    }
+
+    fn round_of(key: u32) -> u8 {
+        key.to_le_bytes()[0]
     }
 
     #[test]

@@ -113,10 +113,10 @@ fn a_trial_that_is_changed_begins_with_nothing() {
     let mut writer = one.writer("late").unwrap();
     db.keyspace("one", KeyspaceOptions::new().chunking(CONTROL.trial(TRIED, 0.25))).unwrap();
     assert_eq!(values(), [10]);
+    one.put("a", noise(21, 50_000)).unwrap();
+    assert_eq!(values(), [1, 10]);
     writer.write_all(&noise(20, 50_000)).unwrap();
     writer.finish().unwrap();
-    assert_eq!(values(), [10]);
-    one.put("a", noise(21, 50_000)).unwrap();
     assert_eq!(values(), [1, 10]);
     db.drop_keyspace("other").unwrap();
     assert_eq!(values(), [1]);

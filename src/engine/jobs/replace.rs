@@ -104,13 +104,15 @@ pub(crate) fn bring_recipes_down(engine: &Engine, id: KeyspaceId) -> Result<()> 
 }
 
 /// Replaces recipes in one tier of a keyspace: in every segment that holds one of them under a key of `span`, level 0
-/// left alone. Returns how many entries have got another one. The packs of those are named (L2).
+/// left alone. Returns how many entries have got another one. The packs of those are named (L2). `go_on` may stop it
+/// between two segments.
 pub(crate) fn replace_recipes(
     engine: &Engine,
     id: KeyspaceId,
     tier: Tier,
     span: &KeySpan,
     by: &Arc<Replacements>,
+    go_on: &mut dyn FnMut() -> Result<()>,
 ) -> Result<u64> {
     engine.ctx.pass("rechunk: cut, then replaced");
     let _one = engine.jobs.slots.take(id)?;
@@ -126,7 +128,7 @@ pub(crate) fn replace_recipes(
             for (level, handles) in tree.levels.iter().enumerate().skip(1) {
                 for handle in handles.iter().filter(is_met) {
                     let cursor = SegmentCursor::new(Arc::clone(handle.segment()?), Direction::Forward);
-                    if holds_any(cursor, span, by)? {
+                    if holds_any(cursor, span, by, go_on)? {
                         rewrite_main(engine, id, level, &handle.meta, by)?;
                     }
                 }
@@ -134,7 +136,8 @@ pub(crate) fn replace_recipes(
         }
         Tier::History => {
             for handle in tree.history.iter().flat_map(|run| &run.segments).filter(is_met) {
-                if holds_any(VersionCursor::new(Arc::clone(handle.segment()?)), span, by)? {
+                let cursor = VersionCursor::new(Arc::clone(handle.segment()?));
+                if holds_any(cursor, span, by, go_on)? {
                     let job = engine.files.job_inputs("compact past: files, then list");
                     let Some(keyspace) = job.files.version.keyspaces.get(&id) else { break };
                     let over = |source| Replacing::new(source, by);
@@ -159,12 +162,25 @@ fn rewrite_main(
     run_task_over(engine, &task, Seqno(0), &mut Watch::silent(), over).map(drop)
 }
 
+/// Entries between two looks whether to go on.
+const LOOK_EVERY: u32 = 1024;
+
 /// Returns whether a source holds one of these recipes under a key of a span.
-fn holds_any(mut source: impl Source, span: &KeySpan, by: &Replacements) -> Result<bool> {
+fn holds_any(
+    mut source: impl Source,
+    span: &KeySpan,
+    by: &Replacements,
+    go_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<bool> {
     source.seek(Some(&span.start))?;
+    let mut passed = 0u32;
     while let Some(entry) = source.entry()
         && span.end.as_deref().is_none_or(|end| entry.key < end)
     {
+        if passed.is_multiple_of(LOOK_EVERY) {
+            go_on()?;
+        }
+        passed = passed.wrapping_add(1);
         if entry.kind == Kind::Recipe && by.recipes.contains_key(&source.value()) {
             return Ok(true);
         }

@@ -10,6 +10,7 @@
 //! verb; this module only finds the entries.
 
 mod chunks;
+mod equal;
 pub(super) mod explain;
 mod history;
 mod large;
@@ -22,13 +23,14 @@ use std::sync::Arc;
 
 pub use chunks::ChunkFacts;
 pub(crate) use chunks::{ChunkSearch, ChunkWalk, answer, chunk, facts, header};
+pub(crate) use equal::equal;
 pub(crate) use explain::explain;
 pub(crate) use history::{KeyVersion, RangeWalk, VersionWalk, history, history_range, newest_version};
-pub(crate) use large::{LargeValue, Leaves, VALUE_LEN_MAX, assemble, decode, equal};
+pub(crate) use large::{LargeValue, Leaves, VALUE_LEN_MAX, assemble, decode};
 pub(crate) use references::{Records, References};
 pub(crate) use scan::Scan;
+pub(crate) use value::{Extent, ValueReader, extent, read_at, recipe, stat};
 pub use value::{Recipe, Stat};
-pub(crate) use value::{ValueReader, read_at, recipe, stat};
 pub(crate) use view::ViewCore;
 
 pub(crate) use crate::engine::timeline::CommitWalk;

@@ -43,40 +43,51 @@ pub(crate) fn stat(keyspace: &KeyspaceRef, key: &[u8], stored: &Stored, chunks: 
     let recipe = decode(keyspace, key, entry)?;
     let (bytes, chunking) = (recipe.len, Some(Chunking::of(recipe.chunking)));
     let origin = Some(recipe.origin.clone()).filter(|origin| !origin.is_empty());
-    let value = LargeValue { chunks, keyspace, key };
-    let mut counted = HashMap::new();
-    let count = chunks
-        .store
-        .with_reader(|reader| count_chunks(value, &recipe.references, recipe.height, reader, &mut counted))?;
+    let Extent { chunks: count, .. } = extent(LargeValue { chunks, keyspace, key }, &recipe)?;
     Ok(Stat { bytes, chunks: count, chunking, origin })
 }
 
-/// Returns how many chunks references stand for, each as often as it occurs. Nodes are counted once, however often they
-/// occur: a value may claim more chunks than anybody could count (L12).
-fn count_chunks(
+/// What a value consists of beside stretches of zeros.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extent {
+    /// Chunks, each as often as it occurs, and the bytes in them.
+    pub(crate) chunks: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Returns what a value consists of; reads the nodes of its recipe and no chunk.
+pub(crate) fn extent(value: LargeValue<'_>, recipe: &recipe::Recipe) -> Result<Extent> {
+    let mut known = HashMap::new();
+    let measure = |reader: &mut _| extent_of(value, &recipe.references, recipe.height, reader, &mut known);
+    value.chunks.store.with_reader(measure)
+}
+
+/// Returns what references stand for. Nodes are read once, however often they occur: a value may claim more chunks than
+/// anybody could count (L12).
+fn extent_of(
     value: LargeValue<'_>,
     references: &[Reference],
     height: u32,
     reader: &mut ReadRoom,
-    counted: &mut HashMap<ChunkId, u64>,
-) -> Result<u64> {
-    let mut count = 0u64;
+    known: &mut HashMap<ChunkId, Extent>,
+) -> Result<Extent> {
+    let mut all = Extent::default();
     for reference in references {
         let Some(id) = reference.id else { continue };
-        let here = match (height.checked_sub(1), counted.get(&id)) {
-            (None, _) => 1,
+        let here = match (height.checked_sub(1), known.get(&id)) {
+            (None, _) => Extent { chunks: 1, bytes: reference.len },
             (Some(_), Some(known)) => *known,
             (Some(below), None) => {
                 let node = value.node(reference, below, reader)?;
-                let found = count_chunks(value, &node, below, reader, counted)?;
-                counted.insert(id, found);
+                let found = extent_of(value, &node, below, reader, known)?;
+                known.insert(id, found);
                 found
             }
         };
-        // Each has at least one byte, and their sum fits 64 bits.
-        count += here;
+        // Each chunk has at least one byte, and the sum of all fits 64 bits.
+        all = Extent { chunks: all.chunks + here.chunks, bytes: all.bytes + here.bytes };
     }
-    Ok(count)
+    Ok(all)
 }
 
 /// The list of a large value's chunks, as [`Keyspace::recipe`](crate::Keyspace::recipe) returns it:
@@ -328,6 +339,16 @@ impl ValueReader {
         };
         *at += count as u64;
         Ok(count)
+    }
+
+    /// Returns how many zeros follow that stand in no chunk; 0 also where nobody has read into them yet.
+    pub(crate) fn hole_left(&self) -> u64 {
+        match &self.source {
+            Source::Large { begins, len, piece: None, .. } if *begins <= self.at => {
+                (*begins + *len).saturating_sub(self.at)
+            }
+            _ => 0,
+        }
     }
 
     /// Goes to a byte, also behind the end, where nothing is read.

@@ -144,12 +144,13 @@ impl ReadSet {
     /// Reads everything again and fails if an answer differs; returns the seqno of the second read.
     fn compare(&self) -> Result<Seqno> {
         let now = ViewCore::snapshot(self.view.engine());
+        let go_on = || now.engine().check_open();
         for KeyspaceReads { keyspace, keys, spans } in self.keyspaces.values() {
             for key in keys {
                 let same = match (self.view.get_stored(keyspace, key)?, now.get_stored(keyspace, key)?) {
                     (Some(then), Some(new)) => {
                         let (old_in, new_in) = (self.view.files(), now.files());
-                        equal(keyspace, key, (&then, &old_in.chunks), (&new, &new_in.chunks))?
+                        equal(keyspace, key, (&then, &old_in.chunks), (&new, &new_in.chunks), &go_on)?
                     }
                     (then, now) => then.is_none() && now.is_none(),
                 };
@@ -168,11 +169,12 @@ impl ReadSet {
 /// Fails if two views differ in a span.
 fn compare_spans(then: &ViewCore, now: &ViewCore, keyspace: &KeyspaceRef, span: &KeySpan) -> Result<()> {
     let begin = |view: &ViewCore| view.scan(keyspace, span.clone(), Direction::Forward);
+    let go_on = || then.engine().check_open();
     let (mut then, mut now) = (begin(then)?, begin(now)?);
     let chunks = |walk: &Option<Scan>| walk.as_ref().map(|walk| Arc::clone(walk.chunks()));
     let (old_in, new_in) = (chunks(&then), chunks(&now));
     let same = |key: &[u8], then: &Stored, now: &Stored| match old_in.as_deref().zip(new_in.as_deref()) {
-        Some((old_in, new_in)) => equal(keyspace, key, (then, old_in), (now, new_in)),
+        Some((old_in, new_in)) => equal(keyspace, key, (then, old_in), (now, new_in), &go_on),
         None => Ok(false),
     };
     let step = |walk: &mut Option<Scan>| -> Result<Option<(Vec<u8>, Stored)>> {

@@ -153,6 +153,20 @@ impl ValueCutter {
         Ok(used)
     }
 
+    /// Adds chunks of zeros, of `gathered` zeros that are in none yet and up to `zeros` more; returns how many bytes
+    /// they take. As many as `gathered` are left over, and enough for the next cut to be certain.
+    pub(super) fn skip_zeros(&mut self, gathered: u64, zeros: u64) -> Result<u64> {
+        let longest = self.cutting.policy.longest();
+        let Some(chunk) = self.cutting.policy.cut(&vec![0; longest], false) else { return Ok(0) };
+        let all = gathered.saturating_add(zeros).saturating_sub(longest as u64);
+        let skipped = all / chunk as u64 * chunk as u64;
+        if skipped > 0 {
+            self.sink.engine.store.counts.hole_bytes.fetch_add(skipped, Ordering::Relaxed);
+            self.builder.zeros(skipped)?;
+        }
+        Ok(skipped)
+    }
+
     /// Adds the next chunks.
     fn add(&mut self, chunks: &[&[u8]]) -> Result<()> {
         let stored = self.store_all(chunks)?;

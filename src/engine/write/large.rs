@@ -173,6 +173,20 @@ impl LargeWriter {
         Ok(())
     }
 
+    /// Adds up to so many zeros without cutting them one chunk after the other; returns how many. None if something
+    /// else has not been cut yet.
+    fn skip_zeros(&mut self, zeros: u64) -> Result<u64> {
+        self.failed = true;
+        self.cut(false)?;
+        let zeros = if self.gathered.is_empty() || is_hole(&self.gathered) {
+            self.value.skip_zeros(self.gathered.len() as u64, zeros)?
+        } else {
+            0
+        };
+        self.failed = false;
+        Ok(zeros)
+    }
+
     fn check_whole(&self) -> Result<()> {
         if self.failed {
             return Err(Error::invalid("an earlier write to this value failed; begin it again with `writer`"));
@@ -249,30 +263,37 @@ pub(crate) fn stage_copy(
                 return Ok(Some(StagedLarge { entry, scope: to.scope, bytes, tally, writing }));
             }
             let mut reader = ValueReader::new(engine, from, key, (StoredValue::Recipe(entry), chunks))?;
-            copy_value(&mut reader, LargeWriter::begin(engine, to, to_key, origin)?, |_| Ok(()))?
+            copy_value(&mut reader, LargeWriter::begin(engine, to, to_key, origin)?, |_| Ok(()))??
         }
     }))
 }
 
-/// Reads a value and writes it like a new one; `told` is called with the bytes copied so far, and may stop it.
+/// Reads a value and writes it like a new one; `told` is called with the bytes copied so far, and may stop it. The
+/// inner error is that of reading.
 fn copy_value(
     reader: &mut ValueReader,
     mut writer: LargeWriter,
     mut told: impl FnMut(u64) -> Result<()>,
-) -> Result<StagedLarge> {
+) -> Result<Result<StagedLarge>> {
     let mut room = vec![0; WINDOW_LEN];
     loop {
-        let count = reader.read_some(&mut room)?;
-        if count == 0 {
-            return writer.stage();
-        }
+        let count = match reader.read_some(&mut room) {
+            Ok(0) => return writer.stage().map(Ok),
+            Ok(count) => count,
+            Err(error) => return Ok(Err(error)),
+        };
         writer.write(room.get(..count).unwrap_or_default())?;
+        // A hole may be longer than anybody could read (L12).
+        let hole = reader.hole_left();
+        if hole >= WINDOW_LEN as u64 {
+            reader.seek_to(reader.position() + writer.skip_zeros(hole)?);
+        }
         told(reader.position())?;
     }
 }
 
 /// Cuts a stored value in another way. Its bytes and its origin stay; it is in no key until its recipe replaces the old
-/// one. `told` is called with the bytes cut so far, and may stop it.
+/// one. `told` is called with the bytes cut so far, and may stop it. The inner error is that of reading.
 pub(crate) fn cut_anew(
     engine: &Arc<Engine>,
     keyspace: &KeyspaceRef,
@@ -280,7 +301,7 @@ pub(crate) fn cut_anew(
     (entry, chunks): (Bytes, &Arc<ChunkSet>),
     policy: CutPolicy,
     told: impl FnMut(u64) -> Result<()>,
-) -> Result<StagedLarge> {
+) -> Result<Result<StagedLarge>> {
     let cutting = Cutting { policy, level: level_of(engine, keyspace)?, trial: None };
     let value = ValueCutter::begin(engine, keyspace, cutting, decode(keyspace, key, &entry)?.origin)?;
     let mut reader = ValueReader::new(engine, keyspace, key, (StoredValue::Recipe(entry), Arc::clone(chunks)))?;
@@ -318,7 +339,7 @@ pub(crate) fn stage_recipe(
     let cutting = Cutting { policy: recipe.chunking, level: level_of(engine, keyspace)?, trial: None };
     let writer = ValueCutter::begin(engine, keyspace, cutting, recipe.origin.clone())?;
     let mut reader = ValueReader::new(engine, keyspace, key, stored)?;
-    copy_value(&mut reader, LargeWriter::of(writer), |_| Ok(()))
+    copy_value(&mut reader, LargeWriter::of(writer), |_| Ok(()))?
 }
 
 /// Checks that everything is stored that a recipe refers to: in its scope, of the right kind and length.
