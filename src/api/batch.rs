@@ -47,7 +47,7 @@ impl Batch {
     }
 
     /// Writes a value. See [`Keyspace::put`]. Chunks of a large value are stored at once; if the batch is dropped,
-    /// [`Db::compact`](crate::Db::compact) frees their space.
+    /// their space is reclaimed in the background, or by [`Db::compact`](crate::Db::compact).
     pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.add(keyspace, Write::Put(key.as_ref(), value.as_ref()));
     }

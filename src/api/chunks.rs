@@ -38,15 +38,17 @@ use crate::{
 /// # let (here, there) = (Options::new().env(Memory::new()).open("a.db")?, Options::new().env(Memory::new()).open("b.db")?);
 /// # let models = here.keyspace("models", KeyspaceOptions::new())?;
 /// # let copies = there.keyspace("models", KeyspaceOptions::new())?;
-/// // A value goes from one database to another: the recipe, and the chunks that are not there.
+/// // A value of at most 256 chunks goes from one database to another: the recipe, and the chunks that are not there.
+/// // The recipe of a longer one lists nodes, which `put_node` stores, and which list chunks.
 /// models.put("model.bin", vec![7; 200_000])?;
 /// let recipe = models.recipe("model.bin")?.unwrap();
-/// let mut leases = Vec::new();
+/// let mut leases = Vec::new(); // what is there already must stay until the value is adopted
 /// for (id, _) in recipe.references() {
 ///     let Some(id) = id else { continue };
-///     if !there.chunks().contains(&id)? {
-///         leases.push(there.chunks().put(here.chunks().get(&id)?.unwrap())?);
-///     }
+///     leases.push(match there.chunks().lease(&id)? {
+///         Some(lease) => lease,
+///         None => there.chunks().put(here.chunks().get(&id)?.unwrap())?,
+///     });
 /// }
 /// copies.adopt("model.bin", &there.chunks().recipe(&recipe.encode())?)?;
 /// assert_eq!(copies.get("model.bin")?, models.get("model.bin")?);
@@ -120,8 +122,8 @@ impl Chunks {
     }
 
     /// Stores what a reader yields as a value without a key, cut by this policy, in bounded memory: for its
-    /// [`recipe`](StagedValue::recipe), or for [`Batch::adopt`](crate::Batch::adopt). It stays while the staged value
-    /// does.
+    /// [`recipe`](StagedValue::recipe), or for [`Batch::adopt`](crate::Batch::adopt). It is cut whatever its length,
+    /// and stays while the staged value does.
     ///
     /// ```
     /// # use chronolith::{env::Memory, Chunking, Options};

@@ -366,8 +366,10 @@ impl Db {
     /// nothing. Readers and writers go on; what was read by old recipes stays readable in views and iterators under
     /// way. The old chunks go with the next collection, so that the disk may need room for both meanwhile.
     ///
-    /// What is cut this way already is passed over. After a crash, an error or a cancellation the same call goes on
-    /// where it was; a call with the former chunking leads back.
+    /// What is cut this way already is passed over. After a crash, an error or a cancellation the same call goes on: of
+    /// what was cut before a crash or an error, up to 1 GiB is cut again. A call with the former chunking leads back.
+    /// New values are cut the new way from the first moment, also if the call fails. A program that sets the chunking
+    /// when it opens the keyspace should set the new one from then on, and not set another while this runs.
     ///
     /// A value whose writing began before the call may come in the old way behind it, and an adopted recipe stays as it
     /// is.
@@ -393,8 +395,8 @@ impl Db {
     }
 
     /// Cuts values anew as [`rechunk`](Db::rechunk) does, and reports progress, in bytes of values; see
-    /// [`compact_with`](Db::compact_with). What was cut anew before it is cancelled stays so. A closure that sleeps
-    /// leaves more to others: it is called at least once for every 4 MiB.
+    /// [`compact_with`](Db::compact_with). The total is 0 until it is known. Every value that was cut anew before it is
+    /// cancelled stays so. A closure that sleeps leaves more to others: it is called at least once for every 4 MiB.
     ///
     /// # Errors
     /// [`Cancelled`](crate::Error::Cancelled), and the errors of [`rechunk`](Db::rechunk).

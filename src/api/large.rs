@@ -56,7 +56,8 @@ pub struct Stored {
 /// Writes a value of any length in bounded memory: see [`Keyspace::writer`].
 ///
 /// The key is untouched until [`finish`](ValueWriter::finish). A writer that is dropped, or whose [`Write`] failed, has
-/// written no value; [`Db::compact`](crate::Db::compact) frees the space of its chunks. After an error of your own
+/// written no value; the space of its chunks is reclaimed in the background, or by [`Db::compact`](crate::Db::compact).
+/// After an error of your own
 /// source, drop the writer or [`abort`](ValueWriter::abort): `finish` would commit what has arrived. If two writers
 /// write one key, the last to finish wins.
 ///
@@ -183,7 +184,8 @@ impl StagedValue {
         self.len() == 0
     }
 
-    /// Returns the recipe of the value; `None` if it will be stored inline. Its chunks stay while this is there.
+    /// Returns the recipe of the value; `None` if it will be stored inline, which one of
+    /// [`Chunks::put_stream`](crate::Chunks::put_stream) is only if it is empty. Its chunks stay while this is there.
     pub fn recipe(&self) -> Option<Recipe> {
         self.staged.recipe()
     }

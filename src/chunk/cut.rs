@@ -10,7 +10,7 @@
 //! Content-defined cuts are the hashed minimum of Orson Peters' `MinCDC` (2025). His crate finds the minimum; what it
 //! must find is defined by the format, and a slow twin and golden vectors hold it to that.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::{self, Debug, Display, Formatter};
 
 use mincdc::{Cdc as _, MinCdcHash4};
 
@@ -146,7 +146,7 @@ impl Display for CutPolicy {
 /// assert_eq!(Chunking::automatic(), Chunking::content_defined(16 << 10));
 /// assert_eq!(Chunking::fixed(4096).to_string(), "fixed(4096)");
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Chunking {
     policy: CutPolicy,
     trial: Option<Trial>,
@@ -203,7 +203,11 @@ impl Chunking {
     /// Tries another chunking on a share of the keys, to compare the two on the data at hand:
     /// [`Stats::trials`](crate::Stats::trials) tells what each has saved and cost. The share is more than 0 and less
     /// than 1. It is drawn by the hash of the key, so that all values of a key are cut in one way and share chunks;
-    /// chunks that two keys have in common are found only if both keys fall on the same side.
+    /// chunks that two keys have in common are found only if both keys fall on the same side. Give it some hundred keys
+    /// of one kind.
+    ///
+    /// What was stored before the trial counts as known: older values favour the chunking that they have, and so do
+    /// other keyspaces of the dedup scope. Begin with an empty keyspace in a scope of its own where that matters.
     ///
     /// A trial ends with the next chunking without one. [`rechunk`](crate::Db::rechunk) then brings the values of both
     /// sides together.
@@ -291,6 +295,13 @@ impl Chunking {
 fn millionths(share: f64) -> Option<u32> {
     let is_share = share > 0.0 && share < 1.0;
     is_share.then(|| ((share * f64::from(MILLION)).round() as u32).clamp(1, MILLION - 1))
+}
+
+impl Debug for Chunking {
+    /// Prints the constructors, as `Display` does.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
 }
 
 impl Display for Chunking {

@@ -200,7 +200,7 @@ impl Cut<'_, '_> {
         // Values are read in the files that their recipes are in (L7).
         let files = engine.files.current();
         let mut is_cut_short = false;
-        each_recipe(engine, &files, keyspace, tier, from, |step| {
+        let walked = each_recipe(engine, &files, keyspace, tier, from, |step| {
             let Step::Recipe(at, entry) = step else {
                 let (done, total) = (self.done, self.total);
                 return self.watch.step(done, total).map(|()| true);
@@ -211,22 +211,27 @@ impl Cut<'_, '_> {
                 self.add(&mut group, at, entry, &files)?;
             }
             Ok(!is_cut_short)
-        })?;
+        });
         drop(files);
+        let is_cancelled = matches!(walked, Err(Error::Cancelled));
+        if !is_cancelled {
+            walked?;
+        }
         let Group { by, held, value_bytes, first, last, .. } = group;
         if let (Some(start), Some(At { key, .. })) = (first, &last) {
             // No edit names a recipe before the packs of its chunks (L2).
             jobs::flush(engine)?;
             let span = KeySpan { start, end: Some([key, &[0][..]].concat()) };
             let (watch, done, total) = (&mut *self.watch, self.done, self.total);
-            let mut go_on = || watch.step(done, total);
+            // What is cut is not given up: a call that is cancelled every night comes to an end some night.
+            let mut go_on = || if is_cancelled { Ok(()) } else { watch.step(done, total) };
             self.report.values += replace_recipes(engine, keyspace.id, tier, &span, &Arc::new(by), &mut go_on)?;
             engine.jobs.garbage.record_dropped(value_bytes);
             for writing in held {
                 writing.set_committed();
             }
         }
-        Ok(last.filter(|_| is_cut_short))
+        if is_cancelled { Err(Error::Cancelled) } else { Ok(last.filter(|_| is_cut_short)) }
     }
 
     /// Cuts the value of a recipe anew, unless it is cut this way or cannot be read.

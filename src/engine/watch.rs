@@ -8,13 +8,14 @@ use std::{
 
 use crate::base::{Error, Result, callback};
 
-/// Progress of a compaction, a verification or a checkpoint.
+/// Progress of a compaction, a verification, a checkpoint, or of values that are cut anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Bytes of files processed so far: never decreases, never exceeds `total`, and equals it at the very end.
+    /// Bytes of files, or of values that are cut anew, processed so far: never decreases, never exceeds `total`, and
+    /// equals it at the very end.
     pub done: u64,
-    /// Bytes of all files at the start.
+    /// Bytes of all of them at the start.
     pub total: u64,
 }
 

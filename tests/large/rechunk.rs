@@ -223,6 +223,37 @@ fn a_call_that_is_cancelled_at_any_report_keeps_everything_and_the_next_goes_on(
     }
 }
 
+/// What was cut before it is cancelled stays so: a call that never gets to its end comes to an end some time.
+#[test]
+fn a_call_that_is_cancelled_again_and_again_comes_to_an_end() {
+    let db = open(&Sim::new(1));
+    let k = db.keyspace("k", KeyspaceOptions::new().chunking(OLD)).unwrap();
+    for at in 0..20 {
+        k.put(format!("{at}"), noise(at, 100_000)).unwrap();
+    }
+    db.compact().unwrap();
+    let mut calls = 0;
+    loop {
+        calls += 1;
+        let done = db.rechunk_with(&k, NEW, |progress| {
+            if progress.done >= 150_000 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match done {
+            Err(Error::Cancelled) => {}
+            done => {
+                assert_eq!(done.unwrap().left, 0);
+                break;
+            }
+        }
+        assert!(calls < 30, "{calls} calls");
+    }
+    assert!(calls > 5, "{calls} calls");
+    for at in 0..20 {
+        assert_eq!(k.stat(format!("{at}")).unwrap().unwrap().chunking, Some(NEW));
+        assert!(k.get(format!("{at}")).unwrap().unwrap() == noise(at, 100_000));
+    }
+}
+
 /// Between the cut and the replacement a compaction may move what is to be replaced, a writer supersede it, and a
 /// collection look for chunks that nothing needs.
 #[test]

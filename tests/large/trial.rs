@@ -58,7 +58,7 @@ fn all_values_of_a_key_are_cut_on_one_side_and_the_statistics_tell_of_both() {
     assert!((trial.dedup_ratio() - 1.6).abs() < 1e-9 && trial.stored_ratio() < trial.dedup_ratio());
     assert_eq!((trial.time, trial.bytes_per_second()), (Duration::ZERO, 0.0), "the clock of the simulation stands");
     let (text, json) = (stats.to_string(), stats.to_json());
-    assert!(text.contains("k trial: content_defined(2048): ") && text.contains("; fixed(4096): "), "{text}");
+    assert!(text.contains("k: control content_defined(2048): ") && text.contains("; trial fixed(4096): "), "{text}");
     assert!(json.contains("\"trials\":[{\"keyspace\":\"k\",\"control\":{\"chunking\":\"content_defined(2048)\""));
     let metric = "chronolith_trial_values_total{keyspace=\"k\",side=\"trial\",chunking=\"fixed(4096)\"}";
     assert!(stats.to_prometheus().contains(&format!("{metric} {}\n", trial.values)));

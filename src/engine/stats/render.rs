@@ -67,8 +67,18 @@ impl Stats {
             ("chunk_cache_bytes", Gauge, self.chunks.cache_bytes, "Bytes in the cache of chunks."),
             ("packs", Gauge, self.chunks.packs, "Flushed packs."),
             ("pack_chunks", Gauge, self.chunks.pack_chunks, "Chunks and nodes in flushed packs."),
-            ("pack_raw_bytes", Gauge, self.chunks.pack_raw_bytes, "Bytes of those, before compression."),
-            ("pack_stored_bytes", Gauge, self.chunks.pack_stored_bytes, "Bytes of those on disk."),
+            (
+                "pack_raw_bytes",
+                Gauge,
+                self.chunks.pack_raw_bytes,
+                "Bytes of chunks and nodes in flushed packs, before compression.",
+            ),
+            (
+                "pack_stored_bytes",
+                Gauge,
+                self.chunks.pack_stored_bytes,
+                "Bytes on disk of chunks and nodes in flushed packs.",
+            ),
             ("unflushed_chunks", Gauge, self.chunks.unflushed_chunks, "Chunks and nodes that are not flushed yet."),
             (
                 "live_chunk_bytes",
@@ -76,8 +86,18 @@ impl Stats {
                 self.chunks.live_bytes,
                 "Bytes in packs that the last collection found needed.",
             ),
-            ("dead_chunk_bytes", Gauge, self.chunks.dead_bytes, "Bytes that nothing needed and that it left."),
-            ("dropped_value_bytes", Gauge, self.chunks.dropped_bytes, "Bytes of large values dropped since then."),
+            (
+                "dead_chunk_bytes",
+                Gauge,
+                self.chunks.dead_bytes,
+                "Bytes in packs that nothing needed and that the last collection left.",
+            ),
+            (
+                "dropped_value_bytes",
+                Gauge,
+                self.chunks.dropped_bytes,
+                "Bytes of large values dropped since the last collection.",
+            ),
             ("chunk_writers", Gauge, self.chunks.writers, "Streams, staged values and batches that keep chunks."),
             ("condemned_packs", Gauge, self.chunks.condemned_packs, "Packs that a collection is about to let go."),
             ("views", Gauge, self.views, "Open views, iterators included."),
@@ -150,9 +170,11 @@ impl Stats {
         out.metric("space_bytes", Kind::Gauge, "Bytes of the directory by what holds them.", causes);
         let of_arms: [OfEach<ArmStats>; 4] = [
             ("trial_values", "Large values that a side of a trial has written.", |arm| arm.values),
-            ("trial_value_bytes", "Bytes of those.", |arm| arm.value_bytes),
-            ("trial_stored_bytes", "Bytes that those added to packs.", |arm| arm.stored_bytes),
-            ("trial_micros", "Microseconds that storing them took.", |arm| {
+            ("trial_value_bytes", "Bytes of large values that a side of a trial has written.", |arm| arm.value_bytes),
+            ("trial_stored_bytes", "Bytes that large values of a side of a trial added to packs.", |arm| {
+                arm.stored_bytes
+            }),
+            ("trial_micros", "Microseconds that storing large values of a side of a trial took.", |arm| {
                 u64::try_from(arm.time.as_micros()).unwrap_or(u64::MAX)
             }),
         ];
@@ -359,7 +381,7 @@ impl fmt::Display for Stats {
             )?;
         }
         for TrialStats { keyspace, control, trial } in &self.trials {
-            writeln!(f, "{keyspace} trial: {control}; {trial}")?;
+            writeln!(f, "{keyspace}: control {control}; trial {trial}")?;
         }
         for level in &self.levels {
             // The index size of segments that are not open is unknown.

@@ -132,7 +132,7 @@ impl ChunkStats {
     }
 }
 
-/// What one side of a trial has written since the database was opened.
+/// What one side of a trial has written since the database was opened, or the trial was begun or changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ArmStats {

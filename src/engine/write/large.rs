@@ -353,10 +353,10 @@ fn check_stored(chunks: &ChunkSet, keyspace: &KeyspaceRef, key: &[u8], recipe: &
             return Ok(());
         }
         let what = match kind {
-            ChunkKind::Data => format!("chunk {id} of the recipe, of {} bytes", reference.len),
+            ChunkKind::Data => format!("chunk {id} of the recipe ({} bytes)", reference.len),
             ChunkKind::Node => format!("node {id} of the recipe"),
         };
-        Err(of_value(keyspace, key, &format!("{what}, is not stored here; store it first, or write the value")))
+        Err(of_value(keyspace, key, &format!("{what} is not stored here; store it first, or write the value")))
     };
     let value = LargeValue { chunks, keyspace, key };
     let scope = chunks.scope(keyspace.scope)?;
