@@ -371,8 +371,8 @@ impl Db {
     /// New values are cut the new way from the first moment, also if the call fails. A program that sets the chunking
     /// when it opens the keyspace should set the new one from then on, and not set another while this runs.
     ///
-    /// A value whose writing began before the call may come in the old way behind it, and an adopted recipe stays as it
-    /// is.
+    /// A value whose writing began before the call may come in the old way behind it. A recipe that is adopted later
+    /// stays as it is.
     ///
     /// ```
     /// # use chronolith::{env::Memory, Chunking, KeyspaceOptions, Options};
@@ -387,9 +387,10 @@ impl Db {
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) for a keyspace that was dropped, combines values or belongs to another
-    /// database, for a chunking out of bounds, and while another call cuts the same keyspace anew;
-    /// [`DiskFull`](crate::Error::DiskFull) or [`Io`](crate::Error::Io). A value of which a chunk is damaged is no
-    /// error: it is counted as left.
+    /// database, for a chunking out of bounds or with a trial, and while another call cuts the same keyspace anew;
+    /// [`DiskFull`](crate::Error::DiskFull) already while less than 16 MiB of the disk are free;
+    /// [`Io`](crate::Error::Io), and [`Corrupt`](crate::Error::Corrupt) for a damaged segment. A value of which a chunk
+    /// cannot be read is no error: it is counted as left.
     pub fn rechunk(&self, keyspace: &Keyspace, chunking: Chunking) -> Result<Rechunked> {
         self.rechunk_with(keyspace, chunking, |_| ControlFlow::Continue(()))
     }

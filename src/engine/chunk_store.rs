@@ -81,27 +81,38 @@ pub(crate) struct ChunkCounts {
     pub(super) lens: [AtomicU64; LEN_CLASSES],
 }
 
+/// What was stored of values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Chunks, holes not counted.
+    pub(crate) chunks: u64,
+    /// Those that were not stored before, nodes not counted.
+    pub(crate) new_chunks: u64,
+    /// Bytes of those, before compression.
+    pub(crate) new_bytes: u64,
+    /// Bytes that this added to packs, nodes included.
+    pub(crate) stored_bytes: u64,
+}
+
 /// What one side of a trial has stored, and the time that took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ArmCounts {
     pub(crate) values: u64,
     pub(crate) value_bytes: u64,
-    pub(crate) chunks: u64,
-    pub(crate) new_chunks: u64,
-    pub(crate) new_bytes: u64,
-    pub(crate) stored_bytes: u64,
+    pub(crate) stored: Tally,
     pub(crate) time: Micros,
 }
 
 impl ArmCounts {
     fn add(&mut self, other: &Self) {
-        let Self { values, value_bytes, chunks, new_chunks, new_bytes, stored_bytes, time } = other;
+        let Self { values, value_bytes, stored: Tally { chunks, new_chunks, new_bytes, stored_bytes }, time } = other;
         self.values += values;
+        // A value may claim 2⁶³ zeros.
         self.value_bytes = self.value_bytes.saturating_add(*value_bytes);
-        self.chunks += chunks;
-        self.new_chunks += new_chunks;
-        self.new_bytes += new_bytes;
-        self.stored_bytes += stored_bytes;
+        self.stored.chunks += chunks;
+        self.stored.new_chunks += new_chunks;
+        self.stored.new_bytes += new_bytes;
+        self.stored.stored_bytes += stored_bytes;
         self.time = self.time.saturating_add(*time);
     }
 }

@@ -87,26 +87,7 @@ fn on_request(table: &mut Table, megabytes: usize) -> Result<()> {
 /// A collection by itself, while a thread writes new large values and deletes them again.
 fn beside_a_writer(table: &mut Table, megabytes: usize) -> Result<()> {
     let store = filled(megabytes)?;
-    let (done, written) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (alone, beside, took) = thread::scope(|scope| -> Result<(f64, f64, f64)> {
-        let writer = scope.spawn(|| -> chronolith::Result<()> {
-            let mut random = Random::new(SEED + 1);
-            let mut value = vec![0; 64 << 10];
-            for number in 0u64.. {
-                if done.load(Relaxed) {
-                    break;
-                }
-                random.fill(&mut value);
-                store.keyspace.put(format!("written {:04}", number % 2000), &value)?;
-                written.fetch_add(1, Relaxed);
-            }
-            Ok(())
-        });
-        let measured = sample(&store, &written, megabytes);
-        done.store(true, Relaxed);
-        writer.join().map_err(|_| "the writer panicked")??;
-        measured
-    })?;
+    let (alone, beside, took) = store.beside_a_writer(|written| sample(&store, written, megabytes))?;
     table.number("writer alone, values of 64 KiB per second", alone, None);
     table.number("the same beside a collection of its own accord", beside, None);
     table.number("ratio of the two", beside / alone, Some(AtLeast(0.8)));

@@ -83,34 +83,16 @@ fn beside_writing(table: &mut Table, megabytes: usize) -> Result<()> {
 fn beside_a_writer(table: &mut Table, megabytes: usize) -> Result<()> {
     let store = Store::new(Way { fixed: None, level: None })?;
     fill(&store, megabytes)?;
-    let (done, written) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (alone, beside, took) = thread::scope(|scope| -> Result<(f64, f64, f64)> {
-        let writer = scope.spawn(|| -> chronolith::Result<()> {
-            let mut random = Random::new(SEED + 1);
-            let mut value = vec![0; 64 << 10];
-            for number in 0u64.. {
-                if done.load(Relaxed) {
-                    break;
-                }
-                random.fill(&mut value);
-                store.keyspace.put(format!("written {:04}", number % 2000), &value)?;
-                written.fetch_add(1, Relaxed);
-            }
-            Ok(())
-        });
+    let (alone, beside, took) = store.beside_a_writer(|written| -> Result<(f64, f64, f64)> {
         let count = || written.load(Relaxed) as f64;
         thread::sleep(Duration::from_secs(1));
         let (from, began) = (count(), Instant::now());
         thread::sleep(ALONE);
         let alone = (count() - from) / began.elapsed().as_secs_f64();
         let (from, began) = (count(), Instant::now());
-        let report = store.db.rechunk(&store.keyspace, Chunking::fixed(64 << 10));
+        store.db.rechunk(&store.keyspace, Chunking::fixed(64 << 10))?;
         let took = began.elapsed().as_secs_f64();
-        let beside = (count() - from) / took;
-        done.store(true, Relaxed);
-        writer.join().map_err(|_| "the writer panicked")??;
-        report?;
-        Ok((alone, beside, took))
+        Ok((alone, (count() - from) / took, took))
     })?;
     table.number("writer alone, values of 64 KiB per second", alone, None);
     table.number("the same while others are cut anew", beside, None);

@@ -3,10 +3,12 @@
 use std::{
     fs::File,
     io::{Read, Write},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    thread,
 };
 
 use chronolith::{Chunking, Compression, Db, Durability, Keyspace, KeyspaceOptions, Options};
-use measure::{Directory, Result};
+use measure::{Directory, Random, Result, SEED};
 use rustix::{
     fs::sync,
     time::{ClockId, clock_gettime},
@@ -50,6 +52,31 @@ impl Store {
         value.chunks(PIECE).try_for_each(|piece| writer.write_all(piece))?;
         writer.finish()?;
         Ok(())
+    }
+
+    /// Measures something beside a thread that writes new values of 64 KiB under few keys, and is given how many it has
+    /// written so far.
+    pub fn beside_a_writer<T>(&self, measure: impl FnOnce(&AtomicU64) -> Result<T>) -> Result<T> {
+        let (done, written) = (AtomicBool::new(false), AtomicU64::new(0));
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| -> chronolith::Result<()> {
+                let mut random = Random::new(SEED + 1);
+                let mut value = vec![0; 64 << 10];
+                for number in 0u64.. {
+                    if done.load(Relaxed) {
+                        break;
+                    }
+                    random.fill(&mut value);
+                    self.keyspace.put(format!("written {:04}", number % 2000), &value)?;
+                    written.fetch_add(1, Relaxed);
+                }
+                Ok(())
+            });
+            let measured = measure(&written);
+            done.store(true, Relaxed);
+            writer.join().map_err(|_| "the writer panicked")??;
+            measured
+        })
     }
 
     /// Reads a value, and returns its length; `told` is given each piece. `room` is memory to be used again.

@@ -18,7 +18,7 @@ use crate::{
     engine::{
         Engine,
         catalogue::readers_of,
-        chunk_store::{ArmCounts, TrialCounts},
+        chunk_store::{ArmCounts, Tally, TrialCounts},
         files::{ViewHold, superversion::SuperVersion},
     },
     format::name,
@@ -150,7 +150,8 @@ fn trials(engine: &Engine, version: &Version) -> Vec<TrialStats> {
             engine.store.trial(keyspace.id, keyspace.options.large.chunking)?;
         let (tried, _) = chunking.tried()?;
         let arm = |policy, counts| {
-            let ArmCounts { values, value_bytes, chunks, new_chunks, new_bytes, stored_bytes, time } = counts;
+            let ArmCounts { values, value_bytes, stored, time } = counts;
+            let Tally { chunks, new_chunks, new_bytes, stored_bytes } = stored;
             let (chunking, time) = (Chunking::of(policy), time.to_duration());
             ArmStats { chunking, values, value_bytes, chunks, new_chunks, new_bytes, stored_bytes, time }
         };

@@ -28,7 +28,7 @@ use crate::{
     },
     engine::{
         Engine, KeyspaceRef,
-        chunk_store::{ArmCounts, Writing},
+        chunk_store::{ArmCounts, Tally, Writing},
     },
     manifest::StoredChunking,
 };
@@ -64,19 +64,6 @@ impl Cutting {
         let (policy, arm) = chunking.for_key(key);
         Self { policy, level, trial: arm.map(|arm| (chunking, arm)) }
     }
-}
-
-/// What was stored of one value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    /// Chunks of the value, holes not counted.
-    pub(crate) chunks: u64,
-    /// Those that were not stored before, nodes not counted.
-    pub(crate) new_chunks: u64,
-    /// Bytes of those, before compression.
-    pub(crate) new_bytes: u64,
-    /// Bytes that this value added to packs, nodes included.
-    pub(crate) stored_bytes: u64,
 }
 
 /// Stores the chunks of one value.
@@ -255,9 +242,7 @@ impl ValueCutter {
         let counts = &sink.engine.store.counts;
         counts.values.fetch_add(1, Ordering::Relaxed);
         counts.value_bytes.fetch_add(len, Ordering::Relaxed);
-        let Tally { chunks, new_chunks, new_bytes, stored_bytes } = *tally;
-        let counts =
-            ArmCounts { values: 1, value_bytes: len, chunks, new_chunks, new_bytes, stored_bytes, time: *time };
+        let counts = ArmCounts { values: 1, value_bytes: len, stored: *tally, time: *time };
         record_trial(&sink.engine, &sink.keyspace, *cutting, &counts);
         // A batch may hold thousands of values: of a tree it holds the root alone.
         if self.has_told || recipe.height > 0 {

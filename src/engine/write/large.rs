@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     chunks::level_of,
-    cutter::{Cutting, Tally, ValueCutter, WINDOW_LEN, is_hole, record_trial},
+    cutter::{Cutting, ValueCutter, WINDOW_LEN, is_hole, record_trial},
     stage::check_key_of,
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     engine::{
         Engine, KeyspaceRef,
         catalogue::dropped,
-        chunk_store::{ArmCounts, ReadRoom, Writing},
+        chunk_store::{ArmCounts, ReadRoom, Tally, Writing},
         files::chunks::ChunkSet,
         jobs::flush_recovered_chunks,
         options::UNCUT_MAX,
